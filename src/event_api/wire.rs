@@ -1,0 +1,297 @@
+//! The shapes on the wire: the body of a publish, its answer, and the frames of the WebSocket.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Channel, Event};
+
+/// Bytes of a body around its events: `{"channel":"…","events":[…]}` and a comma an event.
+#[must_use]
+pub fn body_overhead(channel: &Channel, events: usize) -> usize {
+    r#"{"channel":"","events":[]}"#.len() + channel.as_str().len() + events.saturating_sub(1)
+}
+
+/// The body of a publish request. A channel needs no escaping.
+#[must_use]
+pub fn publish_body<'a>(channel: &Channel, events: impl IntoIterator<Item = &'a Event>) -> Bytes {
+    let mut body = Vec::with_capacity(1024);
+    body.extend_from_slice(b"{\"channel\":\"");
+    body.extend_from_slice(channel.as_str().as_bytes());
+    body.extend_from_slice(b"\",\"events\":[");
+    for (index, event) in events.into_iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        // Writing into a Vec cannot fail.
+        let _ = serde_json::to_writer(&mut body, event.text());
+    }
+    body.extend_from_slice(b"]}");
+    body.into()
+}
+
+/// A publish request as a server reads it; unknown fields are tolerated, as the service does.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PublishRequest {
+    /// The channel as the client wrote it.
+    pub channel: String,
+    /// Each one JSON text.
+    pub events: Vec<String>,
+}
+
+/// The answer to a publish: which events were taken and which were not, by index.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PublishAnswer {
+    /// Events that were refused.
+    pub failed: Vec<FailedEvent>,
+    /// Events that were accepted.
+    pub successful: Vec<AcceptedEvent>,
+}
+
+impl PublishAnswer {
+    /// Reads an answer; `None` for anything that has neither list, so that `{}` is never a success.
+    #[must_use]
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Lists {
+            failed: Option<Vec<FailedEvent>>,
+            successful: Option<Vec<AcceptedEvent>>,
+        }
+        let lists: Lists = serde_json::from_slice(body).ok()?;
+        if lists.failed.is_none() && lists.successful.is_none() {
+            return None;
+        }
+        Some(Self {
+            failed: lists.failed.unwrap_or_default(),
+            successful: lists.successful.unwrap_or_default(),
+        })
+    }
+}
+
+/// One accepted event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptedEvent {
+    /// A UUID that the service made.
+    pub identifier: String,
+    /// The position in the request.
+    pub index: usize,
+}
+
+/// One refused event. `code` was seen as a string (`EventTooLargeException`), while a client of AWS
+/// models a number: both are read, and kept as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedEvent {
+    /// A UUID that the service made.
+    #[serde(default)]
+    pub identifier: String,
+    /// The position in the request.
+    pub index: usize,
+    /// What kind of failure.
+    #[serde(default, alias = "errorCode", deserialize_with = "text_or_number")]
+    pub code: String,
+    /// In words.
+    #[serde(default, deserialize_with = "text_or_number")]
+    pub message: String,
+}
+
+/// The body of a whole-request error: `{"errors":[{"errorType":…,"message":…}]}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// What went wrong, one item a cause.
+    pub errors: Vec<ErrorItem>,
+}
+
+/// One cause.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorItem {
+    /// The kind, such as `UnauthorizedException`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_type: Option<Cow<'static, str>>,
+    /// A number, on WebSocket `connection_error` frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<u16>,
+    /// In words; the service leaves it out for an unknown namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Cow<'static, str>>,
+}
+
+fn text_or_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Text(String),
+        Number(i64),
+        Nothing(()),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::Text(text) => text,
+        Either::Number(number) => number.to_string(),
+        Either::Nothing(()) => String::new(),
+    })
+}
+
+/// A frame that a client sends; unknown fields are ignored.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ClientFrame {
+    /// Opens the conversation.
+    ConnectionInit,
+    /// Asks for the events of a channel.
+    Subscribe {
+        /// Unique among the subscriptions of the connection.
+        id: String,
+        /// May end in `/*`.
+        channel: String,
+        /// The auth object of this operation.
+        #[serde(default)]
+        authorization: serde_json::Map<String, serde_json::Value>,
+    },
+    /// Ends a subscription.
+    Unsubscribe {
+        /// Of the subscription.
+        id: String,
+    },
+    /// Publishes over the socket.
+    Publish {
+        /// Of this request.
+        id: String,
+        /// Where to.
+        channel: String,
+        /// Each one JSON text.
+        events: Vec<String>,
+        /// The auth object of this operation.
+        #[serde(default)]
+        authorization: serde_json::Map<String, serde_json::Value>,
+    },
+}
+
+/// A frame that the service sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerFrame<'a> {
+    /// The connection is accepted.
+    #[serde(rename_all = "camelCase")]
+    ConnectionAck {
+        /// After this long without a frame the client should drop the link.
+        connection_timeout_ms: u32,
+    },
+    /// The connection is refused.
+    ConnectionError {
+        /// Why.
+        errors: Vec<ErrorItem>,
+    },
+    /// Keep-alive.
+    Ka,
+    /// The subscription is live.
+    SubscribeSuccess {
+        /// Of the subscription.
+        id: &'a str,
+    },
+    /// The subscription is refused.
+    SubscribeError {
+        /// Of the subscription.
+        id: &'a str,
+        /// Why.
+        errors: Vec<ErrorItem>,
+    },
+    /// The subscription has ended.
+    UnsubscribeSuccess {
+        /// Of the subscription.
+        id: &'a str,
+    },
+    /// There was nothing to end.
+    UnsubscribeError {
+        /// Of the subscription.
+        id: &'a str,
+        /// Why.
+        errors: Vec<ErrorItem>,
+    },
+    /// One event, as a string: the printed documentation shows an array, the wire has none.
+    Data {
+        /// Of the subscription.
+        id: &'a str,
+        /// The JSON text of the event.
+        event: &'a str,
+    },
+    /// The publish was decided, event by event.
+    PublishSuccess {
+        /// Of the request.
+        id: &'a str,
+        /// As over HTTP.
+        successful: Vec<AcceptedEvent>,
+        /// As over HTTP.
+        failed: Vec<FailedEvent>,
+    },
+    /// The publish was refused whole.
+    PublishError {
+        /// Of the request.
+        id: &'a str,
+        /// Why.
+        errors: Vec<ErrorItem>,
+    },
+    /// A frame could not be attributed.
+    Error {
+        /// Why.
+        errors: Vec<ErrorItem>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_literal_answers_of_the_service_are_read() {
+        let success = r#"{"failed":[],"successful":[{"identifier":"53287bee-ae0d-42e7-8a90-e9d2a49e4bd7","index":0}]}"#;
+        let answer = PublishAnswer::parse(success.as_bytes()).unwrap();
+        assert_eq!(answer.successful[0].index, 0);
+        assert!(answer.failed.is_empty());
+
+        let failed = r#"{"failed":[{"code":"EventTooLargeException","identifier":"x","index":0,"message":"Transformed event is larger than 240KB"}],"successful":[]}"#;
+        let answer = PublishAnswer::parse(failed.as_bytes()).unwrap();
+        assert_eq!(answer.failed[0].code, "EventTooLargeException");
+
+        let number = r#"{"failed":[{"code":401,"identifier":"x","index":2,"message":null}]}"#;
+        let answer = PublishAnswer::parse(number.as_bytes()).unwrap();
+        assert_eq!((answer.failed[0].code.as_str(), answer.failed[0].index), ("401", 2));
+
+        assert_eq!(PublishAnswer::parse(b"{}"), None);
+        assert_eq!(PublishAnswer::parse(b"<html>"), None);
+
+        let errors = r#"{"errors":[{"errorType":"UnauthorizedException","message":"You are not authorized to make this call."}]}"#;
+        let answer: ErrorAnswer = serde_json::from_str(errors).unwrap();
+        assert_eq!(answer.errors[0].error_type.as_deref(), Some("UnauthorizedException"));
+    }
+
+    #[test]
+    fn a_body_is_what_serde_would_write_and_its_length_is_known_before() {
+        let channel = Channel::parse("demo/a").unwrap();
+        let events: Vec<Event> = ["{\"a\":\"\\u00fc \u{fc}\"}", "1", "\"tab\\t\""]
+            .iter()
+            .map(|t| Event::parse((*t).to_owned().into()).unwrap())
+            .collect();
+        let body = publish_body(&channel, &events);
+        let texts: Vec<&str> = events.iter().map(Event::text).collect();
+        let expected = serde_json::json!({ "channel": "/demo/a", "events": texts });
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap(), expected);
+        let known: usize = events.iter().map(Event::escaped_len).sum();
+        assert_eq!(body.len(), body_overhead(&channel, events.len()) + known);
+    }
+
+    #[test]
+    fn frames_have_the_shapes_of_the_protocol() {
+        let frame = ServerFrame::Data { id: "s", event: "{\"a\":1}" };
+        let text = serde_json::to_string(&frame).unwrap();
+        assert_eq!(text, r#"{"type":"data","id":"s","event":"{\"a\":1}"}"#);
+        let ack = ServerFrame::ConnectionAck { connection_timeout_ms: 300_000 };
+        let text = serde_json::to_string(&ack).unwrap();
+        assert_eq!(text, r#"{"type":"connection_ack","connectionTimeoutMs":300000}"#);
+        let amplify = r#"{"id":"1","channel":"/default/room","authorization":{"host":"h","x-api-key":"k"},"payload":{"channel":"/default/room","extensions":{}},"type":"subscribe"}"#;
+        assert!(matches!(
+            serde_json::from_str(amplify).unwrap(),
+            ClientFrame::Subscribe { channel, .. } if channel == "/default/room"
+        ));
+    }
+}
