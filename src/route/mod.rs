@@ -1,0 +1,320 @@
+//! Which messages go where: a table of routes, and what each of them makes of a message.
+//!
+//! A route takes a message if its sources and its topic pattern fit. It then either renders an event
+//! and the channels it goes to, or rejects the message with a reason. Nothing here does I/O.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+mod decode;
+pub mod pattern;
+pub mod template;
+
+pub use decode::Document;
+pub use pattern::Pattern;
+pub use template::Template;
+
+use crate::event_api::{Channel, Event, MAX_EVENT_BYTES};
+use crate::message::{Message, OrderKey, SourceName};
+use template::Context;
+
+/// The name of a `[route.NAME]`.
+pub type RouteName = Arc<str>;
+
+/// A route as the operator described it, parsed and checked.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Its name.
+    pub name: RouteName,
+    /// The sources it takes from.
+    pub from: Vec<SourceName>,
+    /// The topics it takes; `None`: all.
+    pub topic: Option<Pattern>,
+    /// Where its events go, at least one.
+    pub channels: Vec<Template>,
+    /// The API they go to.
+    pub api: Arc<str>,
+    /// What orders its events.
+    pub order: OrderBy,
+    /// At most one event of a key in a request.
+    pub strict_order: bool,
+    /// Tries an event gets that the API keeps failing on its own.
+    pub give_up_after: u32,
+    /// What becomes of what can't be published.
+    pub dead_letter: RejectTo,
+}
+
+/// `order_by`.
+#[derive(Clone, Debug)]
+pub enum OrderBy {
+    /// What the source says: the MQTT topic, the Kafka key, ….
+    Source,
+    /// Nothing is ordered.
+    Nothing,
+    /// A rendered text.
+    Template(Template),
+}
+
+/// A route's `dead_letter`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RejectTo {
+    /// The `[dead_letter.NAME]`.
+    DeadLetter(Arc<str>),
+    /// `"discard"`: losing rejects is meant.
+    Discard,
+}
+
+/// A mistake in a pattern or a template, for a caret below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The bytes of the text that are wrong.
+    pub span: Range<usize>,
+    /// What is wrong: a clause, lower case.
+    pub problem: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+/// Why a message can't be published, for its dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// The kind, a label of metrics.
+    pub reason: Reason,
+    /// In words; nothing of a payload but a routing value, escaped and cut.
+    pub detail: String,
+}
+
+/// The kinds of rejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The payload is not UTF-8.
+    InvalidUtf8,
+    /// The payload is not JSON.
+    InvalidJson,
+    /// The payload is nested too deep.
+    TooDeep,
+    /// The event is larger than an event may be.
+    TooLarge,
+    /// What a template names is missing, empty, or no text.
+    NoRouteValue,
+    /// A value does not fit into a channel.
+    BadChannelSegment,
+    /// A routing field or header stands twice.
+    DuplicateKey,
+    /// No route takes the message, and the source wants such messages kept.
+    Unrouted,
+    /// The Event API refused the event, or kept failing it on its own.
+    Refused,
+}
+
+/// The routes of a configuration.
+#[derive(Clone, Debug)]
+pub struct RouteTable {
+    routes: Vec<Arc<Spec>>,
+}
+
+/// What one route makes of a message.
+#[derive(Debug)]
+pub struct Decision {
+    /// The route.
+    pub route: Arc<Spec>,
+    /// An event with its channels, or why there is none.
+    pub outcome: Result<Rendered, Rejection>,
+}
+
+/// An event and where it goes.
+#[derive(Debug)]
+pub struct Rendered {
+    /// The event.
+    pub event: Event,
+    /// Its channels, each one once, at least one.
+    pub channels: Vec<Channel>,
+    /// What orders it, if anything does.
+    pub order: Option<OrderKey>,
+}
+
+impl RouteTable {
+    /// A table of `routes`.
+    pub fn new(routes: impl IntoIterator<Item = Spec>) -> Self {
+        Self { routes: routes.into_iter().map(Arc::new).collect() }
+    }
+
+    /// The routes in the order of the file.
+    pub fn routes(&self) -> &[Arc<Spec>] {
+        &self.routes
+    }
+
+    /// What becomes of `message`: one decision for each route that takes it, none if no route does.
+    pub fn decide(&self, message: &Message) -> Vec<Decision> {
+        let mut document = None;
+        let mut decisions = Vec::new();
+        for route in self.routes.iter().filter(|r| r.from.contains(&message.source)) {
+            let captures = match &route.topic {
+                Some(pattern) => pattern.matches(&message.topic),
+                None => Some(Vec::new()),
+            };
+            let Some(captures) = captures else { continue };
+            // Read at the first route that takes the message, and once for all of them.
+            let document = document.get_or_insert_with(|| read(message));
+            let outcome = match document {
+                Ok(document) => route.render(&Context { message, captures: &captures, document }),
+                Err(rejection) => Err(rejection.clone()),
+            };
+            decisions.push(Decision { route: Arc::clone(route), outcome });
+        }
+        decisions
+    }
+}
+
+fn read(message: &Message) -> Result<Document<'_>, Rejection> {
+    let size = message.payload.len();
+    if size > MAX_EVENT_BYTES {
+        let detail = format!("the payload has {size} bytes, an event at most {MAX_EVENT_BYTES}");
+        return Err(Rejection::new(Reason::TooLarge, detail));
+    }
+    Document::parse(&message.payload)
+}
+
+impl Spec {
+    fn render(&self, context: &Context<'_>) -> Result<Rendered, Rejection> {
+        let mut channels = Vec::with_capacity(self.channels.len());
+        for template in &self.channels {
+            let channel = template.render_channel(context)?;
+            if !channels.contains(&channel) {
+                channels.push(channel);
+            }
+        }
+        let order = match &self.order {
+            OrderBy::Source => context.message.order.clone(),
+            OrderBy::Nothing => None,
+            OrderBy::Template(template) => Some(template.render_text(context)?.into()),
+        };
+        let event = Event::from_checked_json(context.message.payload.clone())
+            .map_err(|e| Rejection::new(Reason::TooLarge, e.to_string()))?;
+        Ok(Rendered { event, channels, order })
+    }
+}
+
+impl Rejection {
+    /// A rejection.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl Reason {
+    /// Every reason, for metrics that start at zero.
+    pub const ALL: [Self; 9] = [
+        Self::InvalidUtf8,
+        Self::InvalidJson,
+        Self::TooDeep,
+        Self::TooLarge,
+        Self::NoRouteValue,
+        Self::BadChannelSegment,
+        Self::DuplicateKey,
+        Self::Unrouted,
+        Self::Refused,
+    ];
+
+    /// The word in metrics and dead letters.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::InvalidJson => "invalid_json",
+            Self::TooDeep => "too_deep",
+            Self::TooLarge => "too_large",
+            Self::NoRouteValue => "no_route_value",
+            Self::BadChannelSegment => "bad_channel_segment",
+            Self::DuplicateKey => "duplicate_key",
+            Self::Unrouted => "unrouted",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.word(), self.detail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Topic;
+    use bytes::Bytes;
+
+    fn spec(name: &str, topic: Option<&str>, channels: &[&str]) -> Spec {
+        let topic = topic.map(|t| Pattern::parse(t, '/').unwrap());
+        let captures = topic.as_ref().map_or(&[][..], Pattern::captures);
+        let channels = channels.iter().map(|c| Template::channel(c, captures).unwrap()).collect();
+        Spec {
+            name: name.into(),
+            from: vec!["plant".into()],
+            channels,
+            topic,
+            api: "main".into(),
+            order: OrderBy::Source,
+            strict_order: false,
+            give_up_after: 5,
+            dead_letter: RejectTo::Discard,
+        }
+    }
+
+    fn message(source: &str, topic: &str, payload: impl Into<Bytes>) -> Message {
+        Message {
+            source: source.into(),
+            topic: Topic::new(topic, '/'),
+            key: None,
+            headers: Vec::new(),
+            payload: payload.into(),
+            order: Some(Bytes::from(topic.to_owned())),
+            published: None,
+            coordinates: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn every_route_that_fits_applies_and_channels_are_not_doubled() {
+        let table = RouteTable::new([
+            spec("one", Some("plant/{site}"), &["/plant/{site}", "/plant/all"]),
+            spec("any", None, &["/audit/{topic..}"]),
+            spec("not", Some("else/{site}"), &["/plant/{site}"]),
+        ]);
+        let channels = |topic: &str| -> Vec<Vec<String>> {
+            let decisions = table.decide(&message("plant", topic, "{}"));
+            decisions
+                .iter()
+                .map(|d| {
+                    d.outcome.as_ref().unwrap().channels.iter().map(ToString::to_string).collect()
+                })
+                .collect()
+        };
+        assert_eq!(channels("plant/a"), [vec!["/plant/a", "/plant/all"], vec!["/audit/plant/a"]]);
+        assert_eq!(channels("plant/all"), [vec!["/plant/all"], vec!["/audit/plant/all"]]);
+        assert!(table.decide(&message("other", "plant/a", "{}")).is_empty());
+    }
+
+    #[test]
+    fn a_payload_that_is_too_large_is_not_even_read() {
+        let table = RouteTable::new([spec("one", None, &["/plant/x"])]);
+        let decisions = table.decide(&message("plant", "t", vec![b'x'; 300_000]));
+        assert_eq!(decisions[0].outcome.as_ref().unwrap_err().reason, Reason::TooLarge);
+    }
+
+    #[test]
+    fn the_order_key_follows_order_by() {
+        let mut route = spec("one", None, &["/plant/x"]);
+        let order = |route: &Spec| {
+            let table = RouteTable::new([route.clone()]);
+            let mut decisions = table.decide(&message("plant", "t", r#"{"id":"a b"}"#));
+            decisions.remove(0).outcome.unwrap().order
+        };
+        assert_eq!(order(&route), Some(Bytes::from_static(b"t")));
+        route.order = OrderBy::Nothing;
+        assert_eq!(order(&route), None);
+        route.order = OrderBy::Template(Template::free_text("{json.id}/{topic}", &[]).unwrap());
+        assert_eq!(order(&route), Some(Bytes::from_static(b"a b/t")));
+    }
+}

@@ -1,0 +1,331 @@
+//! Topic patterns: `plant/{site}/line-{line}/*`, `orders.{event..}`.
+//!
+//! A level is literal text, `*` (any one level), or text with captures in it; `{name..}` at the end
+//! takes one or more remaining levels. Matching is linear in the topic: pieces of a level are found
+//! leftmost first, which finds a match whenever there is one.
+
+use std::ops::Range;
+
+use super::Fault;
+use crate::message::Topic;
+
+/// A checked topic pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    levels: Vec<Level>,
+    captures: Vec<Capture>,
+    rest: bool,
+}
+
+/// A name that a pattern captures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capture {
+    /// As in `{name}`.
+    pub name: String,
+    /// Whether it takes all remaining levels: `{name..}`.
+    pub many: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Level {
+    Any,
+    /// `literals[0] capture literals[1] capture … literals[n]`; no capture: one literal.
+    Pieces(Vec<String>),
+}
+
+impl Pattern {
+    /// Parses a pattern whose levels are parted by `separator`.
+    pub fn parse(text: &str, separator: char) -> Result<Self, Fault> {
+        if text.is_empty() {
+            return Err(fault(
+                0..0,
+                "a topic pattern can't be empty",
+                "leave `topic` out to take every topic",
+            ));
+        }
+        let mut pattern = Self { levels: Vec::new(), captures: Vec::new(), rest: false };
+        let mut start = 0;
+        for level in text.split(separator) {
+            let span = start..start + level.len();
+            if pattern.rest {
+                return Err(fault(
+                    span,
+                    "nothing can follow a capture of all remaining levels",
+                    "put `{name..}` last",
+                ));
+            }
+            pattern.parse_level(level, span)?;
+            start += level.len() + separator.len_utf8();
+        }
+        Ok(pattern)
+    }
+
+    /// What the pattern captures, in order.
+    pub fn captures(&self) -> &[Capture] {
+        &self.captures
+    }
+
+    /// The values of the captures, in order, or `None` where the pattern does not take the topic.
+    pub fn matches<'t>(&self, topic: &'t Topic) -> Option<Vec<&'t str>> {
+        let mut values = Vec::with_capacity(self.captures.len());
+        let mut rest = Some(topic.as_str());
+        for level in &self.levels {
+            let (head, tail) = match rest?.split_once(topic.separator()) {
+                Some((head, tail)) => (head, Some(tail)),
+                None => (rest?, None),
+            };
+            if !level.matches(head, &mut values) {
+                return None;
+            }
+            rest = tail;
+        }
+        match (self.rest, rest) {
+            (true, Some(remaining)) if !remaining.is_empty() => {
+                values.push(remaining);
+                Some(values)
+            }
+            (false, None) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// Whether some topic exists that both the MQTT `filter` (with `+` and `#`) and this pattern take.
+    pub fn meets_filter(&self, filter: &str) -> bool {
+        let mut levels = self.levels.iter();
+        let mut filters = filter.split('/');
+        loop {
+            match (levels.next(), filters.next()) {
+                (_, Some("#")) => return true,
+                (Some(level), Some(filter)) => {
+                    if filter != "+" && !level.matches(filter, &mut Vec::new()) {
+                        return false;
+                    }
+                }
+                (None, Some(_)) => return self.rest,
+                (Some(_), None) => return false,
+                (None, None) => return !self.rest,
+            }
+        }
+    }
+
+    fn parse_level(&mut self, level: &str, span: Range<usize>) -> Result<(), Fault> {
+        if level == "*" {
+            self.levels.push(Level::Any);
+            return Ok(());
+        }
+        if let Some(at) = level.find('*') {
+            let at = span.start + at;
+            return Err(fault(
+                at..at + 1,
+                "`*` takes a whole level",
+                "use `{name}` to take a piece of a level",
+            ));
+        }
+        let mut literals = vec![String::new()];
+        let mut rest = level;
+        while let Some(open) = rest.find(['{', '}']) {
+            let at = span.end - rest.len() + open;
+            if rest.as_bytes()[open] == b'}' {
+                return Err(fault(at..at + 1, "`}` without a `{` before it", "write `{name}`"));
+            }
+            let Some(close) = rest[open..].find('}').map(|c| open + c) else {
+                return Err(fault(at..at + 1, "the placeholder is never closed", "add a `}`"));
+            };
+            let whole = at..at + close + 1 - open;
+            let inner = &rest[open + 1..close];
+            let (name, many) = match inner.strip_suffix("..") {
+                Some(name) => (name, true),
+                None => (inner, false),
+            };
+            check_name(name, &whole)?;
+            if self.captures.iter().any(|c| c.name == name) {
+                return Err(fault(
+                    whole,
+                    &format!("`{name}` is captured twice"),
+                    "give each capture a name of its own",
+                ));
+            }
+            self.captures.push(Capture { name: name.to_owned(), many });
+            if many {
+                if whole != span {
+                    return Err(fault(
+                        whole,
+                        "a capture of all remaining levels stands alone in its level",
+                        "put the text around it into levels of its own",
+                    ));
+                }
+                self.rest = true;
+                return Ok(());
+            }
+            if let Some(last) = literals.last_mut() {
+                last.push_str(&rest[..open]);
+                if literals.len() > 1 && literals[literals.len() - 1].is_empty() {
+                    return Err(fault(
+                        whole,
+                        "two captures side by side can be split in many ways",
+                        "put some text between them",
+                    ));
+                }
+            }
+            literals.push(String::new());
+            rest = &rest[close + 1..];
+        }
+        if let Some(last) = literals.last_mut() {
+            last.push_str(rest);
+        }
+        self.levels.push(Level::Pieces(literals));
+        Ok(())
+    }
+}
+
+impl Level {
+    fn matches<'t>(&self, text: &'t str, values: &mut Vec<&'t str>) -> bool {
+        let literals = match self {
+            Self::Any => return true,
+            Self::Pieces(literals) => literals,
+        };
+        let (Some(first), Some(last)) = (literals.first(), literals.last()) else { return false };
+        if literals.len() == 1 {
+            return text == first;
+        }
+        let Some(mut rest) =
+            text.strip_prefix(first.as_str()).and_then(|t| t.strip_suffix(last.as_str()))
+        else {
+            return false;
+        };
+        for literal in &literals[1..literals.len() - 1] {
+            // A capture takes at least one character, so the search starts behind the first.
+            let Some(step) = rest.chars().next().map(char::len_utf8) else { return false };
+            let Some(at) = rest[step..].find(literal.as_str()).map(|at| at + step) else {
+                return false;
+            };
+            values.push(&rest[..at]);
+            rest = &rest[at + literal.len()..];
+        }
+        values.push(rest);
+        !rest.is_empty()
+    }
+}
+
+/// A name is a word, so that it can't be mistaken for a path or a filter.
+fn check_name(name: &str, span: &Range<usize>) -> Result<(), Fault> {
+    let good = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    if name.is_empty() || !good {
+        return Err(fault(
+            span.clone(),
+            "a capture's name has letters, digits, `_` and `-` only",
+            "write `{site}`, or `{path..}` for all remaining levels",
+        ));
+    }
+    if ["json", "key", "header"].contains(&name) {
+        return Err(fault(
+            span.clone(),
+            &format!("`{name}` is a word of the templates"),
+            "choose another name",
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn fault(span: Range<usize>, problem: &str, hint: &str) -> Fault {
+    Fault { span, problem: problem.to_owned(), hint: Some(hint.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn take(pattern: &str, topic: &str) -> Option<Vec<String>> {
+        let pattern = Pattern::parse(pattern, '/').unwrap();
+        let topic = Topic::new(topic, '/');
+        pattern.matches(&topic).map(|v| v.into_iter().map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn levels_pieces_and_rests_are_captured() {
+        for (pattern, topic, expected) in [
+            ("plant/{site}/telemetry", "plant/a-1/telemetry", Some(vec!["a-1"])),
+            ("plant/{site}/telemetry", "plant/a/b/telemetry", None),
+            ("plant/{site}", "plant/", None),
+            ("plant/*", "plant/", Some(vec![])),
+            ("plant/*", "plant", None),
+            ("a/b", "a/b", Some(vec![])),
+            ("a/b", "a/b/c", None),
+            ("{all..}", "a/b/c", Some(vec!["a/b/c"])),
+            ("a/{rest..}", "a/b/c", Some(vec!["b/c"])),
+            ("a/{rest..}", "a", None),
+            ("a/{rest..}", "a/", None),
+            ("{a}-{b}", "x-y-z", Some(vec!["x", "y-z"])),
+            ("{a}-x", "b-y-x", Some(vec!["b-y"])),
+            ("v{a}.{b}.json", "v1.2.json", Some(vec!["1", "2"])),
+            ("v{a}.{b}.json", "v1..json", None),
+            ("{a}x{b}", "xx", None),
+            ("{a}x{b}", "xxx", Some(vec!["x", "x"])),
+        ] {
+            let expected = expected.map(|v: Vec<&str>| v.into_iter().map(str::to_owned).collect());
+            assert_eq!(take(pattern, topic), expected, "{pattern} on {topic}");
+        }
+    }
+
+    #[test]
+    fn faults_point_at_the_place() {
+        for (pattern, span) in [
+            ("a/{b", 2..3),
+            ("a/b}", 3..4),
+            ("a*/b", 1..2),
+            ("a/{x..}/b", 8..9),
+            ("a/y{x..}", 3..8),
+            ("{a}/{a}", 4..7),
+            ("{a}{b}", 3..6),
+            ("{}", 0..2),
+            ("{json}", 0..6),
+        ] {
+            assert_eq!(Pattern::parse(pattern, '/').unwrap_err().span, span, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn filters_that_no_pattern_meets_are_found() {
+        for (pattern, filter, meets) in [
+            ("plant/{site}/telemetry", "plant/+/telemetry", true),
+            ("plant/{site}/telemetry", "plant/#", true),
+            ("plant/{site}/telemetry", "#", true),
+            ("plant/{site}/telemetry", "plant/+/status", false),
+            ("plant/{site}", "plant/+/status", false),
+            ("plant/{rest..}", "plant/+/status", true),
+            ("plant/{rest..}", "plant", false),
+            ("plant/{rest..}", "plant/#", true),
+            ("plant/line-{n}", "plant/line-7", true),
+            ("plant/line-{n}", "plant/cell-7", false),
+        ] {
+            assert_eq!(
+                Pattern::parse(pattern, '/').unwrap().meets_filter(filter),
+                meets,
+                "{pattern} {filter}"
+            );
+        }
+    }
+
+    proptest! {
+        /// Leftmost matching takes whatever a search through all splits would take.
+        #[test]
+        fn a_level_matches_whenever_some_split_does(literals in prop::collection::vec("[ab]{1,2}", 0..3), ends in ("[ab]{0,2}", "[ab]{0,2}"), text in "[ab]{0,9}") {
+            let mut all = vec![ends.0];
+            all.extend(literals);
+            all.push(ends.1);
+            fn any_split(literals: &[String], text: &str) -> bool {
+                let Some(rest) = text.strip_prefix(literals[0].as_str()) else { return false };
+                if literals.len() == 1 { return rest.is_empty() }
+                (1..=rest.len()).any(|n| any_split(&literals[1..], &rest[n..]))
+            }
+            let expected = any_split(&all, &text);
+            prop_assert_eq!(Level::Pieces(all).matches(&text, &mut Vec::new()), expected);
+        }
+
+        #[test]
+        fn parsing_never_panics(text in any::<String>()) {
+            let _ = Pattern::parse(&text, '/');
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! Templates: a channel, or a free text, with placeholders.
+//!
+//! A channel template begins with a literal namespace, and a placeholder renders exactly one segment
+//! (`{name..}` may render several): what a producer writes into a message can't leave the prefix the
+//! operator wrote. A value that does not fit is a rejection, never cleaned up, because a cleaned-up
+//! guess can be another tenant's channel.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use super::decode::Document;
+use super::pattern::{Capture, fault};
+use super::{Fault, Reason, Rejection};
+use crate::event_api::{Channel, ChannelError, MAX_SEGMENTS, Segment};
+use crate::message::Message;
+
+/// A checked template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    pieces: Vec<Piece>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Literal(String),
+    Value(Value),
+}
+
+/// Where a placeholder's value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    /// `{name}` or `{name..}`: the n-th capture of the route's pattern.
+    Capture { index: usize, many: bool },
+    /// `{topic..}`, in a free text also `{topic}`.
+    Topic,
+    /// `{key}`
+    Key,
+    /// `{header.NAME}`
+    Header(String),
+    /// `{json.path.to.field}`
+    Json(Vec<String>),
+}
+
+/// What a template is rendered from.
+pub struct Context<'a> {
+    /// The message.
+    pub message: &'a Message,
+    /// The values of the pattern's captures, in order.
+    pub captures: &'a [&'a str],
+    /// The decoded payload.
+    pub document: &'a Document<'a>,
+}
+
+impl Template {
+    /// Parses a channel template that may use `captures`.
+    pub fn channel(text: &str, captures: &[Capture]) -> Result<Self, Fault> {
+        let inner = text.strip_prefix('/').unwrap_or(text);
+        let inner = inner.strip_suffix('/').unwrap_or(inner);
+        let offset = usize::from(text.starts_with('/'));
+        let mut pieces = Vec::new();
+        for (count, (start, segment)) in split_segments(inner).enumerate() {
+            let span = offset + start..offset + start + segment.len();
+            if count == MAX_SEGMENTS {
+                return Err(fault(
+                    span,
+                    "a channel has at most five segments",
+                    "join segments with `-`, or leave one out",
+                ));
+            }
+            if count > 0 {
+                push_literal(&mut pieces, "/");
+            }
+            let parsed = parse(segment, span.start, captures)?;
+            check_segment(&parsed, count == 0, &span)?;
+            for (piece, _) in parsed {
+                match piece {
+                    Piece::Literal(text) => push_literal(&mut pieces, &text),
+                    Piece::Value(Value::Topic) if segment != "{topic..}" => {
+                        return Err(fault(
+                            span,
+                            "`{topic}` may have several levels",
+                            "write `{topic..}`: each level becomes a segment",
+                        ));
+                    }
+                    value @ Piece::Value(_) => pieces.push(value),
+                }
+            }
+        }
+        Ok(Self { pieces })
+    }
+
+    /// Parses a template of any text.
+    pub fn free_text(text: &str, captures: &[Capture]) -> Result<Self, Fault> {
+        let pieces = parse(text, 0, captures)?;
+        Ok(Self { pieces: pieces.into_iter().map(|(piece, _)| piece).collect() })
+    }
+
+    /// Renders a channel.
+    pub fn render_channel(&self, context: &Context<'_>) -> Result<Channel, Rejection> {
+        let mut text = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(literal) => text.push_str(literal),
+                Piece::Value(value) => value.render_segments(context, &mut text)?,
+            }
+        }
+        Channel::parse(&text).map_err(|e| bad_segment(&text, &e))
+    }
+
+    /// Renders a free text.
+    pub fn render_text(&self, context: &Context<'_>) -> Result<String, Rejection> {
+        let mut text = String::new();
+        for piece in &self.pieces {
+            match piece {
+                Piece::Literal(literal) => text.push_str(literal),
+                Piece::Value(value) => text.push_str(&value.lookup(context)?),
+            }
+        }
+        Ok(text)
+    }
+}
+
+impl Value {
+    /// Appends one segment, or for captures of several levels a segment a level.
+    fn render_segments(&self, context: &Context<'_>, text: &mut String) -> Result<(), Rejection> {
+        let value = self.lookup(context)?;
+        let separator = match self {
+            Self::Topic | Self::Capture { many: true, .. } => context.message.topic.separator(),
+            // No separator: a value with a `/` in it is one bad segment, not two good ones.
+            _ => {
+                Segment::parse(&value).map_err(|e| bad_segment(&value, &e))?;
+                text.push_str(&value);
+                return Ok(());
+            }
+        };
+        for (index, level) in value.split(separator).enumerate() {
+            Segment::parse(level).map_err(|e| bad_segment(level, &e))?;
+            if index > 0 {
+                text.push('/');
+            }
+            text.push_str(level);
+        }
+        Ok(())
+    }
+
+    fn lookup<'c>(&self, context: &Context<'c>) -> Result<Cow<'c, str>, Rejection> {
+        let missing =
+            |what: &str| Rejection::new(Reason::NoRouteValue, format!("the message has no {what}"));
+        let text = |bytes: &'c [u8], what: &str| {
+            std::str::from_utf8(bytes)
+                .map(Cow::Borrowed)
+                .map_err(|_| missing(&format!("{what} that is text")))
+        };
+        match self {
+            Self::Capture { index, .. } => context
+                .captures
+                .get(*index)
+                .map(|v| Cow::Borrowed(*v))
+                .ok_or_else(|| missing("capture")),
+            Self::Topic => Ok(Cow::Borrowed(context.message.topic.as_str())),
+            Self::Key => text(context.message.key.as_deref().ok_or_else(|| missing("key"))?, "key"),
+            Self::Header(name) => {
+                let mut headers = context.message.headers.iter().filter(|(n, _)| n == name);
+                match (headers.next(), headers.next()) {
+                    (Some((_, value)), None) => text(value, "header"),
+                    (None, _) => Err(missing(&format!("header `{name}`"))),
+                    (Some(_), Some(_)) => Err(Rejection::new(
+                        Reason::DuplicateKey,
+                        format!("the header `{name}` comes twice"),
+                    )),
+                }
+            }
+            Self::Json(path) => context.document.field(path),
+        }
+    }
+}
+
+/// Splits at the slashes outside of placeholders, with the byte offset of each part.
+fn split_segments(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut depth = 0_u32;
+    let mut start = 0;
+    text.split(move |c| {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == '/' && depth == 0
+    })
+    .map(move |part| {
+        let at = start;
+        start += part.len() + 1;
+        (at, part)
+    })
+}
+
+/// The pieces of `text` with their spans; `offset` is where `text` stands in what the operator wrote.
+fn parse(
+    text: &str,
+    offset: usize,
+    captures: &[Capture],
+) -> Result<Vec<(Piece, Range<usize>)>, Fault> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(open) = rest.find(['{', '}']) {
+        let at = offset + text.len() - rest.len() + open;
+        if rest.as_bytes()[open] == b'}' {
+            return Err(fault(at..at + 1, "`}` without a `{` before it", "write `{name}`"));
+        }
+        let Some(close) = rest[open..].find('}').map(|c| open + c) else {
+            return Err(fault(at..at + 1, "the placeholder is never closed", "add a `}`"));
+        };
+        if open > 0 {
+            pieces.push((Piece::Literal(rest[..open].to_owned()), at - open..at));
+        }
+        let span = at..at + close + 1 - open;
+        let value = parse_placeholder(&rest[open + 1..close], &span, captures)?;
+        pieces.push((Piece::Value(value), span));
+        rest = &rest[close + 1..];
+    }
+    if !rest.is_empty() {
+        let end = offset + text.len();
+        pieces.push((Piece::Literal(rest.to_owned()), end - rest.len()..end));
+    }
+    Ok(pieces)
+}
+
+fn parse_placeholder(
+    inner: &str,
+    span: &Range<usize>,
+    captures: &[Capture],
+) -> Result<Value, Fault> {
+    if inner.contains('|') {
+        return Err(fault(
+            span.clone(),
+            "filters such as `|slug` are not in this version",
+            "take a value that fits as it is",
+        ));
+    }
+    let (name, many) = match inner.strip_suffix("..") {
+        Some(name) => (name, true),
+        None => (inner, false),
+    };
+    if let Some(index) = captures.iter().position(|c| c.name == name) {
+        if captures[index].many != many {
+            let right = if many { format!("{{{name}}}") } else { format!("{{{name}..}}") };
+            return Err(fault(
+                span.clone(),
+                "the pattern captures this name in another form",
+                &format!("write `{right}`"),
+            ));
+        }
+        return Ok(Value::Capture { index, many });
+    }
+    if name == "topic" {
+        return Ok(Value::Topic);
+    }
+    if name == "key" && !many {
+        return Ok(Value::Key);
+    }
+    if let Some(header) = inner.strip_prefix("header.").filter(|h| !h.is_empty()) {
+        return Ok(Value::Header(header.to_owned()));
+    }
+    if let Some(path) = inner.strip_prefix("json.") {
+        let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+        if path.iter().all(|p| !p.is_empty()) {
+            return Ok(Value::Json(path));
+        }
+        return Err(fault(
+            span.clone(),
+            "a field name in the path is empty",
+            "write `{json.path.to.field}`",
+        ));
+    }
+    let mut known: Vec<String> = captures
+        .iter()
+        .map(|c| if c.many { format!("`{{{}..}}`", c.name) } else { format!("`{{{}}}`", c.name) })
+        .collect();
+    known.extend(["{topic..}", "{key}", "{header.NAME}", "{json.path}"].map(|w| format!("`{w}`")));
+    let hint = format!("there are {}; a `topic` pattern can capture more", known.join(", "));
+    Err(fault(span.clone(), &format!("nothing is called `{inner}`"), &hint))
+}
+
+/// What can be known of a segment before any message: literal text follows the grammar, and the
+/// namespace is literal.
+fn check_segment(
+    pieces: &[(Piece, Range<usize>)],
+    first: bool,
+    span: &Range<usize>,
+) -> Result<(), Fault> {
+    if let [(Piece::Literal(text), _)] = pieces {
+        return Segment::parse(text).map(|_| ()).map_err(|e| {
+            fault(
+                span.clone(),
+                &e.to_string(),
+                "see the channel grammar: `/namespace/segment`, five at most",
+            )
+        });
+    }
+    if pieces.is_empty() {
+        return Err(fault(span.clone(), "a segment is empty", "write `/namespace/segment`"));
+    }
+    for (piece, at) in pieces {
+        match piece {
+            Piece::Value(_) if first => {
+                return Err(fault(
+                    at.clone(),
+                    "no literal namespace before the first placeholder",
+                    "begin with a namespace of the API: `/orders/…`",
+                ));
+            }
+            Piece::Value(Value::Topic | Value::Capture { many: true, .. }) if pieces.len() > 1 => {
+                return Err(fault(
+                    at.clone(),
+                    "a placeholder of several segments stands alone",
+                    "put a `/` around it",
+                ));
+            }
+            Piece::Literal(text)
+                if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') =>
+            {
+                return Err(fault(
+                    at.clone(),
+                    &ChannelError::BadCharacter.to_string(),
+                    "leave the other characters out",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn push_literal(pieces: &mut Vec<Piece>, text: &str) {
+    if let Some(Piece::Literal(last)) = pieces.last_mut() {
+        last.push_str(text);
+    } else {
+        pieces.push(Piece::Literal(text.to_owned()));
+    }
+}
+
+/// The value comes from a producer: escaped and cut, so that it can't forge a line of a log.
+fn bad_segment(value: &str, error: &ChannelError) -> Rejection {
+    let mut shown = String::new();
+    for c in value.chars() {
+        if shown.len() >= 64 {
+            shown.push('…');
+            break;
+        }
+        if c.is_ascii_graphic() || c == ' ' {
+            shown.push(c);
+        } else {
+            let _ = write!(shown, "{}", c.escape_unicode());
+        }
+    }
+    Rejection::new(Reason::BadChannelSegment, format!("`{shown}` does not fit: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Topic;
+    use crate::route::Pattern;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn message(topic: &str, payload: &str) -> Message {
+        Message {
+            source: "plant".into(),
+            topic: Topic::new(topic, '/'),
+            key: Some(Bytes::from_static(b"k-1")),
+            headers: vec![
+                ("tenant".into(), Bytes::from_static(b"t1")),
+                ("two".into(), Bytes::new()),
+                ("two".into(), Bytes::new()),
+            ],
+            payload: Bytes::from(payload.to_owned()),
+            order: None,
+            published: None,
+            coordinates: Vec::new(),
+        }
+    }
+
+    fn render(pattern: &str, template: &str, topic: &str, payload: &str) -> Result<String, Reason> {
+        let pattern = Pattern::parse(pattern, '/').unwrap();
+        let template = Template::channel(template, pattern.captures()).unwrap();
+        let message = message(topic, payload);
+        let captures = pattern.matches(&message.topic).unwrap();
+        let document = Document::parse(&message.payload).unwrap();
+        let context = Context { message: &message, captures: &captures, document: &document };
+        template.render_channel(&context).map(|c| c.to_string()).map_err(|r| r.reason)
+    }
+
+    #[test]
+    fn every_kind_of_placeholder_renders() {
+        for (pattern, template, expected) in [
+            ("{a}/{b}", "/ns/{b}/{a}", "/ns/y/x"),
+            ("{a}/{b}", "ns/v-{a}", "/ns/v-x"),
+            ("{rest..}", "/ns/{rest..}/end", "/ns/x/y/end"),
+            ("*/*", "/ns/{topic..}", "/ns/x/y"),
+            ("*/*", "/ns/{key}", "/ns/k-1"),
+            ("*/*", "/ns/{header.tenant}", "/ns/t1"),
+            ("*/*", "/ns/{json.a.b}", "/ns/deep"),
+            ("*/*", "/ns/{json.n}", "/ns/7"),
+            ("*/*", "/ns/fixed", "/ns/fixed"),
+        ] {
+            let payload = r#"{"n":7,"a":{"b":"deep"}}"#;
+            assert_eq!(
+                render(pattern, template, "x/y", payload),
+                Ok(expected.into()),
+                "{template}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_rejected_with_its_reason() {
+        for (template, payload, reason) in [
+            ("/ns/{json.v}", r#"{"v":"../x"}"#, Reason::BadChannelSegment),
+            ("/ns/{json.v}", r#"{"v":"a/b"}"#, Reason::BadChannelSegment),
+            ("/ns/{json.v}", r#"{"v":"*"}"#, Reason::BadChannelSegment),
+            ("/ns/{json.v}", r#"{"v":"x%2Fy"}"#, Reason::BadChannelSegment),
+            ("/ns/{json.v}", r#"{"v":"a\nb"}"#, Reason::BadChannelSegment),
+            ("/ns/{json.v}", "{\"v\":\"\u{430}\"}", Reason::BadChannelSegment),
+            ("/ns/{json.v}", r#"{"v":"-a"}"#, Reason::BadChannelSegment),
+            ("/ns/{json.v}", r#"{"v":1.5}"#, Reason::BadChannelSegment),
+            ("/ns/{json.v}", r#"{"v":""}"#, Reason::NoRouteValue),
+            ("/ns/{json.v}", r#"{"v":null}"#, Reason::NoRouteValue),
+            ("/ns/{json.v}", r#"{"v":{}}"#, Reason::NoRouteValue),
+            ("/ns/{json.v}", r"{}", Reason::NoRouteValue),
+            ("/ns/{json.v}", r"[]", Reason::NoRouteValue),
+            ("/ns/{json.v}", r#"{"v":"a","v":"a"}"#, Reason::DuplicateKey),
+            ("/ns/{header.none}", "{}", Reason::NoRouteValue),
+            ("/ns/{header.two}", "{}", Reason::DuplicateKey),
+            ("/ns/a/b/{topic..}", "{}", Reason::BadChannelSegment),
+        ] {
+            assert_eq!(
+                render("*/*/*", template, "x/y/z", payload),
+                Err(reason),
+                "{template} {payload}"
+            );
+        }
+    }
+
+    #[test]
+    fn faults_point_at_the_place() {
+        let captures =
+            [Capture { name: "a".into(), many: false }, Capture { name: "r".into(), many: true }];
+        for (template, span) in [
+            ("/a/{json.id", 3..4),
+            ("/{json.tenant}/x", 1..14),
+            ("{a}/x", 0..3),
+            ("/n-{a}/x", 3..6),
+            ("/a/b/c/d/e/f", 11..12),
+            ("/ns/a_b", 4..7),
+            ("/ns/a_{a}", 4..6),
+            ("/ns//b", 4..4),
+            ("/ns/{b}", 4..7),
+            ("/ns/{a..}", 4..9),
+            ("/ns/{r}", 4..7),
+            ("/ns/x{r..}", 5..10),
+            ("/ns/{topic}", 4..11),
+            ("/ns/{a|slug}", 4..12),
+            ("/ns/{json.}", 4..11),
+            ("/ns/a}", 5..6),
+            ("", 0..0),
+        ] {
+            assert_eq!(
+                Template::channel(template, &captures).unwrap_err().span,
+                span,
+                "{template}"
+            );
+        }
+    }
+
+    proptest! {
+        /// Whatever a producer writes, a channel that comes out lies under the prefix, one segment deeper.
+        #[test]
+        fn values_are_confined(value in any::<String>()) {
+            let payload = serde_json::json!({ "v": value }).to_string();
+            if let Ok(channel) = render("*", "/ns/pre/{json.v}/end", "x", &payload) {
+                prop_assert_eq!(channel, format!("/ns/pre/{value}/end"));
+                prop_assert!(Segment::parse(&value).is_ok());
+            }
+        }
+
+        #[test]
+        fn parsing_never_panics(text in any::<String>()) {
+            let _ = Template::channel(&text, &[]);
+            let _ = Template::free_text(&text, &[]);
+        }
+    }
+}
