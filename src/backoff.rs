@@ -21,9 +21,9 @@ impl Backoff {
 
     /// The wait after one more failure.
     pub fn next_wait(&mut self) -> Duration {
-        let ceiling = self.ceiling();
+        let wait = full_jitter(self.base, self.cap, self.failures);
         self.failures = self.failures.saturating_add(1);
-        rand::rng().random_range(Duration::ZERO..=ceiling)
+        wait
     }
 
     /// Something succeeded: the next failure is the first again.
@@ -36,11 +36,16 @@ impl Backoff {
     pub fn failures(&self) -> u32 {
         self.failures
     }
+}
 
-    fn ceiling(&self) -> Duration {
-        let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
-        self.base.saturating_mul(factor).min(self.cap)
-    }
+/// `uniform(0, min(cap, base × 2^failures))`: what comes back together does not come back at once.
+pub fn full_jitter(base: Duration, cap: Duration, failures: u32) -> Duration {
+    rand::rng().random_range(Duration::ZERO..=ceiling(base, cap, failures))
+}
+
+fn ceiling(base: Duration, cap: Duration, failures: u32) -> Duration {
+    let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
+    base.saturating_mul(factor).min(cap)
 }
 
 #[cfg(test)]
@@ -48,16 +53,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ceiling_doubles_to_the_cap_and_a_success_starts_over() {
+    fn the_ceiling_doubles_to_the_cap() {
+        let (base, cap) = (Duration::from_millis(100), Duration::from_secs(30));
+        for (failures, expected) in
+            [(0, 100), (1, 200), (8, 25_600), (9, 30_000), (u32::MAX, 30_000)]
+        {
+            assert_eq!(ceiling(base, cap, failures), Duration::from_millis(expected));
+            assert!(full_jitter(base, cap, failures) <= Duration::from_millis(expected));
+        }
+    }
+
+    #[test]
+    fn a_success_starts_over() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-        for expected in [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000] {
-            assert_eq!(backoff.ceiling(), Duration::from_millis(expected));
-            assert!(backoff.next_wait() <= Duration::from_millis(expected));
+        for _ in 0..50 {
+            backoff.next_wait();
         }
-        for _ in 0..100 {
-            assert!(backoff.next_wait() <= Duration::from_secs(30));
-        }
+        assert_eq!(backoff.failures(), 50);
         backoff.reset();
-        assert_eq!(backoff.ceiling(), Duration::from_millis(100));
+        assert!(backoff.next_wait() <= Duration::from_millis(100));
     }
 }

@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use crate::message::Message;
+pub use crate::message::OrderKey;
 
 /// How a duty ended; the later one is the worse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -142,25 +143,17 @@ impl Delivery {
 #[derive(Clone, Debug)]
 pub struct Intake {
     deliveries: mpsc::UnboundedSender<Delivery>,
-    open: watch::Receiver<bool>,
 }
 
 impl Intake {
-    /// An intake into `deliveries`, whose gate follows `open`.
-    #[must_use]
-    pub fn new(deliveries: mpsc::UnboundedSender<Delivery>, open: watch::Receiver<bool>) -> Self {
-        Self { deliveries, open }
+    /// An intake into `deliveries`.
+    pub fn new(deliveries: mpsc::UnboundedSender<Delivery>) -> Self {
+        Self { deliveries }
     }
 
     /// Hands a delivery over. When nobody takes deliveries any more it is dropped, which releases it.
     pub fn submit(&self, delivery: Delivery) {
         drop(self.deliveries.send(delivery));
-    }
-
-    /// Whether the source should take messages: not while an API it feeds is paused. A broker whose
-    /// protocol lets a client only withhold acknowledgements (MQTT) leaves this to its window.
-    pub fn gate(&mut self) -> &mut watch::Receiver<bool> {
-        &mut self.open
     }
 }
 

@@ -1,1 +1,441 @@
+//! The publisher of one API: takes entries, batches them by channel, posts them, reads what the answer
+//! says of each, and settles.
+//!
+//! One loop decides; requests run as tasks of their own. Transient faults are retried until they
+//! succeed or the bridge stops. What the API will never take is handed back with its reason. A refusal
+//! of *us* (401, 403, no credentials) pauses the namespace: everything is kept, nothing acknowledged.
 
+mod auth;
+mod client;
+pub mod lanes;
+pub mod limit;
+pub mod verdict;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+pub use client::{BuildError, Client};
+
+use crate::backoff::full_jitter;
+use crate::config::ApiConfig;
+use crate::delivery::{Delivery, OrderKey, Outcome};
+use crate::event_api::wire::publish_body;
+use crate::event_api::{Channel, Event};
+use crate::health::Part;
+use crate::metrics::ApiMetrics;
+use crate::shutdown::Shutdown;
+use lanes::{Batch, Item, Lanes};
+use limit::{Concurrency, Pauses};
+use verdict::{Answer, EventVerdict, Fault, Verdict, judge};
+
+/// The first retry waits up to this long.
+const BACKOFF_BASE: Duration = Duration::from_millis(100);
+
+/// No retry waits longer.
+const BACKOFF_CAP: Duration = Duration::from_secs(30);
+
+/// A bad request's event is guilty if the API accepted others within this time.
+const OTHERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// A fault that goes on is logged this often.
+const LOG_EVERY: Duration = Duration::from_secs(30);
+
+/// How a request may end, for metrics; a request that is not answered in order ends with its fault.
+const RESULTS: [&str; 2] = ["ok", "partial"];
+
+/// One event on its way to one channel.
+#[derive(Debug)]
+pub struct Entry {
+    /// The message it was rendered from, and its part of the duty.
+    pub delivery: Delivery,
+    /// Where it goes.
+    pub channel: Channel,
+    /// The event.
+    pub event: Event,
+    /// What orders it.
+    pub order: Option<OrderKey>,
+    /// What its route says.
+    pub policy: Arc<Policy>,
+    /// How often it was tried; new entries start at `Tries::default()`.
+    pub tries: Tries,
+}
+
+/// What a route says about publishing.
+#[derive(Debug)]
+pub struct Policy {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// At most one event of a key in a request.
+    pub strict_order: bool,
+    /// Tries an event gets that the API keeps failing on its own.
+    pub give_up_after: u32,
+}
+
+/// What happened to an entry so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tries {
+    failures: u32,
+    own_faults: u32,
+    alone: bool,
+}
+
+/// An entry that the API will never take, with the reason.
+#[derive(Debug)]
+pub struct Refused {
+    /// The entry.
+    pub entry: Entry,
+    /// In the words of the API.
+    pub why: String,
+}
+
+/// The publisher of one API.
+pub struct Publisher {
+    client: Arc<Client>,
+    lanes: Lanes<Entry>,
+    requests: JoinSet<Ended>,
+    concurrency: Concurrency,
+    pauses: Pauses,
+    refused: mpsc::UnboundedSender<Refused>,
+    metrics: ApiMetrics,
+    health: Part,
+    accepted_at: Option<Instant>,
+    fault_log: FaultLog,
+    name: Arc<str>,
+}
+
+struct Ended {
+    batch: Batch<Entry>,
+    sent: Instant,
+    result: Result<Answer, client::Failure>,
+}
+
+/// One line an interval for a fault that goes on.
+#[derive(Debug, Default)]
+struct FaultLog {
+    last: Option<Instant>,
+    since: u64,
+}
+
+impl Item for Entry {
+    fn order(&self) -> Option<&OrderKey> {
+        self.order.as_ref()
+    }
+    fn strict(&self) -> bool {
+        self.policy.strict_order
+    }
+    fn alone(&self) -> bool {
+        self.tries.alone
+    }
+    fn body_bytes(&self) -> usize {
+        self.event.escaped_len()
+    }
+}
+
+impl Publisher {
+    /// A publisher for `api` that hands back what it will never take over `refused`.
+    pub async fn build(
+        api: &ApiConfig,
+        metrics: &crate::metrics::Metrics,
+        health: &crate::health::Health,
+        refused: mpsc::UnboundedSender<Refused>,
+    ) -> Result<Self, BuildError> {
+        let faults = Fault::ALL.map(Fault::word);
+        let metrics = metrics.api(&api.name, RESULTS.into_iter().chain(faults), faults);
+        let health = health.register(format!("api {}", api.name), "starting");
+        health.ready();
+        Ok(Self {
+            client: Arc::new(Client::build(api).await?),
+            lanes: Lanes::new(),
+            requests: JoinSet::new(),
+            concurrency: Concurrency::new(api.max_concurrency),
+            pauses: Pauses::default(),
+            refused,
+            metrics,
+            health,
+            accepted_at: None,
+            fault_log: FaultLog::default(),
+            name: Arc::clone(&api.name),
+        })
+    }
+
+    /// Publishes what comes over `entries` until that is closed and everything is settled, or until
+    /// the abort, which releases what is left.
+    pub async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>, shutdown: Shutdown) {
+        let mut incoming = Vec::with_capacity(256);
+        let mut open = true;
+        loop {
+            self.send();
+            if !open && self.requests.is_empty() && self.lanes.queued() == 0 {
+                return;
+            }
+            let wake = self.next_wake();
+            tokio::select! {
+                count = entries.recv_many(&mut incoming, 256), if open => {
+                    open = count > 0;
+                    for entry in incoming.drain(..) {
+                        let channel = entry.channel.clone();
+                        self.lanes.push(&channel, entry);
+                    }
+                }
+                Some(ended) = self.requests.join_next() => match ended {
+                    Ok(ended) => self.judge(ended).await,
+                    // The task took its entries down with it, which released them. A lane that waits
+                    // for them would wait for ever, so the whole publisher stops: fail closed.
+                    Err(error) => {
+                        tracing::error!(api = %self.name, %error, "a publish request panicked");
+                        return;
+                    }
+                },
+                () = sleep_until(wake) => {
+                    let now = Instant::now();
+                    self.lanes.wake(now);
+                    for namespace in self.pauses.due(now) {
+                        self.lanes.unpark(&namespace);
+                    }
+                }
+                () = shutdown.abort() => return,
+            }
+        }
+    }
+
+    /// Sends what may be sent now.
+    fn send(&mut self) {
+        let now = Instant::now();
+        while self.concurrency.allows(self.requests.len()) {
+            let Some(batch) = self.lanes.next_batch(|namespace| self.pauses.blocks(namespace, now))
+            else {
+                break;
+            };
+            self.pauses.sent(batch.channel.namespace());
+            #[allow(clippy::cast_precision_loss)] // 1 to 5
+            self.metrics.batch.observe(batch.items.len() as f64);
+            let client = Arc::clone(&self.client);
+            self.requests.spawn(async move {
+                let body = publish_body(&batch.channel, batch.items.iter().map(|e| &e.event));
+                let sent = Instant::now();
+                let result = client.post(body).await;
+                Ended { batch, sent, result }
+            });
+        }
+        self.metrics.concurrency.set(self.concurrency.limit());
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        [self.lanes.next_wake(), self.pauses.next_due(Instant::now())].into_iter().flatten().min()
+    }
+
+    async fn judge(&mut self, ended: Ended) {
+        let Ended { batch, sent, result } = ended;
+        let now = Instant::now();
+        self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
+        let (verdict, why) = match result {
+            Ok(answer) => (judge(&answer, batch.items.len()), format!("status {}", answer.status)),
+            Err(failure) if failure.fault == Fault::Refused => {
+                (Verdict::Refused { why: failure.why }, String::new())
+            }
+            Err(failure) => (Verdict::Retry { fault: failure.fault, after: None }, failure.why),
+        };
+        let namespace = batch.channel.namespace().to_owned();
+        match &verdict {
+            Verdict::Refused { why } => self.pause(&namespace, why, now).await,
+            Verdict::Retry { fault, .. } => {
+                self.pauses.unanswered(&namespace, now);
+                self.fault(*fault, &why, sent, now);
+            }
+            Verdict::Decided(_) | Verdict::HandlerRefused { .. } => {
+                self.resume(&namespace);
+                self.concurrency.succeeded(self.requests.len());
+            }
+            // Whether the event is bad or we are is found out below.
+            Verdict::Bad { .. } => {}
+        }
+        match verdict {
+            Verdict::Decided(verdicts) => self.decided(batch, verdicts, now),
+            Verdict::Retry { fault, after } => self.retry(batch, fault, after, now),
+            Verdict::Refused { .. } => self.retry(batch, Fault::Refused, Some(Duration::ZERO), now),
+            Verdict::Bad { why } => self.bad(batch, &why, now).await,
+            Verdict::HandlerRefused { why } => self.handler_refused(batch, &why, now),
+        }
+    }
+
+    /// Each event has its verdict: settle, hand back, or try again.
+    fn decided(&mut self, batch: Batch<Entry>, verdicts: Vec<EventVerdict>, now: Instant) {
+        let Batch { channel, keys, items } = batch;
+        let mut back = Vec::new();
+        let mut passed: Vec<(Option<OrderKey>, usize)> = Vec::new();
+        for (entry, verdict) in items.into_iter().zip(verdicts) {
+            if let (EventVerdict::Accepted | EventVerdict::Unconfirmed, Some(key)) =
+                (&verdict, &entry.order)
+            {
+                let overtaken =
+                    back.iter().filter(|e: &&Entry| e.order.as_ref() == Some(key)).count();
+                passed.push((Some(key.clone()), overtaken));
+            }
+            match verdict {
+                EventVerdict::Accepted => {
+                    self.metrics.accepted.inc();
+                    self.accepted_at = Some(now);
+                    entry.delivery.settle(Outcome::Accepted);
+                }
+                EventVerdict::Unconfirmed => {
+                    self.metrics.unconfirmed.inc();
+                    entry.delivery.settle(Outcome::Accepted);
+                }
+                EventVerdict::Hopeless { why } => self.give_back(entry, why),
+                EventVerdict::Retry { why, own_fault } => {
+                    if let Some(entry) = self.another_try(entry, &why, own_fault) {
+                        self.metrics.retry(Fault::Event.word()).inc();
+                        back.push(entry);
+                    }
+                }
+            }
+        }
+        let reordered = passed.iter().filter(|(_, overtaken)| *overtaken > 0).count();
+        self.metrics.reordered.inc_by(reordered as u64);
+        self.metrics.request(if back.is_empty() { "ok" } else { "partial" }).inc();
+        let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
+        self.lanes.finish(&channel, &keys, back, not_before);
+    }
+
+    /// The whole request is to be tried again.
+    fn retry(&mut self, batch: Batch<Entry>, fault: Fault, after: Option<Duration>, now: Instant) {
+        let Batch { channel, keys, mut items } = batch;
+        self.metrics.request(fault.word()).inc();
+        self.metrics.retry(fault.word()).inc_by(items.len() as u64);
+        for entry in &mut items {
+            entry.tries.failures = entry.tries.failures.saturating_add(1);
+        }
+        // A paused namespace holds its lanes back by itself; anything else backs off.
+        let not_before = match fault {
+            Fault::Refused => None,
+            _ => Some(now + wait_of(&items).max(after.unwrap_or_default())),
+        };
+        self.lanes.finish(&channel, &keys, items, not_before);
+    }
+
+    /// A bad request: its events are tried alone. One that was alone already is guilty if the API
+    /// takes others; if it takes nothing at all, it is not the event.
+    async fn bad(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
+        let others = self.accepted_at.is_some_and(|at| now.duration_since(at) < OTHERS_WITHIN);
+        let alone = batch.items.len() == 1;
+        if alone && !others {
+            let namespace = batch.channel.namespace().to_owned();
+            self.pause(&namespace, why, now).await;
+            return self.retry(batch, Fault::Refused, None, now);
+        }
+        self.resume(batch.channel.namespace());
+        self.metrics.request(Fault::BadRequest.word()).inc();
+        let Batch { channel, keys, mut items } = batch;
+        if alone {
+            for entry in items.drain(..) {
+                self.give_back(entry, why.to_owned());
+            }
+        }
+        self.try_alone(&channel, &keys, items);
+    }
+
+    /// The namespace's handler refuses: alone each, and not for ever.
+    fn handler_refused(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
+        self.metrics.request(Fault::Event.word()).inc();
+        let Batch { channel, keys, mut items } = batch;
+        if items.len() > 1 {
+            return self.try_alone(&channel, &keys, items);
+        }
+        let back: Vec<Entry> =
+            items.drain(..).filter_map(|e| self.another_try(e, why, true)).collect();
+        let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
+        self.lanes.finish(&channel, &keys, back, not_before);
+    }
+
+    fn try_alone(&mut self, channel: &Channel, keys: &[OrderKey], mut items: Vec<Entry>) {
+        self.metrics.retry(Fault::BadRequest.word()).inc_by(items.len() as u64);
+        for entry in &mut items {
+            entry.tries.alone = true;
+        }
+        self.lanes.finish(channel, keys, items, None);
+    }
+
+    /// Counts a failure of the event itself; hands it back when it had its tries.
+    fn another_try(&self, mut entry: Entry, why: &str, own_fault: bool) -> Option<Entry> {
+        entry.tries.failures = entry.tries.failures.saturating_add(1);
+        entry.tries.own_faults += u32::from(own_fault);
+        if entry.tries.own_faults < entry.policy.give_up_after {
+            return Some(entry);
+        }
+        let tries = entry.tries.own_faults;
+        self.give_back(entry, format!("given up after {tries} tries: {why}"));
+        None
+    }
+
+    fn give_back(&self, entry: Entry, why: String) {
+        self.metrics.rejected.inc();
+        // Nobody there to take it: dropped, which releases it.
+        drop(self.refused.send(Refused { entry, why }));
+    }
+
+    async fn pause(&mut self, namespace: &str, why: &str, now: Instant) {
+        let hint = "check the credentials (an API key expires), the policy, the endpoint, and that the namespace exists";
+        if self.pauses.refused(namespace, now) {
+            warn!(api = %self.name, namespace, why, hint, "the API refuses us: everything is kept and tried again once a second");
+            self.client.refused().await;
+        } else if self.fault_log.due(now).is_some() {
+            warn!(api = %self.name, namespace, why, hint, "still paused");
+        }
+        self.metrics.paused.set(1);
+        self.health.not_ready(format!("namespace `{namespace}` is refused: {why}"));
+    }
+
+    fn resume(&mut self, namespace: &str) {
+        if self.pauses.resumed(namespace) {
+            info!(api = %self.name, namespace, "the API takes events again");
+            self.lanes.unpark(namespace);
+            if self.pauses.is_empty() {
+                self.metrics.paused.set(0);
+                self.health.ready();
+            }
+        }
+    }
+
+    fn fault(&mut self, fault: Fault, why: &str, sent: Instant, now: Instant) {
+        match fault {
+            Fault::Ambiguous => {
+                self.metrics.ambiguous.inc();
+                self.concurrency.overloaded(sent, now);
+            }
+            Fault::Throttled | Fault::Unavailable => self.concurrency.overloaded(sent, now),
+            _ => {}
+        }
+        if let Some(count) = self.fault_log.due(now) {
+            warn!(api = %self.name, fault = fault.word(), why, count, "publishing fails and is tried again");
+        }
+    }
+}
+
+impl FaultLog {
+    /// How many faults came since the last line, if a line is due.
+    fn due(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        if self.last.is_some_and(|last| now.duration_since(last) < LOG_EVERY) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
+}
+
+/// The wait of entries that are tried again together.
+fn wait_of(entries: &[Entry]) -> Duration {
+    let failures = entries.iter().map(|e| e.tries.failures).max().unwrap_or(1);
+    full_jitter(BACKOFF_BASE, BACKOFF_CAP, failures.saturating_sub(1))
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,292 @@
+//! The middle: a delivery is routed, its events go to the publishers, and what can't be published goes
+//! to the dead letter, which has to confirm before the message is acknowledged.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use crate::dead_letter::{Record, Target};
+use crate::delivery::{Delivery, Outcome, Settlement};
+use crate::health::Part;
+use crate::message::{Message, SourceName};
+use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
+use crate::publish::{Entry, Policy, Refused, Tries};
+use crate::route::{Decision, Reason, RejectTo, Rejection, RouteName, RouteTable, Spec};
+use crate::shutdown::Shutdown;
+
+/// Records a dead letter writes at once.
+const LETTERS_AT_ONCE: usize = 256;
+
+/// A topic that no route takes is named this often.
+const LOG_EVERY: Duration = Duration::from_mins(5);
+
+/// What the pipeline must know of a source.
+#[derive(Debug)]
+pub struct SourcePolicy {
+    /// A larger payload is dead-lettered unread, in bytes.
+    pub max_payload: usize,
+    /// Where a message goes that no route takes; `None`: it is ignored, and counted.
+    pub unrouted: Option<RejectTo>,
+    /// Its numbers.
+    pub metrics: SourceMetrics,
+}
+
+/// Routes deliveries.
+#[derive(Debug)]
+pub struct Pipeline {
+    table: Arc<RouteTable>,
+    routes: HashMap<RouteName, RouteState>,
+    sources: HashMap<SourceName, SourcePolicy>,
+    rejects: Rejects,
+    named: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct RouteState {
+    policy: Arc<Policy>,
+    publisher: mpsc::UnboundedSender<Entry>,
+    metrics: RouteMetrics,
+}
+
+/// Takes what can't be published to its dead letter.
+#[derive(Clone, Debug)]
+pub struct Rejects {
+    table: Arc<RouteTable>,
+    letters: HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>,
+}
+
+/// A record on its way into a dead letter, with the duty that its confirmation ends.
+#[derive(Debug)]
+pub struct Letter {
+    record: Record,
+    settlement: Settlement,
+}
+
+impl Pipeline {
+    /// A pipeline over `table`. Every API that a route names has an entry in `publishers`.
+    pub fn new(
+        table: Arc<RouteTable>,
+        sources: HashMap<SourceName, SourcePolicy>,
+        publishers: &HashMap<Arc<str>, mpsc::UnboundedSender<Entry>>,
+        rejects: Rejects,
+        metrics: &Metrics,
+    ) -> Self {
+        let state = |route: &Arc<Spec>| {
+            let policy = Policy {
+                route: Arc::clone(&route.name),
+                strict_order: route.strict_order,
+                give_up_after: route.give_up_after,
+            };
+            let publisher = publishers.get(&route.api)?.clone();
+            let metrics = metrics.route(&route.name, Reason::ALL.map(Reason::word));
+            Some((
+                Arc::clone(&route.name),
+                RouteState { policy: Arc::new(policy), publisher, metrics },
+            ))
+        };
+        let routes = table.routes().iter().filter_map(state).collect();
+        Self { table, routes, sources, rejects, named: None }
+    }
+
+    /// Routes until every source has gone.
+    pub async fn run(mut self, mut deliveries: mpsc::UnboundedReceiver<Delivery>) {
+        let mut batch = Vec::with_capacity(256);
+        while deliveries.recv_many(&mut batch, 256).await > 0 {
+            for delivery in batch.drain(..) {
+                self.route(delivery);
+            }
+            // Routing a large batch is work without a pause; let others have the thread.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn route(&mut self, delivery: Delivery) {
+        let mut decisions = self.table.decide(&delivery.message);
+        let limit =
+            self.sources.get(&delivery.message.source).map_or(usize::MAX, |s| s.max_payload);
+        let size = delivery.message.payload.len();
+        if size > limit {
+            let detail = format!(
+                "the payload has {size} bytes, the source takes packets of at most {limit}"
+            );
+            for decision in &mut decisions {
+                decision.outcome = Err(Rejection::new(Reason::TooLarge, detail.clone()));
+            }
+        }
+        if decisions.is_empty() {
+            return self.unrouted(delivery);
+        }
+        for decision in decisions {
+            self.apply(&delivery, decision);
+        }
+        // Every part has its own duty now.
+        delivery.settle(Outcome::Accepted);
+    }
+
+    fn apply(&self, delivery: &Delivery, Decision { route, outcome }: Decision) {
+        // A route without a publisher can't be built; a part that is dropped would release the message.
+        let Some(state) = self.routes.get(&route.name) else { return drop(delivery.split()) };
+        state.metrics.matched.inc();
+        match outcome {
+            Ok(rendered) => {
+                for channel in rendered.channels {
+                    let entry = Entry {
+                        delivery: delivery.split(),
+                        channel,
+                        event: rendered.event.clone(),
+                        order: rendered.order.clone(),
+                        policy: Arc::clone(&state.policy),
+                        tries: Tries::default(),
+                    };
+                    // A publisher that is gone drops the entry, which releases it.
+                    drop(state.publisher.send(entry));
+                }
+            }
+            Err(rejection) => {
+                state.metrics.rejected(rejection.reason.word()).inc();
+                self.rejects.reject(delivery.split(), Some(&route), None, rejection);
+            }
+        }
+    }
+
+    fn unrouted(&mut self, delivery: Delivery) {
+        let Some(source) = self.sources.get(&delivery.message.source) else { return };
+        source.metrics.unrouted.inc();
+        if self.named.is_none_or(|at| at.elapsed() > LOG_EVERY) {
+            self.named = Some(Instant::now());
+            info!(source = %delivery.message.source, topic = delivery.message.topic.as_str(), "no route takes this topic");
+        }
+        match &source.unrouted {
+            None => delivery.settle(Outcome::Accepted),
+            Some(to) => {
+                let rejection = Rejection::new(Reason::Unrouted, "no route takes this topic");
+                self.rejects.send(to, delivery, None, None, rejection);
+            }
+        }
+    }
+}
+
+impl Rejects {
+    /// Every dead letter that a route names has an entry in `letters`.
+    pub fn new(
+        table: Arc<RouteTable>,
+        letters: HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>,
+    ) -> Self {
+        Self { table, letters }
+    }
+
+    /// Takes what the publishers hand back, until they have gone.
+    pub async fn run(self, mut refused: mpsc::UnboundedReceiver<Refused>) {
+        while let Some(Refused { entry, why }) = refused.recv().await {
+            let Some(route) = self.table.routes().iter().find(|r| r.name == entry.policy.route)
+            else {
+                continue;
+            };
+            let channel = entry.channel.to_string();
+            self.reject(
+                entry.delivery,
+                Some(route),
+                Some(channel),
+                Rejection::new(Reason::Refused, why),
+            );
+        }
+    }
+
+    fn reject(
+        &self,
+        delivery: Delivery,
+        route: Option<&Arc<Spec>>,
+        channel: Option<String>,
+        rejection: Rejection,
+    ) {
+        match route {
+            Some(route) => self.send(
+                &route.dead_letter,
+                delivery,
+                Some(Arc::clone(&route.name)),
+                channel,
+                rejection,
+            ),
+            None => drop(delivery),
+        }
+    }
+
+    fn send(
+        &self,
+        to: &RejectTo,
+        delivery: Delivery,
+        route: Option<RouteName>,
+        channel: Option<String>,
+        rejection: Rejection,
+    ) {
+        let Delivery { message, settlement } = delivery;
+        let letters = match to {
+            RejectTo::Discard => return settlement.settle(Outcome::Accepted),
+            RejectTo::DeadLetter(name) => self.letters.get(name),
+        };
+        let Rejection { reason, detail } = rejection;
+        let record = Record {
+            message,
+            route,
+            channel,
+            reason: reason.word(),
+            detail,
+            at: SystemTime::now(),
+        };
+        // Without a target the settlement is dropped, which releases the message.
+        if let Some(letters) = letters {
+            drop(letters.send(Letter { record, settlement }));
+        }
+    }
+}
+
+/// Writes the letters of one dead letter, and settles each when it is confirmed. A target that fails
+/// is tried again until it works or the abort: meanwhile the sources hold what is not settled.
+pub async fn write_letters<T: Target>(
+    mut target: T,
+    mut letters: mpsc::UnboundedReceiver<Letter>,
+    metrics: Metrics,
+    health: Part,
+    shutdown: Shutdown,
+) {
+    let mut batch = Vec::new();
+    health.ready();
+    while letters.recv_many(&mut batch, LETTERS_AT_ONCE).await > 0 {
+        let (records, settlements): (Vec<Record>, Vec<Settlement>) =
+            batch.drain(..).map(|l| (l.record, l.settlement)).unzip();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        while let Err(error) = target.write(&records).await {
+            if backoff.failures() == 0 {
+                warn!(%error, letters = records.len(), "a dead letter can't be written; its messages are held");
+            }
+            health.not_ready(error.to_string());
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+                () = shutdown.abort() => return,
+            }
+        }
+        if backoff.failures() > 0 {
+            info!("dead letters can be written again");
+            health.ready();
+        }
+        for (record, settlement) in records.iter().zip(settlements) {
+            metrics.dead_letters(record.reason).inc();
+            log_letter(&record.message, record);
+            settlement.settle(Outcome::Accepted);
+        }
+    }
+}
+
+fn log_letter(message: &Message, record: &Record) {
+    tracing::debug!(
+        source = %message.source,
+        topic = message.topic.as_str(),
+        route = record.route.as_deref(),
+        reason = record.reason,
+        "dead letter"
+    );
+}

@@ -1,0 +1,199 @@
+//! One request: signed, posted, and its answer read, or the reason why there is none.
+//!
+//! HTTP/1.1 over hyper-util's pool: against the same sink it costs 10.8 µs of CPU a request where
+//! reqwest costs 15.4 µs (32 connections, plain text), and the publish path is made of requests.
+
+use std::error::Error as _;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self, Client as Pool};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
+
+use super::auth::{AuthError, Authorizer};
+use super::verdict::{Answer, Fault};
+use crate::config::api::ApiConfig;
+
+/// More of an answer than this is not read: five refused events with their words take far less.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// Idle connections are let go before a server is likely to.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// Posts to one API.
+#[derive(Debug)]
+pub struct Client {
+    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    uri: Uri,
+    authorizer: Authorizer,
+    timeout: Duration,
+}
+
+/// Why an attempt brought no answer.
+#[derive(Debug)]
+pub struct Failure {
+    /// What kind, which tells whether the request may have been processed.
+    pub fault: Fault,
+    /// In words.
+    pub why: String,
+}
+
+/// Why a client can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Headers.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// A CA file that can't be read.
+    #[error("the CA file `{path}` can't be used: {why}")]
+    CaFile {
+        /// As configured.
+        path: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// No CA at all.
+    #[error(
+        "the system has no trusted CA certificates; install `ca-certificates`, or set `ca_file`"
+    )]
+    NoCa,
+    /// The TLS library refuses its own settings.
+    #[error("TLS can't be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+impl Client {
+    /// A client for `api`. Nothing is connected yet.
+    pub async fn build(api: &ApiConfig) -> Result<Self, BuildError> {
+        let tls =
+            tls_config(api.ca_file.as_deref(), api.endpoint.uri.scheme_str() == Some("https"))?;
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_keepalive(Some(Duration::from_secs(15)));
+        http.set_keepalive_interval(Some(Duration::from_secs(15)));
+        http.set_keepalive_retries(Some(3));
+        http.set_connect_timeout(Some(api.timeout));
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let pool = Pool::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            // A POST may have been processed: whether to send it again is decided by the publisher.
+            .retry_canceled_requests(false)
+            .build(https);
+        let authorizer = Authorizer::build(api).await?;
+        Ok(Self { pool, uri: api.endpoint.uri.clone(), authorizer, timeout: api.timeout })
+    }
+
+    /// Sends `body` once.
+    pub async fn post(&self, body: Bytes) -> Result<Answer, Failure> {
+        let headers = self
+            .authorizer
+            .headers(&body)
+            .await
+            .map_err(|e| Failure { fault: Fault::Refused, why: e.to_string() })?;
+        match timeout(self.timeout, self.exchange(headers, body)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure {
+                fault: Fault::Ambiguous,
+                why: format!("no answer within {:?}", self.timeout),
+            }),
+        }
+    }
+
+    /// The API refused us: renew what can be renewed.
+    pub async fn refused(&self) {
+        self.authorizer.refused().await;
+    }
+
+    async fn exchange(&self, headers: HeaderMap, body: Bytes) -> Result<Answer, Failure> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = headers;
+        let response = self.pool.request(request).await.map_err(|e| failure(&e))?;
+        let (head, body) = response.into_parts();
+        let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
+        let retry_after = text(header::RETRY_AFTER.as_str())
+            .and_then(|v| v.trim().parse().ok())
+            .map(Duration::from_secs);
+        let error_type = text("x-amzn-errortype").map(str::to_owned);
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|e| Failure {
+            fault: Fault::Ambiguous,
+            why: format!("the answer broke off: {e}"),
+        })?;
+        Ok(Answer {
+            status: head.status.as_u16(),
+            error_type,
+            retry_after,
+            body: body.to_bytes().to_vec(),
+        })
+    }
+}
+
+/// Whether the request may have been processed is what matters: it can't before there is a connection.
+fn failure(error: &legacy::Error) -> Failure {
+    let mut why = error.to_string();
+    let mut fault = if error.is_connect() { Fault::Connect } else { Fault::Ambiguous };
+    let mut source = error.source();
+    while let Some(cause) = source {
+        why = format!("{why}: {cause}");
+        if let Some(rustls::Error::InvalidCertificate(_)) = inner_rustls(cause) {
+            fault = Fault::Trust;
+        }
+        source = cause.source();
+    }
+    Failure { fault, why }
+}
+
+/// rustls hides behind `io::Error`, whose source is its payload's source and not the payload.
+fn inner_rustls<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    cause
+        .downcast_ref::<rustls::Error>()
+        .or_else(|| inner.and_then(|i| i.downcast_ref::<rustls::Error>()))
+}
+
+fn tls_config(ca_file: Option<&Path>, needed: bool) -> Result<ClientConfig, BuildError> {
+    let mut roots = RootCertStore::empty();
+    if needed {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    if let Some(path) = ca_file {
+        let bad = |why: String| BuildError::CaFile { path: path.display().to_string(), why };
+        let certificates = CertificateDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))?;
+        let before = roots.len();
+        for certificate in certificates {
+            roots
+                .add(certificate.map_err(|e| bad(e.to_string()))?)
+                .map_err(|e| bad(e.to_string()))?;
+        }
+        if roots.len() == before {
+            return Err(bad("there is no certificate in it".to_owned()));
+        }
+    }
+    if needed && roots.is_empty() {
+        return Err(BuildError::NoCa);
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(config)
+}
