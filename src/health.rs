@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 /// How long a part may go without a sign of life before the process counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_mins(1);
 
@@ -12,6 +14,7 @@ const STUCK_AFTER: Duration = Duration::from_mins(1);
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     parts: Arc<Mutex<BTreeMap<String, State>>>,
+    changed: Arc<Notify>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +46,17 @@ impl Health {
         parts.iter().filter_map(|(name, s)| Some((name.clone(), s.not_ready.clone()?))).collect()
     }
 
+    /// Waits until every part is ready.
+    pub async fn all_ready(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.not_ready().is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// The parts that promised signs of life and gave none for a minute.
     #[must_use]
     pub fn stuck(&self) -> Vec<String> {
@@ -66,6 +80,7 @@ impl Part {
     /// The part does its work.
     pub fn ready(&self) {
         self.health.change(&self.name, |s| s.not_ready = None);
+        self.health.changed.notify_waiters();
     }
 
     /// The part can't do its work, for the reason given.

@@ -1,1 +1,9 @@
-fn main() {}
+//! The integration tests, one binary: each file is one subject.
+//!
+//! What cannot be unwrapped here is a failed test.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod config;
+mod emulator;
+mod support;

@@ -5,6 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Secret;
+pub use super::endpoint::Endpoint;
+use super::endpoint::{Reason, is_region};
+use super::problem::{Kind, Problem, listed, quoted};
+use super::reader::{Field, Located, Reported, Setting, Table, Text};
+use super::value::show_duration;
 
 /// The name of an `[api.NAME]`.
 pub type ApiName = Arc<str>;
@@ -24,16 +29,6 @@ pub struct ApiConfig {
     pub max_concurrency: usize,
     /// A CA that is trusted beside the system's.
     pub ca_file: Option<PathBuf>,
-}
-
-/// An HTTP endpoint that passed the checks: `https`, or `http` where that was allowed; a path of
-/// `/event`; no user info; not link-local.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// The whole URL, ending in `/event`.
-    pub uri: http::Uri,
-    /// The region in the name of a standard domain.
-    pub region: Option<String>,
 }
 
 /// How requests to an API prove who sends them.
@@ -60,9 +55,200 @@ pub struct Aws {
     pub profile: Option<String>,
 }
 
-impl Endpoint {
-    /// The host with its port if the URL names one, as the `host` header carries it.
-    pub fn authority(&self) -> &str {
-        self.uri.authority().map_or("", http::uri::Authority::as_str)
+const TIMEOUT: Duration = Duration::from_secs(10);
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
+const CONCURRENCY: u32 = 64;
+const MOST_CONCURRENCY: u32 = 4096;
+const AUTHS: &str = "`{ type = \"iam\" }` or `{ type = \"api-key\", key = { env = \"NAME\" } }`";
+
+/// Reads an `[api.NAME]`; `grace` is how long the drain may take, `None` if that is not known.
+pub(super) fn read(
+    name: &str,
+    mut table: Table<'_>,
+    grace: Option<&Setting<Duration>>,
+) -> Option<ApiConfig> {
+    let ledger = table.ledger;
+    let plaintext = table.boolean("dangerously_plaintext").or(false);
+    let endpoint = table.filled("endpoint").then(|text| {
+        let plaintext = plaintext.as_ref().is_none_or(|setting| setting.value);
+        endpoint(&table, &text, plaintext)
+    });
+    let endpoint = table.require(
+        "endpoint",
+        endpoint,
+        "its HTTP endpoint: `endpoint = \"https://….appsync-api.REGION.amazonaws.com/event\"`",
+    );
+    let auth = table.table("auth", "auth").then(|table| auth(table.value, endpoint.as_ref()));
+    let auth = table.require("auth", auth, format!("say who publishes: `auth` is {AUTHS}"));
+    let timeout = table.duration("timeout").then(|timeout| {
+        if timeout.value >= SHORTEST_TIMEOUT {
+            return Some(timeout.value);
+        }
+        let message = format!("`timeout` is shorter than {}", show_duration(SHORTEST_TIMEOUT));
+        let hint = "no request is answered that fast every time: it would be sent again and again";
+        ledger.report(Problem::new(Kind::Impossible, Some(timeout.span), message).help(hint));
+        None
+    });
+    let timeout = timeout.or(TIMEOUT);
+    let max_concurrency = table.integer("max_concurrency", 1..=MOST_CONCURRENCY).or(CONCURRENCY);
+    let ca_file = ca_file(&mut table);
+    if let (Some(timeout), Some(grace)) = (&timeout, grace) {
+        answers_within(&table, timeout, grace);
     }
+    table.finish();
+    plaintext?;
+    Some(ApiConfig {
+        name: name.into(),
+        endpoint: endpoint?.value,
+        auth: auth?.value,
+        timeout: timeout?.value,
+        max_concurrency: usize::try_from(max_concurrency?.value).ok()?,
+        ca_file: ca_file.ok()?,
+    })
+}
+
+/// `ca_file`, which has to be there and to look like certificates.
+pub(super) fn ca_file(table: &mut Table<'_>) -> Result<Option<PathBuf>, Reported> {
+    let file = pem_file(table, "ca_file", "CERTIFICATE").optional()?;
+    Ok(file.map(|file| file.value))
+}
+
+/// A file that has to be there and to hold a PEM block with `what` in its name.
+pub(super) fn pem_file(table: &mut Table<'_>, key: &'static str, what: &str) -> Field<PathBuf> {
+    let ledger = table.ledger;
+    table.filled(key).then(|text| {
+        let path = PathBuf::from(&text.value.value);
+        let shown = text.value.shown();
+        let (problem, hint) = match std::fs::read_to_string(&path) {
+            Ok(content) if content.contains("-----BEGIN") && content.contains(what) => {
+                return Some(path);
+            }
+            Ok(_) => {
+                let hint = format!("it is PEM, with a line `-----BEGIN …{what}-----`");
+                (format!("{shown} holds no {}", what.to_lowercase()), hint)
+            }
+            Err(error) => {
+                let why = match error.kind() {
+                    std::io::ErrorKind::NotFound => "does not exist".to_owned(),
+                    std::io::ErrorKind::PermissionDenied => {
+                        "can't be read: permission denied".to_owned()
+                    }
+                    std::io::ErrorKind::InvalidData => "is not PEM".to_owned(),
+                    _ => format!("can't be read: {error}"),
+                };
+                (format!("{shown} {why}"), format!("`{key}` is the path of a PEM file"))
+            }
+        };
+        ledger.report(Problem::new(Kind::Unresolved, Some(text.span), problem).help(hint));
+        None
+    })
+}
+
+fn endpoint(table: &Table<'_>, text: &Located<Text>, plaintext: bool) -> Option<Endpoint> {
+    let located = text;
+    match Endpoint::parse(&located.value.value, plaintext) {
+        Ok(endpoint) => Some(endpoint),
+        Err((reason, problem, hint)) => {
+            let kind = match reason {
+                Reason::Form => Kind::BadValue,
+                Reason::Safety => Kind::Unsafe,
+            };
+            let message = match &located.value.variable {
+                Some(_) => format!("{} {problem}", located.value.shown()),
+                None => format!("`endpoint` {problem}"),
+            };
+            let problem = Problem::new(kind, Some(text.span.clone()), message).maybe_help(hint);
+            table.ledger.report(problem);
+            None
+        }
+    }
+}
+
+fn auth(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Auth> {
+    let ledger = table.ledger;
+    let kind = table.choice("type", &[("iam", true), ("api-key", false)], &["token", "oauth2"]);
+    let iam = match kind {
+        Field::Bad => {
+            table.ignore_rest();
+            return None;
+        }
+        kind => table.require("type", kind, format!("`auth` is {AUTHS}")),
+    };
+    let Some(iam) = iam else {
+        // What else is in it means nothing without its type.
+        let _ = (table.take("key"), table.take("aws"));
+        table.finish();
+        return None;
+    };
+    if iam.value {
+        let aws = table.table("aws", "aws").then(|table| aws(table.value, endpoint)).optional();
+        table.finish();
+        let aws = aws.ok()?.map(|aws| aws.value).unwrap_or_default();
+        return Some(Auth::Iam { aws });
+    }
+    let key = table.secret("key").then(|key| {
+        if http::HeaderValue::from_str(key.value.reveal()).is_ok() {
+            return Some(key.value);
+        }
+        let message = "`key` holds a character that a request can't carry";
+        let hint = "a key is `da2-` and letters and digits; look for a line break";
+        ledger.report(Problem::new(Kind::BadValue, Some(key.span), message).help(hint));
+        None
+    });
+    let key = table.require("key", key, "the API's key: `key = { env = \"NAME\" }`");
+    table.finish();
+    Some(Auth::ApiKey { key: key?.value })
+}
+
+fn aws(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Aws> {
+    let ledger = table.ledger;
+    let region = table.filled("region").then(|text| {
+        let Located { value: text, span } = text;
+        if !is_region(&text.value) {
+            let message = format!("{} is not a region", text.shown());
+            let problem = Problem::new(Kind::BadValue, Some(span), message);
+            ledger.report(problem.help("a region is written like `eu-west-1`"));
+            return None;
+        }
+        if let Some(endpoint) = endpoint
+            && let Some(other) = &endpoint.value.region
+            && *other != text.value
+        {
+            let message =
+                format!("`region` is {}, but the endpoint is in {}", text.shown(), quoted(other));
+            let problem = Problem::new(Kind::Impossible, Some(span), message);
+            let problem = problem.also(endpoint.span.clone(), format!("is in `{other}`"));
+            ledger.report(problem.help("leave `region` away: a standard endpoint tells it"));
+            return None;
+        }
+        Some(text.value)
+    });
+    let profile = table.filled("profile");
+    let (region, profile) = (region.optional(), profile.optional());
+    table.finish();
+    let region = region.ok()?.map(|region| region.value);
+    let profile = profile.ok()?.map(|profile| profile.value.value);
+    Some(Aws { region, profile })
+}
+
+fn answers_within(table: &Table<'_>, timeout: &Setting<Duration>, grace: &Setting<Duration>) {
+    if timeout.value <= grace.value {
+        return;
+    }
+    let places = [("timeout", timeout), ("grace", grace)];
+    let said = places.map(|(key, setting)| {
+        let default = if setting.span.is_none() { " (the default)" } else { "" };
+        format!("`{key}` is {}{default}", show_duration(setting.value))
+    });
+    let message = format!("{}, but {}", said[0], said[1]);
+    let written = |setting: &Setting<Duration>| setting.span.clone();
+    let place = written(timeout).or(written(grace));
+    let mut problem = Problem::new(Kind::Impossible, place, message);
+    if let (Some(_), Some(grace)) = (written(timeout), written(grace)) {
+        problem = problem.also(grace, "the drain ends after this");
+    }
+    let relation = listed(&["timeout", "grace"], "<=");
+    table.ledger.report(problem.help(format!(
+        "{relation}: the answer to the last request has to arrive before the drain ends"
+    )));
 }

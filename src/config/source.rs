@@ -1,10 +1,22 @@
 //! `[source.NAME]`: a broker and what to take from it.
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Secret;
-use crate::message::SourceName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::api::{ca_file, pem_file};
+use super::names::Names;
+use super::problem::{Kind, Problem, listed, quoted};
+use super::reader::{Field, Ledger, Setting, Table};
+use super::{DeadLetterName, Secret, dead_letter, mqtt, words};
+
+/// The name of a `[source.NAME]`; `message::SourceName` is the same.
+type SourceName = Arc<str>;
 
 /// A checked `[source.NAME]`.
 #[derive(Clone, Debug)]
@@ -29,12 +41,12 @@ pub struct Limits {
 }
 
 /// What becomes of a message that no route takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unrouted {
     /// Counted, and acknowledged.
     Ignore,
-    /// Written to the dead letter.
-    DeadLetter,
+    /// Written to this dead letter.
+    DeadLetter(DeadLetterName),
 }
 
 /// The kinds of broker.
@@ -55,7 +67,8 @@ pub struct MqttConfig {
     pub tls: Option<Tls>,
     /// The protocol.
     pub version: MqttVersion,
-    /// Who we are to the broker; the session hangs on it.
+    /// Who we are to the broker; the session hangs on it. Empty, with `qos` 0 only: the broker chooses
+    /// a name, and `session_expiry` is 0.
     pub client_id: String,
     /// What to take.
     pub subscriptions: Vec<Subscription>,
@@ -105,4 +118,185 @@ pub struct Tls {
     pub ca_file: Option<PathBuf>,
     /// The client's certificate and key, both PEM.
     pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// A source, and where in the file it says what is checked against others.
+pub(super) struct Read {
+    pub(super) config: SourceConfig,
+    /// The table.
+    pub(super) table: Range<usize>,
+    /// The client id.
+    pub(super) client_id: Range<usize>,
+    /// The subscriptions' filters, one each.
+    pub(super) filters: Vec<Range<usize>>,
+}
+
+/// What every source has, as far as it could be read.
+pub(super) struct Common {
+    pub(super) messages: Option<Setting<u32>>,
+    pub(super) bytes: Option<Setting<u64>>,
+    pub(super) tls: Field<TlsChoice>,
+    pub(super) plaintext: Option<Setting<bool>>,
+}
+
+/// `tls`.
+pub(super) enum TlsChoice {
+    /// `false`.
+    Off,
+    /// `true` or a table.
+    On(Tls),
+}
+
+/// The receive maximum of MQTT 5 has 16 bits.
+const MOST_IN_FLIGHT: u32 = 65_535;
+const IN_FLIGHT: u32 = 1000;
+const IN_FLIGHT_BYTES: u64 = 64 << 20;
+const LATER: [&str; 4] = ["kafka", "nats", "jetstream", "sqs"];
+const TYPE: &str = "this version knows `type = \"mqtt\"`";
+
+/// Reads a `[source.NAME]`.
+pub(super) fn read(name: &str, mut table: Table<'_>, dead_letters: &Names) -> Option<Read> {
+    let ledger = table.ledger;
+    let later = table.later_type();
+    let kind = table.choice("type", &[("mqtt", ())], &LATER);
+    if matches!(kind, Field::Bad) {
+        let Some(later) = later else {
+            table.ignore_rest();
+            return None;
+        };
+        table.becomes(later);
+        let _ = common(&mut table);
+        let _ = table.take("unrouted");
+        for key in words::of_later_source(later) {
+            let _ = table.take(key);
+        }
+        table.ignore_strangers();
+        table.finish();
+        return None;
+    }
+    let kind = table.require("type", kind, TYPE);
+    table.becomes("mqtt");
+    let common = common(&mut table);
+    let unrouted = table.choice("unrouted", &[("ignore", false), ("dead-letter", true)], &[]);
+    let unrouted = unrouted.then(|to| {
+        if !to.value {
+            return Some(Unrouted::Ignore);
+        }
+        let default = || dead_letters.all().iter().find(|name| *name == dead_letter::DEFAULT);
+        let name = dead_letters.only().or_else(|| default().map(|name| name.as_str().into()));
+        if name.is_none() {
+            let names = listed(dead_letters.all(), "and");
+            let message = format!("`unrouted` can't choose between {names}");
+            let problem = Problem::new(Kind::MissingKey, Some(to.span), message);
+            let name = quoted(dead_letter::DEFAULT);
+            ledger.report(problem.help(format!("call the one for unrouted messages {name}")));
+        }
+        name.map(Unrouted::DeadLetter)
+    });
+    let unrouted = unrouted.or(Unrouted::Ignore);
+    let span = table.span.clone();
+    let mqtt = mqtt::read(&mut table, &common);
+    table.finish();
+    kind?;
+    let mqtt = mqtt?;
+    let limits = Limits {
+        messages: usize::try_from(common.messages?.value).ok()?,
+        bytes: usize::try_from(common.bytes?.value).ok()?,
+    };
+    common.plaintext?;
+    let config = SourceConfig {
+        name: name.into(),
+        limits,
+        unrouted: unrouted?.value,
+        kind: SourceKind::Mqtt(mqtt.config),
+    };
+    let client_id = mqtt.client_id.unwrap_or(span.clone());
+    Some(Read { config, table: span, client_id, filters: mqtt.filters })
+}
+
+fn common(table: &mut Table<'_>) -> Common {
+    let ledger = table.ledger;
+    let bytes = table.size("max_in_flight_bytes").then(|bytes| {
+        if bytes.value == 0 {
+            let message = "`max_in_flight_bytes` is 0, so nothing could ever be taken";
+            ledger.report(Problem::new(Kind::Impossible, Some(bytes.span), message));
+            return None;
+        }
+        Some(bytes.value)
+    });
+    Common {
+        messages: table.integer("max_in_flight", 1..=MOST_IN_FLIGHT).or(IN_FLIGHT),
+        bytes: bytes.or(IN_FLIGHT_BYTES),
+        tls: tls(table),
+        plaintext: table.boolean("dangerously_plaintext").or(false),
+    }
+}
+
+fn tls(table: &mut Table<'_>) -> Field<TlsChoice> {
+    table.field("tls", |ledger, entry| match entry.value.get_ref() {
+        toml::de::DeValue::Boolean(false) => Some(TlsChoice::Off),
+        toml::de::DeValue::Boolean(true) => Some(TlsChoice::On(Tls::default())),
+        toml::de::DeValue::Table(table) => {
+            let span = entry.value.span();
+            let mut table = Table::new(ledger, "tls", "`tls`".to_owned(), span.clone(), table);
+            let ca_file = ca_file(&mut table);
+            let certificate = pem_file(&mut table, "cert_file", "CERTIFICATE").optional();
+            let key = pem_file(&mut table, "key_file", "PRIVATE KEY").optional();
+            table.finish();
+            let identity = match (certificate.ok()?, key.ok()?) {
+                (Some(certificate), Some(key)) => Some((certificate.value, key.value)),
+                (None, None) => None,
+                (certificate, _) => {
+                    let (has, lacks) = match certificate {
+                        Some(_) => ("cert_file", "key_file"),
+                        None => ("key_file", "cert_file"),
+                    };
+                    let message = format!("`tls` has `{has}` but no `{lacks}`");
+                    let problem = Problem::new(Kind::MissingKey, Some(span), message);
+                    ledger.report(problem.help("a client shows a certificate and holds its key"));
+                    return None;
+                }
+            };
+            if let Some((certificate, key)) = &identity {
+                belong_together(ledger, &span, certificate, key)?;
+            }
+            Some(TlsChoice::On(Tls { ca_file: ca_file.ok()?, identity }))
+        }
+        other => {
+            let wanted = "`true`, `false` or a table";
+            ledger.wrong_type("tls", entry.value.span(), wanted, other);
+            None
+        }
+    })
+}
+
+/// Reports a certificate and a key that can't be used with one another.
+fn belong_together(
+    ledger: &Ledger<'_>,
+    span: &Range<usize>,
+    certificate: &Path,
+    key: &Path,
+) -> Option<()> {
+    let refuse = |message: String| {
+        ledger.report(Problem::new(Kind::BadValue, Some(span.clone()), message));
+        None
+    };
+    let unusable = |path: &Path| {
+        refuse(format!("{} can't be used: its PEM is broken", quoted(&path.display().to_string())))
+    };
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+    let Ok(chain) = chain else { return unusable(certificate) };
+    if chain.is_empty() {
+        return unusable(certificate);
+    }
+    let Ok(private) = PrivateKeyDer::from_pem_file(key) else { return unusable(key) };
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    match CertifiedKey::from_der(chain, private, &provider) {
+        Ok(_) => Some(()),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            refuse("`cert_file` and `key_file` do not belong together".to_owned())
+        }
+        Err(error) => refuse(format!("the client's certificate can't be used: {error}")),
+    }
 }

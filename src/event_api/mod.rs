@@ -33,3 +33,21 @@ pub const EVENT_PATH: &str = "/event";
 
 /// The path of the WebSocket endpoint.
 pub const REALTIME_PATH: &str = "/event/realtime";
+
+/// The subprotocol that both sides of the WebSocket must name.
+pub const SUBPROTOCOL: &str = "aws-appsync-event-ws";
+
+/// Before the base64url text of an auth object that travels as a subprotocol.
+pub const HEADER_SUBPROTOCOL_PREFIX: &str = "header-";
+
+/// Milliseconds without a frame after which a client should drop the WebSocket.
+pub const CONNECTION_TIMEOUT_MS: u32 = 300_000;
+
+/// Publish requests a second on one WebSocket (Service Quotas `L-D33F7C2A`, not adjustable).
+pub const MAX_SOCKET_PUBLISHES_PER_SECOND: u32 = 25;
+
+/// Subscriptions on one WebSocket (Service Quotas `L-AA33EB36`; AWS raises it on request).
+pub const MAX_SOCKET_SUBSCRIPTIONS: usize = 200;
+
+/// Characters of the id of a subscription or a publish over the WebSocket.
+pub const MAX_ID_CHARS: usize = 128;

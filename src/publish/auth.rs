@@ -15,7 +15,7 @@ const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token
 
 /// Makes the headers of each attempt, afresh.
 #[derive(Debug)]
-pub enum Authorizer {
+pub(super) enum Authorizer {
     /// `x-api-key`, always the same.
     ApiKey(HeaderValue),
     /// Signature Version 4.
@@ -24,7 +24,7 @@ pub enum Authorizer {
 
 /// What signing needs.
 #[derive(Debug)]
-pub struct Iam {
+pub(super) struct Iam {
     credentials: Credentials,
     region: String,
     host: String,
@@ -45,7 +45,7 @@ pub enum AuthError {
 
 impl Authorizer {
     /// What `api` asks for. Opens the credential chain; does not yet fetch credentials.
-    pub async fn build(api: &ApiConfig) -> Result<Self, AuthError> {
+    pub(super) async fn build(api: &ApiConfig) -> Result<Self, AuthError> {
         match &api.auth {
             Auth::ApiKey { key } => Ok(Self::ApiKey(secret_header(key.reveal())?)),
             Auth::Iam { aws } => {
@@ -59,7 +59,7 @@ impl Authorizer {
     }
 
     /// The headers of a request with `body` that is sent now.
-    pub async fn headers(&self, body: &[u8]) -> Result<HeaderMap, AuthError> {
+    pub(super) async fn headers(&self, body: &[u8]) -> Result<HeaderMap, AuthError> {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(sign::CONTENT_TYPE));
         match self {
@@ -72,7 +72,7 @@ impl Authorizer {
     }
 
     /// The API refused us: what can be renewed is renewed before the next attempt.
-    pub async fn refused(&self) {
+    pub(super) async fn refused(&self) {
         if let Self::Iam(iam) = self {
             iam.credentials.forget().await;
         }

@@ -5,8 +5,6 @@
 
 use std::error::Error as _;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,14 +14,12 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client as Pool};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
 use super::auth::{AuthError, Authorizer};
 use super::verdict::{Answer, Fault};
 use crate::config::api::ApiConfig;
+use crate::tls::{self, TlsError};
 
 /// More of an answer than this is not read: five refused events with their words take far less.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -55,29 +51,18 @@ pub enum BuildError {
     /// Headers.
     #[error(transparent)]
     Auth(#[from] AuthError),
-    /// A CA file that can't be read.
-    #[error("the CA file `{path}` can't be used: {why}")]
-    CaFile {
-        /// As configured.
-        path: String,
-        /// What went wrong.
-        why: String,
-    },
-    /// No CA at all.
-    #[error(
-        "the system has no trusted CA certificates; install `ca-certificates`, or set `ca_file`"
-    )]
-    NoCa,
-    /// The TLS library refuses its own settings.
-    #[error("TLS can't be set up: {0}")]
-    Tls(#[from] rustls::Error),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl Client {
     /// A client for `api`. Nothing is connected yet.
     pub async fn build(api: &ApiConfig) -> Result<Self, BuildError> {
-        let tls =
-            tls_config(api.ca_file.as_deref(), api.endpoint.uri.scheme_str() == Some("https"))?;
+        let tls = match api.endpoint.uri.scheme_str() {
+            Some("https") => tls::client_config(api.ca_file.as_deref(), None)?,
+            _ => tls::trusting_nobody()?,
+        };
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -167,33 +152,4 @@ fn inner_rustls<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e 
     cause
         .downcast_ref::<rustls::Error>()
         .or_else(|| inner.and_then(|i| i.downcast_ref::<rustls::Error>()))
-}
-
-fn tls_config(ca_file: Option<&Path>, needed: bool) -> Result<ClientConfig, BuildError> {
-    let mut roots = RootCertStore::empty();
-    if needed {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    }
-    if let Some(path) = ca_file {
-        let bad = |why: String| BuildError::CaFile { path: path.display().to_string(), why };
-        let certificates = CertificateDer::pem_file_iter(path).map_err(|e| bad(e.to_string()))?;
-        let before = roots.len();
-        for certificate in certificates {
-            roots
-                .add(certificate.map_err(|e| bad(e.to_string()))?)
-                .map_err(|e| bad(e.to_string()))?;
-        }
-        if roots.len() == before {
-            return Err(bad("there is no certificate in it".to_owned()));
-        }
-    }
-    if needed && roots.is_empty() {
-        return Err(BuildError::NoCa);
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
 }

@@ -44,6 +44,9 @@ const OTHERS_WITHIN: Duration = Duration::from_secs(10);
 /// A fault that goes on is logged this often.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
+/// The loop gives a sign of life this often.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+
 /// How a request may end, for metrics; a request that is not answered in order ends with its fault.
 const RESULTS: [&str; 2] = ["ok", "partial"];
 
@@ -167,6 +170,7 @@ impl Publisher {
     pub async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>, shutdown: Shutdown) {
         let mut incoming = Vec::with_capacity(256);
         let mut open = true;
+        let mut alive = tokio::time::interval(ALIVE_EVERY);
         loop {
             self.send();
             if !open && self.requests.is_empty() && self.lanes.queued() == 0 {
@@ -197,6 +201,7 @@ impl Publisher {
                         self.lanes.unpark(&namespace);
                     }
                 }
+                _ = alive.tick() => self.health.alive(),
                 () = shutdown.abort() => return,
             }
         }

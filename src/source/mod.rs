@@ -4,5 +4,7 @@
 //! becomes of them there. Its [`InFlight`] record is its only throttle.
 
 mod in_flight;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 
 pub use in_flight::InFlight;

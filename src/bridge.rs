@@ -1,0 +1,274 @@
+//! Assembly and lifetime: makes every part from a configuration, runs them, and stops them in order.
+//!
+//! Stopping is closing the first queue. Only the sources hear the drain: they take nothing more, wait
+//! for what is in flight, acknowledge and leave. With the last of them the deliveries end, then the
+//! pipeline, the publishers, the rejects and the dead letters, each because its queue closed. When the
+//! grace is over the abort ends whatever is left, and what was not settled stays with the brokers.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+use crate::admin::Admin;
+use crate::config::source::{SourceConfig, SourceKind, Unrouted};
+use crate::config::{Config, DeadLetterConfig};
+use crate::dead_letter::{self, FileTarget};
+use crate::delivery::Intake;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::pipeline::{Letter, Pipeline, Rejects, SourcePolicy, write_letters};
+use crate::publish::{self, Publisher};
+use crate::route::{Reason, RejectTo, RouteTable};
+use crate::shutdown::Shutdown;
+use crate::source::mqtt::MqttSource;
+use crate::tls::TlsError;
+
+/// After the abort every part has this long to let go.
+const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A bridge that is made and not yet running.
+pub struct Bridge {
+    parts: Parts,
+    grace: Duration,
+    shutdown: Shutdown,
+    health: Health,
+    admin: Admin,
+}
+
+/// Parts that are made and not yet running; each ends with its name.
+type Parts = Vec<BoxFuture<'static, &'static str>>;
+
+/// Why a bridge can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// An API.
+    #[error("api `{name}`: {why}")]
+    Api {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        why: publish::BuildError,
+    },
+    /// A source.
+    #[error("source `{name}`: {why}")]
+    Source {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        why: TlsError,
+    },
+    /// A dead letter.
+    #[error(
+        "dead_letter `{name}`: {why}; make its directory writable, or set `path` in `[dead_letter.{name}]`"
+    )]
+    DeadLetter {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        why: dead_letter::OpenError,
+    },
+    /// The admin port.
+    #[error("admin: `{listen}` can't be taken: {why}; set another `listen` in `[admin]`")]
+    Admin {
+        /// As configured.
+        listen: String,
+        /// What is wrong.
+        #[source]
+        why: io::Error,
+    },
+}
+
+/// Why a run did not end as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A part ended that should not have.
+    #[error("{0} stopped unexpectedly; everything unsettled stays with the brokers")]
+    Stopped(String),
+    /// The grace was over.
+    #[error("the drain was not done within {0:?}; everything unsettled stays with the brokers")]
+    Grace(Duration),
+    /// Somebody was in a hurry.
+    #[error("aborted; everything unsettled stays with the brokers")]
+    Aborted,
+}
+
+impl Bridge {
+    /// Makes every part of `config`. Files are opened and the admin port is taken; no broker is
+    /// connected before [`run`](Self::run).
+    pub async fn build(config: &Config, shutdown: Shutdown) -> Result<Self, BuildError> {
+        let (metrics, health) = (Metrics::new(), Health::default());
+        let listen = config.admin.listen;
+        let admin = Admin::bind(listen, metrics.clone(), health.clone(), shutdown.clone())
+            .await
+            .map_err(|why| BuildError::Admin { listen: listen.to_string(), why })?;
+        let table = Arc::new(RouteTable::new(config.routes.iter().cloned()));
+        let mut parts = Parts::new();
+
+        let letters = open_dead_letters(config, &metrics, &health, &shutdown, &mut parts)?;
+        let rejects = Rejects::new(Arc::clone(&table), letters);
+        let (refused, refused_entries) = mpsc::unbounded_channel();
+        let mut publishers = HashMap::new();
+        for (name, api) in &config.apis {
+            let publisher = Publisher::build(api, &metrics, &health, refused.clone())
+                .await
+                .map_err(|why| BuildError::Api { name: name.to_string(), why })?;
+            let (entries, queue) = mpsc::unbounded_channel();
+            publishers.insert(Arc::clone(name), entries);
+            let run = publisher.run(queue, shutdown.clone());
+            parts.push(named("a publisher", run));
+        }
+        // Each sender left behind here would keep a later queue open for ever.
+        drop(refused);
+        parts.push(named("the reject step", rejects.clone().run(refused_entries)));
+
+        let (deliveries, queue) = mpsc::unbounded_channel();
+        let policies =
+            config.sources.iter().map(|s| (Arc::clone(&s.name), policy(s, &metrics))).collect();
+        let pipeline = Pipeline::new(table, policies, &publishers, rejects, &metrics);
+        drop(publishers);
+        parts.push(named("the pipeline", pipeline.run(queue)));
+        for source in &config.sources {
+            let intake = Intake::new(deliveries.clone());
+            let health = health.register(format!("source {}", source.name), "not connected yet");
+            let metrics = metrics.source(&source.name);
+            match &source.kind {
+                SourceKind::Mqtt(mqtt) => {
+                    let built = MqttSource::build(
+                        Arc::clone(&source.name),
+                        mqtt.clone(),
+                        source.limits,
+                        metrics,
+                        health,
+                    )
+                    .map_err(|why| BuildError::Source { name: source.name.to_string(), why })?;
+                    parts.push(named("a source", built.run(intake, shutdown.clone())));
+                }
+            }
+        }
+        Ok(Self { parts, grace: config.grace, shutdown, health, admin })
+    }
+
+    /// The address of the admin port.
+    pub fn admin_addr(&self) -> io::Result<std::net::SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// The state of its parts.
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Runs until the drain is done. An error says that it was not clean; nothing is lost by that.
+    pub async fn run(self) -> Result<(), RunError> {
+        let admin = tokio::spawn(self.admin.run());
+        let health = self.health.clone();
+        let ready = tokio::spawn(async move {
+            health.all_ready().await;
+            info!("ready");
+        });
+        let mut tasks: JoinSet<&'static str> = self.parts.into_iter().collect();
+        let stopped = tokio::select! {
+            ended = tasks.join_next() => Some(describe(ended)),
+            () = self.shutdown.drain() => None,
+        };
+        ready.abort();
+        let result = match stopped {
+            Some(part) if !self.shutdown.is_draining() => {
+                error!(part, "stopped unexpectedly");
+                Err(RunError::Stopped(part))
+            }
+            _ => drain(&mut tasks, &self.shutdown, self.grace).await,
+        };
+        if result.is_err() {
+            self.shutdown.start_abort();
+            let ended = async { while tasks.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(ABORT_TIMEOUT, ended).await;
+        }
+        admin.abort();
+        result
+    }
+}
+
+async fn drain(
+    tasks: &mut JoinSet<&'static str>,
+    shutdown: &Shutdown,
+    grace: Duration,
+) -> Result<(), RunError> {
+    info!("draining");
+    let mut panicked = None;
+    let all = async {
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                panicked = Some(error.to_string());
+            }
+        }
+    };
+    tokio::select! {
+        () = all => match panicked {
+            None => Ok(()),
+            Some(part) => Err(RunError::Stopped(part)),
+        },
+        () = tokio::time::sleep(grace) => Err(RunError::Grace(grace)),
+        () = shutdown.abort() => Err(RunError::Aborted),
+    }
+}
+
+fn open_dead_letters(
+    config: &Config,
+    metrics: &Metrics,
+    health: &Health,
+    shutdown: &Shutdown,
+    parts: &mut Parts,
+) -> Result<HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>, BuildError> {
+    for reason in Reason::ALL {
+        let _ = metrics.dead_letters(reason.word());
+    }
+    let mut letters = HashMap::new();
+    for (name, dead_letter) in &config.dead_letters {
+        let DeadLetterConfig::File { path } = dead_letter;
+        let target = FileTarget::open(path)
+            .map_err(|why| BuildError::DeadLetter { name: name.to_string(), why })?;
+        let (sender, queue) = mpsc::unbounded_channel();
+        letters.insert(Arc::clone(name), sender);
+        let part = health.register(format!("dead_letter {name}"), "starting");
+        let write = write_letters(target, queue, metrics.clone(), part, shutdown.clone());
+        parts.push(named("a dead letter", write));
+    }
+    Ok(letters)
+}
+
+/// What the pipeline must know of a source.
+fn policy(source: &SourceConfig, metrics: &Metrics) -> SourcePolicy {
+    let SourceKind::Mqtt(mqtt) = &source.kind;
+    let unrouted = match &source.unrouted {
+        Unrouted::Ignore => None,
+        Unrouted::DeadLetter(name) => Some(RejectTo::DeadLetter(Arc::clone(name))),
+    };
+    let max_payload = usize::try_from(mqtt.max_packet_size).unwrap_or(usize::MAX);
+    SourcePolicy { max_payload, unrouted, metrics: metrics.source(&source.name) }
+}
+
+fn named(
+    name: &'static str,
+    part: impl Future<Output = ()> + Send + 'static,
+) -> BoxFuture<'static, &'static str> {
+    Box::pin(part.map(move |()| name))
+}
+
+fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> String {
+    match ended {
+        Some(Ok(name)) => name.to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "every part".to_owned(),
+    }
+}

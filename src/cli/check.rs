@@ -1,0 +1,116 @@
+//! `check`: reads a configuration and prints every problem.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::{EXIT_CONFIGURATION, EXIT_PERMISSIONS};
+use crate::config::{self, Config, Environment, Loaded, Problems};
+
+const EXAMPLES: &str = "\
+Examples:
+  appsync-bridge check -c bridge.toml
+
+Exit codes: 0 good, 77 this user may not read the file, 78 there are problems.";
+
+/// Read a configuration and print every problem of it, with its place and a hint
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The configuration to check
+    #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+/// Checks the file: a summary on stdout if it is good; problems and warnings on stderr.
+pub fn run(args: &Args) -> ExitCode {
+    match load(&args.config) {
+        Ok(loaded) => {
+            // Nobody is left to tell when standard output is closed.
+            let _ = writeln!(io::stdout(), "{}", summary(&args.config, &loaded.config));
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+/// Reads the file and shows what is to be said of it; without a configuration, the exit code.
+pub(super) fn load(path: &Path) -> Result<Loaded, ExitCode> {
+    match config::load(path, &Environment::of_process()) {
+        Ok(loaded) => {
+            show(&loaded.warnings);
+            Ok(loaded)
+        }
+        Err(problems) => {
+            show(&problems);
+            Err(exit_code(&problems))
+        }
+    }
+}
+
+/// The exit code for a configuration with these problems.
+fn exit_code(problems: &Problems) -> ExitCode {
+    ExitCode::from(if problems.is_forbidden() { EXIT_PERMISSIONS } else { EXIT_CONFIGURATION })
+}
+
+/// Prints problems to stderr; in colour on a terminal, unless `NO_COLOR` is set.
+fn show(problems: &Problems) {
+    if problems.is_empty() {
+        return;
+    }
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let mut stderr = io::stderr().lock();
+    let colour = stderr.is_terminal() && !no_colour;
+    let _ = writeln!(stderr, "{}", problems.render(colour));
+}
+
+fn summary(path: &Path, config: &Config) -> String {
+    let counts = [
+        (config.apis.len(), "api", "apis"),
+        (config.sources.len(), "source", "sources"),
+        (config.routes.len(), "route", "routes"),
+    ];
+    let counts =
+        counts.map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }));
+    format!("{} is good: {}", path.display(), counts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<config::Loaded, Problems> {
+        let environment = Environment::of([("HOME", "/home/b")]);
+        config::parse(text, Path::new("bridge.toml"), &environment)
+    }
+
+    #[test]
+    fn says_what_was_understood() {
+        let text = "
+            [api.main]
+            endpoint = \"http://localhost/event\"
+            auth = { type = \"iam\" }
+            [source.plant]
+            type = \"mqtt\"
+            url = \"mqtt://localhost\"
+            client_id = \"b\"
+            subscriptions = \"#\"
+            [route.a]
+            from = \"plant\"
+            channel = \"/a\"
+            [route.b]
+            from = \"plant\"
+            channel = \"/b\"
+        ";
+        let config = load(text).unwrap().config;
+        let expected = "bridge.toml is good: 1 api, 1 source, 2 routes";
+        assert_eq!(summary(Path::new("bridge.toml"), &config), expected);
+    }
+
+    #[test]
+    fn exit_codes_tell_configuration_from_permissions() {
+        let problems = load("").unwrap_err();
+        assert_eq!(format!("{:?}", exit_code(&problems)), format!("{:?}", ExitCode::from(78)));
+        assert!(!problems.is_forbidden());
+    }
+}

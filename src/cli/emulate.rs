@@ -1,0 +1,246 @@
+//! `emulate`: the local Event API alone.
+//!
+//! Standard output carries the data, standard error the talk. Scripts wait for the line `ready`, or
+//! with `--json` for the one line there is.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::builder::NonEmptyStringValueParser;
+
+use crate::emulator::{Emulator, IamUser, Settings, Tls};
+use crate::event_api::Segment;
+use crate::shutdown::Shutdown;
+
+const EXAMPLES: &str = "\
+Examples:
+  appsync-bridge emulate
+  appsync-bridge emulate --namespace orders fleet --api-key da2-mine
+  appsync-bridge emulate --access-key-id AKIDLOCAL --secret-access-key secret --region eu-west-1
+  appsync-bridge emulate --tls /tmp/emulator      # clients trust /tmp/emulator/ca.pem
+  appsync-bridge emulate --listen 127.0.0.1:0 --json --ledger accepted.jsonl";
+
+/// Run a local Event API: publish over HTTP, publish and subscribe over WebSocket
+#[derive(clap::Args, Clone)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
+    listen: SocketAddr,
+
+    /// Namespaces that exist; all others are refused. Without this, every namespace exists
+    #[arg(long, value_name = "NAME", num_args = 1.., value_parser = namespace)]
+    namespace: Vec<String>,
+
+    /// API keys that are accepted
+    #[arg(long, value_name = "KEY", num_args = 1.., default_value = "da2-local",
+          value_parser = NonEmptyStringValueParser::new())]
+    api_key: Vec<String>,
+
+    /// `authorization` values that are accepted, in place of Cognito, OpenID Connect and Lambda
+    #[arg(long, value_name = "TOKEN", num_args = 1.., value_parser = NonEmptyStringValueParser::new())]
+    token: Vec<String>,
+
+    /// A user whose signatures are accepted
+    #[arg(long, value_name = "ID", requires = "secret_access_key")]
+    access_key_id: Option<String>,
+
+    /// The secret that the user signs with
+    #[arg(
+        long,
+        value_name = "SECRET",
+        requires = "access_key_id",
+        hide_env_values = true,
+        env = "EMULATOR_SECRET_ACCESS_KEY"
+    )]
+    secret_access_key: Option<String>,
+
+    /// The session token that the user has to send
+    #[arg(long, value_name = "TOKEN", requires = "access_key_id")]
+    session_token: Option<String>,
+
+    /// The region that signatures must name; without this, any
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
+
+    /// Take every signature that can be read, whoever made it
+    #[arg(long)]
+    dangerously_skip_signatures: bool,
+
+    /// Serve TLS with a certificate made at start; its authority is written to DIR/ca.pem
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["tls_cert", "tls_key"])]
+    tls: Option<PathBuf>,
+
+    /// Serve TLS with this certificate chain (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The private key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Time between two keep-alive frames
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    keep_alive: Duration,
+
+    /// Hold back the answer of every publish over HTTP for so long
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time)]
+    latency: Duration,
+
+    /// Append one JSON line for every event that is answered, before its answer
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+
+    /// Print one JSON line with `endpoint`, `realtime`, `api_key` and `ca_file`, and nothing else
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the emulator until `shutdown`.
+pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
+    let loopback = args.listen.ip().is_loopback();
+    let api_key = args.api_key.first().cloned().unwrap_or_default();
+    let json = args.json;
+    let emulator = Emulator::bind(args.settings()).await?;
+    if !loopback {
+        let _ = writeln!(
+            std::io::stderr(),
+            "warning: {} can be reached from other machines; the emulator is made for local use",
+            emulator.local_addr()
+        );
+    }
+    announce(&emulator, &api_key, json).context("cannot write to standard output")?;
+    emulator.run(shutdown).await?;
+    Ok(())
+}
+
+impl Args {
+    fn settings(self) -> Settings {
+        let user = self.access_key_id.zip(self.secret_access_key);
+        let user = user.map(|(access_key_id, secret_access_key)| IamUser {
+            access_key_id,
+            secret_access_key,
+            session_token: self.session_token,
+        });
+        let generated = self.tls.map(|directory| Tls::Generated { directory });
+        let files = self.tls_cert.zip(self.tls_key).map(|(cert, key)| Tls::Files { cert, key });
+        Settings {
+            region: self.region,
+            namespaces: self.namespace,
+            api_keys: self.api_key,
+            tokens: self.token,
+            users: user.into_iter().collect(),
+            verify_signatures: !self.dangerously_skip_signatures,
+            tls: generated.or(files),
+            keep_alive: self.keep_alive,
+            latency: self.latency,
+            ledger: self.ledger,
+            ..Settings::new(self.listen)
+        }
+    }
+}
+
+fn announce(emulator: &Emulator, api_key: &str, json: bool) -> std::io::Result<()> {
+    let (endpoint, realtime) = (emulator.endpoint(), emulator.realtime());
+    let ca_file = emulator.ca_file().map(|file| file.display().to_string());
+    let mut out = std::io::stdout().lock();
+    if json {
+        let line = serde_json::json!({
+            "endpoint": endpoint,
+            "realtime": realtime,
+            "api_key": api_key,
+            "ca_file": ca_file,
+        });
+        writeln!(out, "{line}")?;
+        return out.flush();
+    }
+    writeln!(out, "endpoint  {endpoint}")?;
+    writeln!(out, "realtime  {realtime}")?;
+    writeln!(out, "api key   {api_key}")?;
+    let mut curl = String::from("curl");
+    if let Some(file) = ca_file {
+        writeln!(out, "trust     {file}")?;
+        curl = format!("curl --cacert {file}");
+    } else if let Some(rest) = endpoint.strip_prefix("http://") {
+        writeln!(out, "amplify   HTTP://{rest}")?;
+    }
+    writeln!(
+        out,
+        "publish   {curl} {endpoint} -H 'x-api-key: {api_key}' -H 'content-type: application/json' \
+         -d '{{\"channel\":\"/demo/hello\",\"events\":[\"{{\\\"n\\\":1}}\"]}}'"
+    )?;
+    writeln!(out, "ready")?;
+    out.flush()
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    Segment::parse(text).map(|segment| segment.as_str().to_owned()).map_err(|e| e.to_string())
+}
+
+/// `250ms`, `60s`, `5m`, or a bare number of seconds.
+fn time(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| "a time looks like `250ms`, `60s` or `5m`")?;
+    let seconds = match unit {
+        "ms" => number / 1_000.0,
+        "s" | "" => number,
+        "m" => number * 60.0,
+        _ => return Err("a time ends in `ms`, `s` or `m`".to_owned()),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn settings(line: &str) -> Result<Settings, clap::Error> {
+        let words = std::iter::once("emulate").chain(line.split_whitespace());
+        Ok(Line::try_parse_from(words)?.args.settings())
+    }
+
+    #[test]
+    fn the_defaults_are_local_and_plain() {
+        let settings = settings("").unwrap();
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:8787");
+        assert_eq!(settings.api_keys, ["da2-local"]);
+        assert_eq!(settings.keep_alive, Duration::from_mins(1));
+        assert!(settings.namespaces.is_empty() && settings.users.is_empty());
+        assert!(settings.tls.is_none() && settings.verify_signatures);
+    }
+
+    #[test]
+    fn lists_take_several_words() {
+        let settings =
+            settings("--namespace a b --api-key k --namespace c --latency 250ms").unwrap();
+        assert_eq!(settings.namespaces, ["a", "b", "c"]);
+        assert_eq!(settings.api_keys, ["k"]);
+        assert_eq!(settings.latency, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "--namespace a_b",
+            "--access-key-id A",
+            "--session-token t",
+            "--tls-cert c",
+            "--tls d --tls-cert c --tls-key k",
+            "--keep-alive 1h",
+            "--keep-alive -1s",
+        ] {
+            assert!(settings(line).is_err(), "{line}");
+        }
+    }
+}

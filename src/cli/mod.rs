@@ -1,0 +1,73 @@
+//! The command line: words to people, and what a command's end means to the shell.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub mod check;
+#[cfg(feature = "demo")]
+pub mod demo;
+#[cfg(feature = "emulator")]
+pub mod emulate;
+pub mod run;
+mod signals;
+
+/// Failed while running, or the drain was not clean.
+pub const EXIT_FAILED: u8 = 1;
+/// Permissions.
+pub const EXIT_PERMISSIONS: u8 = 77;
+/// Configuration.
+pub const EXIT_CONFIGURATION: u8 = 78;
+/// Aborted by a second signal.
+pub const EXIT_ABORTED: u8 = 130;
+
+const EXAMPLES: &str = "\
+Examples:
+  appsync-bridge demo                     see it work, with nothing to install
+  appsync-bridge check -c bridge.toml     every mistake of a configuration at once
+  appsync-bridge run -c bridge.toml       the daemon
+  appsync-bridge emulate                  a local Event API to develop against";
+
+/// Relays what backends say on MQTT into AWS AppSync Events, losing nothing
+#[derive(Parser)]
+#[command(name = "appsync-bridge", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Args),
+    Check(check::Args),
+    #[cfg(feature = "demo")]
+    Demo(demo::Args),
+    #[cfg(feature = "emulator")]
+    Emulate(emulate::Args),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    pub async fn run(self) -> ExitCode {
+        match self.command {
+            Command::Run(args) => run::run(args).await,
+            Command::Check(args) => check::run(&args),
+            #[cfg(feature = "demo")]
+            Command::Demo(args) => demo::run(args).await.unwrap_or_else(|e| failed(&e)),
+            #[cfg(feature = "emulator")]
+            Command::Emulate(args) => {
+                let shutdown = crate::shutdown::Shutdown::new();
+                signals::listen(shutdown.clone());
+                let ended = emulate::run(args, shutdown).await;
+                ended.map_or_else(|e| failed(&e), |()| ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    ExitCode::from(EXIT_FAILED)
+}

@@ -1,0 +1,83 @@
+//! `run`: the daemon.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tracing::{error, info};
+
+use super::{EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS, signals};
+use crate::bridge::{Bridge, BuildError, RunError};
+use crate::config::{self, LogFormat};
+use crate::shutdown::Shutdown;
+use crate::telemetry::{self, Format};
+
+const EXAMPLES: &str = "\
+Examples:
+  appsync-bridge run
+  appsync-bridge run -c bridge.toml
+
+SIGTERM and SIGINT drain: take nothing new, finish what is in flight. A second one aborts.
+Exit codes: 0 done, 1 failed or the drain was not clean, 77 permissions, 78 configuration, 130 aborted.";
+
+/// Run the daemon
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+/// Runs the bridge until it is drained.
+pub async fn run(args: Args) -> ExitCode {
+    let loaded = match super::check::load(&args.config) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let config = loaded.config;
+    let format = match config.log.format {
+        LogFormat::Auto => Format::Auto,
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
+    };
+    telemetry::start(&config.log.level, format);
+    let shutdown = Shutdown::new();
+    signals::listen(shutdown.clone());
+    let bridge = match Bridge::build(&config, shutdown.clone()).await {
+        Ok(bridge) => bridge,
+        Err(why) => {
+            error!("{why}");
+            return exit_code(&why);
+        }
+    };
+    if let Ok(admin) = bridge.admin_addr() {
+        info!(%admin, sources = config.sources.len(), routes = config.routes.len(), apis = config.apis.len(), "started");
+    }
+    signals::tell_systemd(bridge.health(), shutdown.clone());
+    match bridge.run().await {
+        Ok(()) => {
+            info!("drained");
+            ExitCode::SUCCESS
+        }
+        Err(RunError::Aborted) => ExitCode::from(super::EXIT_ABORTED),
+        Err(why) => {
+            error!("{why}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn exit_code(why: &BuildError) -> ExitCode {
+    let code = match why {
+        BuildError::DeadLetter { why, .. } if why.why.kind() == ErrorKind::PermissionDenied => {
+            EXIT_PERMISSIONS
+        }
+        BuildError::Admin { why, .. } if why.kind() == ErrorKind::PermissionDenied => {
+            EXIT_PERMISSIONS
+        }
+        BuildError::Admin { .. } => EXIT_FAILED,
+        _ => EXIT_CONFIGURATION,
+    };
+    ExitCode::from(code)
+}

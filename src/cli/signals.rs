@@ -1,0 +1,60 @@
+//! Signals in, and word to systemd out.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::health::Health;
+use crate::shutdown::Shutdown;
+
+/// SIGTERM and SIGINT drain, a second one aborts; SIGHUP is for reloading, which this version can't.
+pub(super) fn listen(shutdown: Shutdown) {
+    // Only a system that refuses signal handlers altogether fails here.
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    ) else {
+        return warn!("signals can't be caught: stopping will not drain");
+    };
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = hangup.recv() => {
+                    info!("SIGHUP is ignored: this version reads its configuration only at start");
+                    continue;
+                }
+            }
+            if shutdown.is_draining() {
+                return shutdown.start_abort();
+            }
+            shutdown.start_drain();
+        }
+    });
+}
+
+/// Tells systemd, if it asked to be told: started, stopping, and alive as long as work goes on.
+pub(super) fn tell_systemd(health: Health, shutdown: Shutdown) {
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    tokio::spawn(async move {
+        // Without a watchdog an interval that never matters.
+        let every =
+            sd_notify::watchdog_enabled().map_or(Duration::from_hours(1), |within| within / 3);
+        let mut clock = tokio::time::interval(every);
+        loop {
+            tokio::select! {
+                _ = clock.tick() => {
+                    if health.stuck().is_empty() {
+                        let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                    }
+                }
+                () = shutdown.drain() => break,
+            }
+        }
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    });
+}

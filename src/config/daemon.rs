@@ -1,0 +1,113 @@
+//! `[admin]`, `[log]` and `[shutdown]`: the daemon itself.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::problem::{Kind, Problem, listed};
+use super::reader::{Located, Setting, Table};
+use super::words;
+
+/// A checked `[admin]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// 127.0.0.1:9464 unless set.
+    pub listen: SocketAddr,
+}
+
+/// A checked `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A directive of `tracing_subscriber`'s `EnvFilter`; `info` unless set.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+const PORT: u16 = 9464;
+const GRACE: Duration = Duration::from_secs(25);
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Reads `[admin]`.
+pub(super) fn admin(table: Option<Table<'_>>) -> Option<AdminConfig> {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let Some(mut table) = table else { return Some(AdminConfig { listen: default }) };
+    let ledger = table.ledger;
+    let listen = table.filled("listen").then(|text| {
+        let Located { value: text, span } = text;
+        let parsed = text.value.parse();
+        if parsed.is_err() {
+            let message = format!("{} is not an address with a port", text.shown());
+            let hint = format!(
+                "write `\"{default}\"`, or `\"0.0.0.0:{PORT}\"` to be reached from elsewhere"
+            );
+            ledger.report(Problem::new(Kind::BadValue, Some(span), message).help(hint));
+        }
+        parsed.ok()
+    });
+    let listen = listen.or(default);
+    table.finish();
+    Some(AdminConfig { listen: listen?.value })
+}
+
+/// Reads `[log]`.
+pub(super) fn log(table: Option<Table<'_>>) -> Option<LogConfig> {
+    let Some(mut table) = table else {
+        return Some(LogConfig { level: "info".to_owned(), format: LogFormat::Auto });
+    };
+    let ledger = table.ledger;
+    let level = table.filled("level").then(|text| {
+        let Located { value: text, span } = text;
+        let problem = |message: String| Problem::new(Kind::BadValue, Some(span), message);
+        let level = text.value.trim();
+        // A lone word that is no level would be taken for a module's name, and silence the rest.
+        let lone = !level.contains(['=', ',', '[']);
+        if lone && !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            let hint = match words::meant("log", level, &LEVELS) {
+                Some(word) => format!("did you mean `{word}`?"),
+                None => format!("it is {}, or `info,MODULE=debug`", listed(&LEVELS, "or")),
+            };
+            ledger.report(problem(format!("{} is not a level", text.shown())).help(hint));
+            return None;
+        }
+        if level.parse::<tracing_subscriber::filter::EnvFilter>().is_err() {
+            let hint = "write a level, or `info,MODULE=debug`";
+            ledger.report(problem(format!("{} can't be read", text.shown())).help(hint));
+            return None;
+        }
+        Some(level.to_owned())
+    });
+    let level = level.or("info".to_owned());
+    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let format = table.choice("format", &formats, &[]).or(LogFormat::Auto);
+    table.finish();
+    Some(LogConfig { level: level?.value, format: format?.value })
+}
+
+/// Reads `[shutdown]`: how long the drain may take.
+pub(super) fn grace(table: Option<Table<'_>>) -> Option<Setting<Duration>> {
+    let Some(mut table) = table else { return Some(Setting { value: GRACE, span: None }) };
+    let ledger = table.ledger;
+    let grace = table.duration("grace").then(|grace| {
+        if grace.value.is_zero() {
+            let message = "`grace` is 0, so nothing in flight could ever be settled";
+            let hint = "`grace` > 0: messages in flight are finished before the bridge ends";
+            ledger.report(Problem::new(Kind::Impossible, Some(grace.span), message).help(hint));
+            return None;
+        }
+        Some(grace.value)
+    });
+    let grace = grace.or(GRACE);
+    table.finish();
+    grace
+}

@@ -1,0 +1,287 @@
+//! What is wrong with a configuration, and how that is shown: the place, the line, a caret, a hint.
+
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use super::mask::Masked;
+
+/// What kind of mistake a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// The file can't be read because permissions forbid it.
+    Forbidden,
+    /// The file can't be read for another reason.
+    Unreadable,
+    /// Not TOML.
+    Syntax,
+    /// Defined twice.
+    Duplicate,
+    /// A word that no version knows.
+    UnknownKey,
+    /// A word that a later version will know.
+    NotInThisVersion,
+    /// A number where a text belongs, and the like.
+    WrongType,
+    /// Something that has to be said was not.
+    MissingKey,
+    /// A value of the right type that says nothing usable.
+    BadValue,
+    /// A name that nothing bears.
+    Dangling,
+    /// A pattern or a template that can't be read.
+    BadTemplate,
+    /// Settings that are good alone and can't work together.
+    Impossible,
+    /// What would send secrets or events unprotected.
+    Unsafe,
+    /// A variable, a file or a credential that is not there.
+    Unresolved,
+    /// Not wrong, but probably not meant.
+    Warning,
+}
+
+/// One mistake, or one warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    kind: Kind,
+    message: String,
+    place: Option<Range<usize>>,
+    label: Option<String>,
+    others: Vec<(Range<usize>, String)>,
+    help: Vec<String>,
+}
+
+/// All problems of one file, in the order of the file, with the text they point into.
+///
+/// `Display` shows every one and ends in a line that counts them. The text in here is masked: no
+/// secret of the file is left in it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Problems {
+    path: String,
+    masked: Masked,
+    list: Vec<Problem>,
+}
+
+impl Problem {
+    /// A problem at the bytes `place` of the file; `None` where no place can be shown.
+    pub fn new(kind: Kind, place: Option<Range<usize>>, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { kind, message, place, label: None, others: Vec::new(), help: Vec::new() }
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn help(mut self, hint: impl Into<String>) -> Self {
+        self.help.push(hint.into());
+        self
+    }
+
+    /// Adds a hint if there is one.
+    #[must_use]
+    pub fn maybe_help(mut self, hint: Option<impl Into<String>>) -> Self {
+        self.help.extend(hint.map(Into::into));
+        self
+    }
+
+    /// Writes `text` behind the carets.
+    #[must_use]
+    pub fn label(mut self, text: impl Into<String>) -> Self {
+        self.label = Some(text.into());
+        self
+    }
+
+    /// Marks another place that belongs to it.
+    #[must_use]
+    pub fn also(mut self, place: Range<usize>, label: impl Into<String>) -> Self {
+        self.others.push((place, label.into()));
+        self
+    }
+
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What is wrong, in one line.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The bytes of the file it points at.
+    pub fn place(&self) -> Option<Range<usize>> {
+        self.place.clone()
+    }
+
+    fn is_warning(&self) -> bool {
+        self.kind == Kind::Warning
+    }
+
+    fn render(&self, path: &str, masked: &Masked) -> Group<'_> {
+        let level = if self.is_warning() { Level::WARNING } else { Level::ERROR };
+        let title = level.primary_title(self.message.as_str());
+        let group = match &self.place {
+            Some(place) => {
+                let primary = AnnotationKind::Primary.span(masked.shift(place));
+                let primary = primary.label(self.label.as_deref());
+                let others = self.others.iter().map(|(place, label)| -> Annotation<'_> {
+                    AnnotationKind::Context.span(masked.shift(place)).label(label.as_str())
+                });
+                let snippet = Snippet::source(masked.text().to_owned()).path(path.to_owned());
+                title.element(snippet.annotation(primary).annotations(others))
+            }
+            None => title.element(Origin::path(path.to_owned())),
+        };
+        group.elements(self.help.iter().map(|hint| Level::HELP.message(hint.as_str())))
+    }
+}
+
+impl Problems {
+    /// Sorts `list` by place; what has none comes last. `secrets` are the bytes never to show.
+    pub(super) fn new(
+        path: &str,
+        text: &str,
+        secrets: &[Range<usize>],
+        mut list: Vec<Problem>,
+    ) -> Self {
+        let place = |problem: &Problem| problem.place.as_ref().map_or(usize::MAX, |at| at.start);
+        list.sort_by_key(place);
+        Self { path: path.to_owned(), masked: Masked::new(text, secrets), list }
+    }
+
+    /// Each one, warnings included, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.list.iter()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many are no mere warnings.
+    pub fn errors(&self) -> usize {
+        self.list.iter().filter(|problem| !problem.is_warning()).count()
+    }
+
+    /// How many are warnings.
+    pub fn warnings(&self) -> usize {
+        self.list.len() - self.errors()
+    }
+
+    /// Whether the file was not read because permissions forbid it.
+    pub fn is_forbidden(&self) -> bool {
+        self.list.iter().any(|problem| problem.kind == Kind::Forbidden)
+    }
+
+    /// All of it as text, with the escapes of a terminal if `colour`.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+        let mut shown = String::new();
+        for problem in &self.list {
+            shown.push_str(&renderer.render(&[problem.render(&self.path, &self.masked)]));
+            shown.push_str("\n\n");
+        }
+        let counts = [(self.errors(), "problem"), (self.warnings(), "warning")];
+        let counts: Vec<_> = counts
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, noun)| format!("{count} {noun}{}", if *count == 1 { "" } else { "s" }))
+            .collect();
+        if !counts.is_empty() {
+            shown.extend([self.path.as_str(), ": ", &counts.join(", ")]);
+        }
+        shown
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl fmt::Debug for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Problems")
+            .field("path", &self.path)
+            .field("list", &self.list)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// A text as an error shows it: in backticks, control characters escaped, cut at 64 characters.
+pub(super) fn quoted(text: &str) -> String {
+    let mut shown: String = text.chars().take(64).flat_map(escaped).collect();
+    if text.chars().nth(64).is_some() {
+        shown.push('…');
+    }
+    format!("`{shown}`")
+}
+
+/// Several names: `a`, `b` and `c`.
+pub(super) fn listed<T: AsRef<str>>(names: &[T], and: &str) -> String {
+    let mut names: Vec<_> = names.iter().map(|name| quoted(name.as_ref())).collect();
+    match names.pop() {
+        Some(last) if names.is_empty() => last,
+        Some(last) => format!("{} {and} {last}", names.join(", ")),
+        None => String::new(),
+    }
+}
+
+fn escaped(c: char) -> Vec<char> {
+    if c.is_control() || ('\u{200b}'..='\u{206f}').contains(&c) || c == '\u{feff}' {
+        c.escape_unicode().collect()
+    } else {
+        vec![c]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_place_line_caret_hint_and_count() {
+        let text = "[api.main]\nendpont = \"x\"\n";
+        let problem = Problem::new(Kind::UnknownKey, Some(11..18), "unknown key `endpont`")
+            .help("did you mean `endpoint`?");
+        let problems = Problems::new("bridge.toml", text, &[], vec![problem]);
+        let expected = "\
+error: unknown key `endpont`
+ --> bridge.toml:2:1
+  |
+2 | endpont = \"x\"
+  | ^^^^^^^
+  |
+  = help: did you mean `endpoint`?
+
+bridge.toml: 1 problem";
+        assert_eq!(problems.to_string(), expected);
+        assert!(problems.render(true).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn sorts_by_place_and_counts_warnings_apart() {
+        let text = "a\nb\n";
+        let list = vec![
+            Problem::new(Kind::MissingKey, None, "last"),
+            Problem::new(Kind::BadValue, Some(2..3), "second"),
+            Problem::new(Kind::Warning, Some(0..1), "first"),
+        ];
+        let problems = Problems::new("x.toml", text, &[], list);
+        let messages: Vec<_> = problems.iter().map(Problem::message).collect();
+        assert_eq!(messages, ["first", "second", "last"]);
+        assert!(problems.to_string().ends_with("x.toml: 2 problems, 1 warning"));
+    }
+
+    #[test]
+    fn escapes_and_cuts_what_it_quotes() {
+        assert_eq!(quoted("a\u{1b}[1m"), "`a\\u{1b}[1m`");
+        assert_eq!(quoted(&"x".repeat(65)), format!("`{}…`", "x".repeat(64)));
+        assert_eq!(listed(&["a", "b", "c"], "and"), "`a`, `b` and `c`");
+    }
+}

@@ -1,0 +1,185 @@
+//! `[route.NAME]`: which messages go where.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::names::Names;
+use super::problem::{Kind, Problem, listed};
+use super::reader::{Field, Ledger, Located, Table, Text};
+use crate::route::pattern::Capture;
+use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
+
+/// What a route may refer to.
+pub(super) struct Known<'a> {
+    pub(super) sources: &'a Names,
+    pub(super) apis: &'a Names,
+    pub(super) dead_letters: &'a Names,
+}
+
+const TRIES: u32 = 5;
+const MOST_TRIES: u32 = 1000;
+/// What parts the levels of a topic; MQTT's, as this version has no other source.
+const SEPARATOR: char = '/';
+
+/// Reads a `[route.NAME]`.
+pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Option<Spec> {
+    let ledger = table.ledger;
+    let from = table.strings("from").then(|texts| from(ledger, &texts.value, known.sources));
+    let from = table.require("from", from, from_hint(known.sources));
+    let topic = table.filled("topic").then(|text| {
+        let Located { value: text, span } = text;
+        Pattern::parse(&text.value, SEPARATOR)
+            .map_err(|fault| report(ledger, &text, &span, fault))
+            .ok()
+    });
+    let topic = topic.optional();
+    let captures = topic.as_ref().ok().map(|topic| {
+        topic.as_ref().map(|topic| topic.value.captures().to_vec()).unwrap_or_default()
+    });
+    let channels =
+        table.strings("channel").then(|texts| channels(ledger, &texts.value, captures.as_deref()));
+    let channel_hint = "where its events go: `channel = \"/plant/{site}\"`";
+    let channels = table.require("channel", channels, channel_hint);
+    let api = api(&mut table, known.apis);
+    let order = order(&mut table, captures.as_deref());
+    let strict_order = table.boolean("strict_order").or(false);
+    let give_up_after = tries(&mut table).or(TRIES);
+    let dead_letter = dead_letter(&mut table, known.dead_letters);
+    let later = ["text", "base64", "avro", "protobuf"];
+    let decode = table.choice("decode", &[("json", ())], &later).or(());
+    let event = table.choice("event", &[("payload", ())], &["cloudevents"]).or(());
+    table.finish();
+    decode.and(event)?;
+    Some(Spec {
+        name: name.into(),
+        from: from?.value,
+        topic: topic.ok()?.map(|topic| topic.value),
+        channels: channels?.value,
+        api: api?,
+        order: order?,
+        strict_order: strict_order?.value,
+        give_up_after: give_up_after?.value,
+        dead_letter: dead_letter?,
+    })
+}
+
+fn from_hint(sources: &Names) -> String {
+    match sources.all() {
+        [] => "the source it takes from: `from = \"plant\"`".to_owned(),
+        [first, ..] => format!("the source it takes from: `from = \"{first}\"`"),
+    }
+}
+
+fn from(ledger: &Ledger<'_>, texts: &[Located<Text>], sources: &Names) -> Option<Vec<Arc<str>>> {
+    twice(ledger, "from", texts);
+    let names: Vec<_> = texts.iter().map(|text| sources.resolve(ledger, text)).collect();
+    names.into_iter().collect()
+}
+
+fn channels(
+    ledger: &Ledger<'_>,
+    texts: &[Located<Text>],
+    captures: Option<&[Capture]>,
+) -> Option<Vec<Template>> {
+    twice(ledger, "channel", texts);
+    // With a pattern that can't be read, every name in a template would seem unknown.
+    let captures = captures?;
+    let parsed: Vec<_> = texts
+        .iter()
+        .map(|text| {
+            Template::channel(&text.value.value, captures)
+                .map_err(|fault| report(ledger, &text.value, &text.span, fault))
+                .ok()
+        })
+        .collect();
+    parsed.into_iter().collect()
+}
+
+fn api(table: &mut Table<'_>, apis: &Names) -> Option<Arc<str>> {
+    let ledger = table.ledger;
+    match table
+        .field("api", |ledger, entry| apis.resolve(ledger, &ledger.string("api", entry.value)?))
+    {
+        Field::Good(name) => Some(name.value),
+        Field::Bad => None,
+        Field::Absent => {
+            // A table with a broken header may have been another one.
+            if apis.all().len() > 1 && !ledger.lost_anywhere("api") {
+                let names = listed(apis.all(), "and");
+                let hint = format!("there are several APIs, {names}: say which");
+                table.require("api", Field::<()>::Absent, hint);
+            }
+            apis.only()
+        }
+    }
+}
+
+fn order(table: &mut Table<'_>, captures: Option<&[Capture]>) -> Option<OrderBy> {
+    let ledger = table.ledger;
+    let order = table.filled("order_by").then(|text| {
+        let Located { value: text, span } = text;
+        if text.value == "none" {
+            return Some(OrderBy::Nothing);
+        }
+        Template::free_text(&text.value, captures?)
+            .map_err(|fault| report(ledger, &text, &span, fault))
+            .map(OrderBy::Template)
+            .ok()
+    });
+    Some(order.or(OrderBy::Source)?.value)
+}
+
+fn tries(table: &mut Table<'_>) -> Field<u32> {
+    table.integer("give_up_after", 1..=MOST_TRIES)
+}
+
+fn dead_letter(table: &mut Table<'_>, known: &Names) -> Option<RejectTo> {
+    let field = table.field("dead_letter", |ledger, entry| {
+        let text = ledger.string("dead_letter", entry.value)?;
+        match text.value.value.as_str() {
+            "discard" => Some(RejectTo::Discard),
+            "source" => {
+                let message = "an MQTT broker takes nothing back, so `dead_letter` can't be `source`";
+                let problem = Problem::new(Kind::Impossible, Some(text.span), message);
+                ledger.report(problem.help(
+                    "name a `[dead_letter.NAME]`, or write `\"discard\"` where losing rejects is meant",
+                ));
+                None
+            }
+            _ => known.resolve(ledger, &text).map(RejectTo::DeadLetter),
+        }
+    });
+    match field {
+        Field::Good(to) => Some(to.value),
+        Field::Bad => None,
+        Field::Absent => {
+            if known.all().len() > 1 {
+                let names = listed(known.all(), "and");
+                let hint = format!("there are several, {names}: say which, or `\"discard\"`");
+                table.require("dead_letter", Field::<()>::Absent, hint);
+            }
+            known.only().map(RejectTo::DeadLetter)
+        }
+    }
+}
+
+/// Reports texts that a list holds more than once.
+fn twice(ledger: &Ledger<'_>, key: &str, texts: &[Located<Text>]) {
+    let mut seen = BTreeSet::new();
+    for text in texts {
+        if !seen.insert(&text.value.value) {
+            let message = format!("`{key}` names {} twice", text.value.shown());
+            ledger.report(Problem::new(Kind::BadValue, Some(text.span.clone()), message));
+        }
+    }
+}
+
+fn report(ledger: &Ledger<'_>, text: &Text, span: &std::ops::Range<usize>, fault: Fault) {
+    let place = ledger.inside(span, text, fault.span);
+    let message = match &text.variable {
+        Some(_) => format!("{}: {}", text.shown(), fault.problem),
+        None => fault.problem,
+    };
+    let problem = Problem::new(Kind::BadTemplate, Some(place), message);
+    ledger.report(problem.maybe_help(fault.hint));
+}

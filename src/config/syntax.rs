@@ -1,0 +1,418 @@
+//! From text to a TOML tree, with as much of it recovered as can be.
+//!
+//! A bracket that is never closed, or a key without its `=`, costs the parser the rest of a file.
+//! Such a statement is blanked out and the text parsed again, so that what follows is still read and
+//! one mistake stays one.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use toml::de::{DeTable, DeValue};
+
+use super::mask::{is_key_char, line_end, statement_end};
+use super::problem::{Kind, Problem, quoted};
+
+/// A text that parses as far as it goes, of the same length and lines as the one it was made from.
+#[derive(Debug)]
+pub(super) struct Repaired {
+    text: String,
+    /// What is wrong with its syntax.
+    pub(super) problems: Vec<Problem>,
+    /// The bytes whose meaning is lost.
+    pub(super) broken: Vec<Range<usize>>,
+}
+
+struct Fault {
+    message: String,
+    span: Range<usize>,
+}
+
+/// Statements that are blanked out at most; beyond that the rest of the faults is reported as it is.
+const MAX_REPAIRS: usize = 100;
+
+/// How the parser says it.
+const DUPLICATE: &str = "duplicate key";
+
+impl Fault {
+    /// Whether the parser went on to the end of the file, looking for the end of a value.
+    fn is_endless(&self) -> bool {
+        ["unclosed array", "unclosed inline", "invalid multi-line"]
+            .iter()
+            .any(|start| self.message.starts_with(start))
+    }
+}
+
+impl Repaired {
+    /// Parses `text` and repairs what would swallow the rest.
+    pub(super) fn new(text: &str) -> Self {
+        let mut repaired = Self { text: text.to_owned(), problems: Vec::new(), broken: Vec::new() };
+        while repaired.broken.len() < MAX_REPAIRS && repaired.blank_one() {}
+        let faults = faults(&repaired.text);
+        repaired.report(faults);
+        repaired
+    }
+
+    /// The tree, without what is broken.
+    pub(super) fn tree(&self) -> DeTable<'_> {
+        DeTable::parse_recoverable(&self.text).0.into_inner()
+    }
+
+    /// Blanks out one broken statement; `false` if there is none.
+    fn blank_one(&mut self) -> bool {
+        let mut faults = faults(&self.text);
+        faults.retain(|fault| fault.message != DUPLICATE);
+        faults.sort_by_key(|fault| fault.span.start);
+        // What is never closed comes first: other faults may lie in what it swallowed.
+        let endless = faults.iter().find(|fault| fault.is_endless());
+        let Some(fault) = endless.or(faults.first()) else { return false };
+        let statement = statement_of(&self.tree(), fault, &self.text);
+        let line = line_start(&self.text, fault.span.start);
+        let (region, problem) = match statement {
+            Some((key, value)) if fault.is_endless() => {
+                let end = statement_end(&self.text, value.start);
+                (line_start(&self.text, key)..end, never_closed(&self.text, &value))
+            }
+            Some((key, value)) => {
+                let end = line_end(&self.text, value.end.max(fault.span.end));
+                (line_start(&self.text, key)..end, described(&self.text, fault))
+            }
+            None => (line..line_end(&self.text, fault.span.end), described(&self.text, fault)),
+        };
+        let broken = &self.text[region.clone()];
+        let header = broken.trim_start().starts_with('[') && broken.len() > 2;
+        let blank = if header && !broken.contains('\n') {
+            // The keys behind a header that can't be read must not fall to the table before.
+            format!("[{}]", "-".repeat(broken.len() - 2))
+        } else {
+            broken.bytes().map(|b| if b == b'\n' { '\n' } else { ' ' }).collect()
+        };
+        if blank == broken {
+            return false;
+        }
+        self.text.replace_range(region.clone(), &blank);
+        self.problems.push(problem);
+        self.broken.push(region);
+        true
+    }
+
+    fn report(&mut self, mut faults: Vec<Fault>) {
+        let text = self.text.clone();
+        faults.sort_by_key(|fault| fault.span.start);
+        let mut lines = BTreeSet::new();
+        let mut twice: Option<Range<usize>> = None;
+        for fault in faults {
+            let start = line_start(&text, fault.span.start);
+            let end = line_end(&text, fault.span.end);
+            // What follows a first fault in a line mostly follows from it.
+            if !lines.insert(start) {
+                continue;
+            }
+            if fault.message == DUPLICATE {
+                // The keys of a table that is defined twice are not reported once more.
+                if twice.as_ref().is_some_and(|table| table.contains(&fault.span.start)) {
+                    continue;
+                }
+                if text[start..].trim_start().starts_with('[') {
+                    twice = Some(end..next_header(&text, end));
+                }
+                self.problems.push(duplicate(&text, start, &fault.span));
+            } else {
+                self.problems.push(described(&text, &fault));
+                self.broken.push(start..end);
+            }
+        }
+    }
+}
+
+fn line_start(text: &str, at: usize) -> usize {
+    text[..at].rfind('\n').map_or(0, |found| found + 1)
+}
+
+fn never_closed(text: &str, value: &Range<usize>) -> Problem {
+    let open = &text[value.start..];
+    let (what, width) = match open.as_bytes().first() {
+        Some(b'[') => ("a `[` is never closed", 1),
+        Some(b'{') => ("a `{` is never closed", 1),
+        _ => ("a string is never closed", 3.min(open.len())),
+    };
+    let mut end = value.start + width;
+    while !text.is_char_boundary(end) {
+        end += 1;
+    }
+    Problem::new(Kind::Syntax, Some(value.start..end), what)
+}
+
+fn faults(text: &str) -> Vec<Fault> {
+    let (_, errors) = DeTable::parse_recoverable(text);
+    let faults = errors.into_iter().map(|error| {
+        let span = error.span().unwrap_or(0..0);
+        let mut start = span.start.min(text.len());
+        while !text.is_char_boundary(start) {
+            start -= 1;
+        }
+        let mut end = span.end.clamp(start, text.len());
+        while !text.is_char_boundary(end) {
+            end += 1;
+        }
+        Fault { message: error.message().to_owned(), span: start..end }
+    });
+    faults.collect()
+}
+
+/// The statement that a fault lies in: the first byte of its key, and its value.
+fn statement_of(table: &DeTable<'_>, fault: &Fault, text: &str) -> Option<(usize, Range<usize>)> {
+    let at = fault.span.start;
+    let mut all = Vec::new();
+    statements(table, &mut all);
+    all.retain(|(key, _)| *key < at);
+    if fault.is_endless() {
+        // Where the parser gave up looking says little: the first that has no end by itself is meant.
+        all.retain(|(_, value)| !is_closed(&text[value.start..statement_end(text, value.start)]));
+        return all.into_iter().min_by_key(|(key, _)| *key);
+    }
+    all.into_iter().find(|(_, value)| value.contains(&at) || value.end == at)
+}
+
+/// Whether every bracket and every long string in a value is closed.
+fn is_closed(value: &str) -> bool {
+    let mut depth = 0;
+    let mut rest = value;
+    while let Some(next) = rest.chars().next() {
+        let long = ["\"\"\"", "'''"].into_iter().find(|quote| rest.starts_with(quote));
+        let taken = match next {
+            '"' | '\'' => {
+                let (width, close) = match long {
+                    Some(quote) => (3, rest[3..].find(quote)),
+                    None => (1, closing_quote(&rest[1..line_end(rest, 0)], next)),
+                };
+                match close {
+                    Some(at) => width + at + width,
+                    None if long.is_some() => return false,
+                    None => line_end(rest, 0),
+                }
+            }
+            '#' => line_end(rest, 0),
+            '[' | '{' => {
+                depth += 1;
+                1
+            }
+            ']' | '}' => {
+                depth -= 1;
+                1
+            }
+            other => other.len_utf8(),
+        };
+        rest = &rest[taken.max(1).min(rest.len())..];
+    }
+    depth <= 0
+}
+
+/// Where a string of one line ends.
+fn closing_quote(line: &str, quote: char) -> Option<usize> {
+    let mut escaped = false;
+    for (at, c) in line.char_indices() {
+        if c == quote && !escaped {
+            return Some(at);
+        }
+        escaped = quote == '"' && c == '\\' && !escaped;
+    }
+    None
+}
+
+/// Every key with a value, except those of inline tables.
+fn statements(table: &DeTable<'_>, found: &mut Vec<(usize, Range<usize>)>) {
+    for (key, value) in table {
+        if value.span().start >= key.span().end {
+            found.push((key.span().start, value.span()));
+            continue;
+        }
+        match value.get_ref() {
+            DeValue::Table(inner) => statements(inner, found),
+            DeValue::Array(tables) => {
+                let tables = tables.iter().filter_map(|table| table.get_ref().as_table());
+                tables.for_each(|table| statements(table, found));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The end of the last line before the next one, behind that of `from`, that opens a table.
+pub(super) fn next_header(text: &str, from: usize) -> usize {
+    let mut at = line_end(text, from);
+    while at < text.len() {
+        let end = line_end(text, at + 1);
+        if text[at + 1..end].trim_start().starts_with('[') {
+            return at;
+        }
+        at = end;
+    }
+    text.len()
+}
+
+fn described(text: &str, fault: &Fault) -> Problem {
+    let place = Some(fault.span.clone());
+    let here = text[fault.span.clone()].trim();
+    let behind = &text[fault.span.end..line_end(text, fault.span.end)];
+    let at_end = behind.trim().is_empty();
+    let message = fault.message.as_str();
+    let starts = |start: &str| message.starts_with(start);
+    // Never the text itself: a secret without quotes is a common mistake.
+    if (starts("string values must be quoted") || starts("invalid boolean")) && !here.is_empty() {
+        return Problem::new(Kind::Syntax, place, "strings are quoted")
+            .help("write `\"…\"` around it");
+    }
+    if starts("string values must be quoted") {
+        return Problem::new(Kind::Syntax, place, "a value is missing");
+    }
+    if (starts("invalid basic string") || starts("invalid literal string")) && at_end {
+        return Problem::new(Kind::Syntax, place, "a string is never closed");
+    }
+    if starts("unclosed table") || starts("unclosed array table") {
+        return Problem::new(Kind::Syntax, place, "a table's header is never closed, expected `]`");
+    }
+    if starts("key with no value") {
+        return Problem::new(Kind::Syntax, place, "expected `=` and a value");
+    }
+    Problem::new(Kind::Syntax, place, format!("not TOML: {message}"))
+}
+
+fn duplicate(text: &str, line: usize, span: &Range<usize>) -> Problem {
+    let statement = text[line..line_end(text, line)].trim();
+    let (name, first) = if statement.starts_with('[') {
+        let header = statement.split('#').next().unwrap_or_default().trim();
+        (
+            header.to_owned(),
+            line_like(text, 0..line, |other| {
+                other.split('#').next().is_some_and(|other| squeezed(other) == squeezed(header))
+            }),
+        )
+    } else {
+        let name = text[span.clone()].to_owned();
+        let table = headers_before(text, line);
+        let first = line_like(text, table..line, |other| {
+            other
+                .strip_prefix(name.as_str())
+                .is_some_and(|rest| rest.trim_start().starts_with(['=', '.']))
+        });
+        (name, first)
+    };
+    let place = line_like(text, line..line_end(text, line), |_| true).unwrap_or(span.clone());
+    let place = if statement.starts_with('[') { place } else { span.clone() };
+    let problem =
+        Problem::new(Kind::Duplicate, Some(place), format!("{} is defined twice", quoted(&name)))
+            .label("defined again");
+    match first {
+        Some(first) => problem.also(first, "first defined here"),
+        None => problem,
+    }
+}
+
+/// The first line within `range` whose trimmed text is as asked for.
+fn line_like(
+    text: &str,
+    range: Range<usize>,
+    wanted: impl Fn(&str) -> bool,
+) -> Option<Range<usize>> {
+    let mut at = range.start;
+    for line in text[range].split_inclusive('\n') {
+        let trimmed = line.trim();
+        if wanted(trimmed) {
+            let start = at + line.len() - line.trim_start().len();
+            let width = if trimmed.starts_with('[') {
+                trimmed.split('#').next().unwrap_or_default().trim_end().len()
+            } else {
+                trimmed.len() - trimmed.trim_start_matches(is_key_char).len()
+            };
+            return Some(start..start + width.max(1));
+        }
+        at += line.len();
+    }
+    None
+}
+
+fn headers_before(text: &str, line: usize) -> usize {
+    let mut at = 0;
+    let mut last = 0;
+    for each in text[..line].split_inclusive('\n') {
+        at += each.len();
+        if each.trim_start().starts_with('[') {
+            last = at;
+        }
+    }
+    last
+}
+
+fn squeezed(header: &str) -> String {
+    header.chars().filter(|c| !c.is_whitespace() && !matches!(c, '"' | '\'')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages(text: &str) -> Vec<(String, usize)> {
+        let repaired = Repaired::new(text);
+        assert_eq!(repaired.text.len(), text.len());
+        let line =
+            |problem: &Problem| text[..problem.place().unwrap().start].lines().count().max(1);
+        let mut found: Vec<_> =
+            repaired.problems.iter().map(|p| (p.message().to_owned(), line(p))).collect();
+        found.sort_by_key(|(_, line)| *line);
+        found
+    }
+
+    fn one(text: &str, message: &str) {
+        let found: Vec<_> = messages(text).into_iter().map(|(message, _)| message).collect();
+        assert_eq!(found, [message], "{text:?}");
+    }
+
+    #[test]
+    fn one_mistake_stays_one() {
+        one("[a]\nx = [1, 2\ny = 1\n[b]\nq = 1", "a `[` is never closed");
+        one("[a]\nx = { c = [\"y\"\ny = 1\n[b]\nq = 1", "a `{` is never closed");
+        one("[a]\nx = [\n  \"p\",\n  \"q\",\n[b]\nq = 1\n", "a `[` is never closed");
+        one("x = \"\"\"abc\n[q]\nw=1", "a string is never closed");
+        one("x = \"abc\ny = 1\n", "a string is never closed");
+        one("x = abc\ny = 1\n", "strings are quoted");
+        one("x = \ny = 1\n", "a value is missing");
+        one("[a.b\nx = 1\n[c]\n", "a table's header is never closed, expected `]`");
+        one("x : 1\n", "expected `=` and a value");
+        one(
+            "x = [\n  1\n  2\n]\ny = 1\n",
+            "not TOML: missing comma between array elements, expected `,`",
+        );
+        for header in ["[a b]", "[a.]", "[[a]", "[\"a]", "[a] b", "[[a]]]"] {
+            let text = format!("[q]\nx = 1\n{header}\nx = 2\n[c]\nx = 3\n");
+            assert_eq!(messages(&text).len(), 1, "{text:?} {:?}", messages(&text));
+            assert!(Repaired::new(&text).tree().contains_key("c"), "{text:?}");
+        }
+        one("[a]\nx = 1\n[b]\n[a]\nx = 2\n", "`[a]` is defined twice");
+        one("[a]\nx = 1\nx = 2\n", "`x` is defined twice");
+    }
+
+    #[test]
+    fn several_are_all_found_and_the_rest_is_read() {
+        let text = "[a]\nx = [1\ny = 2\n[b]\nz = \"q\nw = 3\nv = [ { a = 1 ]\n";
+        assert_eq!(messages(text).len(), 3);
+        let repaired = Repaired::new(text);
+        let tree = repaired.tree();
+        assert!(tree["a"].get_ref().get("y").is_some());
+        assert!(tree["b"].get_ref().get("w").is_some());
+    }
+
+    #[test]
+    fn shows_both_places_of_what_is_defined_twice() {
+        let text = "[a]\nx = 1 # one\n[ a ] # two\n";
+        let repaired = Repaired::new(text);
+        assert!(format!("{:?}", repaired.problems).contains("0..3"), "{repaired:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(text in "(\\[|\\]|\\{|\\}|=|,|\"|\"\"\"|'''|\n|#|\\.| |a|b|é|1){0,40}") {
+            let repaired = Repaired::new(&text);
+            let _ = repaired.tree();
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The file as a whole: its sections, and what must hold between them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::dead_letter::DeadLetterConfig;
+use super::names::{self, Names};
+use super::problem::{Kind, Problem, listed, quoted};
+use super::reader::{Ledger, Table};
+use super::source::SourceKind;
+use super::syntax::Repaired;
+use super::{Config, Environment, api, daemon, dead_letter, route, source};
+use crate::route::Spec;
+
+/// Reads a text: the configuration if there could be one, everything found, and the bytes that must
+/// not be shown.
+pub(super) fn read(
+    text: &str,
+    environment: &Environment,
+) -> (Option<Config>, Vec<Problem>, Vec<Range<usize>>) {
+    let mut repaired = Repaired::new(text);
+    let (found, broken) =
+        (std::mem::take(&mut repaired.problems), std::mem::take(&mut repaired.broken));
+    let tree = repaired.tree();
+    let ledger = Ledger::new(text, environment, found, broken);
+    let config = sections(Table::new(&ledger, "", "the file".to_owned(), 0..0, &tree));
+    let (found, secrets) = ledger.close();
+    (config, found, secrets)
+}
+
+fn sections(mut root: Table<'_>) -> Option<Config> {
+    let ledger = root.ledger;
+    let apis = names::tables(&mut root, "api");
+    let sources = names::tables(&mut root, "source");
+    let routes = names::tables(&mut root, "route");
+    let dead_letters = names::tables(&mut root, "dead_letter");
+    for (section, none, hint) in [
+        ("api", apis.is_none(), "the Event API that events go to"),
+        ("source", sources.is_none(), "the broker that messages come from"),
+        ("route", routes.is_none(), "which messages go to which channel"),
+    ] {
+        if none && !root.means(section) && !ledger.lost_anywhere(section) {
+            let message = format!("there is no `[{section}.NAME]`");
+            ledger.report(Problem::new(Kind::MissingKey, None, message).help(hint));
+        }
+    }
+    let (apis, sources, routes) =
+        (apis.unwrap_or_default(), sources.unwrap_or_default(), routes.unwrap_or_default());
+    let dead_letters = dead_letters.unwrap_or_default();
+    let api_names = Names::new("api", &apis, None);
+    let source_names = Names::new("source", &sources, None);
+    let dead_letter_names = Names::new("dead_letter", &dead_letters, Some(dead_letter::DEFAULT));
+    let admin = names::table(&mut root, "admin").ok().and_then(daemon::admin);
+    let log = names::table(&mut root, "log").ok().and_then(daemon::log);
+    let grace = names::table(&mut root, "shutdown").ok().and_then(daemon::grace);
+
+    let apis: Vec<_> =
+        apis.into_iter().map(|(name, table)| api::read(name, table, grace.as_ref())).collect();
+    let dead_letters = read_dead_letters(ledger, dead_letters);
+    let sources: Vec<_> = sources
+        .into_iter()
+        .map(|(name, table)| source::read(name, table, &dead_letter_names))
+        .collect();
+    let known =
+        route::Known { sources: &source_names, apis: &api_names, dead_letters: &dead_letter_names };
+    let routes: Vec<_> =
+        routes.into_iter().map(|(name, table)| route::read(name, table, &known)).collect();
+    root.finish();
+
+    let readable: Vec<_> = sources.iter().flatten().collect();
+    same_clients(ledger, &readable);
+    let routes: Option<Vec<_>> = routes.into_iter().collect();
+    let sources: Option<Vec<_>> = sources.into_iter().collect();
+    let (routes, sources) = (routes?, sources?);
+    if ledger.errors() == 0 {
+        idle(ledger, &sources, &routes);
+    }
+    let apis: Option<BTreeMap<_, _>> =
+        apis.into_iter().map(|api| api.map(|api| (api.name.clone(), api))).collect();
+    Some(Config {
+        apis: apis?,
+        sources: sources.into_iter().map(|source| source.config).collect(),
+        routes,
+        dead_letters: dead_letters?,
+        admin: admin?,
+        log: log?,
+        grace: grace?.value,
+    })
+}
+
+fn read_dead_letters(
+    ledger: &Ledger<'_>,
+    tables: Vec<(&str, Table<'_>)>,
+) -> Option<BTreeMap<Arc<str>, DeadLetterConfig>> {
+    if tables.is_empty() {
+        let Some(default) = dead_letter::default(ledger.environment) else {
+            let message = "rejected events have nowhere to go";
+            let problem = Problem::new(Kind::MissingKey, None, message).help(
+                "none of `$STATE_DIRECTORY`, `$XDG_STATE_HOME` and `$HOME` is set: \
+                 add `[dead_letter.rejects]` with `type = \"file\"` and a `path`",
+            );
+            ledger.report(problem);
+            return None;
+        };
+        return Some(BTreeMap::from([(dead_letter::DEFAULT.into(), default)]));
+    }
+    let mut all: BTreeMap<Arc<str>, DeadLetterConfig> = BTreeMap::new();
+    let mut complete = true;
+    for (name, table) in tables {
+        let span = table.span.clone();
+        let Some(read) = dead_letter::read(name, table) else {
+            complete = false;
+            continue;
+        };
+        if let Some((other, _)) = all.iter().find(|(_, known)| **known == read) {
+            let message = format!("{} and {} write to the same file", quoted(name), quoted(other));
+            let problem = Problem::new(Kind::BadValue, Some(span), message);
+            ledger.report(problem.help("one table is enough: several routes can name it"));
+        }
+        all.insert(name.into(), read);
+    }
+    complete.then_some(all)
+}
+
+/// A broker lets one connection have a client id: two would push one another out for ever.
+fn same_clients(ledger: &Ledger<'_>, sources: &[&source::Read]) {
+    let client = |source: &source::Read| match &source.config.kind {
+        SourceKind::Mqtt(mqtt) => {
+            (mqtt.host.to_ascii_lowercase(), mqtt.port, mqtt.client_id.clone())
+        }
+    };
+    for (at, source) in sources.iter().enumerate() {
+        let (host, port, id) = client(source);
+        if id.is_empty() {
+            continue;
+        }
+        if let Some(other) =
+            sources[..at].iter().find(|other| client(other) == (host.clone(), port, id.clone()))
+        {
+            let names = [&other.config.name, &source.config.name];
+            let message = format!("{} are the same client of one broker", listed(&names, "and"));
+            let problem = Problem::new(Kind::Impossible, Some(source.client_id.clone()), message)
+                .also(other.client_id.clone(), "the same here")
+                .help(
+                    "the broker would give the session now to one and now to the other: \
+                       give each source its own `client_id`",
+                );
+            ledger.report(problem);
+        }
+    }
+}
+
+/// Warns of sources and subscriptions that no route takes from.
+fn idle(ledger: &Ledger<'_>, sources: &[source::Read], routes: &[Spec]) {
+    for source in sources {
+        let name = &source.config.name;
+        let from: Vec<_> = routes.iter().filter(|route| route.from.contains(name)).collect();
+        if from.is_empty() {
+            let message = format!("no route takes from {}", quoted(name));
+            let problem = Problem::new(Kind::Warning, Some(source.table.clone()), message);
+            ledger.report(problem.help("what it brings is acknowledged and counted as unrouted"));
+            continue;
+        }
+        let SourceKind::Mqtt(mqtt) = &source.config.kind;
+        for (subscription, place) in mqtt.subscriptions.iter().zip(&source.filters) {
+            let filter = subscription.filter.as_str();
+            let taken = from
+                .iter()
+                .any(|route| route.topic.as_ref().is_none_or(|topic| topic.meets_filter(filter)));
+            if !taken {
+                let message = format!("no route takes what {} brings", quoted(filter));
+                let problem = Problem::new(Kind::Warning, Some(place.clone()), message);
+                let names: Vec<_> = from.iter().map(|route| &route.name).collect();
+                ledger.report(problem.help(format!(
+                    "see the `topic` of {}; what no route takes is counted as unrouted",
+                    listed(&names, "and")
+                )));
+            }
+        }
+    }
+}

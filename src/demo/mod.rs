@@ -1,0 +1,266 @@
+//! Everything in one process, with nothing to install: an MQTT broker, a fleet that publishes to it,
+//! the emulator, the bridge with an ordinary configuration, and a page where the events arrive.
+//!
+//! Loopback only, free ports only. The bridge is the same that `run` runs: it reads a configuration
+//! text, which a user can copy, and knows nothing of being in a demo.
+
+mod fleet;
+mod page;
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use mqtt5::broker::config::{BrokerConfig, StorageBackend, StorageConfig};
+use mqtt5::broker::{BrokerShutdownHandle, MqttBroker};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::bridge::{Bridge, RunError};
+use crate::config::{self, Environment};
+use crate::emulator::{Emulator, Settings};
+use crate::shutdown::Shutdown;
+use fleet::Fleet;
+
+/// Only this process accepts it, and only on loopback.
+const API_KEY: &str = "da2-demo-local-only";
+
+/// What a browser and a client subscribe to.
+const CHANNEL: &str = "/demo/*";
+
+/// A demo that has its ports and waits to be run.
+pub struct Demo {
+    broker: MqttBroker,
+    stop_broker: BrokerShutdownHandle,
+    emulator: Emulator,
+    bridge: Bridge,
+    fleet: Fleet,
+    page: TcpListener,
+    directory: Directory,
+    /// The part of the bridge: drained first.
+    bridge_shutdown: Shutdown,
+    /// What there is to see and to try.
+    pub facts: Facts,
+}
+
+/// Where things are, for people and for the page.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The address of the page.
+    pub page: String,
+    /// The endpoint of the emulator.
+    pub endpoint: String,
+    /// Its WebSocket endpoint.
+    pub realtime: String,
+    /// The MQTT broker, a `host:port`.
+    pub broker: SocketAddr,
+    /// The bridge's admin port.
+    pub admin: SocketAddr,
+    /// The bridge's configuration.
+    pub config: String,
+    /// Where rejects are kept while the demo runs.
+    pub rejects: PathBuf,
+}
+
+impl Demo {
+    /// Takes the ports and makes every part. `page_port` 0 takes a free one.
+    pub async fn build(page_port: u16) -> anyhow::Result<Self> {
+        let directory = Directory::make()?;
+        let broker = broker().await?;
+        let broker_addr =
+            broker.local_addr().ok_or_else(|| anyhow!("the MQTT broker has no port"))?;
+        let mut settings = Settings::new(loopback(0));
+        settings.namespaces = vec!["demo".to_owned()];
+        settings.api_keys = vec![API_KEY.to_owned()];
+        let emulator = Emulator::bind(settings).await.context("the emulator can't start")?;
+        let (endpoint, realtime) = (emulator.endpoint(), emulator.realtime());
+        let rejects = directory.0.join("rejects.jsonl");
+        let config = configuration(&endpoint, broker_addr, &rejects);
+        let loaded = config::parse(&config, Path::new("demo.toml"), &Environment::of_process())
+            .map_err(|problems| anyhow!("the demo's own configuration is wrong:\n{problems}"))?;
+        let bridge_shutdown = Shutdown::new();
+        let bridge = Bridge::build(&loaded.config, bridge_shutdown.clone()).await?;
+        let page = TcpListener::bind(loopback(page_port)).await.with_context(|| {
+            format!("port {page_port} can't be taken for the page; try another `--port`")
+        })?;
+        let facts = Facts {
+            page: format!("http://{}/", page.local_addr()?),
+            endpoint,
+            realtime,
+            broker: broker_addr,
+            admin: bridge.admin_addr()?,
+            config,
+            rejects,
+        };
+        let stop_broker = broker.shutdown_handle();
+        let fleet = Fleet::new(broker_addr.port());
+        Ok(Self {
+            broker,
+            stop_broker,
+            emulator,
+            bridge,
+            fleet,
+            page,
+            directory,
+            bridge_shutdown,
+            facts,
+        })
+    }
+
+    /// Runs until the drain: the fleet stops, the bridge drains, then the rest goes.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let Self {
+            mut broker,
+            stop_broker,
+            emulator,
+            bridge,
+            fleet,
+            page,
+            directory,
+            bridge_shutdown,
+            facts,
+        } = self;
+        let router = page::router(facts.document(), fleet.published());
+        let background = Shutdown::new();
+        let page: JoinHandle<io::Result<()>> =
+            tokio::spawn(axum::serve(page, router).into_future());
+        let broker = tokio::spawn(async move { broker.run().await });
+        let emulator = tokio::spawn(emulator.run(background.clone()));
+        let health = bridge.health();
+        let mut bridge = tokio::spawn(bridge.run());
+        // Nobody is subscribed before the bridge is ready, and what is published to nobody is gone.
+        let fleet = tokio::spawn(async move {
+            health.all_ready().await;
+            fleet.run().await;
+        });
+        let ended: Result<Result<(), RunError>, _> = tokio::select! {
+            ended = &mut bridge => ended,
+            () = shutdown.drain() => {
+                fleet.abort();
+                bridge_shutdown.start_drain();
+                tokio::select! {
+                    ended = &mut bridge => ended,
+                    () = shutdown.abort() => {
+                        bridge_shutdown.start_abort();
+                        bridge.await
+                    }
+                }
+            }
+        };
+        background.start_abort();
+        stop_broker.shutdown();
+        page.abort();
+        emulator.await??;
+        broker.abort();
+        drop(directory);
+        Ok(ended??)
+    }
+}
+
+impl Facts {
+    /// The line that makes an event appear.
+    pub fn publish_hint(&self) -> String {
+        let (ip, port) = (self.broker.ip(), self.broker.port());
+        format!("mosquitto_pub -h {ip} -p {port} -t demo/hello -m '{{\"text\":\"hello\"}}'")
+    }
+
+    /// The lines that subscribe with the Amplify client. Its spelling of the scheme keeps the client
+    /// from insisting on TLS.
+    pub fn subscribe_hint(&self) -> String {
+        let endpoint = self.endpoint.replacen("http://", "HTTP://", 1);
+        format!(
+            "import {{ Amplify }} from 'aws-amplify';
+import {{ events }} from 'aws-amplify/data';
+
+Amplify.configure({{ API: {{ Events: {{
+  endpoint: '{endpoint}', region: 'us-east-1', defaultAuthMode: 'apiKey', apiKey: '{API_KEY}',
+}} }} }});
+const channel = await events.connect('{CHANNEL}');
+channel.subscribe({{ next: (data) => console.log(data.event), error: console.error }});"
+        )
+    }
+
+    /// What the page's script reads.
+    fn document(&self) -> serde_json::Value {
+        json!({
+            "endpoint": self.endpoint,
+            "realtime": self.realtime,
+            "api_key": API_KEY,
+            "channel": CHANNEL,
+            "broker": self.broker.to_string(),
+            "publish_hint": self.publish_hint(),
+            "subscribe_hint": self.subscribe_hint(),
+            "config": self.config,
+        })
+    }
+}
+
+/// The broker, with its tables in memory, bound and not yet running.
+async fn broker() -> anyhow::Result<MqttBroker> {
+    let config = BrokerConfig::new()
+        .with_bind_address(loopback(0))
+        .with_storage(StorageConfig::new().with_backend(StorageBackend::Memory))
+        .with_auth(mqtt5::broker::config::AuthConfig::new().with_allow_anonymous(true))
+        .with_sys_topics_enabled(false);
+    MqttBroker::with_config(config).await.context("the MQTT broker can't start")
+}
+
+fn configuration(endpoint: &str, broker: SocketAddr, rejects: &Path) -> String {
+    format!(
+        r#"[api.main]
+endpoint = "{endpoint}"
+auth     = {{ type = "api-key", key = "{API_KEY}" }}
+
+[source.city]
+type          = "mqtt"
+url           = "mqtt://{broker}"
+client_id     = "appsync-bridge-demo"
+subscriptions = ["fleet/+/position", "demo/#"]
+
+[route.fleet]                        # fleet/van-07/position -> /demo/fleet/van-07
+from    = "city"
+topic   = "fleet/{{van}}/position"
+channel = "/demo/fleet/{{van}}"
+
+[route.messages]                     # demo/hello -> /demo/hello
+from    = "city"
+topic   = "demo/{{path..}}"
+channel = "/demo/{{path..}}"
+
+[dead_letter.rejects]                # what can't be published
+type = "file"
+path = "{}"
+
+[admin]                              # /metrics, /readyz; port 0 takes a free one
+listen = "127.0.0.1:0"
+"#,
+        rejects.display()
+    )
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// A directory of our own, removed with all that is in it.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn make() -> anyhow::Result<Self> {
+        let path = std::env::temp_dir().join(format!("appsync-bridge-demo-{}", std::process::id()));
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("`{}` can't be made", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // What stays behind is in the system's own directory for such things.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,250 @@
+//! Who may call. The five ways of AWS come down to three here: an API key, a SigV4 signature of a
+//! known user, and a token that stands for Cognito, OpenID Connect or a Lambda authorizer.
+//!
+//! Every mode may do everything on every namespace; the lists of modes that AWS keeps per namespace
+//! are not emulated, nor are the claims of a token. Guess: an API key is looked at before an
+//! `authorization`, if both are sent.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::SystemTime;
+
+use aws_lc_rs::constant_time;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::HeaderMap;
+use serde_json::{Map, Value};
+
+use super::signature::{Authorization, SignatureFault, Signed};
+use crate::event_api::HEADER_SUBPROTOCOL_PREFIX;
+
+/// A user whose signatures are accepted.
+#[derive(Clone)]
+pub struct IamUser {
+    /// As in the credential scope.
+    pub access_key_id: String,
+    /// The key of the signature.
+    pub secret_access_key: String,
+    /// For temporary credentials: `x-amz-security-token` must be this.
+    pub session_token: Option<String>,
+}
+
+impl fmt::Debug for IamUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IamUser")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Everyone who may call.
+#[derive(Debug)]
+pub(super) struct Access {
+    pub(super) api_keys: Vec<String>,
+    pub(super) tokens: Vec<String>,
+    pub(super) users: Vec<IamUser>,
+    /// Of the credential scope; `None` takes any.
+    pub(super) region: Option<String>,
+    /// `false` takes every signature that can be read.
+    pub(super) verify_signatures: bool,
+}
+
+/// What a client shows: HTTP headers, or the fields of an auth object. Names in lower case.
+#[derive(Debug, Default)]
+pub(super) struct Presented<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+/// Why a client may not call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Denied {
+    /// No credential, or an unknown one.
+    Unauthorized,
+    /// A signature of an unknown user, or with another session token.
+    UnknownUser,
+    /// A signature that does not hold.
+    Signature(SignatureFault),
+}
+
+impl<'a> Presented<'a> {
+    /// From names and values; the case of the names does not matter.
+    pub(super) fn of(pairs: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Self {
+        let lower = |name: Cow<'a, str>| {
+            if name.bytes().any(|b| b.is_ascii_uppercase()) {
+                Cow::Owned(name.to_ascii_lowercase())
+            } else {
+                name
+            }
+        };
+        Self(pairs.map(|(name, value)| (lower(name), value)).collect())
+    }
+
+    /// From the headers of a request; a value that is no text cannot be signed and is left out.
+    pub(super) fn headers(headers: &'a HeaderMap) -> Self {
+        let text = |value: &'a http::HeaderValue| std::str::from_utf8(value.as_bytes()).ok();
+        Self::of(headers.iter().filter_map(|(n, v)| Some((n.as_str().into(), text(v)?.into()))))
+    }
+
+    /// From an auth object; fields that are no text are left out.
+    pub(super) fn object(object: &'a Map<String, Value>) -> Self {
+        let pairs = object.iter();
+        Self::of(pairs.filter_map(|(n, v)| Some((n.as_str().into(), v.as_str()?.into()))))
+    }
+
+    /// The only value of `name`, or the first one.
+    pub(super) fn one(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    /// All values of `name`.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_ref())
+    }
+}
+
+impl Access {
+    /// Whether the one who shows `signed.presented` may call.
+    pub(super) fn check(&self, signed: Signed<'_>, now: SystemTime) -> Result<(), Denied> {
+        if let Some(key) = signed.presented.one("x-api-key") {
+            return one_of(&self.api_keys, key);
+        }
+        let text = signed.presented.one("authorization").ok_or(Denied::Unauthorized)?;
+        if !Authorization::is_meant(text) {
+            return one_of(&self.tokens, text.strip_prefix("Bearer ").unwrap_or(text));
+        }
+        let authorization = Authorization::parse(text).map_err(Denied::Signature)?;
+        if !self.verify_signatures {
+            return Ok(());
+        }
+        let user = self.users.iter().find(|u| u.access_key_id == authorization.access_key_id);
+        let user = user.ok_or(Denied::UnknownUser)?;
+        if user.session_token.as_deref() != signed.presented.one("x-amz-security-token") {
+            return Err(Denied::UnknownUser);
+        }
+        authorization
+            .verify(&user.secret_access_key, self.region.as_deref(), signed, now)
+            .map_err(Denied::Signature)
+    }
+}
+
+/// The auth object that travels among the subprotocols of an upgrade, if one can be read.
+pub(super) fn subprotocol_object(headers: &HeaderMap) -> Option<Map<String, Value>> {
+    let lists = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let text = lists
+        .filter_map(|list| list.to_str().ok())
+        .flat_map(|list| list.split(','))
+        .find_map(|name| name.trim().strip_prefix(HEADER_SUBPROTOCOL_PREFIX))?;
+    // Clients leave the padding out; one that does not is understood.
+    let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn one_of(known: &[String], said: &str) -> Result<(), Denied> {
+    let equal = |known: &String| {
+        constant_time::verify_slices_are_equal(known.as_bytes(), said.as_bytes()).is_ok()
+    };
+    if known.iter().any(equal) { Ok(()) } else { Err(Denied::Unauthorized) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event_api::sign::Signer;
+
+    fn access() -> Access {
+        let user = |id: &str, token: Option<&str>| IamUser {
+            access_key_id: id.to_owned(),
+            secret_access_key: "secret".to_owned(),
+            session_token: token.map(str::to_owned),
+        };
+        Access {
+            api_keys: vec!["da2-one".to_owned(), "da2-two".to_owned()],
+            tokens: vec!["token".to_owned()],
+            users: vec![user("AKIA", None), user("ASIA", Some("session"))],
+            region: Some("eu-west-1".to_owned()),
+            verify_signatures: true,
+        }
+    }
+
+    fn check(access: &Access, pairs: &[(&str, &str)]) -> Result<(), Denied> {
+        let presented = Presented::of(pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())));
+        let signed = Signed { presented: &presented, query: "", payload: b"{}" };
+        access.check(signed, SystemTime::now())
+    }
+
+    #[test]
+    fn keys_and_tokens_are_compared_whole() {
+        let access = access();
+        for good in [
+            [("x-api-key", "da2-two")],
+            [("X-API-Key", "da2-one")],
+            [("authorization", "token")],
+            [("Authorization", "Bearer token")],
+        ] {
+            assert_eq!(check(&access, &good), Ok(()), "{good:?}");
+        }
+        for bad in [
+            &[("x-api-key", "da2-on")][..],
+            &[("x-api-key", "")][..],
+            &[("authorization", "da2-one")][..],
+            &[("authorization", "Bearer tokens")][..],
+            &[("x-api-key", "no"), ("authorization", "token")][..],
+            &[][..],
+        ] {
+            assert_eq!(check(&access, bad), Err(Denied::Unauthorized), "{bad:?}");
+        }
+    }
+
+    fn signed_by(id: &str, token: Option<&str>) -> Vec<(String, String)> {
+        let mut signer = Signer::new("eu-west-1", "h", id, "secret", token);
+        let signed = signer.sign(b"{}", SystemTime::now());
+        let mut pairs = vec![
+            ("host".to_owned(), "h".to_owned()),
+            ("content-type".to_owned(), "application/json".to_owned()),
+            ("x-amz-date".to_owned(), signed.date),
+            ("authorization".to_owned(), signed.authorization),
+        ];
+        pairs.extend(token.map(|t| ("x-amz-security-token".to_owned(), t.to_owned())));
+        pairs
+    }
+
+    #[test]
+    fn a_user_is_known_by_the_key_id_and_the_session_token() {
+        let mut access = access();
+        let check = |access: &Access, id: &str, token: Option<&str>| {
+            let pairs = signed_by(id, token);
+            let pairs: Vec<(&str, &str)> =
+                pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+            check(access, &pairs)
+        };
+        assert_eq!(check(&access, "AKIA", None), Ok(()));
+        assert_eq!(check(&access, "ASIA", Some("session")), Ok(()));
+        for (id, token) in
+            [("AKIB", None), ("ASIA", None), ("ASIA", Some("other")), ("AKIA", Some("session"))]
+        {
+            assert_eq!(check(&access, id, token), Err(Denied::UnknownUser), "{id} {token:?}");
+        }
+        access.users[0].secret_access_key = "another".to_owned();
+        let mismatch = Err(Denied::Signature(SignatureFault::Mismatch));
+        assert_eq!(check(&access, "AKIA", None), mismatch);
+        access.verify_signatures = false;
+        assert_eq!(check(&access, "AKIA", None), Ok(()));
+    }
+
+    #[test]
+    fn the_auth_object_is_found_in_either_place_with_or_without_padding() {
+        let object = r#"{"host":"h","x-api-key":"da2"}"#;
+        let plain = URL_SAFE_NO_PAD.encode(object);
+        for list in [
+            format!("aws-appsync-event-ws, header-{plain}"),
+            format!("header-{plain},aws-appsync-event-ws"),
+            format!("header-{plain}==, aws-appsync-event-ws"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("sec-websocket-protocol", list.parse().unwrap());
+            let object = subprotocol_object(&headers).unwrap();
+            assert_eq!(Presented::object(&object).one("x-api-key"), Some("da2"), "{list}");
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("sec-websocket-protocol", "aws-appsync-event-ws".parse().unwrap());
+        assert_eq!(subprotocol_object(&headers), None);
+    }
+}

@@ -1,0 +1,228 @@
+//! The HTTP side: `POST /event`, its preflight, and the way to the WebSocket. The query string is
+//! ignored, except under a signature.
+//!
+//! Seen from AWS by public test suites: the answer of a publish, the texts for a bad key, for an
+//! unknown namespace and for more than five events. Guesses, as nothing public shows them:
+//!
+//! | case | guess |
+//! | --- | --- |
+//! | status of the seen errors | 401 and 400, as the control plane has them |
+//! | a signature that does not hold | 403 `InvalidSignatureException`, as AppSync answers GraphQL requests |
+//! | a signature of an unknown user | 403 `UnrecognizedClientException` |
+//! | an unreadable signature | 403 `IncompleteSignatureException` |
+//! | a body, a channel or an event that cannot be read | 400 `BadRequestException`, the whole request |
+//! | a body over 1.2 MB | 413 `BadRequestException` |
+//! | a ledger that cannot be written | 500 `InternalFailureException` |
+//! | another method or path | 405, 404 `BadRequestException` |
+//!
+//! `x-amzn-errortype` is never sent: Amplify would send a bad request three times.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::access::{Denied, Presented};
+use super::realtime;
+use super::service::{Publish, Refusal, Service};
+use super::signature::{SignatureFault, Signed};
+use crate::event_api::wire::{ErrorAnswer, ErrorItem, PublishAnswer, PublishRequest};
+use crate::event_api::{EVENT_PATH, MAX_BODY_BYTES, REALTIME_PATH};
+use crate::shutdown::Shutdown;
+
+/// What every answer to a caller without rights says.
+pub(super) const NOT_AUTHORIZED: &str = "You are not authorized to make this call.";
+
+/// How much of an oversized body is read and dropped, so that its sender gets to read the answer.
+const MAX_DISCARDED_BYTES: u64 = 16_000_000;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+
+/// A refusal: its status and the one item of its body.
+struct Failure(StatusCode, ErrorItem);
+
+/// Answers any request; the one place they all pass.
+pub(super) async fn answer(
+    service: Arc<Service>,
+    sockets: TaskTracker,
+    shutdown: Shutdown,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let id = Uuid::new_v4().to_string();
+    let mut response = match (request.uri().path(), request.method()) {
+        (EVENT_PATH, &Method::POST) => {
+            let response = match publish(&service, &id, request).await {
+                Ok(answer) => json(StatusCode::OK, &answer),
+                Err(Failure(status, item)) => json(status, &ErrorAnswer { errors: vec![item] }),
+            };
+            if !service.latency.is_zero() {
+                sleep(service.latency).await;
+            }
+            response
+        }
+        (EVENT_PATH, &Method::OPTIONS) => preflight(request.headers()),
+        (REALTIME_PATH, &Method::GET) => {
+            realtime::upgrade(service, sockets, shutdown, request.into_parts().0).await
+        }
+        (EVENT_PATH | REALTIME_PATH, _) => {
+            bad_request(StatusCode::METHOD_NOT_ALLOWED, "the method is not supported here")
+        }
+        _ => bad_request(StatusCode::NOT_FOUND, "there is nothing at this path"),
+    };
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(
+        header::ACCESS_CONTROL_EXPOSE_HEADERS,
+        HeaderValue::from_static("x-amzn-RequestId,Date"),
+    );
+    Ok(response)
+}
+
+/// A refusal outside of a publish.
+pub(super) fn bad_request(status: StatusCode, message: &'static str) -> Response<Body> {
+    json(status, &ErrorAnswer { errors: vec![item("BadRequestException", message)] })
+}
+
+/// An item of an error answer.
+pub(super) fn item(error_type: &'static str, message: impl Into<Cow<'static, str>>) -> ErrorItem {
+    ErrorItem {
+        error_type: Some(error_type.into()),
+        error_code: None,
+        message: Some(message.into()),
+    }
+}
+
+/// The item for a namespace that does not exist: no message, as seen from AWS.
+pub(super) fn unknown_namespace() -> ErrorItem {
+    ErrorItem { error_type: Some("UnauthorizedException".into()), ..ErrorItem::default() }
+}
+
+async fn publish(
+    service: &Service,
+    id: &str,
+    request: Request<Incoming>,
+) -> Result<PublishAnswer, Failure> {
+    let (parts, body) = request.into_parts();
+    let body = read(body).await?;
+    let presented = Presented::headers(&parts.headers);
+    let query = parts.uri.query().unwrap_or_default();
+    let signed = Signed { presented: &presented, query, payload: &body };
+    service.access.check(signed, SystemTime::now()).map_err(denied)?;
+    let request: PublishRequest = serde_json::from_slice(&body).map_err(|e| {
+        let message = format!("the body is no publish request: {e}");
+        Failure(StatusCode::BAD_REQUEST, item("BadRequestException", message))
+    })?;
+    let publish = Publish {
+        request: id,
+        transport: "http",
+        channel: &request.channel,
+        events: &request.events,
+    };
+    service.publish(publish).map_err(|refusal| refused(&refusal))
+}
+
+async fn read(body: Incoming) -> Result<Bytes, Failure> {
+    let too_large = || {
+        let message = "the body is larger than 1.2 MB";
+        Failure(StatusCode::PAYLOAD_TOO_LARGE, item("BadRequestException", message))
+    };
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        discard(body).await;
+        return Err(too_large());
+    }
+    let collected = Limited::new(body, MAX_BODY_BYTES).collect().await;
+    collected.map(http_body_util::Collected::to_bytes).map_err(|_| too_large())
+}
+
+async fn discard(mut body: Incoming) {
+    let mut left = MAX_DISCARDED_BYTES;
+    while let Some(Ok(frame)) = body.frame().await {
+        let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+        if size > left {
+            return;
+        }
+        left -= size;
+    }
+}
+
+fn denied(denied: Denied) -> Failure {
+    let forbidden = |kind, message| Failure(StatusCode::FORBIDDEN, item(kind, message));
+    match denied {
+        Denied::Unauthorized => {
+            Failure(StatusCode::UNAUTHORIZED, item("UnauthorizedException", NOT_AUTHORIZED))
+        }
+        Denied::UnknownUser => forbidden(
+            "UnrecognizedClientException",
+            "The security token included in the request is invalid.",
+        ),
+        Denied::Signature(SignatureFault::Incomplete) => forbidden(
+            "IncompleteSignatureException",
+            "Authorization header requires a readable credential, signed headers, signature and date.",
+        ),
+        Denied::Signature(SignatureFault::Scope) => forbidden(
+            "InvalidSignatureException",
+            "Credential should be scoped to a valid date, region and service.",
+        ),
+        Denied::Signature(SignatureFault::Date) => forbidden(
+            "InvalidSignatureException",
+            "Signature expired or not yet current: its date is more than 5 minutes off.",
+        ),
+        Denied::Signature(SignatureFault::Mismatch) => forbidden(
+            "InvalidSignatureException",
+            "The request signature we calculated does not match the signature you provided.",
+        ),
+    }
+}
+
+fn refused(refusal: &Refusal) -> Failure {
+    match refusal {
+        Refusal::TooManyEvents => Failure(
+            StatusCode::BAD_REQUEST,
+            item("BadRequestException", "Input exceeded 5 event limit"),
+        ),
+        Refusal::UnknownNamespace => Failure(StatusCode::UNAUTHORIZED, unknown_namespace()),
+        Refusal::Ledger(_) => Failure(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            item("InternalFailureException", refusal.to_string()),
+        ),
+        Refusal::NoEvents | Refusal::BadChannel { .. } | Refusal::NotJson { .. } => {
+            Failure(StatusCode::BAD_REQUEST, item("BadRequestException", refusal.to_string()))
+        }
+    }
+}
+
+/// Allows what the browser asks for: names cannot be listed with `*`, as that leaves out
+/// `authorization`.
+fn preflight(asked: &HeaderMap) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, OPTIONS"));
+    if let Some(names) = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
+    }
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    response
+}
+
+fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> {
+    // The bodies are plain structs, which cannot fail to be written.
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json; charset=UTF-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

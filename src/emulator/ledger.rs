@@ -1,0 +1,94 @@
+//! What was accepted, on disk: one JSON line an event, for tests that compare it with what was sent.
+//!
+//! The lines of a request are appended with one write, and only then is the request answered. There
+//! is no buffer of ours in between, so the lines outlive a killed emulator; they are not synced, so
+//! they may not outlive a killed machine.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+
+/// An open ledger.
+pub(super) struct Ledger(Mutex<File>);
+
+/// One event of an answered publish request. Requests that were refused whole leave no line.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct LedgerLine<'a> {
+    /// Unix time in milliseconds.
+    pub(super) at: u64,
+    /// `x-amzn-RequestId` of the answer over HTTP, the frame's `id` over WebSocket.
+    pub(super) request: &'a str,
+    /// `http` or `ws`.
+    pub(super) transport: &'a str,
+    /// Normalised: with its leading slash.
+    pub(super) channel: &'a str,
+    /// The position in the request.
+    pub(super) index: usize,
+    /// As in the answer.
+    pub(super) identifier: &'a str,
+    /// The JSON text of the event.
+    pub(super) event: &'a str,
+    /// `accepted` or `failed`.
+    pub(super) outcome: &'a str,
+    /// As in the answer, for a failed event.
+    pub(super) code: Option<&'a str>,
+}
+
+impl Ledger {
+    /// Opens `path` for appending, and makes it if it is not there.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        Ok(Self(Mutex::new(file)))
+    }
+
+    /// Appends all lines of one request. The write goes to the page cache and takes microseconds,
+    /// less than handing it to another thread would.
+    pub(super) fn append<'a>(
+        &self,
+        lines: impl IntoIterator<Item = LedgerLine<'a>>,
+    ) -> io::Result<()> {
+        let mut text = Vec::with_capacity(1024);
+        for line in lines {
+            serde_json::to_writer(&mut text, &line)?;
+            text.push(b'\n');
+        }
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        file.write_all(&text)?;
+        file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_appended_and_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger.jsonl");
+        let line = LedgerLine {
+            at: 1,
+            request: "r",
+            transport: "http",
+            channel: "/a/b",
+            index: 0,
+            identifier: "i",
+            event: "{\"a\":\"\u{fc}\\n\"}",
+            outcome: "accepted",
+            code: None,
+        };
+        for _ in 0..2 {
+            let ledger = Ledger::open(&path).unwrap();
+            ledger.append([line.clone(), line.clone()]).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 4);
+        for read in text.lines() {
+            let read: serde_json::Value = serde_json::from_str(read).unwrap();
+            assert_eq!(read, serde_json::to_value(&line).unwrap());
+        }
+    }
+}

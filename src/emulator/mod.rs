@@ -1,0 +1,261 @@
+//! A local Event API, faithful to AWS as far as AWS is known: `POST /event` and the WebSocket
+//! `/event/realtime` on one host and port, over plain HTTP or TLS.
+//!
+//! It is for developing and for testing, this bridge's tests included: it really verifies
+//! signatures, keeps the limits of the service, and speaks its two spellings of the same errors. It
+//! stores nothing, runs no namespace handlers and knows no quotas of an account.
+//!
+//! Where the service's behaviour is not public, the emulator guesses, and each part lists its guesses
+//! at its top: `http` the answers, `realtime` the frames, `hub` the patterns, `access` and
+//! `signature` the credentials.
+//!
+//! For Amplify: on a standard AWS domain its client swaps `appsync-api` for `appsync-realtime-api` in
+//! the host name, so an emulator that poses as one needs both names; on `localhost` it does not. It
+//! dials `wss://` even for an `http://` endpoint, unless the scheme is written `HTTP://`.
+
+mod access;
+mod fanout;
+mod http;
+mod hub;
+mod ledger;
+mod rate;
+mod realtime;
+mod service;
+mod signature;
+mod tls;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{Request, Response};
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+
+pub use access::IamUser;
+pub use tls::Tls;
+
+use crate::event_api::{EVENT_PATH, REALTIME_PATH};
+use crate::shutdown::Shutdown;
+use access::Access;
+use fanout::Fanout;
+use ledger::Ledger;
+use service::Service;
+
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to let be after the system refused a connection, mostly for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What an emulator is to be like.
+pub struct Settings {
+    /// Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The region that signatures must be scoped to; `None` takes any.
+    pub region: Option<String>,
+    /// The namespaces that exist; empty: every well-formed one does.
+    pub namespaces: Vec<String>,
+    /// Accepted values of `x-api-key`.
+    pub api_keys: Vec<String>,
+    /// Accepted values of `authorization`, with or without `Bearer `: they stand for what Cognito,
+    /// OpenID Connect or a Lambda authorizer would let in.
+    pub tokens: Vec<String>,
+    /// Whose signatures are accepted.
+    pub users: Vec<IamUser>,
+    /// `false` takes every signature that can be read, from anyone.
+    pub verify_signatures: bool,
+    /// `None`: plain HTTP.
+    pub tls: Option<Tls>,
+    /// Between two `ka` frames; above zero. AWS: 60 s.
+    pub keep_alive: Duration,
+    /// How long the answer of a publish over HTTP is held back after its events were delivered.
+    pub latency: Duration,
+    /// Gets one JSON line for every event that was answered, before the answer goes out.
+    pub ledger: Option<PathBuf>,
+}
+
+impl Settings {
+    /// A plain emulator where every namespace exists and nobody may call yet.
+    #[must_use]
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            region: None,
+            namespaces: Vec::new(),
+            api_keys: Vec::new(),
+            tokens: Vec::new(),
+            users: Vec::new(),
+            verify_signatures: true,
+            tls: None,
+            keep_alive: Duration::from_mins(1),
+            latency: Duration::ZERO,
+            ledger: None,
+        }
+    }
+}
+
+/// A local Event API that has its port and waits to be run.
+pub struct Emulator {
+    listener: TcpListener,
+    local: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    ca_file: Option<PathBuf>,
+    service: Arc<Service>,
+}
+
+impl Emulator {
+    /// Takes the port, opens the ledger and makes or reads the certificate. From here on clients can
+    /// connect; they are answered once it runs. Errors are of the system and name what they are
+    /// about.
+    pub async fn bind(settings: Settings) -> io::Result<Self> {
+        let named =
+            |what: String| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
+        let listener = TcpListener::bind(settings.listen)
+            .await
+            .map_err(named(format!("cannot listen on `{}`", settings.listen)))?;
+        let local = listener.local_addr()?;
+        let tls = settings.tls.as_ref().map(|tls| tls.acceptor(local.ip())).transpose()?;
+        let open = |path: &PathBuf| {
+            let what = format!("cannot open the ledger `{}`", path.display());
+            Ledger::open(path).map_err(named(what))
+        };
+        let ledger = settings.ledger.as_ref().map(open).transpose()?;
+        let service = Service {
+            access: Access {
+                api_keys: settings.api_keys,
+                tokens: settings.tokens,
+                users: settings.users,
+                region: settings.region,
+                verify_signatures: settings.verify_signatures,
+            },
+            namespaces: settings.namespaces,
+            fanout: Fanout::default(),
+            ledger,
+            // A timer of nothing cannot be made.
+            keep_alive: settings.keep_alive.max(Duration::from_millis(1)),
+            latency: settings.latency,
+        };
+        let ca_file = settings.tls.and_then(|tls| tls.ca_file());
+        Ok(Self { listener, local, tls, ca_file, service: Arc::new(service) })
+    }
+
+    /// Where it listens, with the port it got.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The HTTP endpoint, such as `http://127.0.0.1:8787/event`; on all interfaces, the loopback's.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{EVENT_PATH}", self.reachable())
+    }
+
+    /// The WebSocket endpoint, such as `ws://127.0.0.1:8787/event/realtime`.
+    #[must_use]
+    pub fn realtime(&self) -> String {
+        let scheme = if self.tls.is_some() { "wss" } else { "ws" };
+        format!("{scheme}://{}{REALTIME_PATH}", self.reachable())
+    }
+
+    /// What clients must trust, if the certificate was generated.
+    #[must_use]
+    pub fn ca_file(&self) -> Option<&PathBuf> {
+        self.ca_file.as_ref()
+    }
+
+    /// Serves until the drain starts, then lets running requests end and closes the sockets with
+    /// 1000; the abort cuts both.
+    pub async fn run(self, shutdown: Shutdown) -> io::Result<()> {
+        let tasks = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = shutdown.drain() => break,
+            };
+            let Ok((stream, _)) = accepted else {
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let connection = Connection {
+                service: Arc::clone(&self.service),
+                tasks: tasks.clone(),
+                shutdown: shutdown.clone(),
+            };
+            tasks.spawn(connection.open(stream, self.tls.clone()));
+        }
+        drop(self.listener);
+        tasks.close();
+        tokio::select! {
+            () = tasks.wait() => {}
+            () = shutdown.abort() => {}
+        }
+        Ok(())
+    }
+
+    fn reachable(&self) -> SocketAddr {
+        let ip = match self.local.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        SocketAddr::new(ip, self.local.port())
+    }
+}
+
+/// One client's TCP connection.
+struct Connection {
+    service: Arc<Service>,
+    tasks: TaskTracker,
+    shutdown: Shutdown,
+}
+
+impl Connection {
+    async fn open(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        // Answers are small and whole; waiting to fill a packet would only delay them.
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else {
+            return self.serve(stream).await;
+        };
+        // A client that does not trust the certificate, or stays silent, is its own trouble.
+        if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+            self.serve(stream).await;
+        }
+    }
+
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = service_fn(|request| self.answer(request));
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection.with_upgrades());
+        // How a connection ends is the client's business: most errors are one that went away.
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = self.shutdown.drain() => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            _ = connection => {}
+            () = self.shutdown.abort() => {}
+        }
+    }
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
+        let service = Arc::clone(&self.service);
+        http::answer(service, self.tasks.clone(), self.shutdown.clone(), request)
+    }
+}

@@ -1,0 +1,229 @@
+//! What a publish does, whichever way it came: checks, ledger, fan-out, answer. How a refusal is
+//! worded is the transport's business, as AWS words the same mistake in two ways.
+
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::access::Access;
+use super::fanout::Fanout;
+use super::ledger::{Ledger, LedgerLine};
+use crate::event_api::wire::{AcceptedEvent, FailedEvent, PublishAnswer};
+use crate::event_api::{Channel, Event, EventError, MAX_EVENTS};
+
+/// All that the connections share.
+pub(super) struct Service {
+    pub(super) access: Access,
+    /// Empty: every well-formed namespace exists.
+    pub(super) namespaces: Vec<String>,
+    pub(super) fanout: Fanout,
+    pub(super) ledger: Option<Ledger>,
+    pub(super) keep_alive: Duration,
+    pub(super) latency: Duration,
+}
+
+/// A publish that passed the access check.
+#[derive(Clone, Copy)]
+pub(super) struct Publish<'a> {
+    /// Names the request in the ledger.
+    pub(super) request: &'a str,
+    /// `http` or `ws`.
+    pub(super) transport: &'static str,
+    /// As the client wrote it.
+    pub(super) channel: &'a str,
+    /// As the client wrote them.
+    pub(super) events: &'a [String],
+}
+
+/// Why a publish is refused whole.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// More than [`MAX_EVENTS`].
+    #[error("more than {MAX_EVENTS} events")]
+    TooManyEvents,
+    /// No event at all.
+    #[error("at least one event is required")]
+    NoEvents,
+    /// The channel does not fit the grammar.
+    #[error("`{channel}` is no channel to publish to: {why}")]
+    BadChannel {
+        /// As the client wrote it.
+        channel: String,
+        /// What the grammar says.
+        why: crate::event_api::ChannelError,
+    },
+    /// The namespace does not exist.
+    #[error("unknown namespace")]
+    UnknownNamespace,
+    /// An event is no JSON.
+    #[error("event {index} is {why}")]
+    NotJson {
+        /// Its position.
+        index: usize,
+        /// What the parser says.
+        why: EventError,
+    },
+    /// The ledger could not be written, so nothing may be called accepted.
+    #[error("the ledger cannot be written: {0}")]
+    Ledger(#[from] io::Error),
+}
+
+impl Service {
+    /// Whether a namespace exists.
+    pub(super) fn has_namespace(&self, name: &str) -> bool {
+        self.namespaces.is_empty() || self.namespaces.iter().any(|known| known == name)
+    }
+
+    /// Takes the events that can be taken, hands them to the subscribers, and says which.
+    ///
+    /// A subscriber may see an event before its publisher sees the answer. The ledger comes before
+    /// both.
+    pub(super) fn publish(&self, publish: Publish<'_>) -> Result<PublishAnswer, Refusal> {
+        if publish.events.len() > MAX_EVENTS {
+            return Err(Refusal::TooManyEvents);
+        }
+        if publish.events.is_empty() {
+            return Err(Refusal::NoEvents);
+        }
+        let channel = Channel::parse(publish.channel)
+            .map_err(|why| Refusal::BadChannel { channel: publish.channel.to_owned(), why })?;
+        if !self.has_namespace(channel.namespace()) {
+            return Err(Refusal::UnknownNamespace);
+        }
+        let mut answer = PublishAnswer::default();
+        let mut accepted = Vec::with_capacity(publish.events.len());
+        for (index, text) in publish.events.iter().enumerate() {
+            let identifier = Uuid::new_v4().to_string();
+            match Event::parse(Bytes::copy_from_slice(text.as_bytes())) {
+                Ok(event) => {
+                    accepted.push(event);
+                    answer.successful.push(AcceptedEvent { identifier, index });
+                }
+                Err(EventError::TooLarge { .. }) => answer.failed.push(FailedEvent {
+                    identifier,
+                    index,
+                    code: "EventTooLargeException".to_owned(),
+                    message: "Transformed event is larger than 240KB".to_owned(),
+                }),
+                Err(why) => return Err(Refusal::NotJson { index, why }),
+            }
+        }
+        if let Some(ledger) = &self.ledger {
+            ledger.append(lines(publish, &channel, &answer))?;
+        }
+        self.fanout.publish(&channel, &accepted);
+        Ok(answer)
+    }
+}
+
+fn lines<'a>(
+    publish: Publish<'a>,
+    channel: &'a Channel,
+    answer: &'a PublishAnswer,
+) -> impl Iterator<Item = LedgerLine<'a>> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let line = move |index: usize, identifier: &'a str, code: Option<&'a str>| LedgerLine {
+        at,
+        request: publish.request,
+        transport: publish.transport,
+        channel: channel.as_str(),
+        index,
+        identifier,
+        event: publish.events.get(index).map_or("", String::as_str),
+        outcome: if code.is_none() { "accepted" } else { "failed" },
+        code,
+    };
+    let accepted = answer.successful.iter().map(move |e| line(e.index, &e.identifier, None));
+    let failed = answer.failed.iter().map(move |e| line(e.index, &e.identifier, Some(&e.code)));
+    accepted.chain(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event_api::MAX_EVENT_BYTES;
+
+    fn service(ledger: Option<Ledger>) -> Service {
+        Service {
+            access: Access {
+                api_keys: Vec::new(),
+                tokens: Vec::new(),
+                users: Vec::new(),
+                region: None,
+                verify_signatures: true,
+            },
+            namespaces: vec!["demo".to_owned()],
+            fanout: Fanout::default(),
+            ledger,
+            keep_alive: Duration::from_mins(1),
+            latency: Duration::ZERO,
+        }
+    }
+
+    fn publish(
+        service: &Service,
+        channel: &str,
+        events: &[&str],
+    ) -> Result<PublishAnswer, Refusal> {
+        let events: Vec<String> = events.iter().map(|e| (*e).to_owned()).collect();
+        service.publish(Publish { request: "r", transport: "http", channel, events: &events })
+    }
+
+    #[test]
+    fn every_event_is_answered_at_its_index() {
+        let big = format!("\"{}\"", "x".repeat(MAX_EVENT_BYTES - 1));
+        let answer = publish(&service(None), "demo/a", &["1", &big, "{}"]).unwrap();
+        assert_eq!(answer.successful.iter().map(|e| e.index).collect::<Vec<_>>(), [0, 2]);
+        assert_eq!(answer.failed.len(), 1);
+        assert_eq!(answer.failed[0].index, 1);
+        assert_eq!(answer.failed[0].code, "EventTooLargeException");
+        assert_eq!(answer.failed[0].message, "Transformed event is larger than 240KB");
+        assert!(Uuid::parse_str(&answer.failed[0].identifier).is_ok());
+    }
+
+    #[test]
+    fn a_request_is_refused_whole() {
+        let service = service(None);
+        for (channel, events, why) in [
+            ("demo/a", &["1"; 6][..], "more than 5 events"),
+            ("demo/a", &[][..], "at least one event is required"),
+            ("demo/*", &["1"][..], "`demo/*` is no channel"),
+            ("other/a", &["1"][..], "unknown namespace"),
+            ("demo/a", &["1", "{"][..], "event 1 is not JSON"),
+        ] {
+            let refusal = publish(&service, channel, events).unwrap_err().to_string();
+            assert!(refusal.starts_with(why), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn the_ledger_holds_what_was_answered_and_nothing_of_a_refused_request() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger");
+        let service = service(Some(Ledger::open(&path).unwrap()));
+        let big = "1".repeat(MAX_EVENT_BYTES + 1);
+        let answer = publish(&service, "demo/a/", &["{\"n\": 1}", &big]).unwrap();
+        assert!(publish(&service, "demo/a", &["1", "{"]).is_err());
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["event"], "{\"n\": 1}");
+        assert_eq!(lines[0]["channel"], "/demo/a");
+        assert_eq!(lines[0]["outcome"], "accepted");
+        assert_eq!(lines[0]["code"], serde_json::Value::Null);
+        assert_eq!(lines[0]["identifier"], answer.successful[0].identifier.as_str());
+        assert_eq!(lines[1]["outcome"], "failed");
+        assert_eq!(lines[1]["code"], "EventTooLargeException");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_ledger_cannot_hold_is_not_accepted() {
+        let full = Ledger::open(std::path::Path::new("/dev/full")).unwrap();
+        assert!(matches!(publish(&service(Some(full)), "demo/a", &["1"]), Err(Refusal::Ledger(_))));
+    }
+}

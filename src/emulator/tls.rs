@@ -1,0 +1,182 @@
+//! TLS for the emulator: a certificate from files, or one made on the spot.
+//!
+//! The made one is signed by an authority that is made with it. The authority's certificate is
+//! written for clients to trust; its key never leaves memory and is dropped at once, so that nobody
+//! can sign with it later. Both live for a year.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::TlsAcceptor;
+
+use crate::event_api::sign::amz_date;
+
+/// The file that a generated authority is written to.
+const CA_FILE: &str = "ca.pem";
+
+/// Below the limits that some clients have for a server's certificate.
+const LIFE: Duration = Duration::from_hours(365 * 24);
+
+const DAY: Duration = Duration::from_hours(24);
+
+/// Where the certificate comes from.
+#[derive(Clone, Debug)]
+pub enum Tls {
+    /// Made at start for `localhost`, the loopback addresses and the address that is listened on.
+    Generated {
+        /// Existing; gets the authority's certificate as `ca.pem`, replacing an older one.
+        directory: PathBuf,
+    },
+    /// From PEM files.
+    Files {
+        /// The server's certificate, then its intermediates.
+        cert: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+}
+
+/// A chain and its key.
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+impl Tls {
+    /// The file that clients must trust, if this makes one.
+    #[must_use]
+    pub fn ca_file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Generated { directory } => Some(directory.join(CA_FILE)),
+            Self::Files { .. } => None,
+        }
+    }
+
+    /// Reads or makes the certificate; errors are of the files, named.
+    pub(super) fn acceptor(&self, listen: IpAddr) -> io::Result<TlsAcceptor> {
+        let (chain, key) = match self {
+            Self::Generated { directory } => generate(&directory.join(CA_FILE), listen)?,
+            Self::Files { cert, key } => load(cert, key)?,
+        };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(io::Error::other)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(config)))
+    }
+}
+
+fn load(cert: &Path, key: &Path) -> io::Result<Identity> {
+    let named = |path: &Path, e: rustls::pki_types::pem::Error| {
+        io::Error::other(format!("cannot read `{}`: {e}", path.display()))
+    };
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| named(cert, e))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|e| named(key, e))?;
+    Ok((chain, key))
+}
+
+fn generate(ca_file: &Path, listen: IpAddr) -> io::Result<Identity> {
+    let (ca, issuer) = authority().map_err(io::Error::other)?;
+    let identity = identity(&issuer, listen).map_err(io::Error::other)?;
+    std::fs::write(ca_file, ca).map_err(|e| {
+        io::Error::new(e.kind(), format!("cannot write `{}`: {e}", ca_file.display()))
+    })?;
+    Ok(identity)
+}
+
+fn authority() -> Result<(String, Issuer<'static, KeyPair>), rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    limit_life(&mut params);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.distinguished_name.push(DnType::CommonName, "appsync-bridge emulator, local authority");
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key)?;
+    Ok((certificate.pem(), Issuer::new(params, key)))
+}
+
+fn identity(issuer: &Issuer<'_, KeyPair>, listen: IpAddr) -> Result<Identity, rcgen::Error> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    if !listen.is_unspecified() && !listen.is_loopback() {
+        names.push(listen.to_string());
+    }
+    let mut params = CertificateParams::new(names)?;
+    limit_life(&mut params);
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.distinguished_name.push(DnType::CommonName, "appsync-bridge emulator");
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, issuer)?;
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    Ok((vec![certificate.der().clone()], key))
+}
+
+/// From yesterday, for clients whose clock is behind, for a year.
+fn limit_life(params: &mut CertificateParams) {
+    let date = |time: SystemTime| {
+        let text = amz_date(time);
+        let part = |range: std::ops::Range<usize>| text[range].parse::<u16>().unwrap_or(1);
+        let small = |range| u8::try_from(part(range)).unwrap_or(1);
+        date_time_ymd(i32::from(part(0..4)), small(4..6), small(6..8))
+    };
+    let now = SystemTime::now();
+    params.not_before = date(now - DAY);
+    params.not_after = date(now + LIFE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generated_authority_is_written_without_its_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let tls = Tls::Generated { directory: directory.path().to_owned() };
+        tls.acceptor("127.0.0.1".parse().unwrap()).unwrap();
+        let file = tls.ca_file().unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.starts_with("-----BEGIN CERTIFICATE-----"));
+        assert!(!text.contains("KEY"));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_chain_and_a_key_are_read_from_files_and_must_fit() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let cert = write("cert.pem", params.self_signed(&key).unwrap().pem());
+        let other = write("other.pem", KeyPair::generate().unwrap().serialize_pem());
+        let key = write("key.pem", key.serialize_pem());
+        let listen = "127.0.0.1".parse().unwrap();
+        let accepted = |key| Tls::Files { cert: cert.clone(), key }.acceptor(listen).is_ok();
+        assert!(accepted(key));
+        assert!(!accepted(other));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let missing = PathBuf::from("/nowhere/cert.pem");
+        let tls = Tls::Files { cert: missing.clone(), key: missing };
+        let Err(error) = tls.acceptor("127.0.0.1".parse().unwrap()) else { panic!("accepted") };
+        assert!(error.to_string().contains("/nowhere/cert.pem"), "{error}");
+    }
+}

@@ -1,0 +1,303 @@
+//! One connection of either protocol version behind one face.
+//!
+//! An event loop of the client is one connection: on any error it is dropped and never polled again.
+//! That alone keeps events of a dead connection from being taken for those of the next one, and keeps
+//! acknowledgements of a dead connection from confirming foreign messages on the next one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rumqttc_v4 as v4;
+use rumqttc_v5 as v5;
+use rustls::ClientConfig;
+use tokio::sync::mpsc;
+
+use super::lingering::Lingering;
+use crate::config::source::{MqttConfig, MqttVersion, Qos, Subscription};
+
+/// The protocol's own maximum: nothing larger can be sent by a broker. The limit of the configuration
+/// is applied to the message, which goes to the dead letter: refusing the packet instead means, in
+/// 3.1.1, an endless reconnect loop, and in 5, that the broker discards the message without a word.
+const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
+
+/// What can be asked of a connection; never waits, from any task.
+pub(super) enum Client {
+    V3(v4::AsyncClient),
+    V5(v5::AsyncClient),
+}
+
+/// What drives a connection.
+pub(super) enum Connection {
+    V3(Box<v4::EventLoop>),
+    V5(Box<v5::EventLoop>),
+}
+
+/// What happened on a connection.
+pub(super) enum Event {
+    /// The broker took us.
+    Connected { session_present: bool },
+    /// What became of each subscription: the granted QoS, or why there is none.
+    Subscribed(Vec<Result<u8, String>>),
+    /// A message.
+    Publish(Box<Incoming>),
+    /// A PUBACK was written to the socket.
+    AckWritten,
+    /// Our DISCONNECT was written to the socket.
+    Disconnected,
+    /// Of no interest.
+    Other,
+}
+
+/// A message of either version. The payload shares the read buffer: copy what is kept.
+pub(super) struct Incoming {
+    pub(super) topic: Bytes,
+    pub(super) payload: Bytes,
+    pub(super) qos: u8,
+    pub(super) retain: bool,
+    pub(super) duplicate: bool,
+    pub(super) packet_id: u16,
+    pub(super) properties: Vec<(String, String)>,
+}
+
+/// The client is gone, and its connection with it.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+/// A connection that is not made yet: the first `next` makes it. `closed` is released when it is
+/// closed for good.
+pub(super) fn open(
+    config: &MqttConfig,
+    tls: Option<Arc<ClientConfig>>,
+    receive_maximum: u16,
+    closed: mpsc::Sender<()>,
+) -> (Client, Connection) {
+    let keep_alive = u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX);
+    let address = (config.host.clone(), config.port);
+    match config.version {
+        MqttVersion::V3 => {
+            let mut options = v4::MqttOptions::new(config.client_id.clone(), address);
+            options
+                .set_keep_alive(keep_alive)
+                .set_clean_session(false)
+                .set_ack_mode(v4::AckMode::Manual)
+                .set_max_packet_size(PROTOCOL_MAX_PACKET, 1 << 20)
+                .set_inflight(1)
+                .set_socket_connector(move |address, _| {
+                    Lingering::connect(address, closed.clone())
+                });
+            if let Some(user) = &config.username {
+                let password = config.password.as_ref().map_or("", |p| p.reveal());
+                options.set_credentials(user.clone(), password.to_owned());
+            }
+            if let Some(tls) = tls {
+                options.set_transport(v4::Transport::tls_with_config(
+                    v4::TlsConfiguration::Rustls(tls),
+                ));
+            }
+            let (client, events) = v4::AsyncClient::builder(options).unbounded().build();
+            (Client::V3(client), Connection::V3(Box::new(events)))
+        }
+        MqttVersion::V5 => {
+            let expiry = u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX);
+            let mut options = v5::MqttOptions::new(config.client_id.clone(), address);
+            options
+                .set_keep_alive(keep_alive)
+                .set_clean_start(false)
+                .set_ack_mode(v5::AckMode::Manual)
+                .set_session_expiry_interval(Some(expiry))
+                .set_receive_maximum(Some(receive_maximum))
+                .set_outgoing_inflight_upper_limit(1)
+                .set_session_store(BlankSession)
+                .set_unlimited_incoming_packet_size()
+                .set_socket_connector(move |address, _| {
+                    Lingering::connect(address, closed.clone())
+                });
+            if let Some(user) = &config.username {
+                let password = config.password.as_ref().map_or("", |p| p.reveal());
+                options.set_credentials(user.clone(), password.to_owned());
+            }
+            if let Some(tls) = tls {
+                options.set_transport(v5::Transport::tls_with_config(
+                    v5::TlsConfiguration::Rustls(tls),
+                ));
+            }
+            let (client, events) = v5::AsyncClient::builder(options).unbounded().build();
+            (Client::V5(client), Connection::V5(Box::new(events)))
+        }
+    }
+}
+
+impl Client {
+    /// Queues a PUBACK. The caller keeps the order.
+    pub(super) fn ack(&self, packet_id: u16) -> Result<(), Gone> {
+        match self {
+            Self::V3(client) => client
+                .try_manual_ack(v4::ManualAck::PubAck(v4::PubAck::new(packet_id)))
+                .map_err(|_| Gone),
+            Self::V5(client) => client
+                .try_manual_ack(v5::ManualAck::PubAck(v5::PubAck::new(packet_id, None)))
+                .map_err(|_| Gone),
+        }
+    }
+
+    /// Queues a SUBSCRIBE for all filters.
+    pub(super) fn subscribe(&self, subscriptions: &[Subscription]) -> Result<(), Gone> {
+        match self {
+            Self::V3(client) => {
+                let filter = |s: &Subscription| {
+                    let qos = match s.qos {
+                        Qos::AtMostOnce => v4::QoS::AtMostOnce,
+                        Qos::AtLeastOnce => v4::QoS::AtLeastOnce,
+                    };
+                    v4::SubscribeFilter::new(s.filter.clone(), qos)
+                };
+                client.try_subscribe_many(subscriptions.iter().map(filter)).map_err(|_| Gone)
+            }
+            Self::V5(client) => {
+                let filter = |s: &Subscription| {
+                    let qos = match s.qos {
+                        Qos::AtMostOnce => v5::QoS::AtMostOnce,
+                        Qos::AtLeastOnce => v5::QoS::AtLeastOnce,
+                    };
+                    // Retained messages come when the subscription is new, not at each reconnect;
+                    // 3.1.1 has no such choice.
+                    v5::SubscribeFilterInput::new(s.filter.clone(), qos)
+                        .preserve_retain(true)
+                        .retain_forward_rule(v5::RetainForwardRule::OnNewSubscribe)
+                };
+                client.try_subscribe_many(subscriptions.iter().map(filter)).map_err(|_| Gone)
+            }
+        }
+    }
+
+    /// Queues a DISCONNECT. It may overtake queued PUBACKs: see them written first.
+    pub(super) fn disconnect(&self) -> Result<(), Gone> {
+        match self {
+            Self::V3(client) => client.try_disconnect().map_err(|_| Gone),
+            Self::V5(client) => client.try_disconnect().map_err(|_| Gone),
+        }
+    }
+}
+
+impl Connection {
+    /// The next event. After an error the connection is dead: drop it. Dropping the future midway
+    /// loses what it read, so only drop it with the connection.
+    pub(super) async fn next(&mut self) -> Result<Event, String> {
+        match self {
+            Self::V3(events) => events.poll().await.map(from_v3).map_err(|e| words(&e)),
+            Self::V5(events) => events.poll().await.map(from_v5).map_err(|e| words(&e)),
+        }
+    }
+}
+
+fn from_v3(event: v4::Event) -> Event {
+    match event {
+        v4::Event::Outgoing(v4::Outgoing::PubAck(_)) => Event::AckWritten,
+        v4::Event::Outgoing(v4::Outgoing::Disconnect) => Event::Disconnected,
+        v4::Event::Incoming(v4::Packet::ConnAck(ack)) => {
+            Event::Connected { session_present: ack.session_present }
+        }
+        v4::Event::Incoming(v4::Packet::SubAck(ack)) => {
+            let granted = |code: &v4::SubscribeReasonCode| match code {
+                v4::SubscribeReasonCode::Success(qos) => Ok(*qos as u8),
+                v4::SubscribeReasonCode::Failure => Err("the broker gives no reason".to_owned()),
+            };
+            Event::Subscribed(ack.return_codes.iter().map(granted).collect())
+        }
+        v4::Event::Incoming(v4::Packet::Publish(publish)) => Event::Publish(Box::new(Incoming {
+            topic: publish.topic,
+            payload: publish.payload,
+            qos: publish.qos as u8,
+            retain: publish.retain,
+            duplicate: publish.dup,
+            packet_id: publish.pkid,
+            properties: Vec::new(),
+        })),
+        _ => Event::Other,
+    }
+}
+
+fn from_v5(event: v5::Event) -> Event {
+    match event {
+        v5::Event::Outgoing(v5::Outgoing::PubAck(_)) => Event::AckWritten,
+        v5::Event::Outgoing(v5::Outgoing::Disconnect) => Event::Disconnected,
+        v5::Event::Incoming(v5::Packet::ConnAck(ack)) => {
+            Event::Connected { session_present: ack.session_present }
+        }
+        v5::Event::Incoming(v5::Packet::SubAck(ack)) => {
+            let granted = |code: &v5::SubscribeReasonCode| match code {
+                v5::SubscribeReasonCode::Success(qos) => Ok(*qos as u8),
+                other => Err(format!("{other:?}")),
+            };
+            Event::Subscribed(ack.return_codes.iter().map(granted).collect())
+        }
+        v5::Event::Incoming(v5::Packet::Publish(publish)) => Event::Publish(Box::new(Incoming {
+            topic: publish.topic,
+            payload: publish.payload,
+            qos: publish.qos as u8,
+            retain: publish.retain,
+            duplicate: publish.dup,
+            packet_id: publish.pkid,
+            properties: publish.properties.map(|p| p.user_properties).unwrap_or_default(),
+        })),
+        _ => Event::Other,
+    }
+}
+
+/// An error with its causes, each once.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The session of a client that only subscribes: it has no state of its own, so the blank one is the
+/// true one. Having "loaded" it, the client accepts that the broker has a session *and* sends
+/// SUBSCRIBE; under its other policy it swallows SUBSCRIBE on a resumed session.
+#[derive(Debug)]
+struct BlankSession;
+
+type Stored<'a, T> = Pin<Box<dyn Future<Output = Result<T, v5::SessionStoreError>> + Send + 'a>>;
+
+impl v5::SessionStore for BlankSession {
+    fn load<'a>(
+        &'a self,
+        key: &'a v5::SessionStoreKey,
+    ) -> Stored<'a, Option<v5::PersistedSession>> {
+        // These must equal the options, or the client refuses the session.
+        let blank = v5::PersistedSession {
+            format_version: 1,
+            client_id: key.client_id().into(),
+            clean_start: false,
+            outgoing_inflight_upper_limit: Some(1),
+            ack_mode: v5::PersistedAckMode::Manual,
+            session_expiry_interval: None,
+            last_pkid: 0,
+            last_puback: 0,
+            replay: Vec::new(),
+            incoming_qos2: Vec::new(),
+        };
+        Box::pin(async { Ok(Some(blank)) })
+    }
+
+    fn save<'a>(
+        &'a self,
+        _: &'a v5::SessionStoreKey,
+        _: &'a v5::PersistedSession,
+    ) -> Stored<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn clear<'a>(&'a self, _: &'a v5::SessionStoreKey) -> Stored<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}

@@ -1,0 +1,8 @@
+//! The emulator as a process: what real clients and bare frames see of it.
+
+mod amplify;
+mod command;
+mod http;
+mod limits;
+mod realtime;
+mod signature;

@@ -1,0 +1,80 @@
+//! The command itself: what it prints, how it stops, what it refuses.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Command, Stdio};
+
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::support::emulator::{Emulator, bridge};
+use crate::support::socket::Socket;
+
+#[test]
+fn the_printed_line_publishes_and_ready_comes_last() {
+    let mut child = bridge()
+        .args(["emulate", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = Vec::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        lines.push(line.unwrap());
+        if lines.last().unwrap() == "ready" {
+            break;
+        }
+    }
+    let after = |name: &str| {
+        let line = lines.iter().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in {lines:?}")).trim().to_owned()
+    };
+    let published = Command::new("sh").args(["-c", &after("publish")]).output().unwrap();
+    let _ = child.kill();
+    let _ = child.wait();
+    let answer = String::from_utf8(published.stdout).unwrap();
+    assert!(answer.contains(r#""successful":[{"#), "{answer}");
+    let endpoint = after("endpoint");
+    assert!(endpoint.starts_with("http://127.0.0.1:"), "{endpoint}");
+    assert_eq!(after("amplify"), endpoint.replace("http://", "HTTP://"));
+    assert_eq!(after("realtime"), format!("{}/realtime", endpoint.replace("http://", "ws://")));
+}
+
+#[tokio::test]
+async fn an_interrupt_closes_the_sockets_with_1000_and_ends_well() {
+    let emulator = Emulator::start(&[]);
+    let mut socket = Socket::connect(&emulator).await;
+    let status = Command::new("kill").args(["-INT", &emulator.pid().to_string()]).status();
+    assert!(status.unwrap().success());
+    let Some(Ok(Message::Close(Some(close)))) = socket.message().await else {
+        panic!("not closed")
+    };
+    assert_eq!(close.code, CloseCode::Normal);
+    assert!(socket.message().await.is_none());
+    assert!(emulator.wait().success());
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let emulator = Emulator::start(&[]);
+    let output = bridge().args(["emulate", "--listen", emulator.host()]).output().unwrap();
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("cannot listen on") && said.contains(emulator.host()), "{said}");
+}
+
+#[test]
+fn an_address_that_others_can_reach_is_warned_of() {
+    let mut child = bridge()
+        .args(["emulate", "--json", "--listen", "0.0.0.0:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let _ = child.kill();
+    let _ = child.wait();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("warning:"), "{said}");
+    assert!(line.contains("http://127.0.0.1:"), "{line}");
+}

@@ -1,0 +1,141 @@
+//! The emulator as a process of its own, and plain HTTP to talk to it.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+/// The key that every emulator of the tests takes.
+pub(crate) const KEY: &str = "da2-local";
+
+/// A running `appsync-bridge emulate`; killed when dropped.
+pub(crate) struct Emulator {
+    child: Child,
+    pub(crate) endpoint: String,
+    pub(crate) realtime: String,
+    pub(crate) ca_file: Option<String>,
+}
+
+/// What came back for a request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// `appsync-bridge`, as this build made it.
+pub(crate) fn bridge() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_appsync-bridge"))
+}
+
+impl Emulator {
+    /// Starts one on a free port, with `args` besides.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let mut child = bridge()
+            .args(["emulate", "--json", "--listen", "127.0.0.1:0"])
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said: Value = serde_json::from_str(&line)
+            .unwrap_or_else(|e| panic!("the emulator said {line:?} instead of JSON: {e}"));
+        let text = |name: &str| said[name].as_str().map(str::to_owned);
+        assert_eq!(said["api_key"], KEY);
+        Self {
+            child,
+            endpoint: text("endpoint").unwrap(),
+            realtime: text("realtime").unwrap(),
+            ca_file: text("ca_file"),
+        }
+    }
+
+    /// The spelling that makes Amplify go without TLS.
+    pub(crate) fn amplify_endpoint(&self) -> String {
+        self.endpoint.replacen("http://", "HTTP://", 1)
+    }
+
+    /// Host and port.
+    pub(crate) fn host(&self) -> &str {
+        let (_, rest) = self.endpoint.split_once("://").unwrap();
+        rest.split_once('/').unwrap().0
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the process to end by itself.
+    pub(crate) fn wait(mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// `POST /event` with the key.
+    pub(crate) async fn publish(&self, channel: &str, events: &[&str]) -> Answer {
+        let body = serde_json::json!({ "channel": channel, "events": events }).to_string();
+        self.post(&[("x-api-key", KEY)], body).await
+    }
+
+    /// `POST /event` with these headers.
+    pub(crate) async fn post(&self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
+        request(Method::POST, &self.endpoint, headers, body).await
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{} {:?} is no JSON: {e}", self.status, self.body))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Status, and `errorType` and `message` of the only error.
+    pub(crate) fn error(&self) -> (u16, String, Option<String>) {
+        let body = self.json();
+        let errors = body["errors"].as_array().unwrap_or_else(|| panic!("no errors in {body}"));
+        assert_eq!(errors.len(), 1, "{body}");
+        let text = |name: &str| errors[0][name].as_str().map(str::to_owned);
+        (self.status.as_u16(), text("errorType").unwrap(), text("message"))
+    }
+}
+
+/// One request on a connection of its own.
+pub(crate) async fn request(
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Answer {
+    let mut request = Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(body.into())).unwrap();
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let exchange = async {
+        let response = client.request(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Answer { status: parts.status, headers: parts.headers, body }
+    };
+    tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("no answer in 20 s")
+}
