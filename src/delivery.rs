@@ -128,6 +128,7 @@ pub struct Delivery {
 
 impl Delivery {
     /// The same message with a further part of its duty.
+    #[must_use]
     pub fn split(&self) -> Self {
         Self { message: Arc::clone(&self.message), settlement: self.settlement.split() }
     }

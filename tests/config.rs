@@ -3,6 +3,8 @@
 //! `invalid/NAME.toml` prints exactly `NAME.txt`; `valid/NAME.toml` loads, with the warnings of
 //! `NAME.txt` if there is one. `UPDATE_FIXTURES=1` writes the `.txt` files anew: read the difference.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on panics")]
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 /// Runs the demo until it is told to stop.
-pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     telemetry::start("warn,mqtt5=error", Format::Text);
     let shutdown = Shutdown::new();
     signals::listen(shutdown.clone());

@@ -44,22 +44,22 @@ enum Command {
     #[cfg(feature = "demo")]
     Demo(demo::Args),
     #[cfg(feature = "emulator")]
-    Emulate(emulate::Args),
+    Emulate(Box<emulate::Args>),
 }
 
 impl Cli {
     /// Runs the command to its end.
     pub async fn run(self) -> ExitCode {
         match self.command {
-            Command::Run(args) => run::run(args).await,
+            Command::Run(args) => run::run(&args).await,
             Command::Check(args) => check::run(&args),
             #[cfg(feature = "demo")]
-            Command::Demo(args) => demo::run(args).await.unwrap_or_else(|e| failed(&e)),
+            Command::Demo(args) => demo::run(&args).await.unwrap_or_else(|e| failed(&e)),
             #[cfg(feature = "emulator")]
             Command::Emulate(args) => {
                 let shutdown = crate::shutdown::Shutdown::new();
                 signals::listen(shutdown.clone());
-                let ended = emulate::run(args, shutdown).await;
+                let ended = emulate::run(*args, shutdown).await;
                 ended.map_or_else(|e| failed(&e), |()| ExitCode::SUCCESS)
             }
         }

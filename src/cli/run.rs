@@ -30,7 +30,7 @@ pub struct Args {
 }
 
 /// Runs the bridge until it is drained.
-pub async fn run(args: Args) -> ExitCode {
+pub async fn run(args: &Args) -> ExitCode {
     let loaded = match super::check::load(&args.config) {
         Ok(loaded) => loaded,
         Err(code) => return code,

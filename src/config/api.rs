@@ -7,8 +7,9 @@ use std::time::Duration;
 use super::Secret;
 pub use super::endpoint::Endpoint;
 use super::endpoint::{Reason, is_region};
+use super::ledger::Text;
 use super::problem::{Kind, Problem, listed, quoted};
-use super::reader::{Field, Located, Reported, Setting, Table, Text};
+use super::reader::{Field, Located, Reported, Setting, Table};
 use super::value::show_duration;
 
 /// The name of an `[api.NAME]`.

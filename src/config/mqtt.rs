@@ -1,14 +1,13 @@
 //! The keys of a source with `type = "mqtt"`.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use toml::de::DeValue;
-
 use super::endpoint::is_loopback;
-use super::problem::{Kind, Problem, quoted};
-use super::reader::{Field, Ledger, Located, Reported, Setting, Table, Text};
+use super::filter::{FILTERS, Filter, filters, qos};
+use super::ledger::{Ledger, Text};
+use super::problem::{Kind, Problem};
+use super::reader::{Field, Located, Reported, Setting, Table};
 use super::source::{Common, MqttConfig, MqttVersion, Qos, Subscription, Tls, TlsChoice};
 use super::value::{show_duration, show_size};
 
@@ -25,21 +24,13 @@ struct Broker {
     secure: bool,
 }
 
-/// A filter whose `qos` is the source's unless it has its own.
-struct Filter {
-    text: String,
-    span: Range<usize>,
-    qos: Option<Qos>,
-}
-
 const SESSION_EXPIRY: Duration = Duration::from_hours(24);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const MAX_PACKET_SIZE: u64 = 300_000;
 /// The largest packet MQTT knows: a remaining length of 268,435,455 and its header.
 const LARGEST_PACKET: u64 = 268_435_460;
 /// Strings of MQTT carry their length in 16 bits.
-const LONGEST_STRING: usize = 65_535;
-const FILTERS: &str = "what to take: `subscriptions = [\"plant/+/telemetry\"]`";
+pub(super) const LONGEST_STRING: usize = 65_535;
 
 /// Reads what only MQTT sources have.
 pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Read> {
@@ -219,116 +210,6 @@ fn version(table: &mut Table<'_>) -> Field<MqttVersion> {
     })
 }
 
-fn qos(table: &mut Table<'_>, key: &'static str) -> Field<Qos> {
-    let ledger = table.ledger;
-    table.integer(key, 0..=u32::MAX).then(|number| match number.value {
-        0 => Some(Qos::AtMostOnce),
-        1 => Some(Qos::AtLeastOnce),
-        2 => {
-            let message = "`qos = 2` is not in this version";
-            let problem = Problem::new(Kind::NotInThisVersion, Some(number.span), message);
-            ledger.report(problem.help("`qos = 1` loses nothing; a message may come twice"));
-            None
-        }
-        _ => {
-            ledger.report(Problem::new(Kind::BadValue, Some(number.span), "`qos` is 0 or 1"));
-            None
-        }
-    })
-}
-
-fn filters(table: &mut Table<'_>) -> Field<Vec<Filter>> {
-    table.field("subscriptions", |ledger, entry| {
-        let DeValue::Array(array) = entry.value.get_ref() else {
-            return filter(ledger, entry.value).map(|filter| vec![filter]);
-        };
-        if array.is_empty() {
-            let message = "`subscriptions` is an empty list";
-            let problem = Problem::new(Kind::BadValue, Some(entry.value.span()), message);
-            ledger.report(problem.help(FILTERS));
-            return None;
-        }
-        let all: Vec<_> = array.iter().map(|item| filter(ledger, item)).collect();
-        let mut seen = BTreeSet::new();
-        for filter in all.iter().flatten() {
-            if !seen.insert(&filter.text) {
-                let message = format!("{} is subscribed to twice", quoted(&filter.text));
-                ledger.report(Problem::new(Kind::BadValue, Some(filter.span.clone()), message));
-            }
-        }
-        all.into_iter().collect()
-    })
-}
-
-fn filter<'a>(ledger: &'a Ledger<'a>, value: &'a toml::Spanned<DeValue<'a>>) -> Option<Filter> {
-    let (text, qos) = match value.get_ref() {
-        DeValue::Table(inner) if !inner.contains_key("env") => {
-            let title = "a subscription".to_owned();
-            let mut table = Table::new(ledger, "subscription", title, value.span(), inner);
-            let text = table.string("filter");
-            let text = table.require("filter", text, "`{ filter = \"plant/#\", qos = 0 }`");
-            let qos = qos(&mut table, "qos").optional();
-            table.finish();
-            (text?, qos.ok()?.map(|qos| qos.value))
-        }
-        DeValue::String(_) | DeValue::Table(_) => (ledger.string("subscriptions", value)?, None),
-        other => {
-            let wanted = "filters, or `{ filter, qos }`";
-            ledger.wrong_type("subscriptions", value.span(), wanted, other);
-            return None;
-        }
-    };
-    let Located { value: text, span } = text;
-    if let Err((within, problem, hint)) = check_filter(&text.value) {
-        let kind =
-            if text.value.starts_with("$share/") { Kind::NotInThisVersion } else { Kind::BadValue };
-        let place = ledger.inside(&span, &text, within);
-        ledger.report(Problem::new(kind, Some(place), problem).help(hint));
-        return None;
-    }
-    Some(Filter { text: text.value, span, qos })
-}
-
-/// The grammar of MQTT 4.7: wildcards take whole levels, `#` stands last.
-fn check_filter(text: &str) -> Result<(), (Range<usize>, &'static str, &'static str)> {
-    let all = 0..text.len();
-    if text.is_empty() {
-        return Err((all, "a filter is empty", "`#` takes every topic"));
-    }
-    if text.starts_with("$share/") {
-        let hint =
-            "one will write `share = \"GROUP\"`; until then, give each replica its own filters";
-        return Err((0..7, "shared subscriptions are not in this version", hint));
-    }
-    if text.len() > LONGEST_STRING {
-        return Err((all, "a filter is longer than 65,535 bytes", "no topic is that long"));
-    }
-    if let Some(at) = text.find('\0') {
-        return Err((at..at + 1, "a filter holds a NUL", "no topic does"));
-    }
-    let mut at = 0;
-    let mut levels = text.split('/').peekable();
-    while let Some(level) = levels.next() {
-        let here = at..at + level.len();
-        if level.contains(['+', '#']) && level.len() > 1 {
-            return Err((
-                here,
-                "`+` and `#` take whole levels",
-                "write them between slashes: `plant/+/x`",
-            ));
-        }
-        if level == "#" && levels.peek().is_some() {
-            return Err((
-                here,
-                "`#` is not at the end",
-                "it takes all remaining levels; `+` takes one",
-            ));
-        }
-        at = here.end + 1;
-    }
-    Ok(())
-}
-
 /// A string that MQTT can carry: not empty, not too long, without control characters.
 fn mqtt_string(table: &mut Table<'_>, key: &'static str) -> Field<String> {
     let ledger = table.ledger;
@@ -441,28 +322,4 @@ fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<u32> {
         ledger.report(problem);
     }
     u32::try_from(packet.value).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_follow_the_grammar() {
-        for good in ["a", "#", "+", "a/+/b", "a/#", "/", "/a", "a//b", "$SYS/#", "+/+"] {
-            assert!(check_filter(good).is_ok(), "{good}");
-        }
-        let cases = [
-            ("", 0..0),
-            ("a+/b", 0..2),
-            ("a/b#", 2..4),
-            ("a/#/b", 2..3),
-            ("##", 0..2),
-            ("$share/g/a", 0..7),
-            ("a\0", 1..2),
-        ];
-        for (bad, place) in cases {
-            assert_eq!(check_filter(bad).unwrap_err().0, place, "{bad}");
-        }
-    }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use toml::de::DeValue;
 
+use super::ledger::{Ledger, Text};
 use super::problem::{Kind, Problem, listed, quoted};
-use super::reader::{Entry, Ledger, Located, Reported, Table, Text};
+use super::reader::{Entry, Located, Reported, Table};
 use super::words;
 
 /// The names that a section of the file declares, bad tables included: a reference to one of these

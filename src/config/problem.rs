@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-use super::mask::Masked;
+use super::mask::{Masked, line_end};
 
 /// What kind of mistake a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -123,12 +123,26 @@ impl Problem {
         let title = level.primary_title(self.message.as_str());
         let group = match &self.place {
             Some(place) => {
-                let primary = AnnotationKind::Primary.span(masked.shift(place));
-                let primary = primary.label(self.label.as_deref());
-                let others = self.others.iter().map(|(place, label)| -> Annotation<'_> {
-                    AnnotationKind::Context.span(masked.shift(place)).label(label.as_str())
+                // Only the lines in question are handed over: the whole file for each of a thousand
+                // problems would take minutes.
+                let text = masked.text();
+                let place = masked.shift(place);
+                let others: Vec<_> =
+                    self.others.iter().map(|(at, label)| (masked.shift(at), label)).collect();
+                let first = others.iter().map(|(at, _)| at.start).fold(place.start, usize::min);
+                let last = others.iter().map(|(at, _)| at.end).fold(place.end, usize::max);
+                let from = text[..first].rfind('\n').map_or(0, |found| found + 1);
+                let line = text[..from].matches('\n').count() + 1;
+                let lines = text[from..line_end(text, last)].trim_end_matches('\r').to_owned();
+                let length = lines.len();
+                let within =
+                    |at: &Range<usize>| (at.start - from).min(length)..(at.end - from).min(length);
+                let primary = AnnotationKind::Primary.span(within(&place));
+                let others = others.iter().map(|(at, label)| -> Annotation<'_> {
+                    AnnotationKind::Context.span(within(at)).label(label.as_str())
                 });
-                let snippet = Snippet::source(masked.text().to_owned()).path(path.to_owned());
+                let snippet = Snippet::source(lines).line_start(line).path(path.to_owned());
+                let primary = primary.label(self.label.as_deref());
                 title.element(snippet.annotation(primary).annotations(others))
             }
             None => title.element(Origin::path(path.to_owned())),

@@ -4,28 +4,15 @@
 //! every mistake. A value that could not be read is [`Field::Bad`], which is no reason for a second
 //! report.
 
-use std::cell::RefCell;
-use std::ops::{Range, RangeInclusive};
-use std::time::Duration;
+use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::environment::{Environment, NoText};
+use super::ledger::Ledger;
 use super::mask::looks_secret;
 use super::problem::{Kind, Problem, listed, quoted};
-use super::{syntax, value, words};
-
-/// What one run of the loader knows and has found so far.
-pub(super) struct Ledger<'a> {
-    /// The file.
-    pub(super) text: &'a str,
-    /// Where variables are looked up.
-    pub(super) environment: &'a Environment,
-    broken: Vec<Range<usize>>,
-    found: RefCell<Vec<Problem>>,
-    secrets: RefCell<Vec<Range<usize>>>,
-}
+use super::{syntax, words};
 
 /// A table whose keys are taken out.
 pub(super) struct Table<'a> {
@@ -34,7 +21,7 @@ pub(super) struct Table<'a> {
     pub(super) title: String,
     /// Its header, or all of an inline table.
     pub(super) span: Range<usize>,
-    section: &'static str,
+    pub(super) section: &'static str,
     entries: Vec<Entry<'a>>,
     asked: Vec<&'static str>,
     missing: Vec<(&'static str, String)>,
@@ -74,132 +61,6 @@ pub(super) struct Setting<T> {
     pub(super) value: T,
     /// `None`: the default.
     pub(super) span: Option<Range<usize>>,
-}
-
-/// A string, as written or from the environment.
-#[derive(Clone, Debug)]
-pub(super) struct Text {
-    pub(super) value: String,
-    /// The variable it came from.
-    pub(super) variable: Option<String>,
-}
-
-impl<'a> Ledger<'a> {
-    /// Starts with what is wrong with the syntax.
-    pub(super) fn new(
-        text: &'a str,
-        environment: &'a Environment,
-        found: Vec<Problem>,
-        broken: Vec<Range<usize>>,
-    ) -> Self {
-        let (found, secrets) = (RefCell::new(found), RefCell::default());
-        Self { text, environment, broken, found, secrets }
-    }
-
-    /// Adds a problem or a warning.
-    pub(super) fn report(&self, problem: Problem) {
-        self.found.borrow_mut().push(problem);
-    }
-
-    /// Never shows these bytes.
-    pub(super) fn hide(&self, span: Range<usize>) {
-        self.secrets.borrow_mut().push(span);
-    }
-
-    /// Whether a statement with broken syntax within `extent` names `word`: what it would have said
-    /// is unknown, so nothing is missing.
-    pub(super) fn lost(&self, word: &str, extent: &Range<usize>) -> bool {
-        self.broken
-            .iter()
-            .filter(|span| span.start < extent.end && extent.start <= span.end)
-            .any(|span| self.text[span.clone()].contains(word))
-    }
-
-    /// As [`lost`](Self::lost), anywhere.
-    pub(super) fn lost_anywhere(&self, word: &str) -> bool {
-        self.lost(word, &(0..self.text.len() + 1))
-    }
-
-    /// How many real problems there are by now.
-    pub(super) fn errors(&self) -> usize {
-        self.found.borrow().iter().filter(|problem| problem.kind() != Kind::Warning).count()
-    }
-
-    /// Everything found, and what must not be shown.
-    pub(super) fn close(self) -> (Vec<Problem>, Vec<Range<usize>>) {
-        (self.found.into_inner(), self.secrets.into_inner())
-    }
-
-    /// The bytes of the file that `within` (bytes of the string written at `span`) stands for; all
-    /// of `span` where escapes make the two differ.
-    pub(super) fn inside(
-        &self,
-        span: &Range<usize>,
-        text: &Text,
-        within: Range<usize>,
-    ) -> Range<usize> {
-        let written = self.text.get(span.clone()).unwrap_or_default();
-        let start = written.find(text.value.as_str()).filter(|_| text.variable.is_none());
-        match start {
-            Some(start) if within.end <= text.value.len() => {
-                span.start + start + within.start..span.start + start + within.end
-            }
-            _ => span.clone(),
-        }
-    }
-
-    /// Reads a string, `{ env = … }` included; what is wrong is reported.
-    pub(super) fn string(
-        &'a self,
-        key: &str,
-        value: &'a Spanned<DeValue<'a>>,
-    ) -> Option<Located<Text>> {
-        let span = value.span();
-        match value.get_ref() {
-            DeValue::String(text) => {
-                let text = Text { value: text.clone().into_owned(), variable: None };
-                Some(Located { value: text, span })
-            }
-            DeValue::Table(table) if table.contains_key("env") => {
-                let mut table = Table::new(self, "env", format!("`{key}`"), span.clone(), table);
-                let text = table.variable(key);
-                table.finish();
-                text.map(|value| Located { value, span })
-            }
-            other => {
-                self.wrong_type(key, span, "a string", other);
-                None
-            }
-        }
-    }
-
-    /// Reports a value of the wrong type.
-    pub(super) fn wrong_type(
-        &self,
-        key: &str,
-        span: Range<usize>,
-        wanted: &str,
-        found: &DeValue<'_>,
-    ) {
-        let hint = match (found, wanted) {
-            (DeValue::Integer(_) | DeValue::Float(_), "a duration") => Some(value::DURATION),
-            (DeValue::Integer(_) | DeValue::Float(_), "a size") => Some(value::SIZE),
-            (DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_), wanted)
-                if wanted.starts_with("a string") =>
-            {
-                Some("write it in quotes: `\"…\"`")
-            }
-            (DeValue::String(text), "a whole number") if text.parse::<u64>().is_ok() => {
-                Some("write it without quotes")
-            }
-            (DeValue::String(_), wanted) if wanted.contains("`true`") => {
-                Some("write `true` or `false` without quotes")
-            }
-            _ => None,
-        };
-        let message = format!("{} takes {wanted}, not {}", quoted(key), type_of(found));
-        self.report(Problem::new(Kind::WrongType, Some(span), message).maybe_help(hint));
-    }
 }
 
 impl<'a> Table<'a> {
@@ -262,158 +123,6 @@ impl<'a> Table<'a> {
         }
         let span = entry.value.span();
         read(self.ledger, &entry).map_or(Field::Bad, |value| Field::Good(Located { value, span }))
-    }
-
-    /// A string.
-    pub(super) fn string(&mut self, key: &'static str) -> Field<Text> {
-        self.field(key, |ledger, entry| ledger.string(key, entry.value).map(|text| text.value))
-    }
-
-    /// A string that must not be empty.
-    pub(super) fn filled(&mut self, key: &'static str) -> Field<Text> {
-        self.field(key, |ledger, entry| {
-            let text = ledger.string(key, entry.value)?;
-            if text.value.value.is_empty() {
-                let message = match &text.value.variable {
-                    Some(name) => {
-                        format!("`{key}` is empty, because {} is", quoted(&format!("${name}")))
-                    }
-                    None => format!("`{key}` is empty"),
-                };
-                ledger.report(Problem::new(Kind::BadValue, Some(text.span), message));
-                return None;
-            }
-            Some(text.value)
-        })
-    }
-
-    /// A whole number within `range`.
-    pub(super) fn integer(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Field<u32> {
-        self.field(key, |ledger, entry| {
-            let span = entry.value.span();
-            let DeValue::Integer(number) = entry.value.get_ref() else {
-                ledger.wrong_type(key, span, "a whole number", entry.value.get_ref());
-                return None;
-            };
-            let number = u32::from_str_radix(number.as_str(), number.radix()).ok();
-            let number = number.filter(|number| range.contains(number));
-            if number.is_none() {
-                let message =
-                    format!("`{key}` is a number from {} to {}", range.start(), range.end());
-                ledger.report(Problem::new(Kind::BadValue, Some(span), message));
-            }
-            number
-        })
-    }
-
-    /// `true` or `false`.
-    pub(super) fn boolean(&mut self, key: &'static str) -> Field<bool> {
-        self.field(key, |ledger, entry| match entry.value.get_ref() {
-            DeValue::Boolean(value) => Some(*value),
-            other => {
-                ledger.wrong_type(key, entry.value.span(), "`true` or `false`", other);
-                None
-            }
-        })
-    }
-
-    /// A duration.
-    pub(super) fn duration(&mut self, key: &'static str) -> Field<Duration> {
-        self.scaled(key, "a duration", value::DURATION, value::duration)
-    }
-
-    /// A size in bytes.
-    pub(super) fn size(&mut self, key: &'static str) -> Field<u64> {
-        self.scaled(key, "a size", value::SIZE, value::size)
-    }
-
-    fn scaled<T>(
-        &mut self,
-        key: &'static str,
-        what: &str,
-        form: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Field<T> {
-        self.field(key, |ledger, entry| {
-            if matches!(entry.value.get_ref(), DeValue::Integer(_) | DeValue::Float(_)) {
-                ledger.wrong_type(key, entry.value.span(), what, entry.value.get_ref());
-                return None;
-            }
-            let text = ledger.string(key, entry.value)?;
-            let parsed = parse(&text.value.value);
-            if parsed.is_none() {
-                let message = format!("{} is not {what}", text.value.shown());
-                ledger.report(Problem::new(Kind::BadValue, Some(text.span), message).help(form));
-            }
-            parsed
-        })
-    }
-
-    /// One of the words of `options`; those of `later` are for a later version.
-    pub(super) fn choice<T: Copy>(
-        &mut self,
-        key: &'static str,
-        options: &[(&str, T)],
-        later: &[&str],
-    ) -> Field<T> {
-        let section = self.section;
-        self.field(key, |ledger, entry| {
-            let Located { value: text, span } = ledger.string(key, entry.value)?;
-            if let Some((_, value)) = options.iter().find(|(word, _)| *word == text.value) {
-                return Some(*value);
-            }
-            let words: Vec<_> = options.iter().map(|(word, _)| *word).collect();
-            let problem = if later.contains(&text.value.as_str()) {
-                let message = format!("`{key} = \"{}\"` is not in this version", text.value);
-                Problem::new(Kind::NotInThisVersion, Some(span), message)
-                    .help(format!("this version knows {}", listed(&words, "and")))
-            } else {
-                let message = format!("`{key}` can't be {}", text.shown());
-                let problem = Problem::new(Kind::BadValue, Some(span), message);
-                match words::meant(section, &text.value, &words).filter(|_| text.variable.is_none())
-                {
-                    Some(word) => problem.help(format!("did you mean `{word}`?")),
-                    None => problem.help(format!("it is {}", listed(&words, "or"))),
-                }
-            };
-            ledger.report(problem);
-            None
-        })
-    }
-
-    /// A string or a list of strings, at least one.
-    pub(super) fn strings(&mut self, key: &'static str) -> Field<Vec<Located<Text>>> {
-        self.field(key, |ledger, entry| {
-            let DeValue::Array(array) = entry.value.get_ref() else {
-                if matches!(entry.value.get_ref(), DeValue::String(_) | DeValue::Table(_)) {
-                    return ledger.string(key, entry.value).map(|text| vec![text]);
-                }
-                let wanted = "a string or a list of strings";
-                ledger.wrong_type(key, entry.value.span(), wanted, entry.value.get_ref());
-                return None;
-            };
-            if array.is_empty() {
-                let message = format!("`{key}` is an empty list");
-                ledger.report(Problem::new(Kind::BadValue, Some(entry.value.span()), message));
-                return None;
-            }
-            // All are read before one that is bad spoils the list, so that all are reported.
-            let texts: Vec<_> = array.iter().map(|item| ledger.string(key, item)).collect();
-            texts.into_iter().collect()
-        })
-    }
-
-    /// An inner table.
-    pub(super) fn table(&mut self, key: &'static str, section: &'static str) -> Field<Table<'a>> {
-        self.field(key, |ledger, entry| match entry.value.get_ref() {
-            DeValue::Table(table) => {
-                Some(Table::new(ledger, section, format!("`{key}`"), entry.value.span(), table))
-            }
-            other => {
-                ledger.wrong_type(key, entry.value.span(), "a table", other);
-                None
-            }
-        })
     }
 
     /// Notes that `key` has to be there, if it is not.
@@ -510,45 +219,6 @@ impl<'a> Table<'a> {
             span.contains(&entry.key_span.start) || span.contains(&entry.value.span().start)
         })
     }
-
-    fn variable(&mut self, key: &str) -> Option<Text> {
-        let name = self.take("env")?;
-        let default = self.take("default");
-        let DeValue::String(name_text) = name.value.get_ref() else {
-            self.ledger.wrong_type("env", name.value.span(), "a string", name.value.get_ref());
-            return None;
-        };
-        let default =
-            match default.map(|entry| entry.value).map(|value| (value.span(), value.get_ref())) {
-                None => None,
-                Some((_, DeValue::String(text))) => Some(text.clone().into_owned()),
-                Some((span, other)) => {
-                    self.ledger.wrong_type("default", span, "a string", other);
-                    return None;
-                }
-            };
-        let variable = quoted(&format!("${name_text}"));
-        let why = match self.ledger.environment.text(name_text) {
-            Ok(value) => {
-                let variable = Some(name_text.clone().into_owned());
-                return Some(Text { value: value.to_owned(), variable });
-            }
-            Err(NoText::Unset) => match default {
-                Some(value) => return Some(Text { value, variable: None }),
-                None => "is not set",
-            },
-            Err(NoText::NotUtf8) => "is not UTF-8",
-        };
-        let message = format!("`{key}` is to come from {variable}, which {why}");
-        let problem = Problem::new(Kind::Unresolved, Some(self.span.clone()), message);
-        let hint = if looks_secret(key) {
-            "set it where the bridge is started".to_owned()
-        } else {
-            format!("set it, or write `{{ env = {name_text:?}, default = \"…\" }}`")
-        };
-        self.ledger.report(problem.help(hint));
-        None
-    }
 }
 
 impl<T> Field<T> {
@@ -580,27 +250,5 @@ impl<T> Field<T> {
                 check(located).map_or(Field::Bad, |value| Field::Good(Located { value, span }))
             }
         }
-    }
-}
-
-impl Text {
-    /// As an error shows it. What comes from the environment may be a secret and stays there.
-    pub(super) fn shown(&self) -> String {
-        match &self.variable {
-            Some(name) => format!("the value of {}", quoted(&format!("${name}"))),
-            None => quoted(&self.value),
-        }
-    }
-}
-
-fn type_of(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "an integer",
-        DeValue::Float(_) => "a float",
-        DeValue::Boolean(_) => "a boolean",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::ledger::{Ledger, Text};
 use super::names::Names;
 use super::problem::{Kind, Problem, listed};
-use super::reader::{Field, Ledger, Located, Table, Text};
+use super::reader::{Field, Located, Table};
 use crate::route::pattern::Capture;
 use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
 

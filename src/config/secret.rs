@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use toml::de::DeValue;
 
+use super::ledger::Ledger;
 use super::problem::{Kind, Problem, quoted};
-use super::reader::{Field, Ledger, Located, Table};
+use super::reader::{Field, Located, Table};
 
 /// A text that never shows itself.
 #[derive(Clone, PartialEq, Eq)]

@@ -10,9 +10,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::api::{ca_file, pem_file};
+use super::ledger::Ledger;
 use super::names::Names;
 use super::problem::{Kind, Problem, listed, quoted};
-use super::reader::{Field, Ledger, Setting, Table};
+use super::reader::{Field, Setting, Table};
 use super::{DeadLetterName, Secret, dead_letter, mqtt, words};
 
 /// The name of a `[source.NAME]`; `message::SourceName` is the same.

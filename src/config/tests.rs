@@ -315,7 +315,7 @@ fn every_key_of_a_wrong_type_is_told_so() {
             for value in ["1979-05-27", "1.5", "[[1]]"] {
                 let mut text = with(section, &format!("{key} = {value}"));
                 if !GOOD.contains(&format!("[{section}]")) {
-                    text.push_str(&format!("[{section}]\n{key} = {value}\n"));
+                    text.extend(["[", section, "]\n", key, " = ", value, "\n"]);
                 }
                 let found = read(&text).unwrap_err();
                 let kinds: Vec<_> = found.iter().map(Problem::kind).collect();
@@ -323,6 +323,14 @@ fn every_key_of_a_wrong_type_is_told_so() {
             }
         }
     }
+}
+
+#[test]
+fn line_breaks_of_windows_make_no_difference() {
+    let text = GOOD.replace("localhost", "me@localhost\" x = \"");
+    let plain = read(&text).unwrap_err().to_string();
+    assert_eq!(read(&text.replace('\n', "\r\n")).unwrap_err().to_string(), plain);
+    assert!(read(&format!("\u{feff}{}", GOOD.replace('\n', "\r\n"))).is_ok());
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::dead_letter::DeadLetterConfig;
+use super::ledger::Ledger;
 use super::names::{self, Names};
 use super::problem::{Kind, Problem, listed, quoted};
-use super::reader::{Ledger, Table};
+use super::reader::Table;
 use super::source::SourceKind;
 use super::syntax::Repaired;
 use super::{Config, Environment, api, daemon, dead_letter, route, source};

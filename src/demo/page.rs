@@ -43,7 +43,7 @@ async fn demo_json(State(facts): State<Facts>) -> impl IntoResponse {
 
 async fn fleet_json(State(facts): State<Facts>) -> impl IntoResponse {
     let published = facts.published.load(Ordering::Relaxed);
-    let rate = u64::from(EVENTS_A_SECOND) * VANS as u64;
+    let rate = EVENTS_A_SECOND * VANS;
     document(&json!({ "published": published, "vehicles": VANS, "rate": rate }))
 }
 

@@ -40,7 +40,7 @@ pub struct Batch<T> {
 /// All lanes of an API.
 #[derive(Debug)]
 pub struct Lanes<T> {
-    lanes: HashMap<Channel, Lane<T>>,
+    by_channel: HashMap<Channel, Lane<T>>,
     ready: VecDeque<Channel>,
     parked: HashMap<String, VecDeque<Channel>>,
     sleeping: BinaryHeap<Sleeping<T>>,
@@ -91,11 +91,17 @@ struct Sleeping<T> {
     items: Vec<T>,
 }
 
+impl<T: Item> Default for Lanes<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Item> Lanes<T> {
     /// No lanes.
     pub fn new() -> Self {
         Self {
-            lanes: HashMap::new(),
+            by_channel: HashMap::new(),
             ready: VecDeque::new(),
             parked: HashMap::new(),
             sleeping: BinaryHeap::new(),
@@ -107,7 +113,7 @@ impl<T: Item> Lanes<T> {
     /// Puts an item at the end of its key.
     pub fn push(&mut self, channel: &Channel, item: T) {
         self.queued += 1;
-        let lane = lane_of(&mut self.lanes, channel);
+        let lane = lane_of(&mut self.by_channel, channel);
         lane.push_back(item);
         list(&mut self.ready, lane, channel);
     }
@@ -116,7 +122,7 @@ impl<T: Item> Lanes<T> {
     /// `blocked` answers true are set aside until [`unpark`](Self::unpark).
     pub fn next_batch(&mut self, mut blocked: impl FnMut(&str) -> bool) -> Option<Batch<T>> {
         while let Some(channel) = self.ready.pop_front() {
-            let Some(lane) = self.lanes.get_mut(&channel) else { continue };
+            let Some(lane) = self.by_channel.get_mut(&channel) else { continue };
             if blocked(channel.namespace()) {
                 self.parked.entry(channel.namespace().to_owned()).or_default().push_back(channel);
                 continue;
@@ -144,7 +150,7 @@ impl<T: Item> Lanes<T> {
         not_before: Option<Instant>,
     ) {
         self.queued += back.len();
-        let lane = lane_of(&mut self.lanes, channel);
+        let lane = lane_of(&mut self.by_channel, channel);
         lane.requests -= 1;
         let mut returned: Vec<Key> = Vec::new();
         let mut loose = Vec::new();
@@ -191,7 +197,7 @@ impl<T: Item> Lanes<T> {
     pub fn wake(&mut self, now: Instant) {
         while self.sleeping.peek().is_some_and(|s| s.until <= now) {
             let Some(Sleeping { channel, key, items, .. }) = self.sleeping.pop() else { break };
-            let lane = lane_of(&mut self.lanes, &channel);
+            let lane = lane_of(&mut self.by_channel, &channel);
             if key.is_some() {
                 lane.set_state(&key, KeyState::Idle);
             }
@@ -225,8 +231,8 @@ impl<T: Item> Lanes<T> {
     /// A lane that holds nothing costs nothing.
     fn forget_if_empty(&mut self, channel: &Channel) {
         // A listed lane is found empty and left out by `next_batch`.
-        if self.lanes.get(channel).is_some_and(|l| l.requests == 0 && l.keys.is_empty()) {
-            self.lanes.remove(channel);
+        if self.by_channel.get(channel).is_some_and(|l| l.requests == 0 && l.keys.is_empty()) {
+            self.by_channel.remove(channel);
         }
     }
 }

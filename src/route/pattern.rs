@@ -307,6 +307,15 @@ mod tests {
         }
     }
 
+    /// Whether some way of cutting the text fits, found by trying all.
+    fn any_split(literals: &[String], text: &str) -> bool {
+        let Some(rest) = text.strip_prefix(literals[0].as_str()) else { return false };
+        if literals.len() == 1 {
+            return rest.is_empty();
+        }
+        (1..=rest.len()).any(|n| any_split(&literals[1..], &rest[n..]))
+    }
+
     proptest! {
         /// Leftmost matching takes whatever a search through all splits would take.
         #[test]
@@ -314,11 +323,6 @@ mod tests {
             let mut all = vec![ends.0];
             all.extend(literals);
             all.push(ends.1);
-            fn any_split(literals: &[String], text: &str) -> bool {
-                let Some(rest) = text.strip_prefix(literals[0].as_str()) else { return false };
-                if literals.len() == 1 { return rest.is_empty() }
-                (1..=rest.len()).any(|n| any_split(&literals[1..], &rest[n..]))
-            }
             let expected = any_split(&all, &text);
             prop_assert_eq!(Level::Pieces(all).matches(&text, &mut Vec::new()), expected);
         }

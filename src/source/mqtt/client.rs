@@ -75,12 +75,14 @@ pub(super) fn open(
 ) -> (Client, Connection) {
     let keep_alive = u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX);
     let address = (config.host.clone(), config.port);
+    // Only QoS 0 everywhere makes a source without a session.
+    let persistent = !config.session_expiry.is_zero();
     match config.version {
         MqttVersion::V3 => {
             let mut options = v4::MqttOptions::new(config.client_id.clone(), address);
             options
                 .set_keep_alive(keep_alive)
-                .set_clean_session(false)
+                .set_clean_session(!persistent)
                 .set_ack_mode(v4::AckMode::Manual)
                 .set_max_packet_size(PROTOCOL_MAX_PACKET, 1 << 20)
                 .set_inflight(1)
@@ -102,14 +104,16 @@ pub(super) fn open(
         MqttVersion::V5 => {
             let expiry = u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX);
             let mut options = v5::MqttOptions::new(config.client_id.clone(), address);
+            if persistent {
+                options.set_session_store(BlankSession);
+            }
             options
                 .set_keep_alive(keep_alive)
-                .set_clean_start(false)
+                .set_clean_start(!persistent)
                 .set_ack_mode(v5::AckMode::Manual)
                 .set_session_expiry_interval(Some(expiry))
                 .set_receive_maximum(Some(receive_maximum))
                 .set_outgoing_inflight_upper_limit(1)
-                .set_session_store(BlankSession)
                 .set_unlimited_incoming_packet_size()
                 .set_socket_connector(move |address, _| {
                     Lingering::connect(address, closed.clone())

@@ -7,7 +7,7 @@
 //! the receive maximum, and beyond a byte limit the socket is left unread, but for keep-alive.
 //! QoS 0 has nothing to withhold: what does not fit is dropped and counted.
 //!
-//! Not here: QoS 2, WebSockets, shared subscriptions.
+//! Not here: QoS 2, the WebSocket transport, shared subscriptions.
 //!
 //! # The client
 //!
@@ -146,7 +146,7 @@ impl MqttSource {
                     }
                     let wait = backoff.next_wait();
                     // The first failures, and then every tenth: the waits are long by then.
-                    if backoff.failures() <= 3 || backoff.failures() % 10 == 0 {
+                    if backoff.failures() <= 3 || backoff.failures().is_multiple_of(10) {
                         warn!(source = %source.name, broker = %source.address(), why, "not connected; trying again");
                     }
                     tokio::select! {
