@@ -6,4 +6,5 @@
 
 mod config;
 mod emulator;
+mod lifecycle;
 mod support;

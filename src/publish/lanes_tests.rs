@@ -42,7 +42,7 @@ fn channel(text: &str) -> Channel {
 }
 
 fn numbers(batch: Option<&Batch<Thing>>) -> Vec<u32> {
-    batch.map_or_else(Vec::new, |b| b.items.iter().map(|i| i.number).collect())
+    batch.into_iter().flat_map(|b| &b.items).map(|i| i.number).collect()
 }
 
 fn next(lanes: &mut Lanes<Thing>) -> Vec<u32> {

@@ -1,5 +1,41 @@
 //! What the tests share.
 
 pub(crate) mod amplify;
+pub(crate) mod bridge;
 pub(crate) mod emulator;
+pub(crate) mod ledger;
+pub(crate) mod mosquitto;
+pub(crate) mod producer;
 pub(crate) mod socket;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+/// A port that is free now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Looks at something outside of this process until it is so; panics with `what` when it is not
+/// within `patience`.
+pub(crate) async fn until<T>(
+    what: &str,
+    patience: Duration,
+    mut look: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "not within {patience:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Sends a signal to a process of our own.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status =
+        std::process::Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(status.unwrap().success(), "kill -{name} {pid}");
+}

@@ -1,0 +1,194 @@
+//! The bridge as a process of its own.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::Method;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::emulator::{self, request};
+use super::{signal, until};
+
+/// What to run: a configuration file in a directory of its own, and an environment.
+pub(crate) struct Setup {
+    directory: TempDir,
+    env: Vec<(String, String)>,
+}
+
+/// A running `appsync-bridge run`; killed when dropped.
+pub(crate) struct Bridge {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    admin: String,
+}
+
+impl Setup {
+    /// A configuration with one MQTT source `plant` and one API `main`. `source`, `api` and `rest` are
+    /// lines of TOML that are put into their tables and behind them.
+    pub(crate) fn new(endpoint: &str, broker: u16, api: &str, source: &str, rest: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let auth = if api.contains("auth =") {
+            ""
+        } else {
+            "auth = { type = \"api-key\", key = \"da2-local\" }\n"
+        };
+        let url = if source.contains("url =") {
+            String::new()
+        } else {
+            format!("url = \"mqtt://127.0.0.1:{broker}\"\n")
+        };
+        let route = "[route.data]\nfrom = \"plant\"\ntopic = \"plant/{device}/data\"\nchannel = \"/plant/{device}\"\n";
+        let route = if rest.contains("[route") { "" } else { route };
+        let rejects = directory.path().join("rejects.jsonl");
+        let text = format!(
+            "[api.main]\nendpoint = \"{endpoint}\"\n{auth}{api}\n\
+             [source.plant]\ntype = \"mqtt\"\nclient_id = \"bridge\"\nsubscriptions = [\"plant/#\"]\n{url}{source}\n\
+             {route}\n[dead_letter.rejects]\ntype = \"file\"\npath = \"{}\"\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{rest}\n",
+            rejects.display()
+        );
+        std::fs::write(directory.path().join("bridge.toml"), text).unwrap();
+        Self { directory, env: Vec::new() }
+    }
+
+    /// Adds a variable.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A file in the directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The dead letters written so far.
+    pub(crate) fn rejects(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.file("rejects.jsonl")).unwrap_or_default();
+        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    }
+
+    /// Starts the bridge, and waits for it to have its admin port.
+    pub(crate) async fn start(&self) -> Bridge {
+        let mut child = emulator::bridge()
+            .args(["run", "-c"])
+            .arg(self.file("bridge.toml"))
+            .envs(self.env.iter().map(|(n, v)| (n, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let sink = Arc::clone(&log);
+        std::thread::spawn(move || {
+            lines.map_while(Result::ok).for_each(|line| sink.lock().unwrap().push(line))
+        });
+        let admin = until("the bridge has started", Duration::from_secs(10), async || {
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "the bridge ended: {:?}",
+                log.lock().unwrap()
+            );
+            let lines = log.lock().unwrap().clone();
+            let started = lines.iter().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+            let mut started = started.filter(|l| l["message"] == "started");
+            started.next().map(|l| l["admin"].as_str().unwrap().to_owned())
+        })
+        .await;
+        Bridge { child, log, admin }
+    }
+
+    /// Starts the bridge, and waits for it to be ready.
+    pub(crate) async fn start_ready(&self) -> Bridge {
+        let bridge = self.start().await;
+        bridge.ready().await;
+        bridge
+    }
+}
+
+impl Bridge {
+    /// Waits until `/readyz` says so.
+    pub(crate) async fn ready(&self) {
+        until("the bridge is ready", Duration::from_secs(15), async || {
+            (self.get("/readyz").await.0 == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Status and text of an admin page.
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let url = format!("http://{}{path}", self.admin);
+        let answer = request(Method::GET, &url, &[], "").await;
+        (answer.status.as_u16(), String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
+    /// Every series with its value.
+    pub(crate) async fn metrics(&self) -> BTreeMap<String, f64> {
+        let (_, text) = self.get("/metrics").await;
+        let series = text.lines().filter(|l| !l.starts_with('#'));
+        series
+            .filter_map(|l| l.rsplit_once(' '))
+            .map(|(n, v)| (n.to_owned(), v.parse().unwrap()))
+            .collect()
+    }
+
+    /// One series, without the prefix.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let metrics = self.metrics().await;
+        let name = format!("appsync_bridge_{series}");
+        *metrics.get(&name).unwrap_or_else(|| panic!("no {name} in {:?}", metrics.keys()))
+    }
+
+    /// Waits until a series has a value.
+    pub(crate) async fn metric_is(&self, series: &str, good: impl Fn(f64) -> bool) {
+        until(series, Duration::from_secs(30), async || {
+            good(self.metric(series).await).then_some(())
+        })
+        .await;
+    }
+
+    /// What it logged.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
+    }
+
+    /// Ends it as a crash would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end, at most `patience`.
+    pub(crate) async fn ended(&mut self, patience: Duration) -> ExitStatus {
+        until("the bridge ends", patience, async || self.child.try_wait().unwrap()).await
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the bridge's log\n{}", self.log());
+        }
+    }
+}
+
+/// `0600`, as a secret file should be.
+pub(crate) fn write_secret(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}

@@ -1,0 +1,94 @@
+//! What the endpoint accepted, in its order: the judge of the tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::until;
+
+/// The ledger of an emulator.
+pub(crate) struct Ledger {
+    pub(crate) path: PathBuf,
+}
+
+/// An accepted event.
+#[derive(Clone, Debug)]
+pub(crate) struct Accepted {
+    pub(crate) channel: String,
+    pub(crate) event: Value,
+}
+
+impl Ledger {
+    /// Everything accepted so far; a line that is being written does not count.
+    pub(crate) fn read(&self) -> Vec<Accepted> {
+        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|line| line["outcome"] == "accepted")
+            .map(|line| Accepted {
+                channel: line["channel"].as_str().unwrap().to_owned(),
+                event: serde_json::from_str(line["event"].as_str().unwrap()).unwrap(),
+            })
+            .collect()
+    }
+
+    /// How many lines there are.
+    pub(crate) fn len(&self) -> usize {
+        std::fs::read(&self.path).unwrap_or_default().iter().filter(|b| **b == b'\n').count()
+    }
+
+    /// Waits until there are `count` lines.
+    pub(crate) async fn reaches(&self, count: usize, patience: Duration) {
+        until(&format!("{count} events in the ledger"), patience, async || {
+            (self.len() >= count).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until `count` distinct ids are there.
+    pub(crate) async fn has_ids(&self, count: usize, patience: Duration) {
+        let what = format!("{count} ids in the ledger");
+        until(&what, patience, async || {
+            (self.len() >= count && ids(&self.read()).len() >= count).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The distinct ids.
+pub(crate) fn ids(accepted: &[Accepted]) -> BTreeSet<u64> {
+    accepted.iter().map(|a| a.event["id"].as_u64().unwrap()).collect()
+}
+
+/// Order per key: a step forward is by one, a step back is a replay that goes on by ones. `replays` is
+/// how often a key may step back.
+pub(crate) fn assert_order(accepted: &[Accepted], replays: usize) {
+    let mut keys: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for Accepted { event, .. } in accepted {
+        let number = |name: &str| event[name].as_u64().unwrap();
+        keys.entry(number("key")).or_default().push(number("seq"));
+    }
+    for (key, sequence) in keys {
+        let (mut last, mut highest, mut back) = (None, None, 0);
+        for seq in sequence {
+            match last {
+                None => assert_eq!(seq, 0, "key {key} begins with a gap"),
+                Some(last) if seq == last + 1 => {}
+                Some(last) => {
+                    assert!(Some(seq) <= highest, "key {key} jumps from {last} to {seq}");
+                    back += 1;
+                }
+            }
+            last = Some(seq);
+            highest = highest.max(last);
+        }
+        assert!(
+            back <= replays,
+            "key {key} stepped back {back} times, at most {replays} are explained"
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! A mosquitto of our own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{free_port, until};
+
+/// A running mosquitto; killed when dropped. What it confirmed it keeps, unless a test says otherwise.
+pub(crate) struct Mosquitto {
+    child: Option<Child>,
+    directory: TempDir,
+    pub(crate) port: u16,
+}
+
+/// Keeps what it confirmed through a kill, at the price of a write of everything at each change.
+pub(crate) const SAVES_AT_ONCE: &str = "autosave_on_changes true\nautosave_interval 1\n";
+
+impl Mosquitto {
+    /// Starts one on a free port, with lines of configuration besides. The windows are wide, since a
+    /// queue that overflows loses messages without a word.
+    pub(crate) async fn start(lines: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self::start_in(directory, lines).await
+    }
+
+    /// As [`start`](Self::start), with files that the lines name in `directory`.
+    pub(crate) async fn start_in(directory: TempDir, lines: &str) -> Self {
+        let port = free_port();
+        let access = if lines.contains("allow_anonymous") { "" } else { "allow_anonymous true\n" };
+        let path = directory.path().display();
+        let text = format!(
+            "listener {port} 127.0.0.1\n{access}persistence true\npersistence_location {path}/\n\
+             max_queued_messages 0\nmax_inflight_messages 1000\nset_tcp_nodelay true\n\
+             log_type all\nlog_timestamp false\nlog_dest file {path}/log\n{lines}"
+        );
+        fs::write(directory.path().join("mosquitto.conf"), text).unwrap();
+        // As root it would drop to a user that may not read the test's directory.
+        let mut mosquitto = Self { child: None, directory, port };
+        mosquitto.restart().await;
+        mosquitto
+    }
+
+    /// Starts it again, on the same port and files.
+    pub(crate) async fn restart(&mut self) {
+        let config = self.file("mosquitto.conf");
+        let mut text = fs::read_to_string(&config).unwrap();
+        if !text.contains("\nuser ") {
+            text.push_str("\nuser root\n");
+            fs::write(&config, text).unwrap();
+        }
+        let child = Command::new("mosquitto")
+            .arg("-c")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("`mosquitto` cannot be run: `tests/run` installs it");
+        self.child = Some(child);
+        let port = self.port;
+        until("mosquitto listens", Duration::from_secs(10), async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
+        })
+        .await;
+    }
+
+    /// Ends it as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// A file in its directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What it wrote to its log.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.file("log")).unwrap()
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
