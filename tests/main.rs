@@ -7,4 +7,6 @@
 mod config;
 mod emulator;
 mod lifecycle;
+mod mqtt;
+mod publish;
 mod support;

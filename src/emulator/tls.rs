@@ -90,7 +90,9 @@ fn load(cert: &Path, key: &Path) -> io::Result<Identity> {
 fn generate(ca_file: &Path, listen: IpAddr) -> io::Result<Identity> {
     let (ca, issuer) = authority().map_err(io::Error::other)?;
     let identity = identity(&issuer, listen).map_err(io::Error::other)?;
-    std::fs::write(ca_file, ca).map_err(|e| {
+    let directory = ca_file.parent().unwrap_or(Path::new("."));
+    let written = std::fs::create_dir_all(directory).and_then(|()| std::fs::write(ca_file, ca));
+    written.map_err(|e| {
         io::Error::new(e.kind(), format!("cannot write `{}`: {e}", ca_file.display()))
     })?;
     Ok(identity)

@@ -138,7 +138,7 @@ fn failure(error: &legacy::Error) -> Failure {
     let mut source = error.source();
     while let Some(cause) = source {
         why = format!("{why}: {cause}");
-        if let Some(rustls::Error::InvalidCertificate(_)) = inner_rustls(cause) {
+        if is_trust(cause) {
             fault = Fault::Trust;
         }
         source = cause.source();
@@ -146,10 +146,12 @@ fn failure(error: &legacy::Error) -> Failure {
     Failure { fault, why }
 }
 
-/// rustls hides behind `io::Error`, whose source is its payload's source and not the payload.
-fn inner_rustls<'e>(cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+/// Whether a certificate was refused. An `io::Error` hides its payload from `source`, and several may
+/// be wrapped into one another.
+fn is_trust(cause: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
+        return true;
+    }
     let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    cause
-        .downcast_ref::<rustls::Error>()
-        .or_else(|| inner.and_then(|i| i.downcast_ref::<rustls::Error>()))
+    inner.is_some_and(|inner| is_trust(inner))
 }

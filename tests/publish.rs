@@ -1,0 +1,161 @@
+//! The publisher against the emulator: who is refused, what is kept, how it is signed.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::bridge::Setup;
+use crate::support::emulator::Emulator;
+use crate::support::ledger::{Ledger, assert_order};
+use crate::support::mosquitto::Mosquitto;
+use crate::support::producer::{produce, publish};
+use crate::support::until;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const REGION: &str = "eu-west-1";
+const IAM: &str = "auth = { type = \"iam\", aws = { region = \"eu-west-1\" } }";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_pauses_and_discards_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger.jsonl");
+    let ledger = Ledger { path: path.clone() };
+    let revoked = Emulator::start(&["--api-key", "da2-another"]);
+    let address = revoked.host().to_owned();
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&revoked.endpoint, mosquitto.port, "", "", "");
+    let bridge = setup.start_ready().await;
+    produce(mosquitto.port, 300, 5_000, 6).await;
+    bridge.metric_is("api_paused{api=\"main\"}", |v| v == 1.0).await;
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 300.0).await;
+    let (status, text) = bridge.get("/readyz").await;
+    assert!(status == 503 && text.contains("UnauthorizedException"), "{text}");
+    assert!(setup.rejects().is_empty());
+    // One probe a second, and not a storm.
+    let requests = "publish_requests_total{api=\"main\",result=\"refused\"}";
+    let before = bridge.metric(requests).await;
+    bridge.metric_is(requests, |v| v >= before + 2.0).await;
+    assert!(bridge.metric(requests).await <= before + 4.0);
+    assert_eq!(bridge.get("/livez").await.0, 200);
+
+    drop(revoked);
+    let _good = Emulator::start_at(&address, &["--ledger", path.to_str().unwrap()]);
+    ledger.has_ids(300, PATIENCE).await;
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
+    bridge.ready().await;
+    let accepted = ledger.read();
+    assert_eq!(accepted.len(), 300, "nothing comes twice");
+    assert_order(&accepted, 0);
+    assert!(!bridge.log().contains("da2-"), "the key is in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_namespace_pauses_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger.jsonl");
+    let ledger = Ledger { path: path.clone() };
+    let emulator = Emulator::start(&["--namespace", "good", "--ledger", path.to_str().unwrap()]);
+    let mosquitto = Mosquitto::start("").await;
+    let routes = "[route.all]\nfrom = \"plant\"\ntopic = \"plant/{ns}/data\"\nchannel = [\"/good/{ns}\"]\n\
+                  [route.bad]\nfrom = \"plant\"\ntopic = \"plant/bad/data\"\nchannel = \"/bad/x\"\n";
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", routes);
+    let bridge = setup.start_ready().await;
+    let bad = ("plant/bad/data".to_owned(), json!({ "id": 0 }).to_string().into_bytes());
+    publish(mosquitto.port, 1_000, [bad]).await;
+    bridge.metric_is("api_paused{api=\"main\"}", |v| v == 1.0).await;
+    let good = (1..=200_u64)
+        .map(|id| ("plant/ok/data".to_owned(), json!({ "id": id }).to_string().into_bytes()));
+    publish(mosquitto.port, 5_000, good.collect::<Vec<_>>()).await;
+    ledger.has_ids(201, PATIENCE).await;
+    assert!(ledger.read().iter().all(|a| a.channel.starts_with("/good/")));
+    assert!(bridge.get("/readyz").await.1.contains("namespace `bad`"));
+    bridge
+        .metric_is("source_settled_total{source=\"plant\",outcome=\"accepted\"}", |v| v == 200.0)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_with_and_without_a_session_token_over_tls() {
+    for token in [None, Some("a/session+token==")] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ledger.jsonl");
+        let tls = directory.path().join("tls");
+        let mut args = vec![
+            "--ledger",
+            path.to_str().unwrap(),
+            "--tls",
+            tls.to_str().unwrap(),
+            "--region",
+            REGION,
+        ];
+        args.extend(["--access-key-id", "AKIDTEST", "--secret-access-key", "top-secret"]);
+        if let Some(token) = token {
+            args.extend(["--session-token", token]);
+        }
+        let emulator = Emulator::start(&args);
+        let mosquitto = Mosquitto::start("").await;
+        let api = format!("{IAM}\nca_file = \"{}\"", emulator.ca_file.as_deref().unwrap());
+        let ledger = Ledger { path: path.clone() };
+        let with_secret = |secret: &str| {
+            let setup = Setup::new(&emulator.endpoint, mosquitto.port, &api, "", "")
+                .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
+                .env("AWS_SECRET_ACCESS_KEY", secret)
+                .env("AWS_EC2_METADATA_DISABLED", "true");
+            match token {
+                Some(token) => setup.env("AWS_SESSION_TOKEN", token),
+                None => setup,
+            }
+        };
+        let wrong = with_secret("another").start_ready().await;
+        produce(mosquitto.port, 50, 5_000, 5).await;
+        wrong.metric_is("api_paused{api=\"main\"}", |v| v == 1.0).await;
+        assert!(wrong.get("/readyz").await.1.contains("InvalidSignatureException"));
+        wrong.kill();
+        let right = with_secret("top-secret").start_ready().await;
+        ledger.has_ids(50, PATIENCE).await;
+        assert_order(&ledger.read(), 0);
+        assert!(!right.log().contains("top-secret"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_credentials_everything_is_kept_and_the_reason_is_shown() {
+    let emulator =
+        Emulator::start(&["--access-key-id", "AKIDTEST", "--secret-access-key", "top-secret"]);
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, IAM, "", "")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("HOME", "/nonexistent");
+    let bridge = setup.start_ready().await;
+    produce(mosquitto.port, 5, 1_000, 1).await;
+    until("the reason is shown", PATIENCE, async || {
+        bridge.get("/readyz").await.1.contains("no AWS credentials").then_some(())
+    })
+    .await;
+    assert_eq!(bridge.metric("source_in_flight{source=\"plant\"}").await, 5.0);
+    assert!(setup.rejects().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_the_ca_did_not_sign_gets_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (directory.path().join("one"), directory.path().join("two"));
+    let ledger = Ledger { path: directory.path().join("ledger.jsonl") };
+    let emulator = Emulator::start(&[
+        "--tls",
+        one.to_str().unwrap(),
+        "--ledger",
+        ledger.path.to_str().unwrap(),
+    ]);
+    let other = Emulator::start(&["--tls", two.to_str().unwrap()]);
+    let mosquitto = Mosquitto::start("").await;
+    let api = format!("ca_file = \"{}\"", other.ca_file.as_deref().unwrap());
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, &api, "", "");
+    let bridge = setup.start_ready().await;
+    produce(mosquitto.port, 5, 1_000, 1).await;
+    bridge.metric_is("publish_requests_total{api=\"main\",result=\"trust\"}", |v| v >= 2.0).await;
+    assert!(bridge.log().contains("certificate"), "{}", bridge.log());
+    assert_eq!(ledger.len(), 0);
+    assert_eq!(bridge.metric("source_in_flight{source=\"plant\"}").await, 5.0);
+}
