@@ -61,11 +61,7 @@ impl Credentials {
         }
         match self.provider.provide_credentials().await {
             Ok(keys) => Ok(kept.insert(keys).clone()),
-            Err(error) => {
-                let why = std::error::Error::source(&error)
-                    .map_or_else(|| error.to_string(), ToString::to_string);
-                kept.clone().ok_or(AwsError::NoCredentials(why))
-            }
+            Err(error) => kept.clone().ok_or_else(|| AwsError::NoCredentials(one_line(&error))),
         }
     }
 
@@ -73,6 +69,17 @@ impl Credentials {
     pub async fn forget(&self) {
         *self.kept.lock().await = None;
     }
+}
+
+/// What every part of the chain says, in one line.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Debug for Credentials {

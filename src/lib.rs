@@ -1,4 +1,61 @@
-//! appsync-bridge
+//! appsync-bridge relays what backends say on MQTT (Kafka, NATS and SQS are to follow) into AWS AppSync
+//! Events, so that it reaches browsers and phones, and loses none of it.
+//!
+//! # The flow
+//!
+//! ```text
+//!  broker          source            pipeline                 publisher (one an API)         Event API
+//! ┌──────┐ take  ┌──────────┐ submit ┌─────────────────┐ entry ┌───────────────────────┐ POST ┌───────┐
+//! │ MQTT ├──────▶│ InFlight ├───────▶│ routes: channel │──────▶│ lanes → batch → sign  ├─────▶│ /event│
+//! │      │◀──────┤          │        │ and event       │       │ verdict ◀─────────────┼──────┤       │
+//! └──────┘  ack  └────▲─────┘        └───────┬─────────┘       └──┬─────────┬──────────┘      └───────┘
+//!                     │                      │ reject             │ refused │ accepted
+//!                     │                      ▼                    ▼         │
+//!                     │                ┌─────────────────────────────┐      │
+//!                     │                │ dead letter: fsync, confirm │      │
+//!                     │                └──────────────┬──────────────┘      │
+//!                     └────── settle ─────────────────┴─────────────────────┘
+//! ```
+//!
+//! A message travels with its duty ([`delivery`]): whoever drops it says *not done*, and only an
+//! explicit call says *done*. The broker is the buffer; nothing is acknowledged before the answer.
+//! A source is slowed by its in-flight limit and by nothing else. Transient faults are the publisher's
+//! business; redelivery by the broker is the end of everything that went wrong here. Stopping is
+//! closing the first queue: only sources hear the drain, every later part ends because its queue did.
+//!
+//! # The modules, in reading order
+//!
+//! 1. [`message`], [`delivery`]: what arrives, and the duty that travels with it.
+//! 2. [`event_api`]: channel, event, wire, signature; the facts of the service.
+//! 3. [`route`]: which messages go where, and as what.
+//! 4. [`source`]: the connectors and their record of what is in flight.
+//! 5. [`publish`]: lanes, limits, the verdict on an answer, one request.
+//! 6. [`dead_letter`], [`pipeline`]: what can't be published; the middle that joins 3 to 5.
+//! 7. [`config`]: what the operator wrote, checked.
+//! 8. [`bridge`]: assembly and lifetime. [`admin`], [`cli`]: what people touch.
+//! 9. `emulator`, `demo`: a local Event API; everything in one process.
+//! 10. [`aws`], [`backoff`], [`health`], [`metrics`], [`shutdown`], [`telemetry`], [`tls`]: tools that
+//!     know nothing of the rest.
+//!
+//! # Who may import whom
+//!
+//! A test reads this table and the sources, and fails on an edge that is not in it.
+//!
+//! ```text
+//! main → cli
+//! cli → bridge, emulator, demo, config, event_api, health, shutdown, telemetry
+//! demo → bridge, emulator, config, shutdown
+//! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source, tls
+//! pipeline → backoff, dead_letter, delivery, event_api, health, message, metrics, publish, route, shutdown
+//! source → aws, backoff, config, delivery, health, message, metrics, shutdown, tls
+//! publish → aws, backoff, config, delivery, event_api, health, metrics, shutdown, tls
+//! dead_letter → message
+//! emulator → event_api, shutdown
+//! admin → health, metrics, shutdown
+//! config → event_api, route, backoff
+//! route → event_api, message
+//! delivery → message
+//! ```
 
 pub mod admin;
 pub mod aws;

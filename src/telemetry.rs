@@ -7,6 +7,10 @@ use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+/// Libraries whose warnings say in many lines what our own error says in one. A level of the
+/// configuration that names them comes later and wins.
+const QUIET: &str = "aws_config=error,aws_runtime=error";
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -22,7 +26,8 @@ pub enum Format {
 /// A second start in one process is ignored.
 pub fn start(level: &str, format: Format) {
     // The configuration has checked the directive; if that was wrong, say more rather than nothing.
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_new(format!("{QUIET},{level}")).unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = io::stderr().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let registry = tracing_subscriber::registry().with(filter);

@@ -39,7 +39,7 @@ async fn killed_five_times_nothing_is_lost_and_order_holds() {
     }
     producer.await.unwrap();
     let rate = COUNT as f64 / started.elapsed().as_secs_f64();
-    ledger.has_ids(COUNT as usize, Duration::from_secs(60)).await;
+    ledger.has_ids(COUNT as usize, Duration::from_mins(1)).await;
     bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
 
     let accepted = ledger.read();
@@ -89,7 +89,7 @@ async fn stop_under_load(version: &str, stops: u64) {
         bridge = setup.start_ready().await;
     }
     producer.await.unwrap();
-    ledger.has_ids(count as usize, Duration::from_secs(60)).await;
+    ledger.has_ids(count as usize, Duration::from_mins(1)).await;
     bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
     let accepted = ledger.read();
     assert_eq!(accepted.len() as u64, count, "some came twice");

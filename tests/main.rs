@@ -2,8 +2,12 @@
 //!
 //! What cannot be unwrapped here is a failed test.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+// Numbers of tests are small, whole and known.
+#![allow(clippy::float_cmp, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
 
+mod architecture;
+mod cli;
 mod config;
 mod emulator;
 mod lifecycle;

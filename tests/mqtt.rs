@@ -5,7 +5,14 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
+use appsync_bridge::config::source::{Limits, MqttConfig, MqttVersion, Qos, Subscription};
+use appsync_bridge::delivery::{Intake, Outcome};
+use appsync_bridge::health::Health;
+use appsync_bridge::metrics::Metrics;
+use appsync_bridge::shutdown::Shutdown;
+use appsync_bridge::source::mqtt::MqttSource;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::support::bridge::{Setup, write_secret};
 use crate::support::emulator::Emulator;
@@ -354,4 +361,62 @@ fn certificates(directory: &std::path::Path) {
         fs::write(directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
         fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
     }
+}
+
+/// A message whose task panics is given back, and does not jam the source: the broker sends it again,
+/// with those behind it, in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_on_the_way_brings_the_message_again() {
+    let mosquitto = Mosquitto::start("").await;
+    let (metrics, health, shutdown) =
+        (Metrics::new().source("plant"), Health::default(), Shutdown::new());
+    let config = MqttConfig {
+        host: "127.0.0.1".to_owned(),
+        port: mosquitto.port,
+        tls: None,
+        version: MqttVersion::V5,
+        client_id: "bridge".to_owned(),
+        subscriptions: vec![Subscription { filter: "plant/#".to_owned(), qos: Qos::AtLeastOnce }],
+        session_expiry: Duration::from_mins(1),
+        keep_alive: Duration::from_secs(30),
+        max_packet_size: 300_000,
+        username: None,
+        password: None,
+    };
+    let part = health.register("source plant", "connecting");
+    let limits = Limits { messages: 100, bytes: 1 << 20 };
+    let source = MqttSource::build("plant".into(), config, limits, metrics.clone(), part).unwrap();
+    let (deliveries, mut queue) = mpsc::unbounded_channel();
+    let run = tokio::spawn(source.run(Intake::new(deliveries), shutdown.clone()));
+    health.all_ready().await;
+    produce(mosquitto.port, 20, 10_000, 1).await;
+    let mut sequence = Vec::new();
+    let mut panicked = false;
+    while !(sequence.contains(&7) && sequence.last() == Some(&19)) {
+        let delivery = tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
+        let event: Value = serde_json::from_slice(&delivery.message.payload).unwrap();
+        let seq = event["seq"].as_u64().unwrap();
+        if seq == 7 && !panicked {
+            panicked = true;
+            let task = tokio::spawn(async move {
+                let _held = delivery;
+                panic!("a bug, on purpose");
+            });
+            assert!(task.await.unwrap_err().is_panic());
+            continue;
+        }
+        sequence.push(seq);
+        delivery.settle(Outcome::Accepted);
+    }
+    assert_eq!(sequence.iter().filter(|s| **s == 7).count(), 1);
+    let again = sequence.iter().position(|s| *s == 7).unwrap();
+    assert_eq!(
+        sequence[again..],
+        (7..20).collect::<Vec<_>>(),
+        "from the message on, in order: {sequence:?}"
+    );
+    assert!(metrics.reconnects.get() >= 1);
+    shutdown.start_drain();
+    run.await.unwrap();
+    assert_eq!(metrics.settled[Outcome::Released as usize].get(), 1);
 }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS, signals};
 use crate::bridge::{Bridge, BuildError, RunError};
@@ -60,7 +60,10 @@ pub async fn run(args: &Args) -> ExitCode {
             info!("drained");
             ExitCode::SUCCESS
         }
-        Err(RunError::Aborted) => ExitCode::from(super::EXIT_ABORTED),
+        Err(why @ RunError::Aborted) => {
+            warn!("{why}");
+            ExitCode::from(super::EXIT_ABORTED)
+        }
         Err(why) => {
             error!("{why}");
             ExitCode::from(EXIT_FAILED)

@@ -192,7 +192,7 @@ mod tests {
             ("demo/a", &[][..], "at least one event is required"),
             ("demo/*", &["1"][..], "`demo/*` is no channel"),
             ("other/a", &["1"][..], "unknown namespace"),
-            ("demo/a", &["1", "{"][..], "event 1 is not JSON"),
+            ("demo/a", &["1", "{"][..], "event 1 is not a JSON value"),
         ] {
             let refusal = publish(&service, channel, events).unwrap_err().to_string();
             assert!(refusal.starts_with(why), "{refusal}");

@@ -28,7 +28,7 @@ pub enum EventError {
         offset: usize,
     },
     /// Not JSON.
-    #[error("not JSON: {0}")]
+    #[error("not a JSON value: {0}")]
     InvalidJson(String),
 }
 

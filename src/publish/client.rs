@@ -29,7 +29,7 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// Posts to one API.
 #[derive(Debug)]
-pub struct Client {
+pub(super) struct Client {
     pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
     uri: Uri,
     authorizer: Authorizer,
@@ -38,11 +38,11 @@ pub struct Client {
 
 /// Why an attempt brought no answer.
 #[derive(Debug)]
-pub struct Failure {
+pub(super) struct Failure {
     /// What kind, which tells whether the request may have been processed.
-    pub fault: Fault,
+    pub(super) fault: Fault,
     /// In words.
-    pub why: String,
+    pub(super) why: String,
 }
 
 /// Why a client can't be made.
@@ -58,7 +58,7 @@ pub enum BuildError {
 
 impl Client {
     /// A client for `api`. Nothing is connected yet.
-    pub async fn build(api: &ApiConfig) -> Result<Self, BuildError> {
+    pub(super) async fn build(api: &ApiConfig) -> Result<Self, BuildError> {
         let tls = match api.endpoint.uri.scheme_str() {
             Some("https") => tls::client_config(api.ca_file.as_deref(), None)?,
             _ => tls::trusting_nobody()?,
@@ -86,7 +86,7 @@ impl Client {
     }
 
     /// Sends `body` once.
-    pub async fn post(&self, body: Bytes) -> Result<Answer, Failure> {
+    pub(super) async fn post(&self, body: Bytes) -> Result<Answer, Failure> {
         let headers = self
             .authorizer
             .headers(&body)
@@ -102,7 +102,7 @@ impl Client {
     }
 
     /// The API refused us: renew what can be renewed.
-    pub async fn refused(&self) {
+    pub(super) async fn refused(&self) {
         self.authorizer.refused().await;
     }
 

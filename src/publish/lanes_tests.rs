@@ -49,7 +49,7 @@ fn next(lanes: &mut Lanes<Thing>) -> Vec<u32> {
     numbers(lanes.next_batch(|_| false).as_ref())
 }
 
-fn finish(lanes: &mut Lanes<Thing>, batch: Batch<Thing>) {
+fn finish(lanes: &mut Lanes<Thing>, batch: &Batch<Thing>) {
     lanes.finish(&batch.channel, &batch.keys, Vec::new(), None);
 }
 
@@ -66,7 +66,7 @@ fn a_quiet_lane_sends_at_once_and_a_busy_one_fills_its_batches() {
     lanes.push(&a, thing(Some("k5"), 5));
     assert_eq!(next(&mut lanes), [1, 2, 3, 4, 5], "a full batch does not");
     lanes.push(&a, thing(Some("k6"), 6));
-    finish(&mut lanes, first);
+    finish(&mut lanes, &first);
     assert!(lanes.next_batch(|_| false).is_none(), "the other request is still out");
 }
 
@@ -78,7 +78,7 @@ fn a_key_is_in_one_request_at_a_time() {
     }
     let first = lanes.next_batch(|_| false).unwrap();
     assert!(lanes.next_batch(|_| false).is_none());
-    finish(&mut lanes, first);
+    finish(&mut lanes, &first);
     assert_eq!(next(&mut lanes), [5, 6, 7, 8, 9]);
 }
 
@@ -127,7 +127,7 @@ fn the_unordered_come_back_without_holding_the_others() {
     lanes.finish(&a, &[], batch.items[..2].to_vec(), Some(later));
     let batch = lanes.next_batch(|_| false).unwrap();
     assert_eq!(batch.items[0].number, 5);
-    finish(&mut lanes, batch);
+    finish(&mut lanes, &batch);
     lanes.wake(later);
     assert_eq!(next(&mut lanes), [0, 1]);
 }
@@ -152,7 +152,7 @@ fn an_event_alone_has_a_request_of_its_own() {
     for expected in [0, 1, 2] {
         let batch = lanes.next_batch(|_| false).unwrap();
         assert_eq!(batch.items.iter().map(|i| i.number).collect::<Vec<_>>(), [expected]);
-        finish(&mut lanes, batch);
+        finish(&mut lanes, &batch);
     }
 }
 
@@ -185,7 +185,7 @@ fn a_hot_key_leaves_the_others_their_turn() {
     }
     lanes.push(&a, thing(Some("cold"), 1_000));
     let batch = lanes.next_batch(|_| false).unwrap();
-    finish(&mut lanes, batch);
+    finish(&mut lanes, &batch);
     assert_eq!(next(&mut lanes)[0], 1_000);
 }
 
@@ -194,7 +194,7 @@ fn an_empty_lane_is_forgotten() {
     let (mut lanes, a) = (Lanes::new(), channel("/a"));
     lanes.push(&a, thing(Some("k"), 0));
     let batch = lanes.next_batch(|_| false).unwrap();
-    finish(&mut lanes, batch);
+    finish(&mut lanes, &batch);
     assert!(lanes.by_channel.is_empty());
 }
 

@@ -7,6 +7,7 @@
 
 mod auth;
 mod client;
+mod entry;
 pub mod lanes;
 pub mod limit;
 pub mod verdict;
@@ -18,17 +19,19 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-pub use client::{BuildError, Client};
+pub use client::BuildError;
+pub use entry::{Entry, Policy, Refused, Tries};
 
 use crate::backoff::full_jitter;
 use crate::config::ApiConfig;
-use crate::delivery::{Delivery, OrderKey, Outcome};
+use crate::delivery::{OrderKey, Outcome};
+use crate::event_api::Channel;
 use crate::event_api::wire::publish_body;
-use crate::event_api::{Channel, Event};
 use crate::health::Part;
 use crate::metrics::ApiMetrics;
 use crate::shutdown::Shutdown;
-use lanes::{Batch, Item, Lanes};
+use client::Client;
+use lanes::{Batch, Lanes};
 use limit::{Concurrency, Pauses};
 use verdict::{Answer, EventVerdict, Fault, Verdict, judge};
 
@@ -49,51 +52,6 @@ const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
 /// How a request may end, for metrics; a request that is not answered in order ends with its fault.
 const RESULTS: [&str; 2] = ["ok", "partial"];
-
-/// One event on its way to one channel.
-#[derive(Debug)]
-pub struct Entry {
-    /// The message it was rendered from, and its part of the duty.
-    pub delivery: Delivery,
-    /// Where it goes.
-    pub channel: Channel,
-    /// The event.
-    pub event: Event,
-    /// What orders it.
-    pub order: Option<OrderKey>,
-    /// What its route says.
-    pub policy: Arc<Policy>,
-    /// How often it was tried; new entries start at `Tries::default()`.
-    pub tries: Tries,
-}
-
-/// What a route says about publishing.
-#[derive(Debug)]
-pub struct Policy {
-    /// The route's name.
-    pub route: Arc<str>,
-    /// At most one event of a key in a request.
-    pub strict_order: bool,
-    /// Tries an event gets that the API keeps failing on its own.
-    pub give_up_after: u32,
-}
-
-/// What happened to an entry so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tries {
-    failures: u32,
-    own_faults: u32,
-    alone: bool,
-}
-
-/// An entry that the API will never take, with the reason.
-#[derive(Debug)]
-pub struct Refused {
-    /// The entry.
-    pub entry: Entry,
-    /// In the words of the API.
-    pub why: String,
-}
 
 /// The publisher of one API.
 pub struct Publisher {
@@ -121,21 +79,6 @@ struct Ended {
 struct FaultLog {
     last: Option<Instant>,
     since: u64,
-}
-
-impl Item for Entry {
-    fn order(&self) -> Option<&OrderKey> {
-        self.order.as_ref()
-    }
-    fn strict(&self) -> bool {
-        self.policy.strict_order
-    }
-    fn alone(&self) -> bool {
-        self.tries.alone
-    }
-    fn body_bytes(&self) -> usize {
-        self.event.escaped_len()
-    }
 }
 
 impl Publisher {
@@ -387,6 +330,8 @@ impl Publisher {
         if self.pauses.refused(namespace, now) {
             warn!(api = %self.name, namespace, why, hint, "the API refuses us: everything is kept and tried again once a second");
             self.client.refused().await;
+            // The line after this one is an interval away.
+            let _ = self.fault_log.due(now);
         } else if self.fault_log.due(now).is_some() {
             warn!(api = %self.name, namespace, why, hint, "still paused");
         }

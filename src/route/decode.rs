@@ -29,7 +29,7 @@ impl<'a> Document<'a> {
             Rejection::new(Reason::InvalidUtf8, format!("not UTF-8 at byte {}", e.valid_up_to()))
         })?;
         let root: &RawValue = serde_json::from_str(text)
-            .map_err(|e| Rejection::new(Reason::InvalidJson, format!("not JSON: {e}")))?;
+            .map_err(|e| Rejection::new(Reason::InvalidJson, format!("not a JSON value: {e}")))?;
         if depth(root.get().as_bytes()) > MAX_DEPTH {
             return Err(Rejection::new(
                 Reason::TooDeep,

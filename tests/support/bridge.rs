@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::emulator::{self, request};
-use super::{signal, until};
+use super::{signal, until, whole_lines};
 
 /// What to run: a configuration file in a directory of its own, and an environment.
 pub(crate) struct Setup {
@@ -67,10 +67,10 @@ impl Setup {
         self.directory.path().join(name)
     }
 
-    /// The dead letters written so far.
+    /// The dead letters written so far; a line that is being written does not count.
     pub(crate) fn rejects(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.file("rejects.jsonl")).unwrap_or_default();
-        text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+        whole_lines(&text).map(|l| serde_json::from_str(l).unwrap()).collect()
     }
 
     /// Starts the bridge, and waits for it to have its admin port.
@@ -88,7 +88,7 @@ impl Setup {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let sink = Arc::clone(&log);
         std::thread::spawn(move || {
-            lines.map_while(Result::ok).for_each(|line| sink.lock().unwrap().push(line))
+            lines.map_while(Result::ok).for_each(|line| sink.lock().unwrap().push(line));
         });
         let admin = until("the bridge has started", Duration::from_secs(10), async || {
             assert!(

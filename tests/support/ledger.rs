@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::until;
+use super::{until, whole_lines};
 
 /// The ledger of an emulator.
 pub(crate) struct Ledger {
@@ -24,9 +24,7 @@ impl Ledger {
     /// Everything accepted so far; a line that is being written does not count.
     pub(crate) fn read(&self) -> Vec<Accepted> {
         let text = std::fs::read_to_string(&self.path).unwrap_or_default();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole
-            .lines()
+        whole_lines(&text)
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
             .filter(|line| line["outcome"] == "accepted")
             .map(|line| Accepted {
@@ -38,7 +36,8 @@ impl Ledger {
 
     /// How many lines there are.
     pub(crate) fn len(&self) -> usize {
-        std::fs::read(&self.path).unwrap_or_default().iter().filter(|b| **b == b'\n').count()
+        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        text.matches('\n').count()
     }
 
     /// Waits until there are `count` lines.

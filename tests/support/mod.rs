@@ -39,3 +39,8 @@ pub(crate) fn signal(pid: u32, name: &str) {
         std::process::Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
     assert!(status.unwrap().success(), "kill -{name} {pid}");
 }
+
+/// The lines of a file that another process is writing.
+pub(crate) fn whole_lines(text: &str) -> std::str::Lines<'_> {
+    text.rfind('\n').map_or("", |end| &text[..end]).lines()
+}

@@ -39,10 +39,7 @@ pub(crate) async fn publish(
         for (topic, payload) in messages {
             while due < 1.0 {
                 clock.tick().await;
-                #[allow(clippy::cast_precision_loss)] // thousands
-                {
-                    due += rate as f64 * 0.005;
-                }
+                due += rate as f64 * 0.005;
             }
             due -= 1.0;
             client.publish(topic, payload, PublishOptions::at_least_once()).await.unwrap();

@@ -46,6 +46,8 @@ pub(super) enum Event {
     AckWritten,
     /// Our DISCONNECT was written to the socket.
     Disconnected,
+    /// The broker says goodbye, in its words.
+    Ended(String),
     /// Of no interest.
     Other,
 }
@@ -236,6 +238,14 @@ fn from_v5(event: v5::Event) -> Event {
                 other => Err(format!("{other:?}")),
             };
             Event::Subscribed(ack.return_codes.iter().map(granted).collect())
+        }
+        v5::Event::Incoming(v5::Packet::Disconnect(goodbye)) => {
+            let taken_over = goodbye.reason_code == v5::DisconnectReasonCode::SessionTakenOver;
+            let hint = if taken_over { ": another client uses the same `client_id`" } else { "" };
+            Event::Ended(format!(
+                "the broker ended the connection ({:?}){hint}",
+                goodbye.reason_code
+            ))
         }
         v5::Event::Incoming(v5::Packet::Publish(publish)) => Event::Publish(Box::new(Incoming {
             topic: publish.topic,

@@ -66,6 +66,9 @@ const BACKOFF_CAP: Duration = Duration::from_secs(30);
 /// one counts as a failure, so that two clients of one id don't take over from each other for ever.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 
+/// The source gives a sign of life this often while it is connected.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+
 /// The broker has this long to confirm our subscriptions.
 const SUBACK_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -141,6 +144,7 @@ impl MqttSource {
                 End::Lost(why) => {
                     source.metrics.connected.set(0);
                     source.health.not_ready(&why);
+                    source.health.alive();
                     if started.elapsed() > GOOD_AFTER {
                         backoff.reset();
                     }
@@ -199,8 +203,10 @@ impl MqttSource {
         poller: &mut JoinSet<String>,
         shutdown: &Shutdown,
     ) -> End {
+        let mut alive = tokio::time::interval(ALIVE_EVERY);
         loop {
             tokio::select! {
+                _ = alive.tick() => self.health.alive(),
                 Some(why) = poller.join_next() => return End::Lost(why.unwrap_or_else(|e| e.to_string())),
                 () = generation.changed.notified() => {
                     generation.acknowledge();
@@ -284,7 +290,7 @@ impl MqttSource {
                 }
                 Ok(Event::Disconnected) => return "disconnected".to_owned(),
                 Ok(Event::Other) => {}
-                Err(why) => return why,
+                Ok(Event::Ended(why)) | Err(why) => return why,
             }
         }
     }
@@ -292,12 +298,12 @@ impl MqttSource {
     fn connected(&self, session_present: bool, number: u64) {
         self.metrics.connected.set(1);
         self.health.not_ready("waiting for the broker to confirm the subscriptions");
-        if number > 1 {
-            info!(source = %self.name, session_present, "connected again");
-            if !session_present {
-                self.metrics.session_lost.inc();
-                warn!(source = %self.name, "the broker has forgotten the session: what it held for us is lost");
-            }
+        let lost = number > 1 && !session_present;
+        if lost {
+            self.metrics.session_lost.inc();
+            warn!(source = %self.name, "the broker has forgotten the session: what it held for us is lost");
+        } else {
+            info!(source = %self.name, session_present, "connected");
         }
     }
 
