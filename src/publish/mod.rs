@@ -137,22 +137,21 @@ impl Publisher {
                         return;
                     }
                 },
-                () = sleep_until(wake) => {
-                    let now = Instant::now();
-                    self.lanes.wake(now);
-                    for namespace in self.pauses.due(now) {
-                        self.lanes.unpark(&namespace);
-                    }
-                }
+                () = sleep_until(wake) => {}
                 _ = alive.tick() => self.health.alive(),
                 () = shutdown.abort() => return,
             }
         }
     }
 
-    /// Sends what may be sent now.
+    /// Sends what may be sent now, and takes up what has waited for its time. Done on every turn of
+    /// the loop, whatever woke it, so that no time can be passed over.
     fn send(&mut self) {
         let now = Instant::now();
+        self.lanes.wake(now);
+        for namespace in self.pauses.due(now) {
+            self.lanes.unpark(&namespace);
+        }
         while self.concurrency.allows(self.requests.len()) {
             let Some(batch) = self.lanes.next_batch(|namespace| self.pauses.blocks(namespace, now))
             else {
