@@ -27,6 +27,7 @@ use crate::pipeline::{Letter, Pipeline, Rejects, SourcePolicy, write_letters};
 use crate::publish::{self, Publisher};
 use crate::route::{Reason, RejectTo, RouteTable};
 use crate::shutdown::Shutdown;
+#[cfg(feature = "mqtt")]
 use crate::source::mqtt::MqttSource;
 use crate::tls::TlsError;
 
@@ -65,6 +66,14 @@ pub enum BuildError {
         /// What is wrong.
         #[source]
         why: TlsError,
+    },
+    /// A source whose client was left out of this build.
+    #[error("source `{name}`: this build has no `{kind}`; build it with `--features {kind}`")]
+    LeftOut {
+        /// Its name.
+        name: String,
+        /// Its type, and the feature that brings it.
+        kind: &'static str,
     },
     /// A dead letter.
     #[error(
@@ -142,6 +151,13 @@ impl Bridge {
             let health = health.register(format!("source {}", source.name), "not connected yet");
             let metrics = metrics.source(&source.name);
             match &source.kind {
+                #[cfg(not(feature = "mqtt"))]
+                SourceKind::Mqtt(_) => {
+                    let _ = (intake, health, metrics);
+                    let name = source.name.to_string();
+                    return Err(BuildError::LeftOut { name, kind: "mqtt" });
+                }
+                #[cfg(feature = "mqtt")]
                 SourceKind::Mqtt(mqtt) => {
                     let built = MqttSource::build(
                         Arc::clone(&source.name),

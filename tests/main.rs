@@ -9,6 +9,7 @@
 mod architecture;
 mod cli;
 mod config;
+mod demo;
 mod emulator;
 mod lifecycle;
 mod mqtt;

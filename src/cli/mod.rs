@@ -1,5 +1,6 @@
 //! The command line: words to people, and what a command's end means to the shell.
 
+#[cfg(feature = "emulator")]
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -66,6 +67,7 @@ impl Cli {
     }
 }
 
+#[cfg(feature = "emulator")] // and with it `demo`: the two that end with such an error
 fn failed(error: &anyhow::Error) -> ExitCode {
     // Nobody is left to tell when standard error is closed.
     let _ = writeln!(std::io::stderr(), "error: {error:#}");

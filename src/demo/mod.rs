@@ -177,10 +177,16 @@ impl Facts {
 import {{ events }} from 'aws-amplify/data';
 
 Amplify.configure({{ API: {{ Events: {{
-  endpoint: '{endpoint}', region: 'us-east-1', defaultAuthMode: 'apiKey', apiKey: '{API_KEY}',
+  endpoint: '{endpoint}',
+  region: 'us-east-1',
+  defaultAuthMode: 'apiKey',
+  apiKey: '{API_KEY}',
 }} }} }});
 const channel = await events.connect('{CHANNEL}');
-channel.subscribe({{ next: (data) => console.log(data.event), error: console.error }});"
+channel.subscribe({{
+  next: (data) => console.log(data.event),
+  error: console.error,
+}});"
         )
     }
 

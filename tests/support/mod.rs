@@ -2,9 +2,11 @@
 
 pub(crate) mod amplify;
 pub(crate) mod bridge;
+pub(crate) mod demo;
 pub(crate) mod emulator;
 pub(crate) mod ledger;
 pub(crate) mod mosquitto;
+pub(crate) mod page;
 pub(crate) mod producer;
 pub(crate) mod socket;
 

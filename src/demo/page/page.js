@@ -471,7 +471,8 @@ class FleetMap {
 const setText = (id, text) => { const el = $(id); text = String(text); if (el.textContent !== text) el.textContent = text; };
 const millis = (v) => (v === undefined ? '–' : v < 9.95 ? v.toFixed(1) : String(Math.round(v)));
 
-const fleet = { published: null, before: null, received: 0 };  // received: the page's count when it asked
+const fleet = { published: null, received: 0 };  // received: the page's count when it asked
+const total = (sequences) => Object.values(sequences).reduce((sum, seq) => sum + seq, 0);
 
 class Tiles {
   constructor(model) { this.model = model; }
@@ -487,9 +488,12 @@ class Tiles {
       : m.gaps + m.duplicates ? 'Missing or repeated sequence numbers were seen.'
         : hook.received ? `All ${m.vehicles.size} vehicles in order, nothing lost.` : 'Waiting for numbered events.');
     if (fleet.published !== null) {
-      setText('published', fleet.published);
-      setText('before', fleet.before ? `${fleet.before} before you came` : '');
-      const since = fleet.published - (fleet.before ?? 0);
+      // The fleet was there before the page: only what it numbered since can have arrived here. And it has published
+      // at least what arrived, whatever it said a second ago.
+      const before = total(hook.firstSeq) - Object.keys(hook.firstSeq).length;
+      setText('published', Math.max(fleet.published, total(hook.lastSeq)));
+      setText('before', before ? `${before} before you came` : '');
+      const since = fleet.published - before;
       $('ratio').style.transform = `scaleX(${since > 0 ? clamp(fleet.received / since, 0, 1) : 0})`;
     }
   }
@@ -706,9 +710,6 @@ const socket = new EventSocket({
 async function pollFleet() {
   try {
     const { published } = await getJson('/fleet.json');
-    // The fleet was there before the page: only what it published since can have arrived here.
-    if (fleet.before === null && socket.state === 'live') fleet.before = Math.max(0, published - hook.received);
-    if (published < (fleet.published ?? 0)) fleet.before = null;  // the demo was started anew
     fleet.published = published;
     fleet.received = hook.received;
   } catch { /* the socket's own state tells the user */ }

@@ -1,0 +1,193 @@
+//! The demo as a process, seen by a browser, a shell and the Amplify client.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::support::amplify::Amplify;
+use crate::support::demo::Demo;
+use crate::support::emulator::bridge;
+use crate::support::page::Page;
+
+/// From the start of the process to the first event on the page.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Events until the page has settled: every van was heard, what piled up at the start is drawn.
+const WARM: u64 = 240;
+
+/// How long the rate is watched, in events.
+const WINDOW: u64 = 960;
+
+/// How long the demo may take to end.
+const ENDING: Duration = Duration::from_secs(5);
+
+#[test]
+fn the_page_shows_what_the_fleet_publishes_and_what_the_user_says() {
+    let mut page = Page::start();
+    let mut demo = Demo::start();
+
+    let opened = page.ask("open", demo.page());
+    let first = Duration::from_secs_f64(opened["first_event_at"].as_f64().unwrap() / 1_000.0);
+    let first = (UNIX_EPOCH + first).duration_since(demo.started).unwrap();
+    assert!(first <= SOON, "the first event came after {first:?}");
+
+    let before = page.ask("counts", &WARM.to_string());
+    let number = |counts: &Value, name: &str| counts[name].as_u64().unwrap();
+    let after = page.ask("counts", &(number(&before, "received") + WINDOW).to_string());
+    let [received, published] =
+        ["received", "published"].map(|name| number(&after, name) - number(&before, name));
+    println!("first event after {first:.2?}; {received} received while {published} were published");
+    // Between the two countings lies what was in flight at either end, and nothing else.
+    assert!(received.abs_diff(published) * 100 <= published * 3, "{before}\n{after}");
+    let seconds = (after["at"].as_f64().unwrap() - before["at"].as_f64().unwrap()) / 1_000.0;
+    let rate = after["rate"].as_f64().unwrap();
+    let measured = f64::from(u32::try_from(received).unwrap()) / seconds;
+    assert!((measured / rate - 1.0).abs() <= 0.1, "{measured:.1} events a second, not {rate}");
+    assert_eq!(after["seen"], after["vehicles"], "{after}");
+    assert_eq!(after["numbered"], after["received"], "{after}");
+    assert_eq!((number(&after, "gaps"), number(&after, "duplicates")), (0, 0), "{after}");
+    assert_eq!(after["complaints"], serde_json::json!([]));
+
+    let said = demo.publish_line().replace("hello\"}", "hello from a shell\"}");
+    assert_ne!(said, demo.publish_line());
+    shell(demo.publish_line());
+    let message = page.ask("message", r#"{"text":"hello"}"#);
+    assert!(message["message"].as_str().unwrap().contains("hello\n"), "{message}");
+    shell(&said);
+    page.ask("message", r#"{"text":"hello from a shell"}"#);
+
+    let picture = target().join("demo-page.png");
+    page.ask("screenshot", picture.to_str().unwrap());
+    println!("the page: {}", picture.display());
+    assert!(fs::metadata(&picture).unwrap().modified().unwrap() > demo.started);
+
+    // With a browser still connected to it.
+    assert!(Path::new(demo.rejects()).exists());
+    let status = demo.interrupt(ENDING);
+    assert_eq!(status.code(), Some(0), "{status}");
+    for port in demo.ports() {
+        assert!(TcpStream::connect(port).is_err(), "{port} is still taken");
+    }
+    let left: Vec<_> = fs::read_dir(demo.directory.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_amplify_client_receives_and_so_do_the_printed_lines() {
+    let demo = Demo::start();
+    let mut printed = Printed::run(demo.subscribe_lines());
+    printed.wait("kind: 'position'", 1);
+    let endpoint = demo.endpoint().replacen("http://", "HTTP://", 1);
+    let mut client = Amplify::start(&["subscribe", &endpoint, demo.key(), "/demo/*", "1000"], &[]);
+    // Its `ready` may come after the first events.
+    while client.line().await["event"]["kind"] != "position" {}
+
+    printed.wait("kind: 'position'", 50);
+    shell(demo.publish_line());
+    printed.wait("text: 'hello'", 1);
+
+    let mut positions = 0;
+    let mut said = false;
+    while positions < 50 || !said {
+        let line = client.line().await;
+        match line.get("event") {
+            Some(event) if event["kind"] == "position" => positions += 1,
+            Some(event) => {
+                assert_eq!(event, &serde_json::json!({ "text": "hello" }));
+                said = true;
+            }
+            None => assert_eq!(line, serde_json::json!({ "ready": true })),
+        }
+    }
+}
+
+#[test]
+fn the_printed_configuration_is_good() {
+    let demo = Demo::start();
+    let file = demo.directory.path().join("bridge.toml");
+    fs::write(&file, demo.config()).unwrap();
+    let output = bridge().args(["check", "-c"]).arg(&file).output().unwrap();
+    let [said, warned] = [output.stdout, output.stderr].map(|s| String::from_utf8(s).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{said}{warned}");
+    let expected = format!("{} is good: 1 api, 1 source, 2 routes\n", file.display());
+    assert_eq!(said, expected);
+    // The key stands in the file: worth a warning, and not to be repeated in it.
+    assert!(warned.contains("key"), "{warned}");
+    assert!(!warned.contains(demo.key()), "{warned}");
+}
+
+/// A file of printed JavaScript, run by Node; killed when dropped.
+struct Printed {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+    heard: Vec<String>,
+    _directory: tempfile::TempDir,
+}
+
+impl Printed {
+    /// Runs the lines as they are, beside the modules that they import.
+    fn run(lines: &str) -> Self {
+        let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/node");
+        let directory = tempfile::tempdir().unwrap();
+        symlink(scripts.join("node_modules"), directory.path().join("node_modules")).unwrap();
+        let file = directory.path().join("subscribe.mjs");
+        fs::write(&file, lines).unwrap();
+        let mut child = Command::new("node")
+            .arg("--import")
+            .arg(scripts.join("websocket.mjs"))
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("`node` can't be run");
+        let lines = read(child.stdout.take().unwrap());
+        Self { child, lines, heard: Vec::new(), _directory: directory }
+    }
+
+    /// Until so many lines have this in them.
+    fn wait(&mut self, what: &str, times: usize) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.heard.iter().filter(|line| line.contains(what)).count() < times {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left);
+            let line =
+                line.unwrap_or_else(|e| panic!("no {times} × `{what}`: {e}: {:?}", self.heard));
+            self.heard.push(line);
+        }
+    }
+}
+
+impl Drop for Printed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a child, read by a thread so that they can be waited for.
+fn read(stdout: ChildStdout) -> std::sync::mpsc::Receiver<String> {
+    let (sender, lines) = channel();
+    let stdout = BufReader::new(stdout);
+    thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
+    lines
+}
+
+/// What a user does with a line to paste.
+fn shell(line: &str) {
+    let output = Command::new("sh").args(["-c", line]).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Cargo's target directory, wherever it is.
+fn target() -> PathBuf {
+    let binary = Path::new(env!("CARGO_BIN_EXE_appsync-bridge"));
+    binary.ancestors().nth(2).unwrap().to_owned()
+}

@@ -1,0 +1,90 @@
+// The demo's page in a headless Chromium, driven by lines of standard input:
+//
+//   node page.mjs USER_DATA_DIRECTORY
+//
+//   open URL          until the first event is there: {"first_event_at":…}, in ms since 1970
+//   counts EVENTS     until the page has received so many: {"received":…,"published":…,"rate":…,…}
+//   message TEXT      until it is among the messages: {"message":…}, the whole entry
+//   screenshot PATH   {"screenshot":…}
+//
+// It says {"ready":true} when the browser runs, answers every line with one JSON object, and says
+// {"error":…} and ends with 1 when something is not to be had. At the end of its input it closes the
+// browser.
+
+import { createInterface } from 'node:readline';
+import { chromium } from 'playwright-core';
+
+const PATIENCE = 20_000;
+
+// What a browser does by itself is kept off the network.
+const ARGS = [
+  '--headless',
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+];
+
+const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
+
+let complaints = [];
+
+const commands = {
+  async open(page, url) {
+    await page.goto(url, { waitUntil: 'commit' });
+    const at = await page.waitForFunction(
+      () => window.appsyncDemo?.firstEventAt && performance.timeOrigin + window.appsyncDemo.firstEventAt,
+    );
+    return { first_event_at: await at.jsonValue() };
+  },
+
+  async counts(page, events) {
+    await page.waitForFunction((count) => window.appsyncDemo.received >= count, Number(events));
+    const counts = await page.evaluate(async () => {
+      const { published, rate, vehicles } = await (await fetch('/fleet.json', { cache: 'no-store' })).json();
+      const { received, firstSeq, lastSeq } = window.appsyncDemo;
+      // What the sequence numbers say that there was, whatever the page counted.
+      const numbered = Object.keys(lastSeq).reduce((sum, id) => sum + lastSeq[id] - firstSeq[id] + 1, 0);
+      return { received, published, rate, vehicles, numbered, seen: Object.keys(lastSeq).length, at: performance.now() };
+    });
+    const shown = (id) => page.textContent(`#${id}`);
+    return { ...counts, gaps: Number(await shown('gaps')), duplicates: Number(await shown('duplicates')), complaints };
+  },
+
+  async message(page, text) {
+    const entry = page.locator('#messages li', { hasText: text }).first();
+    await entry.waitFor();
+    return { message: await entry.innerText() };
+  },
+
+  async screenshot(page, path) {
+    await page.screenshot({ path });
+    return { screenshot: path };
+  },
+};
+
+let context;
+try {
+  context = await chromium.launchPersistentContext(process.argv[2], {
+    executablePath: '/usr/bin/chromium',
+    args: ARGS,
+    viewport: { width: 1440, height: 900 },
+    colorScheme: process.env.COLOR_SCHEME ?? 'dark',
+  });
+  context.setDefaultTimeout(PATIENCE);
+  const page = context.pages()[0] ?? (await context.newPage());
+  page.on('pageerror', (error) => complaints.push(String(error)));
+  page.on('console', (entry) => entry.type() === 'error' && complaints.push(entry.text()));
+  say({ ready: true });
+  for await (const line of createInterface({ input: process.stdin })) {
+    const [, name, argument] = line.match(/^(\S+) (.*)$/);
+    say(await commands[name](page, argument));
+  }
+} catch (error) {
+  say({ error: String(error) });
+  process.exitCode = 1;
+}
+await context?.close();
