@@ -26,6 +26,10 @@ const WARM: u64 = 240;
 /// How long the rate is watched, in events.
 const WINDOW: u64 = 960;
 
+/// How far behind the fleet the page may be, in milliseconds: far more than the relay needs, for the
+/// sake of a browser that shares two cores with other tests.
+const BEHIND: f64 = 2_000.0;
+
 /// How long the demo may take to end.
 const ENDING: Duration = Duration::from_secs(5);
 
@@ -44,16 +48,19 @@ fn the_page_shows_what_the_fleet_publishes_and_what_the_user_says() {
     let after = page.ask("counts", &(number(&before, "received") + WINDOW).to_string());
     let [received, published] =
         ["received", "published"].map(|name| number(&after, name) - number(&before, name));
-    println!("first event after {first:.2?}; {received} received while {published} were published");
-    // Between the two countings lies what was in flight at either end, and nothing else.
-    assert!(received.abs_diff(published) * 100 <= published * 3, "{before}\n{after}");
+    println!(
+        "first event after {first:.2?}; {received} received while {published} were published, {} ms behind",
+        after["behind"]
+    );
+    // All that had been published was there a moment later, and each number once.
+    assert!(after["behind"].as_f64().unwrap() <= BEHIND, "{after}");
+    assert_eq!(after["numbered"], after["received"], "{after}");
+    assert_eq!((number(&after, "gaps"), number(&after, "duplicates")), (0, 0), "{after}");
+    assert_eq!(after["seen"], after["vehicles"], "{after}");
     let seconds = (after["at"].as_f64().unwrap() - before["at"].as_f64().unwrap()) / 1_000.0;
     let rate = after["rate"].as_f64().unwrap();
     let measured = f64::from(u32::try_from(received).unwrap()) / seconds;
     assert!((measured / rate - 1.0).abs() <= 0.1, "{measured:.1} events a second, not {rate}");
-    assert_eq!(after["seen"], after["vehicles"], "{after}");
-    assert_eq!(after["numbered"], after["received"], "{after}");
-    assert_eq!((number(&after, "gaps"), number(&after, "duplicates")), (0, 0), "{after}");
     assert_eq!(after["complaints"], serde_json::json!([]));
 
     let said = demo.publish_line().replace("hello\"}", "hello from a shell\"}");

@@ -3,7 +3,8 @@
 //   node page.mjs USER_DATA_DIRECTORY
 //
 //   open URL          until the first event is there: {"first_event_at":…}, in ms since 1970
-//   counts EVENTS     until the page has received so many: {"received":…,"published":…,"rate":…,…}
+//   counts EVENTS     until the page has received so many, and then all that the fleet had published
+//                     by that moment: {"received":…,"published":…,"behind":…,"rate":…,…}
 //   message TEXT      until it is among the messages: {"message":…}, the whole entry
 //   screenshot PATH   {"screenshot":…}
 //
@@ -43,13 +44,21 @@ const commands = {
 
   async counts(page, events) {
     await page.waitForFunction((count) => window.appsyncDemo.received >= count, Number(events));
-    const counts = await page.evaluate(async () => {
-      const { published, rate, vehicles } = await (await fetch('/fleet.json', { cache: 'no-store' })).json();
-      const { received, firstSeq, lastSeq } = window.appsyncDemo;
-      // What the sequence numbers say that there was, whatever the page counted.
-      const numbered = Object.keys(lastSeq).reduce((sum, id) => sum + lastSeq[id] - firstSeq[id] + 1, 0);
-      return { received, published, rate, vehicles, numbered, seen: Object.keys(lastSeq).length, at: performance.now() };
+    const fleet = await page.evaluate(async () => {
+      const answer = await fetch('/fleet.json', { cache: 'no-store' });
+      return { ...(await answer.json()), at: performance.now() };
     });
+    // Vans count from 1: the sum of their last numbers is what the page knows to be published.
+    const known = ({ published }) =>
+      Object.values(window.appsyncDemo.lastSeq).reduce((sum, seq) => sum + seq, 0) >= published;
+    await page.waitForFunction(known, fleet);
+    const counts = await page.evaluate(({ at, ...rest }) => {
+      const { received, firstSeq, lastSeq } = window.appsyncDemo;
+      const ids = Object.keys(lastSeq), now = performance.now();
+      // What the numbers say that came, whatever the page counted.
+      const numbered = ids.reduce((sum, id) => sum + lastSeq[id] - firstSeq[id] + 1, 0);
+      return { ...rest, received, numbered, seen: ids.length, at: now, behind: Math.round(now - at) };
+    }, fleet);
     const shown = (id) => page.textContent(`#${id}`);
     return { ...counts, gaps: Number(await shown('gaps')), duplicates: Number(await shown('duplicates')), complaints };
   },
