@@ -5,6 +5,7 @@
 //! can tell "nothing yet" from "no such thing".
 
 use std::fmt::Write as _;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::text::encode;
@@ -79,6 +80,10 @@ pub struct ApiMetrics {
     pub batch: Histogram,
     /// The adaptive limit of requests in flight.
     pub concurrency: Gauge,
+    /// Events a second that the rate gate lets out.
+    pub rate: Gauge<f64, AtomicU64>,
+    /// 1 while the breaker is open: the API does not answer.
+    pub breaker: Gauge,
     /// 1 while the API or a namespace of it refuses us.
     pub paused: Gauge,
     /// Events that passed a batch-mate of their key that failed alone.
@@ -107,6 +112,8 @@ struct Families {
     publish_requests: Family<Labels, Counter>,
     publish_retries: Family<Labels, Counter>,
     concurrency: Family<Labels, Gauge>,
+    rate: Family<Labels, Gauge<f64, AtomicU64>>,
+    breaker: Family<Labels, Gauge>,
     paused: Family<Labels, Gauge>,
     reordered: Family<Labels, Counter>,
     ambiguous: Family<Labels, Counter>,
@@ -178,6 +185,8 @@ impl Metrics {
             "Requests that may be in flight",
             f.concurrency.clone(),
         );
+        r.register("publish_rate_limit", "Events a second that may be sent", f.rate.clone());
+        r.register("publish_breaker_open", "1 while the API does not answer", f.breaker.clone());
         r.register(
             "api_paused",
             "1 while the API or a namespace of it refuses us",
@@ -259,6 +268,8 @@ impl Metrics {
             seconds: self.publish_seconds.get_or_create_owned(&labels),
             batch: self.publish_batch.get_or_create_owned(&labels),
             concurrency: f.concurrency.get_or_create_owned(&labels),
+            rate: f.rate.get_or_create_owned(&labels),
+            breaker: f.breaker.get_or_create_owned(&labels),
             paused: f.paused.get_or_create_owned(&labels),
             reordered: f.reordered.get_or_create_owned(&labels),
             ambiguous: f.ambiguous.get_or_create_owned(&labels),

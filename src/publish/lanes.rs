@@ -211,6 +211,13 @@ impl<T: Item> Lanes<T> {
         }
     }
 
+    /// Lets everything go on, whatever it waits for.
+    pub fn wake_all(&mut self) {
+        if let Some(last) = self.sleeping.iter().map(|s| s.until).max() {
+            self.wake(last);
+        }
+    }
+
     /// When [`wake`](Self::wake) has something to do.
     pub fn next_wake(&self) -> Option<Instant> {
         self.sleeping.peek().map(|s| s.until)

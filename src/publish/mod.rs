@@ -32,7 +32,7 @@ use crate::metrics::ApiMetrics;
 use crate::shutdown::Shutdown;
 use client::Client;
 use lanes::{Batch, Lanes};
-use limit::{Concurrency, Pauses};
+use limit::{Breaker, Concurrency, Pauses, RateGate};
 use verdict::{Answer, EventVerdict, Fault, Verdict, judge};
 
 /// The first retry waits up to this long.
@@ -50,6 +50,9 @@ const LOG_EVERY: Duration = Duration::from_secs(30);
 /// The loop gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
+/// Events a second that an API takes unless it says otherwise (Service Quotas `L-D91E563A`).
+const MAX_RATE: f64 = 10_000.0;
+
 /// How a request may end, for metrics; a request that is not answered in order ends with its fault.
 const RESULTS: [&str; 2] = ["ok", "partial"];
 
@@ -59,12 +62,15 @@ pub struct Publisher {
     lanes: Lanes<Entry>,
     requests: JoinSet<Ended>,
     concurrency: Concurrency,
+    gate: RateGate,
+    breaker: Breaker,
     pauses: Pauses,
     refused: mpsc::UnboundedSender<Refused>,
     metrics: ApiMetrics,
     health: Part,
     accepted_at: Option<Instant>,
     fault_log: FaultLog,
+    why_paused: Option<String>,
     name: Arc<str>,
 }
 
@@ -93,17 +99,21 @@ impl Publisher {
         let metrics = metrics.api(&api.name, RESULTS.into_iter().chain(faults), faults);
         let health = health.register(format!("api {}", api.name), "starting");
         health.ready();
+        let now = Instant::now();
         Ok(Self {
             client: Arc::new(Client::build(api).await?),
             lanes: Lanes::new(),
             requests: JoinSet::new(),
             concurrency: Concurrency::new(api.max_concurrency),
+            gate: RateGate::new(MAX_RATE, now),
+            breaker: Breaker::new(now),
             pauses: Pauses::default(),
             refused,
             metrics,
             health,
             accepted_at: None,
             fault_log: FaultLog::default(),
+            why_paused: None,
             name: Arc::clone(&api.name),
         })
     }
@@ -152,12 +162,17 @@ impl Publisher {
         for namespace in self.pauses.due(now) {
             self.lanes.unpark(&namespace);
         }
-        while self.concurrency.allows(self.requests.len()) {
+        while self.concurrency.allows(self.requests.len())
+            && self.breaker.allows(now)
+            && self.gate.is_open(now)
+        {
             let Some(batch) = self.lanes.next_batch(|namespace| self.pauses.blocks(namespace, now))
             else {
                 break;
             };
             self.pauses.sent(batch.channel.namespace());
+            self.breaker.sent();
+            self.gate.sent(batch.items.len());
             #[allow(clippy::cast_precision_loss)] // 1 to 5
             self.metrics.batch.observe(batch.items.len() as f64);
             let client = Arc::clone(&self.client);
@@ -169,10 +184,16 @@ impl Publisher {
             });
         }
         self.metrics.concurrency.set(self.concurrency.limit());
+        self.metrics.rate.set(self.gate.rate());
     }
 
+    /// When [`send`](Self::send) has something to look at, if nothing else happens.
     fn next_wake(&self) -> Option<Instant> {
-        [self.lanes.next_wake(), self.pauses.next_due(Instant::now())].into_iter().flatten().min()
+        let now = Instant::now();
+        let gate = if self.lanes.queued() > 0 { self.gate.opens_at(now) } else { None };
+        // A time that has come was seen by `send` just now: to wait for it again would spin.
+        let probe = self.breaker.probes_at().filter(|at| *at > now);
+        [self.lanes.next_wake(), self.pauses.next_due(now), gate, probe].into_iter().flatten().min()
     }
 
     async fn judge(&mut self, ended: Ended) {
@@ -186,33 +207,46 @@ impl Publisher {
             }
             Err(failure) => (Verdict::Retry { fault: failure.fault, after: None }, failure.why),
         };
-        let namespace = batch.channel.namespace().to_owned();
-        match &verdict {
-            Verdict::Refused { why } => self.pause(&namespace, why, now).await,
-            Verdict::Retry { fault, .. } => {
-                self.pauses.unanswered(&namespace, now);
-                self.fault(*fault, &why, sent, now);
-            }
-            Verdict::Decided(_) | Verdict::HandlerRefused { .. } => {
-                self.resume(&namespace);
-                self.concurrency.succeeded(self.requests.len());
-            }
-            // Whether the event is bad or we are is found out below.
-            Verdict::Bad { .. } => {}
-        }
         match verdict {
-            Verdict::Decided(verdicts) => self.decided(batch, verdicts, now),
-            Verdict::Retry { fault, after } => self.retry(batch, fault, after, now),
-            Verdict::Refused { .. } => self.retry(batch, Fault::Refused, Some(Duration::ZERO), now),
-            Verdict::Bad { why } => self.bad(batch, &why, now).await,
-            Verdict::HandlerRefused { why } => self.handler_refused(batch, &why, now),
+            Verdict::Decided(verdicts) => {
+                self.answered(&batch, sent, now);
+                self.decided(batch, verdicts, now);
+            }
+            Verdict::HandlerRefused { why } => {
+                self.answered(&batch, sent, now);
+                self.handler_refused(batch, &why, now);
+            }
+            Verdict::Bad { why } => self.bad(batch, &why, sent, now).await,
+            Verdict::Refused { why } => self.refuse(batch, &why, now).await,
+            Verdict::Retry { fault, after } => {
+                self.pauses.unanswered(batch.channel.namespace(), now);
+                self.fault(fault, after, &why, sent, now);
+                self.retry(batch, fault, after, now);
+            }
+        }
+    }
+
+    /// The API is there, and takes what we send to this namespace.
+    fn answered(&mut self, batch: &Batch<Entry>, sent: Instant, now: Instant) {
+        self.concurrency.answered(sent, now, self.requests.len());
+        self.resume(batch.channel.namespace());
+        self.is_there(now);
+    }
+
+    /// The API is there, whatever it says.
+    fn is_there(&mut self, now: Instant) {
+        if self.breaker.answered(now) {
+            info!(api = %self.name, "the API answers again");
+            // Nobody sleeps out a wait of an outage that is over.
+            self.lanes.wake_all();
+            self.report();
         }
     }
 
     /// Each event has its verdict: settle, hand back, or try again.
     fn decided(&mut self, batch: Batch<Entry>, verdicts: Vec<EventVerdict>, now: Instant) {
         let Batch { channel, keys, items } = batch;
-        let mut back = Vec::new();
+        let (mut back, mut accepted) = (Vec::new(), 0);
         let mut passed: Vec<(Option<OrderKey>, usize)> = Vec::new();
         for (entry, verdict) in items.into_iter().zip(verdicts) {
             if let (EventVerdict::Accepted | EventVerdict::Unconfirmed, Some(key)) =
@@ -225,7 +259,7 @@ impl Publisher {
             match verdict {
                 EventVerdict::Accepted => {
                     self.metrics.accepted.inc();
-                    self.accepted_at = Some(now);
+                    accepted += 1;
                     entry.delivery.settle(Outcome::Accepted);
                 }
                 EventVerdict::Unconfirmed => {
@@ -240,6 +274,10 @@ impl Publisher {
                     }
                 }
             }
+        }
+        if accepted > 0 {
+            self.accepted_at = Some(now);
+            self.gate.accepted(accepted, now);
         }
         let reordered = passed.iter().filter(|(_, overtaken)| *overtaken > 0).count();
         self.metrics.reordered.inc_by(reordered as u64);
@@ -256,25 +294,33 @@ impl Publisher {
         for entry in &mut items {
             entry.tries.failures = entry.tries.failures.saturating_add(1);
         }
-        // A paused namespace holds its lanes back by itself; anything else backs off.
-        let not_before = match fault {
-            Fault::Refused => None,
-            _ => Some(now + wait_of(&items).max(after.unwrap_or_default())),
+        let wait = match fault {
+            // The pause, the gate and the breaker hold everything back; the entries need no wait of
+            // their own on top, which would outlast theirs.
+            Fault::Refused | Fault::Throttled => None,
+            _ if self.breaker.is_open() => None,
+            _ => Some(wait_of(&items)),
         };
+        let not_before = wait.into_iter().chain(after).max().map(|wait| now + wait);
         self.lanes.finish(&channel, &keys, items, not_before);
+    }
+
+    /// We are refused: pause, and keep everything.
+    async fn refuse(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
+        self.is_there(now);
+        self.pause(batch.channel.namespace(), why, now).await;
+        self.retry(batch, Fault::Refused, None, now);
     }
 
     /// A bad request: its events are tried alone. One that was alone already is guilty if the API
     /// takes others; if it takes nothing at all, it is not the event.
-    async fn bad(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
+    async fn bad(&mut self, batch: Batch<Entry>, why: &str, sent: Instant, now: Instant) {
         let others = self.accepted_at.is_some_and(|at| now.duration_since(at) < OTHERS_WITHIN);
         let alone = batch.items.len() == 1;
         if alone && !others {
-            let namespace = batch.channel.namespace().to_owned();
-            self.pause(&namespace, why, now).await;
-            return self.retry(batch, Fault::Refused, None, now);
+            return self.refuse(batch, why, now).await;
         }
-        self.resume(batch.channel.namespace());
+        self.answered(&batch, sent, now);
         self.metrics.request(Fault::BadRequest.word()).inc();
         let Batch { channel, keys, mut items } = batch;
         if alone {
@@ -334,29 +380,58 @@ impl Publisher {
         } else if self.fault_log.due(now).is_some() {
             warn!(api = %self.name, namespace, why, hint, "still paused");
         }
-        self.metrics.paused.set(1);
-        self.health.not_ready(format!("namespace `{namespace}` is refused: {why}"));
+        self.why_paused = Some(format!("namespace `{namespace}` is refused: {why}"));
+        self.report();
     }
 
     fn resume(&mut self, namespace: &str) {
         if self.pauses.resumed(namespace) {
             info!(api = %self.name, namespace, "the API takes events again");
             self.lanes.unpark(namespace);
-            if self.pauses.is_empty() {
-                self.metrics.paused.set(0);
-                self.health.ready();
-            }
+            self.report();
         }
     }
 
-    fn fault(&mut self, fault: Fault, why: &str, sent: Instant, now: Instant) {
-        match fault {
-            Fault::Ambiguous => {
-                self.metrics.ambiguous.inc();
+    /// Says to metrics and `/readyz` how the API stands.
+    fn report(&mut self) {
+        if self.pauses.is_empty() {
+            self.why_paused = None;
+        }
+        self.metrics.paused.set(i64::from(self.why_paused.is_some()));
+        self.metrics.breaker.set(i64::from(self.breaker.is_open()));
+        match &self.why_paused {
+            Some(why) => self.health.not_ready(why),
+            None if self.breaker.is_open() => self.health.not_ready("the API does not answer"),
+            None => self.health.ready(),
+        }
+    }
+
+    /// Tells the limits of a fault on the way or of the API as a whole.
+    fn fault(
+        &mut self,
+        fault: Fault,
+        after: Option<Duration>,
+        why: &str,
+        sent: Instant,
+        now: Instant,
+    ) {
+        if fault == Fault::Throttled {
+            self.is_there(now);
+            self.gate.throttled(sent, now);
+            if let Some(after) = after {
+                self.gate.hold(now + after);
+            }
+        } else {
+            if matches!(fault, Fault::Ambiguous | Fault::Unavailable) {
                 self.concurrency.overloaded(sent, now);
             }
-            Fault::Throttled | Fault::Unavailable => self.concurrency.overloaded(sent, now),
-            _ => {}
+            if self.breaker.failed(now, fault == Fault::UnknownAnswer) {
+                warn!(api = %self.name, fault = fault.word(), why, "the API does not answer: asking once a second, everything is kept");
+                self.report();
+            }
+        }
+        if fault == Fault::Ambiguous {
+            self.metrics.ambiguous.inc();
         }
         if let Some(count) = self.fault_log.due(now) {
             warn!(api = %self.name, fault = fault.word(), why, count, "publishing fails and is tried again");

@@ -1,53 +1,10 @@
-//! How much may be asked of an API at once. Pure: policies that are told what happened.
+//! Namespaces that refuse us, and when each is asked again.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// How long a refused namespace rests between two probes.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
-
-/// Requests in flight: one more a round trip while the limit is reached, fewer on overload.
-#[derive(Debug)]
-pub struct Concurrency {
-    limit: f64,
-    ceiling: f64,
-    last_cut: Option<Instant>,
-}
-
-impl Concurrency {
-    /// Starts low, and never passes `ceiling`.
-    pub fn new(ceiling: usize) -> Self {
-        let ceiling = f64::from(u32::try_from(ceiling.max(1)).unwrap_or(u32::MAX));
-        Self { limit: ceiling.min(4.0), ceiling, last_cut: None }
-    }
-
-    /// Whether one more request may go out beside `in_flight`.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 1 ≤ limit ≤ u32::MAX
-    pub fn allows(&self, in_flight: usize) -> bool {
-        in_flight < self.limit as usize
-    }
-
-    /// The limit, rounded down.
-    #[allow(clippy::cast_possible_truncation)] // 1 ≤ limit ≤ u32::MAX
-    pub fn limit(&self) -> i64 {
-        self.limit as i64
-    }
-
-    /// A request was answered in order; `in_flight` were out beside it.
-    pub fn succeeded(&mut self, in_flight: usize) {
-        if !self.allows(in_flight + 1) {
-            self.limit = (self.limit + 1.0 / self.limit).min(self.ceiling);
-        }
-    }
-
-    /// A request that went out at `sent` met an overload. Those that were out together cut once.
-    pub fn overloaded(&mut self, sent: Instant, now: Instant) {
-        if self.last_cut.is_none_or(|cut| sent >= cut) {
-            self.limit = (self.limit * 0.7).max(1.0);
-            self.last_cut = Some(now);
-        }
-    }
-}
 
 /// Namespaces that refuse us. Nothing of theirs is sent but one probe a second, until it is answered.
 #[derive(Debug, Default)]
@@ -116,27 +73,6 @@ impl Pauses {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn concurrency_grows_when_used_and_is_cut_once_a_round_trip() {
-        let mut concurrency = Concurrency::new(64);
-        assert!(concurrency.allows(3) && !concurrency.allows(4));
-        concurrency.succeeded(0);
-        assert_eq!(concurrency.limit(), 4, "an idle limit does not grow");
-        for _ in 0..10_000 {
-            concurrency.succeeded(63);
-        }
-        assert_eq!(concurrency.limit(), 64);
-        let sent = Instant::now();
-        let later = sent + Duration::from_millis(10);
-        concurrency.overloaded(sent, later);
-        concurrency.overloaded(sent, later);
-        assert_eq!(concurrency.limit(), 44);
-        for n in 1..100 {
-            concurrency.overloaded(later + Duration::from_secs(n), later + Duration::from_secs(n));
-        }
-        assert!(concurrency.allows(0), "one may always go");
-    }
 
     #[test]
     fn a_refused_namespace_is_probed_once_a_second() {

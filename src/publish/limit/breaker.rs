@@ -1,0 +1,196 @@
+//! Whether an API is there at all. While it is not, one request at a time asks, at most one a second;
+//! everything else waits, and goes on at once when the API is back.
+
+use std::time::{Duration, Instant};
+
+/// Failures in a row that open it.
+const IN_A_ROW: u32 = 5;
+
+/// Answers that mean nothing, in a row, that open it.
+const UNKNOWN_IN_A_ROW: u32 = 3;
+
+/// Requests are counted over this long.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Fewer requests than this say nothing about a share of failures.
+const ENOUGH: u32 = 20;
+
+/// Successes that close it.
+const TO_CLOSE: u32 = 3;
+
+/// Between the end of a probe that failed and the next one.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// A circuit breaker.
+#[derive(Debug)]
+pub struct Breaker {
+    state: State,
+    in_a_row: u32,
+    unknown: u32,
+    began: Instant,
+    failed: u32,
+    total: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed,
+    Open { probe_at: Instant, probing: bool, successes: u32 },
+}
+
+impl Breaker {
+    /// A closed one.
+    pub fn new(now: Instant) -> Self {
+        Self { state: State::Closed, in_a_row: 0, unknown: 0, began: now, failed: 0, total: 0 }
+    }
+
+    /// Whether a request may go now.
+    pub fn allows(&self, now: Instant) -> bool {
+        match self.state {
+            State::Closed => true,
+            State::Open { probe_at, probing, .. } => !probing && probe_at <= now,
+        }
+    }
+
+    /// When the next probe may go, if one has to wait.
+    pub fn probes_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Open { probe_at, probing: false, .. } => Some(probe_at),
+            _ => None,
+        }
+    }
+
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
+    /// A request went out.
+    pub fn sent(&mut self) {
+        if let State::Open { probing, .. } = &mut self.state {
+            *probing = true;
+        }
+    }
+
+    /// A request was answered by the API, whatever it said. True when that closed the breaker.
+    pub fn answered(&mut self, now: Instant) -> bool {
+        self.count(now, false);
+        self.in_a_row = 0;
+        self.unknown = 0;
+        let State::Open { probe_at, probing, successes } = &mut self.state else { return false };
+        *successes += 1;
+        *probing = false;
+        *probe_at = now;
+        if *successes < TO_CLOSE {
+            return false;
+        }
+        self.state = State::Closed;
+        (self.failed, self.total, self.began) = (0, 0, now);
+        true
+    }
+
+    /// A request failed on the way, or its answer meant nothing (`unknown`). True when that opened it.
+    pub fn failed(&mut self, now: Instant, unknown: bool) -> bool {
+        self.count(now, true);
+        self.in_a_row += 1;
+        self.unknown = if unknown { self.unknown + 1 } else { 0 };
+        let share = self.total >= ENOUGH && self.failed * 2 >= self.total;
+        let open = Self::open(now);
+        match &mut self.state {
+            State::Open { .. } => {
+                self.state = open;
+                false
+            }
+            State::Closed
+                if share || self.in_a_row >= IN_A_ROW || self.unknown >= UNKNOWN_IN_A_ROW =>
+            {
+                self.state = open;
+                true
+            }
+            State::Closed => false,
+        }
+    }
+
+    fn open(now: Instant) -> State {
+        State::Open { probe_at: now + PROBE_EVERY, probing: false, successes: 0 }
+    }
+
+    fn count(&mut self, now: Instant, failed: bool) {
+        if now.duration_since(self.began) > WINDOW {
+            (self.failed, self.total, self.began) = (0, 0, now);
+        }
+        self.total += 1;
+        self.failed += u32::from(failed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_opens_after_failures_in_a_row_and_probes_once_a_second() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(now);
+        for n in 1..=IN_A_ROW {
+            assert!(breaker.allows(now));
+            assert_eq!(breaker.failed(now, false), n == IN_A_ROW);
+        }
+        assert!(breaker.is_open() && !breaker.allows(now));
+        let later = now + PROBE_EVERY;
+        assert_eq!(breaker.probes_at(), Some(later));
+        assert!(breaker.allows(later));
+        breaker.sent();
+        assert!(!breaker.allows(later), "one probe at a time");
+        assert!(!breaker.failed(later, false));
+        assert!(!breaker.allows(later) && breaker.allows(later + PROBE_EVERY));
+    }
+
+    #[test]
+    fn three_answers_close_it() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(now);
+        for _ in 0..IN_A_ROW {
+            breaker.failed(now, false);
+        }
+        let later = now + PROBE_EVERY;
+        for n in 1..=TO_CLOSE {
+            assert!(breaker.allows(later), "the probe after a good one does not wait");
+            breaker.sent();
+            assert_eq!(breaker.answered(later), n == TO_CLOSE);
+        }
+        assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn answers_that_mean_nothing_open_it_sooner() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(now);
+        assert!(!breaker.failed(now, true) && !breaker.failed(now, true));
+        assert!(breaker.failed(now, true));
+    }
+
+    #[test]
+    fn half_of_many_requests_failing_opens_it_and_a_few_do_not() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(now);
+        let mut opened = 0;
+        for n in 1..=ENOUGH {
+            if n % 2 == 0 {
+                opened += u32::from(breaker.failed(now, false));
+            } else {
+                breaker.answered(now);
+            }
+        }
+        assert_eq!(opened, 1);
+        let mut breaker = Breaker::new(now);
+        for n in 1..=100 {
+            if n % 4 == 0 {
+                assert!(!breaker.failed(now, false));
+            } else {
+                breaker.answered(now);
+            }
+        }
+        assert!(!breaker.is_open());
+    }
+}

@@ -1,0 +1,259 @@
+//! How many events a second an API lets in.
+//!
+//! A 429 is a signal about the rate, not about the load: round trips stay as they are. What the API
+//! accepts while it throttles *is* its rate, so the gate remembers that, falls just below it, and
+//! grows back slowly near it and quickly far from it. That keeps it within a few percent of the quota,
+//! and finds a quota that was raised within seconds.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Accepted events are counted over this long.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// …in grains of this length.
+const GRAIN: Duration = Duration::from_millis(10);
+
+/// What is kept of the measured rate when the API throttles.
+const CUT: f64 = 0.97;
+
+/// Growth a second, as a part of the remembered rate, while near to it.
+const GROWTH: f64 = 0.02;
+
+/// Above the remembered rate by this much, the API lets in more than it did: growth is quick.
+const FOUND_MORE: f64 = 1.03;
+
+/// Quick growth, a second.
+const QUICK: f64 = 2.0;
+
+/// Events that may go at once: this many seconds' worth, and never fewer than a full batch.
+const BURST: f64 = 0.05;
+const BATCH: f64 = 5.0;
+
+/// A rate that nothing is throttled below, in events a second.
+const FLOOR: f64 = 1.0;
+
+/// A bucket of events that fills at the rate in force.
+#[derive(Debug)]
+pub struct RateGate {
+    ceiling: f64,
+    rate: f64,
+    remembered: Option<f64>,
+    tokens: f64,
+    filled: Instant,
+    grown: Instant,
+    cut_at: Option<Instant>,
+    held_until: Option<Instant>,
+    accepted: VecDeque<(Instant, u32)>,
+    accepted_sum: u64,
+}
+
+impl RateGate {
+    /// A gate at `ceiling` events a second.
+    pub fn new(ceiling: f64, now: Instant) -> Self {
+        let ceiling = ceiling.max(FLOOR);
+        Self {
+            ceiling,
+            rate: ceiling,
+            remembered: None,
+            tokens: (ceiling * BURST).max(BATCH),
+            filled: now,
+            grown: now,
+            cut_at: None,
+            held_until: None,
+            accepted: VecDeque::new(),
+            accepted_sum: 0,
+        }
+    }
+
+    /// Events a second in force.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
+    /// Whether a batch may go now. It may when there is an event's worth: what a batch has beyond that
+    /// is owed, so that a full batch waits no longer than a single event.
+    pub fn is_open(&mut self, now: Instant) -> bool {
+        self.grow(now);
+        self.fill(now);
+        self.held_until.is_none_or(|until| until <= now) && self.tokens >= 1.0
+    }
+
+    /// When [`is_open`](Self::is_open) will be true, if it is not: a moment after `now`, so that a
+    /// rounding can't make the waiting spin.
+    pub fn opens_at(&self, now: Instant) -> Option<Instant> {
+        let missing = (1.0 - self.tokens).max(0.0);
+        let filled = self.filled + Duration::from_secs_f64(missing / self.rate);
+        let at = self.held_until.map_or(filled, |until| until.max(filled));
+        (missing > 0.0 || at > now).then(|| at.max(now + Duration::from_millis(1)))
+    }
+
+    /// Nothing goes before `until`: the API said so (`Retry-After`).
+    pub fn hold(&mut self, until: Instant) {
+        self.held_until = self.held_until.max(Some(until));
+    }
+
+    /// `events` went out.
+    #[allow(clippy::cast_precision_loss)] // 1 to 5
+    pub fn sent(&mut self, events: usize) {
+        self.tokens -= events as f64;
+    }
+
+    /// `events` were accepted.
+    pub fn accepted(&mut self, events: u32, now: Instant) {
+        self.forget(now);
+        self.accepted_sum += u64::from(events);
+        match self.accepted.back_mut() {
+            Some((at, sum)) if now.duration_since(*at) < GRAIN => *sum += events,
+            _ => self.accepted.push_back((now, events)),
+        }
+    }
+
+    /// A request that went out at `sent` was throttled. Those that were out together cut once.
+    pub fn throttled(&mut self, sent: Instant, now: Instant) {
+        if self.cut_at.is_some_and(|cut| sent < cut) {
+            return;
+        }
+        self.forget(now);
+        let measured = self.measured(now);
+        // Far above what was remembered, the newest measure counts; near it, both: a window of a
+        // second is a little off, and the sawtooth should not wander down with it.
+        let remembered = match self.remembered {
+            Some(old) if measured > old * 0.8 && measured < old * 1.2 => old.midpoint(measured),
+            _ => measured,
+        };
+        let remembered = remembered.clamp(FLOOR, self.ceiling);
+        self.remembered = Some(remembered);
+        self.rate = (remembered * CUT).max(FLOOR);
+        self.tokens = self.tokens.min(0.0);
+        self.cut_at = Some(now);
+        self.grown = now;
+    }
+
+    fn grow(&mut self, now: Instant) {
+        let Some(remembered) = self.remembered else { return };
+        let seconds = now.duration_since(self.grown).as_secs_f64();
+        self.grown = now;
+        if self.rate > remembered * FOUND_MORE || self.rate < remembered * 0.8 {
+            self.rate *= QUICK.powf(seconds);
+        } else {
+            self.rate += remembered * GROWTH * seconds;
+        }
+        if self.rate >= self.ceiling {
+            self.rate = self.ceiling;
+            self.remembered = None;
+        }
+    }
+
+    fn fill(&mut self, now: Instant) {
+        let seconds = now.duration_since(self.filled).as_secs_f64();
+        self.filled = now;
+        let most = (self.rate * BURST).max(BATCH);
+        self.tokens = (self.tokens + seconds * self.rate).min(most);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some((at, events)) = self.accepted.front().copied() {
+            if now.duration_since(at) < WINDOW {
+                break;
+            }
+            self.accepted.pop_front();
+            self.accepted_sum -= u64::from(events);
+        }
+    }
+
+    /// Events accepted a second, lately.
+    #[allow(clippy::cast_precision_loss)] // thousands
+    fn measured(&self, now: Instant) -> f64 {
+        let Some((first, _)) = self.accepted.front() else { return FLOOR };
+        let span = now.duration_since(*first).as_secs_f64().max(0.2);
+        self.accepted_sum as f64 / span
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An API that lets in `quota(t)` events a second, asked through the gate as often as it opens, in
+    /// full batches, answers after 20 ms; gives accepted events and requests of each second.
+    fn simulate(
+        gate: &mut RateGate,
+        start: Instant,
+        seconds: u32,
+        offered: f64,
+        quota: impl Fn(f64) -> f64,
+    ) -> Vec<(f64, f64)> {
+        let (mut bucket, mut backlog) = (quota(0.0) * 0.1, 0.0);
+        let mut answers: VecDeque<(Instant, Instant, bool)> = VecDeque::new();
+        let mut seen = vec![(0.0, 0.0); seconds as usize];
+        let step = Duration::from_millis(1);
+        for tick in 0..seconds * 1_000 {
+            let now = start + step * tick;
+            let t = f64::from(tick) / 1_000.0;
+            bucket = (bucket + quota(t) / 1_000.0).min(quota(t) * 0.1);
+            backlog += offered / 1_000.0;
+            while answers.front().is_some_and(|(_, at, _)| *at <= now) {
+                let (sent, _, good) = answers.pop_front().unwrap();
+                if good {
+                    gate.accepted(5, now);
+                    seen[(tick / 1_000) as usize].0 += 5.0;
+                } else {
+                    gate.throttled(sent, now);
+                    backlog += 5.0;
+                }
+            }
+            while backlog >= 5.0 && gate.is_open(now) && answers.len() < 64 {
+                gate.sent(5);
+                backlog -= 5.0;
+                let good = bucket >= 5.0;
+                if good {
+                    bucket -= 5.0;
+                }
+                seen[(tick / 1_000) as usize].1 += 1.0;
+                answers.push_back((now, now + Duration::from_millis(20), good));
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn unthrottled_it_holds_the_ceiling() {
+        let start = Instant::now();
+        let mut gate = RateGate::new(1_000.0, start);
+        let seen = simulate(&mut gate, start, 5, 3_000.0, |_| 1e9);
+        for (accepted, _) in &seen[1..] {
+            assert!((950.0..=1_050.0).contains(accepted), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn throttled_to_a_third_it_uses_the_quota_wastes_little_and_recovers() {
+        let start = Instant::now();
+        let mut gate = RateGate::new(10_000.0, start);
+        let quota = |t: f64| if (5.0..65.0).contains(&t) { 300.0 } else { 1e9 };
+        let seen = simulate(&mut gate, start, 90, 1_000.0, quota);
+        let throttled = &seen[6..65];
+        let accepted: f64 = throttled.iter().map(|s| s.0).sum();
+        let requests: f64 = throttled.iter().map(|s| s.1).sum();
+        let goodput = accepted / (300.0 * 59.0);
+        assert!(goodput >= 0.95, "goodput {goodput:.3}");
+        let extra = requests / (accepted / 5.0) - 1.0;
+        assert!(extra <= 0.2, "extra requests {extra:.3}");
+        // The backlog of a minute is still there: full speed is what is offered, at least.
+        let back = seen[65..].iter().position(|s| s.0 >= 1_000.0);
+        assert!(back.is_some_and(|s| s < 10), "{:?}", &seen[65..80]);
+    }
+
+    #[test]
+    fn a_quota_that_falls_is_found() {
+        let start = Instant::now();
+        let mut gate = RateGate::new(10_000.0, start);
+        let quota = |t: f64| if t < 10.0 { 2_000.0 } else { 200.0 };
+        let seen = simulate(&mut gate, start, 30, 5_000.0, quota);
+        let late: f64 = seen[13..].iter().map(|s| s.0).sum::<f64>() / (200.0 * 17.0);
+        assert!(late >= 0.95, "{late:.3}: {seen:?}");
+        let requests: f64 = seen[13..].iter().map(|s| s.1).sum();
+        assert!(requests / (200.0 * 17.0 / 5.0) <= 1.2, "{seen:?}");
+    }
+}
