@@ -1,8 +1,19 @@
 //! How long to wait before the next try: full jitter over an exponential ceiling.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
-use rand::RngExt;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+thread_local! {
+    static RANDOM: RefCell<StdRng> = RefCell::new(StdRng::from_rng(&mut rand::rng()));
+}
+
+/// Makes the waits of this thread repeatable, for a simulation.
+pub fn seed_this_thread(seed: u64) {
+    RANDOM.with_borrow_mut(|random| *random = StdRng::seed_from_u64(seed));
+}
 
 /// `uniform(0, min(cap, base × 2ⁿ))` after the n-th failure in a row.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +51,9 @@ impl Backoff {
 
 /// `uniform(0, min(cap, base × 2^failures))`: what comes back together does not come back at once.
 pub fn full_jitter(base: Duration, cap: Duration, failures: u32) -> Duration {
-    rand::rng().random_range(Duration::ZERO..=ceiling(base, cap, failures))
+    RANDOM.with_borrow_mut(|random| {
+        random.random_range(Duration::ZERO..=ceiling(base, cap, failures))
+    })
 }
 
 fn ceiling(base: Duration, cap: Duration, failures: u32) -> Duration {

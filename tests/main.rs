@@ -14,4 +14,5 @@ mod emulator;
 mod lifecycle;
 mod mqtt;
 mod publish;
+mod simulation;
 mod support;

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
 use super::auth::{AuthError, Authorizer};
+use super::post::{Failure, Post};
 use super::verdict::{Answer, Fault};
 use crate::config::api::ApiConfig;
 use crate::tls::{self, TlsError};
@@ -29,20 +30,11 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// Posts to one API.
 #[derive(Debug)]
-pub(super) struct Client {
+pub struct Client {
     pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
     uri: Uri,
     authorizer: Authorizer,
     timeout: Duration,
-}
-
-/// Why an attempt brought no answer.
-#[derive(Debug)]
-pub(super) struct Failure {
-    /// What kind, which tells whether the request may have been processed.
-    pub(super) fault: Fault,
-    /// In words.
-    pub(super) why: String,
 }
 
 /// Why a client can't be made.
@@ -58,7 +50,7 @@ pub enum BuildError {
 
 impl Client {
     /// A client for `api`. Nothing is connected yet.
-    pub(super) async fn build(api: &ApiConfig) -> Result<Self, BuildError> {
+    pub async fn build(api: &ApiConfig) -> Result<Self, BuildError> {
         let tls = match api.endpoint.uri.scheme_str() {
             Some("https") => tls::client_config(api.ca_file.as_deref(), None)?,
             _ => tls::trusting_nobody()?,
@@ -85,27 +77,6 @@ impl Client {
         Ok(Self { pool, uri: api.endpoint.uri.clone(), authorizer, timeout: api.timeout })
     }
 
-    /// Sends `body` once.
-    pub(super) async fn post(&self, body: Bytes) -> Result<Answer, Failure> {
-        let headers = self
-            .authorizer
-            .headers(&body)
-            .await
-            .map_err(|e| Failure { fault: Fault::Refused, why: e.to_string() })?;
-        match timeout(self.timeout, self.exchange(headers, body)).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure {
-                fault: Fault::Ambiguous,
-                why: format!("no answer within {:?}", self.timeout),
-            }),
-        }
-    }
-
-    /// The API refused us: renew what can be renewed.
-    pub(super) async fn refused(&self) {
-        self.authorizer.refused().await;
-    }
-
     async fn exchange(&self, headers: HeaderMap, body: Bytes) -> Result<Answer, Failure> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
@@ -128,6 +99,27 @@ impl Client {
             retry_after,
             body: body.to_bytes().to_vec(),
         })
+    }
+}
+
+impl Post for Client {
+    async fn post(&self, body: Bytes) -> Result<Answer, Failure> {
+        let headers = self
+            .authorizer
+            .headers(&body)
+            .await
+            .map_err(|e| Failure { fault: Fault::Refused, why: e.to_string() })?;
+        match timeout(self.timeout, self.exchange(headers, body)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure {
+                fault: Fault::Ambiguous,
+                why: format!("no answer within {:?}", self.timeout),
+            }),
+        }
+    }
+
+    async fn refused(&self) {
+        self.authorizer.refused().await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the publisher is given, and what it hands back.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::lanes::Item;
 use crate::delivery::{Delivery, OrderKey};
@@ -40,6 +41,10 @@ pub struct Tries {
     pub(super) failures: u32,
     pub(super) own_faults: u32,
     pub(super) alone: bool,
+    /// When the API last called a request with it bad.
+    pub(super) bad_at: Option<Instant>,
+    /// How often it did so of this one alone, having accepted others in between.
+    pub(super) bad_alone: u32,
 }
 
 /// An entry that the API will never take, with the reason.

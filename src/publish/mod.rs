@@ -10,6 +10,7 @@ mod client;
 mod entry;
 pub mod lanes;
 pub mod limit;
+pub mod post;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-pub use client::BuildError;
+pub use client::{BuildError, Client};
 pub use entry::{Entry, Policy, Refused, Tries};
 
 use crate::backoff::full_jitter;
@@ -27,12 +28,12 @@ use crate::config::ApiConfig;
 use crate::delivery::{OrderKey, Outcome};
 use crate::event_api::Channel;
 use crate::event_api::wire::publish_body;
-use crate::health::Part;
-use crate::metrics::ApiMetrics;
+use crate::health::{Health, Part};
+use crate::metrics::{ApiMetrics, Metrics};
 use crate::shutdown::Shutdown;
-use client::Client;
 use lanes::{Batch, Lanes};
 use limit::{Breaker, Concurrency, Pauses, RateGate};
+use post::{Failure, Post};
 use verdict::{Answer, EventVerdict, Fault, Verdict, judge};
 
 /// The first retry waits up to this long.
@@ -41,8 +42,8 @@ const BACKOFF_BASE: Duration = Duration::from_millis(100);
 /// No retry waits longer.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 
-/// A bad request's event is guilty if the API accepted others within this time.
-const OTHERS_WITHIN: Duration = Duration::from_secs(10);
+/// A bad request's event is guilty after so many refusals of it alone.
+const GUILTY_AFTER: u32 = 3;
 
 /// A fault that goes on is logged this often.
 const LOG_EVERY: Duration = Duration::from_secs(30);
@@ -57,8 +58,8 @@ const MAX_RATE: f64 = 10_000.0;
 const RESULTS: [&str; 2] = ["ok", "partial"];
 
 /// The publisher of one API.
-pub struct Publisher {
-    client: Arc<Client>,
+pub struct Publisher<P> {
+    post: Arc<P>,
     lanes: Lanes<Entry>,
     requests: JoinSet<Ended>,
     concurrency: Concurrency,
@@ -77,7 +78,7 @@ pub struct Publisher {
 struct Ended {
     batch: Batch<Entry>,
     sent: Instant,
-    result: Result<Answer, client::Failure>,
+    result: Result<Answer, Failure>,
 }
 
 /// One line an interval for a fault that goes on.
@@ -87,24 +88,39 @@ struct FaultLog {
     since: u64,
 }
 
-impl Publisher {
+impl Publisher<Client> {
     /// A publisher for `api` that hands back what it will never take over `refused`.
     pub async fn build(
         api: &ApiConfig,
-        metrics: &crate::metrics::Metrics,
-        health: &crate::health::Health,
+        metrics: &Metrics,
+        health: &Health,
         refused: mpsc::UnboundedSender<Refused>,
     ) -> Result<Self, BuildError> {
+        let client = Client::build(api).await?;
+        Ok(Self::new(client, &api.name, api.max_concurrency, metrics, health, refused))
+    }
+}
+
+impl<P: Post> Publisher<P> {
+    /// A publisher over `post` for the API called `name`.
+    pub fn new(
+        post: P,
+        name: &Arc<str>,
+        max_concurrency: usize,
+        metrics: &Metrics,
+        health: &Health,
+        refused: mpsc::UnboundedSender<Refused>,
+    ) -> Self {
         let faults = Fault::ALL.map(Fault::word);
-        let metrics = metrics.api(&api.name, RESULTS.into_iter().chain(faults), faults);
-        let health = health.register(format!("api {}", api.name), "starting");
+        let metrics = metrics.api(name, RESULTS.into_iter().chain(faults), faults);
+        let health = health.register(format!("api {name}"), "starting");
         health.ready();
-        let now = Instant::now();
-        Ok(Self {
-            client: Arc::new(Client::build(api).await?),
+        let now = clock();
+        Self {
+            post: Arc::new(post),
             lanes: Lanes::new(),
             requests: JoinSet::new(),
-            concurrency: Concurrency::new(api.max_concurrency),
+            concurrency: Concurrency::new(max_concurrency),
             gate: RateGate::new(MAX_RATE, now),
             breaker: Breaker::new(now),
             pauses: Pauses::default(),
@@ -114,8 +130,8 @@ impl Publisher {
             accepted_at: None,
             fault_log: FaultLog::default(),
             why_paused: None,
-            name: Arc::clone(&api.name),
-        })
+            name: Arc::clone(name),
+        }
     }
 
     /// Publishes what comes over `entries` until that is closed and everything is settled, or until
@@ -157,7 +173,7 @@ impl Publisher {
     /// Sends what may be sent now, and takes up what has waited for its time. Done on every turn of
     /// the loop, whatever woke it, so that no time can be passed over.
     fn send(&mut self) {
-        let now = Instant::now();
+        let now = clock();
         self.lanes.wake(now);
         for namespace in self.pauses.due(now) {
             self.lanes.unpark(&namespace);
@@ -175,11 +191,11 @@ impl Publisher {
             self.gate.sent(batch.items.len());
             #[allow(clippy::cast_precision_loss)] // 1 to 5
             self.metrics.batch.observe(batch.items.len() as f64);
-            let client = Arc::clone(&self.client);
+            let post = Arc::clone(&self.post);
             self.requests.spawn(async move {
                 let body = publish_body(&batch.channel, batch.items.iter().map(|e| &e.event));
-                let sent = Instant::now();
-                let result = client.post(body).await;
+                let sent = clock();
+                let result = post.post(body).await;
                 Ended { batch, sent, result }
             });
         }
@@ -189,7 +205,7 @@ impl Publisher {
 
     /// When [`send`](Self::send) has something to look at, if nothing else happens.
     fn next_wake(&self) -> Option<Instant> {
-        let now = Instant::now();
+        let now = clock();
         let gate = if self.lanes.queued() > 0 { self.gate.opens_at(now) } else { None };
         // A time that has come was seen by `send` just now: to wait for it again would spin.
         let probe = self.breaker.probes_at().filter(|at| *at > now);
@@ -198,7 +214,7 @@ impl Publisher {
 
     async fn judge(&mut self, ended: Ended) {
         let Ended { batch, sent, result } = ended;
-        let now = Instant::now();
+        let now = clock();
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
         let (verdict, why) = match result {
             Ok(answer) => (judge(&answer, batch.items.len()), format!("status {}", answer.status)),
@@ -312,23 +328,37 @@ impl Publisher {
         self.retry(batch, Fault::Refused, None, now);
     }
 
-    /// A bad request: its events are tried alone. One that was alone already is guilty if the API
-    /// takes others; if it takes nothing at all, it is not the event.
-    async fn bad(&mut self, batch: Batch<Entry>, why: &str, sent: Instant, now: Instant) {
-        let others = self.accepted_at.is_some_and(|at| now.duration_since(at) < OTHERS_WITHIN);
+    /// A bad request: its events are tried alone. One that is called bad alone, again and again while
+    /// the API accepts others in between, is guilty. If the API takes nothing else it is not the
+    /// event: a bad signature may come as a 400.
+    async fn bad(&mut self, mut batch: Batch<Entry>, why: &str, sent: Instant, now: Instant) {
         let alone = batch.items.len() == 1;
-        if alone && !others {
+        let before = batch.items.first().and_then(|e| e.tries.bad_at);
+        for entry in &mut batch.items {
+            entry.tries.bad_at = Some(now);
+        }
+        if alone && self.accepted_at <= before {
             return self.refuse(batch, why, now).await;
         }
         self.answered(&batch, sent, now);
         self.metrics.request(Fault::BadRequest.word()).inc();
         let Batch { channel, keys, mut items } = batch;
-        if alone {
-            for entry in items.drain(..) {
-                self.give_back(entry, why.to_owned());
-            }
+        if !alone {
+            return self.try_alone(&channel, &keys, items);
         }
-        self.try_alone(&channel, &keys, items);
+        self.metrics.retry(Fault::BadRequest.word()).inc();
+        for entry in &mut items {
+            entry.tries.alone = true;
+            entry.tries.bad_alone += 1;
+            entry.tries.failures = entry.tries.failures.saturating_add(1);
+        }
+        let guilty =
+            items.extract_if(.., |e| e.tries.bad_alone >= GUILTY_AFTER).collect::<Vec<_>>();
+        for entry in guilty {
+            self.give_back(entry, why.to_owned());
+        }
+        let not_before = (!items.is_empty()).then(|| now + wait_of(&items));
+        self.lanes.finish(&channel, &keys, items, not_before);
     }
 
     /// The namespace's handler refuses: alone each, and not for ever.
@@ -374,7 +404,7 @@ impl Publisher {
         let hint = "check the credentials (an API key expires), the policy, the endpoint, and that the namespace exists";
         if self.pauses.refused(namespace, now) {
             warn!(api = %self.name, namespace, why, hint, "the API refuses us: everything is kept and tried again once a second");
-            self.client.refused().await;
+            self.post.refused().await;
             // The line after this one is an interval away.
             let _ = self.fault_log.due(now);
         } else if self.fault_log.due(now).is_some() {
@@ -455,6 +485,11 @@ impl FaultLog {
 fn wait_of(entries: &[Entry]) -> Duration {
     let failures = entries.iter().map(|e| e.tries.failures).max().unwrap_or(1);
     full_jitter(BACKOFF_BASE, BACKOFF_CAP, failures.saturating_sub(1))
+}
+
+/// The clock of the runtime, which a simulation can turn.
+fn clock() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 async fn sleep_until(at: Option<Instant>) {

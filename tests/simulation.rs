@@ -1,0 +1,485 @@
+//! The real pipeline, publisher, record of what is in flight and dead-letter step, between a fake
+//! broker and a fake endpoint, on a clock that a simulation turns (T60).
+//!
+//! Everything comes from a seed: what is published, what the endpoint does to each request, when the
+//! bridge crashes. The invariants are those of every run: nothing is lost, nothing is acknowledged
+//! that was not accepted or dead-lettered, order per key holds but for repeats, numbers are true.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use appsync_bridge::backoff;
+use appsync_bridge::config::source::Limits;
+use appsync_bridge::dead_letter::{Record, Target, WriteError};
+use appsync_bridge::delivery::{Delivery, Intake};
+use appsync_bridge::event_api::wire::PublishRequest;
+use appsync_bridge::health::Health;
+use appsync_bridge::message::{Message, Topic};
+use appsync_bridge::metrics::Metrics;
+use appsync_bridge::pipeline::{Pipeline, Rejects, SourcePolicy, write_letters};
+use appsync_bridge::publish::Publisher;
+use appsync_bridge::publish::post::{Failure, Post};
+use appsync_bridge::publish::verdict::{Answer, Fault};
+use appsync_bridge::route::{OrderBy, Pattern, RejectTo, RouteTable, Spec, Template};
+use appsync_bridge::shutdown::Shutdown;
+use appsync_bridge::source::InFlight;
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep};
+
+/// Seeds of every run; the long tier has more.
+const SEEDS: u64 = 200;
+const LONG_SEEDS: u64 = 10_000;
+
+/// What the world is like, for one seed.
+struct World {
+    random: Mutex<StdRng>,
+    struck: Mutex<BTreeMap<&'static str, u64>>,
+    /// What the endpoint accepted, in order: id, key, sequence.
+    accepted: Mutex<Vec<(u64, u64, u64)>>,
+    dead: Mutex<Vec<u64>>,
+    /// Events that the endpoint will never take.
+    poison: BTreeSet<u64>,
+    /// No faults any more.
+    calm: Mutex<bool>,
+    outage: Mutex<Option<(Instant, Instant, &'static str)>>,
+    /// Requests that were cut off after they were processed.
+    ambiguous: Mutex<u64>,
+}
+
+impl World {
+    fn chance(&self, part: f64) -> bool {
+        !*self.calm.lock().unwrap() && self.random.lock().unwrap().random_bool(part)
+    }
+
+    fn strike(&self, name: &'static str) {
+        *self.struck.lock().unwrap().entry(name).or_default() += 1;
+    }
+
+    fn within(&self, most: Duration) -> Duration {
+        self.random.lock().unwrap().random_range(Duration::from_micros(200)..=most)
+    }
+
+    /// The long fault that is on for everybody, if one is.
+    fn outage(&self) -> Option<&'static str> {
+        if *self.calm.lock().unwrap() {
+            return None;
+        }
+        let now = Instant::now();
+        let mut outage = self.outage.lock().unwrap();
+        if let Some((from, to, kind)) = *outage {
+            if now < from {
+                return None;
+            }
+            if now < to {
+                return Some(kind);
+            }
+        }
+        let mut random = self.random.lock().unwrap();
+        let from = now + random.random_range(Duration::from_millis(50)..Duration::from_secs(3));
+        let to = from + random.random_range(Duration::from_millis(200)..Duration::from_secs(8));
+        let kinds = ["gone", "503", "429", "401", "namespace", "html", "400"];
+        *outage = Some((from, to, kinds[random.random_range(0..kinds.len())]));
+        None
+    }
+}
+
+/// The fake endpoint.
+struct Endpoint(Arc<World>);
+
+impl Post for Endpoint {
+    async fn post(&self, body: Bytes) -> Result<Answer, Failure> {
+        let world = &self.0;
+        let request: PublishRequest = serde_json::from_slice(&body).unwrap();
+        assert!((1..=5).contains(&request.events.len()));
+        let most =
+            if world.chance(0.02) { Duration::from_secs(3) } else { Duration::from_millis(40) };
+        sleep(world.within(most)).await;
+        let failure = |fault, why: &str| Err(Failure { fault, why: why.to_owned() });
+        match world.outage() {
+            Some("gone") => {
+                world.strike("gone");
+                return failure(Fault::Connect, "connection refused");
+            }
+            Some("namespace") if request.channel.starts_with("/b/") => {
+                world.strike("namespace");
+                return Ok(error(401, "UnauthorizedException"));
+            }
+            Some("401") => {
+                world.strike("401");
+                return Ok(error(401, "ExpiredTokenException"));
+            }
+            Some("429") if world.chance(0.7) => {
+                world.strike("429");
+                return Ok(error(429, "ThrottlingException"));
+            }
+            Some("503") => {
+                world.strike("503");
+                return Ok(Answer { status: 503, ..Answer::default() });
+            }
+            Some("html") => {
+                world.strike("html");
+                return Ok(Answer { status: 200, body: b"<html>".to_vec(), ..Answer::default() });
+            }
+            Some("400") => {
+                world.strike("400");
+                return Ok(error(400, "BadRequestException"));
+            }
+            _ => {}
+        }
+        if world.chance(0.01) {
+            world.strike("cut before");
+            return failure(Fault::Ambiguous, "reset");
+        }
+        let body = self.process(&request);
+        if world.chance(0.01) {
+            world.strike("cut after");
+            *world.ambiguous.lock().unwrap() += 1;
+            return failure(Fault::Ambiguous, "reset");
+        }
+        if world.chance(0.005) {
+            world.strike("truncated");
+            *world.ambiguous.lock().unwrap() += 1;
+            return Ok(Answer {
+                status: 200,
+                body: body[..body.len() / 2].to_vec(),
+                ..Answer::default()
+            });
+        }
+        Ok(Answer { status: 200, body, ..Answer::default() })
+    }
+
+    async fn refused(&self) {}
+}
+
+impl Endpoint {
+    fn process(&self, request: &PublishRequest) -> Vec<u8> {
+        let world = &self.0;
+        let (mut failed, mut successful) = (Vec::new(), Vec::new());
+        for (index, text) in request.events.iter().enumerate() {
+            let event: Value = serde_json::from_str(text).unwrap();
+            let number = |name: &str| event[name].as_u64().unwrap();
+            if world.poison.contains(&number("id")) {
+                world.strike("terminal");
+                failed.push(json!({ "index": index, "code": "EventTooLargeException", "message": "too large" }));
+            } else if world.chance(0.03) {
+                world.strike("transient");
+                // Throttling: never counted towards giving up, so that the account stays exact.
+                failed.push(json!({ "index": index, "code": 429, "message": "later" }));
+            } else {
+                world.accepted.lock().unwrap().push((number("id"), number("key"), number("seq")));
+                successful.push(json!({ "index": index, "identifier": "x" }));
+            }
+        }
+        json!({ "failed": failed, "successful": successful }).to_string().into_bytes()
+    }
+}
+
+fn error(status: u16, kind: &str) -> Answer {
+    let body =
+        json!({ "errors": [{ "errorType": kind, "message": "no" }] }).to_string().into_bytes();
+    Answer { status, body, ..Answer::default() }
+}
+
+/// The fake dead letter, which fails now and then.
+struct Grave(Arc<World>);
+
+impl Target for Grave {
+    async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
+        sleep(self.0.within(Duration::from_millis(5))).await;
+        if self.0.chance(0.1) {
+            self.0.strike("dead letter");
+            return Err(WriteError("no space".to_owned()));
+        }
+        let ids = records.iter().map(|r| {
+            let event: Value = serde_json::from_slice(&r.message.payload).unwrap();
+            event["id"].as_u64().unwrap()
+        });
+        self.0.dead.lock().unwrap().extend(ids);
+        Ok(())
+    }
+}
+
+/// The fake broker: hands out what is not acknowledged, in order, within a window.
+struct Broker {
+    messages: Vec<Arc<Message>>,
+    acknowledged: usize,
+}
+
+fn messages(random: &mut StdRng) -> Vec<Arc<Message>> {
+    let mut next: BTreeMap<u64, u64> = BTreeMap::new();
+    let count = random.random_range(50..600_u64);
+    let message = |id: u64| {
+        // A hot key, and some cold ones.
+        let key = if random.random_bool(0.3) { 0 } else { random.random_range(0..12_u64) };
+        let seq = next.entry(key).or_default();
+        let namespace = if key % 3 == 0 { "b" } else { "a" };
+        let payload = json!({ "id": id, "key": key, "seq": *seq }).to_string();
+        *seq += 1;
+        Arc::new(Message {
+            source: "fake".into(),
+            topic: Topic::new(format!("{namespace}/k{}", key % 5), '/'),
+            key: None,
+            headers: Vec::new(),
+            payload: payload.into(),
+            order: Some(Bytes::from(key.to_string())),
+            published: None,
+            coordinates: Vec::new(),
+        })
+    };
+    (0..count).map(message).collect()
+}
+
+fn spec(strict_order: bool) -> Spec {
+    let a = Pattern::parse("a/{device}", '/').unwrap();
+    Spec {
+        name: "a".into(),
+        from: vec!["fake".into()],
+        channels: vec![Template::channel("/a/{device}", a.captures()).unwrap()],
+        topic: Some(a),
+        api: "main".into(),
+        order: OrderBy::Source,
+        strict_order,
+        give_up_after: 5,
+        dead_letter: RejectTo::DeadLetter("grave".into()),
+    }
+}
+
+/// One life of the bridge: until everything is acknowledged, or the crash.
+async fn live(
+    world: &Arc<World>,
+    broker: &mut Broker,
+    strict: bool,
+    crash: Option<Duration>,
+) -> Metrics {
+    let (metrics, health, shutdown) = (Metrics::new(), Health::default(), Shutdown::new());
+    let mut b = spec(strict);
+    let pattern = Pattern::parse("b/{device}", '/').unwrap();
+    b.name = "b".into();
+    b.channels = vec![Template::channel("/b/{device}", pattern.captures()).unwrap()];
+    b.topic = Some(pattern);
+    let table = Arc::new(RouteTable::new([spec(strict), b]));
+    let (letters, letter_queue) = mpsc::unbounded_channel();
+    let rejects = Rejects::new(Arc::clone(&table), HashMap::from([("grave".into(), letters)]));
+    let (refused, refused_queue) = mpsc::unbounded_channel();
+    let (entries, entry_queue) = mpsc::unbounded_channel();
+    let (deliveries, delivery_queue) = mpsc::unbounded_channel();
+    let source = metrics.source("fake");
+    let policy = SourcePolicy { max_payload: 300_000, unrouted: None, metrics: source.clone() };
+    let policies = HashMap::from([("fake".into(), policy)]);
+    let publishers = HashMap::from([("main".into(), entries)]);
+    let pipeline = Pipeline::new(table, policies, &publishers, rejects.clone(), &metrics);
+    drop(publishers);
+    let publisher =
+        Publisher::new(Endpoint(Arc::clone(world)), &"main".into(), 16, &metrics, &health, refused);
+    let part = health.register("dead letter", "starting");
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(publisher.run(entry_queue, shutdown.clone()));
+    tasks.spawn(rejects.run(refused_queue));
+    tasks.spawn(pipeline.run(delivery_queue));
+    tasks.spawn(write_letters(
+        Grave(Arc::clone(world)),
+        letter_queue,
+        metrics.clone(),
+        part,
+        shutdown.clone(),
+    ));
+
+    let changed = Arc::new(Notify::new());
+    let limits = Limits { messages: 100, bytes: 1 << 20 };
+    let record = InFlight::new(limits, source, Arc::clone(&changed));
+    let intake = Intake::new(deliveries);
+    let (mut taken, end) = (broker.acknowledged, crash.map(|after| Instant::now() + after));
+    loop {
+        while taken < broker.messages.len() && record.has_room(100) {
+            let message = Arc::clone(&broker.messages[taken]);
+            intake.submit(Delivery { settlement: record.take(Some(taken), 100), message });
+            taken += 1;
+        }
+        let acks = record.acknowledgeable();
+        if !acks.is_empty() {
+            safe(world, &broker.messages, &acks);
+            broker.acknowledged = acks[acks.len() - 1] + 1;
+        }
+        assert!(!record.has_released(), "something was given back without a crash");
+        if broker.acknowledged == broker.messages.len() {
+            break;
+        }
+        if acks.is_empty() {
+            tokio::select! {
+                () = changed.notified() => {}
+                () = sleep_until(end) => return metrics, // everything is dropped: the crash
+                () = sleep(Duration::from_secs(600)) => panic!("nothing moves any more: {:?}", health.not_ready()),
+            }
+        }
+    }
+    // The end of the last queue is the end of every part.
+    drop(intake);
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+    metrics
+}
+
+async fn sleep_until(end: Option<Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// I3: what is acknowledged was accepted or dead-lettered before.
+fn safe(world: &World, messages: &[Arc<Message>], acks: &[usize]) {
+    let accepted: BTreeSet<u64> = world.accepted.lock().unwrap().iter().map(|a| a.0).collect();
+    let dead: BTreeSet<u64> = world.dead.lock().unwrap().iter().copied().collect();
+    for ack in acks {
+        let id = *ack as u64;
+        assert!(
+            accepted.contains(&id) || dead.contains(&id),
+            "{id} of {} is acknowledged and not done",
+            messages.len()
+        );
+    }
+}
+
+/// I4: a step back is a repeat; a step forward is by one, but for the dead, and without `strict_order`
+/// for one that failed alone and was passed by its batch-mates.
+fn ordered(world: &World, strict: bool) {
+    let mut keys: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for (_, key, seq) in world.accepted.lock().unwrap().iter() {
+        keys.entry(*key).or_default().push(*seq);
+    }
+    if !strict {
+        return;
+    }
+    for (key, sequence) in keys {
+        let mut first = BTreeSet::new();
+        let mut last = None;
+        for seq in sequence {
+            if first.insert(seq) {
+                assert!(Some(seq) > last, "key {key}: {seq} came first after {last:?}");
+                last = Some(seq);
+            }
+        }
+    }
+}
+
+async fn run(seed: u64) -> BTreeMap<&'static str, u64> {
+    backoff::seed_this_thread(seed);
+    let mut random = StdRng::seed_from_u64(seed);
+    let messages = messages(&mut random);
+    let count = messages.len() as u64;
+    let poison = (0..random.random_range(0..4)).map(|_| random.random_range(0..count)).collect();
+    let strict = random.random_bool(0.5);
+    let crashes = random.random_range(0..3);
+    let world = Arc::new(World {
+        random: Mutex::new(StdRng::seed_from_u64(seed ^ 0xface)),
+        struck: Mutex::default(),
+        accepted: Mutex::default(),
+        dead: Mutex::default(),
+        poison,
+        calm: Mutex::new(false),
+        outage: Mutex::default(),
+        ambiguous: Mutex::default(),
+    });
+    let mut broker = Broker { messages, acknowledged: 0 };
+    let began = Instant::now();
+    for _ in 0..crashes {
+        if broker.acknowledged < broker.messages.len() {
+            let after = random.random_range(Duration::from_millis(10)..Duration::from_secs(3));
+            live(&world, &mut broker, strict, Some(after)).await;
+            world.strike("crash");
+        }
+    }
+    let before = (world.accepted.lock().unwrap().len(), world.dead.lock().unwrap().len());
+    let metrics = live(&world, &mut broker, strict, None).await;
+    let accepted = world.accepted.lock().unwrap().clone();
+    let dead = world.dead.lock().unwrap().clone();
+
+    // I1: everything is accepted or dead-lettered, and only what is poison is dead.
+    let done: BTreeSet<u64> = accepted.iter().map(|a| a.0).chain(dead.iter().copied()).collect();
+    assert_eq!(done.len() as u64, count, "lost");
+    assert!(
+        dead.iter().all(|id| world.poison.contains(id)),
+        "dead-lettered without a fault of its own"
+    );
+    ordered(&world, strict);
+    // I5: without a crash, only an answer that was lost makes a repeat.
+    if crashes == 0 {
+        let repeats = accepted.len() as u64 - (count - world.poison.len() as u64);
+        assert!(repeats <= 5 * *world.ambiguous.lock().unwrap(), "{repeats} repeats");
+    }
+    // I8: the numbers of the last life are the world's, but for what it could not know of.
+    let text = metrics.encode();
+    let number = |series: &str| -> u64 {
+        let line = text.lines().find(|l| l.starts_with(&format!("appsync_bridge_{series} ")));
+        line.map_or(0, |l| l.rsplit_once(' ').unwrap().1.parse().unwrap())
+    };
+    let said = number("publish_events_total{api=\"main\",outcome=\"accepted\"}");
+    assert!(said <= (accepted.len() - before.0) as u64);
+    assert_eq!(number("source_in_flight{source=\"fake\"}"), 0);
+    assert_eq!(number("source_in_flight_bytes{source=\"fake\"}"), 0);
+    let settled = number("source_settled_total{source=\"fake\",outcome=\"accepted\"}");
+    assert_eq!(settled, number("source_received_total{source=\"fake\"}"));
+    assert_eq!(
+        settled,
+        said + number("dead_letters_total{reason=\"refused\"}"),
+        "received is accepted and dead-lettered"
+    );
+    assert!(
+        began.elapsed() < Duration::from_mins(30),
+        "it took {:?} of simulated time",
+        began.elapsed()
+    );
+    let mut struck = world.struck.lock().unwrap().clone();
+    struck.insert("simulated seconds", began.elapsed().as_secs());
+    struck
+}
+
+#[test]
+fn the_promises_hold_for_every_seed() {
+    let long = std::env::var_os("LONG_TESTS").is_some();
+    let mut total: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let one: Option<u64> = std::env::var("SEED").ok().map(|s| s.parse().unwrap());
+    let seeds = one.map_or(0..if long { LONG_SEEDS } else { SEEDS }, |s| s..s + 1);
+    for seed in seeds {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let result = std::panic::catch_unwind(|| runtime.block_on(run(seed)));
+        let struck =
+            result.unwrap_or_else(|_| panic!("seed {seed} fails: SEED={seed} runs it alone"));
+        struck.into_iter().for_each(|(name, count)| *total.entry(name).or_default() += count);
+    }
+    println!("{total:?}");
+    // I11: every kind of fault has occurred.
+    if one.is_none() {
+        for fault in [
+            "gone",
+            "503",
+            "429",
+            "401",
+            "namespace",
+            "html",
+            "400",
+            "cut before",
+            "cut after",
+            "truncated",
+            "terminal",
+            "transient",
+            "dead letter",
+            "crash",
+        ] {
+            assert!(
+                total.get(fault).is_some_and(|n| *n > 20),
+                "{fault} hardly ever struck: {total:?}"
+            );
+        }
+    }
+}
