@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::message::Message;
 pub use crate::message::OrderKey;
+use crate::seeded::{self, Bug};
 
 /// How a duty ended; the later one is the worse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,6 +89,9 @@ impl Settlement {
 
     /// One more part of the same duty.
     pub fn split(&self) -> Self {
+        if seeded::is(Bug::AckBeforePublish) {
+            return Self { duty: None };
+        }
         Self { duty: self.duty.clone() }
     }
 

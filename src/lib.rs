@@ -34,7 +34,8 @@
 //! 7. [`config`]: what the operator wrote, checked.
 //! 8. [`bridge`]: assembly and lifetime. [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
-//! 10. [`aws`], [`backoff`], [`health`], [`metrics`], [`shutdown`], [`telemetry`], [`tls`]: tools that
+//! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
+//! 11. [`aws`], [`backoff`], [`health`], [`metrics`], [`shutdown`], [`telemetry`], [`tls`]: tools that
 //!     know nothing of the rest.
 //!
 //! # Who may import whom
@@ -46,15 +47,15 @@
 //! cli → bridge, emulator, demo, config, event_api, health, shutdown, telemetry
 //! demo → bridge, emulator, config, shutdown
 //! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source, tls
-//! pipeline → backoff, dead_letter, delivery, event_api, health, message, metrics, publish, route, shutdown
+//! pipeline → backoff, dead_letter, delivery, event_api, health, message, metrics, publish, route, seeded, shutdown
 //! source → aws, backoff, config, delivery, health, message, metrics, shutdown, tls
-//! publish → aws, backoff, config, delivery, event_api, health, metrics, shutdown, tls
+//! publish → aws, backoff, config, delivery, event_api, health, metrics, seeded, shutdown, tls
 //! dead_letter → message
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown
 //! config → event_api, route, backoff
 //! route → event_api, message
-//! delivery → message
+//! delivery → message, seeded
 //! ```
 
 pub mod admin;
@@ -76,6 +77,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod publish;
 pub mod route;
+pub mod seeded;
 pub mod shutdown;
 pub mod source;
 pub mod telemetry;

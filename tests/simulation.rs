@@ -22,6 +22,7 @@ use appsync_bridge::publish::Publisher;
 use appsync_bridge::publish::post::{Failure, Post};
 use appsync_bridge::publish::verdict::{Answer, Fault};
 use appsync_bridge::route::{OrderBy, Pattern, RejectTo, RouteTable, Spec, Template};
+use appsync_bridge::seeded::{self, Bug};
 use appsync_bridge::shutdown::Shutdown;
 use appsync_bridge::source::InFlight;
 use bytes::Bytes;
@@ -440,6 +441,19 @@ async fn run(seed: u64) -> BTreeMap<&'static str, u64> {
     struck
 }
 
+/// Runs one seed in a runtime of its own; false when it fails.
+fn holds(seed: u64, bug: Option<Bug>) -> Option<BTreeMap<&'static str, u64>> {
+    seeded::seed(bug);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    let result = std::panic::catch_unwind(|| runtime.block_on(run(seed)));
+    seeded::seed(None);
+    result.ok()
+}
+
 #[test]
 fn the_promises_hold_for_every_seed() {
     let long = std::env::var_os("LONG_TESTS").is_some();
@@ -447,14 +461,8 @@ fn the_promises_hold_for_every_seed() {
     let one: Option<u64> = std::env::var("SEED").ok().map(|s| s.parse().unwrap());
     let seeds = one.map_or(0..if long { LONG_SEEDS } else { SEEDS }, |s| s..s + 1);
     for seed in seeds {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .unwrap();
-        let result = std::panic::catch_unwind(|| runtime.block_on(run(seed)));
-        let struck =
-            result.unwrap_or_else(|_| panic!("seed {seed} fails: SEED={seed} runs it alone"));
+        let struck = holds(seed, None)
+            .unwrap_or_else(|| panic!("seed {seed} fails: SEED={seed} runs it alone"));
         struck.into_iter().for_each(|(name, count)| *total.entry(name).or_default() += count);
     }
     println!("{total:?}");
@@ -481,5 +489,21 @@ fn the_promises_hold_for_every_seed() {
                 "{fault} hardly ever struck: {total:?}"
             );
         }
+    }
+}
+
+/// T65: the harness catches each bug that it can see, within a few seeds.
+#[test]
+fn seeded_bugs_are_caught() {
+    for bug in [
+        Bug::AckBeforePublish,
+        Bug::IgnoreFailed,
+        Bug::DropOnRefusal,
+        Bug::NoLaneHold,
+        Bug::DeadLetterUnconfirmed,
+    ] {
+        let caught = (0..60).find(|seed| holds(*seed, Some(bug)).is_none());
+        println!("{bug:?}: caught by seed {caught:?}");
+        assert!(caught.is_some(), "{bug:?} is not caught");
     }
 }

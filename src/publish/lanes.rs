@@ -13,6 +13,7 @@ use std::time::Instant;
 use crate::delivery::OrderKey;
 use crate::event_api::wire::body_overhead;
 use crate::event_api::{Channel, MAX_BODY_BYTES, MAX_EVENTS};
+use crate::seeded::{self, Bug};
 
 /// What a lane must know of the things in it.
 pub trait Item {
@@ -156,7 +157,8 @@ impl<T: Item> Lanes<T> {
         let mut loose = Vec::new();
         for item in back.into_iter().rev() {
             let key = item.order().cloned();
-            if key.is_none() && not_before.is_some() {
+            let held = key.is_some() && !seeded::is(Bug::NoLaneHold);
+            if !held && not_before.is_some() {
                 loose.push(item);
                 continue;
             }

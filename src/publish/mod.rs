@@ -30,6 +30,7 @@ use crate::event_api::Channel;
 use crate::event_api::wire::publish_body;
 use crate::health::{Health, Part};
 use crate::metrics::{ApiMetrics, Metrics};
+use crate::seeded::{self, Bug};
 use crate::shutdown::Shutdown;
 use lanes::{Batch, Lanes};
 use limit::{Breaker, Concurrency, Pauses, RateGate};
@@ -324,6 +325,10 @@ impl<P: Post> Publisher<P> {
     /// We are refused: pause, and keep everything.
     async fn refuse(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
         self.is_there(now);
+        if seeded::is(Bug::DropOnRefusal) {
+            batch.items.into_iter().for_each(|e| e.delivery.settle(Outcome::Accepted));
+            return self.lanes.finish(&batch.channel, &batch.keys, Vec::new(), None);
+        }
         self.pause(batch.channel.namespace(), why, now).await;
         self.retry(batch, Fault::Refused, None, now);
     }

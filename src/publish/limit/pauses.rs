@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::seeded::{self, Bug};
+
 /// How long a refused namespace rests between two probes.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
@@ -21,7 +23,8 @@ struct Pause {
 impl Pauses {
     /// Whether a batch for `namespace` has to wait.
     pub fn blocks(&self, namespace: &str, now: Instant) -> bool {
-        self.namespaces.get(namespace).is_some_and(|p| p.probing || now < p.probe_at)
+        let paused = self.namespaces.get(namespace).is_some_and(|p| p.probing || now < p.probe_at);
+        paused || (seeded::is(Bug::PauseWholeApi) && !self.is_empty())
     }
 
     /// A batch for `namespace` goes out: if it is paused, that is the probe.

@@ -1,0 +1,58 @@
+//! Classic bugs of such software, off unless a test switches one on, to prove that the tests would
+//! catch it (T65). In a release build the switch does not exist.
+
+use std::cell::Cell;
+use std::sync::LazyLock;
+
+/// A bug that can be switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A message is done when it is handed to the publisher.
+    AckBeforePublish,
+    /// The `failed` list inside a 200 is not read.
+    IgnoreFailed,
+    /// What the API answers with 401 or 403 is discarded.
+    DropOnRefusal,
+    /// A key goes on while what failed of it waits.
+    NoLaneHold,
+    /// A message is done before its dead letter is written.
+    DeadLetterUnconfirmed,
+    /// A request is signed once, and its headers used for ever.
+    SignedOnce,
+    /// One refused namespace pauses the whole API.
+    PauseWholeApi,
+}
+
+impl Bug {
+    /// Every bug.
+    pub const ALL: [Self; 7] = [
+        Self::AckBeforePublish,
+        Self::IgnoreFailed,
+        Self::DropOnRefusal,
+        Self::NoLaneHold,
+        Self::DeadLetterUnconfirmed,
+        Self::SignedOnce,
+        Self::PauseWholeApi,
+    ];
+}
+
+thread_local! {
+    static SEEDED: Cell<Option<Bug>> = const { Cell::new(None) };
+}
+
+/// For a bridge in a process of its own.
+static OF_PROCESS: LazyLock<Option<Bug>> = LazyLock::new(|| {
+    let name = std::env::var("APPSYNC_BRIDGE_SEEDED_BUG").ok()?;
+    Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name)
+});
+
+/// Switches a bug on or off, for what runs on this thread.
+pub fn seed(bug: Option<Bug>) {
+    SEEDED.set(bug);
+}
+
+/// Whether `bug` is on. Always false in a release build.
+#[inline]
+pub fn is(bug: Bug) -> bool {
+    cfg!(debug_assertions) && (SEEDED.get() == Some(bug) || *OF_PROCESS == Some(bug))
+}
