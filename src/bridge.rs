@@ -43,8 +43,15 @@ pub struct Bridge {
     admin: Admin,
 }
 
-/// Parts that are made and not yet running; each ends with its name.
-type Parts = Vec<BoxFuture<'static, &'static str>>;
+/// Parts that are made and not yet running.
+type Parts = Vec<BoxFuture<'static, Ended>>;
+
+/// A part that has ended.
+#[derive(Debug)]
+struct Ended {
+    part: &'static str,
+    unclean: Option<String>,
+}
 
 /// Why a bridge can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +110,9 @@ pub enum RunError {
     /// A part ended that should not have.
     #[error("{0} stopped unexpectedly; everything unsettled stays with the brokers")]
     Stopped(String),
+    /// A source could not leave as it should.
+    #[error("the drain was not clean: {0}; nothing is lost, but some may come again")]
+    Unclean(String),
     /// The grace was over.
     #[error("the drain was not done within {0:?}; everything unsettled stays with the brokers")]
     Grace(Duration),
@@ -167,7 +177,12 @@ impl Bridge {
                         health,
                     )
                     .map_err(|why| BuildError::Source { name: source.name.to_string(), why })?;
-                    parts.push(named("a source", built.run(intake, shutdown.clone())));
+                    let run = built.run(intake, shutdown.clone());
+                    let ended = run.map(|left| Ended {
+                        part: "a source",
+                        unclean: left.err().map(|e| e.to_string()),
+                    });
+                    parts.push(Box::pin(ended));
                 }
             }
         }
@@ -192,7 +207,7 @@ impl Bridge {
             health.all_ready().await;
             info!("ready");
         });
-        let mut tasks: JoinSet<&'static str> = self.parts.into_iter().collect();
+        let mut tasks: JoinSet<Ended> = self.parts.into_iter().collect();
         let stopped = tokio::select! {
             ended = tasks.join_next() => Some(describe(ended)),
             () = self.shutdown.drain() => None,
@@ -216,26 +231,27 @@ impl Bridge {
 }
 
 async fn drain(
-    tasks: &mut JoinSet<&'static str>,
+    tasks: &mut JoinSet<Ended>,
     shutdown: &Shutdown,
     grace: Duration,
 ) -> Result<(), RunError> {
     info!("draining");
-    let mut panicked = None;
     let all = async {
+        let mut result = Ok(());
         while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
-                panicked = Some(error.to_string());
+            match ended {
+                Ok(Ended { unclean: None, .. }) => {}
+                Ok(Ended { unclean: Some(why), .. }) => result = Err(RunError::Unclean(why)),
+                Err(error) => result = Err(RunError::Stopped(error.to_string())),
             }
         }
+        result
     };
     tokio::select! {
-        () = all => match panicked {
-            None => Ok(()),
-            Some(part) => Err(RunError::Stopped(part)),
-        },
-        () = tokio::time::sleep(grace) => Err(RunError::Grace(grace)),
+        biased;
         () = shutdown.abort() => Err(RunError::Aborted),
+        result = all => result,
+        () = tokio::time::sleep(grace) => Err(RunError::Grace(grace)),
     }
 }
 
@@ -275,15 +291,15 @@ fn policy(source: &SourceConfig, metrics: &Metrics) -> SourcePolicy {
 }
 
 fn named(
-    name: &'static str,
-    part: impl Future<Output = ()> + Send + 'static,
-) -> BoxFuture<'static, &'static str> {
-    Box::pin(part.map(move |()| name))
+    part: &'static str,
+    run: impl Future<Output = ()> + Send + 'static,
+) -> BoxFuture<'static, Ended> {
+    Box::pin(run.map(move |()| Ended { part, unclean: None }))
 }
 
-fn describe(ended: Option<Result<&'static str, tokio::task::JoinError>>) -> String {
+fn describe(ended: Option<Result<Ended, tokio::task::JoinError>>) -> String {
     match ended {
-        Some(Ok(name)) => name.to_owned(),
+        Some(Ok(ended)) => ended.part.to_owned(),
         Some(Err(error)) => error.to_string(),
         None => "every part".to_owned(),
     }

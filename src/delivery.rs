@@ -25,19 +25,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Every outcome, for metrics that start at zero.
-    pub const ALL: [Self; 3] = [Self::Accepted, Self::Rejected, Self::Released];
-
-    /// The word in metrics.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Rejected => "rejected",
-            Self::Released => "released",
-        }
-    }
-
     fn from_rank(rank: u8) -> Self {
         match rank {
             0 => Self::Accepted,
@@ -49,9 +36,6 @@ impl Outcome {
 
 /// Who wants to know how the duty of a message ended: a source's record of what is in flight.
 pub trait Tracker: Send + Sync {
-    /// More bytes are held for the message than its payload: an event was rendered from it.
-    fn charge(&self, token: u64, bytes: usize);
-
     /// The duty of the message that `token` stands for has ended. Called once a token.
     fn settled(&self, token: u64, outcome: Outcome);
 }
@@ -93,13 +77,6 @@ impl Settlement {
             return Self { duty: None };
         }
         Self { duty: self.duty.clone() }
-    }
-
-    /// Charges `bytes` more to the source's in-flight limit, until the duty ends.
-    pub fn charge(&self, bytes: usize) {
-        if let Some(duty) = &self.duty {
-            duty.tracker.charge(duty.token, bytes);
-        }
     }
 
     fn end(&mut self, outcome: Outcome) {
@@ -171,7 +148,6 @@ mod tests {
     struct Log(Mutex<Vec<(u64, Outcome)>>);
 
     impl Tracker for Log {
-        fn charge(&self, _: u64, _: usize) {}
         fn settled(&self, token: u64, outcome: Outcome) {
             self.0.lock().unwrap().push((token, outcome));
         }

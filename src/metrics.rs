@@ -4,6 +4,7 @@
 //! topic, a channel or a key. Series with known labels exist from the start, at zero, so that an alert
 //! can tell "nothing yet" from "no such thing".
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +39,7 @@ type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
 pub struct SourceMetrics {
     /// Messages taken.
     pub received: Counter,
-    /// Messages whose duty ended, by outcome in the order of `Outcome::ALL`.
+    /// Messages whose duty ended, by outcome: accepted, rejected, released.
     pub settled: [Counter; 3],
     /// Messages between the oldest not yet acknowledged and the newest taken.
     pub in_flight: Gauge,
@@ -90,9 +91,8 @@ pub struct ApiMetrics {
     pub reordered: Counter,
     /// Requests that may have been processed although no answer came.
     pub ambiguous: Counter,
-    name: String,
-    requests: Family<Labels, Counter>,
-    retries: Family<Labels, Counter>,
+    requests: BTreeMap<&'static str, Counter>,
+    retries: BTreeMap<&'static str, Counter>,
 }
 
 #[derive(Default)]
@@ -261,7 +261,10 @@ impl Metrics {
         let events = |outcome: &str| {
             f.publish_events.get_or_create_owned(&with(&labels, "outcome", outcome))
         };
-        let metrics = ApiMetrics {
+        let series = |family: &Family<Labels, Counter>, name, value: &'static str| {
+            (value, family.get_or_create_owned(&with(&labels, name, value)))
+        };
+        ApiMetrics {
             accepted: events("accepted"),
             unconfirmed: events("unconfirmed"),
             rejected: events("rejected"),
@@ -273,13 +276,12 @@ impl Metrics {
             paused: f.paused.get_or_create_owned(&labels),
             reordered: f.reordered.get_or_create_owned(&labels),
             ambiguous: f.ambiguous.get_or_create_owned(&labels),
-            name: name.to_owned(),
-            requests: f.publish_requests.clone(),
-            retries: f.publish_retries.clone(),
-        };
-        results.into_iter().for_each(|r| drop(metrics.request(r)));
-        faults.into_iter().for_each(|r| drop(metrics.retry(r)));
-        metrics
+            requests: results
+                .into_iter()
+                .map(|r| series(&f.publish_requests, "result", r))
+                .collect(),
+            retries: faults.into_iter().map(|r| series(&f.publish_retries, "fault", r)).collect(),
+        }
     }
 
     /// The counter of dead letters written for a reason.
@@ -318,14 +320,18 @@ impl RouteMetrics {
 }
 
 impl ApiMetrics {
-    /// The counter of requests that ended with `result`.
-    pub fn request(&self, result: &'static str) -> Counter {
-        self.requests.get_or_create_owned(&with(&label("api", &self.name), "result", result))
+    /// A request ended with `result`, one of those the metrics were made with.
+    pub fn request(&self, result: &'static str) {
+        if let Some(counter) = self.requests.get(result) {
+            counter.inc();
+        }
     }
 
-    /// The counter of events that are tried again because of `fault`.
-    pub fn retry(&self, fault: &'static str) -> Counter {
-        self.retries.get_or_create_owned(&with(&label("api", &self.name), "fault", fault))
+    /// `events` are tried again because of `fault`, one of those the metrics were made with.
+    pub fn retry(&self, fault: &'static str, events: usize) {
+        if let Some(counter) = self.retries.get(fault) {
+            counter.inc_by(events as u64);
+        }
     }
 }
 

@@ -83,7 +83,7 @@ impl Pipeline {
                 give_up_after: route.give_up_after,
             };
             let publisher = publishers.get(&route.api)?.clone();
-            let metrics = metrics.route(&route.name, Reason::ALL.map(Reason::word));
+            let metrics = metrics.route(&route.name, Reason::OF_ROUTES.map(Reason::word));
             Some((
                 Arc::clone(&route.name),
                 RouteState { policy: Arc::new(policy), publisher, metrics },
@@ -106,18 +106,9 @@ impl Pipeline {
     }
 
     fn route(&mut self, delivery: Delivery) {
-        let mut decisions = self.table.decide(&delivery.message);
         let limit =
             self.sources.get(&delivery.message.source).map_or(usize::MAX, |s| s.max_payload);
-        let size = delivery.message.payload.len();
-        if size > limit {
-            let detail = format!(
-                "the payload has {size} bytes, the source takes packets of at most {limit}"
-            );
-            for decision in &mut decisions {
-                decision.outcome = Err(Rejection::new(Reason::TooLarge, detail.clone()));
-            }
-        }
+        let decisions = self.table.decide(&delivery.message, limit);
         if decisions.is_empty() {
             return self.unrouted(delivery);
         }

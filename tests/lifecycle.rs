@@ -125,7 +125,7 @@ async fn a_dead_endpoint_ends_the_drain_at_the_grace_and_loses_nothing() {
     assert!(bridge.log().contains("drain was not done"), "{}", bridge.log());
 
     // The same, with somebody in a hurry.
-    let mut bridge = setup.start_ready().await;
+    let mut bridge = setup.start().await;
     bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 100.0).await;
     bridge.signal("TERM");
     crate::support::until("draining", Duration::from_secs(2), async || {

@@ -183,29 +183,108 @@ async fn the_limit_in_flight_holds_the_broker_back() {
     assert_order(&ledger.read(), 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_byte_limit_leaves_the_socket_unread_and_loses_nothing() {
-    let (emulator, ledger, _directory) = endpoint(&["--latency", "5ms"]);
-    let mosquitto = Mosquitto::start("").await;
-    let source = "max_in_flight_bytes = \"400KB\"\nmax_packet_size = \"300KB\"";
-    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", source, "");
-    let bridge = setup.start_ready().await;
+/// Large messages of one key.
+fn large(count: u64) -> Vec<(String, Vec<u8>)> {
     let filler = "x".repeat(50_000);
-    let messages = (0..100_u64).map(|id| {
+    let message = |id: u64| {
         let event = json!({ "id": id, "key": 0, "seq": id, "filler": filler });
         message("plant/dev-0/data", event.to_string())
-    });
-    let producing = tokio::spawn(publish(mosquitto.port, 10_000, messages.collect::<Vec<_>>()));
-    let mut most: f64 = 0.0;
-    until("all events", PATIENCE, async || {
-        most = most.max(bridge.metric("source_in_flight_bytes{source=\"plant\"}").await);
-        (ledger.len() >= 100).then_some(())
+    };
+    (0..count).map(message).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_limit_leaves_the_rest_to_the_broker_and_nothing_comes_twice() {
+    for version in ["version = 5", "version = 3"] {
+        let (emulator, ledger, _directory) = endpoint(&["--latency", "5ms"]);
+        let mosquitto = Mosquitto::start("").await;
+        let source = format!("{version}\nmax_in_flight_bytes = \"400KB\"");
+        let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", &source, "");
+        let bridge = setup.start_ready().await;
+        let producing = tokio::spawn(publish(mosquitto.port, 10_000, large(60)));
+        let mut most: f64 = 0.0;
+        until("all events", PATIENCE, async || {
+            most = most.max(bridge.metric("source_in_flight_bytes{source=\"plant\"}").await);
+            (ledger.len() >= 60).then_some(())
+        })
+        .await;
+        producing.await.unwrap();
+        bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
+        assert!(most > 100_000.0, "the limit was never near: {most}");
+        assert!(most <= 400_000.0, "in flight were {most} bytes");
+        assert_order(&ledger.read(), 0);
+        assert_eq!(ledger.len(), 60, "nothing comes twice");
+        assert!(bridge.metric("source_reconnects_total{source=\"plant\"}").await >= 1.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_source_stays_connected_while_the_api_is_away() {
+    let (emulator, ledger, _directory) = endpoint(&[]);
+    let address = emulator.host().to_owned();
+    drop(emulator);
+    let mosquitto = Mosquitto::start("").await;
+    let source = "keep_alive = \"2s\"\nmax_in_flight_bytes = \"310KB\"";
+    let setup = Setup::new(&format!("http://{address}/event"), mosquitto.port, "", source, "");
+    let bridge = setup.start_ready().await;
+    publish(mosquitto.port, 10_000, large(60)).await;
+    // Several keep-alives pass with more in the socket than may be taken.
+    until("three pings", PATIENCE, async || {
+        (mosquitto.log().matches("Received PINGREQ from bridge").count() >= 3).then_some(())
     })
     .await;
-    producing.await.unwrap();
-    assert!(most > 100_000.0, "the limit was never near: {most}");
-    assert!(most <= 500_000.0, "in flight were {most} bytes");
+    assert!(!mosquitto.log().contains("exceeded timeout"));
+    assert_eq!(bridge.metric("source_reconnects_total{source=\"plant\"}").await, 0.0);
+    assert!(bridge.metric("source_in_flight_bytes{source=\"plant\"}").await <= 310_000.0);
+    let _emulator = Emulator::start_at(&address, &["--ledger", ledger.path.to_str().unwrap()]);
+    ledger.has_ids(60, PATIENCE).await;
     assert_order(&ledger.read(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_holds_over_connections() {
+    let (emulator, ledger, _directory) = endpoint(&[]);
+    let address = emulator.host().to_owned();
+    drop(emulator);
+    let mut mosquitto = Mosquitto::start(SAVES_AT_ONCE).await;
+    let endpoint = format!("http://{address}/event");
+    let setup = Setup::new(&endpoint, mosquitto.port, "", "max_in_flight = 200", "");
+    let bridge = setup.start_ready().await;
+    produce(mosquitto.port, 90, 10_000, 3).await;
+    publish(mosquitto.port, 1_000, [message("else", "{}")]).await;
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 90.0).await;
+    for _ in 0..3 {
+        mosquitto.kill();
+        bridge.metric_is("source_connected{source=\"plant\"}", |v| v == 0.0).await;
+        mosquitto.restart().await;
+        // Connected again, or waiting for room; never above the limit.
+        until("it came back or waits", PATIENCE, async || {
+            let connected = bridge.metric("source_connected{source=\"plant\"}").await == 1.0;
+            let full = bridge.metric("source_in_flight{source=\"plant\"}").await > 100.0;
+            (connected || full).then_some(())
+        })
+        .await;
+        assert!(bridge.metric("source_in_flight{source=\"plant\"}").await <= 200.0);
+    }
+    let _emulator = Emulator::start_at(&address, &["--ledger", ledger.path.to_str().unwrap()]);
+    ledger.has_ids(90, PATIENCE).await;
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
+    bridge.ready().await;
+    assert_order(&ledger.read(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn qos_0_beyond_the_limit_is_dropped_and_counted_exactly() {
+    let (emulator, _ledger, _directory) = endpoint(&[]);
+    let address = emulator.host().to_owned();
+    drop(emulator);
+    let mosquitto = Mosquitto::start("").await;
+    let source = "qos = 0\nmax_in_flight = 50";
+    let setup = Setup::new(&format!("http://{address}/event"), mosquitto.port, "", source, "");
+    let bridge = setup.start_ready().await;
+    produce(mosquitto.port, 500, 5_000, 5).await;
+    bridge.metric_is("source_dropped_total{source=\"plant\"}", |v| v == 450.0).await;
+    assert_eq!(bridge.metric("source_received_total{source=\"plant\"}").await, 50.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -413,6 +492,6 @@ async fn a_panic_on_the_way_brings_the_message_again() {
     );
     assert!(metrics.reconnects.get() >= 1);
     shutdown.start_drain();
-    run.await.unwrap();
+    run.await.unwrap().unwrap();
     assert_eq!(metrics.settled[Outcome::Released as usize].get(), 1);
 }

@@ -73,6 +73,21 @@ async fn a_refused_namespace_pauses_alone() {
     bridge
         .metric_is("source_settled_total{source=\"plant\",outcome=\"accepted\"}", |v| v == 200.0)
         .await;
+    // Under traffic the probes go on, and when the namespace exists the event arrives.
+    let traffic = (201..=3_200_u64)
+        .map(|id| ("plant/ok/data".to_owned(), json!({ "id": id }).to_string().into_bytes()));
+    let traffic = tokio::spawn(publish(mosquitto.port, 1_000, traffic.collect::<Vec<_>>()));
+    let refused = "publish_requests_total{api=\"main\",result=\"refused\"}";
+    let before = bridge.metric(refused).await;
+    traffic.await.unwrap();
+    let probes = bridge.metric(refused).await - before;
+    assert!((1.0..=4.0).contains(&probes), "{probes} probes in three seconds");
+    let address = emulator.host().to_owned();
+    drop(emulator);
+    let _both = Emulator::start_at(&address, &["--ledger", path.to_str().unwrap()]);
+    let arrived = async || ledger.read().iter().any(|a| a.channel == "/bad/x").then_some(());
+    until("the event of the namespace that came back", PATIENCE, arrived).await;
+    bridge.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

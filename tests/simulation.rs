@@ -24,7 +24,7 @@ use appsync_bridge::publish::verdict::{Answer, Fault};
 use appsync_bridge::route::{OrderBy, Pattern, RejectTo, RouteTable, Spec, Template};
 use appsync_bridge::seeded::{self, Bug};
 use appsync_bridge::shutdown::Shutdown;
-use appsync_bridge::source::InFlight;
+use appsync_bridge::source::{InFlight, Room};
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -292,13 +292,14 @@ async fn live(
 
     let changed = Arc::new(Notify::new());
     let limits = Limits { messages: 100, bytes: 1 << 20 };
-    let record = InFlight::new(limits, source, Arc::clone(&changed));
+    let record = InFlight::new(Room::new(limits, source), Arc::clone(&changed));
     let intake = Intake::new(deliveries);
     let (mut taken, end) = (broker.acknowledged, crash.map(|after| Instant::now() + after));
     loop {
-        while taken < broker.messages.len() && record.has_room(100) {
+        while taken < broker.messages.len() && taken < broker.acknowledged + 100 {
             let message = Arc::clone(&broker.messages[taken]);
-            intake.submit(Delivery { settlement: record.take(Some(taken), 100), message });
+            let settlement = record.take(Some(taken), 100).unwrap();
+            intake.submit(Delivery { settlement, message });
             taken += 1;
         }
         let acks = record.acknowledgeable();
@@ -314,7 +315,7 @@ async fn live(
             tokio::select! {
                 () = changed.notified() => {}
                 () = sleep_until(end) => return metrics, // everything is dropped: the crash
-                () = sleep(Duration::from_secs(600)) => panic!("nothing moves any more: {:?}", health.not_ready()),
+                () = sleep(Duration::from_mins(10)) => panic!("nothing moves any more: {:?}", health.not_ready()),
             }
         }
     }
@@ -463,7 +464,9 @@ fn the_promises_hold_for_every_seed() {
     for seed in seeds {
         let struck = holds(seed, None)
             .unwrap_or_else(|| panic!("seed {seed} fails: SEED={seed} runs it alone"));
-        struck.into_iter().for_each(|(name, count)| *total.entry(name).or_default() += count);
+        for (name, count) in struck {
+            *total.entry(name).or_default() += count;
+        }
     }
     println!("{total:?}");
     // I11: every kind of fault has occurred.

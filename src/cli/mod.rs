@@ -1,6 +1,5 @@
 //! The command line: words to people, and what a command's end means to the shell.
 
-#[cfg(feature = "emulator")]
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -67,8 +66,8 @@ impl Cli {
     }
 }
 
-#[cfg(feature = "emulator")] // and with it `demo`: the two that end with such an error
-fn failed(error: &anyhow::Error) -> ExitCode {
+/// Says what went wrong.
+pub fn failed(error: &anyhow::Error) -> ExitCode {
     // Nobody is left to tell when standard error is closed.
     let _ = writeln!(std::io::stderr(), "error: {error:#}");
     ExitCode::from(EXIT_FAILED)

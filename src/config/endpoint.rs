@@ -104,7 +104,13 @@ impl Endpoint {
 
     /// The host with its port if the URL names one, as the `host` header carries it.
     pub fn authority(&self) -> &str {
-        self.uri.authority().map_or("", http::uri::Authority::as_str)
+        let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
+        match (self.uri.scheme_str(), self.uri.port_u16()) {
+            (Some("https"), Some(443)) | (Some("http"), Some(80)) => {
+                self.uri.host().unwrap_or(authority)
+            }
+            _ => authority,
+        }
     }
 }
 

@@ -37,7 +37,7 @@ pub struct SourceConfig {
 pub struct Limits {
     /// Messages.
     pub messages: usize,
-    /// Bytes of payload and of the events rendered from it.
+    /// Bytes of topic, payload and properties; events share the payload's bytes.
     pub bytes: usize,
 }
 

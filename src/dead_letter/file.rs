@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -54,7 +54,7 @@ impl Target for FileTarget {
         }
         let (file, path) = (self.file.take(), self.path.clone());
         let written = tokio::task::spawn_blocking(move || {
-            let mut open = match file {
+            let mut open = match file.filter(|open| open.is_at(&path)) {
                 Some(open) => open,
                 None => Open::at(&path)?,
             };
@@ -94,6 +94,13 @@ impl Open {
             File::open(directory)?.sync_all()?;
         }
         Ok(Self { file, good })
+    }
+
+    /// Whether this still is the file at `path`. One that was moved away or deleted would go on
+    /// confirming what nobody finds again.
+    fn is_at(&self, path: &Path) -> bool {
+        let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        matches!((self.file.metadata(), fs::metadata(path)), (Ok(ours), Ok(there)) if same(&ours, &there))
     }
 
     fn append(&mut self, text: &[u8]) -> io::Result<()> {
@@ -222,6 +229,17 @@ mod tests {
         FileTarget::open(&path).unwrap().write(&[record(b"1")]).await.unwrap();
         let lines = lines(&path);
         assert_eq!((lines.len(), lines[1]["payload"].clone()), (2, json!("1")));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_moved_away_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rejects.jsonl");
+        let mut target = FileTarget::open(&path).unwrap();
+        target.write(&[record(b"1")]).await.unwrap();
+        fs::rename(&path, directory.path().join("kept.jsonl")).unwrap();
+        target.write(&[record(b"2")]).await.unwrap();
+        assert_eq!(lines(&path)[0]["payload"], json!("2"));
     }
 
     #[tokio::test]

@@ -56,8 +56,9 @@ impl Event {
     /// The JSON text.
     #[must_use]
     pub fn text(&self) -> &str {
-        // Both makers have seen valid UTF-8; a lossy empty text would be a silent loss, so check.
-        std::str::from_utf8(&self.text).unwrap_or("null")
+        // Both makers have seen valid UTF-8. Should that ever be wrong, no text is no JSON: the API
+        // would refuse it, and nothing be lost in silence.
+        std::str::from_utf8(&self.text).unwrap_or_default()
     }
 
     /// Bytes of the text, which is what the 240 KB limit is read as.

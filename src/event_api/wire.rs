@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Channel, Event};
 
@@ -55,22 +56,50 @@ impl PublishAnswer {
     pub fn parse(body: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         struct Lists {
-            failed: Option<Vec<FailedEvent>>,
-            successful: Option<Vec<AcceptedEvent>>,
+            failed: Option<Vec<Item>>,
+            successful: Option<Vec<Item>>,
+        }
+        // The index is what counts; whatever else stands there can't make an answer unreadable, for
+        // that would send again what was accepted.
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Item {
+            index: usize,
+            identifier: Option<Value>,
+            code: Option<Value>,
+            error_code: Option<Value>,
+            message: Option<Value>,
         }
         let lists: Lists = serde_json::from_slice(body).ok()?;
         if lists.failed.is_none() && lists.successful.is_none() {
             return None;
         }
-        Some(Self {
-            failed: lists.failed.unwrap_or_default(),
-            successful: lists.successful.unwrap_or_default(),
-        })
+        let failed = lists.failed.unwrap_or_default().into_iter().map(|item| FailedEvent {
+            identifier: words(item.identifier),
+            index: item.index,
+            code: words(item.code.filter(|c| !c.is_null()).or(item.error_code)),
+            message: words(item.message),
+        });
+        let successful = lists
+            .successful
+            .unwrap_or_default()
+            .into_iter()
+            .map(|item| AcceptedEvent { identifier: words(item.identifier), index: item.index });
+        Some(Self { failed: failed.collect(), successful: successful.collect() })
+    }
+}
+
+/// A text as it is, nothing as nothing, anything else as JSON.
+fn words(value: Option<Value>) -> String {
+    match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text,
+        Some(other) => other.to_string(),
     }
 }
 
 /// One accepted event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AcceptedEvent {
     /// A UUID that the service made.
     pub identifier: String,
@@ -80,18 +109,15 @@ pub struct AcceptedEvent {
 
 /// One refused event. `code` was seen as a string (`EventTooLargeException`), while a client of AWS
 /// models a number: both are read, and kept as text.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FailedEvent {
     /// A UUID that the service made.
-    #[serde(default)]
     pub identifier: String,
     /// The position in the request.
     pub index: usize,
     /// What kind of failure.
-    #[serde(default, alias = "errorCode", deserialize_with = "text_or_number")]
     pub code: String,
     /// In words.
-    #[serde(default, deserialize_with = "text_or_number")]
     pub message: String,
 }
 
@@ -115,21 +141,6 @@ pub struct ErrorItem {
     /// In words; the service leaves it out for an unknown namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<Cow<'static, str>>,
-}
-
-fn text_or_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Text(String),
-        Number(i64),
-        Nothing(()),
-    }
-    Ok(match Either::deserialize(deserializer)? {
-        Either::Text(text) => text,
-        Either::Number(number) => number.to_string(),
-        Either::Nothing(()) => String::new(),
-    })
 }
 
 /// A frame that a client sends; unknown fields are ignored.
@@ -256,6 +267,14 @@ mod tests {
         let number = r#"{"failed":[{"code":401,"identifier":"x","index":2,"message":null}]}"#;
         let answer = PublishAnswer::parse(number.as_bytes()).unwrap();
         assert_eq!((answer.failed[0].code.as_str(), answer.failed[0].index), ("401", 2));
+
+        let bare = br#"{"successful":[{"index":0}],"failed":[{"index":1,"identifier":null,"code":null,"errorCode":429,"message":{"a":1}}]}"#;
+        let answer = PublishAnswer::parse(bare).unwrap();
+        assert_eq!(answer.successful[0].index, 0);
+        assert_eq!(
+            (answer.failed[0].code.as_str(), answer.failed[0].message.as_str()),
+            ("429", r#"{"a":1}"#)
+        );
 
         assert_eq!(PublishAnswer::parse(b"{}"), None);
         assert_eq!(PublishAnswer::parse(b"<html>"), None);

@@ -225,10 +225,11 @@ impl<T: Item> Lanes<T> {
         self.sleeping.peek().map(|s| s.until)
     }
 
-    /// Takes the lanes of a namespace up again.
-    pub fn unpark(&mut self, namespace: &str) {
-        if let Some(lanes) = self.parked.remove(namespace) {
-            self.ready.extend(lanes);
+    /// Takes the lanes of a namespace up again, `None` those of all.
+    pub fn unpark(&mut self, namespace: Option<&str>) {
+        match namespace {
+            Some(namespace) => self.ready.extend(self.parked.remove(namespace).unwrap_or_default()),
+            None => self.parked.drain().for_each(|(_, lanes)| self.ready.extend(lanes)),
         }
     }
 
@@ -239,7 +240,6 @@ impl<T: Item> Lanes<T> {
 
     /// A lane that holds nothing costs nothing.
     fn forget_if_empty(&mut self, channel: &Channel) {
-        // A listed lane is found empty and left out by `next_batch`.
         if self.by_channel.get(channel).is_some_and(|l| l.requests == 0 && l.keys.is_empty()) {
             self.by_channel.remove(channel);
         }

@@ -173,7 +173,7 @@ fn a_blocked_namespace_stands_aside() {
     lanes.push(&b, thing(None, 1));
     assert_eq!(numbers(lanes.next_batch(|n| n == "a").as_ref()), [1]);
     assert!(lanes.next_batch(|n| n == "a").is_none());
-    lanes.unpark("a");
+    lanes.unpark(Some("a"));
     assert_eq!(next(&mut lanes), [0]);
 }
 

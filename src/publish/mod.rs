@@ -8,9 +8,11 @@
 mod auth;
 mod client;
 mod entry;
+mod judgement;
 pub mod lanes;
 pub mod limit;
 pub mod post;
+mod standing;
 pub mod verdict;
 
 use std::sync::Arc;
@@ -18,24 +20,19 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
 
 pub use client::{BuildError, Client};
 pub use entry::{Entry, Policy, Refused, Tries};
 
-use crate::backoff::full_jitter;
 use crate::config::ApiConfig;
-use crate::delivery::{OrderKey, Outcome};
-use crate::event_api::Channel;
 use crate::event_api::wire::publish_body;
 use crate::health::{Health, Part};
 use crate::metrics::{ApiMetrics, Metrics};
-use crate::seeded::{self, Bug};
 use crate::shutdown::Shutdown;
 use lanes::{Batch, Lanes};
 use limit::{Breaker, Concurrency, Pauses, RateGate};
 use post::{Failure, Post};
-use verdict::{Answer, EventVerdict, Fault, Verdict, judge};
+use verdict::{Answer, Fault};
 
 /// The first retry waits up to this long.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -176,8 +173,8 @@ impl<P: Post> Publisher<P> {
     fn send(&mut self) {
         let now = clock();
         self.lanes.wake(now);
-        for namespace in self.pauses.due(now) {
-            self.lanes.unpark(&namespace);
+        for scope in self.pauses.due(now) {
+            self.unpark(&scope);
         }
         while self.concurrency.allows(self.requests.len())
             && self.breaker.allows(now)
@@ -212,266 +209,6 @@ impl<P: Post> Publisher<P> {
         let probe = self.breaker.probes_at().filter(|at| *at > now);
         [self.lanes.next_wake(), self.pauses.next_due(now), gate, probe].into_iter().flatten().min()
     }
-
-    async fn judge(&mut self, ended: Ended) {
-        let Ended { batch, sent, result } = ended;
-        let now = clock();
-        self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
-        let (verdict, why) = match result {
-            Ok(answer) => (judge(&answer, batch.items.len()), format!("status {}", answer.status)),
-            Err(failure) if failure.fault == Fault::Refused => {
-                (Verdict::Refused { why: failure.why }, String::new())
-            }
-            Err(failure) => (Verdict::Retry { fault: failure.fault, after: None }, failure.why),
-        };
-        match verdict {
-            Verdict::Decided(verdicts) => {
-                self.answered(&batch, sent, now);
-                self.decided(batch, verdicts, now);
-            }
-            Verdict::HandlerRefused { why } => {
-                self.answered(&batch, sent, now);
-                self.handler_refused(batch, &why, now);
-            }
-            Verdict::Bad { why } => self.bad(batch, &why, sent, now).await,
-            Verdict::Refused { why } => self.refuse(batch, &why, now).await,
-            Verdict::Retry { fault, after } => {
-                self.pauses.unanswered(batch.channel.namespace(), now);
-                self.fault(fault, after, &why, sent, now);
-                self.retry(batch, fault, after, now);
-            }
-        }
-    }
-
-    /// The API is there, and takes what we send to this namespace.
-    fn answered(&mut self, batch: &Batch<Entry>, sent: Instant, now: Instant) {
-        self.concurrency.answered(sent, now, self.requests.len());
-        self.resume(batch.channel.namespace());
-        self.is_there(now);
-    }
-
-    /// The API is there, whatever it says.
-    fn is_there(&mut self, now: Instant) {
-        if self.breaker.answered(now) {
-            info!(api = %self.name, "the API answers again");
-            // Nobody sleeps out a wait of an outage that is over.
-            self.lanes.wake_all();
-            self.report();
-        }
-    }
-
-    /// Each event has its verdict: settle, hand back, or try again.
-    fn decided(&mut self, batch: Batch<Entry>, verdicts: Vec<EventVerdict>, now: Instant) {
-        let Batch { channel, keys, items } = batch;
-        let (mut back, mut accepted) = (Vec::new(), 0);
-        let mut passed: Vec<(Option<OrderKey>, usize)> = Vec::new();
-        for (entry, verdict) in items.into_iter().zip(verdicts) {
-            if let (EventVerdict::Accepted | EventVerdict::Unconfirmed, Some(key)) =
-                (&verdict, &entry.order)
-            {
-                let overtaken =
-                    back.iter().filter(|e: &&Entry| e.order.as_ref() == Some(key)).count();
-                passed.push((Some(key.clone()), overtaken));
-            }
-            match verdict {
-                EventVerdict::Accepted => {
-                    self.metrics.accepted.inc();
-                    accepted += 1;
-                    entry.delivery.settle(Outcome::Accepted);
-                }
-                EventVerdict::Unconfirmed => {
-                    self.metrics.unconfirmed.inc();
-                    entry.delivery.settle(Outcome::Accepted);
-                }
-                EventVerdict::Hopeless { why } => self.give_back(entry, why),
-                EventVerdict::Retry { why, own_fault } => {
-                    if let Some(entry) = self.another_try(entry, &why, own_fault) {
-                        self.metrics.retry(Fault::Event.word()).inc();
-                        back.push(entry);
-                    }
-                }
-            }
-        }
-        if accepted > 0 {
-            self.accepted_at = Some(now);
-            self.gate.accepted(accepted, now);
-        }
-        let reordered = passed.iter().filter(|(_, overtaken)| *overtaken > 0).count();
-        self.metrics.reordered.inc_by(reordered as u64);
-        self.metrics.request(if back.is_empty() { "ok" } else { "partial" }).inc();
-        let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
-        self.lanes.finish(&channel, &keys, back, not_before);
-    }
-
-    /// The whole request is to be tried again.
-    fn retry(&mut self, batch: Batch<Entry>, fault: Fault, after: Option<Duration>, now: Instant) {
-        let Batch { channel, keys, mut items } = batch;
-        self.metrics.request(fault.word()).inc();
-        self.metrics.retry(fault.word()).inc_by(items.len() as u64);
-        for entry in &mut items {
-            entry.tries.failures = entry.tries.failures.saturating_add(1);
-        }
-        let wait = match fault {
-            // The pause, the gate and the breaker hold everything back; the entries need no wait of
-            // their own on top, which would outlast theirs.
-            Fault::Refused | Fault::Throttled => None,
-            _ if self.breaker.is_open() => None,
-            _ => Some(wait_of(&items)),
-        };
-        let not_before = wait.into_iter().chain(after).max().map(|wait| now + wait);
-        self.lanes.finish(&channel, &keys, items, not_before);
-    }
-
-    /// We are refused: pause, and keep everything.
-    async fn refuse(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
-        self.is_there(now);
-        if seeded::is(Bug::DropOnRefusal) {
-            batch.items.into_iter().for_each(|e| e.delivery.settle(Outcome::Accepted));
-            return self.lanes.finish(&batch.channel, &batch.keys, Vec::new(), None);
-        }
-        self.pause(batch.channel.namespace(), why, now).await;
-        self.retry(batch, Fault::Refused, None, now);
-    }
-
-    /// A bad request: its events are tried alone. One that is called bad alone, again and again while
-    /// the API accepts others in between, is guilty. If the API takes nothing else it is not the
-    /// event: a bad signature may come as a 400.
-    async fn bad(&mut self, mut batch: Batch<Entry>, why: &str, sent: Instant, now: Instant) {
-        let alone = batch.items.len() == 1;
-        let before = batch.items.first().and_then(|e| e.tries.bad_at);
-        for entry in &mut batch.items {
-            entry.tries.bad_at = Some(now);
-        }
-        if alone && self.accepted_at <= before {
-            return self.refuse(batch, why, now).await;
-        }
-        self.answered(&batch, sent, now);
-        self.metrics.request(Fault::BadRequest.word()).inc();
-        let Batch { channel, keys, mut items } = batch;
-        if !alone {
-            return self.try_alone(&channel, &keys, items);
-        }
-        self.metrics.retry(Fault::BadRequest.word()).inc();
-        for entry in &mut items {
-            entry.tries.alone = true;
-            entry.tries.bad_alone += 1;
-            entry.tries.failures = entry.tries.failures.saturating_add(1);
-        }
-        let guilty =
-            items.extract_if(.., |e| e.tries.bad_alone >= GUILTY_AFTER).collect::<Vec<_>>();
-        for entry in guilty {
-            self.give_back(entry, why.to_owned());
-        }
-        let not_before = (!items.is_empty()).then(|| now + wait_of(&items));
-        self.lanes.finish(&channel, &keys, items, not_before);
-    }
-
-    /// The namespace's handler refuses: alone each, and not for ever.
-    fn handler_refused(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
-        self.metrics.request(Fault::Event.word()).inc();
-        let Batch { channel, keys, mut items } = batch;
-        if items.len() > 1 {
-            return self.try_alone(&channel, &keys, items);
-        }
-        let back: Vec<Entry> =
-            items.drain(..).filter_map(|e| self.another_try(e, why, true)).collect();
-        let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
-        self.lanes.finish(&channel, &keys, back, not_before);
-    }
-
-    fn try_alone(&mut self, channel: &Channel, keys: &[OrderKey], mut items: Vec<Entry>) {
-        self.metrics.retry(Fault::BadRequest.word()).inc_by(items.len() as u64);
-        for entry in &mut items {
-            entry.tries.alone = true;
-        }
-        self.lanes.finish(channel, keys, items, None);
-    }
-
-    /// Counts a failure of the event itself; hands it back when it had its tries.
-    fn another_try(&self, mut entry: Entry, why: &str, own_fault: bool) -> Option<Entry> {
-        entry.tries.failures = entry.tries.failures.saturating_add(1);
-        entry.tries.own_faults += u32::from(own_fault);
-        if entry.tries.own_faults < entry.policy.give_up_after {
-            return Some(entry);
-        }
-        let tries = entry.tries.own_faults;
-        self.give_back(entry, format!("given up after {tries} tries: {why}"));
-        None
-    }
-
-    fn give_back(&self, entry: Entry, why: String) {
-        self.metrics.rejected.inc();
-        // Nobody there to take it: dropped, which releases it.
-        drop(self.refused.send(Refused { entry, why }));
-    }
-
-    async fn pause(&mut self, namespace: &str, why: &str, now: Instant) {
-        let hint = "check the credentials (an API key expires), the policy, the endpoint, and that the namespace exists";
-        if self.pauses.refused(namespace, now) {
-            warn!(api = %self.name, namespace, why, hint, "the API refuses us: everything is kept and tried again once a second");
-            self.post.refused().await;
-            // The line after this one is an interval away.
-            let _ = self.fault_log.due(now);
-        } else if self.fault_log.due(now).is_some() {
-            warn!(api = %self.name, namespace, why, hint, "still paused");
-        }
-        self.why_paused = Some(format!("namespace `{namespace}` is refused: {why}"));
-        self.report();
-    }
-
-    fn resume(&mut self, namespace: &str) {
-        if self.pauses.resumed(namespace) {
-            info!(api = %self.name, namespace, "the API takes events again");
-            self.lanes.unpark(namespace);
-            self.report();
-        }
-    }
-
-    /// Says to metrics and `/readyz` how the API stands.
-    fn report(&mut self) {
-        if self.pauses.is_empty() {
-            self.why_paused = None;
-        }
-        self.metrics.paused.set(i64::from(self.why_paused.is_some()));
-        self.metrics.breaker.set(i64::from(self.breaker.is_open()));
-        match &self.why_paused {
-            Some(why) => self.health.not_ready(why),
-            None if self.breaker.is_open() => self.health.not_ready("the API does not answer"),
-            None => self.health.ready(),
-        }
-    }
-
-    /// Tells the limits of a fault on the way or of the API as a whole.
-    fn fault(
-        &mut self,
-        fault: Fault,
-        after: Option<Duration>,
-        why: &str,
-        sent: Instant,
-        now: Instant,
-    ) {
-        if fault == Fault::Throttled {
-            self.is_there(now);
-            self.gate.throttled(sent, now);
-            if let Some(after) = after {
-                self.gate.hold(now + after);
-            }
-        } else {
-            if matches!(fault, Fault::Ambiguous | Fault::Unavailable) {
-                self.concurrency.overloaded(sent, now);
-            }
-            if self.breaker.failed(now, fault == Fault::UnknownAnswer) {
-                warn!(api = %self.name, fault = fault.word(), why, "the API does not answer: asking once a second, everything is kept");
-                self.report();
-            }
-        }
-        if fault == Fault::Ambiguous {
-            self.metrics.ambiguous.inc();
-        }
-        if let Some(count) = self.fault_log.due(now) {
-            warn!(api = %self.name, fault = fault.word(), why, count, "publishing fails and is tried again");
-        }
-    }
 }
 
 impl FaultLog {
@@ -484,12 +221,6 @@ impl FaultLog {
         self.last = Some(now);
         Some(std::mem::take(&mut self.since))
     }
-}
-
-/// The wait of entries that are tried again together.
-fn wait_of(entries: &[Entry]) -> Duration {
-    let failures = entries.iter().map(|e| e.tries.failures).max().unwrap_or(1);
-    full_jitter(BACKOFF_BASE, BACKOFF_CAP, failures.saturating_sub(1))
 }
 
 /// The clock of the runtime, which a simulation can turn.

@@ -39,12 +39,16 @@ pub enum Verdict {
     Refused {
         /// In the words of the service.
         why: String,
+        /// The whole API, and not only the namespace: the credentials themselves are no good.
+        whole: bool,
     },
     /// The request is bad, and with it perhaps one of its events: each is tried in a request of its
     /// own, and found guilty only if the API takes others.
     Bad {
         /// In the words of the service.
         why: String,
+        /// It is certain that an event is at fault, and not us: it is too large.
+        certain: bool,
     },
     /// The handler of the namespace refuses: each event is tried alone, and given up after a while.
     HandlerRefused {
@@ -127,16 +131,24 @@ impl Fault {
     }
 }
 
+/// No `Retry-After` is taken for longer.
+const LONGEST_FLOOR: Duration = Duration::from_mins(5);
+
+/// Characters of what a service says that are passed on.
+const MOST_WORDS: usize = 300;
+
 /// Judges the answer to a request with `events` events.
 pub fn judge(answer: &Answer, events: usize) -> Verdict {
+    // A year would be a floor, too; nobody means that.
+    let after = answer.retry_after.map(|after| after.min(LONGEST_FLOOR));
+    let retry = |fault| Verdict::Retry { fault, after };
     if let 200..=299 = answer.status {
-        return decided(answer, events)
-            .unwrap_or(Verdict::Retry { fault: Fault::UnknownAnswer, after: answer.retry_after });
+        return decided(answer, events).unwrap_or(retry(Fault::UnknownAnswer));
     }
     let error = ErrorKind::of(answer);
-    let retry = |fault| Verdict::Retry { fault, after: answer.retry_after };
-    if error.is_about_credentials() {
-        return Verdict::Refused { why: error.words(answer.status) };
+    let why = error.words(answer.status);
+    if let Some(whole) = error.is_about_us() {
+        return Verdict::Refused { why, whole };
     }
     if error.is_throttling() {
         return retry(Fault::Throttled);
@@ -144,10 +156,11 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
     match answer.status {
         429 => retry(Fault::Throttled),
         408 | 425 | 500 | 502 | 503 | 504 | 520..=599 => retry(Fault::Unavailable),
-        403 if error.kind.is_some() => Verdict::HandlerRefused { why: error.words(403) },
+        403 if error.kind.is_some() => Verdict::HandlerRefused { why },
+        401 | 403 => Verdict::Refused { why, whole: false },
         // 3xx is never followed: credentials go to no other host. 404: a wrong endpoint.
-        300..=399 | 401 | 403 | 404 => Verdict::Refused { why: error.words(answer.status) },
-        _ => Verdict::Bad { why: error.words(answer.status) },
+        300..=399 | 404 => Verdict::Refused { why, whole: true },
+        status => Verdict::Bad { why, certain: status == 413 },
     }
 }
 
@@ -156,9 +169,8 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     let lists = PublishAnswer::parse(&answer.body)?;
     let mut verdicts: Vec<Option<EventVerdict>> = vec![None; events];
     let accepted = lists.successful.iter().map(|e| (e.index, EventVerdict::Accepted));
-    let judge = |e: &FailedEvent| match seeded::is(Bug::IgnoreFailed) {
-        true => EventVerdict::Accepted,
-        false => judge_event(e),
+    let judge = |e: &FailedEvent| {
+        if seeded::is(Bug::IgnoreFailed) { EventVerdict::Accepted } else { judge_event(e) }
     };
     let failed = lists.failed.iter().map(|e| (e.index, judge(e)));
     for (index, verdict) in accepted.chain(failed) {
@@ -176,6 +188,7 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
         ("", message) => message.to_owned(),
         (code, message) => format!("{code}: {message}"),
     };
+    let why = cut(why);
     let code = event.code.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|w| code.contains(w));
     let number: Option<u16> = code.parse().ok();
@@ -218,13 +231,17 @@ impl ErrorKind {
         }
     }
 
-    /// Whether the service doubts who we are or when it is, whatever the status: over WebSocket a bad
-    /// signature was seen as a `BadRequestException`, so over HTTP it may be a 400.
-    fn is_about_credentials(&self) -> bool {
-        let Some(kind) = self.kind.as_deref() else { return false };
-        let named = [
-            "UnauthorizedException",
-            "AccessDenied",
+    /// Whether the service refuses *us*, whatever the status: over WebSocket a bad signature was seen
+    /// as a `BadRequestException`, so over HTTP it may be a 400. True inside when it is the credentials
+    /// or the clock, which are no better for another namespace.
+    fn is_about_us(&self) -> Option<bool> {
+        let kind = self.kind.as_deref()?;
+        let named = |names: &[&str]| names.iter().any(|n| kind.starts_with(n));
+        // A firewall before the API blocks with a kind of its own; that is no handler's word.
+        if named(&["UnauthorizedException", "AccessDenied", "WAFForbidden", "ForbiddenException"]) {
+            return Some(false);
+        }
+        let credentials = [
             "ExpiredToken",
             "UnrecognizedClient",
             "InvalidClientTokenId",
@@ -236,14 +253,11 @@ impl ErrorKind {
             "RequestTimeTooSkewed",
             "RequestExpired",
         ];
-        if named.iter().any(|n| kind.starts_with(n)) {
-            return true;
-        }
         let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-        kind == "BadRequestException"
-            && ["signature", "credential", "security token", "expired", "x-amz-date", "clock"]
-                .iter()
-                .any(|w| message.contains(w))
+        let speaks =
+            ["signature", "credential", "security token", "expired", "x-amz-date", "clock"];
+        let doubts = kind == "BadRequestException" && speaks.iter().any(|w| message.contains(w));
+        (named(&credentials) || doubts).then_some(true)
     }
 
     fn is_throttling(&self) -> bool {
@@ -254,171 +268,26 @@ impl ErrorKind {
         })
     }
 
+    /// In words, of which a service may send more than anybody wants in a log.
     fn words(&self, status: u16) -> String {
-        match (&self.kind, &self.message) {
+        let words = match (&self.kind, &self.message) {
             (Some(kind), Some(message)) => format!("{status} {kind}: {message}"),
             (Some(kind), None) => format!("{status} {kind}"),
             (None, Some(message)) => format!("{status}: {message}"),
             (None, None) => format!("status {status}"),
-        }
+        };
+        cut(words)
     }
+}
+
+fn cut(mut words: String) -> String {
+    if let Some((end, _)) = words.char_indices().nth(MOST_WORDS) {
+        words.truncate(end);
+        words.push('…');
+    }
+    words
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, body: body.as_bytes().to_vec(), ..Answer::default() }
-    }
-
-    fn errors(status: u16, kind: &str, message: &str) -> Verdict {
-        judge(
-            &answer(
-                status,
-                &format!(r#"{{"errors":[{{"errorType":"{kind}","message":"{message}"}}]}}"#),
-            ),
-            1,
-        )
-    }
-
-    fn retry(fault: Fault) -> Verdict {
-        Verdict::Retry { fault, after: None }
-    }
-
-    #[test]
-    fn every_index_once_is_decided() {
-        let body = r#"{"failed":[{"code":"EventTooLargeException","identifier":"a","index":1,"message":"Transformed event is larger than 240KB"}],"successful":[{"identifier":"b","index":0},{"identifier":"c","index":2}]}"#;
-        let why = "EventTooLargeException: Transformed event is larger than 240KB".to_owned();
-        let expected =
-            vec![EventVerdict::Accepted, EventVerdict::Hopeless { why }, EventVerdict::Accepted];
-        assert_eq!(judge(&answer(200, body), 3), Verdict::Decided(expected));
-    }
-
-    #[test]
-    fn an_index_in_neither_list_is_unconfirmed() {
-        let body = r#"{"failed":[],"successful":[{"identifier":"b","index":1}]}"#;
-        let expected = vec![EventVerdict::Unconfirmed, EventVerdict::Accepted];
-        assert_eq!(judge(&answer(200, body), 2), Verdict::Decided(expected));
-    }
-
-    #[test]
-    fn what_can_not_be_matched_is_never_a_success() {
-        for body in [
-            "",
-            "{}",
-            "<html>200</html>",
-            r#"{"failed":[],"successful":[{"identifier":"b","index":0}"#,
-            r#"{"failed":[],"successful":[{"identifier":"b","index":0},{"identifier":"b","index":0}]}"#,
-            r#"{"failed":[],"successful":[{"identifier":"b","index":2}]}"#,
-            r#"{"failed":[{"index":0,"code":"x"}],"successful":[{"identifier":"b","index":0}]}"#,
-            r#"{"failed":[],"successful":[{"identifier":"b","index":-1}]}"#,
-        ] {
-            assert_eq!(judge(&answer(200, body), 2), retry(Fault::UnknownAnswer), "{body}");
-        }
-    }
-
-    #[test]
-    fn the_kind_decides_before_the_status() {
-        for status in [400, 401, 403] {
-            for kind in [
-                "UnauthorizedException",
-                "AccessDeniedException",
-                "ExpiredTokenException",
-                "SignatureDoesNotMatch",
-                "InvalidSignatureException",
-            ] {
-                assert!(
-                    matches!(errors(status, kind, "m"), Verdict::Refused { .. }),
-                    "{status} {kind}"
-                );
-            }
-        }
-        assert!(matches!(
-            errors(400, "BadRequestException", "signature mismatch"),
-            Verdict::Refused { .. }
-        ));
-        assert!(matches!(
-            errors(400, "BadRequestException", "Input exceeded 5 event limit"),
-            Verdict::Bad { .. }
-        ));
-        assert_eq!(errors(400, "ThrottlingException", "m"), retry(Fault::Throttled));
-        assert_eq!(
-            errors(403, "TenantBlocked", "not today"),
-            Verdict::HandlerRefused { why: "403 TenantBlocked: not today".into() }
-        );
-    }
-
-    #[test]
-    fn statuses_without_a_readable_body() {
-        for (status, expected) in [
-            (429, retry(Fault::Throttled)),
-            (408, retry(Fault::Unavailable)),
-            (425, retry(Fault::Unavailable)),
-            (500, retry(Fault::Unavailable)),
-            (502, retry(Fault::Unavailable)),
-            (503, retry(Fault::Unavailable)),
-            (504, retry(Fault::Unavailable)),
-            (520, retry(Fault::Unavailable)),
-            (400, Verdict::Bad { why: "status 400".into() }),
-            (413, Verdict::Bad { why: "status 413".into() }),
-            (431, Verdict::Bad { why: "status 431".into() }),
-            (501, Verdict::Bad { why: "status 501".into() }),
-            (505, Verdict::Bad { why: "status 505".into() }),
-            (301, Verdict::Refused { why: "status 301".into() }),
-            (307, Verdict::Refused { why: "status 307".into() }),
-            (401, Verdict::Refused { why: "status 401".into() }),
-            (403, Verdict::Refused { why: "status 403".into() }),
-            (404, Verdict::Refused { why: "status 404".into() }),
-        ] {
-            assert_eq!(judge(&answer(status, "<html>"), 1), expected, "{status}");
-        }
-    }
-
-    #[test]
-    fn codes_of_single_events() {
-        let one = |code: &str| {
-            let body = format!(
-                r#"{{"failed":[{{"index":0,"code":{code},"message":"m"}}],"successful":[]}}"#
-            );
-            match judge(&answer(200, &body), 1) {
-                Verdict::Decided(mut verdicts) => verdicts.remove(0),
-                other => panic!("{other:?}"),
-            }
-        };
-        for hopeless in [
-            "\"EventTooLargeException\"",
-            "\"InvalidEvent\"",
-            "\"BadRequestException\"",
-            "400",
-            "413",
-        ] {
-            assert!(matches!(one(hopeless), EventVerdict::Hopeless { .. }), "{hopeless}");
-        }
-        for throttled in ["\"ThrottlingException\"", "429", "\"429\""] {
-            assert!(
-                matches!(one(throttled), EventVerdict::Retry { own_fault: false, .. }),
-                "{throttled}"
-            );
-        }
-        for own in [
-            "401",
-            "403",
-            "408",
-            "500",
-            "\"InternalFailure\"",
-            "\"Unauthorized\"",
-            "\"Custom\"",
-            "null",
-        ] {
-            assert!(matches!(one(own), EventVerdict::Retry { own_fault: true, .. }), "{own}");
-        }
-    }
-
-    #[test]
-    fn the_header_names_the_kind_where_the_body_does_not() {
-        let mut answer = answer(400, "");
-        answer.error_type = Some("com.amazon#ExpiredTokenException:http://x/".into());
-        assert!(matches!(judge(&answer, 1), Verdict::Refused { .. }));
-    }
-}
+#[path = "verdict_tests.rs"]
+mod tests;

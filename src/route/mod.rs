@@ -145,8 +145,9 @@ impl RouteTable {
         &self.routes
     }
 
-    /// What becomes of `message`: one decision for each route that takes it, none if no route does.
-    pub fn decide(&self, message: &Message) -> Vec<Decision> {
+    /// What becomes of `message`: one decision for each route that takes it, none if no route does. A
+    /// payload of more than `limit` bytes is rejected unread.
+    pub fn decide(&self, message: &Message, limit: usize) -> Vec<Decision> {
         let mut document = None;
         let mut decisions = Vec::new();
         for route in self.routes.iter().filter(|r| r.from.contains(&message.source)) {
@@ -156,7 +157,7 @@ impl RouteTable {
             };
             let Some(captures) = captures else { continue };
             // Read at the first route that takes the message, and once for all of them.
-            let document = document.get_or_insert_with(|| read(message));
+            let document = document.get_or_insert_with(|| read(message, limit));
             let outcome = match document {
                 Ok(document) => route.render(&Context { message, captures: &captures, document }),
                 Err(rejection) => Err(rejection.clone()),
@@ -167,10 +168,15 @@ impl RouteTable {
     }
 }
 
-fn read(message: &Message) -> Result<Document<'_>, Rejection> {
+fn read(message: &Message, limit: usize) -> Result<Document<'_>, Rejection> {
     let size = message.payload.len();
-    if size > MAX_EVENT_BYTES {
-        let detail = format!("the payload has {size} bytes, an event at most {MAX_EVENT_BYTES}");
+    let (who, most) = if limit < MAX_EVENT_BYTES {
+        ("the source takes packets of", limit)
+    } else {
+        ("an event has", MAX_EVENT_BYTES)
+    };
+    if size > most {
+        let detail = format!("the payload has {size} bytes, {who} at most {most}");
         return Err(Rejection::new(Reason::TooLarge, detail));
     }
     Document::parse(&message.payload)
@@ -215,6 +221,17 @@ impl Reason {
         Self::DuplicateKey,
         Self::Unrouted,
         Self::Refused,
+    ];
+
+    /// Those that a route itself finds.
+    pub const OF_ROUTES: [Self; 7] = [
+        Self::InvalidUtf8,
+        Self::InvalidJson,
+        Self::TooDeep,
+        Self::TooLarge,
+        Self::NoRouteValue,
+        Self::BadChannelSegment,
+        Self::DuplicateKey,
     ];
 
     /// The word in metrics and dead letters.
@@ -283,7 +300,7 @@ mod tests {
             spec("not", Some("else/{site}"), &["/plant/{site}"]),
         ]);
         let channels = |topic: &str| -> Vec<Vec<String>> {
-            let decisions = table.decide(&message("plant", topic, "{}"));
+            let decisions = table.decide(&message("plant", topic, "{}"), usize::MAX);
             decisions
                 .iter()
                 .map(|d| {
@@ -293,13 +310,13 @@ mod tests {
         };
         assert_eq!(channels("plant/a"), [vec!["/plant/a", "/plant/all"], vec!["/audit/plant/a"]]);
         assert_eq!(channels("plant/all"), [vec!["/plant/all"], vec!["/audit/plant/all"]]);
-        assert!(table.decide(&message("other", "plant/a", "{}")).is_empty());
+        assert!(table.decide(&message("other", "plant/a", "{}"), usize::MAX).is_empty());
     }
 
     #[test]
     fn a_payload_that_is_too_large_is_not_even_read() {
         let table = RouteTable::new([spec("one", None, &["/plant/x"])]);
-        let decisions = table.decide(&message("plant", "t", vec![b'x'; 300_000]));
+        let decisions = table.decide(&message("plant", "t", vec![b'x'; 300_000]), usize::MAX);
         assert_eq!(decisions[0].outcome.as_ref().unwrap_err().reason, Reason::TooLarge);
     }
 
@@ -308,7 +325,7 @@ mod tests {
         let mut route = spec("one", None, &["/plant/x"]);
         let order = |route: &Spec| {
             let table = RouteTable::new([route.clone()]);
-            let mut decisions = table.decide(&message("plant", "t", r#"{"id":"a b"}"#));
+            let mut decisions = table.decide(&message("plant", "t", r#"{"id":"a b"}"#), usize::MAX);
             decisions.remove(0).outcome.unwrap().order
         };
         assert_eq!(order(&route), Some(Bytes::from_static(b"t")));

@@ -3,9 +3,12 @@
 //! The record grows at the newest end and shrinks at the oldest, and only there: a message that is
 //! settled waits until all before it are, so that a slow head can't let thousands settle behind it
 //! unseen. One record stands for one ownership (an MQTT connection, a Kafka assignment): settlements
-//! that come for an earlier one find that record and not this, and do no harm.
+//! that come for an earlier one find that record and not this, and do no harm. What all records of a
+//! source hold together is bounded by its limits ([`Room`]), so that losing an ownership again and
+//! again can't pile up copies.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::Notify;
@@ -14,10 +17,19 @@ use crate::config::source::Limits;
 use crate::delivery::{Outcome, Settlement, Tracker};
 use crate::metrics::SourceMetrics;
 
+/// How much a source may hold, over all its records.
+#[derive(Debug)]
+pub struct Room {
+    limits: Limits,
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+    freed: Notify,
+    metrics: SourceMetrics,
+}
+
 /// A record of messages in flight; `A` is what acknowledges one (a packet id, an offset).
 pub struct InFlight<A> {
-    limits: Limits,
-    metrics: SourceMetrics,
+    room: Arc<Room>,
     state: Mutex<State<A>>,
     changed: Arc<Notify>,
     me: Weak<Self>,
@@ -26,8 +38,20 @@ pub struct InFlight<A> {
 struct State<A> {
     first: u64,
     slots: VecDeque<Slot<A>>,
-    bytes: usize,
     released: bool,
+    /// A message was left to the broker for want of room: so is every one behind it.
+    shed: bool,
+    ownership: Ownership,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ownership {
+    /// Messages are taken and acknowledged.
+    Open,
+    /// Nothing more is taken.
+    Closed,
+    /// Nothing more is acknowledged either: each slot frees its room when it is settled.
+    Abandoned,
 }
 
 struct Slot<A> {
@@ -36,43 +60,88 @@ struct Slot<A> {
     outcome: Option<Outcome>,
 }
 
-impl<A: Send + 'static> InFlight<A> {
-    /// An empty record. `changed` is notified whenever something may be acknowledged or was released.
-    pub fn new(limits: Limits, metrics: SourceMetrics, changed: Arc<Notify>) -> Arc<Self> {
-        let state = State { first: 0, slots: VecDeque::new(), bytes: 0, released: false };
-        Arc::new_cyclic(|me| Self {
-            limits,
-            metrics,
-            state: Mutex::new(state),
-            changed,
-            me: me.clone(),
-        })
+impl Room {
+    /// All of `limits`.
+    pub fn new(limits: Limits, metrics: SourceMetrics) -> Arc<Self> {
+        let (messages, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { limits, messages, bytes, freed: Notify::new(), metrics })
     }
 
-    /// Whether one more message of `bytes` may be taken. A message that is larger than the whole limit
-    /// is let in when nothing else is in flight, so that it can't jam the source for ever.
-    pub fn has_room(&self, bytes: usize) -> bool {
-        let state = self.lock();
-        state.slots.is_empty()
-            || (state.slots.len() < self.limits.messages
-                && state.bytes.saturating_add(bytes) <= self.limits.bytes)
+    /// How many messages may still be taken.
+    pub fn messages_left(&self) -> usize {
+        self.limits.messages.saturating_sub(self.messages.load(Ordering::Acquire))
+    }
+
+    /// Waits until half of the room is free: to start again for less would mean to stop again soon.
+    pub async fn half_free(&self) {
+        loop {
+            let freed = self.freed.notified();
+            let messages = self.messages.load(Ordering::Acquire);
+            let bytes = self.bytes.load(Ordering::Acquire);
+            if messages <= self.limits.messages / 2 && bytes <= self.limits.bytes / 2 {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Whether one more message of `bytes` fits. One that is larger than the whole limit does when
+    /// nothing else is in flight, so that it can't jam the source for ever.
+    fn fits(&self, bytes: usize) -> bool {
+        let messages = self.messages.load(Ordering::Acquire);
+        let held = self.bytes.load(Ordering::Acquire);
+        messages == 0
+            || (messages < self.limits.messages && held.saturating_add(bytes) <= self.limits.bytes)
+    }
+
+    fn take(&self, bytes: usize) {
+        self.messages.fetch_add(1, Ordering::AcqRel);
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.metrics.in_flight.inc();
+        self.metrics.in_flight_bytes.inc_by(signed(bytes));
+    }
+
+    fn free(&self, bytes: usize) {
+        self.messages.fetch_sub(1, Ordering::AcqRel);
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.metrics.in_flight.dec();
+        self.metrics.in_flight_bytes.dec_by(signed(bytes));
+        self.freed.notify_waiters();
+    }
+}
+
+impl<A: Send + 'static> InFlight<A> {
+    /// An empty record. `changed` is notified whenever something may be acknowledged or was released.
+    pub fn new(room: Arc<Room>, changed: Arc<Notify>) -> Arc<Self> {
+        let state = State {
+            first: 0,
+            slots: VecDeque::new(),
+            released: false,
+            shed: false,
+            ownership: Ownership::Open,
+        };
+        Arc::new_cyclic(|me| Self { room, state: Mutex::new(state), changed, me: me.clone() })
     }
 
     /// Records a message of `bytes`; `ack` acknowledges it, `None` if there is nothing to acknowledge.
-    pub fn take(&self, ack: Option<A>, bytes: usize) -> Settlement {
+    /// `None` when it is not taken: the record is closed, or there is no room. A message with an
+    /// acknowledgement that is left to the broker leaves every later one there too, or the broker
+    /// would send them out of order.
+    pub fn take(&self, ack: Option<A>, bytes: usize) -> Option<Settlement> {
         let mut state = self.lock();
+        let me = self.me.upgrade()?;
+        if state.ownership != Ownership::Open || (ack.is_some() && state.shed) {
+            return None;
+        }
+        if !self.room.fits(bytes) {
+            state.shed |= ack.is_some();
+            return None;
+        }
         let token = state.first + state.slots.len() as u64;
         state.slots.push_back(Slot { ack, bytes, outcome: None });
-        state.bytes += bytes;
-        self.metrics.received.inc();
-        self.metrics.in_flight.inc();
-        self.add_bytes(bytes);
-        drop(state);
-        match self.me.upgrade() {
-            Some(me) => Settlement::new(me, token),
-            // Nobody can call a method of a record that is gone.
-            None => Settlement::new(Arc::new(Forgotten), token),
-        }
+        self.room.take(bytes);
+        self.room.metrics.received.inc();
+        Some(Settlement::new(me, token))
     }
 
     /// Takes out what can be acknowledged now: the settled messages before the oldest that is not.
@@ -80,17 +149,37 @@ impl<A: Send + 'static> InFlight<A> {
     pub fn acknowledgeable(&self) -> Vec<A> {
         let mut state = self.lock();
         let mut acks = Vec::new();
+        if state.ownership == Ownership::Abandoned {
+            return acks;
+        }
         while let Some(Slot { outcome: Some(Outcome::Accepted | Outcome::Rejected), .. }) =
             state.slots.front()
         {
             let Some(slot) = state.slots.pop_front() else { break };
             state.first += 1;
-            state.bytes -= slot.bytes;
-            self.metrics.in_flight.dec();
-            self.sub_bytes(slot.bytes);
+            self.room.free(slot.bytes);
             acks.extend(slot.ack);
         }
         acks
+    }
+
+    /// Takes nothing more.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        if state.ownership == Ownership::Open {
+            state.ownership = Ownership::Closed;
+        }
+    }
+
+    /// The ownership is lost: nothing more is taken or acknowledged, and what is settled from now on
+    /// frees its room at once.
+    pub fn abandon(&self) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.ownership, Ownership::Abandoned) != Ownership::Abandoned {
+            for slot in state.slots.iter().filter(|s| s.outcome.is_some()) {
+                self.room.free(slot.bytes);
+            }
+        }
     }
 
     /// Whether some message was released: it was not done, and the broker should send it again.
@@ -98,73 +187,49 @@ impl<A: Send + 'static> InFlight<A> {
         self.lock().released
     }
 
-    /// How many messages are in flight.
-    pub fn len(&self) -> usize {
-        self.lock().slots.len()
+    /// Whether messages were left to the broker for want of room.
+    pub fn has_shed(&self) -> bool {
+        self.lock().shed
     }
 
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.lock().slots.is_empty()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State<A>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn add_bytes(&self, bytes: usize) {
-        self.metrics.in_flight_bytes.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
-    fn sub_bytes(&self, bytes: usize) {
-        self.metrics.in_flight_bytes.dec_by(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
 }
 
 impl<A: Send + 'static> Tracker for InFlight<A> {
-    fn charge(&self, token: u64, bytes: usize) {
-        let mut state = self.lock();
-        let Some(index) = token.checked_sub(state.first) else { return };
-        let Some(slot) = usize::try_from(index).ok().and_then(|i| state.slots.get_mut(i)) else {
-            return;
-        };
-        slot.bytes += bytes;
-        state.bytes += bytes;
-        self.add_bytes(bytes);
-    }
-
     fn settled(&self, token: u64, outcome: Outcome) {
         let mut state = self.lock();
-        let Some(index) = token.checked_sub(state.first) else { return };
-        let Some(slot) = usize::try_from(index).ok().and_then(|i| state.slots.get_mut(i)) else {
-            return;
-        };
+        let head = token == state.first;
+        let Some(slot) = state.slot(token) else { return };
+        let bytes = slot.bytes;
         if slot.outcome.replace(outcome).is_some() {
             return;
         }
-        self.metrics.settled[outcome as usize].inc();
-        let wake = index == 0 || outcome == Outcome::Released;
+        self.room.metrics.settled[outcome as usize].inc();
         state.released |= outcome == Outcome::Released;
-        drop(state);
-        if wake {
+        if state.ownership == Ownership::Abandoned {
+            self.room.free(bytes);
+        } else if head || outcome == Outcome::Released {
             self.changed.notify_one();
         }
     }
 }
 
-impl<A> Drop for InFlight<A> {
-    fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.metrics.in_flight.dec_by(i64::try_from(state.slots.len()).unwrap_or(i64::MAX));
-        self.metrics.in_flight_bytes.dec_by(i64::try_from(state.bytes).unwrap_or(i64::MAX));
+impl<A> State<A> {
+    fn slot(&mut self, token: u64) -> Option<&mut Slot<A>> {
+        let index = usize::try_from(token.checked_sub(self.first)?).ok()?;
+        self.slots.get_mut(index)
     }
 }
 
-struct Forgotten;
-
-impl Tracker for Forgotten {
-    fn charge(&self, _: u64, _: usize) {}
-    fn settled(&self, _: u64, _: Outcome) {}
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -173,15 +238,16 @@ mod tests {
     use crate::metrics::Metrics;
     use proptest::prelude::*;
 
-    fn record(messages: usize, bytes: usize) -> (Arc<InFlight<u16>>, SourceMetrics) {
+    fn record(messages: usize, bytes: usize) -> (Arc<InFlight<u16>>, Arc<Room>, SourceMetrics) {
         let metrics = Metrics::new().source("s");
-        (InFlight::new(Limits { messages, bytes }, metrics.clone(), Arc::default()), metrics)
+        let room = Room::new(Limits { messages, bytes }, metrics.clone());
+        (InFlight::new(Arc::clone(&room), Arc::default()), room, metrics)
     }
 
     #[test]
     fn acknowledgements_keep_the_order_of_receipt() {
-        let (record, metrics) = record(10, 1_000);
-        let mut settlements: Vec<_> = (0..4).map(|i| record.take(Some(i), 10)).collect();
+        let (record, _, metrics) = record(10, 1_000);
+        let mut settlements: Vec<_> = (0..4).map(|i| record.take(Some(i), 10).unwrap()).collect();
         settlements.pop().unwrap().settle(Outcome::Accepted);
         settlements.remove(1).settle(Outcome::Rejected);
         assert!(record.acknowledgeable().is_empty());
@@ -196,8 +262,8 @@ mod tests {
 
     #[test]
     fn nothing_behind_a_released_message_is_acknowledged() {
-        let (record, _) = record(10, 1_000);
-        let (first, second) = (record.take(Some(1), 1), record.take(Some(2), 1));
+        let (record, _, _) = record(10, 1_000);
+        let (first, second) = (record.take(Some(1), 1).unwrap(), record.take(Some(2), 1).unwrap());
         second.settle(Outcome::Accepted);
         drop(first);
         assert!(record.has_released());
@@ -205,31 +271,67 @@ mod tests {
     }
 
     #[test]
-    fn room_is_bounded_by_messages_and_bytes_and_charges_count() {
-        let (record, metrics) = record(2, 100);
-        assert!(record.has_room(1_000), "the first is always let in");
-        let first = record.take(Some(1), 60);
-        assert!(record.has_room(40));
-        assert!(!record.has_room(41));
-        first.charge(40);
-        assert!(!record.has_room(1));
-        assert_eq!(metrics.in_flight_bytes.get(), 100);
+    fn room_is_bounded_by_messages_and_bytes() {
+        let (record, room, metrics) = record(2, 100);
+        assert!(room.fits(1_000), "the first is always let in");
+        let first = record.take(Some(1), 60).unwrap();
+        assert!(room.fits(40) && !room.fits(41));
+        assert_eq!(metrics.in_flight_bytes.get(), 60);
         first.settle(Outcome::Accepted);
-        assert!(!record.has_room(1), "settled is not yet acknowledged");
+        assert!(!room.fits(41), "settled is not yet acknowledged");
         assert_eq!(record.acknowledgeable(), [1]);
-        assert!(record.has_room(100));
+        assert!(room.fits(100) && room.messages_left() == 2);
+    }
+
+    #[test]
+    fn what_is_left_to_the_broker_leaves_all_behind_it_there() {
+        let (record, _, metrics) = record(2, 100);
+        let first = record.take(Some(1), 60).unwrap();
+        assert!(record.take(None, 60).is_none(), "dropped, and no reason to shed");
+        assert!(!record.has_shed());
+        assert!(record.take(Some(2), 60).is_none());
+        assert!(record.has_shed());
+        first.settle(Outcome::Accepted);
+        assert_eq!(record.acknowledgeable(), [1]);
+        assert!(record.take(Some(3), 1).is_none(), "2 has to come first");
+        assert!(record.take(None, 1).is_some());
+        assert_eq!(metrics.received.get(), 2);
+    }
+
+    #[test]
+    fn an_abandoned_record_holds_its_room_until_it_is_settled() {
+        let (record, room, metrics) = record(3, 100);
+        let (first, second) =
+            (record.take(Some(1), 10).unwrap(), record.take(Some(2), 10).unwrap());
+        second.settle(Outcome::Accepted);
+        record.abandon();
+        assert_eq!(room.messages_left(), 2, "the settled one is free");
+        assert!(record.take(Some(3), 1).is_none());
+        let next = InFlight::<u16>::new(Arc::clone(&room), Arc::default());
+        let held = [next.take(Some(1), 10).unwrap(), next.take(Some(2), 10).unwrap()];
+        assert!(next.take(Some(3), 10).is_none(), "the old one counts");
+        first.settle(Outcome::Accepted);
+        assert_eq!(room.messages_left(), 1);
+        assert!(record.acknowledgeable().is_empty());
+        for settlement in held {
+            settlement.settle(Outcome::Accepted);
+        }
+        assert_eq!(next.acknowledgeable(), [1, 2]);
+        assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (0, 0));
     }
 
     #[tokio::test]
     async fn the_source_is_woken_when_there_is_something_to_do() {
         let changed = Arc::new(Notify::new());
-        let metrics = Metrics::new().source("s");
-        let record =
-            InFlight::new(Limits { messages: 9, bytes: 99 }, metrics, Arc::clone(&changed));
-        let settlement = record.take(Some(1), 1);
-        let task = tokio::spawn(async move { settlement.settle(Outcome::Accepted) });
+        let room = Room::new(Limits { messages: 2, bytes: 99 }, Metrics::new().source("s"));
+        let record = InFlight::new(Arc::clone(&room), Arc::clone(&changed));
+        let (one, two) = (record.take(Some(1), 1).unwrap(), record.take(Some(2), 1).unwrap());
+        let half = tokio::spawn(async move { room.half_free().await });
+        let task = tokio::spawn(async move { one.settle(Outcome::Accepted) });
         changed.notified().await;
         assert_eq!(record.acknowledgeable(), [1]);
+        half.await.unwrap();
+        two.settle(Outcome::Accepted);
         task.await.unwrap();
     }
 
@@ -237,8 +339,8 @@ mod tests {
         /// Settled in any order, the acknowledged are always the longest settled prefix.
         #[test]
         fn acknowledged_is_the_settled_prefix(order in Just((0..40_u16).collect::<Vec<_>>()).prop_shuffle()) {
-            let (record, _) = record(100, 10_000);
-            let mut settlements: Vec<_> = (0..40).map(|i| Some(record.take(Some(i), 1))).collect();
+            let (record, _, _) = record(100, 10_000);
+            let mut settlements: Vec<_> = (0..40).map(|i| record.take(Some(i), 1)).collect();
             let (mut done, mut acked) = (vec![false; 40], Vec::new());
             for i in order {
                 settlements[usize::from(i)].take().unwrap().settle(Outcome::Accepted);

@@ -7,4 +7,4 @@ mod in_flight;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 
-pub use in_flight::InFlight;
+pub use in_flight::{InFlight, Room};

@@ -3,9 +3,11 @@
 //!
 //! Each connection is a generation with an event loop and an in-flight record of its own. What is
 //! settled late, for an earlier connection, finds that record and not this one; the broker sends the
-//! message again. Nothing slows the source but its in-flight limits: in MQTT 5 they are announced as
-//! the receive maximum, and beyond a byte limit the socket is left unread, but for keep-alive.
-//! QoS 0 has nothing to withhold: what does not fit is dropped and counted.
+//! message again. Nothing slows the source but its in-flight limits, which all its connections share:
+//! in MQTT 5 they are announced as the receive maximum; a QoS 1 message that does not fit all the same
+//! (too many bytes, or 3.1.1) is left to the broker with all behind it, and when what was taken is
+//! acknowledged a new connection fetches them in order. The connection is always read, or the
+//! keep-alive would starve. QoS 0 has nothing to withhold: what does not fit is dropped and counted.
 //!
 //! Not here: QoS 2, the WebSocket transport, shared subscriptions.
 //!
@@ -32,20 +34,20 @@
 //! DISCONNECT overtakes queued PUBACKs, so the drain waits until it has seen them written.
 
 mod client;
+mod generation;
 mod lingering;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustls::ClientConfig;
-use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::InFlight;
+use super::Room;
 use crate::backoff::Backoff;
 use crate::config::source::{Limits, MqttConfig, Qos};
 use crate::delivery::{Delivery, Intake};
@@ -54,7 +56,8 @@ use crate::message::{Message, SourceName, Topic};
 use crate::metrics::SourceMetrics;
 use crate::shutdown::Shutdown;
 use crate::tls::{self, TlsError};
-use client::{Client, Connection, Event, Incoming};
+use client::{Connection, Event, Incoming};
+use generation::Generation;
 
 /// The first reconnect waits up to this long.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -62,17 +65,17 @@ const BACKOFF_BASE: Duration = Duration::from_millis(100);
 /// No reconnect waits longer.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 
-/// A connection that held this long was a good one: the next failure is the first again. A shorter
+/// A subscription that held this long was a good one: the next failure is the first again. A shorter
 /// one counts as a failure, so that two clients of one id don't take over from each other for ever.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 
-/// The source gives a sign of life this often while it is connected.
+/// The source gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
 /// The broker has this long to confirm our subscriptions.
 const SUBACK_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The last PUBACKs and the DISCONNECT have this long to be written.
+/// The DISCONNECT has this long to be written.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A source over one MQTT session.
@@ -80,30 +83,25 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct MqttSource {
     name: SourceName,
     config: MqttConfig,
-    limits: Limits,
+    room: Arc<Room>,
     tls: Option<Arc<ClientConfig>>,
     metrics: SourceMetrics,
     health: Part,
+    /// Whether the broker has taken us before.
+    known: AtomicBool,
 }
 
-/// One connection, as its poller and its owner share it.
-struct Generation {
-    client: Client,
-    in_flight: Arc<InFlight<u16>>,
-    /// Something may be acknowledged, or was released.
-    changed: Arc<Notify>,
-    /// Room was made, or a PUBACK was written.
-    progress: Notify,
-    draining: AtomicBool,
-    subscribed: AtomicBool,
-    released: AtomicU64,
-    written: AtomicU64,
-}
+/// A drain that was not clean: some of what was published comes again after the restart.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unclean(&'static str);
 
 /// How a connection ended.
 enum End {
     /// The drain is over.
-    Drained,
+    Drained(Result<(), Unclean>),
+    /// Messages were left to the broker for want of room, and all others are acknowledged.
+    Full,
     /// To be made again.
     Lost(String),
 }
@@ -124,79 +122,88 @@ impl MqttSource {
                 Some(Arc::new(tls::client_config(tls.ca_file.as_deref(), identity)?))
             }
         };
-        Ok(Self { name, config, limits, tls, metrics, health })
+        let room = Room::new(limits, metrics.clone());
+        Ok(Self { name, config, room, tls, metrics, health, known: AtomicBool::new(false) })
     }
 
     /// Takes messages until the drain, acknowledges what was settled, and says goodbye; on the abort
     /// it leaves at once, and the broker keeps what was not acknowledged.
-    pub async fn run(self, intake: Intake, shutdown: Shutdown) {
+    pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
         let source = Arc::new(self);
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
-        let mut connections = 0_u64;
         while !shutdown.is_draining() {
-            connections += 1;
-            if connections > 1 {
-                source.metrics.reconnects.inc();
-            }
-            let started = Instant::now();
-            match source.connect(&intake, &shutdown, connections).await {
-                End::Drained => return,
-                End::Lost(why) => {
-                    source.metrics.connected.set(0);
-                    source.health.not_ready(&why);
-                    source.health.alive();
-                    if started.elapsed() > GOOD_AFTER {
-                        backoff.reset();
-                    }
-                    let wait = backoff.next_wait();
-                    // The first failures, and then every tenth: the waits are long by then.
-                    if backoff.failures() <= 3 || backoff.failures().is_multiple_of(10) {
-                        warn!(source = %source.name, broker = %source.address(), why, "not connected; trying again");
-                    }
-                    tokio::select! {
-                        () = sleep(wait) => {}
-                        () = shutdown.drain() => {}
-                    }
+            let generation = match source.wait(source.room.half_free(), &shutdown).await {
+                Some(()) => Arc::new(source.open()),
+                None => break,
+            };
+            let end = source.connect(&generation, &intake, &shutdown).await;
+            source.metrics.connected.set(0);
+            let why = match end {
+                End::Drained(result) => return result,
+                End::Full => {
+                    source.health.not_ready("waiting for room: the limit in flight was reached");
+                    continue;
                 }
+                End::Lost(why) => why,
+            };
+            source.health.not_ready(&why);
+            if generation.subscribed_for().is_some_and(|held| held > GOOD_AFTER) {
+                backoff.reset();
+            }
+            let wait = backoff.next_wait();
+            // The first failures, and then every tenth: the waits are long by then.
+            if backoff.failures() <= 3 || backoff.failures().is_multiple_of(10) {
+                warn!(source = %source.name, broker = %source.address(), why, "not connected; trying again");
+            }
+            source.wait(sleep(wait), &shutdown).await;
+        }
+        Ok(())
+    }
+
+    /// Waits for `what`, giving signs of life; `None` when the drain comes first.
+    async fn wait<T>(&self, what: impl Future<Output = T>, shutdown: &Shutdown) -> Option<T> {
+        let mut alive = tokio::time::interval(ALIVE_EVERY);
+        tokio::pin!(what);
+        loop {
+            tokio::select! {
+                done = &mut what => return Some(done),
+                () = shutdown.drain() => return None,
+                _ = alive.tick() => self.health.alive(),
             }
         }
     }
 
+    /// A generation whose connection is not made yet.
+    fn open(&self) -> Generation {
+        Generation::open(&self.config, self.tls.clone(), &self.room)
+    }
+
     /// One connection, from CONNECT to its end.
-    async fn connect(self: &Arc<Self>, intake: &Intake, shutdown: &Shutdown, number: u64) -> End {
-        let (closed, mut all_closed) = mpsc::channel(1);
-        let receive_maximum = u16::try_from(self.limits.messages).unwrap_or(u16::MAX);
-        let (client, connection) =
-            client::open(&self.config, self.tls.clone(), receive_maximum, closed);
-        let changed = Arc::new(Notify::new());
-        let generation = Arc::new(Generation {
-            client,
-            in_flight: InFlight::new(self.limits, self.metrics.clone(), Arc::clone(&changed)),
-            changed,
-            progress: Notify::new(),
-            draining: AtomicBool::new(false),
-            subscribed: AtomicBool::new(false),
-            released: AtomicU64::new(0),
-            written: AtomicU64::new(0),
-        });
+    async fn connect(
+        self: &Arc<Self>,
+        generation: &Arc<Generation>,
+        intake: &Intake,
+        shutdown: &Shutdown,
+    ) -> End {
+        let Some((connection, mut closed)) = generation.connection() else {
+            return End::Lost("the connection was used before".to_owned());
+        };
         // A task of its own: a poll is never cancelled midway but with its whole connection.
-        let poll =
-            Arc::clone(self).poll(connection, Arc::clone(&generation), intake.clone(), number);
         let mut poller = JoinSet::new();
-        poller.spawn(poll);
-        let end = self.settle(&generation, &mut poller, shutdown).await;
+        poller.spawn(Arc::clone(self).poll(connection, Arc::clone(generation), intake.clone()));
+        let end = self.settle(generation, &mut poller, shutdown).await;
+        generation.in_flight.abandon();
         // Wait for the connection to be dropped, and to close: a process that exits now would reset
         // it. On the abort nobody waits.
         poller.shutdown().await;
-        drop(generation);
         tokio::select! {
-            _ = all_closed.recv() => {}
+            _ = closed.recv() => {}
             () = shutdown.abort() => {}
         }
         end
     }
 
-    /// Acknowledges what is settled until the connection is lost or drained.
+    /// Acknowledges what is settled until the connection is lost, full or drained.
     async fn settle(
         &self,
         generation: &Generation,
@@ -204,48 +211,45 @@ impl MqttSource {
         shutdown: &Shutdown,
     ) -> End {
         let mut alive = tokio::time::interval(ALIVE_EVERY);
+        let mut draining = false;
         loop {
             tokio::select! {
                 _ = alive.tick() => self.health.alive(),
-                Some(why) = poller.join_next() => return End::Lost(why.unwrap_or_else(|e| e.to_string())),
-                () = generation.changed.notified() => {
-                    generation.acknowledge();
-                    if generation.in_flight.has_released() {
-                        return End::Lost("a message was given back; the broker sends it again".to_owned());
-                    }
+                Some(why) = poller.join_next() => {
+                    let why = why.unwrap_or_else(|e| e.to_string());
+                    return match (draining, generation.in_flight.is_empty()) {
+                        (false, _) => End::Lost(why),
+                        (true, true) => End::Drained(Ok(())),
+                        (true, false) => End::Drained(Err(Unclean("the broker was lost while draining"))),
+                    };
                 }
-                () = shutdown.drain() => break,
-            }
-        }
-        generation.draining.store(true, Ordering::Release);
-        generation.progress.notify_one();
-        self.health.not_ready("draining");
-        while !generation.in_flight.is_empty() {
-            tokio::select! {
-                // Lost while draining: what is open is the broker's again, and comes after the restart.
-                Some(_) = poller.join_next() => return End::Drained,
                 () = generation.changed.notified() => generation.acknowledge(),
-                () = shutdown.abort() => break,
+                () = shutdown.drain(), if !draining => {
+                    draining = true;
+                    generation.in_flight.close();
+                    self.health.not_ready("draining");
+                }
+                () = shutdown.abort() => return End::Drained(Err(Unclean("aborted"))),
             }
-            if generation.in_flight.has_released() {
-                break;
+            let record = &generation.in_flight;
+            if record.has_released() && draining {
+                return End::Drained(Err(Unclean("a message was given back while draining")));
+            }
+            if record.has_released() {
+                return End::Lost("a message was given back; the broker sends it again".to_owned());
+            }
+            if record.is_empty() && (draining || record.has_shed()) {
+                let said =
+                    timeout(FAREWELL_TIMEOUT, generation.farewell(poller)).await.unwrap_or(false);
+                return match (draining, said) {
+                    (false, _) => End::Full,
+                    (true, true) => End::Drained(Ok(())),
+                    (true, false) => {
+                        End::Drained(Err(Unclean("the last acknowledgements were not written")))
+                    }
+                };
             }
         }
-        let farewell = async {
-            while generation.written.load(Ordering::Acquire)
-                < generation.released.load(Ordering::Acquire)
-            {
-                generation.progress.notified().await;
-            }
-            generation.client.disconnect().is_ok()
-        };
-        if generation.subscribed.load(Ordering::Acquire)
-            && timeout(FAREWELL_TIMEOUT, farewell).await.unwrap_or(false)
-        {
-            // The poller ends when DISCONNECT is written.
-            let _ = timeout(FAREWELL_TIMEOUT, poller.join_next()).await;
-        }
-        End::Drained
     }
 
     /// Drives the connection; gives the reason for its end.
@@ -254,7 +258,6 @@ impl MqttSource {
         mut connection: Connection,
         generation: Arc<Generation>,
         intake: Intake,
-        number: u64,
     ) -> String {
         let mut suback_by = None;
         loop {
@@ -268,7 +271,8 @@ impl MqttSource {
             };
             match event {
                 Ok(Event::Connected { session_present }) => {
-                    self.connected(session_present, number);
+                    generation.connected();
+                    self.connected(session_present);
                     // Always, resumed or not: an earlier SUBSCRIBE may have been lost.
                     if generation.client.subscribe(&self.config.subscriptions).is_err() {
                         return "the client is gone".to_owned();
@@ -277,17 +281,11 @@ impl MqttSource {
                 }
                 Ok(Event::Subscribed(granted)) => {
                     suback_by = None;
-                    generation.subscribed.store(true, Ordering::Release);
+                    generation.subscribed();
                     self.subscribed(&granted);
                 }
-                Ok(Event::Publish(incoming)) => {
-                    self.take(&generation, &intake, &incoming);
-                    generation.wait_for_room(self.config.keep_alive / 2).await;
-                }
-                Ok(Event::AckWritten) => {
-                    generation.written.fetch_add(1, Ordering::AcqRel);
-                    generation.progress.notify_one();
-                }
+                Ok(Event::Publish(incoming)) => self.take(&generation, &intake, &incoming),
+                Ok(Event::AckWritten) => generation.ack_written(),
                 Ok(Event::Disconnected) => return "disconnected".to_owned(),
                 Ok(Event::Other) => {}
                 Ok(Event::Ended(why)) | Err(why) => return why,
@@ -295,11 +293,14 @@ impl MqttSource {
         }
     }
 
-    fn connected(&self, session_present: bool, number: u64) {
+    fn connected(&self, session_present: bool) {
         self.metrics.connected.set(1);
         self.health.not_ready("waiting for the broker to confirm the subscriptions");
-        let lost = number > 1 && !session_present;
-        if lost {
+        let again = self.known.swap(true, Ordering::AcqRel);
+        if again {
+            self.metrics.reconnects.inc();
+        }
+        if again && !session_present && !self.config.session_expiry.is_zero() {
             self.metrics.session_lost.inc();
             warn!(source = %self.name, "the broker has forgotten the session: what it held for us is lost");
         } else {
@@ -328,19 +329,20 @@ impl MqttSource {
     }
 
     fn take(&self, generation: &Generation, intake: &Intake, incoming: &Incoming) {
-        let size = incoming.payload.len() + incoming.topic.len();
+        let properties: usize = incoming.properties.iter().map(|(n, v)| n.len() + v.len()).sum();
+        let size = incoming.payload.len() + incoming.topic.len() + properties;
         let at_least_once = incoming.qos > 0;
-        // While draining, and not taken, QoS 1 stays with the broker.
-        let draining = generation.draining.load(Ordering::Acquire);
-        if draining || (!at_least_once && !generation.in_flight.has_room(size)) {
-            if !at_least_once {
+        let ack = at_least_once.then_some(incoming.packet_id);
+        let Some(settlement) = generation.in_flight.take(ack, size) else {
+            // QoS 1 stays with the broker; QoS 0 is gone.
+            if at_least_once {
+                generation.changed.notify_one();
+            } else {
                 self.metrics.dropped.inc();
             }
             return;
-        }
+        };
         let topic = String::from_utf8_lossy(&incoming.topic);
-        let settlement =
-            generation.in_flight.take(at_least_once.then_some(incoming.packet_id), size);
         let headers = incoming
             .properties
             .iter()
@@ -365,30 +367,5 @@ impl MqttSource {
 
     fn address(&self) -> String {
         format!("{}:{}", self.config.host, self.config.port)
-    }
-}
-
-impl Generation {
-    /// Sends the PUBACKs that are due, in the order of receipt.
-    fn acknowledge(&self) {
-        for packet_id in self.in_flight.acknowledgeable() {
-            self.released.fetch_add(1, Ordering::AcqRel);
-            if self.client.ack(packet_id).is_err() {
-                // The connection is gone, and its poller says so; the broker sends the message again.
-                return;
-            }
-        }
-        self.progress.notify_one();
-    }
-
-    /// Leaves the socket unread while nothing more fits, for `at_most` before the connection needs a
-    /// sign of life.
-    async fn wait_for_room(&self, at_most: Duration) {
-        let room = async {
-            while !self.in_flight.has_room(0) && !self.draining.load(Ordering::Acquire) {
-                self.progress.notified().await;
-            }
-        };
-        let _ = timeout(at_most, room).await;
     }
 }

@@ -1,0 +1,237 @@
+//! What is done about an answer: each event settled, tried again, or handed back.
+
+use std::time::{Duration, Instant};
+
+use super::entry::{Entry, Refused};
+use super::lanes::Batch;
+use super::limit::Scope;
+use super::post::Post;
+use super::verdict::{EventVerdict, Fault, Verdict, judge};
+use super::{BACKOFF_BASE, BACKOFF_CAP, Ended, GUILTY_AFTER, Publisher, clock};
+use crate::backoff::full_jitter;
+use crate::delivery::{OrderKey, Outcome};
+use crate::event_api::Channel;
+use crate::seeded::{self, Bug};
+
+impl<P: Post> Publisher<P> {
+    pub(super) async fn judge(&mut self, ended: Ended) {
+        let Ended { batch, sent, result } = ended;
+        let now = clock();
+        self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
+        let (verdict, why) = match result {
+            Ok(answer) => (judge(&answer, batch.items.len()), format!("status {}", answer.status)),
+            Err(failure) if failure.fault == Fault::Refused => {
+                (Verdict::Refused { why: failure.why, whole: true }, String::new())
+            }
+            Err(failure) => (Verdict::Retry { fault: failure.fault, after: None }, failure.why),
+        };
+        match verdict {
+            Verdict::Decided(verdicts) => {
+                self.answered(&batch, sent, now);
+                self.decided(batch, verdicts, now);
+            }
+            Verdict::HandlerRefused { why } => {
+                self.answered(&batch, sent, now);
+                self.handler_refused(batch, &why, now);
+            }
+            Verdict::Bad { why, certain } => self.bad(batch, &why, certain, sent, now).await,
+            Verdict::Refused { why, whole } => {
+                self.refuse(batch, Fault::Refused, &why, whole, now).await;
+            }
+            // Nobody can say that this is our API, so it gets nothing; a probe a second asks again.
+            Verdict::Retry { fault: Fault::Trust, .. } => {
+                self.refuse(batch, Fault::Trust, &why, true, now).await;
+            }
+            Verdict::Retry { fault, after } => {
+                self.pauses.unanswered(batch.channel.namespace(), now);
+                self.fault(fault, after, &why, sent, now);
+                self.retry(batch, fault, after, now);
+            }
+        }
+    }
+
+    /// The API is there, and takes what we send to this namespace.
+    fn answered(&mut self, batch: &Batch<Entry>, sent: Instant, now: Instant) {
+        self.concurrency.answered(sent, now, self.requests.len());
+        self.resume(batch.channel.namespace());
+        self.is_there(now);
+    }
+
+    /// Each event has its verdict: settle, hand back, or try again.
+    fn decided(&mut self, batch: Batch<Entry>, verdicts: Vec<EventVerdict>, now: Instant) {
+        let Batch { channel, keys, items } = batch;
+        let (mut back, mut accepted) = (Vec::new(), 0);
+        let mut passed: Vec<(Option<OrderKey>, usize)> = Vec::new();
+        for (entry, verdict) in items.into_iter().zip(verdicts) {
+            if let (EventVerdict::Accepted | EventVerdict::Unconfirmed, Some(key)) =
+                (&verdict, &entry.order)
+            {
+                let overtaken =
+                    back.iter().filter(|e: &&Entry| e.order.as_ref() == Some(key)).count();
+                passed.push((Some(key.clone()), overtaken));
+            }
+            match verdict {
+                EventVerdict::Accepted => {
+                    self.metrics.accepted.inc();
+                    accepted += 1;
+                    entry.delivery.settle(Outcome::Accepted);
+                }
+                EventVerdict::Unconfirmed => {
+                    self.metrics.unconfirmed.inc();
+                    entry.delivery.settle(Outcome::Accepted);
+                }
+                EventVerdict::Hopeless { why } => self.give_back(entry, why),
+                EventVerdict::Retry { why, own_fault } => {
+                    if let Some(entry) = self.another_try(entry, &why, own_fault) {
+                        self.metrics.retry(Fault::Event.word(), 1);
+                        back.push(entry);
+                    }
+                }
+            }
+        }
+        if accepted > 0 {
+            self.accepted_at = Some(now);
+            self.gate.accepted(accepted, now);
+        }
+        let reordered = passed.iter().filter(|(_, overtaken)| *overtaken > 0).count();
+        self.metrics.reordered.inc_by(reordered as u64);
+        self.metrics.request(if back.is_empty() { "ok" } else { "partial" });
+        let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
+        self.lanes.finish(&channel, &keys, back, not_before);
+    }
+
+    /// The whole request is to be tried again.
+    fn retry(&mut self, batch: Batch<Entry>, fault: Fault, after: Option<Duration>, now: Instant) {
+        let Batch { channel, keys, mut items } = batch;
+        self.metrics.request(fault.word());
+        self.metrics.retry(fault.word(), items.len());
+        for entry in &mut items {
+            entry.tries.failures = entry.tries.failures.saturating_add(1);
+        }
+        let wait = match fault {
+            // The pause, the gate and the breaker hold everything back; the entries need no wait of
+            // their own on top, which would outlast theirs.
+            Fault::Refused | Fault::Trust | Fault::Throttled => None,
+            _ if self.breaker.is_open() => None,
+            _ => Some(wait_of(&items)),
+        };
+        let not_before = wait.into_iter().chain(after).max().map(|wait| now + wait);
+        self.lanes.finish(&channel, &keys, items, not_before);
+    }
+
+    /// We are refused: pause, and keep everything.
+    async fn refuse(
+        &mut self,
+        batch: Batch<Entry>,
+        fault: Fault,
+        why: &str,
+        whole: bool,
+        now: Instant,
+    ) {
+        if fault == Fault::Refused {
+            self.is_there(now);
+        }
+        if seeded::is(Bug::DropOnRefusal) {
+            batch.items.into_iter().for_each(|e| e.delivery.settle(Outcome::Accepted));
+            return self.lanes.finish(&batch.channel, &batch.keys, Vec::new(), None);
+        }
+        let namespace = batch.channel.namespace();
+        // If this was the probe of something else as well, that has no answer yet.
+        self.pauses.unanswered(namespace, now);
+        let scope = if whole { Scope::Api } else { Scope::Namespace(namespace.to_owned()) };
+        self.pause(scope, why, now).await;
+        self.retry(batch, fault, None, now);
+    }
+
+    /// A bad request: its events are tried alone. One that is called bad alone, again and again while
+    /// the API accepts others in between, is guilty. If the API takes nothing else it is not the
+    /// event: a bad signature may come as a 400.
+    async fn bad(
+        &mut self,
+        mut batch: Batch<Entry>,
+        why: &str,
+        certain: bool,
+        sent: Instant,
+        now: Instant,
+    ) {
+        let alone = batch.items.len() == 1;
+        let before = batch.items.first().and_then(|e| e.tries.bad_at);
+        for entry in &mut batch.items {
+            entry.tries.bad_at = Some(now);
+        }
+        let others = certain || self.accepted_at > before;
+        if alone && !others {
+            return self.refuse(batch, Fault::Refused, why, false, now).await;
+        }
+        if others {
+            self.answered(&batch, sent, now);
+        } else {
+            self.pauses.unanswered(batch.channel.namespace(), now);
+            self.is_there(now);
+        }
+        self.metrics.request(Fault::BadRequest.word());
+        let Batch { channel, keys, mut items } = batch;
+        if !alone {
+            return self.try_alone(&channel, &keys, items);
+        }
+        self.metrics.retry(Fault::BadRequest.word(), 1);
+        for entry in &mut items {
+            entry.tries.alone = true;
+            entry.tries.bad_alone += 1;
+            entry.tries.failures = entry.tries.failures.saturating_add(1);
+        }
+        let guilty = items
+            .extract_if(.., |e| certain || e.tries.bad_alone >= GUILTY_AFTER)
+            .collect::<Vec<_>>();
+        for entry in guilty {
+            self.give_back(entry, why.to_owned());
+        }
+        let not_before = (!items.is_empty()).then(|| now + wait_of(&items));
+        self.lanes.finish(&channel, &keys, items, not_before);
+    }
+
+    /// The namespace's handler refuses: alone each, and not for ever.
+    fn handler_refused(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
+        self.metrics.request(Fault::Event.word());
+        let Batch { channel, keys, mut items } = batch;
+        if items.len() > 1 {
+            return self.try_alone(&channel, &keys, items);
+        }
+        let back: Vec<Entry> =
+            items.drain(..).filter_map(|e| self.another_try(e, why, true)).collect();
+        let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
+        self.lanes.finish(&channel, &keys, back, not_before);
+    }
+
+    fn try_alone(&mut self, channel: &Channel, keys: &[OrderKey], mut items: Vec<Entry>) {
+        self.metrics.retry(Fault::BadRequest.word(), items.len());
+        for entry in &mut items {
+            entry.tries.alone = true;
+        }
+        self.lanes.finish(channel, keys, items, None);
+    }
+
+    /// Counts a failure of the event itself; hands it back when it had its tries.
+    fn another_try(&self, mut entry: Entry, why: &str, own_fault: bool) -> Option<Entry> {
+        entry.tries.failures = entry.tries.failures.saturating_add(1);
+        entry.tries.own_faults += u32::from(own_fault);
+        if entry.tries.own_faults < entry.policy.give_up_after {
+            return Some(entry);
+        }
+        let tries = entry.tries.own_faults;
+        self.give_back(entry, format!("given up after {tries} tries: {why}"));
+        None
+    }
+
+    fn give_back(&self, entry: Entry, why: String) {
+        self.metrics.rejected.inc();
+        // Nobody there to take it: dropped, which releases it.
+        drop(self.refused.send(Refused { entry, why }));
+    }
+}
+
+/// The wait of entries that are tried again together.
+fn wait_of(entries: &[Entry]) -> Duration {
+    let failures = entries.iter().map(|e| e.tries.failures).max().unwrap_or(1);
+    full_jitter(BACKOFF_BASE, BACKOFF_CAP, failures.saturating_sub(1))
+}

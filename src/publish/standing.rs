@@ -1,0 +1,98 @@
+//! How the API stands: who refuses us, whether it answers, and who is told.
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::Publisher;
+use super::limit::Scope;
+use super::post::Post;
+use super::verdict::Fault;
+
+impl<P: Post> Publisher<P> {
+    /// The API is there, whatever it says.
+    pub(super) fn is_there(&mut self, now: Instant) {
+        if self.breaker.answered(now) {
+            info!(api = %self.name, "the API answers again");
+            // Nobody sleeps out a wait of an outage that is over.
+            self.lanes.wake_all();
+            self.report();
+        }
+    }
+
+    pub(super) async fn pause(&mut self, scope: Scope, why: &str, now: Instant) {
+        let hint = "check the credentials (an API key expires), the policy, the endpoint, and that the namespace exists";
+        let who = scope.to_string();
+        if self.pauses.refused(scope, now) {
+            warn!(api = %self.name, who, why, hint, "we are refused: everything is kept and tried again once a second");
+            self.post.refused().await;
+            // The line after this one is an interval away.
+            let _ = self.fault_log.due(now);
+        } else if self.fault_log.due(now).is_some() {
+            warn!(api = %self.name, who, why, hint, "still refused");
+        }
+        self.why_paused = Some(format!("{who} refuses us: {why}"));
+        self.report();
+    }
+
+    pub(super) fn resume(&mut self, namespace: &str) {
+        for scope in self.pauses.resumed(namespace) {
+            info!(api = %self.name, who = %scope, "takes events again");
+            self.unpark(&scope);
+            self.report();
+        }
+    }
+
+    pub(super) fn unpark(&mut self, scope: &Scope) {
+        match scope {
+            Scope::Api => self.lanes.unpark(None),
+            Scope::Namespace(name) => self.lanes.unpark(Some(name)),
+        }
+    }
+
+    /// Says to metrics and `/readyz` how the API stands.
+    pub(super) fn report(&mut self) {
+        if self.pauses.is_empty() {
+            self.why_paused = None;
+        }
+        self.metrics.paused.set(i64::from(self.why_paused.is_some()));
+        self.metrics.breaker.set(i64::from(self.breaker.is_open()));
+        match &self.why_paused {
+            Some(why) => self.health.not_ready(why),
+            None if self.breaker.is_open() => self.health.not_ready("the API does not answer"),
+            None => self.health.ready(),
+        }
+    }
+
+    /// Tells the limits of a fault on the way or of the API as a whole.
+    pub(super) fn fault(
+        &mut self,
+        fault: Fault,
+        after: Option<Duration>,
+        why: &str,
+        sent: Instant,
+        now: Instant,
+    ) {
+        if fault == Fault::Throttled {
+            self.is_there(now);
+            self.gate.throttled(sent, now);
+            if let Some(after) = after {
+                self.gate.hold(now + after);
+            }
+        } else {
+            if matches!(fault, Fault::Ambiguous | Fault::Unavailable) {
+                self.concurrency.overloaded(sent, now);
+            }
+            if self.breaker.failed(now, fault == Fault::UnknownAnswer) {
+                warn!(api = %self.name, fault = fault.word(), why, "the API does not answer: asking once a second, everything is kept");
+                self.report();
+            }
+        }
+        if fault == Fault::Ambiguous {
+            self.metrics.ambiguous.inc();
+        }
+        if let Some(count) = self.fault_log.due(now) {
+            warn!(api = %self.name, fault = fault.word(), why, count, "publishing fails and is tried again");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Answers, literal where the service was seen, and what is made of them.
+
+use super::*;
+
+fn answer(status: u16, body: &str) -> Answer {
+    Answer { status, body: body.as_bytes().to_vec(), ..Answer::default() }
+}
+
+fn errors(status: u16, kind: &str, message: &str) -> Verdict {
+    judge(
+        &answer(
+            status,
+            &format!(r#"{{"errors":[{{"errorType":"{kind}","message":"{message}"}}]}}"#),
+        ),
+        1,
+    )
+}
+
+fn retry(fault: Fault) -> Verdict {
+    Verdict::Retry { fault, after: None }
+}
+
+#[test]
+fn every_index_once_is_decided() {
+    let body = r#"{"failed":[{"code":"EventTooLargeException","identifier":"a","index":1,"message":"Transformed event is larger than 240KB"}],"successful":[{"identifier":"b","index":0},{"identifier":"c","index":2}]}"#;
+    let why = "EventTooLargeException: Transformed event is larger than 240KB".to_owned();
+    let expected =
+        vec![EventVerdict::Accepted, EventVerdict::Hopeless { why }, EventVerdict::Accepted];
+    assert_eq!(judge(&answer(200, body), 3), Verdict::Decided(expected));
+}
+
+#[test]
+fn an_index_in_neither_list_is_unconfirmed() {
+    let body = r#"{"failed":[],"successful":[{"identifier":"b","index":1}]}"#;
+    let expected = vec![EventVerdict::Unconfirmed, EventVerdict::Accepted];
+    assert_eq!(judge(&answer(200, body), 2), Verdict::Decided(expected));
+}
+
+#[test]
+fn what_can_not_be_matched_is_never_a_success() {
+    for body in [
+        "",
+        "{}",
+        "<html>200</html>",
+        r#"{"failed":[],"successful":[{"identifier":"b","index":0}"#,
+        r#"{"failed":[],"successful":[{"identifier":"b","index":0},{"identifier":"b","index":0}]}"#,
+        r#"{"failed":[],"successful":[{"identifier":"b","index":2}]}"#,
+        r#"{"failed":[{"index":0,"code":"x"}],"successful":[{"identifier":"b","index":0}]}"#,
+        r#"{"failed":[],"successful":[{"identifier":"b","index":-1}]}"#,
+    ] {
+        assert_eq!(judge(&answer(200, body), 2), retry(Fault::UnknownAnswer), "{body}");
+    }
+}
+
+#[test]
+fn the_kind_decides_before_the_status() {
+    for status in [400, 401, 403] {
+        for kind in [
+            "UnauthorizedException",
+            "AccessDeniedException",
+            "ExpiredTokenException",
+            "SignatureDoesNotMatch",
+            "InvalidSignatureException",
+        ] {
+            assert!(
+                matches!(errors(status, kind, "m"), Verdict::Refused { .. }),
+                "{status} {kind}"
+            );
+        }
+    }
+    assert!(matches!(
+        errors(400, "BadRequestException", "signature mismatch"),
+        Verdict::Refused { .. }
+    ));
+    assert!(matches!(
+        errors(400, "BadRequestException", "Input exceeded 5 event limit"),
+        Verdict::Bad { .. }
+    ));
+    assert_eq!(errors(400, "ThrottlingException", "m"), retry(Fault::Throttled));
+    for (kind, whole) in [
+        ("UnauthorizedException", false),
+        ("WAFForbiddenException", false),
+        ("ExpiredTokenException", true),
+    ] {
+        assert_eq!(
+            errors(403, kind, "m"),
+            Verdict::Refused { why: format!("403 {kind}: m"), whole }
+        );
+    }
+    assert_eq!(
+        errors(403, "TenantBlocked", "not today"),
+        Verdict::HandlerRefused { why: "403 TenantBlocked: not today".into() }
+    );
+}
+
+#[test]
+fn statuses_without_a_readable_body() {
+    for (status, expected) in [
+        (429, retry(Fault::Throttled)),
+        (408, retry(Fault::Unavailable)),
+        (425, retry(Fault::Unavailable)),
+        (500, retry(Fault::Unavailable)),
+        (502, retry(Fault::Unavailable)),
+        (503, retry(Fault::Unavailable)),
+        (504, retry(Fault::Unavailable)),
+        (520, retry(Fault::Unavailable)),
+        (400, Verdict::Bad { why: "status 400".into(), certain: false }),
+        (413, Verdict::Bad { why: "status 413".into(), certain: true }),
+        (431, Verdict::Bad { why: "status 431".into(), certain: false }),
+        (501, Verdict::Bad { why: "status 501".into(), certain: false }),
+        (505, Verdict::Bad { why: "status 505".into(), certain: false }),
+        (301, Verdict::Refused { why: "status 301".into(), whole: true }),
+        (307, Verdict::Refused { why: "status 307".into(), whole: true }),
+        (401, Verdict::Refused { why: "status 401".into(), whole: false }),
+        (403, Verdict::Refused { why: "status 403".into(), whole: false }),
+        (404, Verdict::Refused { why: "status 404".into(), whole: true }),
+    ] {
+        assert_eq!(judge(&answer(status, "<html>"), 1), expected, "{status}");
+    }
+}
+
+#[test]
+fn codes_of_single_events() {
+    let one = |code: &str| {
+        let body =
+            format!(r#"{{"failed":[{{"index":0,"code":{code},"message":"m"}}],"successful":[]}}"#);
+        match judge(&answer(200, &body), 1) {
+            Verdict::Decided(mut verdicts) => verdicts.remove(0),
+            other => panic!("{other:?}"),
+        }
+    };
+    for hopeless in
+        ["\"EventTooLargeException\"", "\"InvalidEvent\"", "\"BadRequestException\"", "400", "413"]
+    {
+        assert!(matches!(one(hopeless), EventVerdict::Hopeless { .. }), "{hopeless}");
+    }
+    for throttled in ["\"ThrottlingException\"", "429", "\"429\""] {
+        assert!(
+            matches!(one(throttled), EventVerdict::Retry { own_fault: false, .. }),
+            "{throttled}"
+        );
+    }
+    for own in [
+        "401",
+        "403",
+        "408",
+        "500",
+        "\"InternalFailure\"",
+        "\"Unauthorized\"",
+        "\"Custom\"",
+        "null",
+    ] {
+        assert!(matches!(one(own), EventVerdict::Retry { own_fault: true, .. }), "{own}");
+    }
+}
+
+#[test]
+fn a_floor_and_words_have_an_end() {
+    let mut answer = answer(429, "");
+    answer.retry_after = Some(Duration::from_secs(u64::MAX));
+    assert_eq!(
+        judge(&answer, 1),
+        Verdict::Retry { fault: Fault::Throttled, after: Some(LONGEST_FLOOR) }
+    );
+    let Verdict::HandlerRefused { why } = errors(403, "Own", &"é".repeat(5_000)) else { panic!() };
+    assert_eq!(why.chars().count(), MOST_WORDS + 1);
+}
+
+#[test]
+fn the_header_names_the_kind_where_the_body_does_not() {
+    let mut answer = answer(400, "");
+    answer.error_type = Some("com.amazon#ExpiredTokenException:http://x/".into());
+    assert!(matches!(judge(&answer, 1), Verdict::Refused { .. }));
+}
