@@ -1,21 +1,38 @@
-//! AWS credentials and region, from the default chain: environment, profile, container, instance.
+//! AWS credentials and region, from the default chain: environment, profile, container, instance; and
+//! a role that is assumed with them.
 
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use aws_config::{BehaviorVersion, Region};
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
-use tokio::sync::Mutex;
 
-/// How long before their expiry credentials are replaced.
-const REFRESH_AHEAD: Duration = Duration::from_mins(5);
+use crate::renewal::{Fresh, Held, Renewal};
 
-/// Credentials that renew themselves; one refresh at a time.
-pub struct Credentials {
-    provider: SharedCredentialsProvider,
-    kept: Mutex<Option<Keys>>,
+/// How long keys are taken to be good that have expired by our clock when they come: the clock is
+/// wrong, and whether they are good will be seen.
+const EXPIRED_ON_ARRIVAL: Duration = Duration::from_mins(1);
+
+/// What the session of an assumed role is called, in the logs of the account that owns it.
+const SESSION: &str = "appsync-bridge";
+
+/// Where credentials come from.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// What the configuration or the endpoint says; else the environment and the profile are asked.
+    pub region: Option<String>,
+    /// A profile of the shared configuration files.
+    pub profile: Option<String>,
+    /// A role to assume.
+    pub role_arn: Option<String>,
+    /// What the role's trust policy may ask for.
+    pub external_id: Option<String>,
 }
+
+/// Credentials that renew themselves.
+#[derive(Debug)]
+pub struct Credentials(Renewal<Keys>);
 
 /// Why there are no credentials, or no region.
 #[derive(Debug, thiserror::Error)]
@@ -29,45 +46,60 @@ pub enum AwsError {
 }
 
 impl Credentials {
-    /// Opens the default chain. `region` is what the configuration or the endpoint says; without it
-    /// the environment and the profile are asked. Gives the region that is in force.
-    pub async fn open(
-        profile: Option<&str>,
-        region: Option<&str>,
-    ) -> Result<(Self, String), AwsError> {
+    /// Opens the chain; does not yet fetch. Gives the region that is in force, too.
+    pub async fn open(mut source: Source) -> Result<(Self, String), AwsError> {
+        let region = source.load().await.region().ok_or(AwsError::NoRegion)?.to_string();
+        source.region = Some(region.clone());
+        let renewal = Renewal::new("AWS credentials", move || {
+            let source = source.clone();
+            Box::pin(async move { source.fetch().await })
+        });
+        Ok((Self(renewal), region))
+    }
+
+    /// Credentials that are good now.
+    pub async fn keys(&self) -> Result<Held<Keys>, AwsError> {
+        self.0.get().await.map_err(AwsError::NoCredentials)
+    }
+
+    /// Those of this generation were refused. Whether there are others now.
+    pub async fn refused(&self, generation: u64) -> bool {
+        self.0.refused(generation).await
+    }
+}
+
+impl Source {
+    async fn load(&self) -> SdkConfig {
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
-        if let Some(profile) = profile {
+        if let Some(profile) = &self.profile {
             loader = loader.profile_name(profile);
         }
-        if let Some(region) = region {
-            loader = loader.region(Region::new(region.to_owned()));
+        if let Some(region) = &self.region {
+            loader = loader.region(Region::new(region.clone()));
         }
-        let config = loader.load().await;
-        let region = config.region().ok_or(AwsError::NoRegion)?.to_string();
-        let provider = config
-            .credentials_provider()
-            .ok_or_else(|| AwsError::NoCredentials("the default chain is empty".to_owned()))?;
-        Ok((Self { provider, kept: Mutex::new(None) }, region))
+        loader.load().await
     }
 
-    /// Credentials that are good for a while. Those that could not be replaced are used until they
-    /// are refused: they may still be good.
-    pub async fn keys(&self) -> Result<Keys, AwsError> {
-        let mut kept = self.kept.lock().await;
-        let fresh =
-            |keys: &Keys| keys.expiry().is_none_or(|e| e > SystemTime::now() + REFRESH_AHEAD);
-        if let Some(keys) = kept.as_ref().filter(|k| fresh(k)) {
-            return Ok(keys.clone());
-        }
-        match self.provider.provide_credentials().await {
-            Ok(keys) => Ok(kept.insert(keys).clone()),
-            Err(error) => kept.clone().ok_or_else(|| AwsError::NoCredentials(one_line(&error))),
-        }
-    }
-
-    /// Forgets what is kept: it was refused.
-    pub async fn forget(&self) {
-        *self.kept.lock().await = None;
+    /// Opens the chain anew, because it remembers the profile files that it has read.
+    async fn fetch(&self) -> Result<Fresh<Keys>, String> {
+        let config = self.load().await;
+        let chain = config.credentials_provider().ok_or("the default chain is empty")?;
+        let provider = match &self.role_arn {
+            None => chain,
+            Some(role) => {
+                let mut role =
+                    AssumeRoleProvider::builder(role).session_name(SESSION).configure(&config);
+                if let Some(id) = &self.external_id {
+                    role = role.external_id(id);
+                }
+                SharedCredentialsProvider::new(role.build_from_provider(chain).await)
+            }
+        };
+        let value = provider.provide_credentials().await.map_err(|error| one_line(&error))?;
+        let lifetime = value
+            .expiry()
+            .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or(EXPIRED_ON_ARRIVAL));
+        Ok(Fresh { value, lifetime })
     }
 }
 
@@ -80,10 +112,4 @@ fn one_line(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(…)")
-    }
 }

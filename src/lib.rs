@@ -35,8 +35,8 @@
 //! 8. [`bridge`]: assembly and lifetime. [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
-//! 11. [`aws`], [`backoff`], [`health`], [`metrics`], [`shutdown`], [`telemetry`], [`tls`]: tools that
-//!     know nothing of the rest.
+//! 11. [`aws`], [`backoff`], [`health`], [`metrics`], [`renewal`], [`shutdown`], [`telemetry`],
+//!     [`tls`]: tools that know nothing of the rest.
 //!
 //! # Who may import whom
 //!
@@ -49,13 +49,15 @@
 //! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source, tls
 //! pipeline → backoff, dead_letter, delivery, event_api, health, message, metrics, publish, route, seeded, shutdown
 //! source → aws, backoff, config, delivery, health, message, metrics, shutdown, tls
-//! publish → aws, backoff, config, delivery, event_api, health, metrics, seeded, shutdown, tls
+//! publish → aws, backoff, config, delivery, event_api, health, metrics, renewal, seeded, shutdown, tls
 //! dead_letter → message
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown
 //! config → event_api, route, backoff
 //! route → event_api, message
 //! delivery → message, seeded
+//! aws → renewal
+//! renewal → backoff
 //! ```
 
 pub mod admin;
@@ -76,6 +78,7 @@ pub mod message;
 pub mod metrics;
 pub mod pipeline;
 pub mod publish;
+pub mod renewal;
 pub mod route;
 pub mod seeded;
 pub mod shutdown;

@@ -10,6 +10,7 @@ mod answers;
 mod architecture;
 mod cli;
 mod config;
+mod credentials;
 mod demo;
 mod emulator;
 mod lifecycle;

@@ -154,7 +154,9 @@ impl Post for Endpoint {
         Ok(Answer { status: 200, body, ..Answer::default() })
     }
 
-    async fn refused(&self) {}
+    fn hint(&self) -> &'static str {
+        "look at the seed"
+    }
 }
 
 impl Endpoint {

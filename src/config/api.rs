@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Secret;
+use super::auth::{self, AUTHS};
+pub use super::auth::{Auth, Aws, OAuth2};
 pub use super::endpoint::Endpoint;
-use super::endpoint::{Reason, is_region};
+use super::endpoint::Reason;
 use super::ledger::Text;
-use super::problem::{Kind, Problem, listed, quoted};
+use super::problem::{Kind, Problem, listed};
 use super::reader::{Field, Located, Reported, Setting, Table};
 use super::value::show_duration;
 
@@ -32,35 +33,10 @@ pub struct ApiConfig {
     pub ca_file: Option<PathBuf>,
 }
 
-/// How requests to an API prove who sends them.
-#[derive(Clone, Debug)]
-pub enum Auth {
-    /// `x-api-key`.
-    ApiKey {
-        /// `da2-…`
-        key: Secret,
-    },
-    /// Signature Version 4 with the AWS default credential chain.
-    Iam {
-        /// Where credentials and region come from.
-        aws: Aws,
-    },
-}
-
-/// `aws = { region, profile, role_arn, external_id }`, the same everywhere.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Aws {
-    /// The region; else from the endpoint, else `AWS_REGION` or the profile.
-    pub region: Option<String>,
-    /// A profile of the shared configuration files.
-    pub profile: Option<String>,
-}
-
 const TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 const CONCURRENCY: u32 = 64;
 const MOST_CONCURRENCY: u32 = 4096;
-const AUTHS: &str = "`{ type = \"iam\" }` or `{ type = \"api-key\", key = { env = \"NAME\" } }`";
 
 /// Reads an `[api.NAME]`; `grace` is how long the drain may take, `None` if that is not known.
 pub(super) fn read(
@@ -79,7 +55,7 @@ pub(super) fn read(
         endpoint,
         "its HTTP endpoint: `endpoint = \"https://….appsync-api.REGION.amazonaws.com/event\"`",
     );
-    let auth = table.table("auth", "auth").then(|table| auth(table.value, endpoint.as_ref()));
+    let auth = table.table("auth", "auth").then(|table| auth::read(table.value, endpoint.as_ref()));
     let auth = table.require("auth", auth, format!("say who publishes: `auth` is {AUTHS}"));
     let timeout = table.duration("timeout").then(|timeout| {
         if timeout.value >= SHORTEST_TIMEOUT {
@@ -163,73 +139,6 @@ fn endpoint(table: &Table<'_>, text: &Located<Text>, plaintext: bool) -> Option<
             None
         }
     }
-}
-
-fn auth(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Auth> {
-    let ledger = table.ledger;
-    let kind = table.choice("type", &[("iam", true), ("api-key", false)], &["token", "oauth2"]);
-    let iam = match kind {
-        Field::Bad => {
-            table.ignore_rest();
-            return None;
-        }
-        kind => table.require("type", kind, format!("`auth` is {AUTHS}")),
-    };
-    let Some(iam) = iam else {
-        // What else is in it means nothing without its type.
-        let _ = (table.take("key"), table.take("aws"));
-        table.finish();
-        return None;
-    };
-    if iam.value {
-        let aws = table.table("aws", "aws").then(|table| aws(table.value, endpoint)).optional();
-        table.finish();
-        let aws = aws.ok()?.map(|aws| aws.value).unwrap_or_default();
-        return Some(Auth::Iam { aws });
-    }
-    let key = table.secret("key").then(|key| {
-        if http::HeaderValue::from_str(key.value.reveal()).is_ok() {
-            return Some(key.value);
-        }
-        let message = "`key` holds a character that a request can't carry";
-        let hint = "a key is `da2-` and letters and digits; look for a line break";
-        ledger.report(Problem::new(Kind::BadValue, Some(key.span), message).help(hint));
-        None
-    });
-    let key = table.require("key", key, "the API's key: `key = { env = \"NAME\" }`");
-    table.finish();
-    Some(Auth::ApiKey { key: key?.value })
-}
-
-fn aws(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Aws> {
-    let ledger = table.ledger;
-    let region = table.filled("region").then(|text| {
-        let Located { value: text, span } = text;
-        if !is_region(&text.value) {
-            let message = format!("{} is not a region", text.shown());
-            let problem = Problem::new(Kind::BadValue, Some(span), message);
-            ledger.report(problem.help("a region is written like `eu-west-1`"));
-            return None;
-        }
-        if let Some(endpoint) = endpoint
-            && let Some(other) = &endpoint.value.region
-            && *other != text.value
-        {
-            let message =
-                format!("`region` is {}, but the endpoint is in {}", text.shown(), quoted(other));
-            let problem = Problem::new(Kind::Impossible, Some(span), message);
-            let problem = problem.also(endpoint.span.clone(), format!("is in `{other}`"));
-            ledger.report(problem.help("leave `region` away: a standard endpoint tells it"));
-            return None;
-        }
-        Some(text.value)
-    });
-    let profile = table.filled("profile");
-    let (region, profile) = (region.optional(), profile.optional());
-    table.finish();
-    let region = region.ok()?.map(|region| region.value);
-    let profile = profile.ok()?.map(|profile| profile.value.value);
-    Some(Aws { region, profile })
 }
 
 fn answers_within(table: &Table<'_>, timeout: &Setting<Duration>, grace: &Setting<Duration>) {

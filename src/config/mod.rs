@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub mod api;
+mod auth;
 mod daemon;
 mod dead_letter;
 mod endpoint;
@@ -23,6 +24,7 @@ mod mqtt;
 mod names;
 mod problem;
 mod reader;
+mod reference;
 mod route;
 mod secret;
 pub mod source;

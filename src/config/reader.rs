@@ -167,8 +167,10 @@ impl<'a> Table<'a> {
         for entry in self.rest() {
             let place = Some(entry.key_span.clone());
             let key = quoted(entry.key);
+            let word = words::meant(self.section, entry.key, &self.asked);
             // A table holds a reference; a default in it is covered by its look.
-            if looks_secret(entry.key) && entry.value.get_ref().as_table().is_none() {
+            let secret = looks_secret(entry.key) || word.is_some_and(looks_secret);
+            if secret && entry.value.get_ref().as_table().is_none() {
                 self.ledger.hide(entry.value.span());
             }
             if later.contains(&entry.key) {
@@ -180,7 +182,6 @@ impl<'a> Table<'a> {
                 );
                 continue;
             }
-            let word = words::meant(self.section, entry.key, &self.asked);
             meant.extend(word);
             let problem = Problem::new(Kind::UnknownKey, place, format!("unknown key {key}"));
             self.ledger.report(match word {

@@ -1,32 +1,141 @@
-//! Texts that must not be seen.
+//! Texts that must not be seen, and that may change while the bridge runs.
 
 use std::fmt;
-use std::io::Read;
-use std::ops::Range;
-use std::path::Path;
-use std::sync::Arc;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
-use toml::de::DeValue;
+/// What a file with a secret in it holds at most; more is not a secret but a mistake.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-use super::ledger::Ledger;
-use super::problem::{Kind, Problem, quoted};
-use super::reader::{Field, Located, Table};
+/// A secret's file is looked at no more often, unless the secret was refused.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A text that never shows itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<str>);
+/// A text that never shows itself. One that came from a file follows the file: keys rotate without a
+/// restart. A file that is gone, empty or unreadable changes nothing: the last good text stays.
+#[derive(Clone)]
+pub struct Secret(Arc<Kept>);
+
+struct Kept {
+    file: Option<PathBuf>,
+    last: Mutex<Last>,
+}
+
+struct Last {
+    text: Arc<str>,
+    stamp: Option<Stamp>,
+    looked: Instant,
+    warned: bool,
+}
+
+/// What tells one content of a file from the next without reading it. Symbolic links are followed, so
+/// the switch that Kubernetes makes (one link is replaced) shows as another inode.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    file: (u64, u64),
+}
+
+/// What a secret's file holds.
+pub(super) struct Content {
+    /// Without the line break at its end; never empty.
+    pub(super) text: String,
+    pub(super) open_to_others: bool,
+    stamp: Stamp,
+}
+
+/// Why a file gives no secret: a clause about it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("does not exist")]
+    Missing,
+    #[error("can't be read: {0}")]
+    Io(io::Error),
+    #[error("is far too large for a secret")]
+    TooLarge,
+    #[error("is not UTF-8")]
+    NotUtf8,
+    #[error("is empty")]
+    Empty,
+}
 
 impl Secret {
-    /// Wraps a text.
+    /// Wraps a text that stays as it is.
     pub fn new(text: impl Into<Arc<str>>) -> Self {
-        Self(text.into())
+        Self::kept(text.into(), None)
     }
 
-    /// The text itself, for the one place that sends it.
-    pub fn reveal(&self) -> &str {
-        &self.0
+    /// A text that was read from `file`, and follows it.
+    pub fn of_file(text: impl Into<Arc<str>>, file: &Path) -> Self {
+        Self::kept(text.into(), Some(file.to_owned()))
+    }
+
+    fn kept(text: Arc<str>, file: Option<PathBuf>) -> Self {
+        let last = Last { text, stamp: None, looked: Instant::now(), warned: false };
+        Self(Arc::new(Kept { file, last: Mutex::new(last) }))
+    }
+
+    /// The text as it is now, for the one place that sends it. Looks at the file at most once a second.
+    pub fn reveal(&self) -> Arc<str> {
+        self.look(Instant::now(), false)
+    }
+
+    /// As [`reveal`](Self::reveal), and surely what the file says now: the text was refused, or is used
+    /// so seldom that reading costs nothing.
+    pub fn reread(&self) -> Arc<str> {
+        self.look(Instant::now(), true)
+    }
+
+    fn look(&self, now: Instant, surely: bool) -> Arc<str> {
+        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = &self.0.file
+            && (surely || now.duration_since(last.looked) >= LOOK_EVERY)
+        {
+            last.looked = now;
+            last.follow(file, surely);
+        }
+        Arc::clone(&last.text)
     }
 }
+
+impl Last {
+    fn follow(&mut self, file: &Path, surely: bool) {
+        let stamp = std::fs::metadata(file).ok().map(|metadata| Stamp::of(&metadata));
+        if !surely && stamp.is_some() && stamp == self.stamp {
+            return;
+        }
+        match read(file) {
+            Ok(content) => {
+                if *self.text != *content.text {
+                    self.text = content.text.into();
+                    tracing::info!(file = %file.display(), "the secret in the file changed; the new one is used");
+                }
+                self.stamp = Some(content.stamp);
+                self.warned = false;
+            }
+            Err(why) => {
+                if !self.warned {
+                    tracing::warn!(file = %file.display(), %why, "the secret's file can't be used; its last content stays in force");
+                }
+                self.stamp = None;
+                self.warned = true;
+            }
+        }
+    }
+}
+
+impl PartialEq for Secret {
+    /// Whether both are the same text now and come from the same place.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+            || (self.0.file == other.0.file && self.reveal() == other.reveal())
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,187 +143,120 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a file with a secret in it holds at most; more is not a secret but a mistake.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
-
-const FORMS: &str = "`{ env = \"NAME\" }`, `{ file = \"/path\" }` or `{ credential = \"name\" }`";
-
-impl Table<'_> {
-    /// A secret: a reference, or plain text with a warning.
-    pub(super) fn secret(&mut self, key: &'static str) -> Field<Secret> {
-        self.field(key, |ledger, entry| {
-            let span = entry.value.span();
-            let DeValue::Table(table) = entry.value.get_ref() else {
-                ledger.hide(span.clone());
-                let DeValue::String(text) = entry.value.get_ref() else {
-                    let wanted = "a string or a reference to a secret";
-                    ledger.wrong_type(key, span, wanted, entry.value.get_ref());
-                    return None;
-                };
-                if !text.is_empty() {
-                    let message = format!("`{key}` is in plain text");
-                    let warning = Problem::new(Kind::Warning, Some(span.clone()), message);
-                    ledger.report(warning.help(format!("keep it elsewhere: {FORMS}")));
-                }
-                return filled(ledger, key, &span, "", text.clone().into_owned());
-            };
-            if let Some((_, default)) = table.iter().find(|(key, _)| key.get_ref() == "default") {
-                ledger.hide(default.span());
-                let message = format!("the default of `{key}` is in plain text");
-                let warning = Problem::new(Kind::Warning, Some(default.span()), message);
-                ledger
-                    .report(warning.help("leave it away, so that a variable not set is an error"));
-            }
-            if table.contains_key("env") {
-                let Located { value: text, span } = ledger.string(key, entry.value)?;
-                let from = text.variable.map_or(String::new(), |name| format!("${name}"));
-                return filled(ledger, key, &span, &from, text.value);
-            }
-            let mut table = Table::new(ledger, "secret", format!("`{key}`"), span.clone(), table);
-            let file = table.filled("file").optional();
-            let credential = table.filled("credential").optional();
-            // Only to be named among the keys that are known here.
-            let _ = table.take("env");
-            table.finish();
-            match (file.ok()?, credential.ok()?) {
-                (Some(path), None) => {
-                    let path = path.value.value;
-                    let text = read(ledger, key, &span, &path, Path::new(&path), true)?;
-                    filled(ledger, key, &span, &path, text)
-                }
-                (None, Some(name)) => from_credential(ledger, key, &span, &name.value.value),
-                (Some(_), Some(_)) => {
-                    let message = format!("`{key}` names two places for one secret");
-                    ledger.report(Problem::new(Kind::BadValue, Some(span), message));
-                    None
-                }
-                // With other keys in it, those have been reported.
-                (None, None)
-                    if !entry.value.get_ref().as_table().is_some_and(toml::map::Map::is_empty) =>
-                {
-                    None
-                }
-                (None, None) => {
-                    let message = format!("`{key}` names no place for its secret");
-                    let problem = Problem::new(Kind::MissingKey, Some(span), message);
-                    ledger.report(problem.help(format!("write {FORMS}")));
-                    None
-                }
-            }
-        })
-    }
-}
-
-fn from_credential(
-    ledger: &Ledger<'_>,
-    key: &str,
-    span: &Range<usize>,
-    name: &str,
-) -> Option<Secret> {
-    let refuse = |message: String, hint: String| {
-        ledger.report(Problem::new(Kind::Unresolved, Some(span.clone()), message).help(hint));
-        None
-    };
-    if name.contains('/') || name.starts_with('.') {
-        let message = format!("{} is not the name of a credential", quoted(name));
-        return refuse(message, "a path is written `{ file = \"/path\" }`".to_owned());
-    }
-    let Some(directory) = ledger.environment.directory("CREDENTIALS_DIRECTORY") else {
-        let message = format!(
-            "`{key}` is the credential {}, but `$CREDENTIALS_DIRECTORY` is not set",
-            quoted(name)
-        );
-        let hint = format!("systemd sets it for a unit with `LoadCredential={name}:/path`");
-        return refuse(message, hint);
-    };
-    let text =
-        read(ledger, key, span, &format!("credential {name}"), &directory.join(name), false)?;
-    filled(ledger, key, span, &format!("credential {name}"), text)
-}
-
-/// Reads a file that holds a secret, without the line break at its end.
-fn read(
-    ledger: &Ledger<'_>,
-    key: &str,
-    span: &Range<usize>,
-    shown: &str,
-    path: &Path,
-    warn: bool,
-) -> Option<String> {
+/// Reads a file that holds a secret.
+pub(super) fn read(path: &Path) -> Result<Content, Unreadable> {
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| {
-        let open_to_others = is_open_to_others(&file)?;
+    let read = File::open(path).and_then(|file| {
+        let metadata = file.metadata()?;
         file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-        Ok(open_to_others)
+        Ok(metadata)
     });
-    let refuse = |why: String, hint: &str| {
-        let message = format!("`{key}` is to come from {}, which {why}", quoted(shown));
-        ledger.report(Problem::new(Kind::Unresolved, Some(span.clone()), message).help(hint));
-    };
-    match read {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            refuse(
-                "does not exist".to_owned(),
-                "create it, readable by the bridge alone (`chmod 600`)",
-            );
-            return None;
-        }
-        Err(error) => {
-            refuse(format!("can't be read: {error}"), "the bridge's user needs to read it");
-            return None;
-        }
-        Ok(true) if warn => {
-            let message = format!("{} holds `{key}` and others can read it", quoted(shown));
-            let warning = Problem::new(Kind::Warning, Some(span.clone()), message);
-            ledger.report(warning.help(format!("chmod 600 {shown}")));
-        }
-        Ok(_) => {}
-    }
+    let metadata = read.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Unreadable::Missing,
+        _ => Unreadable::Io(error),
+    })?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
-        refuse(
-            "is far too large for a secret".to_owned(),
-            "the file holds the secret and nothing else",
-        );
-        return None;
+        return Err(Unreadable::TooLarge);
     }
-    let Ok(mut text) = String::from_utf8(bytes) else {
-        refuse("is not UTF-8".to_owned(), "the file holds the secret as text and nothing else");
-        return None;
-    };
+    let mut text = String::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
             text.pop();
         }
     }
-    Some(text)
+    if text.is_empty() {
+        return Err(Unreadable::Empty);
+    }
+    Ok(Content { text, open_to_others: is_open_to_others(&metadata), stamp: Stamp::of(&metadata) })
 }
 
-fn filled(
-    ledger: &Ledger<'_>,
-    key: &str,
-    span: &Range<usize>,
-    from: &str,
-    text: String,
-) -> Option<Secret> {
-    if !text.is_empty() {
-        return Some(Secret::new(text));
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            file: identity(metadata),
+        }
     }
-    let message = match from {
-        "" => format!("`{key}` is empty"),
-        from => format!("`{key}` is to come from {}, which is empty", quoted(from)),
-    };
-    ledger.report(Problem::new(Kind::Unresolved, Some(span.clone()), message));
-    None
 }
 
 #[cfg(unix)]
-fn is_open_to_others(file: &std::fs::File) -> std::io::Result<bool> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(file.metadata()?.permissions().mode() & 0o077 != 0)
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.dev(), metadata.ino())
 }
 
 #[cfg(not(unix))]
-fn is_open_to_others(_file: &std::fs::File) -> std::io::Result<bool> {
-    Ok(false)
+fn identity(_metadata: &Metadata) -> (u64, u64) {
+    (0, 0)
+}
+
+#[cfg(unix)]
+fn is_open_to_others(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.permissions().mode() & 0o077 != 0
+}
+
+#[cfg(not(unix))]
+fn is_open_to_others(_metadata: &Metadata) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Replaces the content as an editor or a rotation does: another file takes the name.
+    fn replace(path: &Path, text: &str) {
+        let beside = path.with_extension("new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, path).unwrap();
+    }
+
+    #[test]
+    fn follows_its_file_at_most_once_a_second() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        replace(&path, "one\n");
+        let secret = Secret::of_file("one", &path);
+        let start = Instant::now();
+        let at = |ms: u64| secret.look(start + Duration::from_millis(ms), false);
+        assert_eq!(&*at(1_100), "one");
+        replace(&path, "two\r\n");
+        assert_eq!(&*at(1_900), "one", "looked at less than a second ago");
+        assert_eq!(&*at(2_200), "two");
+        replace(&path, "six");
+        assert_eq!(&*secret.look(start + Duration::from_millis(2_300), true), "six", "refused");
+        // What can't be used changes nothing, and is tried again.
+        for bad in ["", "\n", "\u{0}".repeat(70_000).as_str()] {
+            replace(&path, bad);
+            assert_eq!(&*secret.reread(), "six");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(&*at(10_000), "six");
+        replace(&path, "new");
+        assert_eq!(&*at(11_100), "new");
+        assert_eq!(format!("{secret:?}"), "Secret(…)");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn follows_a_link_that_is_switched_as_kubernetes_does() {
+        use std::os::unix::fs::symlink;
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for (name, text) in [("v1", "old"), ("v2", "new")] {
+            std::fs::create_dir(at(name)).unwrap();
+            std::fs::write(at(name).join("key"), text).unwrap();
+        }
+        symlink("v1", at("..data")).unwrap();
+        symlink("..data/key", at("key")).unwrap();
+        let secret = Secret::of_file("old", &at("key"));
+        let later = |s| secret.look(Instant::now() + Duration::from_secs(s), false);
+        assert_eq!(&*later(2), "old");
+        symlink("v2", at("..next")).unwrap();
+        std::fs::rename(at("..next"), at("..data")).unwrap();
+        assert_eq!(&*later(4), "new");
+    }
 }

@@ -153,7 +153,7 @@ fn secrets_come_from_files_and_credentials() {
         let loaded = parse(&text, Path::new("t.toml"), &environment).unwrap();
         assert!(loaded.warnings.is_empty());
         let SourceKind::Mqtt(mqtt) = &loaded.config.sources[0].kind;
-        assert_eq!(mqtt.password.as_ref().unwrap().reveal(), "hunter2");
+        assert_eq!(&*mqtt.password.as_ref().unwrap().reveal(), "hunter2");
         assert!(!format!("{loaded:?}").contains("hunter2"));
     }
     open_to(&file, 0o644);
@@ -228,7 +228,10 @@ fn no_secret_is_ever_shown() {
         "auth = { type = \"api-key\", key = \"hunter2\"",
         "auth = { type = \"api_key\", key = \"hunter2\" }",
         "auth = { type = \"api-key\", api_key = \"hunter2\" }",
-        "auth = { type = \"token\", token = \"hunter2\" }",
+        "auth = { type = \"token\", token = \"hunter2\", x = 1 }",
+        "auth = { type = \"token\", tokn = \"hunter2\" }",
+        "auth = { type = \"oauth2\", client_secret = \"hunter2\" }",
+        "auth = { type = \"oauth2\", token_url = \"https://me:hunter2@x/\" }",
         "auth = \"hunter2\"",
         "auth.type = \"api-key\"\nauth.key = 'hunter2\\u0007'\nauth.key = \"\\u0007hunter2\"",
         "endpoint = \"https://me:hunter2@example.com/event\"",

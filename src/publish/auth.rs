@@ -1,13 +1,16 @@
-//! The headers that prove who sends a request.
+//! The headers that prove who sends a request, and what is to be done when they are refused.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
-use crate::aws::{AwsError, Credentials};
+use super::oauth2::{self, OAuth2Error};
+use crate::aws::{AwsError, Credentials, Source};
+use crate::config::Secret;
 use crate::config::api::{ApiConfig, Auth};
 use crate::event_api::sign::{self, Signer};
+use crate::renewal::Renewal;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
@@ -16,10 +19,22 @@ const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token
 /// Makes the headers of each attempt, afresh.
 #[derive(Debug)]
 pub(super) enum Authorizer {
-    /// `x-api-key`, always the same.
-    ApiKey(HeaderValue),
+    /// `x-api-key`.
+    ApiKey(Shown),
+    /// `authorization`, as it is.
+    Token(Shown),
+    /// `authorization`, with a token that is fetched.
+    OAuth2(Renewal<HeaderValue>),
     /// Signature Version 4.
     Iam(Box<Iam>),
+}
+
+/// A secret that is sent as it is, and the header made of it.
+#[derive(Debug)]
+pub(super) struct Shown {
+    secret: Secret,
+    /// The text that was last looked at, the header of the last good one, and the number of that.
+    last: Mutex<(Arc<str>, HeaderValue, u64)>,
 }
 
 /// What signing needs.
@@ -28,9 +43,13 @@ pub(super) struct Iam {
     credentials: Credentials,
     region: String,
     host: String,
-    /// The signer of the last access key; another one when the credentials were replaced.
-    signer: Mutex<Option<(String, Signer)>>,
+    /// The signer of the last credentials, by their generation.
+    signer: Mutex<Option<(u64, Signer)>>,
 }
+
+/// Which of the secrets, tokens or credentials that were held so far a request was sent with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Generation(u64);
 
 /// Why no headers could be made.
 #[derive(Debug, thiserror::Error)]
@@ -38,67 +57,148 @@ pub enum AuthError {
     /// Credentials or region.
     #[error(transparent)]
     Aws(#[from] AwsError),
+    /// The client of the token endpoint.
+    #[error(transparent)]
+    OAuth2(#[from] OAuth2Error),
+    /// The issuer gives no token.
+    #[error("no OAuth token: {0}")]
+    NoToken(String),
     /// A key with a line break or the like.
     #[error("a key or token has characters that no HTTP header can carry")]
     NotAHeader,
 }
 
 impl Authorizer {
-    /// What `api` asks for. Opens the credential chain; does not yet fetch credentials.
+    /// What `api` asks for. Opens the credential chain; does not yet fetch anything.
     pub(super) async fn build(api: &ApiConfig) -> Result<Self, AuthError> {
         match &api.auth {
-            Auth::ApiKey { key } => Ok(Self::ApiKey(secret_header(key.reveal())?)),
+            Auth::ApiKey { key } => Ok(Self::ApiKey(Shown::new(key)?)),
+            Auth::Token { token } => Ok(Self::Token(Shown::new(token)?)),
+            Auth::OAuth2(config) => {
+                Ok(Self::OAuth2(oauth2::tokens(config, api.ca_file.as_deref())?))
+            }
             Auth::Iam { aws } => {
-                let region = aws.region.as_deref().or(api.endpoint.region.as_deref());
-                let (credentials, region) =
-                    Credentials::open(aws.profile.as_deref(), region).await?;
+                let (credentials, region) = Credentials::open(Source {
+                    region: aws.region.clone().or_else(|| api.endpoint.region.clone()),
+                    profile: aws.profile.clone(),
+                    role_arn: aws.role_arn.clone(),
+                    external_id: aws.external_id.clone(),
+                })
+                .await?;
                 let host = api.endpoint.authority().to_owned();
                 Ok(Self::Iam(Box::new(Iam { credentials, region, host, signer: Mutex::new(None) })))
             }
         }
     }
 
-    /// The headers of a request with `body` that is sent now.
-    pub(super) async fn headers(&self, body: &[u8]) -> Result<HeaderMap, AuthError> {
+    /// The headers of a request with `body` that is sent at `now`, by the service's clock.
+    pub(super) async fn headers(
+        &self,
+        body: &[u8],
+        now: SystemTime,
+    ) -> Result<(HeaderMap, Generation), AuthError> {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(sign::CONTENT_TYPE));
-        match self {
-            Self::ApiKey(key) => {
-                headers.insert(API_KEY, key.clone());
+        let generation = match self {
+            Self::ApiKey(shown) => shown.put(API_KEY, &mut headers),
+            Self::Token(shown) => shown.put(AUTHORIZATION, &mut headers),
+            Self::OAuth2(tokens) => {
+                let held = tokens.get().await.map_err(AuthError::NoToken)?;
+                headers.insert(AUTHORIZATION, (*held.value).clone());
+                held.generation
             }
-            Self::Iam(iam) => iam.sign(body, &mut headers).await?,
-        }
-        Ok(headers)
+            Self::Iam(iam) => iam.sign(body, now, &mut headers).await?,
+        };
+        Ok((headers, Generation(generation)))
     }
 
-    /// The API refused us: what can be renewed is renewed before the next attempt.
-    pub(super) async fn refused(&self) {
-        if let Self::Iam(iam) = self {
-            iam.credentials.forget().await;
+    /// The API refused what was sent with `generation`: renews what can be renewed. Whether there is
+    /// another one now, so that another attempt is worth it.
+    pub(super) async fn renew(&self, generation: Generation) -> bool {
+        match self {
+            Self::ApiKey(shown) | Self::Token(shown) => {
+                shown.secret.reread();
+                shown.now().1 != generation.0
+            }
+            Self::OAuth2(tokens) => tokens.refused(generation.0).await,
+            Self::Iam(iam) => iam.credentials.refused(generation.0).await,
+        }
+    }
+
+    /// Whether the clock matters.
+    pub(super) fn signs(&self) -> bool {
+        matches!(self, Self::Iam(_))
+    }
+
+    /// What to look at when the API refuses.
+    pub(super) fn hint(&self) -> &'static str {
+        match self {
+            Self::ApiKey(_) => {
+                "API keys expire: is there a newer one? then check the endpoint, and that the namespace exists and takes API keys"
+            }
+            Self::Token(_) => {
+                "tokens expire: is there a newer one? then check the endpoint, and that the namespace exists and takes such tokens"
+            }
+            Self::OAuth2(_) => {
+                "check that the API trusts the token's issuer, the client and its scope, and that the namespace exists"
+            }
+            Self::Iam(_) => {
+                "check the credentials, that their policy allows `appsync:EventPublish`, the region, and that the namespace exists"
+            }
         }
     }
 }
 
+impl Shown {
+    fn new(secret: &Secret) -> Result<Self, AuthError> {
+        let text = secret.reveal();
+        let header = secret_header(&text)?;
+        Ok(Self { secret: secret.clone(), last: Mutex::new((text, header, 1)) })
+    }
+
+    fn put(&self, name: HeaderName, headers: &mut HeaderMap) -> u64 {
+        let (header, generation) = self.now();
+        headers.insert(name, header);
+        generation
+    }
+
+    /// The header of the secret as it is now; of the last good one, if that can't be a header.
+    fn now(&self) -> (HeaderValue, u64) {
+        let text = self.secret.reveal();
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (seen, header, generation) = &mut *last;
+        if *seen != text {
+            match secret_header(&text) {
+                Ok(new) => (*header, *generation) = (new, *generation + 1),
+                Err(error) => tracing::warn!(%error, "the last one stays in force"),
+            }
+            *seen = text;
+        }
+        (header.clone(), *generation)
+    }
+}
+
 impl Iam {
-    async fn sign(&self, body: &[u8], headers: &mut HeaderMap) -> Result<(), AuthError> {
-        let keys = self.credentials.keys().await?;
+    async fn sign(
+        &self,
+        body: &[u8],
+        now: SystemTime,
+        headers: &mut HeaderMap,
+    ) -> Result<u64, AuthError> {
+        let held = self.credentials.keys().await?;
         let mut kept = self.signer.lock().unwrap_or_else(PoisonError::into_inner);
         let signer = match kept.take() {
-            Some((id, signer))
-                if id == keys.access_key_id() && signer.session_token() == keys.session_token() =>
-            {
-                signer
-            }
+            Some((generation, signer)) if generation == held.generation => signer,
             _ => Signer::new(
                 &self.region,
                 &self.host,
-                keys.access_key_id(),
-                keys.secret_access_key(),
-                keys.session_token(),
+                held.value.access_key_id(),
+                held.value.secret_access_key(),
+                held.value.session_token(),
             ),
         };
-        let (_, signer) = kept.insert((keys.access_key_id().to_owned(), signer));
-        let signed = signer.sign(body, SystemTime::now());
+        let (_, signer) = kept.insert((held.generation, signer));
+        let signed = signer.sign(body, now);
         if let Some(token) = signer.session_token() {
             headers.insert(SECURITY_TOKEN, secret_header(token)?);
         }
@@ -107,12 +207,12 @@ impl Iam {
             HeaderValue::try_from(signed.date).map_err(|_| AuthError::NotAHeader)?,
         );
         headers.insert(AUTHORIZATION, secret_header(&signed.authorization)?);
-        Ok(())
+        Ok(held.generation)
     }
 }
 
 /// A header that shows itself nowhere.
-fn secret_header(text: &str) -> Result<HeaderValue, AuthError> {
+pub(super) fn secret_header(text: &str) -> Result<HeaderValue, AuthError> {
     let mut value = HeaderValue::from_str(text).map_err(|_| AuthError::NotAHeader)?;
     value.set_sensitive(true);
     Ok(value)

@@ -5,7 +5,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Uri, header};
@@ -18,7 +18,8 @@ use tokio::time::timeout;
 
 use super::auth::{AuthError, Authorizer};
 use super::post::{Failure, Post};
-use super::verdict::{Answer, Fault};
+use super::skew::{Clock, Told};
+use super::verdict::{Answer, Fault, refusal};
 use crate::config::api::ApiConfig;
 use crate::tls::{self, TlsError};
 
@@ -34,6 +35,7 @@ pub struct Client {
     pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
     uri: Uri,
     authorizer: Authorizer,
+    clock: Clock,
     timeout: Duration,
 }
 
@@ -74,7 +76,17 @@ impl Client {
             .retry_canceled_requests(false)
             .build(https);
         let authorizer = Authorizer::build(api).await?;
-        Ok(Self { pool, uri: api.endpoint.uri.clone(), authorizer, timeout: api.timeout })
+        let (uri, clock) = (api.endpoint.uri.clone(), Clock::default());
+        Ok(Self { pool, uri, authorizer, clock, timeout: api.timeout })
+    }
+
+    async fn attempt(&self, headers: HeaderMap, body: Bytes) -> Result<Answer, Failure> {
+        timeout(self.timeout, self.exchange(headers, body)).await.unwrap_or_else(|_| {
+            Err(Failure {
+                fault: Fault::Ambiguous,
+                why: format!("no answer within {:?}", self.timeout),
+            })
+        })
     }
 
     async fn exchange(&self, headers: HeaderMap, body: Bytes) -> Result<Answer, Failure> {
@@ -82,9 +94,13 @@ impl Client {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = headers;
+        let sent = SystemTime::now();
         let response = self.pool.request(request).await.map_err(|e| failure(&e))?;
+        let received = SystemTime::now();
         let (head, body) = response.into_parts();
         let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
+        let age = head.headers.contains_key(header::AGE);
+        self.clock.learn(Told { sent, received, date: text(header::DATE.as_str()), age });
         let retry_after = text(header::RETRY_AFTER.as_str())
             .and_then(|v| v.trim().parse().ok())
             .map(Duration::from_secs);
@@ -103,23 +119,29 @@ impl Client {
 }
 
 impl Post for Client {
+    /// Sends `body`. If we are refused, what can be renewed is renewed once, and the clock corrected
+    /// once, and it is sent again; a refusal that comes out is one that neither mends.
     async fn post(&self, body: Bytes) -> Result<Answer, Failure> {
-        let headers = self
-            .authorizer
-            .headers(&body)
-            .await
-            .map_err(|e| Failure { fault: Fault::Refused, why: e.to_string() })?;
-        match timeout(self.timeout, self.exchange(headers, body)).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure {
-                fault: Fault::Ambiguous,
-                why: format!("no answer within {:?}", self.timeout),
-            }),
+        let (mut renewed, mut corrected) = (false, !self.authorizer.signs());
+        loop {
+            let skew = self.clock.skew();
+            let headers = self.authorizer.headers(&body, skew.apply(SystemTime::now())).await;
+            let (headers, generation) =
+                headers.map_err(|e| Failure { fault: Fault::Refused, why: e.to_string() })?;
+            let answer = self.attempt(headers, body.clone()).await?;
+            let Some(code) = refusal(&answer) else { return Ok(answer) };
+            if !corrected && self.clock.skew().mends(skew, &code) {
+                corrected = true;
+            } else if !renewed && self.authorizer.renew(generation).await {
+                renewed = true;
+            } else {
+                return Ok(answer);
+            }
         }
     }
 
-    async fn refused(&self) {
-        self.authorizer.refused().await;
+    fn hint(&self) -> &'static str {
+        self.authorizer.hint()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::event_api::Channel;
 use crate::seeded::{self, Bug};
 
 impl<P: Post> Publisher<P> {
-    pub(super) async fn judge(&mut self, ended: Ended) {
+    pub(super) fn judge(&mut self, ended: Ended) {
         let Ended { batch, sent, result } = ended;
         let now = clock();
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
@@ -34,13 +34,13 @@ impl<P: Post> Publisher<P> {
                 self.answered(&batch, sent, now);
                 self.handler_refused(batch, &why, now);
             }
-            Verdict::Bad { why, certain } => self.bad(batch, &why, certain, sent, now).await,
+            Verdict::Bad { why, certain } => self.bad(batch, &why, certain, sent, now),
             Verdict::Refused { why, whole } => {
-                self.refuse(batch, Fault::Refused, &why, whole, now).await;
+                self.refuse(batch, Fault::Refused, &why, whole, now);
             }
             // Nobody can say that this is our API, so it gets nothing; a probe a second asks again.
             Verdict::Retry { fault: Fault::Trust, .. } => {
-                self.refuse(batch, Fault::Trust, &why, true, now).await;
+                self.refuse(batch, Fault::Trust, &why, true, now);
             }
             Verdict::Retry { fault, after } => {
                 self.pauses.unanswered(batch.channel.namespace(), now);
@@ -120,14 +120,7 @@ impl<P: Post> Publisher<P> {
     }
 
     /// We are refused: pause, and keep everything.
-    async fn refuse(
-        &mut self,
-        batch: Batch<Entry>,
-        fault: Fault,
-        why: &str,
-        whole: bool,
-        now: Instant,
-    ) {
+    fn refuse(&mut self, batch: Batch<Entry>, fault: Fault, why: &str, whole: bool, now: Instant) {
         if fault == Fault::Refused {
             self.is_there(now);
         }
@@ -139,14 +132,14 @@ impl<P: Post> Publisher<P> {
         // If this was the probe of something else as well, that has no answer yet.
         self.pauses.unanswered(namespace, now);
         let scope = if whole { Scope::Api } else { Scope::Namespace(namespace.to_owned()) };
-        self.pause(scope, why, now).await;
+        self.pause(scope, why, now);
         self.retry(batch, fault, None, now);
     }
 
     /// A bad request: its events are tried alone. One that is called bad alone, again and again while
     /// the API accepts others in between, is guilty. If the API takes nothing else it is not the
     /// event: a bad signature may come as a 400.
-    async fn bad(
+    fn bad(
         &mut self,
         mut batch: Batch<Entry>,
         why: &str,
@@ -161,7 +154,7 @@ impl<P: Post> Publisher<P> {
         }
         let others = certain || self.accepted_at > before;
         if alone && !others {
-            return self.refuse(batch, Fault::Refused, why, false, now).await;
+            return self.refuse(batch, Fault::Refused, why, false, now);
         }
         if others {
             self.answered(&batch, sent, now);

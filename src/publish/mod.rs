@@ -11,7 +11,9 @@ mod entry;
 mod judgement;
 pub mod lanes;
 pub mod limit;
+mod oauth2;
 pub mod post;
+mod skew;
 mod standing;
 pub mod verdict;
 
@@ -153,7 +155,7 @@ impl<P: Post> Publisher<P> {
                     }
                 }
                 Some(ended) = self.requests.join_next() => match ended {
-                    Ok(ended) => self.judge(ended).await,
+                    Ok(ended) => self.judge(ended),
                     // The task took its entries down with it, which released them. A lane that waits
                     // for them would wait for ever, so the whole publisher stops: fail closed.
                     Err(error) => {

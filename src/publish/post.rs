@@ -8,11 +8,12 @@ use super::verdict::{Answer, Fault};
 
 /// Somebody who posts. The real one is [`Client`](super::Client); a simulation has its own.
 pub trait Post: Send + Sync + 'static {
-    /// Sends `body` once, signed at this moment.
+    /// Sends `body`, signed at this moment. When we are refused, what can be renewed is renewed, and it
+    /// is sent once more: a refusal that comes out is one that nothing here mends.
     fn post(&self, body: Bytes) -> impl Future<Output = Result<Answer, Failure>> + Send;
 
-    /// The API refused us: what can be renewed is renewed before the next attempt.
-    fn refused(&self) -> impl Future<Output = ()> + Send;
+    /// What to look at when the API refuses us.
+    fn hint(&self) -> &'static str;
 }
 
 /// Why an attempt brought no answer.

@@ -20,12 +20,11 @@ impl<P: Post> Publisher<P> {
         }
     }
 
-    pub(super) async fn pause(&mut self, scope: Scope, why: &str, now: Instant) {
-        let hint = "check the credentials (an API key expires), the policy, the endpoint, and that the namespace exists";
+    pub(super) fn pause(&mut self, scope: Scope, why: &str, now: Instant) {
+        let hint = self.post.hint();
         let who = scope.to_string();
         if self.pauses.refused(scope, now) {
             warn!(api = %self.name, who, why, hint, "we are refused: everything is kept and tried again once a second");
-            self.post.refused().await;
             // The line after this one is an interval away.
             let _ = self.fault_log.due(now);
         } else if self.fault_log.due(now).is_some() {

@@ -164,6 +164,27 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
     }
 }
 
+/// What an answer that refuses *us* calls it; `None` for any other. Other credentials or a right clock
+/// may mend it. A bad request that is about the signature is called what other services call it; a
+/// bare 401 or 403 nothing.
+pub fn refusal(answer: &Answer) -> Option<String> {
+    if answer.status < 400 {
+        return None;
+    }
+    let error = ErrorKind::of(answer);
+    if error.is_about_us().is_some() {
+        return error.kind.map(|kind| match kind.as_str() {
+            "BadRequestException" => "InvalidSignatureException".to_owned(),
+            _ => kind,
+        });
+    }
+    match (answer.status, error.kind) {
+        (401, kind) => Some(kind.unwrap_or_default()),
+        (403, None) => Some(String::new()),
+        _ => None,
+    }
+}
+
 /// Reads a success: `None` unless each index stands at most once and none is out of range.
 fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     let lists = PublishAnswer::parse(&answer.body)?;

@@ -94,6 +94,25 @@ fn the_kind_decides_before_the_status() {
 }
 
 #[test]
+fn a_refusal_of_us_is_told_from_all_else() {
+    let of = |status: u16, kind: &str, message: &str| {
+        let body = format!(r#"{{"errors":[{{"errorType":"{kind}","message":"{message}"}}]}}"#);
+        refusal(&answer(status, &body))
+    };
+    let some = |code: &str| Some(code.to_owned());
+    assert_eq!(of(401, "UnauthorizedException", ""), some("UnauthorizedException"));
+    assert_eq!(of(400, "ExpiredTokenException", ""), some("ExpiredTokenException"));
+    let named = of(400, "BadRequestException", "signature mismatch");
+    assert_eq!(named, some("InvalidSignatureException"));
+    assert_eq!(of(400, "BadRequestException", "Input exceeded 5 event limit"), None);
+    assert_eq!(of(403, "TenantBlocked", "not today"), None);
+    assert_eq!(of(429, "ThrottlingException", ""), None);
+    let bare = |status| refusal(&answer(status, "<html>"));
+    assert_eq!((bare(401), bare(403)), (some(""), some("")));
+    assert_eq!((bare(200), bare(307), bare(404), bare(500)), (None, None, None, None));
+}
+
+#[test]
 fn statuses_without_a_readable_body() {
     for (status, expected) in [
         (429, retry(Fault::Throttled)),

@@ -92,8 +92,7 @@ pub(super) fn open(
                     Lingering::connect(address, closed.clone())
                 });
             if let Some(user) = &config.username {
-                let password = config.password.as_ref().map_or("", |p| p.reveal());
-                options.set_credentials(user.clone(), password.to_owned());
+                options.set_credentials(user.clone(), password(config));
             }
             if let Some(tls) = tls {
                 options.set_transport(v4::Transport::tls_with_config(
@@ -121,8 +120,7 @@ pub(super) fn open(
                     Lingering::connect(address, closed.clone())
                 });
             if let Some(user) = &config.username {
-                let password = config.password.as_ref().map_or("", |p| p.reveal());
-                options.set_credentials(user.clone(), password.to_owned());
+                options.set_credentials(user.clone(), password(config));
             }
             if let Some(tls) = tls {
                 options.set_transport(v5::Transport::tls_with_config(
@@ -133,6 +131,11 @@ pub(super) fn open(
             (Client::V5(client), Connection::V5(Box::new(events)))
         }
     }
+}
+
+/// As it is now: a file may have a new one since the last connection.
+fn password(config: &MqttConfig) -> String {
+    config.password.as_ref().map_or_else(String::new, |password| password.reread().to_string())
 }
 
 impl Client {

@@ -1,0 +1,207 @@
+//! Tokens of OAuth 2.0 client credentials (RFC 6749, section 4.4), for Cognito and OpenID Connect.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::header::HeaderValue;
+use http::{StatusCode, header};
+use reqwest::{Client, Response, redirect};
+use serde::Deserialize;
+
+use super::auth::secret_header;
+use crate::config::api::OAuth2;
+use crate::renewal::{Fresh, Renewal};
+use crate::tls::{self, TlsError};
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// More of an answer than this is not read.
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// The words of a token endpoint are cut here.
+const MAX_WORDS: usize = 200;
+
+/// Why tokens can't be asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum OAuth2Error {
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The HTTP client.
+    #[error("the client of the token endpoint can't be made: {0}")]
+    Client(reqwest::Error),
+}
+
+struct Issuer {
+    client: Client,
+    config: OAuth2,
+    /// The client's id and secret go into the form: RFC 6749 lets an issuer refuse that, so it is
+    /// tried only where the header was refused.
+    in_form: AtomicBool,
+}
+
+/// What the issuer grants.
+#[derive(Deserialize)]
+struct Granted {
+    access_token: String,
+    /// Seconds; some write it as a string.
+    expires_in: Option<serde_json::Value>,
+}
+
+/// Why the issuer refuses.
+#[derive(Deserialize)]
+struct Refused {
+    error: String,
+    error_description: Option<String>,
+}
+
+/// The `authorization` header, with a token that is renewed before it expires. Honours `HTTPS_PROXY`
+/// and `NO_PROXY`; follows no redirect, since the secret is for this issuer alone.
+pub(super) fn tokens(
+    config: &OAuth2,
+    ca_file: Option<&Path>,
+) -> Result<Renewal<HeaderValue>, OAuth2Error> {
+    let plain = config.token_url.scheme_str() == Some("http");
+    let tls = if plain { tls::trusting_nobody()? } else { tls::client_config(ca_file, None)? };
+    let mut client = Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(redirect::Policy::none())
+        .user_agent(concat!("appsync-bridge/", env!("CARGO_PKG_VERSION")))
+        .timeout(TIMEOUT);
+    if plain {
+        // It is loopback, which no proxy can reach.
+        client = client.no_proxy();
+    }
+    let client = client.build().map_err(OAuth2Error::Client)?;
+    let in_form = AtomicBool::new(false);
+    let issuer = Arc::new(Issuer { client, config: config.clone(), in_form });
+    Ok(Renewal::new("the OAuth token", move || {
+        let issuer = Arc::clone(&issuer);
+        Box::pin(async move { issuer.fetch().await })
+    }))
+}
+
+impl Issuer {
+    async fn fetch(&self) -> Result<Fresh<HeaderValue>, String> {
+        let secret = self.config.client_secret.reread();
+        let in_form = self.in_form.load(Ordering::Relaxed);
+        let (mut status, mut body) = self.ask(&secret, in_form).await?;
+        if doubts_the_client(status, &body) {
+            let (other, granted) = self.ask(&secret, !in_form).await?;
+            if other.is_success() {
+                self.in_form.store(!in_form, Ordering::Relaxed);
+                (status, body) = (other, granted);
+            }
+        }
+        if !status.is_success() {
+            // An issuer that repeats what it was sent must not put it into our log.
+            return Err(words(status, &body).replace(&*secret, "…"));
+        }
+        let granted: Granted = serde_json::from_slice(&body)
+            .map_err(|_| "the token endpoint's answer holds no `access_token`".to_owned())?;
+        let value = secret_header(&granted.access_token).map_err(|error| error.to_string())?;
+        let lifetime = granted.expires_in.and_then(|seconds| match seconds {
+            serde_json::Value::String(text) => text.parse().ok(),
+            other => other.as_u64(),
+        });
+        Ok(Fresh { value, lifetime: lifetime.map(Duration::from_secs) })
+    }
+
+    async fn ask(&self, secret: &str, in_form: bool) -> Result<(StatusCode, Vec<u8>), String> {
+        let OAuth2 { token_url, client_id, scope, .. } = &self.config;
+        let mut form = vec![("grant_type", "client_credentials")];
+        form.extend(scope.as_deref().map(|scope| ("scope", scope)));
+        let mut request = self.client.post(token_url.to_string());
+        if in_form {
+            form.extend([("client_id", client_id.as_str()), ("client_secret", secret)]);
+        } else {
+            request = request.basic_auth(encoded(client_id), Some(encoded(secret)));
+        }
+        let request = request.header(header::ACCEPT, "application/json").form(&form);
+        let answer = request.send().await.map_err(|error| failure(&error))?;
+        read(answer).await.map_err(|error| failure(&error))
+    }
+}
+
+async fn read(mut answer: Response) -> Result<(StatusCode, Vec<u8>), reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MAX_ANSWER_BYTES {
+            break;
+        }
+    }
+    Ok((answer.status(), body))
+}
+
+fn failure(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Whether another way to show who we are may help.
+fn doubts_the_client(status: StatusCode, body: &[u8]) -> bool {
+    let named = serde_json::from_slice(body).map(|Refused { error, .. }| error);
+    matches!(status, StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST)
+        && named.map_or(true, |error| error == "invalid_client")
+}
+
+/// What the issuer says against us.
+fn words(status: StatusCode, body: &[u8]) -> String {
+    let status = status.as_u16();
+    let said = match serde_json::from_slice::<Refused>(body) {
+        Ok(Refused { error, error_description: Some(more) }) => format!(" {error}: {more}"),
+        Ok(Refused { error, error_description: None }) => format!(" {error}"),
+        Err(_) => String::new(),
+    };
+    let said: String = said.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect();
+    format!("the token endpoint answers {status}{said}")
+}
+
+/// As a form encodes it, which RFC 6749 2.3.1 wants of an id and a secret before they go into the header.
+fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => {
+                out.push(char::from(byte));
+            }
+            b' ' => out.push('+'),
+            other => {
+                let _ = write!(out, "%{other:02X}");
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_issuers_words_are_one_short_line() {
+        let body = br#"{"error":"invalid_client","error_description":"no\nsuch client"}"#;
+        assert_eq!(
+            words(StatusCode::UNAUTHORIZED, body),
+            "the token endpoint answers 401 invalid_client: nosuch client"
+        );
+        assert_eq!(words(StatusCode::BAD_GATEWAY, b"<html>"), "the token endpoint answers 502");
+        let long = format!(r#"{{"error":"{}"}}"#, "x".repeat(10_000));
+        assert!(words(StatusCode::BAD_REQUEST, long.as_bytes()).len() < 300);
+    }
+
+    #[test]
+    fn an_id_is_encoded_as_in_a_form() {
+        assert_eq!(encoded("a-Z.0_9*"), "a-Z.0_9*");
+        assert_eq!(encoded("a b:c+d/é~"), "a+b%3Ac%2Bd%2F%C3%A9%7E");
+    }
+}

@@ -1,0 +1,194 @@
+//! How far our clock is from the service's, learned from the `date` of its answers, as the AWS SDKs do.
+//!
+//! A signature is good for about five minutes around the service's time, so a machine whose clock is
+//! off is refused; signing with the corrected time mends that. Pure, but for the one number kept.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+
+/// Below this, a refused signature is not the clock's fault.
+const DETECTED: Duration = Duration::from_mins(4);
+
+/// An answer that took longer says too little about when it was written.
+const SLOWEST: Duration = Duration::from_mins(15);
+
+/// No clock is off by more: whoever writes such a `date` is wrong himself. (A machine that is would
+/// find no certificate valid.)
+const MOST: Duration = Duration::from_hours(366 * 24);
+
+/// The codes that a wrong clock may be behind.
+const CODES: [&str; 5] = [
+    "InvalidSignatureException",
+    "SignatureDoesNotMatch",
+    "AuthFailure",
+    "RequestTimeTooSkewed",
+    "AccessDeniedException",
+];
+
+/// The service's time less ours, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Skew(i64);
+
+/// What is known of the service's clock.
+#[derive(Debug, Default)]
+pub(super) struct Clock(AtomicI64);
+
+/// When an answer came, and what it says of the time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told<'a> {
+    /// By our clock.
+    pub(super) sent: SystemTime,
+    /// By our clock.
+    pub(super) received: SystemTime,
+    /// The `date` header.
+    pub(super) date: Option<&'a str>,
+    /// Whether there is an `age` header: the answer comes out of a cache.
+    pub(super) age: bool,
+}
+
+impl Clock {
+    /// What to add to our time.
+    pub(super) fn skew(&self) -> Skew {
+        Skew(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Takes what an answer says, if it can be believed.
+    pub(super) fn learn(&self, told: Told<'_>) {
+        let Some(skew) = told.skew() else { return };
+        let before = Skew(self.0.swap(skew.0, Ordering::Relaxed));
+        if skew.distance(before) > DETECTED {
+            let behind = skew.0 / 1_000;
+            tracing::warn!(
+                seconds = behind,
+                "this machine's clock is behind the API's (ahead, if negative); signatures are corrected"
+            );
+        }
+    }
+}
+
+impl Told<'_> {
+    /// `date` less the middle between sending and receiving.
+    fn skew(&self) -> Option<Skew> {
+        let took = self.received.duration_since(self.sent).ok()?;
+        if self.age || took > SLOWEST {
+            return None;
+        }
+        let date = httpdate::parse_http_date(self.date?).ok()?;
+        let middle = self.sent + took / 2;
+        let (away, sign) = match date.duration_since(middle) {
+            Ok(ahead) => (ahead, 1),
+            Err(behind) => (behind.duration(), -1),
+        };
+        if away > MOST {
+            return None;
+        }
+        Some(Skew(sign * i64::try_from(away.as_millis()).ok()?))
+    }
+}
+
+impl Skew {
+    /// The service's time when ours is `now`.
+    pub(super) fn apply(self, now: SystemTime) -> SystemTime {
+        let away = Duration::from_millis(self.0.unsigned_abs());
+        if self.0 < 0 { now - away } else { now + away }
+    }
+
+    /// Whether a request signed with `used`, and refused with `code`, may pass now that this is known.
+    pub(super) fn mends(self, used: Self, code: &str) -> bool {
+        CODES.contains(&code) && self.distance(used) > DETECTED
+    }
+
+    fn distance(self, other: Self) -> Duration {
+        Duration::from_millis(self.0.abs_diff(other.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// The form of `clock-skew-test-cases.json`, which the AWS SDKs share.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Case {
+        description: String,
+        operations: Vec<Operation>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Operation {
+        initial_client_skew: i64,
+        attempts: Vec<Attempt>,
+        expected_client_skew: i64,
+        expected_outcome: String,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Attempt {
+        client_time_at_send: String,
+        client_time_at_receive: String,
+        expected_signing_time: String,
+        response: Response,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Response {
+        status_code: u16,
+        headers: Headers,
+        error_code: Option<String>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase", deny_unknown_fields)]
+    struct Headers {
+        date: Option<String>,
+        age: Option<String>,
+    }
+
+    fn time(text: &str) -> SystemTime {
+        humantime::parse_rfc3339(text).unwrap()
+    }
+
+    /// Runs a case as the client does, and says where it differs.
+    fn run(case: &Case) {
+        let clock = Clock::default();
+        for operation in &case.operations {
+            let name = &case.description;
+            clock.0.store(operation.initial_client_skew * 1_000, Ordering::Relaxed);
+            let mut outcome = "unanswered";
+            let mut attempts = operation.attempts.iter().peekable();
+            while let Some(attempt) = attempts.next() {
+                let (sent, received) =
+                    (time(&attempt.client_time_at_send), time(&attempt.client_time_at_receive));
+                let used = clock.skew();
+                assert_eq!(used.apply(sent), time(&attempt.expected_signing_time), "{name}");
+                let headers = &attempt.response.headers;
+                let date = headers.date.as_deref();
+                clock.learn(Told { sent, received, date, age: headers.age.is_some() });
+                let code = attempt.response.error_code.as_deref().unwrap_or_default();
+                let again = clock.skew().mends(used, code);
+                assert_eq!(again, attempts.peek().is_some(), "{name}: another attempt");
+                outcome = if attempt.response.status_code == 200 { "success" } else { "error" };
+            }
+            let skew = clock.skew().0;
+            assert_eq!(
+                (skew, outcome),
+                (operation.expected_client_skew * 1_000, &*operation.expected_outcome),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn cases() {
+        let cases: Vec<Case> =
+            serde_json::from_str(include_str!("../../tests/fixtures/clock-skew.json")).unwrap();
+        assert!(cases.len() >= 12);
+        cases.iter().for_each(run);
+    }
+}

@@ -1,0 +1,285 @@
+//! A value that expires and is renewed ahead of that: AWS credentials, OAuth tokens.
+//!
+//! One renewal runs at a time, in a task of its own, and who asks meanwhile gets the old value as long
+//! as it is good. A renewal that fails changes nothing: the old value is used until it expires, and the
+//! next try waits. A value that was refused is renewed too, but seldom: the refusal may be for a reason
+//! that no new value mends. Times are monotonic, so a clock that jumps changes nothing here.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::backoff::Backoff;
+
+/// No renewal takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A renewal is begun between once and twice this before the end, …
+const AHEAD: Duration = Duration::from_mins(5);
+
+/// … or between once and twice this part of the lifetime, if that is shorter.
+const AHEAD_PART: u32 = 6;
+
+/// A value that is dead on arrival is taken to live this long: a clock is wrong, not the value.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// After failed renewals the wait is up to this at first, and up to the other in the end.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Between two renewals because of a refusal: this at first, twice as long each time up to the other,
+/// and as at first after as long a quiet.
+const AFTER_REFUSAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
+
+/// A new value, or in words why there is none.
+pub type Fetching<T> = Pin<Box<dyn Future<Output = Result<Fresh<T>, String>> + Send>>;
+
+/// A value that was just fetched.
+#[derive(Debug)]
+pub struct Fresh<T> {
+    /// The value.
+    pub value: T,
+    /// How long it is good from now; `None`: until it is refused.
+    pub lifetime: Option<Duration>,
+}
+
+/// A value in use.
+#[derive(Debug)]
+pub struct Held<T> {
+    /// The value.
+    pub value: Arc<T>,
+    /// Which one of those that were held so far.
+    pub generation: u64,
+}
+
+impl<T> Clone for Held<T> {
+    fn clone(&self) -> Self {
+        Self { value: Arc::clone(&self.value), generation: self.generation }
+    }
+}
+
+/// Holds a value and renews it.
+pub struct Renewal<T>(Arc<Shared<T>>);
+
+struct Shared<T> {
+    what: &'static str,
+    fetch: Box<dyn Fn() -> Fetching<T> + Send + Sync>,
+    state: Mutex<State<T>>,
+    ended: watch::Sender<()>,
+}
+
+/// Pure: takes the time and says what to do.
+struct State<T> {
+    held: Option<Held<T>>,
+    /// When to renew it, and when not to use it any more.
+    life: Option<(Instant, Instant)>,
+    running: bool,
+    backoff: Backoff,
+    not_before: Option<Instant>,
+    /// Why the last renewal failed.
+    why: String,
+    /// The last renewal because of a refusal, and how long none follows.
+    refusal: Option<(Instant, Duration)>,
+}
+
+/// What to do for somebody who asks.
+enum Step<T> {
+    /// Take it; and if so, begin a renewal.
+    Use(Held<T>, bool),
+    /// Wait for the renewal; and if so, begin it.
+    Wait(bool),
+    /// There is none, and the next try is not due.
+    Fail(String),
+}
+
+impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
+    /// Holds nothing yet; `what` names the value in the log.
+    pub fn new(
+        what: &'static str,
+        fetch: impl Fn() -> Fetching<T> + Send + Sync + 'static,
+    ) -> Self {
+        let state = Mutex::new(State::new());
+        let ended = watch::Sender::new(());
+        Self(Arc::new(Shared { what, fetch: Box::new(fetch), state, ended }))
+    }
+
+    /// A value that is good now; waits for one only if there is none. The error says why there is none.
+    pub async fn get(&self) -> Result<Held<T>, String> {
+        let mut ended = self.0.ended.subscribe();
+        let step = self.0.lock().step(Instant::now());
+        match step {
+            Step::Use(held, begin) => {
+                if begin {
+                    self.begin();
+                }
+                return Ok(held);
+            }
+            Step::Wait(begin) => {
+                if begin {
+                    self.begin();
+                }
+            }
+            Step::Fail(why) => return Err(why),
+        }
+        // The sender is ours, so it is there.
+        let _ = ended.changed().await;
+        let state = self.0.lock();
+        state.good(Instant::now()).cloned().ok_or_else(|| state.why.clone())
+    }
+
+    /// The value of this generation was refused. Whether there is another one now.
+    pub async fn refused(&self, generation: u64) -> bool {
+        let mut ended = self.0.ended.subscribe();
+        let step = self.0.lock().refused(generation, Instant::now());
+        match step {
+            Step::Use(..) => return true,
+            Step::Fail(_) => return false,
+            Step::Wait(begin) => {
+                if begin {
+                    self.begin();
+                }
+            }
+        }
+        let _ = ended.changed().await;
+        self.0.lock().held.as_ref().is_some_and(|held| held.generation != generation)
+    }
+
+    /// Runs a renewal; the state says already that one is running.
+    fn begin(&self) {
+        let running = Running(Arc::clone(&self.0));
+        tokio::spawn(async move {
+            let result = timeout(PATIENCE, (running.0.fetch)()).await;
+            let result = result.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+            running.0.end(result);
+        });
+    }
+}
+
+/// A renewal that ends in any case: one that panicked has failed.
+struct Running<T: PartialEq>(Arc<Shared<T>>);
+
+impl<T: PartialEq> Drop for Running<T> {
+    fn drop(&mut self) {
+        if self.0.lock().running {
+            self.0.end(Err("the renewal broke off".to_owned()));
+        }
+    }
+}
+
+impl<T: PartialEq> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, result: Result<Fresh<T>, String>) {
+        let mut state = self.lock();
+        let failing = state.backoff.failures() > 0;
+        if let Err(why) = &result
+            && !failing
+        {
+            tracing::warn!(what = self.what, %why, "can't be renewed; the old is used as long as it is good");
+        } else if failing && result.is_ok() {
+            tracing::info!(what = self.what, "renewed again");
+        }
+        state.ended(result, Instant::now());
+        drop(state);
+        self.ended.send_replace(());
+    }
+}
+
+impl<T: PartialEq> State<T> {
+    fn new() -> Self {
+        Self {
+            held: None,
+            life: None,
+            running: false,
+            backoff: Backoff::new(RETRY.0, RETRY.1),
+            not_before: None,
+            why: String::new(),
+            refusal: None,
+        }
+    }
+
+    fn good(&self, now: Instant) -> Option<&Held<T>> {
+        self.held.as_ref().filter(|_| self.life.is_none_or(|(_, end)| now < end))
+    }
+
+    fn step(&mut self, now: Instant) -> Step<T> {
+        let may = !self.running && self.not_before.is_none_or(|at| at <= now);
+        if let Some(held) = self.good(now).cloned() {
+            let begin = may && self.life.is_some_and(|(due, _)| due <= now);
+            self.running |= begin;
+            return Step::Use(held, begin);
+        }
+        if !may && !self.running {
+            return Step::Fail(self.why.clone());
+        }
+        self.running |= may;
+        Step::Wait(may)
+    }
+
+    fn refused(&mut self, generation: u64, now: Instant) -> Step<T> {
+        if let Some(held) = self.held.as_ref().filter(|held| held.generation != generation) {
+            return Step::Use(held.clone(), false);
+        }
+        if self.running {
+            return Step::Wait(false);
+        }
+        let (first, last) = AFTER_REFUSAL;
+        let wait = match self.refusal {
+            Some((at, wait)) if now < at + wait => return Step::Fail(String::new()),
+            Some((at, wait)) if now < at + wait + last => (wait * 2).min(last),
+            _ => first,
+        };
+        if self.not_before.is_some_and(|at| now < at) {
+            return Step::Fail(String::new());
+        }
+        self.refusal = Some((now, wait));
+        self.running = true;
+        Step::Wait(true)
+    }
+
+    fn ended(&mut self, result: Result<Fresh<T>, String>, now: Instant) {
+        self.running = false;
+        match result {
+            Ok(Fresh { value, lifetime }) => {
+                self.backoff.reset();
+                self.not_before = None;
+                self.life = lifetime.map(|lifetime| {
+                    let lifetime = lifetime.max(SHORTEST);
+                    (now + lifetime - ahead(lifetime), now + lifetime)
+                });
+                if self.held.as_ref().is_some_and(|held| *held.value == value) {
+                    return;
+                }
+                let generation = self.held.as_ref().map_or(1, |held| held.generation + 1);
+                self.held = Some(Held { value: Arc::new(value), generation });
+            }
+            Err(why) => {
+                self.why = why;
+                self.not_before = Some(now + self.backoff.next_wait());
+            }
+        }
+    }
+}
+
+/// How long before the end of a lifetime its renewal begins: many bridges that started together do
+/// not ask together.
+fn ahead(lifetime: Duration) -> Duration {
+    AHEAD.min(lifetime / AHEAD_PART).mul_f64(rand::rng().random_range(1.0..=2.0))
+}
+
+impl<T> fmt::Debug for Renewal<T> {
+    /// Says nothing of the value: it is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Renewal({})", self.0.what)
+    }
+}
+
+#[cfg(test)]
+#[path = "renewal_tests.rs"]
+mod tests;
