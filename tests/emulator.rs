@@ -2,6 +2,7 @@
 
 mod amplify;
 mod command;
+mod faults;
 mod http;
 mod limits;
 mod realtime;

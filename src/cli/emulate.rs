@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::builder::NonEmptyStringValueParser;
 
-use crate::emulator::{Emulator, IamUser, Settings, Tls};
+use crate::emulator::{Emulator, Fault, IamUser, Settings, Tls};
 use crate::event_api::Segment;
 use crate::shutdown::Shutdown;
 
@@ -21,7 +21,27 @@ Examples:
   appsync-bridge emulate --namespace orders fleet --api-key da2-mine
   appsync-bridge emulate --access-key-id AKIDLOCAL --secret-access-key secret --region eu-west-1
   appsync-bridge emulate --tls /tmp/emulator      # clients trust /tmp/emulator/ca.pem
-  appsync-bridge emulate --listen 127.0.0.1:0 --json --ledger accepted.jsonl";
+  appsync-bridge emulate --listen 127.0.0.1:0 --json --ledger accepted.jsonl
+  appsync-bridge emulate --fault '{\"fault\": {\"throttle\": {\"events_per_second\": 100, \"retry_after\": 1}}}'
+
+Faults:
+  A fault is a JSON object: `fault` holds one kind, and `namespace`, `channel`, `skip`, `times`, `for`,
+  `probability` and `seed` limit it. Only publishes over HTTP are struck.
+
+  {\"fault\": {\"throttle\": {\"requests_per_second\": 10, \"events_per_second\": 50, \"retry_after\": 2}}}
+  {\"fault\": {\"answer\": {\"status\": 503, \"body\": \"<html>\", \"headers\": {}, \"when\": \"before\"}}}
+  {\"fault\": {\"refuse_namespace\": {}}, \"namespace\": \"orders\", \"for\": \"10s\"}
+  {\"fault\": {\"handler_refuses\": {\"error_type\": \"Blocked\", \"message\": \"not today\"}}}
+  {\"fault\": {\"fail_events\": {\"code\": 500, \"message\": \"\", \"probability\": 0.3, \"indexes\": [0, 2]}}}
+  {\"fault\": {\"wrong_answer\": \"missing\"}}     or doubled, in_both_lists, out_of_range, truncated, empty
+  {\"fault\": {\"hang\": {\"when\": \"after\"}}, \"times\": 3}
+  {\"fault\": {\"cut\": {\"when\": \"after\"}}, \"probability\": 0.1, \"seed\": 7}
+  {\"fault\": {\"slow\": {\"delay\": \"500ms\", \"jitter\": \"200ms\"}}, \"channel\": \"/orders/7\"}
+  {\"fault\": {\"clock\": {\"offset\": \"-10m\"}}}
+  {\"fault\": {\"headers\": {\"age\": \"30\"}}, \"skip\": 5}
+
+  While it runs: GET, PUT (a JSON list) or DELETE /_emulator/faults, and GET /_emulator/stats, on the
+  loopback only, or with --control.";
 
 /// Run a local Event API: publish over HTTP, publish and subscribe over WebSocket
 #[derive(clap::Args, Clone)]
@@ -94,6 +114,18 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
 
+    /// Do this wrong; see below
+    #[arg(long, value_name = "JSON")]
+    fault: Vec<Fault>,
+
+    /// Do wrong what this file says: a JSON list of faults, asked before those of --fault
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
+
+    /// Let other machines change the faults, if they can reach the address
+    #[arg(long)]
+    control: bool,
+
     /// Print one JSON line with `endpoint`, `realtime`, `api_key` and `ca_file`, and nothing else
     #[arg(long)]
     json: bool,
@@ -104,7 +136,13 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let loopback = args.listen.ip().is_loopback();
     let api_key = args.api_key.first().cloned().unwrap_or_default();
     let json = args.json;
-    let emulator = Emulator::bind(args.settings()).await?;
+    let mut settings = args.clone().settings();
+    if let Some(path) = &args.faults {
+        let named = || format!("cannot take the faults of `{}`", path.display());
+        let text = std::fs::read(path).with_context(named)?;
+        settings.faults.splice(..0, Fault::list(&text).with_context(named)?);
+    }
+    let emulator = Emulator::bind(settings).await?;
     if !loopback {
         let _ = writeln!(
             std::io::stderr(),
@@ -138,6 +176,8 @@ impl Args {
             keep_alive: self.keep_alive,
             latency: self.latency,
             ledger: self.ledger,
+            faults: self.fault,
+            control: self.control,
             ..Settings::new(self.listen)
         }
     }
@@ -227,6 +267,11 @@ mod tests {
         assert_eq!(settings.namespaces, ["a", "b", "c"]);
         assert_eq!(settings.api_keys, ["k"]);
         assert_eq!(settings.latency, Duration::from_millis(250));
+        let settings = self::settings(
+            r#"--control --fault {"fault":{"hang":{}}} --fault {"fault":{"cut":{}}}"#,
+        );
+        let settings = settings.unwrap();
+        assert!(settings.control && settings.faults.len() == 2);
     }
 
     #[test]
@@ -239,6 +284,7 @@ mod tests {
             "--tls d --tls-cert c --tls-key k",
             "--keep-alive 1h",
             "--keep-alive -1s",
+            r#"--fault {"fault":"hang"}"#,
         ] {
             assert!(settings(line).is_err(), "{line}");
         }

@@ -16,11 +16,12 @@
 //! | another method or path | 405, 404 `BadRequestException` |
 //!
 //! `x-amzn-errortype` is never sent: Amplify would send a bad request three times.
+//!
+//! What `fault` decides is done here, around the publish.
 
 use std::borrow::Cow;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -28,16 +29,18 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body as _, Incoming};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::access::{Denied, Presented};
+use super::control;
+use super::fault::{Reply, Stage, Strike, Subject, answer_body};
 use super::realtime;
-use super::service::{Publish, Refusal, Service};
+use super::service::{HTTP, Publish, Refusal, Service};
 use super::signature::{SignatureFault, Signed};
 use crate::event_api::wire::{ErrorAnswer, ErrorItem, PublishAnswer, PublishRequest};
-use crate::event_api::{EVENT_PATH, MAX_BODY_BYTES, REALTIME_PATH};
+use crate::event_api::{Channel, EVENT_PATH, MAX_BODY_BYTES, REALTIME_PATH};
 use crate::shutdown::Shutdown;
 
 /// What every answer to a caller without rights says.
@@ -51,24 +54,34 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 /// A refusal: its status and the one item of its body.
 struct Failure(StatusCode, ErrorItem);
 
-/// Answers any request; the one place they all pass.
+/// A fault ends the connection.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is cut on demand")]
+pub(super) struct Cut;
+
+/// A publish request on its way through the faults.
+struct Passage<'a> {
+    service: &'a Service,
+    shutdown: &'a Shutdown,
+    subject: Subject<'a>,
+    /// What the answer gets besides.
+    headers: HeaderMap,
+}
+
+/// Answers any request; the one place they all pass. `first` is whether none came before it on its
+/// connection.
 pub(super) async fn answer(
     service: Arc<Service>,
     sockets: TaskTracker,
     shutdown: Shutdown,
+    first: impl FnOnce() -> bool,
     request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Body>, Cut> {
     let id = Uuid::new_v4().to_string();
     let mut response = match (request.uri().path(), request.method()) {
         (EVENT_PATH, &Method::POST) => {
-            let response = match publish(&service, &id, request).await {
-                Ok(answer) => json(StatusCode::OK, &answer),
-                Err(Failure(status, item)) => json(status, &ErrorAnswer { errors: vec![item] }),
-            };
-            if !service.latency.is_zero() {
-                sleep(service.latency).await;
-            }
-            response
+            service.stats.request(first());
+            event(&service, &shutdown, &id, request).await?
         }
         (EVENT_PATH, &Method::OPTIONS) => preflight(request.headers()),
         (REALTIME_PATH, &Method::GET) => {
@@ -76,6 +89,9 @@ pub(super) async fn answer(
         }
         (EVENT_PATH | REALTIME_PATH, _) => {
             bad_request(StatusCode::METHOD_NOT_ALLOWED, "the method is not supported here")
+        }
+        (path, _) if service.control && path.starts_with(control::PREFIX) => {
+            return Ok(control::answer(&service, request).await);
         }
         _ => bad_request(StatusCode::NOT_FOUND, "there is nothing at this path"),
     };
@@ -91,9 +107,101 @@ pub(super) async fn answer(
     Ok(response)
 }
 
+/// A publish, and what the faults make of it.
+async fn event(
+    service: &Service,
+    shutdown: &Shutdown,
+    id: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Cut> {
+    let (parts, body) = request.into_parts();
+    let body = match read(body).await {
+        Ok(body) => body,
+        Err(Failure(status, item)) => {
+            return Ok(json_answer(status, &ErrorAnswer { errors: vec![item] }));
+        }
+    };
+    let request: Result<PublishRequest, _> = serde_json::from_slice(&body);
+    let channel = request.as_ref().ok().and_then(|request| Channel::parse(&request.channel).ok());
+    let subject = Subject {
+        channel: channel.as_ref(),
+        events: request.as_ref().map_or(0, |request| request.events.len()),
+    };
+    let mut passage = Passage { service, shutdown, subject, headers: HeaderMap::new() };
+    let clock = service.faults.clock(subject, Instant::now());
+    if let Some(clock) = clock {
+        let date = HeaderValue::try_from(httpdate::fmt_http_date(clock));
+        passage.headers.extend(date.map(|date| (header::DATE, date)));
+    }
+    let mut response = if let Some(response) = passage.strikes(Stage::Arrived).await? {
+        response
+    } else {
+        let now = clock.unwrap_or_else(SystemTime::now);
+        match publish(service, id, &parts, &body, request, now) {
+            Ok(answer) => {
+                let wrong = service.faults.wrong(subject, Instant::now());
+                whole(StatusCode::OK, answer_body(answer, wrong))
+            }
+            Err(Failure(status, item)) => json_answer(status, &ErrorAnswer { errors: vec![item] }),
+        }
+    };
+    if let Some(instead) = passage.strikes(Stage::Answered).await? {
+        response = instead;
+    }
+    if !service.latency.is_zero() {
+        sleep(service.latency).await;
+    }
+    response.headers_mut().extend(passage.headers);
+    Ok(response)
+}
+
+impl Passage<'_> {
+    /// Lets the faults of a stage strike; gives the answer of one that has its own.
+    async fn strikes(&mut self, stage: Stage) -> Result<Option<Response<Body>>, Cut> {
+        let faults = &self.service.faults;
+        if faults.is_empty() {
+            return Ok(None);
+        }
+        // From before the list is asked, so that no change of it can be missed.
+        let mut changes = faults.changes();
+        for strike in faults.strikes(stage, self.subject, Instant::now()) {
+            match strike {
+                Strike::Wait(delay) => sleep(delay).await,
+                Strike::Hang(end) => tokio::select! {
+                    // What struck beside it is lifted with it.
+                    _ = changes.changed() => return Ok(None),
+                    () = sleep_until_some(end) => {}
+                    () = self.shutdown.drain() => return Err(Cut),
+                },
+                Strike::Cut => return Err(Cut),
+                Strike::Reply(reply) => return Ok(Some(literal(reply))),
+                Strike::Headers(headers) => self.headers.extend(headers),
+            }
+        }
+        Ok(None)
+    }
+}
+
+async fn sleep_until_some(end: Option<Instant>) {
+    match end {
+        Some(end) => sleep_until(end.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn literal(reply: Reply) -> Response<Body> {
+    let mut response = Response::new(Body::from(reply.body));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    response
+}
+
 /// A refusal outside of a publish.
-pub(super) fn bad_request(status: StatusCode, message: &'static str) -> Response<Body> {
-    json(status, &ErrorAnswer { errors: vec![item("BadRequestException", message)] })
+pub(super) fn bad_request(
+    status: StatusCode,
+    message: impl Into<Cow<'static, str>>,
+) -> Response<Body> {
+    json_answer(status, &ErrorAnswer { errors: vec![item("BadRequestException", message)] })
 }
 
 /// An item of an error answer.
@@ -110,24 +218,25 @@ pub(super) fn unknown_namespace() -> ErrorItem {
     ErrorItem { error_type: Some("UnauthorizedException".into()), ..ErrorItem::default() }
 }
 
-async fn publish(
+fn publish(
     service: &Service,
     id: &str,
-    request: Request<Incoming>,
+    parts: &http::request::Parts,
+    body: &Bytes,
+    request: Result<PublishRequest, serde_json::Error>,
+    now: SystemTime,
 ) -> Result<PublishAnswer, Failure> {
-    let (parts, body) = request.into_parts();
-    let body = read(body).await?;
     let presented = Presented::headers(&parts.headers);
     let query = parts.uri.query().unwrap_or_default();
-    let signed = Signed { presented: &presented, query, payload: &body };
-    service.access.check(signed, SystemTime::now()).map_err(denied)?;
-    let request: PublishRequest = serde_json::from_slice(&body).map_err(|e| {
+    let signed = Signed { presented: &presented, query, payload: body };
+    service.access.check(signed, now).map_err(denied)?;
+    let request = request.map_err(|e| {
         let message = format!("the body is no publish request: {e}");
         Failure(StatusCode::BAD_REQUEST, item("BadRequestException", message))
     })?;
     let publish = Publish {
         request: id,
-        transport: "http",
+        transport: HTTP,
         channel: &request.channel,
         events: &request.events,
     };
@@ -217,9 +326,13 @@ fn preflight(asked: &HeaderMap) -> Response<Body> {
     response
 }
 
-fn json(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> {
+/// An answer whose body is JSON.
+pub(super) fn json_answer(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> {
     // The bodies are plain structs, which cannot fail to be written.
-    let body = serde_json::to_vec(body).unwrap_or_default();
+    whole(status, serde_json::to_vec(body).unwrap_or_default())
+}
+
+fn whole(status: StatusCode, body: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/json; charset=UTF-8");

@@ -5,6 +5,9 @@
 //! signatures, keeps the limits of the service, and speaks its two spellings of the same errors. It
 //! stores nothing, runs no namespace handlers and knows no quotas of an account.
 //!
+//! It can be told to misbehave: `fault` says how, `control` is the way to tell it while it runs, and
+//! `--fault` and `--faults` of the command at its start.
+//!
 //! Where the service's behaviour is not public, the emulator guesses, and each part lists its guesses
 //! at its top: `http` the answers, `realtime` the frames, `hub` the patterns, `access` and
 //! `signature` the credentials.
@@ -14,7 +17,9 @@
 //! dials `wss://` even for an `http://` endpoint, unless the scheme is written `HTTP://`.
 
 mod access;
+mod control;
 mod fanout;
+mod fault;
 mod http;
 mod hub;
 mod ledger;
@@ -24,12 +29,12 @@ mod service;
 mod signature;
 mod tls;
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ::http::{Request, Response};
 use axum::body::Body;
@@ -44,12 +49,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 pub use access::IamUser;
+pub use fault::{Fault, FaultError};
 pub use tls::Tls;
 
 use crate::event_api::{EVENT_PATH, REALTIME_PATH};
 use crate::shutdown::Shutdown;
 use access::Access;
+use control::Stats;
 use fanout::Fanout;
+use fault::Faults;
 use ledger::Ledger;
 use service::Service;
 
@@ -84,6 +92,11 @@ pub struct Settings {
     pub latency: Duration,
     /// Gets one JSON line for every event that was answered, before the answer goes out.
     pub ledger: Option<PathBuf>,
+    /// What it does wrong from the start.
+    pub faults: Vec<Fault>,
+    /// Let everyone who can connect change the faults and read the numbers; on the loopback they may
+    /// in any case.
+    pub control: bool,
 }
 
 impl Settings {
@@ -102,6 +115,8 @@ impl Settings {
             keep_alive: Duration::from_mins(1),
             latency: Duration::ZERO,
             ledger: None,
+            faults: Vec::new(),
+            control: false,
         }
     }
 }
@@ -146,6 +161,9 @@ impl Emulator {
             // A timer of nothing cannot be made.
             keep_alive: settings.keep_alive.max(Duration::from_millis(1)),
             latency: settings.latency,
+            faults: Faults::new(settings.faults, Instant::now()),
+            control: settings.control || local.ip().is_loopback(),
+            stats: Stats::default(),
         };
         let ca_file = settings.tls.and_then(|tls| tls.ca_file());
         Ok(Self { listener, local, tls, ca_file, service: Arc::new(service) })
@@ -194,6 +212,7 @@ impl Emulator {
                 service: Arc::clone(&self.service),
                 tasks: tasks.clone(),
                 shutdown: shutdown.clone(),
+                published: Arc::default(),
             };
             tasks.spawn(connection.open(stream, self.tls.clone()));
         }
@@ -221,6 +240,8 @@ struct Connection {
     service: Arc<Service>,
     tasks: TaskTracker,
     shutdown: Shutdown,
+    /// Whether a request to publish has come over it.
+    published: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -254,8 +275,10 @@ impl Connection {
     fn answer(
         &self,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + Send + 'static {
+    ) -> impl Future<Output = Result<Response<Body>, http::Cut>> + Send + 'static {
         let service = Arc::clone(&self.service);
-        http::answer(service, self.tasks.clone(), self.shutdown.clone(), request)
+        let published = Arc::clone(&self.published);
+        let first = move || !published.swap(true, Ordering::Relaxed);
+        http::answer(service, self.tasks.clone(), self.shutdown.clone(), first, request)
     }
 }

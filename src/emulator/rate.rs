@@ -1,4 +1,5 @@
-//! How often one connection may publish: so many at once, and as many a second.
+//! A rate: so many at once, and as many a second. For the publishes of a connection, and for throttling
+//! on demand.
 
 use std::time::{Duration, Instant};
 
@@ -18,9 +19,14 @@ impl Rate {
 
     /// Whether one more is allowed at `now`.
     pub(super) fn admit(&mut self, now: Instant) -> bool {
+        self.admit_many(1, now)
+    }
+
+    /// Whether `count` at once are allowed at `now`. What would never fit is admitted by a full bucket.
+    pub(super) fn admit_many(&mut self, count: u32, now: Instant) -> bool {
         let second = Duration::from_secs(1);
-        let after = self.full_at.max(now) + second / self.per_second;
-        if after > now + second {
+        let after = self.full_at.max(now) + (second / self.per_second) * count;
+        if after > now + second && self.full_at > now {
             return false;
         }
         self.full_at = after;
@@ -44,5 +50,17 @@ mod tests {
         assert_eq!(admitted(&mut rate, 100, start + Duration::from_millis(39)), 0);
         assert_eq!(admitted(&mut rate, 100, start + Duration::from_millis(400)), 10);
         assert_eq!(admitted(&mut rate, 100, start + Duration::from_mins(1)), 25);
+    }
+
+    #[test]
+    fn what_never_fits_waits_for_a_full_bucket_and_pays_for_all() {
+        let start = Instant::now();
+        let mut rate = Rate::new(2, start);
+        assert!(rate.admit_many(5, start));
+        assert!(!rate.admit_many(5, start + Duration::from_millis(2_499)));
+        assert!(rate.admit_many(5, start + Duration::from_millis(2_500)));
+        let mut rate = Rate::new(10, start);
+        assert!(rate.admit_many(5, start) && rate.admit_many(5, start));
+        assert!(!rate.admit_many(1, start));
     }
 }

@@ -2,13 +2,15 @@
 //! worded is the transport's business, as AWS words the same mistake in two ways.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
 use super::access::Access;
+use super::control::Stats;
 use super::fanout::Fanout;
+use super::fault::{EventFailure, Faults, Subject};
 use super::ledger::{Ledger, LedgerLine};
 use crate::event_api::wire::{AcceptedEvent, FailedEvent, PublishAnswer};
 use crate::event_api::{Channel, Event, EventError, MAX_EVENTS};
@@ -22,14 +24,21 @@ pub(super) struct Service {
     pub(super) ledger: Option<Ledger>,
     pub(super) keep_alive: Duration,
     pub(super) latency: Duration,
+    pub(super) faults: Faults,
+    /// Whether the faults can be changed from outside.
+    pub(super) control: bool,
+    pub(super) stats: Stats,
 }
+
+/// The transport that faults strike.
+pub(super) const HTTP: &str = "http";
 
 /// A publish that passed the access check.
 #[derive(Clone, Copy)]
 pub(super) struct Publish<'a> {
     /// Names the request in the ledger.
     pub(super) request: &'a str,
-    /// `http` or `ws`.
+    /// [`HTTP`] or `ws`.
     pub(super) transport: &'static str,
     /// As the client wrote it.
     pub(super) channel: &'a str,
@@ -110,11 +119,46 @@ impl Service {
                 Err(why) => return Err(Refusal::NotJson { index, why }),
             }
         }
+        if publish.transport == HTTP {
+            self.fail_on_demand(&channel, &mut answer, &mut accepted);
+        }
         if let Some(ledger) = &self.ledger {
             ledger.append(lines(publish, &channel, &answer))?;
         }
+        if publish.transport == HTTP {
+            self.stats.accepted(accepted.len());
+        }
         self.fanout.publish(&channel, &accepted);
         Ok(answer)
+    }
+
+    /// Fails events that were accepted, as the faults will have it.
+    fn fail_on_demand(
+        &self,
+        channel: &Channel,
+        answer: &mut PublishAnswer,
+        accepted: &mut Vec<Event>,
+    ) {
+        if self.faults.is_empty() {
+            return;
+        }
+        let events = answer.successful.len() + answer.failed.len();
+        let subject = Subject { channel: Some(channel), events };
+        let mut failures = self.faults.failures(subject, Instant::now());
+        let old = std::mem::take(&mut answer.successful).into_iter().zip(std::mem::take(accepted));
+        for (event, text) in old {
+            match failures.get_mut(event.index).and_then(Option::take) {
+                None => {
+                    answer.successful.push(event);
+                    accepted.push(text);
+                }
+                Some(EventFailure { code, message }) => {
+                    let AcceptedEvent { identifier, index } = event;
+                    answer.failed.push(FailedEvent { identifier, index, code, message });
+                }
+            }
+        }
+        answer.failed.sort_by_key(|event| event.index);
     }
 }
 
@@ -160,6 +204,9 @@ mod tests {
             ledger,
             keep_alive: Duration::from_mins(1),
             latency: Duration::ZERO,
+            faults: Faults::new(Vec::new(), Instant::now()),
+            control: false,
+            stats: Stats::default(),
         }
     }
 
@@ -169,7 +216,7 @@ mod tests {
         events: &[&str],
     ) -> Result<PublishAnswer, Refusal> {
         let events: Vec<String> = events.iter().map(|e| (*e).to_owned()).collect();
-        service.publish(Publish { request: "r", transport: "http", channel, events: &events })
+        service.publish(Publish { request: "r", transport: HTTP, channel, events: &events })
     }
 
     #[test]

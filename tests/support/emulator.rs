@@ -89,6 +89,30 @@ impl Emulator {
         self.post(&[("x-api-key", KEY)], body).await
     }
 
+    /// `POST /event` with the key, where the connection may end without an answer.
+    pub(crate) async fn try_publish(&self, channel: &str, events: &[&str]) -> Option<Answer> {
+        let body = serde_json::json!({ "channel": channel, "events": events }).to_string();
+        try_request(Method::POST, &self.endpoint, &[("x-api-key", KEY)], body).await.ok()
+    }
+
+    /// Puts these faults in the place of all others; `[]` lifts them.
+    pub(crate) async fn set_faults(&self, faults: Value) {
+        let answer = self.control(Method::PUT, "faults", &faults.to_string()).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    /// How often each fault struck.
+    pub(crate) async fn strikes(&self) -> Vec<u64> {
+        let list = self.control(Method::GET, "faults", "").await.json();
+        list.as_array().unwrap().iter().map(|fault| fault["struck"].as_u64().unwrap()).collect()
+    }
+
+    /// A request to the emulator itself.
+    pub(crate) async fn control(&self, method: Method, what: &str, body: &str) -> Answer {
+        let url = self.endpoint.replace("/event", &format!("/_emulator/{what}"));
+        request(method, &url, &[], body.to_owned()).await
+    }
+
     /// `POST /event` with these headers.
     pub(crate) async fn post(&self, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
         request(Method::POST, &self.endpoint, headers, body).await
@@ -129,6 +153,16 @@ pub(crate) async fn request(
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Answer {
+    try_request(method, url, headers, body).await.unwrap()
+}
+
+/// One request on a connection of its own, which may end without an answer.
+async fn try_request(
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
     let mut request = Request::builder().method(method).uri(url);
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -136,10 +170,9 @@ pub(crate) async fn request(
     let request = request.body(Full::new(body.into())).unwrap();
     let client = Client::builder(TokioExecutor::new()).build_http();
     let exchange = async {
-        let response = client.request(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Answer { status: parts.status, headers: parts.headers, body }
+        let (parts, body) = client.request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
     };
     tokio::time::timeout(Duration::from_secs(20), exchange).await.expect("no answer in 20 s")
 }

@@ -20,7 +20,38 @@ pub(crate) struct Accepted {
     pub(crate) event: Value,
 }
 
+/// Any line: an event that was accepted or failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) request: String,
+    pub(crate) event: Value,
+    /// Of an event that failed.
+    pub(crate) code: Option<String>,
+}
+
+impl Line {
+    /// A number of the event.
+    pub(crate) fn number(&self, name: &str) -> u64 {
+        self.event[name].as_u64().unwrap()
+    }
+}
+
 impl Ledger {
+    /// Everything that was answered so far, in the order of the answers.
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let line = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let text = |name: &str| line[name].as_str().map(str::to_owned);
+            Line {
+                request: text("request").unwrap(),
+                event: serde_json::from_str(&text("event").unwrap()).unwrap(),
+                code: text("code"),
+            }
+        };
+        whole_lines(&text).map(line).collect()
+    }
+
     /// Everything accepted so far; a line that is being written does not count.
     pub(crate) fn read(&self) -> Vec<Accepted> {
         let text = std::fs::read_to_string(&self.path).unwrap_or_default();

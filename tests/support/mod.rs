@@ -8,6 +8,7 @@ pub(crate) mod ledger;
 pub(crate) mod mosquitto;
 pub(crate) mod page;
 pub(crate) mod producer;
+pub(crate) mod proxy;
 pub(crate) mod socket;
 pub(crate) mod stub;
 
