@@ -267,8 +267,8 @@ fn open_dead_letters(
     }
     let mut letters = HashMap::new();
     for (name, dead_letter) in &config.dead_letters {
-        let DeadLetterConfig::File { path } = dead_letter;
-        let target = FileTarget::open(path)
+        let DeadLetterConfig::File { path, rotation } = dead_letter;
+        let target = FileTarget::open(path, *rotation, metrics.dead_letter_files_removed())
             .map_err(|why| BuildError::DeadLetter { name: name.to_string(), why })?;
         let (sender, queue) = mpsc::unbounded_channel();
         letters.insert(Arc::clone(name), sender);

@@ -36,6 +36,10 @@ impl Outcome {
 
 /// Who wants to know how the duty of a message ended: a source's record of what is in flight.
 pub trait Tracker: Send + Sync {
+    /// The API took the message without confirming one of its events. It counts as done all the same,
+    /// and only who keeps accounts of single messages needs to know.
+    fn unconfirmed(&self, _token: u64) {}
+
     /// The duty of the message that `token` stands for has ended. Called once a token.
     fn settled(&self, token: u64, outcome: Outcome);
 }
@@ -77,6 +81,13 @@ impl Settlement {
             return Self { duty: None };
         }
         Self { duty: self.duty.clone() }
+    }
+
+    /// Notes that a good answer of the API named an event of the message in neither list.
+    pub fn unconfirmed(&self) {
+        if let Some(duty) = &self.duty {
+            duty.tracker.unconfirmed(duty.token);
+        }
     }
 
     fn end(&mut self, outcome: Outcome) {

@@ -32,7 +32,8 @@
 //! 5. [`publish`]: lanes, limits, the verdict on an answer, one request.
 //! 6. [`dead_letter`], [`pipeline`]: what can't be published; the middle that joins 3 to 5.
 //! 7. [`config`]: what the operator wrote, checked.
-//! 8. [`bridge`]: assembly and lifetime. [`admin`], [`cli`]: what people touch.
+//! 8. [`bridge`]: assembly and lifetime. [`replay`]: dead letters through their routes again.
+//!    [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. [`aws`], [`backoff`], [`health`], [`metrics`], [`renewal`], [`shutdown`], [`telemetry`],
@@ -44,13 +45,14 @@
 //!
 //! ```text
 //! main → cli
-//! cli → bridge, emulator, demo, config, event_api, health, shutdown, telemetry
+//! cli → bridge, emulator, demo, config, event_api, health, replay, shutdown, telemetry
 //! demo → bridge, emulator, config, shutdown
 //! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source, tls
+//! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, event_api, health, message, metrics, publish, route, seeded, shutdown
 //! source → aws, backoff, config, delivery, health, message, metrics, shutdown, tls
 //! publish → aws, backoff, config, delivery, event_api, health, metrics, renewal, seeded, shutdown, tls
-//! dead_letter → message
+//! dead_letter → config, message, metrics
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown
 //! config → event_api, route, backoff
@@ -79,6 +81,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod publish;
 pub mod renewal;
+pub mod replay;
 pub mod route;
 pub mod seeded;
 pub mod shutdown;

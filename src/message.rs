@@ -1,5 +1,6 @@
 //! What arrived: the facts of one message, without any broker's type.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,7 +21,7 @@ pub struct Topic {
 }
 
 /// One message as the broker gave it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Which source took it.
     pub source: SourceName,
@@ -37,7 +38,7 @@ pub struct Message {
     /// When it was published, where the broker tells.
     pub published: Option<SystemTime>,
     /// Where it stands at the broker, for a person who looks for it: `partition`, `offset`, `qos`, ….
-    pub coordinates: Vec<(&'static str, String)>,
+    pub coordinates: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Topic {

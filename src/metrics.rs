@@ -118,6 +118,7 @@ struct Families {
     reordered: Family<Labels, Counter>,
     ambiguous: Family<Labels, Counter>,
     dead_letters: Family<Labels, Counter>,
+    dead_letter_files_removed: Counter,
 }
 
 impl Metrics {
@@ -203,6 +204,11 @@ impl Metrics {
             f.ambiguous.clone(),
         );
         r.register("dead_letters", "Messages written to a dead letter", f.dead_letters.clone());
+        r.register(
+            "dead_letter_files_removed",
+            "Dead-letter files removed with all they held, because of `max_files`",
+            f.dead_letter_files_removed.clone(),
+        );
         Self {
             registry: Arc::new(Mutex::new(registry)),
             families: Arc::new(f),
@@ -287,6 +293,11 @@ impl Metrics {
     /// The counter of dead letters written for a reason.
     pub fn dead_letters(&self, reason: &'static str) -> Counter {
         self.families.dead_letters.get_or_create_owned(&label("reason", reason))
+    }
+
+    /// The counter of dead-letter files that made room for newer ones.
+    pub fn dead_letter_files_removed(&self) -> Counter {
+        self.families.dead_letter_files_removed.clone()
     }
 
     /// Everything as OpenMetrics text.

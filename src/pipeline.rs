@@ -15,7 +15,7 @@ use crate::health::Part;
 use crate::message::{Message, SourceName};
 use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
 use crate::publish::{Entry, Policy, Refused, Tries};
-use crate::route::{Decision, Reason, RejectTo, Rejection, RouteName, RouteTable, Spec};
+use crate::route::{Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec};
 use crate::seeded::{self, Bug};
 use crate::shutdown::Shutdown;
 
@@ -65,6 +65,14 @@ pub struct Rejects {
 pub struct Letter {
     record: Record,
     settlement: Settlement,
+    outcome: Outcome,
+}
+
+impl Letter {
+    /// A record whose confirmation ends `settlement` with `outcome`.
+    pub fn new(record: Record, settlement: Settlement, outcome: Outcome) -> Self {
+        Self { record, settlement, outcome }
+    }
 }
 
 impl Pipeline {
@@ -77,17 +85,10 @@ impl Pipeline {
         metrics: &Metrics,
     ) -> Self {
         let state = |route: &Arc<Spec>| {
-            let policy = Policy {
-                route: Arc::clone(&route.name),
-                strict_order: route.strict_order,
-                give_up_after: route.give_up_after,
-            };
+            let policy = policy(route);
             let publisher = publishers.get(&route.api)?.clone();
             let metrics = metrics.route(&route.name, Reason::OF_ROUTES.map(Reason::word));
-            Some((
-                Arc::clone(&route.name),
-                RouteState { policy: Arc::new(policy), publisher, metrics },
-            ))
+            Some((Arc::clone(&route.name), RouteState { policy, publisher, metrics }))
         };
         let routes = table.routes().iter().filter_map(state).collect();
         Self { table, routes, sources, rejects, named: None }
@@ -125,15 +126,7 @@ impl Pipeline {
         state.metrics.matched.inc();
         match outcome {
             Ok(rendered) => {
-                for channel in rendered.channels {
-                    let entry = Entry {
-                        delivery: delivery.split(),
-                        channel,
-                        event: rendered.event.clone(),
-                        order: rendered.order.clone(),
-                        policy: Arc::clone(&state.policy),
-                        tries: Tries::default(),
-                    };
+                for entry in entries(delivery, rendered, &state.policy) {
                     // A publisher that is gone drops the entry, which releases it.
                     drop(state.publisher.send(entry));
                 }
@@ -160,6 +153,32 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// What `route` says about publishing.
+pub fn policy(route: &Spec) -> Arc<Policy> {
+    Arc::new(Policy {
+        route: Arc::clone(&route.name),
+        strict_order: route.strict_order,
+        give_up_after: route.give_up_after,
+    })
+}
+
+/// An entry for each channel of `rendered`, each with a part of the duty.
+pub fn entries(
+    delivery: &Delivery,
+    rendered: Rendered,
+    policy: &Arc<Policy>,
+) -> impl Iterator<Item = Entry> {
+    let Rendered { event, channels, order } = rendered;
+    channels.into_iter().map(move |channel| Entry {
+        delivery: delivery.split(),
+        channel,
+        event: event.clone(),
+        order: order.clone(),
+        policy: Arc::clone(policy),
+        tries: Tries::default(),
+    })
 }
 
 impl Rejects {
@@ -231,7 +250,7 @@ impl Rejects {
         };
         // Without a target the settlement is dropped, which releases the message.
         if let Some(letters) = letters {
-            drop(letters.send(Letter { record, settlement }));
+            drop(letters.send(Letter::new(record, settlement, Outcome::Accepted)));
         }
     }
 }
@@ -248,15 +267,27 @@ pub async fn write_letters<T: Target>(
     let mut batch = Vec::new();
     health.ready();
     while letters.recv_many(&mut batch, LETTERS_AT_ONCE).await > 0 {
-        let (records, settlements): (Vec<Record>, Vec<Settlement>) =
-            batch.drain(..).map(|l| (l.record, l.settlement)).unzip();
+        let (records, settlements): (Vec<Record>, Vec<(Settlement, Outcome)>) =
+            batch.drain(..).map(|l| (l.record, (l.settlement, l.outcome))).unzip();
+        let (mut records, mut settlements) = (records.as_slice(), settlements.into_iter());
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        while let Err(error) = target.write(&records).await {
-            if seeded::is(Bug::DeadLetterUnconfirmed) {
-                break;
+        while !records.is_empty() {
+            let failure = target.write(records).await.err();
+            let unseen = failure.is_none() || seeded::is(Bug::DeadLetterUnconfirmed);
+            let kept = match &failure {
+                Some(failure) if !unseen => failure.kept.min(records.len()),
+                _ => records.len(),
+            };
+            let (done, left) = records.split_at(kept);
+            for (record, (settlement, outcome)) in done.iter().zip(&mut settlements) {
+                metrics.dead_letters(record.reason).inc();
+                log_letter(&record.message, record);
+                settlement.settle(outcome);
             }
+            records = left;
+            let Some(error) = failure else { break };
             if backoff.failures() == 0 {
-                warn!(%error, letters = records.len(), "a dead letter can't be written; its messages are held");
+                warn!(%error, letters = left.len(), "a dead letter can't be written; its messages are held");
             }
             health.not_ready(error.to_string());
             tokio::select! {
@@ -267,11 +298,6 @@ pub async fn write_letters<T: Target>(
         if backoff.failures() > 0 {
             info!("dead letters can be written again");
             health.ready();
-        }
-        for (record, settlement) in records.iter().zip(settlements) {
-            metrics.dead_letters(record.reason).inc();
-            log_letter(&record.message, record);
-            settlement.settle(Outcome::Accepted);
         }
     }
 }

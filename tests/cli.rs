@@ -81,7 +81,7 @@ fn files_that_can_not_be_read_and_places_that_can_not_be_written() {
 #[test]
 fn usage_is_two_and_help_has_examples() {
     assert_eq!(run(&["rum"]).0, 2);
-    for command in ["run", "check", "demo", "emulate"] {
+    for command in ["run", "check", "demo", "emulate", "replay"] {
         let (code, stdout, _) = run(&[command, "--help"]);
         assert_eq!(code, 0);
         assert!(stdout.contains("Examples:"), "{stdout}");

@@ -196,7 +196,7 @@ impl Target for Grave {
         sleep(self.0.within(Duration::from_millis(5))).await;
         if self.0.chance(0.1) {
             self.0.strike("dead letter");
-            return Err(WriteError("no space".to_owned()));
+            return Err(WriteError { kept: 0, why: "no space".to_owned() });
         }
         let ids = records.iter().map(|r| {
             let event: Value = serde_json::from_slice(&r.message.payload).unwrap();

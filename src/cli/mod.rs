@@ -10,6 +10,7 @@ pub mod check;
 pub mod demo;
 #[cfg(feature = "emulator")]
 pub mod emulate;
+pub mod replay;
 pub mod run;
 mod signals;
 
@@ -17,6 +18,8 @@ mod signals;
 pub const EXIT_FAILED: u8 = 1;
 /// Permissions.
 pub const EXIT_PERMISSIONS: u8 = 77;
+/// A wrong command line.
+pub const EXIT_USAGE: u8 = 2;
 /// Configuration.
 pub const EXIT_CONFIGURATION: u8 = 78;
 /// Aborted by a second signal.
@@ -27,6 +30,7 @@ Examples:
   appsync-bridge demo                     see it work, with nothing to install
   appsync-bridge check -c bridge.toml     every mistake of a configuration at once
   appsync-bridge run -c bridge.toml       the daemon
+  appsync-bridge replay rejects.jsonl     what could not be published, once more
   appsync-bridge emulate                  a local Event API to develop against";
 
 /// Relays what backends say on MQTT into AWS AppSync Events, losing nothing
@@ -41,6 +45,7 @@ pub struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Replay(replay::Args),
     #[cfg(feature = "demo")]
     Demo(demo::Args),
     #[cfg(feature = "emulator")]
@@ -53,6 +58,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => run::run(&args).await,
             Command::Check(args) => check::run(&args),
+            Command::Replay(args) => replay::run(&args).await,
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::run(&args).await.unwrap_or_else(|e| failed(&e)),
             #[cfg(feature = "emulator")]

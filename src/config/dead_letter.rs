@@ -17,8 +17,24 @@ pub enum DeadLetterConfig {
     File {
         /// Of the file.
         path: PathBuf,
+        /// When it is set aside, and how many are kept.
+        rotation: Rotation,
     },
 }
+
+/// `max_size` and `max_files`: how a dead-letter file is kept from growing without end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rotation {
+    /// A file that would grow beyond this many bytes is set aside; `None`: never.
+    pub max_size: Option<u64>,
+    /// So many files are kept, the one that is written among them, and the oldest goes; `None`: all.
+    pub max_files: Option<u32>,
+}
+
+/// A smaller file would be set aside all the time.
+const LEAST_SIZE: u64 = 1_000_000;
+
+const MOST_FILES: u32 = 100_000;
 
 /// The name of the one that exists where none is configured.
 pub(super) const DEFAULT: &str = "default";
@@ -45,10 +61,39 @@ pub(super) fn read(name: &str, mut table: Table<'_>) -> Option<DeadLetterConfig>
     let path = table.filled("path");
     let path =
         table.require("path", path, "the file: `path = \"/var/lib/appsync-bridge/rejects.jsonl\"`");
+    let rotation = rotation(&mut table);
     table.finish();
     kind?;
     let path = PathBuf::from(path?.value.value);
-    (!reserved).then_some(DeadLetterConfig::File { path })
+    let rotation = rotation?;
+    (!reserved).then_some(DeadLetterConfig::File { path, rotation })
+}
+
+fn rotation(table: &mut Table<'_>) -> Option<Rotation> {
+    let ledger = table.ledger;
+    let max_size = table.size("max_size").then(|size| {
+        if size.value < LEAST_SIZE {
+            let message = "`max_size` is at least 1MB".to_owned();
+            let problem = Problem::new(Kind::BadValue, Some(size.span), message);
+            ledger
+                .report(problem.help("one rejected message alone may have hundreds of kilobytes"));
+            return None;
+        }
+        Some(size.value)
+    });
+    // Of one file nothing would be left the moment it is full.
+    let max_files = table.integer("max_files", 2..=MOST_FILES);
+    if let (Field::Absent, Field::Good(files)) = (&max_size, &max_files) {
+        let message = "`max_files` without `max_size` keeps nothing from growing";
+        let problem = Problem::new(Kind::Impossible, Some(files.span.clone()), message);
+        ledger.report(problem.help(
+            "say when a file is full, for example `max_size = \"100MB\"`, or remove `max_files`",
+        ));
+        return None;
+    }
+    let max_size = max_size.optional().ok()?.map(|size| size.value);
+    let max_files = max_files.optional().ok()?.map(|files| files.value);
+    Some(Rotation { max_size, max_files })
 }
 
 /// The one that exists where none is configured: a file in the first of these directories that
@@ -61,7 +106,8 @@ pub(super) fn default(environment: &Environment) -> Option<DeadLetterConfig> {
         .or_else(|| {
             environment.directory("HOME").map(|home| home.join(".local/state").join(OURS))
         })?;
-    Some(DeadLetterConfig::File { path: directory.join("dead-letters.jsonl") })
+    let path = directory.join("dead-letters.jsonl");
+    Some(DeadLetterConfig::File { path, rotation: Rotation::default() })
 }
 
 #[cfg(test)]
@@ -72,7 +118,7 @@ mod tests {
     fn the_default_is_where_the_environment_says() {
         let path = |variables: &[(&str, &str)]| {
             default(&Environment::of(variables.iter().copied()))
-                .map(|DeadLetterConfig::File { path }| path)
+                .map(|DeadLetterConfig::File { path, .. }| path)
         };
         let home = ("HOME", "/home/b");
         assert_eq!(

@@ -35,7 +35,7 @@ mod words;
 
 pub use api::{ApiConfig, ApiName};
 pub use daemon::{AdminConfig, LogConfig, LogFormat};
-pub use dead_letter::{DeadLetterConfig, DeadLetterName};
+pub use dead_letter::{DeadLetterConfig, DeadLetterName, Rotation};
 pub use environment::{Environment, NoText};
 pub use problem::{Kind, Problem, Problems};
 pub use secret::Secret;

@@ -85,7 +85,10 @@ fn defaults_are_those_of_the_page() {
     assert_eq!((&*route.api, route.strict_order, route.give_up_after), ("main", false, 5));
     assert_eq!(route.dead_letter, crate::route::RejectTo::DeadLetter("default".into()));
     let path = "/home/b/.local/state/appsync-bridge/dead-letters.jsonl".into();
-    assert_eq!(config.dead_letters["default"], DeadLetterConfig::File { path });
+    assert_eq!(
+        config.dead_letters["default"],
+        DeadLetterConfig::File { path, rotation: Rotation::default() }
+    );
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9464");
     assert_eq!((config.log.level.as_str(), config.log.format), ("info", LogFormat::Auto));
     assert_eq!(config.grace, Duration::from_secs(25));

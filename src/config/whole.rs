@@ -114,7 +114,9 @@ fn read_dead_letters(
             complete = false;
             continue;
         };
-        if let Some((other, _)) = all.iter().find(|(_, known)| **known == read) {
+        let DeadLetterConfig::File { path, .. } = &read;
+        let same = |known: &DeadLetterConfig| matches!(known, DeadLetterConfig::File { path: other, .. } if other == path);
+        if let Some((other, _)) = all.iter().find(|(_, known)| same(known)) {
             let message = format!("{} and {} write to the same file", quoted(name), quoted(other));
             let problem = Problem::new(Kind::BadValue, Some(span), message);
             ledger.report(problem.help("one table is enough: several routes can name it"));

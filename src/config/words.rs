@@ -8,7 +8,6 @@ pub(super) fn later(section: &str) -> &'static [&'static str] {
         "api" => &["max_rate", "linger", "http2", "connection_max_age"],
         "mqtt" => &["share", "retained", "aws"],
         "route" => &["jq", "conflate", "max_age"],
-        "dead_letter" => &["max_size", "max_files"],
         _ => &[],
     }
 }

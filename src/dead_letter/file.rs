@@ -1,22 +1,31 @@
 //! Dead letters as JSON lines in a file, on disk before their messages are acknowledged.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value, json};
+use prometheus_client::metrics::counter::Counter;
 
+use super::record::line;
+use super::rotation::{set_aside, sync_directory};
 use super::{Record, Target, WriteError};
+use crate::config::Rotation;
 
-/// A file of JSON lines; one record a line, mode 0600.
+/// A file of JSON lines; one record a line, mode 0600. When it is full it is set aside.
 #[derive(Debug)]
 pub struct FileTarget {
-    path: PathBuf,
+    place: Arc<Place>,
     /// `None` after a failure: opened again at the next write.
     file: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    rotation: Rotation,
+    removed: Counter,
 }
 
 #[derive(Debug)]
@@ -24,6 +33,10 @@ struct Open {
     file: File,
     /// Bytes that are whole lines. A write that failed half-way is cut back to here.
     good: u64,
+    /// Device and inode.
+    identity: (u64, u64),
+    /// Not a device, which can't be set aside.
+    is_regular: bool,
 }
 
 /// Why the file can't be used.
@@ -37,35 +50,90 @@ pub struct OpenError {
 }
 
 impl FileTarget {
-    /// Opens the file, making it and its directory if need be.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    /// Opens the file, making it and its directory if need be. Files that `rotation` removes are
+    /// counted in `removed`.
+    pub fn open(path: &Path, rotation: Rotation, removed: Counter) -> Result<Self, OpenError> {
         let open =
             Open::at(path).map_err(|why| OpenError { path: path.display().to_string(), why })?;
-        Ok(Self { path: path.to_owned(), file: Some(open) })
+        let place = Place { path: path.to_owned(), rotation, removed };
+        Ok(Self { place: Arc::new(place), file: Some(open) })
+    }
+
+    /// A file that is made with the first record, and grows without end.
+    pub fn when_needed(path: PathBuf) -> Self {
+        let place = Place { path, rotation: Rotation::default(), removed: Counter::default() };
+        Self { place: Arc::new(place), file: None }
     }
 }
 
 impl Target for FileTarget {
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
-        let mut text = Vec::new();
-        for record in records {
-            text.extend_from_slice(line(record).to_string().as_bytes());
-            text.push(b'\n');
-        }
-        let (file, path) = (self.file.take(), self.path.clone());
+        let lines: Vec<Vec<u8>> = records
+            .iter()
+            .map(|record| {
+                let mut text = line(record).to_string().into_bytes();
+                text.push(b'\n');
+                text
+            })
+            .collect();
+        let (mut file, place) = (self.file.take(), Arc::clone(&self.place));
         let written = tokio::task::spawn_blocking(move || {
-            let mut open = match file.filter(|open| open.is_at(&path)) {
-                Some(open) => open,
-                None => Open::at(&path)?,
-            };
-            open.append(&text)?;
-            Ok(open)
+            let mut kept = 0;
+            let result = place.append(&mut file, &lines, &mut kept);
+            (file, kept, result)
         });
-        let fail = |why: String| WriteError(format!("`{}`: {why}", self.path.display()));
-        let result: io::Result<Open> = written.await.map_err(|e| fail(e.to_string()))?;
-        self.file = Some(result.map_err(|e| fail(e.to_string()))?);
+        let fail = |kept, why: String| WriteError {
+            kept,
+            why: format!("`{}`: {why}", self.place.path.display()),
+        };
+        let (file, kept, result) = written.await.map_err(|e| fail(0, e.to_string()))?;
+        result.map_err(|e| fail(kept, e.to_string()))?;
+        self.file = file;
         Ok(())
     }
+}
+
+impl Place {
+    /// Appends `lines`, setting the file aside where it is full; `kept` counts those on disk.
+    fn append(
+        &self,
+        file: &mut Option<Open>,
+        lines: &[Vec<u8>],
+        kept: &mut usize,
+    ) -> io::Result<()> {
+        while *kept < lines.len() {
+            // Somebody may have moved it away, to replay it; what goes there now would not be found.
+            let open = match file.take().filter(|open| open.is_at(&self.path)) {
+                Some(open) => file.insert(open),
+                None => file.insert(Open::at(&self.path)?),
+            };
+            let room = match self.rotation.max_size {
+                Some(max) if open.is_regular => max.saturating_sub(open.good),
+                _ => u64::MAX,
+            };
+            let mut count = fitting(&lines[*kept..], room);
+            if count == 0 && open.good > 0 {
+                *file = None;
+                set_aside(&self.path, self.rotation, &self.removed)?;
+                continue;
+            }
+            // What is larger than a file may be gets one of its own.
+            count = count.max(1);
+            open.append(&lines[*kept..*kept + count].concat())?;
+            *kept += count;
+        }
+        Ok(())
+    }
+}
+
+/// How many of the first lines have room.
+fn fitting(lines: &[Vec<u8>], room: u64) -> usize {
+    let mut bytes = 0;
+    let fits = |line: &&Vec<u8>| {
+        bytes += line.len() as u64;
+        bytes <= room
+    };
+    lines.iter().take_while(fits).count()
 }
 
 impl Open {
@@ -88,19 +156,14 @@ impl Open {
             }
         }
         // The name of a new file is on disk only when its directory is.
-        if let Some(directory) = path.parent() {
-            let directory =
-                if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-            File::open(directory)?.sync_all()?;
-        }
-        Ok(Self { file, good })
+        sync_directory(path)?;
+        let facts = file.metadata()?;
+        Ok(Self { file, good, identity: identity(&facts), is_regular: facts.is_file() })
     }
 
-    /// Whether this still is the file at `path`. One that was moved away or deleted would go on
-    /// confirming what nobody finds again.
+    /// Whether this is still the file of that name.
     fn is_at(&self, path: &Path) -> bool {
-        let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-        matches!((self.file.metadata(), fs::metadata(path)), (Ok(ours), Ok(there)) if same(&ours, &there))
+        fs::metadata(path).is_ok_and(|facts| identity(&facts) == self.identity)
     }
 
     fn append(&mut self, text: &[u8]) -> io::Result<()> {
@@ -119,46 +182,8 @@ impl Open {
     }
 }
 
-/// What stands in the file for a record.
-fn line(record: &Record) -> Value {
-    let message = &record.message;
-    let headers: Vec<Value> = message
-        .headers
-        .iter()
-        .map(|(name, value)| {
-            let mut header = Map::from_iter([("name".to_owned(), json!(name))]);
-            put_bytes(&mut header, "value", value);
-            Value::Object(header)
-        })
-        .collect();
-    let coordinates: Map<String, Value> = message
-        .coordinates
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), json!(value)))
-        .collect();
-    let mut line = Map::new();
-    line.insert("at".into(), json!(humantime::format_rfc3339_millis(record.at).to_string()));
-    line.insert("reason".into(), json!(record.reason));
-    line.insert("detail".into(), json!(record.detail));
-    line.insert("source".into(), json!(&*message.source));
-    line.insert("route".into(), json!(record.route.as_deref()));
-    line.insert("channel".into(), json!(record.channel));
-    line.insert("topic".into(), json!(message.topic.as_str()));
-    if let Some(key) = &message.key {
-        put_bytes(&mut line, "key", key);
-    }
-    line.insert("headers".into(), Value::Array(headers));
-    line.insert("coordinates".into(), Value::Object(coordinates));
-    put_bytes(&mut line, "payload", &message.payload);
-    Value::Object(line)
-}
-
-/// Bytes as text where they are text, else under `NAME_base64`.
-fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => object.insert(name.to_owned(), json!(text)),
-        Err(_) => object.insert(format!("{name}_base64"), json!(STANDARD.encode(bytes))),
-    };
+fn identity(facts: &Metadata) -> (u64, u64) {
+    (facts.dev(), facts.ino())
 }
 
 #[cfg(test)]
@@ -166,20 +191,21 @@ mod tests {
     use super::*;
     use crate::message::{Message, Topic};
     use bytes::Bytes;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
     use std::os::unix::fs::PermissionsExt;
-    use std::sync::Arc;
     use std::time::{Duration, UNIX_EPOCH};
 
-    fn record(payload: &'static [u8]) -> Record {
+    fn record(payload: impl Into<Bytes>) -> Record {
         let message = Message {
             source: "plant".into(),
             topic: Topic::new("a/b", '/'),
             key: None,
             headers: vec![("h".into(), Bytes::from_static(b"v"))],
-            payload: Bytes::from_static(payload),
-            order: None,
+            payload: payload.into(),
+            order: Some("a/b".into()),
             published: None,
-            coordinates: vec![("qos", "1".into())],
+            coordinates: vec![("qos".into(), "1".into())],
         };
         Record {
             message: Arc::new(message),
@@ -191,6 +217,10 @@ mod tests {
         }
     }
 
+    fn open(path: &Path, rotation: Rotation) -> FileTarget {
+        FileTarget::open(path, rotation, Counter::default()).unwrap()
+    }
+
     fn lines(path: &Path) -> Vec<Value> {
         let text = fs::read_to_string(path).unwrap();
         text.lines().map(|l| serde_json::from_str(l).unwrap_or(Value::Null)).collect()
@@ -200,9 +230,9 @@ mod tests {
     async fn a_record_holds_all_that_came() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/rejects.jsonl");
-        let mut target = FileTarget::open(&path).unwrap();
-        target.write(&[record(b"{"), record(b"\xff")]).await.unwrap();
-        target.write(&[record(b"3")]).await.unwrap();
+        let mut target = open(&path, Rotation::default());
+        target.write(&[record(&b"{"[..]), record(&b"\xff"[..])]).await.unwrap();
+        target.write(&[record(&b"3"[..])]).await.unwrap();
         let lines = lines(&path);
         assert_eq!(lines.len(), 3);
         assert_eq!(
@@ -226,35 +256,110 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("rejects.jsonl");
         fs::write(&path, "{\"at\":\"20").unwrap();
-        FileTarget::open(&path).unwrap().write(&[record(b"1")]).await.unwrap();
+        open(&path, Rotation::default()).write(&[record(&b"1"[..])]).await.unwrap();
         let lines = lines(&path);
         assert_eq!((lines.len(), lines[1]["payload"].clone()), (2, json!("1")));
     }
 
     #[tokio::test]
-    async fn a_file_that_was_moved_away_is_made_anew() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("rejects.jsonl");
-        let mut target = FileTarget::open(&path).unwrap();
-        target.write(&[record(b"1")]).await.unwrap();
-        fs::rename(&path, directory.path().join("kept.jsonl")).unwrap();
-        target.write(&[record(b"2")]).await.unwrap();
-        assert_eq!(lines(&path)[0]["payload"], json!("2"));
-    }
-
-    #[tokio::test]
     async fn a_full_disk_fails_the_write() {
         // The kernel's own always-full device.
-        let mut target = FileTarget { path: "/dev/full".into(), file: None };
-        let file = OpenOptions::new().append(true).open("/dev/full").unwrap();
-        target.file = Some(Open { file, good: 0 });
-        let error = target.write(&[record(b"1")]).await.unwrap_err();
-        assert!(error.to_string().contains("No space left"), "{error}");
+        let rotation = Rotation { max_size: Some(1), max_files: Some(2) };
+        let mut target = open(Path::new("/dev/full"), rotation);
+        let error = target.write(&[record(&b"1"[..])]).await.unwrap_err();
+        assert!(error.to_string().contains("No space left") && error.kept == 0, "{error}");
     }
 
     #[test]
     fn a_place_that_can_not_be_written_says_so() {
-        let error = FileTarget::open(Path::new("/proc/none/rejects.jsonl")).unwrap_err();
+        let error = FileTarget::open(
+            Path::new("/proc/none/rejects.jsonl"),
+            Rotation::default(),
+            Counter::default(),
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("/proc/none/rejects.jsonl"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_moved_away_gets_nothing_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, moved) = (directory.path().join("r"), directory.path().join("todo"));
+        let mut target = open(&path, Rotation::default());
+        target.write(&[record("1")]).await.unwrap();
+        fs::rename(&path, &moved).unwrap();
+        target.write(&[record("2")]).await.unwrap();
+        fs::remove_file(&path).unwrap();
+        target.write(&[record("3")]).await.unwrap();
+        assert_eq!((lines(&moved).len(), lines(&path)[0]["payload"].clone()), (1, json!("3")));
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_before_a_failure_is_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("r");
+        let one = line(&record("1")).to_string().len() as u64 + 1;
+        let mut target = open(&path, Rotation { max_size: Some(one * 2), max_files: Some(2) });
+        // A directory in the place of the oldest can't be removed.
+        fs::create_dir(directory.path().join("r.1")).unwrap();
+        let records = ["1", "2", "3"].map(record);
+        let error = target.write(&records).await.unwrap_err();
+        assert_eq!(error.kept, 2, "{error}");
+        fs::remove_dir(directory.path().join("r.1")).unwrap();
+        target.write(&records[error.kept..]).await.unwrap();
+        let payloads = |file: &str| -> Vec<Value> {
+            lines(&directory.path().join(file)).iter().map(|l| l["payload"].clone()).collect()
+        };
+        assert_eq!(
+            (payloads("r.1"), payloads("r")),
+            (vec![json!("1"), json!("2")], vec![json!("3")])
+        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    /// Every line of the file and of those set aside, the oldest first, and the size of each file.
+    fn everything(path: &Path) -> (Vec<Value>, Vec<(u64, usize)>) {
+        let (mut all, mut sizes) = (Vec::new(), Vec::new());
+        let name = |n: usize| PathBuf::from(format!("{}.{n}", path.display()));
+        let aside = (1..1_000).take_while(|n| name(*n).exists()).count();
+        for file in (1..=aside).rev().map(name).chain([path.to_owned()]) {
+            let found = lines(&file);
+            sizes.push((fs::metadata(&file).unwrap().len(), found.len()));
+            all.extend(found);
+        }
+        (all, sizes)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        // Random sizes, batches and limits, with a stop and a start here and there.
+        #[test]
+        fn no_confirmed_line_is_lost_or_broken(
+            batches in proptest::collection::vec(
+                (proptest::collection::vec(0..2_000_usize, 1..6), any::<bool>()), 1..8),
+            max_size in 300..3_000_u64,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("r");
+            let rotation = Rotation { max_size: Some(max_size), max_files: None };
+            let mut target = open(&path, rotation);
+            let mut written = Vec::new();
+            for (sizes, again) in batches {
+                let payload = |size: usize| format!("{}:{}", written.len(), "x".repeat(size));
+                let payloads: Vec<String> = sizes.into_iter().map(payload).collect();
+                let records: Vec<Record> = payloads.iter().cloned().map(record).collect();
+                runtime.block_on(target.write(&records)).unwrap();
+                written.extend(payloads.into_iter().map(Value::String));
+                if again {
+                    target = open(&path, rotation);
+                }
+            }
+            let (found, sizes) = everything(&path);
+            let found: Vec<Value> = found.iter().map(|l| l["payload"].clone()).collect();
+            prop_assert_eq!(found, written);
+            prop_assert!(sizes.iter().all(|(size, lines)| *size <= max_size || *lines == 1));
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::time::SystemTime;
 use crate::message::Message;
 
 mod file;
+pub mod record;
+mod rotation;
 
 pub use file::{FileTarget, OpenError};
 
@@ -29,12 +31,18 @@ pub struct Record {
 
 /// A place that keeps records.
 pub trait Target: Send + 'static {
-    /// Keeps `records`. It has confirmed all of them when this succeeds, and the caller may then
-    /// acknowledge their messages; when it fails the caller tries all of them again.
+    /// Keeps `records`, in their order. It has confirmed all of them when this succeeds, and the caller
+    /// may then acknowledge their messages; when it fails it says how many of the first it has
+    /// confirmed, and the caller tries the others again.
     fn write(&mut self, records: &[Record]) -> impl Future<Output = Result<(), WriteError>> + Send;
 }
 
 /// Why records could not be kept.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct WriteError(pub String);
+#[error("{why}")]
+pub struct WriteError {
+    /// So many of the first are kept all the same: they must not be written again.
+    pub kept: usize,
+    /// What went wrong with the next.
+    pub why: String,
+}

@@ -78,6 +78,7 @@ impl<P: Post> Publisher<P> {
                 }
                 EventVerdict::Unconfirmed => {
                     self.metrics.unconfirmed.inc();
+                    entry.delivery.settlement.unconfirmed();
                     entry.delivery.settle(Outcome::Accepted);
                 }
                 EventVerdict::Hopeless { why } => self.give_back(entry, why),

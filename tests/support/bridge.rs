@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use super::{signal, until, whole_lines};
 pub(crate) struct Setup {
     directory: TempDir,
     env: Vec<(String, String)>,
+    /// A command that runs the command behind it.
+    through: Vec<String>,
 }
 
 /// A running `appsync-bridge run`; killed when dropped.
@@ -53,12 +56,28 @@ impl Setup {
             rejects.display()
         );
         std::fs::write(directory.path().join("bridge.toml"), text).unwrap();
-        Self { directory, env: Vec::new() }
+        Self { directory, env: Vec::new(), through: Vec::new() }
     }
 
     /// Adds a variable.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts the bridge with a tmpfs of `size` at `small/` that only it sees, but for
+    /// [`Bridge::sees`], with a `filler` of so many bytes in it.
+    pub(crate) fn with_small_disk(mut self, size: &str, filler: u32) -> Self {
+        let small = self.file("small");
+        std::fs::create_dir(&small).unwrap();
+        let small = small.display();
+        let script = format!(
+            "mount -t tmpfs -o size={size} tmpfs {small} && head -c {filler} /dev/zero >{small}/filler && exec \"$0\" \"$@\""
+        );
+        // Not everybody is root, and everybody is in a namespace of their own.
+        let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+        let unshare = if root { "-m" } else { "-rm" };
+        self.through = ["unshare", unshare, "sh", "-c", &script].map(str::to_owned).to_vec();
         self
     }
 
@@ -75,7 +94,15 @@ impl Setup {
 
     /// Starts the bridge, and waits for it to have its admin port.
     pub(crate) async fn start(&self) -> Bridge {
-        let mut child = emulator::bridge()
+        let mut command = match self.through.split_first() {
+            None => emulator::bridge(),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(emulator::bridge().get_program());
+                command
+            }
+        };
+        let mut child = command
             .args(["run", "-c"])
             .arg(self.file("bridge.toml"))
             .envs(self.env.iter().map(|(n, v)| (n, v)))
@@ -157,6 +184,12 @@ impl Bridge {
     /// What it logged.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
+    }
+
+    /// A path as the bridge sees it, in its own mounts.
+    pub(crate) fn sees(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.child.id()));
+        root.join(path.strip_prefix("/").unwrap())
     }
 
     /// Sends it a signal.

@@ -357,9 +357,9 @@ impl MqttSource {
             payload: Bytes::copy_from_slice(&incoming.payload),
             published: None,
             coordinates: vec![
-                ("qos", incoming.qos.to_string()),
-                ("retain", incoming.retain.to_string()),
-                ("duplicate", incoming.duplicate.to_string()),
+                ("qos".into(), incoming.qos.to_string()),
+                ("retain".into(), incoming.retain.to_string()),
+                ("duplicate".into(), incoming.duplicate.to_string()),
             ],
         };
         intake.submit(Delivery { message: Arc::new(message), settlement });

@@ -1,0 +1,400 @@
+//! `replay`: dead letters through their routes again.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS, EXIT_USAGE, signals};
+use crate::config::{self, Config};
+use crate::replay::{
+    self, Account, BuildError, Options, Place, Preview, Progress, Replay, rejects_beside,
+};
+use crate::shutdown::Shutdown;
+use crate::telemetry::{self, Format};
+
+const EXAMPLES: &str = "\
+Examples:
+  appsync-bridge replay rejects.jsonl --dry-run -c bridge.toml
+  appsync-bridge replay rejects.jsonl --route telemetry --since 2h -c bridge.toml
+  mv rejects.jsonl todo.jsonl && appsync-bridge replay todo.jsonl -c bridge.toml
+  appsync-bridge replay rejects.jsonl.2 rejects.jsonl.1 -c bridge.toml      the oldest first
+
+A record goes through the route it failed on, and through the whole table if no route took it. One that
+names the channel which failed goes to that channel only, if the route still renders it. Records are
+published in their order and at least once. The files are not changed: after an end with 0 they are done
+with. What is rejected again, or names a route that is gone, is in FILE.rejected then; correct the routes
+and replay that.
+
+SIGTERM and SIGINT finish what is in flight and say what is left. A second one aborts.
+Exit codes: 0 everything was published, 1 something is left, 2 usage, 77 permissions, 78 configuration,
+130 aborted.";
+
+/// Without a terminal, progress is a line in so many seconds.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// The bar is drawn anew so often.
+const DRAW_EVERY: Duration = Duration::from_millis(200);
+
+/// So many lines of one kind are listed; `--json` lists more.
+const LISTED: usize = 10;
+
+/// Put dead letters through their routes again
+#[derive(clap::Args, Clone, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Dead-letter files, in this order
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+
+    /// The configuration, for its routes and APIs
+    #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+
+    /// Only records that failed on this route
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
+
+    /// Only records written then or later: RFC 3339, or how long ago (`2h`, `3days`)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<SystemTime>,
+
+    /// Where records go that are rejected again [default: FILE.rejected beside each FILE]
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+
+    /// Show what would be published where, and send nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Print the account as one line of JSON; with `--dry-run`, a line for every event before it
+    #[arg(long)]
+    json: bool,
+}
+
+/// Replays the files; the account on stdout, all else on stderr.
+pub async fn run(args: &Args) -> ExitCode {
+    let config = match super::check::load(&args.config) {
+        Ok(loaded) => loaded.config,
+        Err(code) => return code,
+    };
+    telemetry::start("warn", Format::Text);
+    let shutdown = Shutdown::new();
+    signals::listen(shutdown.clone());
+    let options = Options {
+        files: args.files.clone(),
+        route: args.route.clone(),
+        since: args.since,
+        rejects: args.rejects.clone(),
+    };
+    let ended = if args.dry_run {
+        preview(&config, &options, &shutdown, args.json).await
+    } else {
+        publish(&config, &options, &shutdown).await
+    };
+    let account = match ended {
+        Ok(account) => account,
+        Err(why) => {
+            let _ = writeln!(io::stderr(), "error: {why}");
+            return exit_code(&why);
+        }
+    };
+    let report = Report { account: &account, options: &options, dry_run: args.dry_run };
+    // Nobody is left to tell when standard output is closed.
+    let _ = if args.json {
+        writeln!(io::stdout(), "{}", report.json())
+    } else {
+        write!(io::stdout(), "{}", report.text())
+    };
+    if account.aborted {
+        return ExitCode::from(EXIT_ABORTED);
+    }
+    if account.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
+}
+
+async fn publish(
+    config: &Config,
+    options: &Options,
+    shutdown: &Shutdown,
+) -> Result<Account, BuildError> {
+    let replay = Replay::build(config, options, shutdown.clone()).await?;
+    let shown = tokio::spawn(show_progress(replay.progress(), shutdown.clone()));
+    let account = replay.run().await;
+    shown.abort();
+    let _ = shown.await;
+    Ok(account)
+}
+
+async fn preview(
+    config: &Config,
+    options: &Options,
+    shutdown: &Shutdown,
+    json: bool,
+) -> Result<Account, BuildError> {
+    let mut out = io::BufWriter::new(io::stdout());
+    let account = replay::dry_run(config, options, shutdown, |place, preview| {
+        let line = if json {
+            preview_json(options, place, &preview)
+        } else {
+            preview_text(options, place, &preview)
+        };
+        let _ = writeln!(out, "{line}");
+    });
+    let account = account.await?;
+    let _ = out.flush();
+    Ok(account)
+}
+
+fn preview_json(options: &Options, place: Place, preview: &Preview) -> String {
+    let file = options.files[place.file].display().to_string();
+    let line = place.line;
+    let value = match preview {
+        Preview::Event { route, channel, bytes } => {
+            json!({ "file": file, "line": line, "route": &**route, "channel": channel, "bytes": bytes })
+        }
+        Preview::Rejected { route, reason, detail } => {
+            json!({ "file": file, "line": line, "route": route.as_deref(), "reason": reason, "detail": detail })
+        }
+    };
+    value.to_string()
+}
+
+fn preview_text(options: &Options, place: Place, preview: &Preview) -> String {
+    let place = shown(options, place);
+    match preview {
+        Preview::Event { route, channel, bytes } => {
+            format!("{place}  {route}  {channel}  {bytes} bytes")
+        }
+        Preview::Rejected { route, reason, detail } => {
+            let route = route.as_deref().unwrap_or("no route").escape_debug();
+            format!("{place}  {route}  rejected: {reason}: {detail}")
+        }
+    }
+}
+
+/// A bar on a terminal, lines elsewhere; never ends.
+async fn show_progress(progress: Progress, shutdown: Shutdown) {
+    let terminal = io::stderr().is_terminal();
+    let bar = ProgressBar::with_draw_target(
+        Some(progress.total_bytes),
+        if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+    );
+    // The template is a constant; were it wrong, the bar would only look another way.
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {percent}%  {msg}") {
+        bar.set_style(style);
+    }
+    let _clears = Clears(bar.clone());
+    let mut clock = tokio::time::interval(if terminal { DRAW_EVERY } else { LINE_EVERY });
+    clock.tick().await;
+    loop {
+        clock.tick().await;
+        let (bytes, account, in_flight) = progress.now();
+        let mut text = format!(
+            "{} published, {} rejected again, {in_flight} in flight",
+            account.published + account.unconfirmed,
+            account.rejected + account.unknown_route
+        );
+        if shutdown.is_draining() {
+            text.push_str(", stopping");
+        } else if let Some(why) = progress.held_up() {
+            text = format!("{text}, held up by {}", why.escape_debug());
+        }
+        if terminal {
+            bar.set_position(bytes);
+            bar.set_message(text);
+        } else {
+            let percent = bytes * 100 / progress.total_bytes.max(1);
+            let _ = writeln!(io::stderr(), "{percent}%, {text}");
+        }
+    }
+}
+
+/// Takes the bar off the screen, however it ends.
+struct Clears(ProgressBar);
+
+impl Drop for Clears {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// What is said of an account.
+struct Report<'a> {
+    account: &'a Account,
+    options: &'a Options,
+    dry_run: bool,
+}
+
+impl Report<'_> {
+    fn json(&self) -> Value {
+        let account = self.account;
+        let place = |place: Place| json!({ "file": self.options.files[place.file].display().to_string(), "line": place.line });
+        let with = |at: Place, name: &str, value: Value| {
+            let mut object = place(at);
+            object[name] = value;
+            object
+        };
+        let rejects: Vec<_> = self.rejects();
+        json!({
+            "dry_run": self.dry_run,
+            "read": account.read,
+            "skipped": account.skipped,
+            "published": account.published,
+            "unconfirmed": account.unconfirmed,
+            "rejected": account.rejected,
+            "unknown_route": account.unknown_route,
+            "unsettled": account.unsettled.len(),
+            "unreadable": account.unreadable,
+            "unknown_routes": account.unknown_routes,
+            "unsettled_lines": account.unsettled.iter().map(|at| place(*at)).collect::<Vec<_>>(),
+            "unreadable_lines": account
+                .unreadable_lines
+                .iter()
+                .map(|(at, why)| with(*at, "why", json!(why)))
+                .collect::<Vec<_>>(),
+            "unread": account
+                .unread
+                .iter()
+                .map(|rest| with(rest.from, "bytes", json!(rest.bytes)))
+                .collect::<Vec<_>>(),
+            "rejects": rejects,
+        })
+    }
+
+    fn text(&self) -> String {
+        let account = self.account;
+        let published = if self.dry_run { "would be published" } else { "published" };
+        let rejected = if self.dry_run { "would be rejected again" } else { "rejected again" };
+        let mut lines = vec![format!("{:>10}  read", account.read)];
+        for (count, what) in [
+            (account.skipped, "skipped by filter"),
+            (account.published, published),
+            (account.unconfirmed, "unconfirmed: the API's answer did not name them"),
+            (account.rejected, rejected),
+            (account.unknown_route, "of unknown routes"),
+            (account.unsettled.len() as u64, "not settled when it stopped"),
+        ] {
+            lines.push(format!("{count:>10}  {what}"));
+        }
+        lines.push(format!("{:>10}  unreadable lines", account.unreadable));
+        for (route, count) in account.unknown_routes.iter().take(LISTED) {
+            lines.push(format!("no route `{}`: {count}", route.escape_debug()));
+        }
+        for (place, why) in account.unreadable_lines.iter().take(LISTED) {
+            lines.push(format!(
+                "unreadable: {}: {}",
+                shown(self.options, *place),
+                why.escape_debug()
+            ));
+        }
+        for place in account.unsettled.iter().take(LISTED) {
+            lines.push(format!("not settled: {}", shown(self.options, *place)));
+        }
+        let listed = [account.unreadable, account.unsettled.len() as u64];
+        if listed.into_iter().any(|count| count > LISTED as u64) {
+            lines.push("there are more of them: `--json` lists up to a thousand".to_owned());
+        }
+        for rest in &account.unread {
+            lines.push(format!(
+                "not read: {} and what follows, {} bytes",
+                shown(self.options, rest.from),
+                rest.bytes
+            ));
+        }
+        for path in self.rejects() {
+            lines.push(format!("what is rejected again is in {path}"));
+        }
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    /// The files for records that are rejected again, if there are such records.
+    fn rejects(&self) -> Vec<String> {
+        if self.dry_run || self.account.rejected + self.account.unknown_route == 0 {
+            return Vec::new();
+        }
+        let mut paths: Vec<String> = (0..self.options.files.len())
+            .filter_map(|file| rejects_beside(self.options, file))
+            .filter(|path| path.exists())
+            .map(|path| path.display().to_string())
+            .collect();
+        paths.dedup();
+        paths
+    }
+}
+
+fn shown(options: &Options, place: Place) -> String {
+    format!("{}:{}", options.files[place.file].display(), place.line)
+}
+
+fn exit_code(why: &BuildError) -> ExitCode {
+    ExitCode::from(match why {
+        BuildError::File { why, .. } if why.kind() == ErrorKind::PermissionDenied => {
+            EXIT_PERMISSIONS
+        }
+        BuildError::File { .. } => EXIT_FAILED,
+        BuildError::Twice(_) | BuildError::Both(_) | BuildError::Route { .. } => EXIT_USAGE,
+        BuildError::Api { .. } => EXIT_CONFIGURATION,
+    })
+}
+
+/// RFC 3339 with any offset, or a duration before now.
+fn since(text: &str) -> Result<SystemTime, String> {
+    let wrong = || {
+        "a time looks like `2026-11-22T10:31:16Z`, `2026-11-22T11:31:16+01:00` or `2h`".to_owned()
+    };
+    if !text.contains('T') && !text.contains('t') {
+        let ago = humantime::parse_duration(text).map_err(|_| wrong())?;
+        return SystemTime::now().checked_sub(ago).ok_or_else(wrong);
+    }
+    let text = text.to_ascii_uppercase();
+    if text.ends_with('Z') {
+        return humantime::parse_rfc3339(&text).map_err(|_| wrong());
+    }
+    // What stands before the offset is local time.
+    let at = text.len().checked_sub(6).filter(|at| text.is_char_boundary(*at)).ok_or_else(wrong)?;
+    let (local, offset) = text.split_at(at);
+    let local = humantime::parse_rfc3339(&format!("{local}Z")).map_err(|_| wrong())?;
+    let (hours, minutes) = offset[1..].split_once(':').ok_or_else(wrong)?;
+    let number = |text: &str, most: u64| match text.parse::<u64>() {
+        Ok(number) if number <= most && text.len() == 2 => Ok(number),
+        _ => Err(wrong()),
+    };
+    let ahead = Duration::from_secs(number(hours, 23)? * 3_600 + number(minutes, 59)? * 60);
+    match offset.as_bytes()[0] {
+        b'+' => local.checked_sub(ahead),
+        b'-' => local.checked_add(ahead),
+        _ => None,
+    }
+    .ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_said_in_full_or_by_how_long_ago() {
+        let utc = since("2026-11-22T10:31:16Z").unwrap();
+        assert_eq!(since("2026-11-22T12:01:16+01:30").unwrap(), utc);
+        assert_eq!(since("2026-11-22t05:31:16-05:00").unwrap(), utc);
+        let then = since("2h").unwrap();
+        let ago = SystemTime::now().duration_since(then).unwrap();
+        assert!(ago >= Duration::from_hours(2) && ago < Duration::from_hours(3), "{ago:?}");
+        for bad in [
+            "",
+            "2",
+            "T",
+            "yesterday",
+            "2026-11-22T10:31:16",
+            "2026-11-22T10:31:16+1:00",
+            "2026-11-22T10:31:16+01:99",
+            "äääT",
+        ] {
+            assert!(since(bad).is_err(), "{bad}");
+        }
+    }
+}

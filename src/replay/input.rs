@@ -1,0 +1,143 @@
+//! The files, and which of their records are wanted.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::mpsc;
+
+use super::BuildError;
+use super::account::{Place, Unread};
+use super::lines::{self, Line};
+use super::plan::{self, Routes};
+use crate::config::Config;
+use crate::dead_letter::record::Kept;
+use crate::route::{RouteName, Spec};
+use crate::shutdown::Shutdown;
+
+/// What to replay.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Dead-letter files, in this order.
+    pub files: Vec<PathBuf>,
+    /// Only records that failed on this route.
+    pub route: Option<String>,
+    /// Only records that were written then or later.
+    pub since: Option<SystemTime>,
+    /// Where records go that are rejected again; `FILE.rejected` beside each file if it is `None`.
+    pub rejects: Option<PathBuf>,
+}
+
+/// The files, opened, and what is wanted of them.
+pub(super) struct Input {
+    lines: mpsc::Receiver<Line>,
+    pub(super) lengths: Vec<u64>,
+    route: Option<RouteName>,
+    since: Option<SystemTime>,
+    pub(super) routes: Routes,
+}
+
+/// How far a file was read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Read {
+    lines: u64,
+    bytes: u64,
+}
+
+impl Read {
+    pub(super) fn take(&mut self, line: &Line) {
+        if !line.is_fatal {
+            self.lines = line.place.line;
+            self.bytes += line.bytes;
+        }
+    }
+}
+
+impl Input {
+    pub(super) fn open(config: &Config, options: &Options) -> Result<Self, BuildError> {
+        let route = options.route.as_deref().map(|name| {
+            let found = config.routes.iter().find(|route| &*route.name == name);
+            found.map(|route| Arc::clone(&route.name)).ok_or_else(|| {
+                let known: Vec<_> = config.routes.iter().map(|r| format!("`{}`", r.name)).collect();
+                BuildError::Route { name: name.to_owned(), known: known.join(", ") }
+            })
+        });
+        let route = route.transpose()?;
+        let mut seen = HashSet::new();
+        let mut files = Vec::new();
+        for path in &options.files {
+            let fail = |why| BuildError::File { path: path.display().to_string(), why };
+            let real = path.canonicalize().map_err(fail)?;
+            let file = File::open(&real).map_err(fail)?;
+            let facts = file.metadata().map_err(fail)?;
+            if !facts.is_file() {
+                return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")));
+            }
+            if !seen.insert(real) {
+                return Err(BuildError::Twice(path.display().to_string()));
+            }
+            files.push((file, facts.len()));
+        }
+        for path in rejects_of(options) {
+            if path.canonicalize().is_ok_and(|real| seen.contains(&real)) {
+                return Err(BuildError::Both(path.display().to_string()));
+            }
+        }
+        let lengths = files.iter().map(|(_, length)| *length).collect();
+        let lines = lines::read(files, plan::separators(config));
+        Ok(Self { lines, lengths, route, since: options.since, routes: Routes::new(config) })
+    }
+
+    /// The routes that records may take.
+    pub(super) fn wanted<'a>(&self, config: &'a Config) -> impl Iterator<Item = &'a Spec> {
+        let only = self.route.clone();
+        config.routes.iter().filter(move |r| only.as_ref().is_none_or(|only| *only == r.name))
+    }
+
+    pub(super) fn wants(&self, kept: &Kept) -> bool {
+        (self.route.is_none() || self.route == kept.route)
+            && self.since.is_none_or(|since| kept.at >= since)
+    }
+
+    pub(super) fn start(&self) -> Vec<Read> {
+        vec![Read::default(); self.lengths.len()]
+    }
+
+    pub(super) async fn next(&mut self, shutdown: &Shutdown) -> Option<Line> {
+        tokio::select! {
+            biased;
+            () = shutdown.drain() => None,
+            line = self.lines.recv() => line,
+        }
+    }
+
+    pub(super) fn unread(&self, read: &[Read]) -> Vec<Unread> {
+        let left = |(file, (length, read)): (usize, (&u64, &Read))| {
+            let bytes = length.saturating_sub(read.bytes);
+            (bytes > 0).then_some(Unread { from: Place { file, line: read.lines + 1 }, bytes })
+        };
+        self.lengths.iter().zip(read).enumerate().filter_map(left).collect()
+    }
+}
+
+/// The files that records go to which are rejected again: one for all, or one for each.
+pub(super) fn rejects_of(options: &Options) -> Vec<PathBuf> {
+    let beside = |path: &PathBuf| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".rejected");
+        PathBuf::from(name)
+    };
+    match &options.rejects {
+        Some(one) => vec![one.clone()],
+        None => options.files.iter().map(beside).collect(),
+    }
+}
+
+/// Where records go that `path` holds and that are rejected again.
+pub fn rejects_beside(options: &Options, file: usize) -> Option<PathBuf> {
+    let all = rejects_of(options);
+    all.get(file).or(all.first()).cloned()
+}

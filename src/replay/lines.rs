@@ -1,0 +1,109 @@
+//! The lines of the files, read one by one by a thread of its own.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+
+use tokio::sync::mpsc;
+
+use super::account::Place;
+use crate::dead_letter::record::{self, Kept};
+
+/// A longer line is unreadable. No event can come of one: an event has at most 240,000 bytes.
+const MAX_LINE: u64 = 64 << 20;
+
+/// Lines that are read ahead.
+const AHEAD: usize = 16;
+
+/// A line, and what it is.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) place: Place,
+    /// With the line break.
+    pub(super) bytes: u64,
+    /// The record, or why it is none.
+    pub(super) kept: Result<Kept, String>,
+    /// The file could not be read any further.
+    pub(super) is_fatal: bool,
+}
+
+/// Starts to read `files`, each to the length it has now: what is appended meanwhile is for the next
+/// replay. Ends when nobody takes lines any more.
+pub(super) fn read(
+    files: Vec<(File, u64)>,
+    separator: impl Fn(&str) -> char + Send + 'static,
+) -> mpsc::Receiver<Line> {
+    let (sender, lines) = mpsc::channel(AHEAD);
+    tokio::task::spawn_blocking(move || {
+        for (file, (text, length)) in files.into_iter().enumerate() {
+            let mut text = BufReader::with_capacity(1 << 16, text.take(length));
+            for line in 1.. {
+                let place = Place { file, line };
+                let (bytes, kept, is_fatal) = match next(&mut text, MAX_LINE) {
+                    Ok((0, _)) => break,
+                    Ok((bytes, Some(text))) => (bytes, parsed(&text, &separator), false),
+                    Ok((bytes, None)) => (
+                        bytes,
+                        Err(format!("the line has {bytes} bytes, at most {MAX_LINE} are read")),
+                        false,
+                    ),
+                    Err(error) => (0, Err(error.to_string()), true),
+                };
+                let sent = sender.blocking_send(Line { place, bytes, kept, is_fatal });
+                if sent.is_err() {
+                    return;
+                }
+                if is_fatal {
+                    break;
+                }
+            }
+        }
+    });
+    lines
+}
+
+fn parsed(text: &[u8], separator: impl Fn(&str) -> char) -> Result<Kept, String> {
+    match text.strip_suffix(b"\n") {
+        Some(text) => record::parse(text, separator).map_err(|e| e.to_string()),
+        None => record::parse(text, separator)
+            .map_err(|e| format!("the line is cut off, or still being written: {e}")),
+    }
+}
+
+/// The next line with its line break, and its length; no text if it is longer than `most`.
+fn next(text: &mut impl BufRead, most: u64) -> io::Result<(u64, Option<Vec<u8>>)> {
+    let mut line = Vec::new();
+    let mut bytes = text.by_ref().take(most).read_until(b'\n', &mut line)? as u64;
+    if bytes < most || line.ends_with(b"\n") {
+        return Ok((bytes, Some(line)));
+    }
+    drop(line);
+    loop {
+        let rest = text.fill_buf()?;
+        let end = rest.iter().position(|b| *b == b'\n').map(|at| at + 1);
+        let taken = end.unwrap_or(rest.len());
+        text.consume(taken);
+        bytes += taken as u64;
+        if end.is_some() || taken == 0 {
+            return Ok((bytes, None));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_and_its_neighbours_are_read() {
+        let mut text: &[u8] = b"one\n0123456789abcdef\nthree\n0123456789abcdef";
+        let mut found = Vec::new();
+        loop {
+            match next(&mut text, 8).unwrap() {
+                (0, _) => break,
+                (bytes, line) => found.push((bytes, line.map(|l| String::from_utf8(l).unwrap()))),
+            }
+        }
+        let expected = [(4, Some("one\n")), (17, None), (6, Some("three\n")), (16, None)];
+        assert_eq!(found, expected.map(|(b, l)| (b, l.map(str::to_owned))));
+    }
+}

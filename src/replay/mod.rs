@@ -1,0 +1,342 @@
+//! Dead letters through their routes again: the records of files, in their order and at least once,
+//! through the same routes and publishers that the bridge runs, with an account of every one.
+//!
+//! No broker is needed. The files are never changed; what is rejected again is written to a file
+//! beside, on disk before it is counted. Nothing here talks to people.
+
+mod account;
+mod input;
+mod lines;
+mod plan;
+mod preview;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+pub use account::{Account, Place, Unread};
+pub use input::{Options, rejects_beside};
+pub use preview::{Preview, dry_run};
+
+use crate::config::Config;
+use crate::dead_letter::record::Kept;
+use crate::dead_letter::{FileTarget, Record};
+use crate::delivery::{Delivery, Outcome, Settlement};
+use crate::health::Health;
+use crate::message::Message;
+use crate::metrics::Metrics;
+use crate::pipeline::{Letter, entries, policy, write_letters};
+use crate::publish::{self, Entry, Policy, Publisher, Refused};
+use crate::route::{Decision, Reason, Rejection, RouteName};
+use crate::shutdown::Shutdown;
+use account::Tally;
+use input::{Input, Read, rejects_of};
+use plan::{Routes, Unknown};
+
+/// The `reason` of records whose route is gone.
+const UNKNOWN_ROUTE: &str = "unknown_route";
+
+/// After the abort every part has this long to let go.
+const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Why nothing was replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A file.
+    #[error("`{path}` can't be read: {why}")]
+    File {
+        /// As given.
+        path: String,
+        /// What is wrong.
+        why: io::Error,
+    },
+    /// It would be replayed twice.
+    #[error("`{0}` is named twice")]
+    Twice(String),
+    /// Records would be written to a file they come from.
+    #[error(
+        "`{0}` would be read and written: what is rejected again goes there; replay it by itself, or name another file with `--rejects`"
+    )]
+    Both(String),
+    /// No such route.
+    #[error("there is no route `{name}`; there is {known}")]
+    Route {
+        /// As given.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// An API.
+    #[error("api `{name}`: {why}")]
+    Api {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        why: publish::BuildError,
+    },
+}
+
+/// A replay that is made and not yet running.
+pub struct Replay {
+    input: Input,
+    parts: JoinSet<()>,
+    feed: Feed,
+    progress: Progress,
+    grace: Duration,
+    shutdown: Shutdown,
+}
+
+/// Where records go.
+struct Feed {
+    publishers: HashMap<Arc<str>, mpsc::UnboundedSender<Entry>>,
+    policies: HashMap<RouteName, Arc<Policy>>,
+    rejects: Rejects,
+}
+
+/// Where records go that are rejected again.
+#[derive(Clone)]
+struct Rejects {
+    /// One a file.
+    letters: Vec<mpsc::UnboundedSender<Letter>>,
+    /// Everything in flight comes from this file.
+    file: Arc<AtomicUsize>,
+}
+
+/// A view of how far a replay is; cheap to clone.
+#[derive(Clone)]
+pub struct Progress {
+    /// Of all files.
+    pub total_bytes: u64,
+    bytes: Arc<AtomicU64>,
+    tally: Arc<Tally>,
+    health: Health,
+}
+
+impl Replay {
+    /// Opens the files and makes the publishers; nothing is sent before [`run`](Self::run).
+    pub async fn build(
+        config: &Config,
+        options: &Options,
+        shutdown: Shutdown,
+    ) -> Result<Self, BuildError> {
+        let input = Input::open(config, options)?;
+        let (metrics, health) = (Metrics::new(), Health::default());
+        let mut parts = JoinSet::new();
+
+        let mut letters = Vec::new();
+        for path in rejects_of(options) {
+            let (sender, queue) = mpsc::unbounded_channel();
+            let part = health.register(format!("rejects {}", path.display()), "starting");
+            let target = FileTarget::when_needed(path);
+            parts.spawn(write_letters(target, queue, metrics.clone(), part, shutdown.clone()));
+            letters.push(sender);
+        }
+        if let [only] = letters.as_slice() {
+            letters = vec![only.clone(); options.files.len()];
+        }
+        let rejects = Rejects { letters, file: Arc::default() };
+
+        let (refused, refused_entries) = mpsc::unbounded_channel();
+        let wanted: HashSet<_> = input.wanted(config).map(|route| &route.api).collect();
+        let mut publishers = HashMap::new();
+        for (name, api) in config.apis.iter().filter(|(name, _)| wanted.contains(name)) {
+            let publisher = Publisher::build(api, &metrics, &health, refused.clone())
+                .await
+                .map_err(|why| BuildError::Api { name: name.to_string(), why })?;
+            let (entries, queue) = mpsc::unbounded_channel();
+            publishers.insert(Arc::clone(name), entries);
+            parts.spawn(publisher.run(queue, shutdown.clone()));
+        }
+        drop(refused);
+        parts.spawn(rejects.clone().run(refused_entries));
+
+        let policies = config.routes.iter().map(|r| (Arc::clone(&r.name), policy(r))).collect();
+        let feed = Feed { publishers, policies, rejects };
+        let total_bytes = input.lengths.iter().sum();
+        let progress =
+            Progress { total_bytes, bytes: Arc::default(), tally: Arc::default(), health };
+        Ok(Self { input, parts, feed, progress, grace: config.grace, shutdown })
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Runs to the end of the files, or to the drain: then it finishes what is in flight within the
+    /// grace, and leaves the rest.
+    pub async fn run(mut self) -> Account {
+        let read = self.feed.run(&mut self.input, &self.progress, &self.shutdown).await;
+        // With its senders the publishers end, then the reject step, then the files.
+        drop(self.feed);
+        let drain = async {
+            self.shutdown.drain().await;
+            tokio::select! {
+                () = tokio::time::sleep(self.grace) => {}
+                () = self.shutdown.abort() => {}
+            }
+        };
+        let ended = async { while self.parts.join_next().await.is_some() {} };
+        let mut aborted = false;
+        tokio::select! {
+            () = ended => {}
+            () = drain => {
+                aborted = self.shutdown.is_aborting();
+                self.shutdown.start_abort();
+                let ended = async { while self.parts.join_next().await.is_some() {} };
+                let _ = tokio::time::timeout(ABORT_TIMEOUT, ended).await;
+                self.parts.shutdown().await;
+            }
+        }
+        let (mut account, _) = self.progress.tally.now();
+        account.unread = self.input.unread(&read);
+        account.unsettled.sort_unstable();
+        account.aborted = aborted;
+        account
+    }
+}
+
+impl Progress {
+    /// Bytes read, the account so far, and how many records are in flight.
+    pub fn now(&self) -> (u64, Account, usize) {
+        let (account, in_flight) = self.tally.now();
+        (self.bytes.load(Ordering::Relaxed), account, in_flight)
+    }
+
+    /// What holds it up, if anything does.
+    pub fn held_up(&self) -> Option<String> {
+        let (part, why) = self.health.not_ready().into_iter().next()?;
+        Some(format!("{part}: {why}"))
+    }
+}
+
+impl Feed {
+    /// Hands record after record over, until the files end or the drain starts; how far it came.
+    async fn run(&self, input: &mut Input, progress: &Progress, shutdown: &Shutdown) -> Vec<Read> {
+        let tally = &progress.tally;
+        let mut read = input.start();
+        let mut file = 0;
+        while let Some(line) = input.next(shutdown).await {
+            let bytes = line.kept.as_ref().map_or(0, |kept| kept.message.payload.len());
+            let room = async {
+                if line.place.file != file {
+                    tally.idle().await;
+                }
+                tally.room(bytes).await;
+            };
+            tokio::select! {
+                biased;
+                () = shutdown.drain() => break,
+                () = room => {}
+            }
+            file = line.place.file;
+            self.rejects.file.store(file, Ordering::Release);
+            // A publisher that stopped releases whatever it is given.
+            if self.publishers.values().any(mpsc::UnboundedSender::is_closed) {
+                break;
+            }
+            read[file].take(&line);
+            progress.bytes.fetch_add(line.bytes, Ordering::Relaxed);
+            match line.kept {
+                Err(why) => tally.count(|account| account.unreadable(line.place, why)),
+                Ok(kept) => {
+                    tally.count(|account| account.read += 1);
+                    if input.wants(&kept) {
+                        self.hand_over(line.place, kept, &input.routes, tally);
+                    } else {
+                        tally.count(|account| account.skipped += 1);
+                    }
+                }
+            }
+        }
+        read
+    }
+
+    fn hand_over(&self, place: Place, kept: Kept, routes: &Routes, tally: &Arc<Tally>) {
+        let bytes = kept.message.payload.len();
+        let plan = routes.plan(&kept);
+        let message = Arc::new(kept.message);
+        let decisions = match plan {
+            Ok(decisions) => decisions,
+            Err(Unknown(route)) => {
+                let settlement = tally.take(place, bytes, Some(Arc::clone(&route)));
+                let detail = unknown(&route);
+                let why = (UNKNOWN_ROUTE, detail);
+                return self.rejects.write(message, settlement, Some(route), kept.channel, why);
+            }
+        };
+        let settlement = tally.take(place, bytes, None);
+        if decisions.is_empty() {
+            let Rejection { reason, detail } = unrouted(kept.route.as_deref());
+            let why = (reason.word(), detail);
+            return self.rejects.write(message, settlement, kept.route, kept.channel, why);
+        }
+        let delivery = Delivery { message, settlement };
+        for Decision { route, outcome } in decisions {
+            // Every route has a policy and its API a publisher; a part that is dropped is unsettled.
+            let (Some(policy), Some(publisher)) =
+                (self.policies.get(&route.name), self.publishers.get(&route.api))
+            else {
+                drop(delivery.split());
+                continue;
+            };
+            match outcome {
+                Ok(rendered) => {
+                    entries(&delivery, rendered, policy).for_each(|e| drop(publisher.send(e)));
+                }
+                Err(Rejection { reason, detail }) => {
+                    let Delivery { message, settlement } = delivery.split();
+                    let (route, why) = (Some(Arc::clone(&route.name)), (reason.word(), detail));
+                    self.rejects.write(message, settlement, route, None, why);
+                }
+            }
+        }
+        delivery.settle(Outcome::Accepted);
+    }
+}
+
+impl Rejects {
+    /// Takes what the publishers hand back, until they have gone.
+    async fn run(self, mut refused: mpsc::UnboundedReceiver<Refused>) {
+        while let Some(Refused { entry, why }) = refused.recv().await {
+            let Delivery { message, settlement } = entry.delivery;
+            let (route, channel) = (Arc::clone(&entry.policy.route), entry.channel.to_string());
+            let why = (Reason::Refused.word(), why);
+            self.write(message, settlement, Some(route), Some(channel), why);
+        }
+    }
+
+    fn write(
+        &self,
+        message: Arc<Message>,
+        settlement: Settlement,
+        route: Option<RouteName>,
+        channel: Option<String>,
+        (reason, detail): (&'static str, String),
+    ) {
+        let record = Record { message, route, channel, reason, detail, at: SystemTime::now() };
+        let letter = Letter::new(record, settlement, Outcome::Rejected);
+        // A writer that is gone drops the letter, which leaves the record unsettled.
+        if let Some(letters) = self.letters.get(self.file.load(Ordering::Acquire)) {
+            drop(letters.send(letter));
+        }
+    }
+}
+
+fn unknown(route: &str) -> String {
+    format!("the configuration has no route `{}`", route.escape_debug())
+}
+
+fn unrouted(route: Option<&str>) -> Rejection {
+    let detail = match route {
+        Some(route) => format!("route `{route}` does not take this source and topic any more"),
+        None => "no route takes this topic".to_owned(),
+    };
+    Rejection::new(Reason::Unrouted, detail)
+}

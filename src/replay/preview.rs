@@ -1,0 +1,99 @@
+//! What a replay would do, without doing it.
+
+use std::sync::Arc;
+
+use super::account::{Account, Place};
+use super::input::{Input, Options};
+use super::plan::Unknown;
+use super::{BuildError, UNKNOWN_ROUTE, unknown, unrouted};
+use crate::config::Config;
+use crate::route::{Decision, Rejection, RouteName};
+use crate::shutdown::Shutdown;
+
+/// What a dry run has to say of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Preview {
+    /// An event would be published.
+    Event {
+        /// By this route.
+        route: RouteName,
+        /// There.
+        channel: String,
+        /// Its size.
+        bytes: usize,
+    },
+    /// It would be rejected again.
+    Rejected {
+        /// By this route; `None`: no route takes it.
+        route: Option<RouteName>,
+        /// The kind of reason.
+        reason: &'static str,
+        /// The reason in words.
+        detail: String,
+    },
+}
+
+/// Reads the files and says what would be published where; no network, nothing written. Stops at the
+/// drain.
+pub async fn dry_run(
+    config: &Config,
+    options: &Options,
+    shutdown: &Shutdown,
+    mut show: impl FnMut(Place, Preview),
+) -> Result<Account, BuildError> {
+    let mut input = Input::open(config, options)?;
+    let mut account = Account::default();
+    let mut read = input.start();
+    while let Some(line) = input.next(shutdown).await {
+        read[line.place.file].take(&line);
+        let place = line.place;
+        let kept = match line.kept {
+            Ok(kept) => kept,
+            Err(why) => {
+                account.unreadable(place, why);
+                continue;
+            }
+        };
+        account.read += 1;
+        if !input.wants(&kept) {
+            account.skipped += 1;
+            continue;
+        }
+        let decisions = match input.routes.plan(&kept) {
+            Ok(decisions) => decisions,
+            Err(Unknown(route)) => {
+                account.unknown(&route);
+                let detail = unknown(&route);
+                show(
+                    place,
+                    Preview::Rejected { route: Some(route), reason: UNKNOWN_ROUTE, detail },
+                );
+                continue;
+            }
+        };
+        let mut is_rejected = decisions.is_empty();
+        if decisions.is_empty() {
+            let Rejection { reason, detail } = unrouted(kept.route.as_deref());
+            show(place, Preview::Rejected { route: kept.route, reason: reason.word(), detail });
+        }
+        for Decision { route, outcome } in decisions {
+            let route = Arc::clone(&route.name);
+            match outcome {
+                Ok(rendered) => {
+                    for channel in &rendered.channels {
+                        let (route, bytes) = (Arc::clone(&route), rendered.event.len());
+                        show(place, Preview::Event { route, channel: channel.to_string(), bytes });
+                    }
+                }
+                Err(Rejection { reason, detail }) => {
+                    is_rejected = true;
+                    let (route, reason) = (Some(route), reason.word());
+                    show(place, Preview::Rejected { route, reason, detail });
+                }
+            }
+        }
+        *(if is_rejected { &mut account.rejected } else { &mut account.published }) += 1;
+    }
+    account.unread = input.unread(&read);
+    Ok(account)
+}
