@@ -21,4 +21,5 @@ mod proxy;
 mod publish;
 mod replay;
 mod simulation;
+mod steering;
 mod support;

@@ -192,6 +192,11 @@ impl Bridge {
         root.join(path.strip_prefix("/").unwrap())
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.id(), name);

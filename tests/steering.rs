@@ -1,0 +1,138 @@
+//! Throttling and outages against the whole bridge (T32, T33): how much of the quota is used, how
+//! often an API that is gone is asked, how soon it is found. Shortened in the ordinary run; a minute
+//! each with `tests/run --long`.
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+use serde_json::json;
+
+use crate::support::bridge::{Bridge, Setup};
+use crate::support::emulator::Emulator;
+use crate::support::ledger::{Ledger, assert_order, ids};
+use crate::support::mosquitto::Mosquitto;
+use crate::support::producer::produce;
+use crate::support::until;
+
+const LOAD: u64 = 1_000;
+
+fn length(short: u64) -> Duration {
+    Duration::from_secs(if std::env::var_os("LONG_TESTS").is_some() { 60 } else { short })
+}
+
+fn endpoint(directory: &tempfile::TempDir) -> (Emulator, Ledger) {
+    let path = directory.path().join("ledger.jsonl");
+    (Emulator::start(&["--ledger", path.to_str().unwrap()]), Ledger { path })
+}
+
+async fn requests(emulator: &Emulator) -> (f64, f64) {
+    let stats = emulator.control(Method::GET, "stats", "").await.json();
+    (stats["requests"].as_f64().unwrap(), stats["accepted_requests"].as_f64().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttled_to_a_third_the_quota_is_used_and_full_speed_comes_back() {
+    const QUOTA: u64 = 300;
+    let length = length(15);
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = endpoint(&directory);
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
+    let bridge = setup.start_ready().await;
+    let count = LOAD * (length.as_secs() + 15);
+    let producer = tokio::spawn(produce(mosquitto.port, count, LOAD, 40));
+    ledger.reaches(2_000, Duration::from_secs(20)).await;
+
+    let throttle = json!([{ "fault": { "throttle": { "events_per_second": QUOTA } } }]);
+    emulator.set_faults(throttle).await;
+    // The bucket holds a second's worth, and the gate needs its first 429.
+    bridge
+        .metric_is("publish_requests_total{api=\"main\",result=\"throttled\"}", |v| v >= 1.0)
+        .await;
+    ledger.reaches(ledger.len() + 600, Duration::from_secs(20)).await;
+    let (began, events, (all, good)) = (Instant::now(), ledger.len(), requests(&emulator).await);
+    tokio::time::sleep(length).await;
+    let (all_after, good_after) = requests(&emulator).await;
+    let accepted = (ledger.len() - events) as f64;
+    let goodput = accepted / (QUOTA as f64 * began.elapsed().as_secs_f64());
+    let extra = (all_after - all) / (good_after - good) - 1.0;
+    assert!(goodput >= 0.95, "goodput {goodput:.3}, extra requests {extra:.3}");
+    assert!(extra <= 0.2, "extra requests {extra:.3}, goodput {goodput:.3}");
+
+    emulator.set_faults(json!([])).await;
+    let lifted = Instant::now();
+    // Full speed: a second's load within a second.
+    until("full speed", Duration::from_secs(10), async || {
+        let before = ledger.len();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        (ledger.len() - before >= LOAD as usize * 95 / 100).then_some(())
+    })
+    .await;
+    println!(
+        "throttled for {length:?}: goodput {goodput:.3}, extra requests {extra:.3}, full speed after {:?}",
+        lifted.elapsed()
+    );
+    producer.await.unwrap();
+    ledger.has_ids(count as usize, Duration::from_mins(2)).await;
+    assert_order(&ledger.read(), 0);
+    assert_eq!(ledger.read().len() as u64, count, "nothing comes twice");
+}
+
+/// Resident memory, in bytes.
+fn resident(bridge: &Bridge) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", bridge.pid())).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 1024.0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_asked_about_once_a_second_and_found_out_within_three() {
+    let length = length(10);
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = endpoint(&directory);
+    let address = emulator.host().to_owned();
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
+    let bridge = setup.start_ready().await;
+    let count = LOAD * (length.as_secs() + 4);
+    let producer = tokio::spawn(produce(mosquitto.port, count, LOAD, 40));
+    ledger.reaches(1_000, Duration::from_secs(20)).await;
+    drop(emulator);
+    bridge.metric_is("publish_breaker_open{api=\"main\"}", |v| v == 1.0).await;
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 1_000.0).await;
+    let asked = async || {
+        bridge.metric("publish_requests_total{api=\"main\",result=\"connect\"}").await
+            + bridge.metric("publish_requests_total{api=\"main\",result=\"ambiguous\"}").await
+    };
+    let (before, memory) = (asked().await, resident(&bridge));
+    let began = Instant::now();
+    tokio::time::sleep(length).await;
+    let probes = asked().await - before;
+    assert!(
+        probes >= 1.0 && probes <= began.elapsed().as_secs_f64() + 1.0,
+        "{probes} probes in {length:?}"
+    );
+    let grown = resident(&bridge) - memory;
+    assert!(grown < 20e6, "{grown} bytes more than where the limit in flight put it");
+    assert_eq!(bridge.get("/readyz").await.0, 503);
+
+    let seen = ledger.len();
+    let _emulator = Emulator::start_at(&address, &["--ledger", ledger.path.to_str().unwrap()]);
+    let back = Instant::now();
+    until("the first success", Duration::from_secs(3), async || {
+        (ledger.len() > seen).then_some(())
+    })
+    .await;
+    println!(
+        "away for {length:?}: {probes} probes, found after {:?}, {grown} bytes grown",
+        back.elapsed()
+    );
+    producer.await.unwrap();
+    ledger.has_ids(count as usize, Duration::from_mins(2)).await;
+    // What was answered as the endpoint died may come again, and nothing else.
+    let accepted = ledger.read();
+    assert_eq!(ids(&accepted).len() as u64, count);
+    assert!(accepted.len() as u64 - count <= 5 * 64, "{} repeats", accepted.len() as u64 - count);
+    assert_order(&accepted, 1);
+    assert!(setup.rejects().is_empty());
+}
