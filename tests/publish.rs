@@ -174,3 +174,51 @@ async fn a_server_that_the_ca_did_not_sign_gets_nothing() {
     assert_eq!(ledger.len(), 0);
     assert_eq!(bridge.metric("source_in_flight{source=\"plant\"}").await, 5.0);
 }
+
+/// T65, for the bugs that only a bridge in a process of its own shows: what holds without the bug does
+/// not hold with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn seeded_bugs_of_a_process_are_caught() {
+    for bug in ["", "PauseWholeApi"] {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger { path: directory.path().join("ledger.jsonl") };
+        let path = ledger.path.to_str().unwrap();
+        let emulator = Emulator::start(&["--namespace", "plant", "--ledger", path]);
+        let mosquitto = Mosquitto::start("").await;
+        let routes = "[route.good]\nfrom = \"plant\"\ntopic = \"plant/{device}/data\"\nchannel = \"/plant/x\"\n\
+                      [route.bad]\nfrom = \"plant\"\ntopic = \"plant/bad\"\nchannel = \"/bad/x\"\n";
+        let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", routes)
+            .env("APPSYNC_BRIDGE_SEEDED_BUG", bug);
+        let bridge = setup.start_ready().await;
+        publish(mosquitto.port, 1_000, [("plant/bad".to_owned(), b"{\"id\":0}".to_vec())]).await;
+        bridge.metric_is("api_paused{api=\"main\"}", |v| v == 1.0).await;
+        produce(mosquitto.port, 900, 1_000, 10).await;
+        // What works flows at full rate; with the bug hardly anything does.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(ledger.len() == 900, bug.is_empty(), "{bug}: {} of 900", ledger.len());
+    }
+    for bug in ["", "SignedOnce"] {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger { path: directory.path().join("ledger.jsonl") };
+        let path = ledger.path.to_str().unwrap();
+        let user = ["--access-key-id", "AKIDTEST", "--secret-access-key", "top-secret"];
+        let emulator = Emulator::start(&[&["--ledger", path][..], &user[..]].concat());
+        let mosquitto = Mosquitto::start("").await;
+        let setup = Setup::new(&emulator.endpoint, mosquitto.port, IAM, "", "")
+            .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
+            .env("AWS_SECRET_ACCESS_KEY", "top-secret")
+            .env("APPSYNC_BRIDGE_SEEDED_BUG", bug);
+        let bridge = setup.start_ready().await;
+        produce(mosquitto.port, 10, 1_000, 1).await;
+        ledger.has_ids(10, PATIENCE).await;
+        // Ten minutes later, by the clock of the service.
+        emulator.set_faults(json!([{ "fault": { "clock": { "offset": "10m" } } }])).await;
+        produce(mosquitto.port, 20, 1_000, 1).await;
+        if bug.is_empty() {
+            ledger.has_ids(20, PATIENCE).await;
+        } else {
+            bridge.metric_is("api_paused{api=\"main\"}", |v| v == 1.0).await;
+            assert_eq!(ledger.len(), 10, "{bug}");
+        }
+    }
+}

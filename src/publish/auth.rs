@@ -1,6 +1,6 @@
 //! The headers that prove who sends a request, and what is to be done when they are refused.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -11,10 +11,14 @@ use crate::config::Secret;
 use crate::config::api::{ApiConfig, Auth};
 use crate::event_api::sign::{self, Signer};
 use crate::renewal::Renewal;
+use crate::seeded::{self, Bug};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
 const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
+
+/// Of [`Bug::SignedOnce`].
+static FIRST: OnceLock<SystemTime> = OnceLock::new();
 
 /// Makes the headers of each attempt, afresh.
 #[derive(Debug)]
@@ -185,6 +189,7 @@ impl Iam {
         now: SystemTime,
         headers: &mut HeaderMap,
     ) -> Result<u64, AuthError> {
+        let now = if seeded::is(Bug::SignedOnce) { *FIRST.get_or_init(|| now) } else { now };
         let held = self.credentials.keys().await?;
         let mut kept = self.signer.lock().unwrap_or_else(PoisonError::into_inner);
         let signer = match kept.take() {
