@@ -49,13 +49,13 @@
 //! demo → bridge, emulator, config, shutdown
 //! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source, tls
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown
-//! pipeline → backoff, dead_letter, delivery, event_api, health, message, metrics, publish, route, seeded, shutdown
-//! source → aws, backoff, config, delivery, health, message, metrics, shutdown, tls
+//! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
+//! source → backoff, config, delivery, health, message, metrics, shutdown, tls
 //! publish → aws, backoff, config, delivery, event_api, health, metrics, renewal, seeded, shutdown, tls
-//! dead_letter → config, message, metrics
+//! dead_letter → config, message
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown
-//! config → event_api, route, backoff
+//! config → route
 //! route → event_api, message
 //! delivery → message, seeded
 //! aws → renewal

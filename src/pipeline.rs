@@ -12,7 +12,7 @@ use crate::backoff::Backoff;
 use crate::dead_letter::{Record, Target};
 use crate::delivery::{Delivery, Outcome, Settlement};
 use crate::health::Part;
-use crate::message::{Message, SourceName};
+use crate::message::SourceName;
 use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
 use crate::publish::{Entry, Policy, Refused, Tries};
 use crate::route::{Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec};
@@ -264,7 +264,7 @@ pub async fn write_letters<T: Target>(
     health: Part,
     shutdown: Shutdown,
 ) {
-    let mut batch = Vec::new();
+    let (mut batch, mut log) = (Vec::new(), LetterLog::default());
     health.ready();
     while letters.recv_many(&mut batch, LETTERS_AT_ONCE).await > 0 {
         let (records, settlements): (Vec<Record>, Vec<(Settlement, Outcome)>) =
@@ -281,7 +281,7 @@ pub async fn write_letters<T: Target>(
             let (done, left) = records.split_at(kept);
             for (record, (settlement, outcome)) in done.iter().zip(&mut settlements) {
                 metrics.dead_letters(record.reason).inc();
-                log_letter(&record.message, record);
+                log.note(record);
                 settlement.settle(outcome);
             }
             records = left;
@@ -302,12 +302,30 @@ pub async fn write_letters<T: Target>(
     }
 }
 
-fn log_letter(message: &Message, record: &Record) {
-    tracing::debug!(
-        source = %message.source,
-        topic = message.topic.as_str(),
-        route = record.route.as_deref(),
-        reason = record.reason,
-        "dead letter"
-    );
+/// Names what goes to the dead letter: a line for each route and reason, and not again for a while.
+#[derive(Debug, Default)]
+struct LetterLog {
+    named: HashMap<(Option<RouteName>, &'static str), (Instant, u64)>,
+}
+
+impl LetterLog {
+    fn note(&mut self, record: &Record) {
+        let key = (record.route.clone(), record.reason);
+        let (named, more) = self.named.entry(key).or_insert_with(|| (Instant::now(), 0));
+        if *more > 0 && named.elapsed() < LOG_EVERY {
+            *more += 1;
+            return;
+        }
+        let letters = std::mem::replace(more, 1).max(1);
+        *named = Instant::now();
+        warn!(
+            source = %record.message.source,
+            topic = record.message.topic.as_str(),
+            route = record.route.as_deref(),
+            reason = record.reason,
+            detail = record.detail,
+            letters,
+            "can't be published, and is kept in the dead letter"
+        );
+    }
 }

@@ -14,6 +14,7 @@ mod credentials;
 mod dead_letter;
 mod demo;
 mod emulator;
+mod fairness;
 mod faults;
 mod lifecycle;
 mod mqtt;

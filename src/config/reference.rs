@@ -32,6 +32,17 @@ impl Table<'_> {
                 }
                 return filled(ledger, key, &span, "", text.clone().into_owned());
             };
+            for (place, value) in table {
+                // A secret in the wrong place is a secret all the same.
+                let named = match (place.get_ref().as_ref(), value.get_ref()) {
+                    ("env" | "credential", DeValue::String(_)) => true,
+                    ("file", DeValue::String(path)) => path.contains('/'),
+                    _ => false,
+                };
+                if !named {
+                    ledger.hide(value.span());
+                }
+            }
             if let Some((_, default)) = table.iter().find(|(key, _)| key.get_ref() == "default") {
                 ledger.hide(default.span());
                 let message = format!("the default of `{key}` is in plain text");

@@ -1,6 +1,6 @@
 //! Dead letters as JSON lines in a file, on disk before their messages are acknowledged.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -144,6 +144,7 @@ impl Open {
         }
         let mut file =
             OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path)?;
+        lock(&file)?;
         let mut good = file.seek(SeekFrom::End(0))?;
         if good > 0 {
             let mut last = [0];
@@ -179,6 +180,21 @@ impl Open {
                 Err(error)
             }
         }
+    }
+}
+
+/// One writer at a time: a second one, cutting back a write that failed, would cut away what the
+/// first has confirmed. The lock ends with the handle, and so with the process.
+fn lock(file: &File) -> io::Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let why = "another process writes to it; give each its own file";
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
+        }
+        // A file system without locks is no reason to keep nothing.
+        Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -259,6 +275,17 @@ mod tests {
         open(&path, Rotation::default()).write(&[record(&b"1"[..])]).await.unwrap();
         let lines = lines(&path);
         assert_eq!((lines.len(), lines[1]["payload"].clone()), (2, json!("1")));
+    }
+
+    #[test]
+    fn a_second_writer_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rejects.jsonl");
+        let open = || FileTarget::open(&path, Rotation::default(), Counter::default());
+        let first = open().unwrap();
+        assert!(open().unwrap_err().to_string().contains("another process writes to it"));
+        drop(first);
+        assert!(open().is_ok());
     }
 
     #[tokio::test]
@@ -344,16 +371,17 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("r");
             let rotation = Rotation { max_size: Some(max_size), max_files: None };
-            let mut target = open(&path, rotation);
+            let mut target = Some(open(&path, rotation));
             let mut written = Vec::new();
             for (sizes, again) in batches {
                 let payload = |size: usize| format!("{}:{}", written.len(), "x".repeat(size));
                 let payloads: Vec<String> = sizes.into_iter().map(payload).collect();
                 let records: Vec<Record> = payloads.iter().cloned().map(record).collect();
-                runtime.block_on(target.write(&records)).unwrap();
+                runtime.block_on(target.as_mut().unwrap().write(&records)).unwrap();
                 written.extend(payloads.into_iter().map(Value::String));
                 if again {
-                    target = open(&path, rotation);
+                    drop(target.take());
+                    target = Some(open(&path, rotation));
                 }
             }
             let (found, sizes) = everything(&path);

@@ -257,7 +257,11 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn make() -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("appsync-bridge-demo-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!(
+            "appsync-bridge-demo-{}-{:08x}",
+            std::process::id(),
+            rand::random::<u32>()
+        ));
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("`{}` can't be made", path.display()))?;
         Ok(Self(path))

@@ -100,7 +100,9 @@ impl Client {
         let (head, body) = response.into_parts();
         let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
         let age = head.headers.contains_key(header::AGE);
-        self.clock.learn(Told { sent, received, date: text(header::DATE.as_str()), age });
+        if self.authorizer.signs() {
+            self.clock.learn(Told { sent, received, date: text(header::DATE.as_str()), age });
+        }
         let retry_after = text(header::RETRY_AFTER.as_str())
             .and_then(|v| v.trim().parse().ok())
             .map(Duration::from_secs);

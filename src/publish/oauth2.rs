@@ -21,9 +21,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// More of an answer than this is not read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// The words of a token endpoint are cut here.
-const MAX_WORDS: usize = 200;
-
 /// Why tokens can't be asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum OAuth2Error {
@@ -55,7 +52,6 @@ struct Granted {
 #[derive(Deserialize)]
 struct Refused {
     error: String,
-    error_description: Option<String>,
 }
 
 /// The `authorization` header, with a token that is renewed before it expires. Honours `HTTPS_PROXY`
@@ -97,8 +93,7 @@ impl Issuer {
             }
         }
         if !status.is_success() {
-            // An issuer that repeats what it was sent must not put it into our log.
-            return Err(words(status, &body).replace(&*secret, "…"));
+            return Err(words(status, &body));
         }
         let granted: Granted = serde_json::from_slice(&body)
             .map_err(|_| "the token endpoint's answer holds no `access_token`".to_owned())?;
@@ -121,8 +116,8 @@ impl Issuer {
             request = request.basic_auth(encoded(client_id), Some(encoded(secret)));
         }
         let request = request.header(header::ACCEPT, "application/json").form(&form);
-        let answer = request.send().await.map_err(|error| failure(&error))?;
-        read(answer).await.map_err(|error| failure(&error))
+        let answer = request.send().await.map_err(failure)?;
+        read(answer).await.map_err(failure)
     }
 }
 
@@ -137,9 +132,11 @@ async fn read(mut answer: Response) -> Result<(StatusCode, Vec<u8>), reqwest::Er
     Ok((answer.status(), body))
 }
 
-fn failure(error: &reqwest::Error) -> String {
+fn failure(error: reqwest::Error) -> String {
+    // A URL may have a secret in its query.
+    let error = error.without_url();
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();
@@ -149,21 +146,22 @@ fn failure(error: &reqwest::Error) -> String {
 
 /// Whether another way to show who we are may help.
 fn doubts_the_client(status: StatusCode, body: &[u8]) -> bool {
-    let named = serde_json::from_slice(body).map(|Refused { error, .. }| error);
+    let named = serde_json::from_slice(body).map(|Refused { error }| error);
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST)
         && named.map_or(true, |error| error == "invalid_client")
 }
 
-/// What the issuer says against us.
+/// What the issuer says against us: its code for it, and nothing more. An issuer may repeat what it
+/// was sent, in whatever form, and that must not get into a log.
 fn words(status: StatusCode, body: &[u8]) -> String {
-    let status = status.as_u16();
-    let said = match serde_json::from_slice::<Refused>(body) {
-        Ok(Refused { error, error_description: Some(more) }) => format!(" {error}: {more}"),
-        Ok(Refused { error, error_description: None }) => format!(" {error}"),
-        Err(_) => String::new(),
+    let code = serde_json::from_slice(body).map(|Refused { error }| error).unwrap_or_default();
+    let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+    let said = if (1..=40).contains(&code.len()) && code.chars().all(plain) {
+        format!(" {code}")
+    } else {
+        String::new()
     };
-    let said: String = said.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect();
-    format!("the token endpoint answers {status}{said}")
+    format!("the token endpoint answers {}{said}", status.as_u16())
 }
 
 /// As a form encodes it, which RFC 6749 2.3.1 wants of an id and a secret before they go into the header.
@@ -188,15 +186,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_issuers_words_are_one_short_line() {
-        let body = br#"{"error":"invalid_client","error_description":"no\nsuch client"}"#;
-        assert_eq!(
-            words(StatusCode::UNAUTHORIZED, body),
-            "the token endpoint answers 401 invalid_client: nosuch client"
-        );
+    fn the_issuers_code_is_passed_on_and_nothing_more() {
+        let body = br#"{"error":"invalid_client","error_description":"bad header Basic c2VjcmV0"}"#;
+        let said = "the token endpoint answers 401 invalid_client";
+        assert_eq!(words(StatusCode::UNAUTHORIZED, body), said);
         assert_eq!(words(StatusCode::BAD_GATEWAY, b"<html>"), "the token endpoint answers 502");
-        let long = format!(r#"{{"error":"{}"}}"#, "x".repeat(10_000));
-        assert!(words(StatusCode::BAD_REQUEST, long.as_bytes()).len() < 300);
+        for echo in ["Basic c2VjcmV0", "top%secret", &"x".repeat(10_000)] {
+            let body = format!(r#"{{"error":"{echo}"}}"#);
+            let said = words(StatusCode::BAD_REQUEST, body.as_bytes());
+            assert_eq!(said, "the token endpoint answers 400");
+        }
     }
 
     #[test]

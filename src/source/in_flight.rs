@@ -192,6 +192,11 @@ impl<A: Send + 'static> InFlight<A> {
         self.lock().shed
     }
 
+    /// Whether no further message is taken before one is acknowledged.
+    pub fn is_full(&self) -> bool {
+        self.room.messages_left() == 0
+    }
+
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
         self.lock().slots.is_empty()

@@ -24,6 +24,19 @@ pub(crate) async fn publish(
     rate: u64,
     messages: impl IntoIterator<Item = (String, Vec<u8>)> + Send,
 ) {
+    let messages: Vec<_> = messages.into_iter().collect();
+    let mut left = messages.into_iter();
+    publish_made(port, rate, left.len() as u64, |_| left.next().unwrap()).await;
+}
+
+/// Publishes `count` messages, each made when its turn comes, at `rate` a second, and returns when the
+/// broker has confirmed every one.
+pub(crate) async fn publish_made(
+    port: u16,
+    rate: u64,
+    count: u64,
+    mut make: impl FnMut(u64) -> (String, Vec<u8>),
+) {
     let mut options =
         MqttOptions::new(format!("producer-{}", rand::random::<u32>()), ("127.0.0.1", port));
     options
@@ -31,17 +44,16 @@ pub(crate) async fn publish(
         .set_outgoing_inflight_upper_limit(1_000)
         .set_unlimited_incoming_packet_size();
     let (client, mut events) = AsyncClient::builder(options).capacity(1_000).build();
-    let messages: Vec<_> = messages.into_iter().collect();
-    let count = messages.len();
     let send = async {
         let mut clock = tokio::time::interval(Duration::from_millis(5));
         let mut due = 0.0;
-        for (topic, payload) in messages {
+        for n in 0..count {
             while due < 1.0 {
                 clock.tick().await;
                 due += rate as f64 * 0.005;
             }
             due -= 1.0;
+            let (topic, payload) = make(n);
             client.publish(topic, payload, PublishOptions::at_least_once()).await.unwrap();
         }
     };
