@@ -1,5 +1,5 @@
 //! appsync-bridge relays what backends say on MQTT (Kafka, NATS and SQS are to follow) into AWS AppSync
-//! Events, so that it reaches browsers and phones, and loses none of it.
+//! Events, so that it reaches browsers and phones, and acknowledges only what is settled.
 //!
 //! # The flow
 //!

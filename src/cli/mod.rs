@@ -30,10 +30,10 @@ Examples:
   appsync-bridge demo                     see it work, with nothing to install
   appsync-bridge check -c bridge.toml     every mistake of a configuration at once
   appsync-bridge run -c bridge.toml       the daemon
-  appsync-bridge replay rejects.jsonl     what could not be published, once more
+  appsync-bridge replay todo.jsonl        what could not be published, once more
   appsync-bridge emulate                  a local Event API to develop against";
 
-/// Relays what backends say on MQTT into AWS AppSync Events, losing nothing
+/// Relays what backends say on MQTT into AWS AppSync Events, and acknowledges only what is settled
 #[derive(Parser)]
 #[command(name = "appsync-bridge", version, after_help = EXAMPLES)]
 pub struct Cli {

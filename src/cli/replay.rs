@@ -18,16 +18,22 @@ use crate::telemetry::{self, Format};
 
 const EXAMPLES: &str = "\
 Examples:
-  appsync-bridge replay rejects.jsonl --dry-run -c bridge.toml
-  appsync-bridge replay rejects.jsonl --route telemetry --since 2h -c bridge.toml
-  mv rejects.jsonl todo.jsonl && appsync-bridge replay todo.jsonl -c bridge.toml
-  appsync-bridge replay rejects.jsonl.2 rejects.jsonl.1 -c bridge.toml      the oldest first
+  appsync-bridge replay dead-letters.jsonl --dry-run -c bridge.toml
+  mv dead-letters.jsonl todo.jsonl && appsync-bridge replay todo.jsonl -c bridge.toml
+  appsync-bridge replay todo.jsonl --route telemetry --since 2h -c bridge.toml
+  mv dead-letters.jsonl.2 todo.2 && mv dead-letters.jsonl.1 todo.1
+  appsync-bridge replay todo.2 todo.1 -c bridge.toml      the oldest first
+
+Rename a file before it is replayed, one that was set aside (`.1`, `.2`) too: the bridge may write to it
+or set another aside meanwhile. Rename within the file system only: to another, mv copies and deletes, and
+a record written in between is lost.
 
 A record goes through the route it failed on, and through the whole table if no route took it. One that
 names the channel which failed goes to that channel only, if the route still renders it. Records are
 published in their order and at least once. The files are not changed: after an end with 0 they are done
 with. What is rejected again, or names a route that is gone, is in FILE.rejected then; correct the routes
-and replay that.
+and replay that. To replay FILE itself once more publishes its records again, and appends to FILE.rejected
+what is rejected again.
 
 SIGTERM and SIGINT finish what is in flight and say what is left. A second one aborts.
 Exit codes: 0 everything was published, 1 something is left, 2 usage, 77 permissions, 78 configuration,
