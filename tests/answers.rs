@@ -110,8 +110,14 @@ fn play(count: u64, script: Vec<Play>) -> Run {
         let (metrics, ends) = (Metrics::new(), Arc::new(Ends::default()));
         let (refused, mut given_back) = mpsc::unbounded_channel();
         let (entries, queue) = mpsc::unbounded_channel();
-        let publisher =
-            Publisher::new(post.clone(), &"main".into(), 8, &metrics, &Health::default(), refused);
+        let publisher = Publisher::new(
+            post.clone(),
+            &"main".into(),
+            (8, 10_000.0),
+            &metrics,
+            &Health::default(),
+            refused,
+        );
         (0..count).for_each(|id| drop(entries.send(entry(id, &ends))));
         drop(entries);
         let run = tokio::spawn(publisher.run(queue, Shutdown::new()));

@@ -10,6 +10,7 @@ mod answers;
 mod architecture;
 mod cli;
 mod config;
+mod connections;
 mod credentials;
 mod dead_letter;
 mod demo;

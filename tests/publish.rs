@@ -1,6 +1,6 @@
 //! The publisher against the emulator: who is refused, what is kept, how it is signed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -48,6 +48,25 @@ async fn a_revoked_key_pauses_and_discards_nothing() {
     assert_eq!(accepted.len(), 300, "nothing comes twice");
     assert_order(&accepted, 0);
     assert!(!bridge.log().contains("da2-"), "the key is in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_events_a_second_are_sent_than_the_api_may_get() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger.jsonl");
+    let ledger = Ledger { path: path.clone() };
+    let emulator = Emulator::start(&["--ledger", path.to_str().unwrap()]);
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "max_rate = 200", "", "");
+    let bridge = setup.start_ready().await;
+    assert_eq!(bridge.metric("publish_rate_limit{api=\"main\"}").await, 200.0);
+    let started = Instant::now();
+    produce(mosquitto.port, 600, 5_000, 20).await;
+    ledger.has_ids(600, PATIENCE).await;
+    let took = started.elapsed();
+    assert!(took > Duration::from_millis(2_700), "600 events in {took:?}");
+    assert!(took < Duration::from_millis(4_500), "600 events in {took:?}");
+    assert_order(&ledger.read(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

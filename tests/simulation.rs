@@ -277,8 +277,14 @@ async fn live(
     let publishers = HashMap::from([("main".into(), entries)]);
     let pipeline = Pipeline::new(table, policies, &publishers, rejects.clone(), &metrics);
     drop(publishers);
-    let publisher =
-        Publisher::new(Endpoint(Arc::clone(world)), &"main".into(), 16, &metrics, &health, refused);
+    let publisher = Publisher::new(
+        Endpoint(Arc::clone(world)),
+        &"main".into(),
+        (16, 10_000.0),
+        &metrics,
+        &health,
+        refused,
+    );
     let part = health.register("dead letter", "starting");
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(publisher.run(entry_queue, shutdown.clone()));

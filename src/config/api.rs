@@ -29,6 +29,12 @@ pub struct ApiConfig {
     pub timeout: Duration,
     /// Requests in flight at most; 64 unless set.
     pub max_concurrency: usize,
+    /// Events a second at most; 10,000 unless set.
+    pub max_rate: u32,
+    /// HTTP/2 where the endpoint offers it; no unless set.
+    pub http2: bool,
+    /// Connections are renewed after about this long; 5 min unless set.
+    pub connection_max_age: Duration,
     /// A CA that is trusted beside the system's.
     pub ca_file: Option<PathBuf>,
 }
@@ -37,6 +43,11 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 const CONCURRENCY: u32 = 64;
 const MOST_CONCURRENCY: u32 = 4096;
+/// The quota of inbound events of an API (Service Quotas `L-D91E563A`).
+const RATE: u32 = 10_000;
+const MOST_RATE: u32 = 1_000_000;
+const CONNECTION_AGE: Duration = Duration::from_mins(5);
+const SHORTEST_CONNECTION_AGE: Duration = Duration::from_secs(1);
 
 /// Reads an `[api.NAME]`; `grace` is how long the drain may take, `None` if that is not known.
 pub(super) fn read(
@@ -57,17 +68,27 @@ pub(super) fn read(
     );
     let auth = table.table("auth", "auth").then(|table| auth::read(table.value, endpoint.as_ref()));
     let auth = table.require("auth", auth, format!("say who publishes: `auth` is {AUTHS}"));
-    let timeout = table.duration("timeout").then(|timeout| {
-        if timeout.value >= SHORTEST_TIMEOUT {
-            return Some(timeout.value);
+    let at_least = |key: &str, set: Located<Duration>, shortest: Duration, hint: &str| {
+        if set.value >= shortest {
+            return Some(set.value);
         }
-        let message = format!("`timeout` is shorter than {}", show_duration(SHORTEST_TIMEOUT));
-        let hint = "no request is answered that fast every time: it would be sent again and again";
-        ledger.report(Problem::new(Kind::Impossible, Some(timeout.span), message).help(hint));
+        let message = format!("`{key}` is shorter than {}", show_duration(shortest));
+        ledger.report(Problem::new(Kind::Impossible, Some(set.span), message).help(hint));
         None
+    };
+    let timeout = table.duration("timeout").then(|set| {
+        let hint = "no request is answered that fast every time: it would be sent again and again";
+        at_least("timeout", set, SHORTEST_TIMEOUT, hint)
     });
     let timeout = timeout.or(TIMEOUT);
+    let max_rate = table.integer("max_rate", 1..=MOST_RATE).or(RATE);
     let max_concurrency = table.integer("max_concurrency", 1..=MOST_CONCURRENCY).or(CONCURRENCY);
+    let http2 = table.boolean("http2").or(false);
+    let age = table.duration("connection_max_age").then(|set| {
+        let hint = "every connection costs a TLS handshake: minutes are soon enough to follow DNS";
+        at_least("connection_max_age", set, SHORTEST_CONNECTION_AGE, hint)
+    });
+    let age = age.or(CONNECTION_AGE);
     let ca_file = ca_file(&mut table);
     if let (Some(timeout), Some(grace)) = (&timeout, grace) {
         answers_within(&table, timeout, grace);
@@ -80,6 +101,9 @@ pub(super) fn read(
         auth: auth?.value,
         timeout: timeout?.value,
         max_concurrency: usize::try_from(max_concurrency?.value).ok()?,
+        max_rate: max_rate?.value,
+        http2: http2?.value,
+        connection_max_age: age?.value,
         ca_file: ca_file.ok()?,
     })
 }

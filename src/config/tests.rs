@@ -68,6 +68,8 @@ fn defaults_are_those_of_the_page() {
     let api = &config.apis["main"];
     assert_eq!(api.timeout, Duration::from_secs(10));
     assert_eq!(api.max_concurrency, 64);
+    assert_eq!((api.max_rate, api.http2), (10_000, false));
+    assert_eq!(api.connection_max_age, Duration::from_mins(5));
     assert_eq!(api.endpoint.region.as_deref(), Some("eu-west-1"));
     assert_eq!(api.ca_file, None);
     let source = &config.sources[0];
@@ -276,7 +278,17 @@ fn every_key_of_a_wrong_type_is_told_so() {
     let sections: [(&str, &[&str]); 4] = [
         (
             "api.main",
-            &["endpoint", "auth", "timeout", "max_concurrency", "ca_file", "dangerously_plaintext"],
+            &[
+                "endpoint",
+                "auth",
+                "timeout",
+                "max_concurrency",
+                "max_rate",
+                "http2",
+                "connection_max_age",
+                "ca_file",
+                "dangerously_plaintext",
+            ],
         ),
         (
             "source.plant",

@@ -5,7 +5,7 @@
 pub(super) fn later(section: &str) -> &'static [&'static str] {
     match section {
         "" => &["cost", "test"],
-        "api" => &["max_rate", "linger", "http2", "connection_max_age"],
+        "api" => &["linger"],
         "mqtt" => &["share", "retained", "aws"],
         "route" => &["jq", "conflate", "max_age"],
         _ => &[],
@@ -89,6 +89,9 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (&["api"], "auth", "apikey key region profile aws"),
     (&["api"], "timeout", "requesttimeout timeoutms timeoutseconds"),
     (&["api"], "max_concurrency", "concurrency maxinflight maxconnections workers"),
+    (&["api"], "max_rate", "rate ratelimit maxeventspersecond throttle"),
+    (&["api"], "connection_max_age", "maxconnectionage connectionlifetime connectionmaxlifetime"),
+    (&["api"], "http2", "h2 usehttp2 enablehttp2"),
     (&["api"], "ca_file", "ca cacert cafile cacertificate cabundle"),
     (&["auth"], "key", "apikey token secret value"),
     (&["auth"], "token", "jwt idtoken accesstoken bearer authorization key value"),

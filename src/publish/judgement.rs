@@ -133,7 +133,7 @@ impl<P: Post> Publisher<P> {
         // If this was the probe of something else as well, that has no answer yet.
         self.pauses.unanswered(namespace, now);
         let scope = if whole { Scope::Api } else { Scope::Namespace(namespace.to_owned()) };
-        self.pause(scope, why, now);
+        self.pause(scope, fault, why, now);
         self.retry(batch, fault, None, now);
     }
 

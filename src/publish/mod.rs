@@ -7,6 +7,7 @@
 
 mod auth;
 mod client;
+mod connect;
 mod entry;
 mod judgement;
 pub mod lanes;
@@ -51,9 +52,6 @@ const LOG_EVERY: Duration = Duration::from_secs(30);
 /// The loop gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
-/// Events a second that an API takes unless it says otherwise (Service Quotas `L-D91E563A`).
-const MAX_RATE: f64 = 10_000.0;
-
 /// How a request may end, for metrics; a request that is not answered in order ends with its fault.
 const RESULTS: [&str; 2] = ["ok", "partial"];
 
@@ -72,6 +70,7 @@ pub struct Publisher<P> {
     accepted_at: Option<Instant>,
     fault_log: FaultLog,
     why_paused: Option<String>,
+    why_silent: String,
     name: Arc<str>,
 }
 
@@ -97,16 +96,18 @@ impl Publisher<Client> {
         refused: mpsc::UnboundedSender<Refused>,
     ) -> Result<Self, BuildError> {
         let client = Client::build(api).await?;
-        Ok(Self::new(client, &api.name, api.max_concurrency, metrics, health, refused))
+        let limits = (api.max_concurrency, f64::from(api.max_rate));
+        Ok(Self::new(client, &api.name, limits, metrics, health, refused))
     }
 }
 
 impl<P: Post> Publisher<P> {
-    /// A publisher over `post` for the API called `name`.
+    /// A publisher over `post` for the API called `name`, with at most so many requests in flight and
+    /// events a second.
     pub fn new(
         post: P,
         name: &Arc<str>,
-        max_concurrency: usize,
+        (max_concurrency, max_rate): (usize, f64),
         metrics: &Metrics,
         health: &Health,
         refused: mpsc::UnboundedSender<Refused>,
@@ -121,7 +122,7 @@ impl<P: Post> Publisher<P> {
             lanes: Lanes::new(),
             requests: JoinSet::new(),
             concurrency: Concurrency::new(max_concurrency),
-            gate: RateGate::new(MAX_RATE, now),
+            gate: RateGate::new(max_rate, now),
             breaker: Breaker::new(now),
             pauses: Pauses::default(),
             refused,
@@ -130,6 +131,7 @@ impl<P: Post> Publisher<P> {
             accepted_at: None,
             fault_log: FaultLog::default(),
             why_paused: None,
+            why_silent: String::new(),
             name: Arc::clone(name),
         }
     }

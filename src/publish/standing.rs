@@ -9,6 +9,9 @@ use super::limit::Scope;
 use super::post::Post;
 use super::verdict::Fault;
 
+/// What to look at when the endpoint's certificate is not trusted.
+const TRUST_HINT: &str = "nothing was sent: is this the right host? if its CA is your own, name it in `ca_file`; if its certificate expired, renew it; is this clock right?";
+
 impl<P: Post> Publisher<P> {
     /// The API is there, whatever it says.
     pub(super) fn is_there(&mut self, now: Instant) {
@@ -20,8 +23,8 @@ impl<P: Post> Publisher<P> {
         }
     }
 
-    pub(super) fn pause(&mut self, scope: Scope, why: &str, now: Instant) {
-        let hint = self.post.hint();
+    pub(super) fn pause(&mut self, scope: Scope, fault: Fault, why: &str, now: Instant) {
+        let hint = if fault == Fault::Trust { TRUST_HINT } else { self.post.hint() };
         let who = scope.to_string();
         if self.pauses.refused(scope, now) {
             warn!(api = %self.name, who, why, hint, "we are refused: everything is kept and tried again once a second");
@@ -58,7 +61,9 @@ impl<P: Post> Publisher<P> {
         self.metrics.breaker.set(i64::from(self.breaker.is_open()));
         match &self.why_paused {
             Some(why) => self.health.not_ready(why),
-            None if self.breaker.is_open() => self.health.not_ready("the API does not answer"),
+            None if self.breaker.is_open() => {
+                self.health.not_ready(format!("the API does not answer: {}", self.why_silent));
+            }
             None => self.health.ready(),
         }
     }
@@ -84,6 +89,7 @@ impl<P: Post> Publisher<P> {
             }
             if self.breaker.failed(now, fault == Fault::UnknownAnswer) {
                 warn!(api = %self.name, fault = fault.word(), why, "the API does not answer: asking once a second, everything is kept");
+                why.clone_into(&mut self.why_silent);
                 self.report();
             }
         }

@@ -9,6 +9,7 @@ pub(crate) mod mosquitto;
 pub(crate) mod page;
 pub(crate) mod producer;
 pub(crate) mod proxy;
+pub(crate) mod server;
 pub(crate) mod socket;
 pub(crate) mod stub;
 

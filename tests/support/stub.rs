@@ -113,16 +113,19 @@ impl Accepted {
         self.ids.lock().unwrap().len()
     }
 
+    /// The ids that came.
+    pub(crate) fn distinct(&self) -> BTreeSet<u64> {
+        self.ids.lock().unwrap().iter().copied().collect()
+    }
+
     pub(crate) fn refused(&self) -> usize {
         self.refused.load(Ordering::SeqCst)
     }
 
     /// Every id from 0 to `count`, and none twice.
     pub(crate) fn assert_each_once(&self, count: u64) {
-        let ids = self.ids.lock().unwrap();
-        let distinct: BTreeSet<u64> = ids.iter().copied().collect();
-        assert_eq!(distinct, (0..count).collect());
-        assert_eq!(ids.len() as u64, count, "some came twice");
+        assert_eq!(self.distinct(), (0..count).collect());
+        assert_eq!(self.len() as u64, count, "some came twice");
     }
 }
 

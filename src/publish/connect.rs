@@ -1,0 +1,323 @@
+//! Connections to an endpoint: how they are made, and when they are left for new ones.
+//!
+//! Names are resolved only when a connection is made, so a pool that is always busy would stay with an
+//! address for ever. Therefore the whole pool is set aside after a while, and after several errors in
+//! a row: what is under way in it finishes, and what comes next goes over new connections.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Uri;
+use http_body_util::Full;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::clock;
+use crate::config::api::ApiConfig;
+use crate::tls::{self, TlsError};
+
+/// Idle connections are let go before a server is likely to.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// An idle connection, or one whose peer is silent, is asked this often whether it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// So many questions may stay without an answer.
+const KEEP_ALIVE_TRIES: u32 = 3;
+
+/// What was sent is acknowledged by the peer's system within this, or the connection is gone.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
+
+/// After so many errors in a row new connections are made.
+const ERRORS: u32 = 3;
+
+/// How far ages are from what is configured, so that connections and replicas don't renew together.
+const JITTER: f64 = 0.2;
+
+/// Connections of a while.
+pub(super) type Pool = Client<HttpsConnector<Way>, Full<Bytes>>;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A proxy that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the proxy that HTTPS_PROXY or ALL_PROXY names is `{0}://`; it has to be `http` or `https`"
+)]
+pub struct ProxyError(String);
+
+/// Why connections can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+}
+
+/// The pool of now, which becomes another one as time goes by.
+pub(super) struct Connections {
+    connector: HttpsConnector<Way>,
+    max_age: Duration,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    pool: Pool,
+    number: u64,
+    until: Instant,
+    errors: u32,
+}
+
+/// Which of the pools it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Number(u64);
+
+/// The way to an endpoint, before TLS.
+#[derive(Clone)]
+pub(super) enum Way {
+    Direct(HttpConnector),
+    /// A tunnel through a proxy, which may itself be reached over TLS.
+    Proxy(Box<Tunnel<HttpsConnector<HttpConnector>>>),
+}
+
+impl Connections {
+    /// Connections for `api`, by way of the proxy that the environment names. None is made yet.
+    pub(super) fn build(api: &ApiConfig) -> Result<Self, ConnectError> {
+        let uri = &api.endpoint.uri;
+        let secure = uri.scheme_str() == Some("https");
+        let tls = if secure {
+            tls::client_config(api.ca_file.as_deref(), None)?
+        } else {
+            tls::trusting_nobody()?
+        };
+        // Plain text is for the loopback and for containers: it is never shown to a proxy.
+        let proxy = if secure { Matcher::from_env().intercept(uri) } else { None };
+        let way = way(api.timeout, proxy.as_ref(), &tls)?;
+        let builder =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        let connector = if api.http2 && secure {
+            builder.enable_http2().wrap_connector(way)
+        } else {
+            builder.wrap_connector(way)
+        };
+        Ok(Self::over(connector, api.connection_max_age))
+    }
+
+    fn over(connector: HttpsConnector<Way>, max_age: Duration) -> Self {
+        let current = Current {
+            pool: pool(connector.clone()),
+            number: 0,
+            until: clock() + jittered(max_age),
+            errors: 0,
+        };
+        Self { connector, max_age, current: Mutex::new(current) }
+    }
+
+    /// The pool for a request.
+    pub(super) fn pool(&self) -> (Pool, Number) {
+        let mut current = self.lock();
+        if clock() >= current.until {
+            self.renew(&mut current, "their age");
+        }
+        (current.pool.clone(), Number(current.number))
+    }
+
+    /// There was an answer over that pool.
+    pub(super) fn answered(&self, number: Number) {
+        let mut current = self.lock();
+        if Number(current.number) == number {
+            current.errors = 0;
+        }
+    }
+
+    /// There was no connection, or no answer over it. Errors of a pool that was left don't count.
+    pub(super) fn failed(&self, number: Number) {
+        let mut current = self.lock();
+        if Number(current.number) != number {
+            return;
+        }
+        current.errors += 1;
+        if current.errors >= ERRORS {
+            self.renew(&mut current, "errors");
+        }
+    }
+
+    fn renew(&self, current: &mut Current, because: &str) {
+        tracing::debug!(because, "connections are renewed");
+        *current = Current {
+            pool: pool(self.connector.clone()),
+            number: current.number + 1,
+            until: clock() + jittered(self.max_age),
+            errors: 0,
+        };
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("max_age", &self.max_age).finish_non_exhaustive()
+    }
+}
+
+/// What has to be done to get to the endpoint. `tls` is for the proxy, if that is reached over TLS.
+fn way(
+    timeout: Duration,
+    proxy: Option<&Intercept>,
+    tls: &ClientConfig,
+) -> Result<Way, ProxyError> {
+    let tcp = tcp(timeout);
+    let Some(proxy) = proxy else { return Ok(Way::Direct(tcp)) };
+    match proxy.uri().scheme_str() {
+        None | Some("http" | "https") => {}
+        Some(other) => return Err(ProxyError(other.to_owned())),
+    }
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls.clone())
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
+    let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
+    if let Some(auth) = proxy.basic_auth() {
+        tunnel = tunnel.with_auth(auth.clone());
+    }
+    // The URI is without user and password.
+    tracing::info!(proxy = %proxy.uri(), "the endpoint is reached through a proxy");
+    Ok(Way::Proxy(Box::new(tunnel)))
+}
+
+fn tcp(timeout: Duration) -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(KEEP_ALIVE));
+    tcp.set_keepalive_interval(Some(KEEP_ALIVE));
+    tcp.set_keepalive_retries(Some(KEEP_ALIVE_TRIES));
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    // Before the attempt itself times out, after which nobody knows that nothing was sent.
+    tcp.set_connect_timeout(Some(timeout / 2));
+    tcp
+}
+
+fn pool(connector: HttpsConnector<Way>) -> Pool {
+    Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .http2_keep_alive_interval(Some(KEEP_ALIVE))
+        .http2_keep_alive_timeout(UNACKNOWLEDGED)
+        // A connection may close while a request waits to be written. Such a request comes back
+        // whole, of which nothing was sent, and goes over another connection. What was begun to be
+        // sent is never sent again here: that is for the publisher to decide.
+        .retry_canceled_requests(true)
+        .build(connector)
+}
+
+fn jittered(age: Duration) -> Duration {
+    age.mul_f64(rand::random_range(1.0 - JITTER..=1.0 + JITTER))
+}
+
+impl Service<Uri> for Way {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match self {
+            Self::Direct(tcp) => tcp.poll_ready(context).map_err(Into::into),
+            Self::Proxy(tunnel) => tunnel.poll_ready(context).map_err(Into::into),
+        }
+    }
+
+    fn call(&mut self, to: Uri) -> Self::Future {
+        match self {
+            Self::Direct(tcp) => {
+                let connecting = tcp.call(to);
+                Box::pin(async move { Ok(MaybeHttpsStream::Http(connecting.await?)) })
+            }
+            Self::Proxy(tunnel) => {
+                let connecting = tunnel.call(to);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AGE: Duration = Duration::from_secs(100);
+
+    fn connections() -> Connections {
+        let tls = tls::trusting_nobody().unwrap();
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(Way::Direct(tcp(AGE)));
+        Connections::over(connector, AGE)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_renewed_by_age_give_or_take_a_fifth() {
+        let connections = connections();
+        let (_, first) = connections.pool();
+        tokio::time::advance(Duration::from_secs(79)).await;
+        assert_eq!(connections.pool().1, first);
+        tokio::time::advance(Duration::from_secs(42)).await;
+        let (_, second) = connections.pool();
+        assert_ne!(second, first);
+        assert_eq!(connections.pool().1, second);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_renewed_after_three_errors_in_a_row() {
+        let connections = connections();
+        let (_, first) = connections.pool();
+        for _ in 0..10 {
+            connections.failed(first);
+            connections.failed(first);
+            connections.answered(first);
+        }
+        assert_eq!(connections.pool().1, first);
+        for _ in 0..64 {
+            connections.failed(first);
+        }
+        let (_, second) = connections.pool();
+        assert_eq!(second, Number(1), "the errors of the old ones don't count for the new ones");
+    }
+
+    #[test]
+    fn a_proxy_is_over_http_and_its_password_is_not_shown() {
+        let tls = tls::trusting_nobody().unwrap();
+        let uri = Uri::from_static("https://api.example/event");
+        let way = |proxy: &str| {
+            way(AGE, Matcher::builder().all(proxy).build().intercept(&uri).as_ref(), &tls)
+        };
+        assert!(matches!(way("http://user:s3cret@proxy.example:3128"), Ok(Way::Proxy(_))));
+        assert!(matches!(way("https://proxy.example"), Ok(Way::Proxy(_))));
+        assert!(matches!(way(""), Ok(Way::Direct(_))));
+        let Err(error) = way("socks5://user:s3cret@proxy.example") else { panic!("taken") };
+        let error = error.to_string();
+        assert!(error.contains("socks5://") && !error.contains("s3cret"), "{error}");
+    }
+}
