@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
@@ -221,7 +221,7 @@ async fn http2<S>(stream: S, goaway_after: u64, refuse: f64, ordinal: u64, seen:
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    let Ok(mut connection) = h2::server::handshake(lingering(stream)).await else { return };
     let mut streams = JoinSet::new();
     let mut count = 0;
     while let Some(Ok((request, mut respond))) = connection.accept().await {
@@ -237,6 +237,26 @@ where
             connection.graceful_shutdown();
         }
     }
+}
+
+/// The other end of a stream that is closed as servers should: it goes on to take what comes until the
+/// client closes. A reset in place of that takes answers back that the client has not read yet.
+fn lingering<S>(stream: S) -> DuplexStream
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let (mut from_server, mut to_server) = tokio::io::split(ours);
+    let (mut from_client, mut to_client) = tokio::io::split(stream);
+    tokio::spawn(async move {
+        let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+        let _ = to_client.shutdown().await;
+    });
+    tokio::spawn(async move {
+        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+        let _ = tokio::io::copy(&mut from_client, &mut tokio::io::sink()).await;
+    });
+    theirs
 }
 
 async fn stream_of_http2(
