@@ -60,15 +60,12 @@ impl<P: Post> Publisher<P> {
     /// Each event has its verdict: settle, hand back, or try again.
     fn decided(&mut self, batch: Batch<Entry>, verdicts: Vec<EventVerdict>, now: Instant) {
         let Batch { channel, keys, items } = batch;
-        let (mut back, mut accepted) = (Vec::new(), 0);
-        let mut passed: Vec<(Option<OrderKey>, usize)> = Vec::new();
+        let (mut back, mut accepted, mut reordered) = (Vec::<Entry>::new(), 0, 0);
         for (entry, verdict) in items.into_iter().zip(verdicts) {
-            if let (EventVerdict::Accepted | EventVerdict::Unconfirmed, Some(key)) =
-                (&verdict, &entry.order)
-            {
-                let overtaken =
-                    back.iter().filter(|e: &&Entry| e.order.as_ref() == Some(key)).count();
-                passed.push((Some(key.clone()), overtaken));
+            let taken = matches!(verdict, EventVerdict::Accepted | EventVerdict::Unconfirmed);
+            // What comes back stood before it in the request, and is passed by it.
+            if taken && entry.order.is_some() && back.iter().any(|e| e.order == entry.order) {
+                reordered += 1;
             }
             match verdict {
                 EventVerdict::Accepted => {
@@ -94,8 +91,7 @@ impl<P: Post> Publisher<P> {
             self.accepted_at = Some(now);
             self.gate.accepted(accepted, now);
         }
-        let reordered = passed.iter().filter(|(_, overtaken)| *overtaken > 0).count();
-        self.metrics.reordered.inc_by(reordered as u64);
+        self.metrics.reordered.inc_by(reordered);
         self.metrics.request(if back.is_empty() { "ok" } else { "partial" });
         let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
         self.lanes.finish(&channel, &keys, back, not_before);
