@@ -20,8 +20,14 @@ use crate::support::until;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn endpoint(directory: &tempfile::TempDir) -> (Emulator, Ledger) {
+    endpoint_after(directory, "0ms")
+}
+
+/// An endpoint that lets every request wait for `latency`.
+fn endpoint_after(directory: &tempfile::TempDir, latency: &str) -> (Emulator, Ledger) {
     let path = directory.path().join("ledger.jsonl");
-    (Emulator::start(&["--ledger", path.to_str().unwrap()]), Ledger { path })
+    let ledger = path.to_str().unwrap();
+    (Emulator::start(&["--ledger", ledger, "--latency", latency]), Ledger { path })
 }
 
 async fn nothing_in_flight(bridge: &Bridge) {
@@ -58,7 +64,10 @@ async fn events_that_fail_for_good_are_dead_letters_at_once_under_strict_order()
 async fn partial_failure(code: &str, terminal: bool, strict: bool) {
     const COUNT: u64 = 5_000;
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
+    // A channel gets an event every 40 ms, or 0.4 ms if it is the only one: so each request holds up
+    // those that come meanwhile, and they share the next one, even where the load arrives slowly.
+    let latency = if strict { "5ms" } else { "100ms" };
+    let (emulator, ledger) = endpoint_after(&directory, latency);
     let fault =
         json!({ "fail_events": { "probability": 0.3, "code": code, "message": "on demand" } });
     emulator.set_faults(json!([{ "fault": fault, "seed": 31 }])).await;
