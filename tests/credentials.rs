@@ -350,6 +350,13 @@ async fn a_clock_that_is_off_costs_one_attempt() {
         let five = Duration::from_mins(5);
         let good = *signed >= *amz_date(now - five) && *signed <= *amz_date(now + five);
         let mut answer = judge.answer(asked, (!good).then_some("InvalidSignatureException"));
+        if !good {
+            let (limit, now) = (amz_date(now - five), amz_date(now));
+            let words =
+                format!("Signature expired: {signed} is now earlier than {limit} ({now} - 5 min.)");
+            let error = json!({ "errorType": "InvalidSignatureException", "message": words });
+            answer = reply(403, &json!({ "errors": [error] }));
+        }
         let (date, age) = match lies.lock().unwrap().take() {
             Some(lie) => lie,
             None => (httpdate::fmt_http_date(now), None),
@@ -405,6 +412,12 @@ async fn a_clock_that_is_off_costs_one_attempt() {
         one(0, &format!("told {date}")).await;
         one(0, &format!("after {date}")).await;
     }
+    // Where the header can't be believed, the words of the refusal are.
+    offset.store(20 * minute, Ordering::SeqCst);
+    *lie.lock().unwrap() = Some(("garbage".to_owned(), None));
+    let refused = accepted.refused();
+    one(1, "told by words alone").await;
+    assert_eq!(accepted.refused(), refused + 1, "the words were not needed");
     accepted.assert_each_once(sent);
     assert!(!bridge.log().contains("the API refuses us"), "it paused");
     assert!(bridge.log().contains("this machine's clock is behind the API's"));

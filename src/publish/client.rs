@@ -93,22 +93,21 @@ impl Client {
         let received = SystemTime::now();
         let (head, body) = response.into_parts();
         let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
+        let date = text(header::DATE.as_str());
         let age = head.headers.contains_key(header::AGE);
-        if self.authorizer.signs() {
-            self.clock.learn(Told { sent, received, date: text(header::DATE.as_str()), age });
-        }
         let retry_after = text(header::RETRY_AFTER.as_str())
             .and_then(|v| v.trim().parse().ok())
             .map(Duration::from_secs);
         let error_type = text("x-amzn-errortype").map(str::to_owned);
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         let body = body.map_err(|e| Broken::ambiguous(format!("the answer broke off: {e}")))?;
-        Ok(Answer {
-            status: head.status.as_u16(),
-            error_type,
-            retry_after,
-            body: body.to_bytes().to_vec(),
-        })
+        let body = body.to_bytes().to_vec();
+        let answer = Answer { status: head.status.as_u16(), error_type, retry_after, body };
+        if self.authorizer.signs() {
+            let refusal = refusal(&answer).map(|_| &*answer.body);
+            self.clock.learn(Told { sent, received, date, age, refusal });
+        }
+        Ok(answer)
     }
 }
 

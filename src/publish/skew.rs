@@ -1,4 +1,5 @@
-//! How far our clock is from the service's, learned from the `date` of its answers, as the AWS SDKs do.
+//! How far our clock is from the service's, learned from the `date` of its answers, as the AWS SDKs do;
+//! and where a refusal has none that can be believed, from the time that its words quote.
 //!
 //! A signature is good for about five minutes around the service's time, so a machine whose clock is
 //! off is refused; signing with the corrected time mends that. Pure, but for the one number kept.
@@ -15,6 +16,9 @@ const SLOWEST: Duration = Duration::from_mins(15);
 /// No clock is off by more: whoever writes such a `date` is wrong himself. (A machine that is would
 /// find no certificate valid.)
 const MOST: Duration = Duration::from_hours(366 * 24);
+
+/// How a refusal begins that quotes the service's time.
+const QUOTING: [&str; 2] = ["Signature expired: ", "Signature not yet current: "];
 
 /// The codes that a wrong clock may be behind.
 const CODES: [&str; 5] = [
@@ -44,6 +48,9 @@ pub(super) struct Told<'a> {
     pub(super) date: Option<&'a str>,
     /// Whether there is an `age` header: the answer comes out of a cache.
     pub(super) age: bool,
+    /// The body of an answer that refuses us. Of no other answer: what a handler says may be in the
+    /// words of whoever made the event, who has no business with our clock.
+    pub(super) refusal: Option<&'a [u8]>,
 }
 
 impl Clock {
@@ -67,26 +74,55 @@ impl Clock {
 }
 
 impl Told<'_> {
-    /// `date` less the middle between sending and receiving.
+    /// The service's time less the middle between sending and receiving.
     fn skew(&self) -> Option<Skew> {
         let took = self.received.duration_since(self.sent).ok()?;
         if self.age || took > SLOWEST {
             return None;
         }
-        let date = httpdate::parse_http_date(self.date?).ok()?;
         let middle = self.sent + took / 2;
-        let (away, sign) = match date.duration_since(middle) {
+        let date = self.date.and_then(|date| httpdate::parse_http_date(date).ok());
+        date.and_then(|date| Skew::between(date, middle))
+            .or_else(|| Skew::between(quoted(self.refusal?)?, middle))
+    }
+}
+
+/// The time of the service where it says by how much a signature was too early or too late:
+///
+/// ```text
+/// Signature expired: 20260101T000000Z is now earlier than 20260101T001000Z (20260101T001500Z - 5 min.)
+/// Signature not yet current: 20260101T010000Z is still later than 20260101T002000Z (20260101T001500Z + 5 min.)
+/// ```
+///
+/// It stands behind the bracket, as the AWS SDK for .NET reads it (`DefaultRetryPolicy`). Whatever else
+/// there is in the body does not matter: services wrap their words in several ways.
+fn quoted(body: &[u8]) -> Option<SystemTime> {
+    let text = str::from_utf8(body).ok()?;
+    let at = QUOTING.iter().find_map(|words| text.find(words))?;
+    let (_, time) = text[at..].split_once('(')?;
+    let (time, behind) = time.split_at_checked("20260101T001500Z".len())?;
+    if !time.is_ascii() || !(behind.starts_with(" - ") || behind.starts_with(" + ")) {
+        return None;
+    }
+    let (day, hour) = (&time[..8], &time[8..]);
+    let (year, month, day) = (&day[..4], &day[4..6], &day[6..]);
+    let (hour, minute, rest) = (&hour[..3], &hour[3..5], &hour[5..]);
+    humantime::parse_rfc3339(&format!("{year}-{month}-{day}{hour}:{minute}:{rest}")).ok()
+}
+
+impl Skew {
+    /// `None` if nobody can be that far away.
+    fn between(theirs: SystemTime, ours: SystemTime) -> Option<Self> {
+        let (away, sign) = match theirs.duration_since(ours) {
             Ok(ahead) => (ahead, 1),
             Err(behind) => (behind.duration(), -1),
         };
         if away > MOST {
             return None;
         }
-        Some(Skew(sign * i64::try_from(away.as_millis()).ok()?))
+        Some(Self(sign * i64::try_from(away.as_millis()).ok()?))
     }
-}
 
-impl Skew {
     /// The service's time when ours is `now`.
     pub(super) fn apply(self, now: SystemTime) -> SystemTime {
         let away = Duration::from_millis(self.0.unsigned_abs());
@@ -141,6 +177,8 @@ mod tests {
         status_code: u16,
         headers: Headers,
         error_code: Option<String>,
+        /// Ours: the shared form has no words.
+        error_message: Option<String>,
     }
 
     #[derive(Deserialize)]
@@ -169,7 +207,8 @@ mod tests {
                 assert_eq!(used.apply(sent), time(&attempt.expected_signing_time), "{name}");
                 let headers = &attempt.response.headers;
                 let date = headers.date.as_deref();
-                clock.learn(Told { sent, received, date, age: headers.age.is_some() });
+                let refusal = attempt.response.error_message.as_deref().map(str::as_bytes);
+                clock.learn(Told { sent, received, date, age: headers.age.is_some(), refusal });
                 let code = attempt.response.error_code.as_deref().unwrap_or_default();
                 let again = clock.skew().mends(used, code);
                 assert_eq!(again, attempts.peek().is_some(), "{name}: another attempt");
@@ -190,5 +229,34 @@ mod tests {
             serde_json::from_str(include_str!("../../tests/fixtures/clock-skew.json")).unwrap();
         assert!(cases.len() >= 12);
         cases.iter().for_each(run);
+    }
+
+    #[test]
+    fn a_time_is_quoted_or_it_is_none() {
+        let quotes = |body: &str| quoted(body.as_bytes());
+        let expired = "20260101T000000Z is now earlier than 20260101T001000Z";
+        let theirs = Some(time("2026-01-01T00:15:00Z"));
+        assert_eq!(
+            quotes(&format!("Signature expired: {expired} (20260101T001500Z - 5 min.)")),
+            theirs
+        );
+        let wrapped = r#"{"errors":[{"errorType":"InvalidSignatureException","message":"(x) Signature not yet current: 20260101T010000Z is still later than 20260101T002000Z (20260101T001500Z + 5 min.)"}]}"#;
+        assert_eq!(quotes(wrapped), theirs);
+        for body in [
+            "",
+            "Signature expired: ",
+            "Signature expired: (",
+            "Signature expired: 20260101T000000Z is now earlier than 20260101T001000Z",
+            "Signature expired: (20260101T001500Z)",
+            "Signature expired: (20260101T001500Z . 5 min.)",
+            "Signature expired: (20261301T001500Z - 5 min.)",
+            "Signature expired: (2026-01-01T00:15 - 5 min.)",
+            "Signature expired: (20260101T00150é - 5 min.)",
+            "Signature expired: (éééééééé - 5 min.)",
+            "the handler says (20260101T001500Z - 5 min.)",
+        ] {
+            assert_eq!(quotes(body), None, "{body}");
+        }
+        assert_eq!(quoted(b"\xffSignature expired: (20260101T001500Z - 5 min.)"), None);
     }
 }
