@@ -1,7 +1,8 @@
 //! What is lost, doubled or reordered when the bridge is killed or stopped: nothing but repeats.
 //!
 //! The broker is a real mosquitto, the endpoint a process of its own whose ledger is written before it
-//! answers. Answers are held back a little, as a network would, so that requests are out at any time.
+//! answers. Answers are held back a little, as a network would, and the load goes on until the last kill
+//! or stop, so that requests are out at any time.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +10,17 @@ use crate::support::bridge::Setup;
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, assert_order, ids};
 use crate::support::mosquitto::Mosquitto;
-use crate::support::producer::produce;
+use crate::support::producer::{Load, produce};
 
-/// An endpoint with a ledger, that answers after 20 ms.
+/// An endpoint with a ledger, that answers 50 ms after writing it.
 fn endpoint(directory: &tempfile::TempDir) -> (Emulator, Ledger) {
     let path = directory.path().join("ledger.jsonl");
-    let emulator = Emulator::start(&["--latency", "20ms", "--ledger", path.to_str().unwrap()]);
+    let emulator = Emulator::start(&["--latency", "50ms", "--ledger", path.to_str().unwrap()]);
     (emulator, Ledger { path })
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_five_times_nothing_is_lost_and_order_holds() {
-    const COUNT: u64 = 10_000;
     const KILLS: usize = 5;
     let directory = tempfile::tempdir().unwrap();
     let (emulator, ledger) = endpoint(&directory);
@@ -28,22 +28,21 @@ async fn killed_five_times_nothing_is_lost_and_order_holds() {
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
     let mut bridge = setup.start_ready().await;
     let started = Instant::now();
-    let producer = tokio::spawn(produce(mosquitto.port, COUNT, 1_250, 40));
+    let load = Load::start(mosquitto.port, 1_250, 40);
     let mut seen_at_kill = Vec::new();
-    for kill in 1..=KILLS {
+    for _ in 0..KILLS {
         ledger.reaches(ledger.len() + 600, Duration::from_secs(30)).await;
-        assert!(!producer.is_finished(), "kill {kill} came after the load");
         bridge.kill();
         seen_at_kill.push(ledger.len());
         bridge = setup.start_ready().await;
     }
-    producer.await.unwrap();
-    let rate = COUNT as f64 / started.elapsed().as_secs_f64();
-    ledger.has_ids(COUNT as usize, Duration::from_mins(1)).await;
+    let count = load.stop().await;
+    let rate = count as f64 / started.elapsed().as_secs_f64();
+    ledger.has_ids(count as usize, Duration::from_mins(1)).await;
     bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
 
     let accepted = ledger.read();
-    assert_eq!(ids(&accepted).len() as u64, COUNT);
+    assert_eq!(ids(&accepted).len() as u64, count);
     assert_order(&accepted, KILLS);
     let mut repeats = Vec::new();
     for (before, next) in
@@ -55,8 +54,7 @@ async fn killed_five_times_nothing_is_lost_and_order_holds() {
         assert!(repeated > 0, "nothing was unacknowledged at a kill: it proves nothing");
         repeats.push(repeated);
     }
-    assert!(rate >= 1_000.0, "the load was {rate:.0} messages a second");
-    println!("{COUNT} messages at {rate:.0}/s, {KILLS} kills, repeats after each: {repeats:?}");
+    println!("{count} messages at {rate:.0}/s, {KILLS} kills, repeats after each: {repeats:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,17 +68,15 @@ async fn stopped_under_load_with_mqtt_3_nothing_comes_twice() {
 }
 
 async fn stop_under_load(version: &str, stops: u64) {
-    let count = 2_000 + stops * 1_500;
     let directory = tempfile::tempdir().unwrap();
     let (emulator, ledger) = endpoint(&directory);
     let mosquitto = Mosquitto::start("").await;
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", version, "");
     let mut bridge = setup.start_ready().await;
-    let producer = tokio::spawn(produce(mosquitto.port, count, 1_250, 40));
+    let load = Load::start(mosquitto.port, 1_250, 40);
     let mut durations = Vec::new();
-    for stop in 1..=stops {
+    for _ in 0..stops {
         ledger.reaches(ledger.len() + 500, Duration::from_secs(30)).await;
-        assert!(!producer.is_finished(), "stop {stop} came after the load");
         bridge.signal("TERM");
         let asked = Instant::now();
         let status = bridge.ended(Duration::from_secs(25)).await;
@@ -88,7 +84,7 @@ async fn stop_under_load(version: &str, stops: u64) {
         assert_eq!(status.code(), Some(0), "{}", bridge.log());
         bridge = setup.start_ready().await;
     }
-    producer.await.unwrap();
+    let count = load.stop().await;
     ledger.has_ids(count as usize, Duration::from_mins(1)).await;
     bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
     let accepted = ledger.read();

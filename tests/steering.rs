@@ -11,7 +11,7 @@ use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, assert_order, ids};
 use crate::support::mosquitto::Mosquitto;
-use crate::support::producer::produce;
+use crate::support::producer::Load;
 use crate::support::until;
 
 const LOAD: u64 = 1_000;
@@ -39,8 +39,7 @@ async fn throttled_to_a_third_the_quota_is_used_and_full_speed_comes_back() {
     let mosquitto = Mosquitto::start("").await;
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
     let bridge = setup.start_ready().await;
-    let count = LOAD * (length.as_secs() + 15);
-    let producer = tokio::spawn(produce(mosquitto.port, count, LOAD, 40));
+    let load = Load::start(mosquitto.port, LOAD, 40);
     ledger.reaches(2_000, Duration::from_secs(20)).await;
 
     let throttle = json!([{ "fault": { "throttle": { "events_per_second": QUOTA } } }]);
@@ -72,7 +71,7 @@ async fn throttled_to_a_third_the_quota_is_used_and_full_speed_comes_back() {
         "throttled for {length:?}: goodput {goodput:.3}, extra requests {extra:.3}, full speed after {:?}",
         lifted.elapsed()
     );
-    producer.await.unwrap();
+    let count = load.stop().await;
     ledger.has_ids(count as usize, Duration::from_mins(2)).await;
     assert_order(&ledger.read(), 0);
     assert_eq!(ledger.read().len() as u64, count, "nothing comes twice");
@@ -94,8 +93,7 @@ async fn an_outage_is_asked_about_once_a_second_and_found_out_within_three() {
     let mosquitto = Mosquitto::start("").await;
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
     let bridge = setup.start_ready().await;
-    let count = LOAD * (length.as_secs() + 4);
-    let producer = tokio::spawn(produce(mosquitto.port, count, LOAD, 40));
+    let load = Load::start(mosquitto.port, LOAD, 40);
     ledger.reaches(1_000, Duration::from_secs(20)).await;
     drop(emulator);
     bridge.metric_is("publish_breaker_open{api=\"main\"}", |v| v == 1.0).await;
@@ -127,7 +125,7 @@ async fn an_outage_is_asked_about_once_a_second_and_found_out_within_three() {
         "away for {length:?}: {probes} probes, found after {:?}, {grown} bytes grown",
         back.elapsed()
     );
-    producer.await.unwrap();
+    let count = load.stop().await;
     ledger.has_ids(count as usize, Duration::from_mins(2)).await;
     // What was answered as the endpoint died may come again, and nothing else.
     let accepted = ledger.read();

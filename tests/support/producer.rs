@@ -1,21 +1,47 @@
 //! A publisher of numbered messages over MQTT 5, QoS 1, that knows what the broker confirmed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rumqttc_v5::{AsyncClient, Event, MqttOptions, Packet, PublishOptions};
 use serde_json::json;
+use tokio::task::JoinHandle;
+
+/// A load that goes on until it is stopped: what is to happen under load happens under load, however
+/// slow the machine is.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<u64>,
+}
+
+impl Load {
+    /// As [`produce`] makes it.
+    pub(crate) fn start(port: u16, rate: u64, keys: u64) -> Self {
+        let stop = Arc::<AtomicBool>::default();
+        let stopped = Arc::clone(&stop);
+        let last = move |_| stopped.load(Ordering::Relaxed);
+        let task = tokio::spawn(publish_until(port, rate, last, move |id| numbered(id, keys)));
+        Self { stop, task }
+    }
+
+    /// Ends it; gives the number of messages, all of which the broker has confirmed.
+    pub(crate) async fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await.unwrap()
+    }
+}
 
 /// Publishes `count` messages at `rate` a second, spread over `keys` keys, and returns when the broker
 /// has confirmed every one: a key's messages go to `plant/dev-KEY/data`, numbered from 0.
 pub(crate) async fn produce(port: u16, count: u64, rate: u64, keys: u64) {
-    let messages = (0..count).map(move |id| {
-        let (key, seq) = (id % keys, id / keys);
-        (
-            format!("plant/dev-{key}/data"),
-            json!({ "id": id, "key": key, "seq": seq }).to_string().into_bytes(),
-        )
-    });
-    publish(port, rate, messages).await;
+    publish(port, rate, (0..count).map(|id| numbered(id, keys))).await;
+}
+
+fn numbered(id: u64, keys: u64) -> (String, Vec<u8>) {
+    let (key, seq) = (id % keys, id / keys);
+    let event = json!({ "id": id, "key": key, "seq": seq });
+    (format!("plant/dev-{key}/data"), event.to_string().into_bytes())
 }
 
 /// Publishes these, at `rate` a second, and returns when the broker has confirmed every one.
@@ -25,18 +51,21 @@ pub(crate) async fn publish(
     messages: impl IntoIterator<Item = (String, Vec<u8>)> + Send,
 ) {
     let messages: Vec<_> = messages.into_iter().collect();
-    let mut left = messages.into_iter();
-    publish_made(port, rate, left.len() as u64, |_| left.next().unwrap()).await;
+    let count = messages.len() as u64;
+    if count > 0 {
+        let mut left = messages.into_iter();
+        publish_until(port, rate, |n| n + 1 == count, |_| left.next().unwrap()).await;
+    }
 }
 
-/// Publishes `count` messages, each made when its turn comes, at `rate` a second, and returns when the
-/// broker has confirmed every one.
-pub(crate) async fn publish_made(
+/// Publishes messages, each made when its turn comes, at `rate` a second, up to that which is the
+/// `last` when its turn comes, and returns their number when the broker has confirmed every one.
+pub(crate) async fn publish_until(
     port: u16,
     rate: u64,
-    count: u64,
+    mut last: impl FnMut(u64) -> bool,
     mut make: impl FnMut(u64) -> (String, Vec<u8>),
-) {
+) -> u64 {
     let mut options =
         MqttOptions::new(format!("producer-{}", rand::random::<u32>()), ("127.0.0.1", port));
     options
@@ -44,22 +73,31 @@ pub(crate) async fn publish_made(
         .set_outgoing_inflight_upper_limit(1_000)
         .set_unlimited_incoming_packet_size();
     let (client, mut events) = AsyncClient::builder(options).capacity(1_000).build();
+    // Known before the last one is sent, so that its confirmation ends it all.
+    let count = AtomicU64::new(u64::MAX);
     let send = async {
         let mut clock = tokio::time::interval(Duration::from_millis(5));
         let mut due = 0.0;
-        for n in 0..count {
+        for n in 0.. {
             while due < 1.0 {
                 clock.tick().await;
                 due += rate as f64 * 0.005;
             }
             due -= 1.0;
+            let is_last = last(n);
+            if is_last {
+                count.store(n + 1, Ordering::Relaxed);
+            }
             let (topic, payload) = make(n);
             client.publish(topic, payload, PublishOptions::at_least_once()).await.unwrap();
+            if is_last {
+                break;
+            }
         }
     };
     let confirm = async {
         let mut confirmed = 0;
-        while confirmed < count {
+        while confirmed < count.load(Ordering::Relaxed) {
             if let Event::Incoming(Packet::PubAck(_)) =
                 events.poll().await.expect("the producer's connection")
             {
@@ -68,4 +106,5 @@ pub(crate) async fn publish_made(
         }
     };
     tokio::join!(send, confirm);
+    count.into_inner()
 }
