@@ -63,10 +63,12 @@ fn packet_ids(log: &str) -> (Vec<u32>, Vec<u32>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledgements_keep_the_order_of_receipt() {
     for version in ["version = 5", "version = 3"] {
-        // Keys are answered out of order: each channel is a lane of its own.
+        // Keys are answered out of order: each channel is a lane of its own. There is room for all of
+        // them, since what is left to the broker comes again over another connection.
         let (emulator, ledger, _directory) = endpoint(&["--latency", "3ms"]);
         let mosquitto = Mosquitto::start("").await;
-        let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", version, "");
+        let source = format!("{version}\nmax_in_flight = 5000");
+        let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", &source, "");
         let bridge = setup.start_ready().await;
         produce(mosquitto.port, 2_000, 4_000, 50).await;
         ledger.has_ids(2_000, PATIENCE).await;
