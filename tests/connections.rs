@@ -87,6 +87,52 @@ async fn refused(trusted: &Authority, acceptor: TlsAcceptor, why: &str) {
     assert!(setup.rejects().is_empty());
 }
 
+/// T38: an endpoint whose certificate becomes one of another authority is left, and found again when
+/// it has a certificate of ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_changes_its_authority_pauses_and_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ours, other) = (Authority::new(), Authority::new());
+    let acceptor = |authority: &Authority| authority.acceptor(&["localhost"], "http/1.1", |_| {});
+    let server = Server::start(Some(acceptor(&ours)), HTTP1).await;
+    let mosquitto = Mosquitto::start("").await;
+    let api = format!("connection_max_age = \"1s\"\n{}", trusting(&ours, &directory));
+    let setup = Setup::new(&server.endpoint("https"), mosquitto.port, &api, "", "");
+    let bridge = setup.start_ready().await;
+    let load = Load::start(mosquitto.port, 300, 10);
+    until("200 events", PATIENCE, async || (server.seen.accepted.len() > 200).then_some(())).await;
+
+    // The connections there are go on, and are too old soon.
+    server.show(acceptor(&other));
+    let paused = "api_paused{api=\"main\"}";
+    bridge.metric_is(paused, |v| v == 1.0).await;
+    let (status, text) = bridge.get("/readyz").await;
+    assert!(status == 503 && text.contains("UnknownIssuer"), "{text}");
+    let log = bridge.log();
+    assert!(log.contains("we are refused") && log.contains("`ca_file`"), "{log}");
+    let refused = "publish_requests_total{api=\"main\",result=\"trust\"}";
+    let ended = async || (bridge.metric(refused).await, Instant::now());
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v > 0.0).await;
+    let ((before, begun), handshakes) = (ended().await, server.seen.handshakes());
+    let accepted = server.seen.accepted.len();
+    bridge.metric_is(refused, |v| v >= before + 3.0).await;
+    let (after, now) = ended().await;
+    let took = now.duration_since(begun);
+    assert!(after - before <= took.as_secs_f64() + 1.0, "{} probes in {took:?}", after - before);
+    assert_eq!((server.seen.handshakes(), server.seen.accepted.len()), (handshakes, accepted));
+
+    // A new certificate of our authority, and nobody restarts the bridge.
+    server.show(acceptor(&ours));
+    bridge.metric_is(paused, |v| v == 0.0).await;
+    bridge.ready().await;
+    let count = load.stop().await;
+    all_accepted(&bridge, count).await;
+    server.seen.accepted.assert_each_once(count);
+    assert_eq!(bridge.metric(AMBIGUOUS).await, 0.0);
+    assert!(bridge.log().contains("takes events again"));
+    assert!(setup.rejects().is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_of_an_old_tls_gets_nothing() {
     // What a server that knows TLS 1.1 at most says to any client hello.

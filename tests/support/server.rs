@@ -30,6 +30,7 @@ use super::stub::{Accepted, Asked};
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) seen: Arc<Seen>,
+    tls: Arc<Mutex<Option<TlsAcceptor>>>,
     task: AbortHandle,
 }
 
@@ -116,14 +117,15 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::<Seen>::default();
-        let shared = Arc::clone(&seen);
+        let tls = Arc::new(Mutex::new(tls));
+        let (shared, shown) = (Arc::clone(&seen), Arc::clone(&tls));
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
                 let ordinal = shared.connections.fetch_add(1, Ordering::SeqCst) + 1;
-                let (tls, seen) = (tls.clone(), Arc::clone(&shared));
+                let (tls, seen) = (shown.lock().unwrap().clone(), Arc::clone(&shared));
                 connections.spawn(async move {
                     let Some(tls) = tls else { return serve(stream, manner, ordinal, seen).await };
                     if let Ok(stream) = tls.accept(stream).await {
@@ -133,7 +135,12 @@ impl Server {
                 });
             }
         });
-        Self { address, seen, task: task.abort_handle() }
+        Self { address, seen, tls, task: task.abort_handle() }
+    }
+
+    /// Takes new connections with another certificate.
+    pub(crate) fn show(&self, tls: TlsAcceptor) {
+        *self.tls.lock().unwrap() = Some(tls);
     }
 
     /// The endpoint, under a name of the loopback.
