@@ -156,6 +156,66 @@ async fn signatures_with_and_without_a_session_token_over_tls() {
     }
 }
 
+/// T40: a signature for another region is refused and everything kept, until the API is where we sign
+/// for, or we sign for where the API is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_for_another_region_pauses_and_loses_nothing() {
+    const ELSEWHERE: &str = "us-east-1";
+    for mended_here in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let ledger = Ledger { path: directory.path().join("ledger.jsonl") };
+        let path = ledger.path.to_str().unwrap();
+        let user = ["--access-key-id", "AKIDTEST", "--secret-access-key", "top-secret"];
+        let in_region =
+            |region: &'static str| [&["--ledger", path, "--region", region][..], &user].concat();
+        let elsewhere = Emulator::start(&in_region(ELSEWHERE));
+        let (endpoint, address) = (elsewhere.endpoint.clone(), elsewhere.host().to_owned());
+        let mosquitto = Mosquitto::start("").await;
+        let signing_for = |region: &str| {
+            let auth = "auth = { type = \"iam\" }";
+            Setup::new(&endpoint, mosquitto.port, auth, "", "")
+                .env("AWS_REGION", region)
+                .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
+                .env("AWS_SECRET_ACCESS_KEY", "top-secret")
+                .env("AWS_EC2_METADATA_DISABLED", "true")
+        };
+        let (mut setup, right) = (signing_for(REGION), signing_for(ELSEWHERE));
+        let mut bridge = setup.start_ready().await;
+        produce(mosquitto.port, 50, 5_000, 5).await;
+        bridge.metric_is("api_paused{api=\"main\"}", |v| v == 1.0).await;
+        let (status, text) = bridge.get("/readyz").await;
+        assert!(status == 503 && text.contains("InvalidSignatureException"), "{text}");
+        let log = bridge.log();
+        assert!(
+            log.contains("we are refused") && log.contains("the API is in `eu-west-1`"),
+            "{log}"
+        );
+        let refused = "publish_requests_total{api=\"main\",result=\"refused\"}";
+        let before = bridge.metric(refused).await;
+        bridge.metric_is(refused, |v| v >= before + 2.0).await;
+        bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 50.0).await;
+        assert_eq!(ledger.len(), 0);
+        assert!(setup.rejects().is_empty());
+
+        let _endpoint = if mended_here {
+            bridge.kill();
+            setup = right;
+            bridge = setup.start_ready().await;
+            elsewhere
+        } else {
+            drop(elsewhere);
+            Emulator::start_at(&address, &in_region(REGION))
+        };
+        ledger.has_ids(50, PATIENCE).await;
+        bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
+        bridge.ready().await;
+        let accepted = ledger.read();
+        assert_eq!(accepted.len(), 50, "nothing comes twice");
+        assert_order(&accepted, 0);
+        assert!(setup.rejects().is_empty());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_credentials_everything_is_kept_and_the_reason_is_shown() {
     let emulator =

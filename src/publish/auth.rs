@@ -47,6 +47,7 @@ pub(super) struct Iam {
     credentials: Credentials,
     region: String,
     host: String,
+    hint: String,
     /// The signer of the last credentials, by their generation.
     signer: Mutex<Option<(u64, Signer)>>,
 }
@@ -90,7 +91,11 @@ impl Authorizer {
                 })
                 .await?;
                 let host = api.endpoint.authority().to_owned();
-                Ok(Self::Iam(Box::new(Iam { credentials, region, host, signer: Mutex::new(None) })))
+                let hint = format!(
+                    "check the credentials, that their policy allows `appsync:EventPublish`, that the API is in `{region}`, for which we sign, and that the namespace exists"
+                );
+                let signer = Mutex::new(None);
+                Ok(Self::Iam(Box::new(Iam { credentials, region, host, hint, signer })))
             }
         }
     }
@@ -135,7 +140,7 @@ impl Authorizer {
     }
 
     /// What to look at when the API refuses.
-    pub(super) fn hint(&self) -> &'static str {
+    pub(super) fn hint(&self) -> &str {
         match self {
             Self::ApiKey(_) => {
                 "API keys expire: is there a newer one? then check the endpoint, and that the namespace exists and takes API keys"
@@ -146,9 +151,7 @@ impl Authorizer {
             Self::OAuth2(_) => {
                 "check that the API trusts the token's issuer, the client and its scope, and that the namespace exists"
             }
-            Self::Iam(_) => {
-                "check the credentials, that their policy allows `appsync:EventPublish`, the region, and that the namespace exists"
-            }
+            Self::Iam(iam) => &iam.hint,
         }
     }
 }

@@ -133,7 +133,7 @@ impl Post for Client {
         }
     }
 
-    fn hint(&self) -> &'static str {
+    fn hint(&self) -> &str {
         self.authorizer.hint()
     }
 }

@@ -13,7 +13,7 @@ pub trait Post: Send + Sync + 'static {
     fn post(&self, body: Bytes) -> impl Future<Output = Result<Answer, Failure>> + Send;
 
     /// What to look at when the API refuses us.
-    fn hint(&self) -> &'static str;
+    fn hint(&self) -> &str;
 }
 
 /// Why an attempt brought no answer.
