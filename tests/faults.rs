@@ -261,6 +261,43 @@ async fn an_answer_in_slices_of_one_byte_is_an_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wire_of_eight_kilobytes_a_second_loses_and_repeats_nothing() {
+    const COUNT: u64 = 1_000;
+    const KEYS: u64 = 20;
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = endpoint(&directory);
+    let proxy = Proxy::start(emulator.host()).await;
+    proxy.set(|wire| {
+        wire.bandwidth = Some(8_000);
+        wire.slice = Some(200);
+    });
+    let mosquitto = Mosquitto::start("").await;
+    let url = format!("http://{}/event", proxy.address());
+    // Five events take 0.7 s: what this machine adds to it is far from the timeout.
+    let setup = Setup::new(&url, mosquitto.port, "timeout = \"20s\"", "", "");
+    let bridge = setup.start_ready().await;
+    let filler = "x".repeat(1_000);
+    let message = |id: u64| {
+        let (key, seq) = (id % KEYS, id / KEYS);
+        let event = json!({ "id": id, "key": key, "seq": seq, "filler": filler });
+        (format!("plant/dev-{key}/data"), event.to_string().into_bytes())
+    };
+    publish(mosquitto.port, 1_000, (0..COUNT).map(message).collect::<Vec<_>>()).await;
+    assert_eq!(account(&bridge, &ledger, COUNT).await, (0, 0.0));
+    assert_order(&ledger.read(), 0);
+    assert!(setup.rejects().is_empty());
+    let of = async |part: &str| {
+        bridge.metric(&format!("publish_request_seconds_{part}{{api=\"main\"}}")).await
+    };
+    let (requests, mean) = (of("count").await, of("sum").await / of("count").await);
+    let bytes = proxy.counts().bytes_from_client;
+    // By the bytes of a request of average length, in one direction alone.
+    let least = bytes as f64 / requests / 8_000.0;
+    assert!(least > 0.2 && mean >= least, "{requests} requests, {mean:.2} s each, {bytes} bytes");
+    println!("{COUNT} events in {requests} requests of {mean:.2} s, {bytes} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wire_that_goes_silent_is_given_up_and_nothing_is_lost() {
     let directory = tempfile::tempdir().unwrap();
     let (emulator, ledger) = endpoint(&directory);
