@@ -21,7 +21,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -149,7 +149,7 @@ async fn event(
         response = instead;
     }
     if !service.latency.is_zero() {
-        sleep(service.latency).await;
+        wait(service.latency, shutdown).await;
     }
     response.headers_mut().extend(passage.headers);
     Ok(response)
@@ -166,7 +166,7 @@ impl Passage<'_> {
         let mut changes = faults.changes();
         for strike in faults.strikes(stage, self.subject, Instant::now()) {
             match strike {
-                Strike::Wait(delay) => sleep(delay).await,
+                Strike::Wait(delay) => wait(delay, self.shutdown).await,
                 Strike::Hang(end) => tokio::select! {
                     // What struck beside it is lifted with it.
                     _ = changes.changed() => return Ok(None),
@@ -179,6 +179,14 @@ impl Passage<'_> {
             }
         }
         Ok(None)
+    }
+}
+
+/// Waits for `delay`, or until the drain: nobody waits for an emulator that is told to end.
+async fn wait(delay: Duration, shutdown: &Shutdown) {
+    tokio::select! {
+        () = sleep(delay) => {}
+        () = shutdown.drain() => {}
     }
 }
 

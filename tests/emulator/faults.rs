@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use crate::support::emulator::{Answer, Emulator, KEY, bridge, request};
 use crate::support::ledger::Ledger;
 use crate::support::socket::Socket;
+use crate::support::until;
 
 /// An emulator with a ledger.
 fn emulator(directory: &tempfile::TempDir) -> (Emulator, Ledger) {
@@ -207,16 +208,38 @@ async fn who_hangs_is_let_go_when_the_fault_is_lifted_or_over() {
     assert_eq!(emulator.publish("a/b", &["1"]).await.status, 200);
     assert!((300..5_000).contains(&start.elapsed().as_millis()));
 
-    // An emulator that is told to end does not wait for them.
-    emulator.set_faults(json!([{ "fault": { "hang": {} } }])).await;
+    let answer = ended_meanwhile(emulator, json!({ "hang": {} })).await;
+    assert!(answer.is_none());
+}
+
+#[tokio::test]
+async fn who_is_slow_is_not_waited_for_in_the_end() {
+    for when in ["before", "after"] {
+        let directory = tempfile::tempdir().unwrap();
+        let (emulator, ledger) = emulator(&directory);
+        let slow = json!({ "slow": { "delay": "1h", "when": when } });
+        let answer = ended_meanwhile(emulator, slow).await;
+        assert_eq!(answer.map(|answer| answer.status.as_u16()), Some(200), "{when}");
+        assert_eq!(ledger.len(), 1);
+    }
+    let emulator = Emulator::start(&["--latency", "60m"]);
+    let answer = ended_meanwhile(emulator, json!({ "slow": { "delay": "0s" } })).await;
+    assert_eq!(answer.map(|answer| answer.status.as_u16()), Some(200));
+}
+
+/// The answer to a request that this fault has struck when the emulator is told to end, which it does.
+async fn ended_meanwhile(emulator: Emulator, fault: Value) -> Option<Answer> {
+    emulator.set_faults(json!([{ "fault": fault }])).await;
     let ended = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        assert_eq!(emulator.strikes().await, [1]);
+        until("the fault has struck", Duration::from_secs(5), async || {
+            (emulator.strikes().await == [1]).then_some(())
+        })
+        .await;
         crate::support::signal(emulator.pid(), "INT");
     };
     let (answer, ()) = tokio::join!(emulator.try_publish("a/b", &["1"]), ended);
-    assert!(answer.is_none());
     assert!(emulator.wait().success());
+    answer
 }
 
 #[tokio::test]
