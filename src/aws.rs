@@ -8,6 +8,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 
+use crate::causes;
 use crate::renewal::{Fresh, Held, Renewal};
 
 /// How long keys are taken to be good that have expired by our clock when they come: the clock is
@@ -95,21 +96,11 @@ impl Source {
                 SharedCredentialsProvider::new(role.build_from_provider(chain).await)
             }
         };
-        let value = provider.provide_credentials().await.map_err(|error| one_line(&error))?;
+        let value =
+            provider.provide_credentials().await.map_err(|error| causes::in_one_line(&error))?;
         let lifetime = value
             .expiry()
             .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or(EXPIRED_ON_ARRIVAL));
         Ok(Fresh { value, lifetime })
     }
-}
-
-/// What every part of the chain says, in one line.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -36,8 +36,8 @@
 //!    [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
-//! 11. [`aws`], [`backoff`], [`health`], [`metrics`], [`renewal`], [`shutdown`], [`telemetry`],
-//!     [`tls`]: tools that know nothing of the rest.
+//! 11. [`aws`], [`backoff`], [`causes`], [`health`], [`metrics`], [`renewal`], [`shutdown`],
+//!     [`telemetry`], [`tls`]: tools that know nothing of the rest.
 //!
 //! # Who may import whom
 //!
@@ -50,15 +50,15 @@
 //! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source, tls
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
-//! source → backoff, config, delivery, health, message, metrics, shutdown, tls
-//! publish → aws, backoff, config, delivery, event_api, health, metrics, renewal, seeded, shutdown, tls
+//! source → backoff, causes, config, delivery, health, message, metrics, shutdown, tls
+//! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, renewal, seeded, shutdown, tls
 //! dead_letter → config, message
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown
 //! config → route
 //! route → event_api, message
 //! delivery → message, seeded
-//! aws → renewal
+//! aws → causes, renewal
 //! renewal → backoff
 //! ```
 
@@ -66,6 +66,7 @@ pub mod admin;
 pub mod aws;
 pub mod backoff;
 pub mod bridge;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod dead_letter;

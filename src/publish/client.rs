@@ -18,6 +18,7 @@ use super::connect::{ConnectError, Connections, Pool, ProxyError};
 use super::post::{Failure, Post};
 use super::skew::{Clock, Told};
 use super::verdict::{Answer, Fault, refusal};
+use crate::causes;
 use crate::config::api::ApiConfig;
 use crate::tls::TlsError;
 
@@ -155,12 +156,11 @@ impl Broken {
     /// Whether the request may have been processed is what matters: it can't before there is a
     /// connection, nor when a server of HTTP/2 says that it was not.
     fn read(error: &legacy::Error) -> Self {
-        let mut why = error.to_string();
+        let why = causes::in_one_line(error);
         let mut fault = if error.is_connect() { Fault::Connect } else { Fault::Ambiguous };
         let mut of_connection = true;
         let mut source = error.source();
         while let Some(cause) = source {
-            why = format!("{why}: {cause}");
             if is_trust(cause) {
                 fault = Fault::Trust;
             } else if is_unprocessed(cause) {

@@ -12,6 +12,7 @@ use reqwest::{Client, Response, redirect};
 use serde::Deserialize;
 
 use super::auth::secret_header;
+use crate::causes;
 use crate::config::api::OAuth2;
 use crate::renewal::{Fresh, Renewal};
 use crate::tls::{self, TlsError};
@@ -134,14 +135,7 @@ async fn read(mut answer: Response) -> Result<(StatusCode, Vec<u8>), reqwest::Er
 
 fn failure(error: reqwest::Error) -> String {
     // A URL may have a secret in its query.
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    causes::in_one_line(&error.without_url())
 }
 
 /// Whether another way to show who we are may help.

@@ -15,6 +15,7 @@ use rustls::ClientConfig;
 use tokio::sync::mpsc;
 
 use super::lingering::Lingering;
+use crate::causes;
 use crate::config::source::{MqttConfig, MqttVersion, Qos, Subscription};
 
 /// The protocol's own maximum: nothing larger can be sent by a broker. The limit of the configuration
@@ -195,8 +196,12 @@ impl Connection {
     /// loses what it read, so only drop it with the connection.
     pub(super) async fn next(&mut self) -> Result<Event, String> {
         match self {
-            Self::V3(events) => events.poll().await.map(from_v3).map_err(|e| words(&e)),
-            Self::V5(events) => events.poll().await.map(from_v5).map_err(|e| words(&e)),
+            Self::V3(events) => {
+                events.poll().await.map(from_v3).map_err(|e| causes::in_one_line(&e))
+            }
+            Self::V5(events) => {
+                events.poll().await.map(from_v5).map_err(|e| causes::in_one_line(&e))
+            }
         }
     }
 }
@@ -261,20 +266,6 @@ fn from_v5(event: v5::Event) -> Event {
         })),
         _ => Event::Other,
     }
-}
-
-/// An error with its causes, each once.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The session of a client that only subscribes: it has no state of its own, so the blank one is the
