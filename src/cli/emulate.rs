@@ -220,18 +220,13 @@ fn namespace(text: &str) -> Result<String, String> {
     Segment::parse(text).map(|segment| segment.as_str().to_owned()).map_err(|e| e.to_string())
 }
 
-/// `250ms`, `60s`, `5m`, or a bare number of seconds.
+/// As the times of a fault, such as `250ms`, `60s` or `5m`; or a bare number of seconds.
 fn time(text: &str) -> Result<Duration, String> {
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| "a time looks like `250ms`, `60s` or `5m`")?;
-    let seconds = match unit {
-        "ms" => number / 1_000.0,
-        "s" | "" => number,
-        "m" => number * 60.0,
-        _ => return Err("a time ends in `ms`, `s` or `m`".to_owned()),
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+    if let Ok(seconds) = text.parse() {
+        return Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string());
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| "a time looks like `250ms`, `60s` or `5m`".to_owned())
 }
 
 #[cfg(test)]
@@ -272,6 +267,13 @@ mod tests {
         );
         let settings = settings.unwrap();
         assert!(settings.control && settings.faults.len() == 2);
+        for (time, milliseconds) in
+            [("60", 60_000), ("0.5", 500), ("5m", 300_000), ("1s 5ms", 1_005)]
+        {
+            let words = ["emulate", "--keep-alive", time];
+            let keep_alive = Line::try_parse_from(words).unwrap().args.settings().keep_alive;
+            assert_eq!(keep_alive, Duration::from_millis(milliseconds), "{time}");
+        }
     }
 
     #[test]
@@ -282,7 +284,8 @@ mod tests {
             "--session-token t",
             "--tls-cert c",
             "--tls d --tls-cert c --tls-key k",
-            "--keep-alive 1h",
+            "--keep-alive 1x",
+            "--keep-alive inf",
             "--keep-alive -1s",
             r#"--fault {"fault":"hang"}"#,
         ] {
