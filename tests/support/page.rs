@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Longer than the script's own: what it can't get, it says.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Longer than the script's own, of which a command may have two: what it can't get, it says.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// How long a browser takes to close on a busy machine.
 const CLOSING: Duration = Duration::from_secs(10);
