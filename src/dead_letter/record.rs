@@ -78,7 +78,7 @@ pub fn line(record: &Record) -> Value {
     Value::Object(line)
 }
 
-/// Reads what [`line`] wrote. `separator` says what parts the levels of a source's topics. Members it
+/// Reads what [`line()`] wrote. `separator` says what parts the levels of a source's topics. Members it
 /// does not know are ignored.
 pub fn parse(text: &[u8], separator: impl Fn(&str) -> char) -> Result<Kept, NoRecord> {
     let Value::Object(object) = serde_json::from_slice(text).map_err(why)? else {
