@@ -3,14 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Refused};
-use super::lanes::Batch;
+use super::lanes::{Batch, Held};
 use super::limit::Scope;
 use super::post::Post;
 use super::verdict::{EventVerdict, Fault, Verdict, judge};
 use super::{BACKOFF_BASE, BACKOFF_CAP, Ended, GUILTY_AFTER, Publisher, clock};
 use crate::backoff::full_jitter;
-use crate::delivery::{OrderKey, Outcome};
-use crate::event_api::Channel;
+use crate::delivery::Outcome;
 use crate::seeded::{self, Bug};
 
 impl<P: Post> Publisher<P> {
@@ -59,7 +58,7 @@ impl<P: Post> Publisher<P> {
 
     /// Each event has its verdict: settle, hand back, or try again.
     fn decided(&mut self, batch: Batch<Entry>, verdicts: Vec<EventVerdict>, now: Instant) {
-        let Batch { channel, keys, items } = batch;
+        let Batch { items, held, .. } = batch;
         let (mut back, mut accepted, mut reordered) = (Vec::<Entry>::new(), 0, 0);
         for (entry, verdict) in items.into_iter().zip(verdicts) {
             let taken = matches!(verdict, EventVerdict::Accepted | EventVerdict::Unconfirmed);
@@ -94,12 +93,12 @@ impl<P: Post> Publisher<P> {
         self.metrics.reordered.inc_by(reordered);
         self.metrics.request(if back.is_empty() { "ok" } else { "partial" });
         let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
-        self.lanes.finish(&channel, &keys, back, not_before);
+        self.lanes.finish(held, back, not_before);
     }
 
     /// The whole request is to be tried again.
     fn retry(&mut self, batch: Batch<Entry>, fault: Fault, after: Option<Duration>, now: Instant) {
-        let Batch { channel, keys, mut items } = batch;
+        let Batch { mut items, held, .. } = batch;
         self.metrics.request(fault.word());
         self.metrics.retry(fault.word(), items.len());
         for entry in &mut items {
@@ -113,7 +112,7 @@ impl<P: Post> Publisher<P> {
             _ => Some(wait_of(&items)),
         };
         let not_before = wait.into_iter().chain(after).max().map(|wait| now + wait);
-        self.lanes.finish(&channel, &keys, items, not_before);
+        self.lanes.finish(held, items, not_before);
     }
 
     /// We are refused: pause, and keep everything.
@@ -123,7 +122,7 @@ impl<P: Post> Publisher<P> {
         }
         if seeded::is(Bug::DropOnRefusal) {
             batch.items.into_iter().for_each(|e| e.delivery.settle(Outcome::Accepted));
-            return self.lanes.finish(&batch.channel, &batch.keys, Vec::new(), None);
+            return self.lanes.finish(batch.held, Vec::new(), None);
         }
         let namespace = batch.channel.namespace();
         // If this was the probe of something else as well, that has no answer yet.
@@ -160,9 +159,9 @@ impl<P: Post> Publisher<P> {
             self.is_there(now);
         }
         self.metrics.request(Fault::BadRequest.word());
-        let Batch { channel, keys, mut items } = batch;
+        let Batch { mut items, held, .. } = batch;
         if !alone {
-            return self.try_alone(&channel, &keys, items);
+            return self.try_alone(held, items);
         }
         self.metrics.retry(Fault::BadRequest.word(), 1);
         for entry in &mut items {
@@ -177,28 +176,28 @@ impl<P: Post> Publisher<P> {
             self.give_back(entry, why.to_owned());
         }
         let not_before = (!items.is_empty()).then(|| now + wait_of(&items));
-        self.lanes.finish(&channel, &keys, items, not_before);
+        self.lanes.finish(held, items, not_before);
     }
 
     /// The namespace's handler refuses: alone each, and not for ever.
     fn handler_refused(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
         self.metrics.request(Fault::Event.word());
-        let Batch { channel, keys, mut items } = batch;
+        let Batch { mut items, held, .. } = batch;
         if items.len() > 1 {
-            return self.try_alone(&channel, &keys, items);
+            return self.try_alone(held, items);
         }
         let back: Vec<Entry> =
             items.drain(..).filter_map(|e| self.another_try(e, why, true)).collect();
         let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
-        self.lanes.finish(&channel, &keys, back, not_before);
+        self.lanes.finish(held, back, not_before);
     }
 
-    fn try_alone(&mut self, channel: &Channel, keys: &[OrderKey], mut items: Vec<Entry>) {
+    fn try_alone(&mut self, held: Held, mut items: Vec<Entry>) {
         self.metrics.retry(Fault::BadRequest.word(), items.len());
         for entry in &mut items {
             entry.tries.alone = true;
         }
-        self.lanes.finish(channel, keys, items, None);
+        self.lanes.finish(held, items, None);
     }
 
     /// Counts a failure of the event itself; hands it back when it had its tries.

@@ -5,11 +5,17 @@
 //! take turns, and within a lane its keys do, so that neither a busy channel nor a hot key starves
 //! the others. A batch that is not full waits while its lane has a request out: batches fill by
 //! themselves, and a quiet lane sends at once.
+//!
+//! Lanes and keys come and go with their items. While one is there, a number stands for it, so that
+//! its name is looked up once an item.
 
-use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
+use slab::Slab;
+
+use super::queues::{Queue, Queues};
+use super::sleepers::Sleepers;
 use crate::delivery::OrderKey;
 use crate::event_api::wire::body_overhead;
 use crate::event_api::{Channel, MAX_BODY_BYTES, MAX_EVENTS};
@@ -32,40 +38,59 @@ pub trait Item {
 pub struct Batch<T> {
     /// Where they go.
     pub channel: Channel,
-    /// Their ordering keys, each once: in flight until the batch is finished.
-    pub keys: Vec<OrderKey>,
     /// One to five, in the order of their keys.
     pub items: Vec<T>,
+    /// What waits for the end of the request.
+    pub held: Held,
+}
+
+/// A lane with a request out, and its keys that are in it: [`Lanes::finish`] lets them go on.
+#[derive(Debug)]
+#[must_use = "a lane that is not told of the end of its request waits for ever"]
+pub struct Held {
+    lane: LaneId,
+    keys: Vec<KeyId>,
 }
 
 /// All lanes of an API.
 #[derive(Debug)]
 pub struct Lanes<T> {
-    by_channel: HashMap<Channel, Lane<T>>,
-    ready: VecDeque<Channel>,
-    parked: HashMap<String, VecDeque<Channel>>,
-    sleeping: BinaryHeap<Sleeping<T>>,
-    sequence: u64,
+    by_channel: HashMap<Channel, LaneId>,
+    all: Slab<Lane>,
+    /// By lane and ordering key; without a key: what nothing orders.
+    by_key: HashMap<(LaneId, Option<OrderKey>), KeyId>,
+    keys: Slab<Key>,
+    items: Queues<T>,
+    turns: Queues<KeyId>,
+    ready: VecDeque<LaneId>,
+    parked: HashMap<String, VecDeque<LaneId>>,
+    sleepers: Sleepers<Sleeper<T>>,
     queued: usize,
 }
 
-type Key = Option<OrderKey>;
+type LaneId = usize;
+type KeyId = usize;
 
 #[derive(Debug)]
-struct Lane<T> {
-    keys: HashMap<Key, KeyQueue<T>>,
-    ready: VecDeque<Key>,
+struct Lane {
+    channel: Channel,
+    /// Its ready keys, in turn.
+    ready: Queue,
     /// Items in the ready keys.
     sendable: usize,
     /// Requests out.
     requests: usize,
+    /// Keys, and sleeping items that nothing orders.
+    dependents: usize,
     /// Whether it stands in `Lanes::ready` or `Lanes::parked`.
     listed: bool,
 }
 
 #[derive(Debug)]
-struct KeyQueue<T> {
-    items: VecDeque<T>,
+struct Key {
+    lane: LaneId,
+    order: Option<OrderKey>,
+    items: Queue,
     state: KeyState,
 }
 
@@ -73,7 +98,7 @@ struct KeyQueue<T> {
 enum KeyState {
     /// Nothing to send.
     Idle,
-    /// In `Lane::ready`.
+    /// In `Lane::ready`, with at least one item.
     Ready,
     /// In a request.
     InFlight,
@@ -81,15 +106,12 @@ enum KeyState {
     Asleep,
 }
 
-/// Something that waits for its time: a key of a lane, or items that nothing orders.
+/// What waits for its time after a failure.
 #[derive(Debug)]
-struct Sleeping<T> {
-    until: Instant,
-    /// Breaks ties in the order of falling asleep.
-    sequence: u64,
-    channel: Channel,
-    key: Key,
-    items: Vec<T>,
+enum Sleeper<T> {
+    Key(KeyId),
+    /// Items that nothing orders.
+    Loose(LaneId, Vec<T>),
 }
 
 impl<T: Item> Default for Lanes<T> {
@@ -103,10 +125,14 @@ impl<T: Item> Lanes<T> {
     pub fn new() -> Self {
         Self {
             by_channel: HashMap::new(),
+            all: Slab::new(),
+            by_key: HashMap::new(),
+            keys: Slab::new(),
+            items: Queues::new(),
+            turns: Queues::new(),
             ready: VecDeque::new(),
             parked: HashMap::new(),
-            sleeping: BinaryHeap::new(),
-            sequence: 0,
+            sleepers: Sleepers::new(),
             queued: 0,
         }
     }
@@ -114,115 +140,105 @@ impl<T: Item> Lanes<T> {
     /// Puts an item at the end of its key.
     pub fn push(&mut self, channel: &Channel, item: T) {
         self.queued += 1;
-        let lane = lane_of(&mut self.by_channel, channel);
-        lane.push_back(item);
-        list(&mut self.ready, lane, channel);
+        let lane = self.lane_of(channel);
+        let id = self.key_of(lane, item.order());
+        self.items.push_back(&mut self.keys[id].items, item);
+        self.grown(id);
+        self.list(lane);
     }
 
     /// The next batch, or nothing while no lane has one that may go. Lanes of a namespace for which
     /// `blocked` answers true are set aside until [`unpark`](Self::unpark).
     pub fn next_batch(&mut self, mut blocked: impl FnMut(&str) -> bool) -> Option<Batch<T>> {
-        while let Some(channel) = self.ready.pop_front() {
-            let Some(lane) = self.by_channel.get_mut(&channel) else { continue };
-            if blocked(channel.namespace()) {
-                self.parked.entry(channel.namespace().to_owned()).or_default().push_back(channel);
+        while let Some(id) = self.ready.pop_front() {
+            let lane = &mut self.all[id];
+            let namespace = lane.channel.namespace();
+            if blocked(namespace) {
+                self.parked.entry(namespace.to_owned()).or_default().push_back(id);
                 continue;
             }
             lane.listed = false;
             if !lane.may_send() {
                 continue;
             }
-            let (items, keys) = lane.take(&channel);
-            self.queued -= items.len();
             lane.requests += 1;
-            list(&mut self.ready, lane, &channel);
-            return Some(Batch { channel, keys, items });
+            let channel = lane.channel.clone();
+            let (items, keys) = self.take(id);
+            self.queued -= items.len();
+            self.list(id);
+            return Some(Batch { channel, items, held: Held { lane: id, keys } });
         }
         None
     }
 
     /// The request of a batch has ended. Of its items, `back` are to be tried again, in order, and not
     /// before `not_before`.
-    pub fn finish(
-        &mut self,
-        channel: &Channel,
-        keys: &[OrderKey],
-        back: Vec<T>,
-        not_before: Option<Instant>,
-    ) {
+    pub fn finish(&mut self, held: Held, back: Vec<T>, not_before: Option<Instant>) {
+        let Held { lane, keys } = held;
         self.queued += back.len();
-        let lane = lane_of(&mut self.by_channel, channel);
-        lane.requests -= 1;
-        let mut returned: Vec<Key> = Vec::new();
+        self.all[lane].requests -= 1;
         let mut loose = Vec::new();
         for item in back.into_iter().rev() {
-            let key = item.order().cloned();
-            let held = key.is_some() && !seeded::is(Bug::NoLaneHold);
-            if !held && not_before.is_some() {
-                loose.push(item);
-                continue;
-            }
-            let queue = lane.keys.entry(key.clone()).or_insert_with(KeyQueue::new);
-            queue.items.push_front(item);
-            if key.is_none() && queue.state == KeyState::Ready {
-                lane.sendable += 1;
-            }
-            if !returned.contains(&key) {
-                returned.push(key);
-            }
-        }
-        loose.reverse();
-        let mut asleep = Vec::new();
-        for key in keys.iter().cloned().map(Some) {
-            match not_before {
-                Some(until) if returned.contains(&key) => {
-                    lane.set_state(&key, KeyState::Asleep);
-                    asleep.push((until, key, Vec::new()));
+            let ordered = item.order().is_some() && !seeded::is(Bug::NoLaneHold);
+            if ordered || not_before.is_none() {
+                let id = self.key_of(lane, item.order());
+                self.put_back(id, item);
+                if ordered && not_before.is_some() {
+                    self.keys[id].state = KeyState::Asleep;
                 }
-                _ => lane.activate(&key),
+            } else {
+                loose.push(item);
             }
         }
-        lane.activate(&None);
+        for id in keys {
+            match not_before {
+                Some(until) if self.keys[id].state == KeyState::Asleep => {
+                    self.sleepers.push(until, Sleeper::Key(id));
+                }
+                _ => self.activate(id),
+            }
+        }
         if let Some(until) = not_before.filter(|_| !loose.is_empty()) {
-            asleep.push((until, None, loose));
+            loose.reverse();
+            self.all[lane].dependents += 1;
+            self.sleepers.push(until, Sleeper::Loose(lane, loose));
         }
-        list(&mut self.ready, lane, channel);
-        for (until, key, items) in asleep {
-            self.sequence += 1;
-            let (sequence, channel) = (self.sequence, channel.clone());
-            self.sleeping.push(Sleeping { until, sequence, channel, key, items });
-        }
-        self.forget_if_empty(channel);
+        self.list(lane);
+        self.forget_if_empty(lane);
     }
 
     /// Lets everything go on whose time has come.
     pub fn wake(&mut self, now: Instant) {
-        while self.sleeping.peek().is_some_and(|s| s.until <= now) {
-            let Some(Sleeping { channel, key, items, .. }) = self.sleeping.pop() else { break };
-            let lane = lane_of(&mut self.by_channel, &channel);
-            if key.is_some() {
-                lane.set_state(&key, KeyState::Idle);
-            }
-            for item in items.into_iter().rev() {
-                let queue = lane.keys.entry(None).or_insert_with(KeyQueue::new);
-                queue.items.push_front(item);
-                lane.sendable += usize::from(queue.state == KeyState::Ready);
-            }
-            lane.activate(&key);
-            list(&mut self.ready, lane, &channel);
+        while let Some(sleeper) = self.sleepers.pop_due(now) {
+            let lane = match sleeper {
+                Sleeper::Key(id) => {
+                    self.keys[id].state = KeyState::Idle;
+                    self.activate(id);
+                    self.keys[id].lane
+                }
+                Sleeper::Loose(lane, items) => {
+                    self.all[lane].dependents -= 1;
+                    let id = self.key_of(lane, None);
+                    for item in items.into_iter().rev() {
+                        self.put_back(id, item);
+                    }
+                    lane
+                }
+            };
+            self.list(lane);
         }
     }
 
     /// Lets everything go on, whatever it waits for.
     pub fn wake_all(&mut self) {
-        if let Some(last) = self.sleeping.iter().map(|s| s.until).max() {
+        if let Some(last) = self.sleepers.last() {
             self.wake(last);
         }
     }
 
     /// When [`wake`](Self::wake) has something to do.
     pub fn next_wake(&self) -> Option<Instant> {
-        self.sleeping.peek().map(|s| s.until)
+        self.sleepers.first()
     }
 
     /// Takes the lanes of a namespace up again, `None` those of all.
@@ -238,158 +254,143 @@ impl<T: Item> Lanes<T> {
         self.queued
     }
 
-    /// A lane that holds nothing costs nothing.
-    fn forget_if_empty(&mut self, channel: &Channel) {
-        if self.by_channel.get(channel).is_some_and(|l| l.requests == 0 && l.keys.is_empty()) {
-            self.by_channel.remove(channel);
+    fn lane_of(&mut self, channel: &Channel) -> LaneId {
+        if let Some(id) = self.by_channel.get(channel) {
+            return *id;
         }
+        let id = self.all.insert(Lane {
+            channel: channel.clone(),
+            ready: Queue::default(),
+            sendable: 0,
+            requests: 0,
+            dependents: 0,
+            listed: false,
+        });
+        self.by_channel.insert(channel.clone(), id);
+        id
     }
-}
 
-impl<T: Item> Lane<T> {
-    fn push_back(&mut self, item: T) {
-        let key = item.order().cloned();
-        let queue = self.keys.entry(key.clone()).or_insert_with(KeyQueue::new);
-        queue.items.push_back(item);
-        match queue.state {
-            KeyState::Ready => self.sendable += 1,
-            KeyState::Idle => self.activate(&key),
+    fn key_of(&mut self, lane: LaneId, order: Option<&OrderKey>) -> KeyId {
+        *self.by_key.entry((lane, order.cloned())).or_insert_with_key(|(lane, order)| {
+            self.all[*lane].dependents += 1;
+            let (order, items) = (order.clone(), Queue::default());
+            self.keys.insert(Key { lane: *lane, order, items, state: KeyState::Idle })
+        })
+    }
+
+    fn put_back(&mut self, id: KeyId, item: T) {
+        self.items.push_front(&mut self.keys[id].items, item);
+        self.grown(id);
+    }
+
+    /// A key has an item more.
+    fn grown(&mut self, id: KeyId) {
+        match self.keys[id].state {
+            KeyState::Ready => self.all[self.keys[id].lane].sendable += 1,
+            KeyState::Idle => self.activate(id),
             KeyState::InFlight | KeyState::Asleep => {}
         }
     }
 
-    /// Lists a key that has something to send; forgets one that has nothing left.
-    fn activate(&mut self, key: &Key) {
-        let Some(queue) = self.keys.get_mut(key) else { return };
-        if queue.state == KeyState::Ready {
-            return;
+    /// Gives a key that has something to send its turn; forgets one that has nothing left.
+    fn activate(&mut self, id: KeyId) {
+        let key = &mut self.keys[id];
+        if key.items.is_empty() {
+            return self.forget_key(id);
         }
-        if queue.items.is_empty() {
-            self.keys.remove(key);
-            return;
-        }
-        queue.state = KeyState::Ready;
-        self.sendable += queue.items.len();
-        self.ready.push_back(key.clone());
+        key.state = KeyState::Ready;
+        let lane = &mut self.all[key.lane];
+        lane.sendable += key.items.len();
+        self.turns.push_back(&mut lane.ready, id);
     }
 
-    fn set_state(&mut self, key: &Key, state: KeyState) {
-        if let Some(queue) = self.keys.get_mut(key) {
-            queue.state = state;
+    /// Gives a lane that has something to send its turn, once.
+    fn list(&mut self, id: LaneId) {
+        let lane = &mut self.all[id];
+        if !lane.listed && lane.may_send() {
+            lane.listed = true;
+            self.ready.push_back(id);
         }
-    }
-
-    /// A full batch may always go, any other only when nothing of the lane is out.
-    fn may_send(&self) -> bool {
-        self.sendable >= MAX_EVENTS || (self.sendable > 0 && self.requests == 0)
     }
 
     /// Takes one batch out, and the keys that are in flight with it.
-    fn take(&mut self, channel: &Channel) -> (Vec<T>, Vec<OrderKey>) {
+    fn take(&mut self, id: LaneId) -> (Vec<T>, Vec<KeyId>) {
         let (mut items, mut keys) = (Vec::with_capacity(MAX_EVENTS), Vec::new());
-        let mut room = MAX_BODY_BYTES - body_overhead(channel, MAX_EVENTS);
+        let mut room = MAX_BODY_BYTES - body_overhead(&self.all[id].channel, MAX_EVENTS);
         let mut full = false;
         while !full && items.len() < MAX_EVENTS {
-            let Some(key) = self.ready.front().cloned() else { break };
-            let Some(queue) = self.keys.get_mut(&key) else {
-                self.ready.pop_front();
-                continue;
-            };
+            let Some(&turn) = self.turns.front(&self.all[id].ready) else { break };
             let before = items.len();
-            full = queue.take_into(&mut items, &mut room);
+            full = self.take_of(turn, &mut items, &mut room);
             let taken = items.len() - before;
-            self.sendable -= taken;
+            let (lane, key) = (&mut self.all[id], &mut self.keys[turn]);
+            lane.sendable -= taken;
             if taken == 0 {
                 break;
             }
-            if let Some(order) = key {
+            self.turns.pop_front(&mut lane.ready);
+            if key.order.is_some() {
                 // What is left of the key waits for this request.
-                self.sendable -= queue.items.len();
-                queue.state = KeyState::InFlight;
-                keys.push(order);
-                self.ready.pop_front();
-            } else if queue.items.is_empty() {
-                self.keys.remove(&key);
-                self.ready.pop_front();
+                lane.sendable -= key.items.len();
+                key.state = KeyState::InFlight;
+                keys.push(turn);
+            } else if key.items.is_empty() {
+                self.forget_key(turn);
             } else {
                 // The unordered take their turn among the keys.
-                self.ready.rotate_left(1);
+                self.turns.push_back(&mut lane.ready, turn);
             }
         }
         (items, keys)
     }
-}
 
-impl<T: Item> KeyQueue<T> {
-    fn new() -> Self {
-        Self { items: VecDeque::new(), state: KeyState::Idle }
-    }
-
-    /// Moves what fits to `items`; true when the batch can take nothing more, of any key.
-    fn take_into(&mut self, items: &mut Vec<T>, room: &mut usize) -> bool {
-        let mut strict = false;
-        while let Some(next) = self.items.front() {
-            let fits = items.is_empty() || next.body_bytes() <= *room;
-            if items.len() == MAX_EVENTS || !fits || (next.alone() && !items.is_empty()) {
+    /// Moves what fits of a key to `taken`; true when the batch can take nothing more, of any key.
+    fn take_of(&mut self, id: KeyId, taken: &mut Vec<T>, room: &mut usize) -> bool {
+        let Key { items, order, .. } = &mut self.keys[id];
+        let first = taken.len();
+        while let Some(next) = self.items.front(items) {
+            let fits = taken.is_empty() || next.body_bytes() <= *room;
+            if taken.len() == MAX_EVENTS || !fits || (next.alone() && !taken.is_empty()) {
                 return true;
             }
-            if strict
-                || (next.strict()
-                    && next.order().is_some()
-                    && items.last().is_some_and(|i| i.order() == next.order()))
+            let of_key = taken.get(first..).unwrap_or_default();
+            if order.is_some()
+                && (next.strict() && !of_key.is_empty() || of_key.iter().any(T::strict))
             {
                 return false;
             }
             let alone = next.alone();
-            strict = next.strict() && next.order().is_some();
             *room = room.saturating_sub(next.body_bytes());
-            items.extend(self.items.pop_front());
+            taken.extend(self.items.pop_front(items));
             if alone {
                 return true;
             }
         }
-        items.len() == MAX_EVENTS
+        taken.len() == MAX_EVENTS
+    }
+
+    fn forget_key(&mut self, id: KeyId) {
+        let Key { lane, order, .. } = self.keys.remove(id);
+        self.by_key.remove(&(lane, order));
+        self.all[lane].dependents -= 1;
+    }
+
+    /// A lane that holds nothing costs nothing.
+    fn forget_if_empty(&mut self, id: LaneId) {
+        let lane = &self.all[id];
+        if lane.requests == 0 && lane.dependents == 0 {
+            self.by_channel.remove(&lane.channel);
+            self.all.remove(id);
+        }
     }
 }
 
-fn lane_of<'l, T>(lanes: &'l mut HashMap<Channel, Lane<T>>, channel: &Channel) -> &'l mut Lane<T> {
-    lanes.entry(channel.clone()).or_insert_with(|| Lane {
-        keys: HashMap::new(),
-        ready: VecDeque::new(),
-        sendable: 0,
-        requests: 0,
-        listed: false,
-    })
-}
-
-/// Gives a lane that has something to send its turn, once.
-fn list<T: Item>(ready: &mut VecDeque<Channel>, lane: &mut Lane<T>, channel: &Channel) {
-    if !lane.listed && lane.may_send() {
-        lane.listed = true;
-        ready.push_back(channel.clone());
+impl Lane {
+    /// A full batch may always go, any other only when nothing of the lane is out.
+    fn may_send(&self) -> bool {
+        self.sendable >= MAX_EVENTS || (self.sendable > 0 && self.requests == 0)
     }
 }
-
-impl<T> Ord for Sleeping<T> {
-    /// The earliest first in a heap that gives the greatest.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.until, other.sequence).cmp(&(self.until, self.sequence))
-    }
-}
-
-impl<T> PartialOrd for Sleeping<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> PartialEq for Sleeping<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl<T> Eq for Sleeping<T> {}
 
 #[cfg(test)]
 #[path = "lanes_tests.rs"]

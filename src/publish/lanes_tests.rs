@@ -49,8 +49,8 @@ fn next(lanes: &mut Lanes<Thing>) -> Vec<u32> {
     numbers(lanes.next_batch(|_| false).as_ref())
 }
 
-fn finish(lanes: &mut Lanes<Thing>, batch: &Batch<Thing>) {
-    lanes.finish(&batch.channel, &batch.keys, Vec::new(), None);
+fn finish(lanes: &mut Lanes<Thing>, batch: Batch<Thing>) {
+    lanes.finish(batch.held, Vec::new(), None);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_quiet_lane_sends_at_once_and_a_busy_one_fills_its_batches() {
     lanes.push(&a, thing(Some("k5"), 5));
     assert_eq!(next(&mut lanes), [1, 2, 3, 4, 5], "a full batch does not");
     lanes.push(&a, thing(Some("k6"), 6));
-    finish(&mut lanes, &first);
+    finish(&mut lanes, first);
     assert!(lanes.next_batch(|_| false).is_none(), "the other request is still out");
 }
 
@@ -78,7 +78,7 @@ fn a_key_is_in_one_request_at_a_time() {
     }
     let first = lanes.next_batch(|_| false).unwrap();
     assert!(lanes.next_batch(|_| false).is_none());
-    finish(&mut lanes, &first);
+    finish(&mut lanes, first);
     assert_eq!(next(&mut lanes), [5, 6, 7, 8, 9]);
 }
 
@@ -91,7 +91,7 @@ fn what_comes_back_goes_first_and_in_order() {
     let batch = lanes.next_batch(|_| false).unwrap();
     let back = vec![batch.items[1].clone(), batch.items[3].clone()];
     let later = Instant::now() + Duration::from_secs(1);
-    lanes.finish(&a, &batch.keys, back, Some(later));
+    lanes.finish(batch.held, back, Some(later));
     assert!(lanes.next_batch(|_| false).is_none(), "it waits for its time");
     assert_eq!(lanes.next_wake(), Some(later));
     lanes.wake(later);
@@ -110,7 +110,7 @@ fn only_the_key_that_failed_waits() {
     lanes.push(&a, thing(Some("good"), 5));
     lanes.push(&a, thing(None, 6));
     let back = batch.items.iter().filter(|i| i.number == 2).cloned().collect();
-    lanes.finish(&a, &batch.keys, back, Some(Instant::now() + Duration::from_secs(9)));
+    lanes.finish(batch.held, back, Some(Instant::now() + Duration::from_secs(9)));
     let mut sent = next(&mut lanes);
     sent.sort_unstable();
     assert_eq!(sent, [5, 6]);
@@ -124,10 +124,10 @@ fn the_unordered_come_back_without_holding_the_others() {
     }
     let batch = lanes.next_batch(|_| false).unwrap();
     let later = Instant::now() + Duration::from_secs(9);
-    lanes.finish(&a, &[], batch.items[..2].to_vec(), Some(later));
+    lanes.finish(batch.held, batch.items[..2].to_vec(), Some(later));
     let batch = lanes.next_batch(|_| false).unwrap();
     assert_eq!(batch.items[0].number, 5);
-    finish(&mut lanes, &batch);
+    finish(&mut lanes, batch);
     lanes.wake(later);
     assert_eq!(next(&mut lanes), [0, 1]);
 }
@@ -152,7 +152,7 @@ fn an_event_alone_has_a_request_of_its_own() {
     for expected in [0, 1, 2] {
         let batch = lanes.next_batch(|_| false).unwrap();
         assert_eq!(batch.items.iter().map(|i| i.number).collect::<Vec<_>>(), [expected]);
-        finish(&mut lanes, &batch);
+        finish(&mut lanes, batch);
     }
 }
 
@@ -185,7 +185,7 @@ fn a_hot_key_leaves_the_others_their_turn() {
     }
     lanes.push(&a, thing(Some("cold"), 1_000));
     let batch = lanes.next_batch(|_| false).unwrap();
-    finish(&mut lanes, &batch);
+    finish(&mut lanes, batch);
     assert_eq!(next(&mut lanes)[0], 1_000);
 }
 
@@ -194,8 +194,17 @@ fn an_empty_lane_is_forgotten() {
     let (mut lanes, a) = (Lanes::new(), channel("/a"));
     lanes.push(&a, thing(Some("k"), 0));
     let batch = lanes.next_batch(|_| false).unwrap();
-    finish(&mut lanes, &batch);
-    assert!(lanes.by_channel.is_empty());
+    finish(&mut lanes, batch);
+    assert!(lanes.hold_nothing());
+}
+
+impl Lanes<Thing> {
+    fn hold_nothing(&self) -> bool {
+        self.by_channel.is_empty()
+            && self.all.is_empty()
+            && self.by_key.is_empty()
+            && self.keys.is_empty()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -258,7 +267,7 @@ impl Model {
         );
         assert!(batch.items.len() == 1 || batch.items.iter().all(|i| !i.alone));
         let keys: BTreeSet<OrderKey> = batch.items.iter().filter_map(|i| i.order.clone()).collect();
-        assert_eq!(keys, batch.keys.iter().cloned().collect());
+        assert_eq!(keys.len(), batch.held.keys.len());
         for key in keys {
             let of_key: Vec<&Thing> =
                 batch.items.iter().filter(|i| i.order.as_ref() == Some(&key)).collect();
@@ -277,8 +286,8 @@ impl Model {
 
     fn ended(&mut self, batch: &Batch<Thing>, back: &[Thing]) {
         let channel = batch.channel.as_str().to_owned();
-        for key in &batch.keys {
-            self.out.remove(&(channel.clone(), key.clone()));
+        for key in batch.items.iter().filter_map(|i| i.order.clone()) {
+            self.out.remove(&(channel.clone(), key));
         }
         for item in back.iter().rev() {
             self.waiting
@@ -312,7 +321,7 @@ proptest! {
                     let batch = out.remove(which % out.len());
                     let back: Vec<Thing> = batch.items.iter().enumerate().filter(|(i, _)| back & (1 << i) != 0).map(|(_, t)| t.clone()).collect();
                     model.ended(&batch, &back);
-                    lanes.finish(&batch.channel, &batch.keys, back, asleep.then(|| now + Duration::from_secs(1)));
+                    lanes.finish(batch.held, back, asleep.then(|| now + Duration::from_secs(1)));
                 },
                 Step::Wake => {
                     now += Duration::from_secs(2);
@@ -327,7 +336,7 @@ proptest! {
             lanes.wake(now + Duration::from_mins(1));
             for batch in out.drain(..) {
                 model.ended(&batch, &[]);
-                lanes.finish(&batch.channel, &batch.keys, Vec::new(), None);
+                lanes.finish(batch.held, Vec::new(), None);
             }
             while let Some(batch) = lanes.next_batch(|_| false) {
                 model.sent(&batch);
@@ -336,6 +345,6 @@ proptest! {
         }
         prop_assert_eq!(lanes.queued(), 0);
         prop_assert!(model.waiting.values().all(Vec::is_empty));
-        prop_assert!(lanes.by_channel.is_empty());
+        prop_assert!(lanes.hold_nothing());
     }
 }

@@ -14,7 +14,9 @@ pub mod lanes;
 pub mod limit;
 mod oauth2;
 pub mod post;
+mod queues;
 mod skew;
+mod sleepers;
 mod standing;
 pub mod verdict;
 
@@ -156,15 +158,22 @@ impl<P: Post> Publisher<P> {
                         self.lanes.push(&channel, entry);
                     }
                 }
-                Some(ended) = self.requests.join_next() => match ended {
-                    Ok(ended) => self.judge(ended),
-                    // The task took its entries down with it, which released them. A lane that waits
-                    // for them would wait for ever, so the whole publisher stops: fail closed.
-                    Err(error) => {
-                        tracing::error!(api = %self.name, %error, "a publish request panicked");
-                        return;
+                Some(ended) = self.requests.join_next() => {
+                    let mut next = Some(ended);
+                    while let Some(ended) = next {
+                        match ended {
+                            Ok(ended) => self.judge(ended),
+                            // The task took its entries down with it, which released them. A lane that
+                            // waits for them would wait for ever, so the whole publisher stops: fail
+                            // closed.
+                            Err(error) => {
+                                tracing::error!(api = %self.name, %error, "a publish request panicked");
+                                return;
+                            }
+                        }
+                        next = self.requests.try_join_next();
                     }
-                },
+                }
                 () = sleep_until(wake) => {}
                 _ = alive.tick() => self.health.alive(),
                 () = shutdown.abort() => return,
