@@ -40,7 +40,8 @@ pub struct SourcePolicy {
 #[derive(Debug)]
 pub struct Pipeline {
     table: Arc<RouteTable>,
-    routes: HashMap<RouteName, RouteState>,
+    /// In the order of the table; `None` without a publisher, which no configuration is.
+    routes: Vec<Option<RouteState>>,
     sources: HashMap<SourceName, SourcePolicy>,
     rejects: Rejects,
     named: Option<Instant>,
@@ -88,9 +89,9 @@ impl Pipeline {
             let policy = policy(route);
             let publisher = publishers.get(&route.api)?.clone();
             let metrics = metrics.route(&route.name, Reason::OF_ROUTES.map(Reason::word));
-            Some((Arc::clone(&route.name), RouteState { policy, publisher, metrics }))
+            Some(RouteState { policy, publisher, metrics })
         };
-        let routes = table.routes().iter().filter_map(state).collect();
+        let routes = table.routes().iter().map(state).collect();
         Self { table, routes, sources, rejects, named: None }
     }
 
@@ -111,6 +112,7 @@ impl Pipeline {
             self.sources.get(&delivery.message.source).map_or(usize::MAX, |s| s.max_payload);
         let decisions = self.table.decide(&delivery.message, limit);
         if decisions.is_empty() {
+            drop(decisions);
             return self.unrouted(delivery);
         }
         for decision in decisions {
@@ -120,9 +122,10 @@ impl Pipeline {
         delivery.settle(Outcome::Accepted);
     }
 
-    fn apply(&self, delivery: &Delivery, Decision { route, outcome }: Decision) {
-        // A route without a publisher can't be built; a part that is dropped would release the message.
-        let Some(state) = self.routes.get(&route.name) else { return drop(delivery.split()) };
+    fn apply(&self, delivery: &Delivery, decision: Decision<'_>) {
+        let Decision { route, number, outcome } = decision;
+        // A part that is dropped releases the message.
+        let Some(state) = &self.routes[number] else { return drop(delivery.split()) };
         state.metrics.matched.inc();
         match outcome {
             Ok(rendered) => {
@@ -133,7 +136,7 @@ impl Pipeline {
             }
             Err(rejection) => {
                 state.metrics.rejected(rejection.reason.word()).inc();
-                self.rejects.reject(delivery.split(), Some(&route), None, rejection);
+                self.rejects.reject(delivery.split(), Some(route), None, rejection);
             }
         }
     }

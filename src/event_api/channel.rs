@@ -62,8 +62,11 @@ impl<'a> Segment<'a> {
 impl Channel {
     /// Reads a channel; one slash before and one behind are allowed and mean nothing.
     pub fn parse(text: &str) -> Result<Self, ChannelError> {
-        let inner = text.strip_prefix('/').unwrap_or(text);
-        let inner = inner.strip_suffix('/').unwrap_or(inner);
+        let inner = text.strip_suffix('/').unwrap_or(text);
+        let (whole, inner) = match inner.strip_prefix('/') {
+            Some(rest) => (Some(inner), rest),
+            None => (None, inner),
+        };
         let mut count = 0;
         for segment in inner.split('/') {
             Segment::parse(segment)?;
@@ -72,7 +75,7 @@ impl Channel {
                 return Err(ChannelError::TooManySegments);
             }
         }
-        Ok(Self(format!("/{inner}").into()))
+        Ok(Self(whole.map_or_else(|| format!("/{inner}").into(), Arc::from)))
     }
 
     /// The normalised text, with its leading slash.

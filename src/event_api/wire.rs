@@ -16,12 +16,17 @@ pub fn body_overhead(channel: &Channel, events: usize) -> usize {
 
 /// The body of a publish request. A channel needs no escaping.
 #[must_use]
-pub fn publish_body<'a>(channel: &Channel, events: impl IntoIterator<Item = &'a Event>) -> Bytes {
-    let mut body = Vec::with_capacity(1024);
+pub fn publish_body<'a>(
+    channel: &Channel,
+    events: impl IntoIterator<Item = &'a Event, IntoIter: ExactSizeIterator + Clone>,
+) -> Bytes {
+    let events = events.into_iter();
+    let texts: usize = events.clone().map(Event::escaped_len).sum();
+    let mut body = Vec::with_capacity(body_overhead(channel, events.len()) + texts);
     body.extend_from_slice(b"{\"channel\":\"");
     body.extend_from_slice(channel.as_str().as_bytes());
     body.extend_from_slice(b"\",\"events\":[");
-    for (index, event) in events.into_iter().enumerate() {
+    for (index, event) in events.enumerate() {
         if index > 0 {
             body.push(b',');
         }
@@ -57,7 +62,12 @@ impl PublishAnswer {
         #[derive(Deserialize)]
         struct Lists {
             failed: Option<Vec<Item>>,
-            successful: Option<Vec<Item>>,
+            successful: Option<Vec<Taken>>,
+        }
+        // Its identifier is read by nobody here.
+        #[derive(Deserialize)]
+        struct Taken {
+            index: usize,
         }
         // The index is what counts; whatever else stands there can't make an answer unreadable, for
         // that would send again what was accepted.
@@ -84,7 +94,7 @@ impl PublishAnswer {
             .successful
             .unwrap_or_default()
             .into_iter()
-            .map(|item| AcceptedEvent { identifier: words(item.identifier), index: item.index });
+            .map(|item| AcceptedEvent { identifier: String::new(), index: item.index });
         Some(Self { failed: failed.collect(), successful: successful.collect() })
     }
 }
@@ -101,7 +111,7 @@ fn words(value: Option<Value>) -> String {
 /// One accepted event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AcceptedEvent {
-    /// A UUID that the service made.
+    /// A UUID that the service made; empty in an answer that was read.
     pub identifier: String,
     /// The position in the request.
     pub index: usize,

@@ -278,7 +278,7 @@ impl Feed {
             return self.rejects.write(message, settlement, kept.route, kept.channel, why);
         }
         let delivery = Delivery { message, settlement };
-        for Decision { route, outcome } in decisions {
+        for Decision { route, outcome, .. } in decisions {
             // Every route has a policy and its API a publisher; a part that is dropped is unsettled.
             let (Some(policy), Some(publisher)) =
                 (self.policies.get(&route.name), self.publishers.get(&route.api))

@@ -33,7 +33,7 @@ impl Routes {
     /// The decision of the route that `kept` failed on, or those of the whole table if no route took
     /// it then. None at all: no route takes it now. Of a record that names one of the channels, that
     /// channel alone is left: the API has taken the others.
-    pub(super) fn plan(&self, kept: &Kept) -> Result<Vec<Decision>, Unknown> {
+    pub(super) fn plan(&self, kept: &Kept) -> Result<Vec<Decision<'_>>, Unknown> {
         let table = match &kept.route {
             None => &self.whole,
             Some(name) => self.alone.get(name).ok_or_else(|| Unknown(Arc::clone(name)))?,

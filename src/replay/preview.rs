@@ -76,7 +76,7 @@ pub async fn dry_run(
             let Rejection { reason, detail } = unrouted(kept.route.as_deref());
             show(place, Preview::Rejected { route: kept.route, reason: reason.word(), detail });
         }
-        for Decision { route, outcome } in decisions {
+        for Decision { route, outcome, .. } in decisions {
             let route = Arc::clone(&route.name);
             match outcome {
                 Ok(rendered) => {

@@ -116,9 +116,11 @@ pub struct RouteTable {
 
 /// What one route makes of a message.
 #[derive(Debug)]
-pub struct Decision {
+pub struct Decision<'t> {
     /// The route.
-    pub route: Arc<Spec>,
+    pub route: &'t Arc<Spec>,
+    /// Its place in [`RouteTable::routes`].
+    pub number: usize,
     /// An event with its channels, or why there is none.
     pub outcome: Result<Rendered, Rejection>,
 }
@@ -147,10 +149,13 @@ impl RouteTable {
 
     /// What becomes of `message`: one decision for each route that takes it, none if no route does. A
     /// payload of more than `limit` bytes is rejected unread.
-    pub fn decide(&self, message: &Message, limit: usize) -> Vec<Decision> {
+    pub fn decide(&self, message: &Message, limit: usize) -> Vec<Decision<'_>> {
         let mut document = None;
         let mut decisions = Vec::new();
-        for route in self.routes.iter().filter(|r| r.from.contains(&message.source)) {
+        for (number, route) in self.routes.iter().enumerate() {
+            if !route.from.contains(&message.source) {
+                continue;
+            }
             let captures = match &route.topic {
                 Some(pattern) => pattern.matches(&message.topic),
                 None => Some(Vec::new()),
@@ -162,7 +167,7 @@ impl RouteTable {
                 Ok(document) => route.render(&Context { message, captures: &captures, document }),
                 Err(rejection) => Err(rejection.clone()),
             };
-            decisions.push(Decision { route: Arc::clone(route), outcome });
+            decisions.push(Decision { route, number, outcome });
         }
         decisions
     }

@@ -98,7 +98,9 @@ impl Template {
 
     /// Renders a channel.
     pub fn render_channel(&self, context: &Context<'_>) -> Result<Channel, Rejection> {
-        let mut text = String::new();
+        // Room for most; with its slash it becomes the channel as it is.
+        let mut text = String::with_capacity(64);
+        text.push('/');
         for piece in &self.pieces {
             match piece {
                 Piece::Literal(literal) => text.push_str(literal),

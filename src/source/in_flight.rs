@@ -6,9 +6,11 @@
 //! that come for an earlier one find that record and not this, and do no harm. What all records of a
 //! source hold together is bounded by its limits ([`Room`]), so that losing an ownership again and
 //! again can't pile up copies.
+//!
+//! Taking and settling happen once a message and in different threads, so what they share is kept
+//! small: the gauges of the source are the counters of its room, and room is freed many at a time.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::Notify;
@@ -21,8 +23,6 @@ use crate::metrics::SourceMetrics;
 #[derive(Debug)]
 pub struct Room {
     limits: Limits,
-    messages: AtomicUsize,
-    bytes: AtomicUsize,
     freed: Notify,
     metrics: SourceMetrics,
 }
@@ -63,21 +63,19 @@ struct Slot<A> {
 impl Room {
     /// All of `limits`.
     pub fn new(limits: Limits, metrics: SourceMetrics) -> Arc<Self> {
-        let (messages, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { limits, messages, bytes, freed: Notify::new(), metrics })
+        Arc::new(Self { limits, freed: Notify::new(), metrics })
     }
 
     /// How many messages may still be taken.
     pub fn messages_left(&self) -> usize {
-        self.limits.messages.saturating_sub(self.messages.load(Ordering::Acquire))
+        self.limits.messages.saturating_sub(self.held().0)
     }
 
     /// Waits until half of the room is free: to start again for less would mean to stop again soon.
     pub async fn half_free(&self) {
         loop {
             let freed = self.freed.notified();
-            let messages = self.messages.load(Ordering::Acquire);
-            let bytes = self.bytes.load(Ordering::Acquire);
+            let (messages, bytes) = self.held();
             if messages <= self.limits.messages / 2 && bytes <= self.limits.bytes / 2 {
                 return;
             }
@@ -88,25 +86,29 @@ impl Room {
     /// Whether one more message of `bytes` fits. One that is larger than the whole limit does when
     /// nothing else is in flight, so that it can't jam the source for ever.
     fn fits(&self, bytes: usize) -> bool {
-        let messages = self.messages.load(Ordering::Acquire);
-        let held = self.bytes.load(Ordering::Acquire);
+        let (messages, held) = self.held();
         messages == 0
             || (messages < self.limits.messages && held.saturating_add(bytes) <= self.limits.bytes)
     }
 
+    /// Messages and bytes in flight.
+    fn held(&self) -> (usize, usize) {
+        let count = |gauge: i64| usize::try_from(gauge).unwrap_or(0);
+        (count(self.metrics.in_flight.get()), count(self.metrics.in_flight_bytes.get()))
+    }
+
     fn take(&self, bytes: usize) {
-        self.messages.fetch_add(1, Ordering::AcqRel);
-        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.metrics.received.inc();
         self.metrics.in_flight.inc();
         self.metrics.in_flight_bytes.inc_by(signed(bytes));
     }
 
-    fn free(&self, bytes: usize) {
-        self.messages.fetch_sub(1, Ordering::AcqRel);
-        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        self.metrics.in_flight.dec();
-        self.metrics.in_flight_bytes.dec_by(signed(bytes));
-        self.freed.notify_waiters();
+    fn free(&self, messages: usize, bytes: usize) {
+        if messages > 0 {
+            self.metrics.in_flight.dec_by(signed(messages));
+            self.metrics.in_flight_bytes.dec_by(signed(bytes));
+            self.freed.notify_waiters();
+        }
     }
 }
 
@@ -140,7 +142,6 @@ impl<A: Send + 'static> InFlight<A> {
         let token = state.first + state.slots.len() as u64;
         state.slots.push_back(Slot { ack, bytes, outcome: None });
         self.room.take(bytes);
-        self.room.metrics.received.inc();
         Some(Settlement::new(me, token))
     }
 
@@ -148,7 +149,7 @@ impl<A: Send + 'static> InFlight<A> {
     /// Stops at a released one for good: nothing behind it may be acknowledged on this record.
     pub fn acknowledgeable(&self) -> Vec<A> {
         let mut state = self.lock();
-        let mut acks = Vec::new();
+        let (mut acks, mut messages, mut bytes) = (Vec::new(), 0, 0);
         if state.ownership == Ownership::Abandoned {
             return acks;
         }
@@ -157,9 +158,10 @@ impl<A: Send + 'static> InFlight<A> {
         {
             let Some(slot) = state.slots.pop_front() else { break };
             state.first += 1;
-            self.room.free(slot.bytes);
+            (messages, bytes) = (messages + 1, bytes + slot.bytes);
             acks.extend(slot.ack);
         }
+        self.room.free(messages, bytes);
         acks
     }
 
@@ -177,7 +179,7 @@ impl<A: Send + 'static> InFlight<A> {
         let mut state = self.lock();
         if std::mem::replace(&mut state.ownership, Ownership::Abandoned) != Ownership::Abandoned {
             for slot in state.slots.iter().filter(|s| s.outcome.is_some()) {
-                self.room.free(slot.bytes);
+                self.room.free(1, slot.bytes);
             }
         }
     }
@@ -219,7 +221,7 @@ impl<A: Send + 'static> Tracker for InFlight<A> {
         self.room.metrics.settled[outcome as usize].inc();
         state.released |= outcome == Outcome::Released;
         if state.ownership == Ownership::Abandoned {
-            self.room.free(bytes);
+            self.room.free(1, bytes);
         } else if head || outcome == Outcome::Released {
             self.changed.notify_one();
         }
