@@ -297,6 +297,30 @@ async fn a_wire_of_eight_kilobytes_a_second_loses_and_repeats_nothing() {
     println!("{COUNT} events in {requests} requests of {mean:.2} s, {bytes} bytes");
 }
 
+/// A full batch takes 2.5 s, an event alone 0.5 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_the_wire_cannot_carry_in_time_is_split() {
+    const COUNT: u64 = 40;
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = endpoint(&directory);
+    let proxy = Proxy::start(emulator.host()).await;
+    proxy.set(|wire| wire.bandwidth = Some(8_000));
+    let mosquitto = Mosquitto::start("").await;
+    let url = format!("http://{}/event", proxy.address());
+    let setup = Setup::new(&url, mosquitto.port, "timeout = \"1500ms\"", "", "");
+    let bridge = setup.start_ready().await;
+    let filler = "x".repeat(4_000);
+    let message = |id: u64| {
+        let event = json!({ "id": id, "key": 0, "seq": id, "filler": filler });
+        ("plant/dev-0/data".to_owned(), event.to_string().into_bytes())
+    };
+    publish(mosquitto.port, 1_000, (0..COUNT).map(message).collect::<Vec<_>>()).await;
+    let (repeats, ambiguous) = account(&bridge, &ledger, COUNT).await;
+    assert!(ambiguous >= 3.0, "every request was answered in time: it proves nothing");
+    assert!(setup.rejects().is_empty());
+    println!("{COUNT} events, {ambiguous} ambiguous requests, {repeats} repeats");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wire_that_goes_silent_is_given_up_and_nothing_is_lost() {
     let directory = tempfile::tempdir().unwrap();

@@ -41,6 +41,8 @@ pub struct Tries {
     pub(super) failures: u32,
     pub(super) own_faults: u32,
     pub(super) alone: bool,
+    /// How often it was sent without an answer.
+    pub(super) unanswered: u32,
     /// When the API last called a request with it bad.
     pub(super) bad_at: Option<Instant>,
     /// How often it did so of this one alone, having accepted others in between.

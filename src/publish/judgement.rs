@@ -7,7 +7,7 @@ use super::lanes::{Batch, Held};
 use super::limit::Scope;
 use super::post::Post;
 use super::verdict::{EventVerdict, Fault, Verdict, judge};
-use super::{BACKOFF_BASE, BACKOFF_CAP, Ended, GUILTY_AFTER, Publisher, clock};
+use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, Ended, GUILTY_AFTER, Publisher, clock};
 use crate::backoff::full_jitter;
 use crate::delivery::Outcome;
 use crate::seeded::{self, Bug};
@@ -103,6 +103,10 @@ impl<P: Post> Publisher<P> {
         self.metrics.retry(fault.word(), items.len());
         for entry in &mut items {
             entry.tries.failures = entry.tries.failures.saturating_add(1);
+            if fault == Fault::Ambiguous {
+                entry.tries.unanswered = entry.tries.unanswered.saturating_add(1);
+                entry.tries.alone |= entry.tries.unanswered >= ALONE_AFTER;
+            }
         }
         let wait = match fault {
             // The pause, the gate and the breaker hold everything back; the entries need no wait of
