@@ -2,8 +2,10 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 pub mod check;
 #[cfg(feature = "demo")]
@@ -53,8 +55,21 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command to its end.
-    pub async fn run(self) -> ExitCode {
+    /// Runs the command to its end. What is asynchronous begins and ends in here, so that it is
+    /// compiled with this library, and not once more with the program.
+    pub fn run(self) -> ExitCode {
+        let runtime = match Runtime::new() {
+            Ok(runtime) => runtime,
+            Err(error) => return failed(&error.into()),
+        };
+        let code = runtime.block_on(self.drive());
+        // A blocking call that hangs (a name that is not resolved, a disk that does not answer) must
+        // not hold up an end that was asked for.
+        runtime.shutdown_timeout(Duration::from_millis(100));
+        code
+    }
+
+    async fn drive(self) -> ExitCode {
         match self.command {
             Command::Run(args) => run::run(&args).await,
             Command::Check(args) => check::run(&args),
