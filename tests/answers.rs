@@ -207,6 +207,16 @@ fn answers_that_say_nothing_are_never_a_success() {
 }
 
 #[test]
+fn a_batch_that_is_never_answered_is_split_after_three_tries() {
+    for silence in [|| Play::Fail(Fault::Ambiguous), || Play::Answer(504, String::new())] {
+        let run = play(3, (0..3).map(|_| silence()).collect());
+        let whole = vec![0, 1, 2];
+        assert_eq!(run.events(), [whole.clone(), whole.clone(), whole, vec![0], vec![1], vec![2]]);
+        assert_eq!(run.accepted, [0, 1, 2]);
+    }
+}
+
+#[test]
 fn faults_that_pass_are_retried_whole_and_in_order() {
     for (status, word) in [
         (408, "unavailable"),

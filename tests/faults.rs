@@ -297,14 +297,17 @@ async fn a_wire_of_eight_kilobytes_a_second_loses_and_repeats_nothing() {
     println!("{COUNT} events in {requests} requests of {mean:.2} s, {bytes} bytes");
 }
 
-/// A full batch takes 2.5 s, an event alone 0.5 s.
+/// A full batch takes 2.5 s, an event alone 0.5 s: each batch is tried three times, then its events.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_the_wire_cannot_carry_in_time_is_split() {
-    const COUNT: u64 = 40;
+    const COUNT: u64 = 12;
     let directory = tempfile::tempdir().unwrap();
     let (emulator, ledger) = endpoint(&directory);
     let proxy = Proxy::start(emulator.host()).await;
-    proxy.set(|wire| wire.bandwidth = Some(8_000));
+    proxy.set(|wire| {
+        wire.bandwidth = Some(8_000);
+        wire.slice = Some(200);
+    });
     let mosquitto = Mosquitto::start("").await;
     let url = format!("http://{}/event", proxy.address());
     let setup = Setup::new(&url, mosquitto.port, "timeout = \"1500ms\"", "", "");
@@ -317,6 +320,11 @@ async fn a_batch_that_the_wire_cannot_carry_in_time_is_split() {
     publish(mosquitto.port, 1_000, (0..COUNT).map(message).collect::<Vec<_>>()).await;
     let (repeats, ambiguous) = account(&bridge, &ledger, COUNT).await;
     assert!(ambiguous >= 3.0, "every request was answered in time: it proves nothing");
+    let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
+    ledger.lines().into_iter().for_each(|line| *sizes.entry(line.request).or_default() += 1);
+    // Two full batches, three times each.
+    let full = sizes.values().filter(|size| **size == 5).count();
+    assert!(full <= 6, "{sizes:?}");
     assert!(setup.rejects().is_empty());
     println!("{COUNT} events, {ambiguous} ambiguous requests, {repeats} repeats");
 }

@@ -83,14 +83,17 @@ impl Event {
 /// How many bytes `serde_json` writes for `text` as a string.
 fn escaped_len(text: &[u8]) -> usize {
     // Counting one thing at a time is something that the compiler makes vector code of.
-    let count = |wanted: fn(u8) -> bool| text.iter().filter(|b| wanted(**b)).count();
-    let quoted = count(|b| b == b'"' || b == b'\\');
-    let control = count(|b| b < 0x20);
+    let quoted = count(text, |b| b == b'"' || b == b'\\');
+    let control = count(text, |b| b < 0x20);
     let short = match control {
         0 => 0,
-        _ => count(|b| matches!(b, 0x08 | 0x09 | 0x0a | 0x0c | 0x0d)),
+        _ => count(text, |b| matches!(b, 0x08 | 0x09 | 0x0a | 0x0c | 0x0d)),
     };
     text.len() + quoted + short + 5 * (control - short) + 2
+}
+
+fn count(text: &[u8], wanted: impl Fn(u8) -> bool) -> usize {
+    text.iter().filter(|b| wanted(**b)).count()
 }
 
 #[cfg(test)]

@@ -96,6 +96,8 @@ impl Client {
         let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
         let date = text(header::DATE.as_str());
         let age = head.headers.contains_key(header::AGE);
+        let told = Told { sent, received, date, age, refusal: None };
+        let told_by_date = self.authorizer.signs() && self.clock.learn(told);
         let retry_after = text(header::RETRY_AFTER.as_str())
             .and_then(|v| v.trim().parse().ok())
             .map(Duration::from_secs);
@@ -104,9 +106,8 @@ impl Client {
         let body = body.map_err(|e| Broken::ambiguous(format!("the answer broke off: {e}")))?;
         let body = body.to_bytes().to_vec();
         let answer = Answer { status: head.status.as_u16(), error_type, retry_after, body };
-        if self.authorizer.signs() {
-            let refusal = refusal(&answer).map(|_| &*answer.body);
-            self.clock.learn(Told { sent, received, date, age, refusal });
+        if self.authorizer.signs() && !told_by_date && refusal(&answer).is_some() {
+            self.clock.learn(Told { refusal: Some(&answer.body), ..told });
         }
         Ok(answer)
     }

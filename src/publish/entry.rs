@@ -41,7 +41,7 @@ pub struct Tries {
     pub(super) failures: u32,
     pub(super) own_faults: u32,
     pub(super) alone: bool,
-    /// How often it was sent without an answer.
+    /// How often, in all, it was sent without an answer that decides.
     pub(super) unanswered: u32,
     /// When the API last called a request with it bad.
     pub(super) bad_at: Option<Instant>,

@@ -103,7 +103,8 @@ impl<P: Post> Publisher<P> {
         self.metrics.retry(fault.word(), items.len());
         for entry in &mut items {
             entry.tries.failures = entry.tries.failures.saturating_add(1);
-            if fault == Fault::Ambiguous {
+            // A front that gives up on a slow upload may say so (408, 504) or just close.
+            if matches!(fault, Fault::Ambiguous | Fault::Unavailable) {
                 entry.tries.unanswered = entry.tries.unanswered.saturating_add(1);
                 entry.tries.alone |= entry.tries.unanswered >= ALONE_AFTER;
             }

@@ -212,9 +212,10 @@ impl<T: Item> Lanes<T> {
         while let Some(sleeper) = self.sleepers.pop_due(now) {
             let lane = match sleeper {
                 Sleeper::Key(id) => {
+                    let lane = self.keys[id].lane;
                     self.keys[id].state = KeyState::Idle;
                     self.activate(id);
-                    self.keys[id].lane
+                    lane
                 }
                 Sleeper::Loose(lane, items) => {
                     self.all[lane].dependents -= 1;
@@ -375,7 +376,7 @@ impl<T: Item> Lanes<T> {
         self.all[lane].dependents -= 1;
     }
 
-    /// A lane that holds nothing costs nothing.
+    /// A lane that holds nothing gives its place to others.
     fn forget_if_empty(&mut self, id: LaneId) {
         let lane = &self.all[id];
         if lane.requests == 0 && lane.dependents == 0 {

@@ -204,6 +204,11 @@ impl Lanes<Thing> {
             && self.all.is_empty()
             && self.by_key.is_empty()
             && self.keys.is_empty()
+            && self.items.hold_nothing()
+            && self.turns.hold_nothing()
+            && self.sleepers.first().is_none()
+            && self.ready.is_empty()
+            && self.parked.is_empty()
     }
 }
 
@@ -217,6 +222,10 @@ enum Step {
         bytes: usize,
     },
     Send,
+    /// Sends, while the namespace of the first channel is refused.
+    SendBlocked,
+    Unpark,
+    WakeAll,
     /// Ends a request: which one, and which of its items come back, asleep or not.
     End {
         which: usize,
@@ -244,7 +253,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let end = (any::<usize>(), any::<u8>(), any::<bool>())
         .prop_map(|(which, back, asleep)| Step::End { which, back, asleep });
     prop::collection::vec(
-        prop_oneof![4 => push, 3 => Just(Step::Send), 2 => end, 1 => Just(Step::Wake)],
+        prop_oneof![4 => push, 3 => Just(Step::Send), 2 => end, 1 => Just(Step::Wake),
+            1 => Just(Step::SendBlocked), 1 => Just(Step::Unpark), 1 => Just(Step::WakeAll)],
         0..200,
     )
 }
@@ -317,6 +327,13 @@ proptest! {
                     model.sent(&batch);
                     out.push(batch);
                 },
+                Step::SendBlocked => if let Some(batch) = lanes.next_batch(|n| n == "c0") {
+                    prop_assert_ne!(batch.channel.namespace(), "c0");
+                    model.sent(&batch);
+                    out.push(batch);
+                },
+                Step::Unpark => lanes.unpark((number % 2 == 0).then_some("c0")),
+                Step::WakeAll => lanes.wake_all(),
                 Step::End { which, back, asleep } => if !out.is_empty() {
                     let batch = out.remove(which % out.len());
                     let back: Vec<Thing> = batch.items.iter().enumerate().filter(|(i, _)| back & (1 << i) != 0).map(|(_, t)| t.clone()).collect();
@@ -333,6 +350,7 @@ proptest! {
         }
         // Nothing is forgotten: with everything ended and awake, all that waits is sent.
         for _ in 0..=number {
+            lanes.unpark(None);
             lanes.wake(now + Duration::from_mins(1));
             for batch in out.drain(..) {
                 model.ended(&batch, &[]);

@@ -45,8 +45,8 @@ const BACKOFF_BASE: Duration = Duration::from_millis(100);
 /// No retry waits longer.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 
-/// An event that was sent so often without an answer is sent alone: a batch that the wire can't carry
-/// within the timeout would be sent, and perhaps processed, again and again.
+/// An event that was sent so often, in all, without an answer that decides is sent alone: a batch that
+/// the wire can't carry within the timeout would be sent, and perhaps processed, again and again.
 const ALONE_AFTER: u32 = 3;
 
 /// A bad request's event is guilty after so many refusals of it alone.

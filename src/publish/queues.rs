@@ -78,6 +78,13 @@ impl<T> Queues<T> {
 }
 
 #[cfg(test)]
+impl<T> Queues<T> {
+    pub(super) fn hold_nothing(&self) -> bool {
+        self.nodes.is_empty()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
 
@@ -113,7 +120,7 @@ mod tests {
                 }
                 prop_assert_eq!(store.pop_front(queue), None);
             }
-            prop_assert!(store.nodes.is_empty());
+            prop_assert!(store.hold_nothing());
         }
     }
 }

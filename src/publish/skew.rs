@@ -49,7 +49,8 @@ pub(super) struct Told<'a> {
     /// Whether there is an `age` header: the answer comes out of a cache.
     pub(super) age: bool,
     /// The body of an answer that refuses us. Of no other answer: what a handler says may be in the
-    /// words of whoever made the event, who has no business with our clock.
+    /// words of whoever made the event, who has no business with our clock. (A handler can refuse, too,
+    /// so this is looked at only without a `date`.)
     pub(super) refusal: Option<&'a [u8]>,
 }
 
@@ -59,9 +60,9 @@ impl Clock {
         Skew(self.0.load(Ordering::Relaxed))
     }
 
-    /// Takes what an answer says, if it can be believed.
-    pub(super) fn learn(&self, told: Told<'_>) {
-        let Some(skew) = told.skew() else { return };
+    /// Takes what an answer says, if it can be believed; whether it could.
+    pub(super) fn learn(&self, told: Told<'_>) -> bool {
+        let Some(skew) = told.skew() else { return false };
         let before = Skew(self.0.swap(skew.0, Ordering::Relaxed));
         if skew.distance(before) > DETECTED {
             let behind = skew.0 / 1_000;
@@ -70,6 +71,7 @@ impl Clock {
                 "this machine's clock is behind the API's (ahead, if negative); signatures are corrected"
             );
         }
+        true
     }
 }
 

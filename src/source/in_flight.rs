@@ -19,7 +19,8 @@ use crate::config::source::Limits;
 use crate::delivery::{Outcome, Settlement, Tracker};
 use crate::metrics::SourceMetrics;
 
-/// How much a source may hold, over all its records.
+/// How much a source may hold, over all its records. Its metrics are its counters, so no two rooms may
+/// share them.
 #[derive(Debug)]
 pub struct Room {
     limits: Limits,
@@ -178,9 +179,9 @@ impl<A: Send + 'static> InFlight<A> {
     pub fn abandon(&self) {
         let mut state = self.lock();
         if std::mem::replace(&mut state.ownership, Ownership::Abandoned) != Ownership::Abandoned {
-            for slot in state.slots.iter().filter(|s| s.outcome.is_some()) {
-                self.room.free(1, slot.bytes);
-            }
+            let settled = state.slots.iter().filter(|s| s.outcome.is_some());
+            let (messages, bytes) = settled.fold((0, 0), |(n, sum), s| (n + 1, sum + s.bytes));
+            self.room.free(messages, bytes);
         }
     }
 
