@@ -4,6 +4,7 @@ pub(crate) mod amplify;
 pub(crate) mod bridge;
 pub(crate) mod demo;
 pub(crate) mod emulator;
+pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod mosquitto;
 pub(crate) mod page;
