@@ -6,14 +6,17 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::until;
 
+pub(crate) mod groups;
+pub(crate) mod records;
 mod topics;
 
 /// A running Kafka; killed when dropped, and when the test's process ends in whatever way. It creates no
@@ -281,6 +284,22 @@ fn ports<const N: usize>() -> [u16; N] {
         }
     }
     free.try_into().unwrap()
+}
+
+/// The partitions of a topic, as soon as the broker knows it.
+fn partitions(client: &BaseConsumer, topic: &str) -> Vec<i32> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(metadata) = client.fetch_metadata(Some(topic), Duration::from_secs(5)) {
+            let topics = metadata.topics().iter();
+            let found: Vec<_> = topics.flat_map(|t| t.partitions()).map(|p| p.id()).collect();
+            if !found.is_empty() {
+                return found;
+            }
+        }
+        assert!(Instant::now() < deadline, "there is no topic {topic}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The end of a log, for people.
