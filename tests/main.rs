@@ -17,6 +17,7 @@ mod demo;
 mod emulator;
 mod fairness;
 mod faults;
+mod kafka;
 mod kafka_broker;
 mod lifecycle;
 mod mqtt;

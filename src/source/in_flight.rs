@@ -87,7 +87,7 @@ impl Room {
 
     /// Whether one more message of `bytes` fits. One that is larger than the whole limit does when
     /// nothing else is in flight, so that it can't jam the source for ever.
-    fn fits(&self, bytes: usize) -> bool {
+    pub fn fits(&self, bytes: usize) -> bool {
         let messages = self.messages.load(Ordering::Acquire);
         let held = self.bytes.load(Ordering::Acquire);
         messages == 0
@@ -172,14 +172,15 @@ impl<A: Send + 'static> InFlight<A> {
     }
 
     /// The ownership is lost: nothing more is taken or acknowledged, and what is settled from now on
-    /// frees its room at once.
-    pub fn abandon(&self) {
+    /// frees its room at once. Gives how many are still to be settled: each of them too late.
+    pub fn abandon(&self) -> usize {
         let mut state = self.lock();
-        if std::mem::replace(&mut state.ownership, Ownership::Abandoned) != Ownership::Abandoned {
-            for slot in state.slots.iter().filter(|s| s.outcome.is_some()) {
-                self.room.free(slot.bytes);
-            }
+        if std::mem::replace(&mut state.ownership, Ownership::Abandoned) == Ownership::Abandoned {
+            return 0;
         }
+        let settled = state.slots.iter().filter(|s| s.outcome.is_some());
+        let settled = settled.map(|slot| self.room.free(slot.bytes)).count();
+        state.slots.len() - settled
     }
 
     /// Whether some message was released: it was not done, and the broker should send it again.
