@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::until;
+use security::Security;
 
 pub(crate) mod groups;
 pub(crate) mod records;
+pub(crate) mod security;
 mod topics;
 
 /// A running Kafka; killed when dropped, and when the test's process ends in whatever way. It creates no
@@ -26,6 +29,7 @@ pub(crate) struct Kafka {
     directory: TempDir,
     /// Of the listener that asks for nothing.
     pub(crate) port: u16,
+    security: Option<Security>,
 }
 
 /// A JVM and the shell that looks after it.
@@ -102,31 +106,46 @@ exit $code
 "#;
 
 /// A start takes seconds of both cores.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Kafka {
-    /// The one that tests share, started when the first of them asks. Topics and groups need names of
-    /// their own: [`topic`](Self::topic) makes one.
+    /// The one that tests share, started when the first of them asks; it has every listener. Topics and
+    /// groups need names of their own: [`topic`](Self::topic) makes one.
     pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<Kafka> = OnceCell::const_new();
-        SHARED.get_or_init(async || Self::start("").await).await
+        SHARED.get_or_init(async || Self::secured("").await).await
     }
 
     /// Starts one on free ports, with lines of `server.properties` besides; a later line wins.
     pub(crate) async fn start(lines: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), None, lines).await
+    }
+
+    /// As [`start`](Self::start), and with every [`Listener`](security::Listener).
+    pub(crate) async fn secured(lines: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let security = Security::new(directory.path());
+        let lines = format!("{}{lines}", Security::properties(directory.path()));
+        Self::start_in(directory, Some(security), &lines).await
+    }
+
+    async fn start_in(directory: TempDir, security: Option<Security>, lines: &str) -> Self {
         let [port, controller] = ports();
         let path = directory.path().display();
+        let (addresses, protocols) = match &security {
+            Some(security) => (security.addresses(), Security::protocols()),
+            None => Default::default(),
+        };
+        let addresses = format!("PLAINTEXT://127.0.0.1:{port}{addresses}");
         let text = format!(
-            "{PROPERTIES}\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+            "{PROPERTIES}listeners={addresses},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners={addresses}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
              log.dirs={path}/data\n{lines}\n"
         );
         fs::write(directory.path().join("server.properties"), text).unwrap();
-        let mut kafka = Self { process: None, directory, port };
+        let mut kafka = Self { process: None, directory, port, security };
         kafka.format().await;
         kafka.restart().await;
         kafka
@@ -135,13 +154,12 @@ impl Kafka {
     /// Makes the directory of its data.
     async fn format(&self) {
         let config = self.file("server.properties");
-        let arguments = [
-            "format",
-            "--cluster-id",
-            "AAAAAAAAAAAAAAAAAAAAAA",
-            "--config",
-            config.to_str().unwrap(),
-        ];
+        let mut arguments = vec!["format", "--cluster-id", "AAAAAAAAAAAAAAAAAAAAAA", "--config"];
+        arguments.push(config.to_str().unwrap());
+        let users = Security::users();
+        if self.security.is_some() {
+            arguments.extend(users.iter().map(String::as_str));
+        }
         self.tool("kafka.tools.StorageTool", &arguments).await;
     }
 
@@ -227,11 +245,16 @@ impl Kafka {
         for jar in &class_path {
             assert!(Path::new(jar).exists(), "{jar} is not there: `tests/run` fetches it");
         }
+        let path = self.directory.path().display();
         let mut command = Command::new("java");
         command
             .args(JVM)
             // Where it unpacks its compressors.
-            .arg(format!("-Djava.io.tmpdir={}", self.directory.path().display()))
+            .arg(format!("-Djava.io.tmpdir={path}"))
+            .arg(format!(
+                "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{path}/keys.json"
+            ))
+            .arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={path}/keys.json"))
             .args(["-cp", &class_path.join(":")]);
         command
     }
@@ -291,8 +314,8 @@ fn partitions(client: &BaseConsumer, topic: &str) -> Vec<i32> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Ok(metadata) = client.fetch_metadata(Some(topic), Duration::from_secs(5)) {
-            let topics = metadata.topics().iter();
-            let found: Vec<_> = topics.flat_map(|t| t.partitions()).map(|p| p.id()).collect();
+            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+            let found: Vec<_> = partitions.map(MetadataPartition::id).collect();
             if !found.is_empty() {
                 return found;
             }
