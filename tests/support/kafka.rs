@@ -40,6 +40,10 @@ struct Process {
     broker: u32,
 }
 
+/// What `tests/run` fetches, and the archive that is made of it.
+const JARS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.cache/kafka");
+const CLASSES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.cache/kafka/classes.jsa");
+
 /// What the JVM gets: it should start fast and stay small.
 const JVM: &[&str] = &[
     "-Xmx384m",
@@ -47,6 +51,8 @@ const JVM: &[&str] = &[
     "-XX:TieredStopAtLevel=1",
     "-XX:-UsePerfData",
     "-XX:+ExitOnOutOfMemoryError",
+    "-Xlog:disable",
+    "-Xlog:all=error:stderr",
     "-Dorg.slf4j.simpleLogger.showThreadName=false",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
@@ -118,22 +124,34 @@ impl Kafka {
 
     /// Starts one on free ports, with lines of `server.properties` besides; a later line wins.
     pub(crate) async fn start(lines: &str) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), None, lines).await
+        Self::make(false, lines).await
     }
 
     /// As [`start`](Self::start), and with every [`Listener`](security::Listener).
     pub(crate) async fn secured(lines: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let security = Security::new(directory.path());
-        let lines = format!("{}{lines}", Security::properties(directory.path()));
-        Self::start_in(directory, Some(security), &lines).await
+        Self::make(true, lines).await
     }
 
-    async fn start_in(directory: TempDir, security: Option<Security>, lines: &str) -> Self {
+    async fn make(secured: bool, lines: &str) -> Self {
+        static ARCHIVED: OnceCell<()> = OnceCell::const_new();
+        ARCHIVED.get_or_init(archive_classes).await;
+        let mut kafka = Self::formatted(secured, lines).await;
+        kafka.restart().await;
+        kafka
+    }
+
+    /// One that is yet to be started for the first time.
+    async fn formatted(secured: bool, lines: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
         let [port, controller] = ports();
         let path = directory.path().display();
-        let (addresses, protocols) = match &security {
-            Some(security) => (security.addresses(), Security::protocols()),
+        let security = secured.then(|| Security::new(directory.path()));
+        let (addresses, protocols, secured) = match &security {
+            Some(security) => (
+                security.addresses(),
+                Security::protocols(),
+                Security::properties(directory.path()),
+            ),
             None => Default::default(),
         };
         let addresses = format!("PLAINTEXT://127.0.0.1:{port}{addresses}");
@@ -142,29 +160,28 @@ impl Kafka {
              advertised.listeners={addresses}\n\
              listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             log.dirs={path}/data\n{lines}\n"
+             log.dirs={path}/data\n{secured}{lines}\n"
         );
-        fs::write(directory.path().join("server.properties"), text).unwrap();
-        let mut kafka = Self { process: None, directory, port, security };
-        kafka.format().await;
-        kafka.restart().await;
-        kafka
-    }
-
-    /// Makes the directory of its data.
-    async fn format(&self) {
-        let config = self.file("server.properties");
+        let config = directory.path().join("server.properties");
+        fs::write(&config, text).unwrap();
         let mut arguments = vec!["format", "--cluster-id", "AAAAAAAAAAAAAAAAAAAAAA", "--config"];
         arguments.push(config.to_str().unwrap());
         let users = Security::users();
-        if self.security.is_some() {
+        if security.is_some() {
             arguments.extend(users.iter().map(String::as_str));
         }
-        self.tool("kafka.tools.StorageTool", &arguments).await;
+        let kafka = Self { process: None, directory, port, security };
+        kafka.tool("kafka.tools.StorageTool", &arguments).await;
+        kafka
     }
 
     /// Starts it again, on the same ports and data.
     pub(crate) async fn restart(&mut self) {
+        self.launch(&[]).await;
+    }
+
+    /// Starts it, with options for the JVM besides.
+    async fn launch(&mut self, options: &[&str]) {
         assert!(self.process.is_none(), "it runs");
         let before = self.log().len();
         let java = self.java();
@@ -173,6 +190,7 @@ impl Kafka {
             .arg(self.directory.path())
             .arg(java.get_program())
             .args(java.get_args())
+            .args(options)
             .arg("kafka.Kafka")
             .arg(self.file("server.properties"))
             .stdin(Stdio::piped())
@@ -237,10 +255,9 @@ impl Kafka {
 
     /// The JVM up to its class.
     fn java(&self) -> Command {
-        let jars = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.cache/kafka/");
         let class_path: Vec<_> = include_str!("../kafka/jars.txt")
             .lines()
-            .map(|line| format!("{jars}{}", line.split_whitespace().nth(1).unwrap()))
+            .map(|line| format!("{JARS}/{}", line.split_whitespace().nth(1).unwrap()))
             .collect();
         for jar in &class_path {
             assert!(Path::new(jar).exists(), "{jar} is not there: `tests/run` fetches it");
@@ -256,6 +273,9 @@ impl Kafka {
             ))
             .arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={path}/keys.json"))
             .args(["-cp", &class_path.join(":")]);
+        if Path::new(CLASSES).exists() {
+            command.arg(format!("-XX:SharedArchiveFile={CLASSES}"));
+        }
         command
     }
 
@@ -294,6 +314,19 @@ impl Drop for Process {
         self.orders = None;
         let _ = self.keeper.wait();
     }
+}
+
+/// Half of a start is reading classes. Those that a broker has read once are kept, ready for use; a JVM
+/// that can't use them, since it is another one, does without.
+async fn archive_classes() {
+    if Path::new(CLASSES).exists() {
+        return;
+    }
+    let mut kafka = Kafka::formatted(true, "").await;
+    let new = format!("{CLASSES}.{}", std::process::id());
+    kafka.launch(&[&format!("-XX:ArchiveClassesAtExit={new}")]).await;
+    kafka.stop().await;
+    fs::rename(new, CLASSES).unwrap();
 }
 
 /// Ports that are free now and that no client's connection takes meanwhile, as it would one of those
