@@ -1,14 +1,24 @@
 //! The Kafka that the tests start: it does what the tests of the source rely on.
 
+use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use http::Method;
+use rdkafka::ClientConfig;
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::message::{Headers as _, Message as _};
+use serde_json::Value;
 
+use crate::support::emulator::request;
 use crate::support::kafka::Kafka;
 use crate::support::kafka::groups::Member;
-use crate::support::kafka::records::Record;
+use crate::support::kafka::records::{Producer, Record};
+use crate::support::kafka::security::{Listener, PASSWORD, USER};
+use crate::support::tokens::{CLIENT_ID, CLIENT_SECRET, Issuer};
 
 #[tokio::test]
 async fn is_restarted_on_its_data_and_leaves_nothing() {
@@ -95,7 +105,7 @@ async fn tells_what_groups_do() {
         consumer.subscribe(&[&topic]).unwrap();
         let name = topic.clone();
         let consumer = tokio::task::spawn_blocking(move || {
-            let (mut left, deadline) = (10, Instant::now() + Duration::from_secs(60));
+            let (mut left, deadline) = (10, Instant::now() + Duration::from_mins(1));
             while left > 0 {
                 assert!(Instant::now() < deadline, "{left} messages did not come");
                 // A rebalance is a `None`.
@@ -120,6 +130,84 @@ async fn tells_what_groups_do() {
         tokio::task::spawn_blocking(move || drop(consumer)).await.unwrap();
         kafka.delete_group(&topic).await;
     }
+}
+
+#[tokio::test]
+async fn asks_who_is_there() {
+    let kafka = Kafka::shared().await;
+    let topic = kafka.topic("security", 1, &[]).await;
+    for listener in [Listener::Tls, Listener::Mutual] {
+        Producer::new(kafka.client_of(listener)).send(&topic, [Record::new("x")]).await;
+    }
+    for listener in [Listener::Password, Listener::PasswordInClear] {
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let mut config = kafka.client_of(listener);
+            config.set("sasl.mechanism", mechanism).set("sasl.username", USER);
+            refused(config.set("sasl.password", "wrong").clone());
+            config.set("sasl.password", PASSWORD);
+            Producer::new(config).send(&topic, [Record::new("x")]).await;
+        }
+    }
+    assert_eq!(kafka.read(&topic).await.len(), 8);
+
+    // Without a certificate, and without knowing that of the listener.
+    let mut config = kafka.client_of(Listener::Mutual);
+    config.remove("ssl.certificate.location");
+    config.remove("ssl.key.location");
+    refused(config);
+    let mut config = kafka.client_of(Listener::Tls);
+    config.remove("ssl.ca.location");
+    refused(config);
+}
+
+#[tokio::test]
+async fn takes_tokens_of_its_issuer() {
+    struct Bearer(String);
+    impl ClientContext for Bearer {
+        const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+        fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+            let lifetime_ms = i64::MAX / 1_000_000;
+            Ok(OAuthToken { token: self.0.clone(), principal_name: "me".into(), lifetime_ms })
+        }
+    }
+    impl ConsumerContext for Bearer {}
+    let metadata = |kafka: &Kafka, token| {
+        let mut config = kafka.client_of(Listener::Token);
+        config.set("sasl.mechanism", "OAUTHBEARER");
+        let client: BaseConsumer<_> = config.create_with_context(Bearer(token)).unwrap();
+        assert!(client.poll(Duration::from_millis(10)).is_none(), "it serves the token");
+        client.fetch_metadata(None, Duration::from_secs(3)).map(|_| ())
+    };
+
+    let kafka = Kafka::shared().await;
+    let issuer = &kafka.security().issuer;
+    let endpoint = issuer.serve().await;
+    let ask = async |secret: &str| {
+        let basic = BASE64_STANDARD.encode(format!("{CLIENT_ID}:{secret}"));
+        let headers = [
+            ("authorization", &*format!("Basic {basic}")),
+            ("content-type", "application/x-www-form-urlencoded"),
+        ];
+        let form = "grant_type=client_credentials&scope=a+b";
+        request(Method::POST, &endpoint.url, &headers, form).await
+    };
+    assert_eq!(ask("wrong").await.status, 401);
+    endpoint.refuse(503);
+    assert_eq!(ask(CLIENT_SECRET).await.status, 503);
+    endpoint.refuse(0);
+    endpoint.lifetime(Duration::from_mins(1));
+    let granted: Value = serde_json::from_slice(&ask(CLIENT_SECRET).await.body).unwrap();
+    assert_eq!(granted["expires_in"], 60);
+    assert_eq!((endpoint.asked(), endpoint.scope().as_str()), (3, "a b"));
+    metadata(kafka, granted["access_token"].as_str().unwrap().to_owned()).unwrap();
+    let other = Issuer::new().token("me", Duration::from_mins(1));
+    metadata(kafka, other).unwrap_err();
+}
+
+/// This client gets no answer.
+fn refused(mut config: ClientConfig) {
+    let client: BaseConsumer = config.set("log_level", "0").create().unwrap();
+    client.fetch_metadata(None, Duration::from_secs(1)).map(|_| ()).unwrap_err();
 }
 
 /// How many partitions a topic has; none if there is no such topic.

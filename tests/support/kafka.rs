@@ -10,13 +10,16 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::until;
+use security::Security;
 
 pub(crate) mod groups;
 pub(crate) mod records;
+pub(crate) mod security;
 mod topics;
 
 /// A running Kafka; killed when dropped, and when the test's process ends in whatever way. It creates no
@@ -26,6 +29,7 @@ pub(crate) struct Kafka {
     directory: TempDir,
     /// Of the listener that asks for nothing.
     pub(crate) port: u16,
+    security: Option<Security>,
 }
 
 /// A JVM and the shell that looks after it.
@@ -36,6 +40,10 @@ struct Process {
     broker: u32,
 }
 
+/// What `tests/run` fetches, and the archive that is made of it.
+const JARS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.cache/kafka");
+const CLASSES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.cache/kafka/classes.jsa");
+
 /// What the JVM gets: it should start fast and stay small.
 const JVM: &[&str] = &[
     "-Xmx384m",
@@ -43,6 +51,8 @@ const JVM: &[&str] = &[
     "-XX:TieredStopAtLevel=1",
     "-XX:-UsePerfData",
     "-XX:+ExitOnOutOfMemoryError",
+    "-Xlog:disable",
+    "-Xlog:all=error:stderr",
     "-Dorg.slf4j.simpleLogger.showThreadName=false",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
@@ -102,51 +112,76 @@ exit $code
 "#;
 
 /// A start takes seconds of both cores.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Kafka {
-    /// The one that tests share, started when the first of them asks. Topics and groups need names of
-    /// their own: [`topic`](Self::topic) makes one.
+    /// The one that tests share, started when the first of them asks; it has every listener. Topics and
+    /// groups need names of their own: [`topic`](Self::topic) makes one.
     pub(crate) async fn shared() -> &'static Self {
         static SHARED: OnceCell<Kafka> = OnceCell::const_new();
-        SHARED.get_or_init(async || Self::start("").await).await
+        SHARED.get_or_init(async || Self::secured("").await).await
     }
 
     /// Starts one on free ports, with lines of `server.properties` besides; a later line wins.
     pub(crate) async fn start(lines: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let [port, controller] = ports();
-        let path = directory.path().display();
-        let text = format!(
-            "{PROPERTIES}\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             log.dirs={path}/data\n{lines}\n"
-        );
-        fs::write(directory.path().join("server.properties"), text).unwrap();
-        let mut kafka = Self { process: None, directory, port };
-        kafka.format().await;
+        Self::make(false, lines).await
+    }
+
+    /// As [`start`](Self::start), and with every [`Listener`](security::Listener).
+    pub(crate) async fn secured(lines: &str) -> Self {
+        Self::make(true, lines).await
+    }
+
+    async fn make(secured: bool, lines: &str) -> Self {
+        static ARCHIVED: OnceCell<()> = OnceCell::const_new();
+        ARCHIVED.get_or_init(archive_classes).await;
+        let mut kafka = Self::formatted(secured, lines).await;
         kafka.restart().await;
         kafka
     }
 
-    /// Makes the directory of its data.
-    async fn format(&self) {
-        let config = self.file("server.properties");
-        let arguments = [
-            "format",
-            "--cluster-id",
-            "AAAAAAAAAAAAAAAAAAAAAA",
-            "--config",
-            config.to_str().unwrap(),
-        ];
-        self.tool("kafka.tools.StorageTool", &arguments).await;
+    /// One that is yet to be started for the first time.
+    async fn formatted(secured: bool, lines: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let [port, controller] = ports();
+        let path = directory.path().display();
+        let security = secured.then(|| Security::new(directory.path()));
+        let (addresses, protocols, secured) = match &security {
+            Some(security) => (
+                security.addresses(),
+                Security::protocols(),
+                Security::properties(directory.path()),
+            ),
+            None => Default::default(),
+        };
+        let addresses = format!("PLAINTEXT://127.0.0.1:{port}{addresses}");
+        let text = format!(
+            "{PROPERTIES}listeners={addresses},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners={addresses}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             log.dirs={path}/data\n{secured}{lines}\n"
+        );
+        let config = directory.path().join("server.properties");
+        fs::write(&config, text).unwrap();
+        let mut arguments = vec!["format", "--cluster-id", "AAAAAAAAAAAAAAAAAAAAAA", "--config"];
+        arguments.push(config.to_str().unwrap());
+        let users = Security::users();
+        if security.is_some() {
+            arguments.extend(users.iter().map(String::as_str));
+        }
+        let kafka = Self { process: None, directory, port, security };
+        kafka.tool("kafka.tools.StorageTool", &arguments).await;
+        kafka
     }
 
     /// Starts it again, on the same ports and data.
     pub(crate) async fn restart(&mut self) {
+        self.launch(&[]).await;
+    }
+
+    /// Starts it, with options for the JVM besides.
+    async fn launch(&mut self, options: &[&str]) {
         assert!(self.process.is_none(), "it runs");
         let before = self.log().len();
         let java = self.java();
@@ -155,6 +190,7 @@ impl Kafka {
             .arg(self.directory.path())
             .arg(java.get_program())
             .args(java.get_args())
+            .args(options)
             .arg("kafka.Kafka")
             .arg(self.file("server.properties"))
             .stdin(Stdio::piped())
@@ -219,20 +255,27 @@ impl Kafka {
 
     /// The JVM up to its class.
     fn java(&self) -> Command {
-        let jars = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.cache/kafka/");
         let class_path: Vec<_> = include_str!("../kafka/jars.txt")
             .lines()
-            .map(|line| format!("{jars}{}", line.split_whitespace().nth(1).unwrap()))
+            .map(|line| format!("{JARS}/{}", line.split_whitespace().nth(1).unwrap()))
             .collect();
         for jar in &class_path {
             assert!(Path::new(jar).exists(), "{jar} is not there: `tests/run` fetches it");
         }
+        let path = self.directory.path().display();
         let mut command = Command::new("java");
         command
             .args(JVM)
             // Where it unpacks its compressors.
-            .arg(format!("-Djava.io.tmpdir={}", self.directory.path().display()))
+            .arg(format!("-Djava.io.tmpdir={path}"))
+            .arg(format!(
+                "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{path}/keys.json"
+            ))
+            .arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={path}/keys.json"))
             .args(["-cp", &class_path.join(":")]);
+        if Path::new(CLASSES).exists() {
+            command.arg(format!("-XX:SharedArchiveFile={CLASSES}"));
+        }
         command
     }
 
@@ -273,6 +316,19 @@ impl Drop for Process {
     }
 }
 
+/// Half of a start is reading classes. Those that a broker has read once are kept, ready for use; a JVM
+/// that can't use them, since it is another one, does without.
+async fn archive_classes() {
+    if Path::new(CLASSES).exists() {
+        return;
+    }
+    let mut kafka = Kafka::formatted(true, "").await;
+    let new = format!("{CLASSES}.{}", std::process::id());
+    kafka.launch(&[&format!("-XX:ArchiveClassesAtExit={new}")]).await;
+    kafka.stop().await;
+    fs::rename(new, CLASSES).unwrap();
+}
+
 /// Ports that are free now and that no client's connection takes meanwhile, as it would one of those
 /// that the system gives out.
 fn ports<const N: usize>() -> [u16; N] {
@@ -291,8 +347,8 @@ fn partitions(client: &BaseConsumer, topic: &str) -> Vec<i32> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Ok(metadata) = client.fetch_metadata(Some(topic), Duration::from_secs(5)) {
-            let topics = metadata.topics().iter();
-            let found: Vec<_> = topics.flat_map(|t| t.partitions()).map(|p| p.id()).collect();
+            let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+            let found: Vec<_> = partitions.map(MetadataPartition::id).collect();
             if !found.is_empty() {
                 return found;
             }

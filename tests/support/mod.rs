@@ -13,6 +13,7 @@ pub(crate) mod proxy;
 pub(crate) mod server;
 pub(crate) mod socket;
 pub(crate) mod stub;
+pub(crate) mod tokens;
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -32,7 +32,7 @@ pub(crate) type Confirmed = Result<(i32, i64), KafkaError>;
 
 struct Confirmations;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Kafka {
     /// Writes these records and returns their partitions and offsets.
@@ -123,7 +123,7 @@ impl Producer {
         let mut out = BaseRecord::<[u8], [u8], _>::with_opaque_to(topic, Box::new(confirm));
         out.key = record.key.as_deref();
         out.payload = record.payload.as_deref();
-        out.headers = record.headers.clone();
+        out.headers.clone_from(&record.headers);
         out.partition = record.partition;
         out.timestamp = record.timestamp;
         self.0.send(out).map_err(|(error, _)| error).unwrap();

@@ -14,7 +14,7 @@ impl Kafka {
     pub(crate) async fn topic(
         &self,
         name: &str,
-        partitions: usize,
+        partitions: i32,
         config: &[(&str, &str)],
     ) -> String {
         let name = format!("{name}-{:08x}", rand::random::<u32>());
@@ -23,13 +23,8 @@ impl Kafka {
     }
 
     /// Creates a topic of this very name.
-    pub(crate) async fn create_topic(
-        &self,
-        name: &str,
-        partitions: usize,
-        config: &[(&str, &str)],
-    ) {
-        let mut topic = NewTopic::new(name, partitions as i32, TopicReplication::Fixed(1));
+    pub(crate) async fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         for (key, value) in config {
             topic = topic.set(key, value);
         }
