@@ -11,6 +11,7 @@ pub(crate) mod page;
 pub(crate) mod producer;
 pub(crate) mod proxy;
 pub(crate) mod server;
+pub(crate) mod shop;
 pub(crate) mod socket;
 pub(crate) mod stub;
 pub(crate) mod tokens;

@@ -1,0 +1,106 @@
+//! What is lost, doubled or reordered when members of a group come, go, freeze and die: nothing but
+//! repeats, and those only where they are explained.
+
+use std::time::{Duration, Instant};
+
+use crate::support::bridge::{Bridge, Setup};
+use crate::support::kafka::Kafka;
+use crate::support::shop::{Shop, stop};
+
+/// Sessions as short as these tests are.
+const SHORT: &str = "session_timeout = \"6s\"\ndrain_timeout = \"5s\"\n";
+
+/// Waits until `count` more events were accepted.
+async fn more(shop: &Shop, count: usize) {
+    shop.ledger.reaches(shop.ledger.len() + count, Duration::from_secs(30)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_of_which_two_are_killed_lose_nothing() {
+    const COUNT: u64 = 24_000;
+    const KILLS: usize = 2;
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "replicas", 12).await;
+    let setups: Vec<_> = (0..3).map(|_| shop.setup(SHORT)).collect();
+    let mut bridges = Vec::new();
+    for setup in &setups {
+        bridges.push(setup.start().await);
+    }
+    for bridge in &bridges {
+        bridge.ready().await;
+    }
+    let watch = shop.watch(Duration::from_millis(100));
+    let producer = tokio::spawn(shop.produce(kafka, 0..COUNT, 1_500, 48));
+    for (kill, setup) in setups.iter().enumerate().take(KILLS) {
+        more(&shop, 2_000).await;
+        assert!(!producer.is_finished(), "kill {kill} came after the load");
+        bridges.remove(0).kill();
+        // Longer than its session: its partitions are others' by then.
+        more(&shop, 2_000).await;
+        bridges.push(setup.start().await);
+    }
+    producer.await.unwrap();
+    // A kill, and each change of the members that follows it.
+    let repeats = shop.is_relayed(COUNT, KILLS).await;
+    let samples = watch.end().await;
+    println!("{COUNT} messages, {KILLS} kills, {repeats} repeats, {samples} samples");
+    assert!(repeats > 0, "nothing was uncommitted at a kill: it proves nothing");
+    for bridge in bridges {
+        stop(bridge).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_rebalances_loses_nothing_cooperative() {
+    let quick = "options = { \"heartbeat.interval.ms\" = 500 }";
+    storm("storm-cooperative", &format!("{SHORT}{quick}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_rebalances_loses_nothing_eager() {
+    let eager = "options = { \"heartbeat.interval.ms\" = 500, \"partition.assignment.strategy\" = \"range\" }";
+    storm("storm-eager", &format!("{SHORT}{eager}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_rebalances_loses_nothing_consumer_protocol() {
+    storm("storm-consumer", "protocol = \"consumer\"\ndrain_timeout = \"5s\"\n").await;
+}
+
+/// Members join and leave in an orderly way under load: nothing is lost, and nothing comes twice.
+async fn storm(name: &str, source: &str) {
+    const COUNT: u64 = 14_400;
+    const ROUNDS: usize = 4;
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, name, 6).await;
+    let setups: Vec<Setup> = (0..3).map(|_| shop.setup(source)).collect();
+    let staying = setups[0].start_ready().await;
+    let watch = shop.watch(Duration::from_millis(50));
+    let producer = tokio::spawn(shop.produce(kafka, 0..COUNT, 1_200, 24));
+    let mut guests: Vec<Bridge> = Vec::new();
+    let began = Instant::now();
+    for round in 0..ROUNDS {
+        let setup = &setups[1 + round % 2];
+        if guests.len() > 1 {
+            stop(guests.remove(0)).await;
+        }
+        guests.push(setup.start_ready().await);
+        more(&shop, 800).await;
+    }
+    while let Some(guest) = guests.pop() {
+        stop(guest).await;
+        more(&shop, 300).await;
+    }
+    assert!(!producer.is_finished(), "the storm outlasted the load: {:?}", began.elapsed());
+    producer.await.unwrap();
+    let rebalances = staying.metric("source_rebalances_total{source=\"shop\"}").await;
+    assert!(rebalances >= ROUNDS as f64, "{rebalances} rebalances");
+    let repeats = shop.is_relayed(COUNT, 0).await;
+    println!(
+        "{name}: {rebalances} rebalances at the one that stayed, {} samples",
+        watch.end().await
+    );
+    assert_eq!(repeats, 0, "an orderly move repeats nothing");
+    assert_eq!(staying.metric("source_paused_partitions{source=\"shop\"}").await, 0.0);
+    stop(staying).await;
+}
