@@ -1,11 +1,13 @@
 //! An Apache Kafka of our own: one node, broker and controller, in a JVM of its own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -15,6 +17,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::until;
+use records::Producer;
 use security::Security;
 
 pub(crate) mod groups;
@@ -30,6 +33,8 @@ pub(crate) struct Kafka {
     /// Of the listener that asks for nothing.
     pub(crate) port: u16,
     security: Option<Security>,
+    /// The one of [`produce`](Self::produce): the first record of a new one takes half a second.
+    producer: OnceLock<Producer>,
 }
 
 /// A JVM and the shell that looks after it.
@@ -170,7 +175,7 @@ impl Kafka {
         if security.is_some() {
             arguments.extend(users.iter().map(String::as_str));
         }
-        let kafka = Self { process: None, directory, port, security };
+        let kafka = Self { process: None, directory, port, security, producer: OnceLock::new() };
         kafka.tool("kafka.tools.StorageTool", &arguments).await;
         kafka
     }
@@ -329,17 +334,19 @@ async fn archive_classes() {
     fs::rename(new, CLASSES).unwrap();
 }
 
-/// Ports that are free now and that no client's connection takes meanwhile, as it would one of those
-/// that the system gives out.
+/// Ports that are free now, that nobody here was given before, and that no client's connection takes
+/// meanwhile, as it would one of those that the system gives out.
 fn ports<const N: usize>() -> [u16; N] {
-    let mut free = Vec::new();
-    while free.len() < N {
-        let port = rand::random_range(16_384..32_768);
-        if !free.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            free.push(port);
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
+    std::array::from_fn(|_| {
+        loop {
+            let port = rand::random_range(16_384..32_768);
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() && given.insert(port) {
+                return port;
+            }
         }
-    }
-    free.try_into().unwrap()
+    })
 }
 
 /// The partitions of a topic, as soon as the broker knows it.
