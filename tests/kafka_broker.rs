@@ -11,7 +11,7 @@ use rdkafka::ClientConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::message::{Headers as _, Message};
 use serde_json::Value;
 
 use crate::support::emulator::request;
@@ -19,7 +19,9 @@ use crate::support::kafka::Kafka;
 use crate::support::kafka::groups::Member;
 use crate::support::kafka::records::{Producer, Record};
 use crate::support::kafka::security::{Listener, PASSWORD, USER};
+use crate::support::kafka::topics::COMPACTED;
 use crate::support::tokens::{CLIENT_ID, CLIENT_SECRET, Issuer};
+use crate::support::until;
 
 #[tokio::test]
 async fn is_restarted_on_its_data_and_leaves_nothing() {
@@ -85,6 +87,23 @@ async fn hides_what_was_aborted() {
     assert_eq!(kafka.end_offsets(&topic).await, [(0, 6)].into());
     kafka.delete_records(&topic, 0, 3).await;
     assert_eq!(kafka.read(&topic).await.len(), 1);
+}
+
+#[tokio::test]
+async fn leaves_gaps_where_it_compacts() {
+    let kafka = Kafka::shared().await;
+    let topic = kafka.topic("compacted", 1, COMPACTED).await;
+    for n in 0..10 {
+        kafka.produce(&topic, [Record::new(n.to_string()).key("same")]).await;
+    }
+    let offsets = async || {
+        // A record that comes later than a segment may last closes that segment.
+        kafka.produce(&topic, [Record::new("last").key("last")]).await;
+        let read = kafka.read(&topic).await;
+        let offsets: Vec<_> = read.iter().map(Message::offset).collect();
+        (offsets[0] == 9).then_some(())
+    };
+    until("compaction", Duration::from_secs(30), offsets).await;
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use security::Security;
 pub(crate) mod groups;
 pub(crate) mod records;
 pub(crate) mod security;
-mod topics;
+pub(crate) mod topics;
 
 /// A running Kafka; killed when dropped, and when the test's process ends in whatever way. It creates no
 /// topics by itself.
@@ -260,27 +260,20 @@ impl Kafka {
 
     /// The JVM up to its class.
     fn java(&self) -> Command {
-        let class_path: Vec<_> = include_str!("../kafka/jars.txt")
-            .lines()
-            .map(|line| format!("{JARS}/{}", line.split_whitespace().nth(1).unwrap()))
-            .collect();
-        for jar in &class_path {
-            assert!(Path::new(jar).exists(), "{jar} is not there: `tests/run` fetches it");
-        }
         let path = self.directory.path().display();
+        let keys = format!("{path}/keys.json");
+        let bearer = "-Dorg.apache.kafka.sasl.oauthbearer";
         let mut command = Command::new("java");
         command
             .args(JVM)
             // Where it unpacks its compressors.
             .arg(format!("-Djava.io.tmpdir={path}"))
-            .arg(format!(
-                "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{path}/keys.json"
-            ))
-            .arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={path}/keys.json"))
-            .args(["-cp", &class_path.join(":")]);
+            .arg(format!("{bearer}.allowed.urls=file://{keys}"))
+            .arg(format!("{bearer}.allowed.files={keys}"));
         if Path::new(CLASSES).exists() {
             command.arg(format!("-XX:SharedArchiveFile={CLASSES}"));
         }
+        command.args(["-cp", &class_path()]);
         command
     }
 
@@ -319,6 +312,16 @@ impl Drop for Process {
         self.orders = None;
         let _ = self.keeper.wait();
     }
+}
+
+/// Of every class of Kafka and its tools.
+pub(crate) fn class_path() -> String {
+    let names = include_str!("../kafka/jars.txt").lines();
+    let jars: Vec<_> = names
+        .map(|line| format!("{JARS}/{}", line.split_whitespace().nth(1).unwrap()))
+        .inspect(|jar| assert!(Path::new(jar).exists(), "{jar} is missing: `tests/run` fetches it"))
+        .collect();
+    jars.join(":")
 }
 
 /// Half of a start is reading classes. Those that a broker has read once are kept, ready for use; a JVM
