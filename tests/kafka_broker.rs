@@ -27,12 +27,16 @@ use crate::support::until;
 async fn is_restarted_on_its_data_and_leaves_nothing() {
     let mut kafka = Kafka::start("").await;
     kafka.create_topic("kept", 3, &[("retention.ms", "-1")]).await;
+    kafka.produce("kept", [Record::new("one").partition(0)]).await;
     kafka.stop().await;
     kafka.restart().await;
     kafka.add_partitions("kept", 6).await;
+    kafka.produce("kept", [Record::new("two").partition(0)]).await;
     kafka.kill();
     kafka.restart().await;
     assert_eq!(partitions(&kafka, "kept"), 6);
+    assert_eq!(kafka.produce("kept", [Record::new("three").partition(0)]).await, [(0, 2)]);
+    assert_eq!(kafka.read("kept").await.len(), 3);
     kafka.delete_topic("kept").await;
     assert_eq!(partitions(&kafka, "kept"), 0);
 

@@ -228,7 +228,8 @@ impl Kafka {
         self.process = None;
     }
 
-    /// Ends it as a crash would. What it confirmed is with the operating system, which keeps it.
+    /// Ends it as a crash would. What it confirmed is with the operating system, which keeps it. The next
+    /// start takes three seconds more: the session of this one has to end first.
     pub(crate) fn kill(&mut self) {
         let process = self.process.as_mut().expect("it runs");
         process.signal("KILL");
@@ -286,6 +287,8 @@ impl Kafka {
     pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.address());
+        // Soon there again when the broker is.
+        config.set("reconnect.backoff.max.ms", "500");
         config
     }
 
