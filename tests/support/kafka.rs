@@ -1,11 +1,13 @@
 //! An Apache Kafka of our own: one node, broker and controller, in a JVM of its own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -15,12 +17,13 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::until;
+use records::Producer;
 use security::Security;
 
 pub(crate) mod groups;
 pub(crate) mod records;
 pub(crate) mod security;
-mod topics;
+pub(crate) mod topics;
 
 /// A running Kafka; killed when dropped, and when the test's process ends in whatever way. It creates no
 /// topics by itself.
@@ -30,6 +33,8 @@ pub(crate) struct Kafka {
     /// Of the listener that asks for nothing.
     pub(crate) port: u16,
     security: Option<Security>,
+    /// The one of [`produce`](Self::produce): the first record of a new one takes half a second.
+    producer: OnceLock<Producer>,
 }
 
 /// A JVM and the shell that looks after it.
@@ -170,7 +175,7 @@ impl Kafka {
         if security.is_some() {
             arguments.extend(users.iter().map(String::as_str));
         }
-        let kafka = Self { process: None, directory, port, security };
+        let kafka = Self { process: None, directory, port, security, producer: OnceLock::new() };
         kafka.tool("kafka.tools.StorageTool", &arguments).await;
         kafka
     }
@@ -223,7 +228,8 @@ impl Kafka {
         self.process = None;
     }
 
-    /// Ends it as a crash would. What it confirmed is with the operating system, which keeps it.
+    /// Ends it as a crash would. What it confirmed is with the operating system, which keeps it. The next
+    /// start takes three seconds more: the session of this one has to end first.
     pub(crate) fn kill(&mut self) {
         let process = self.process.as_mut().expect("it runs");
         process.signal("KILL");
@@ -255,27 +261,20 @@ impl Kafka {
 
     /// The JVM up to its class.
     fn java(&self) -> Command {
-        let class_path: Vec<_> = include_str!("../kafka/jars.txt")
-            .lines()
-            .map(|line| format!("{JARS}/{}", line.split_whitespace().nth(1).unwrap()))
-            .collect();
-        for jar in &class_path {
-            assert!(Path::new(jar).exists(), "{jar} is not there: `tests/run` fetches it");
-        }
         let path = self.directory.path().display();
+        let keys = format!("{path}/keys.json");
+        let bearer = "-Dorg.apache.kafka.sasl.oauthbearer";
         let mut command = Command::new("java");
         command
             .args(JVM)
             // Where it unpacks its compressors.
             .arg(format!("-Djava.io.tmpdir={path}"))
-            .arg(format!(
-                "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://{path}/keys.json"
-            ))
-            .arg(format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.files={path}/keys.json"))
-            .args(["-cp", &class_path.join(":")]);
+            .arg(format!("{bearer}.allowed.urls=file://{keys}"))
+            .arg(format!("{bearer}.allowed.files={keys}"));
         if Path::new(CLASSES).exists() {
             command.arg(format!("-XX:SharedArchiveFile={CLASSES}"));
         }
+        command.args(["-cp", &class_path()]);
         command
     }
 
@@ -288,6 +287,8 @@ impl Kafka {
     pub(crate) fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.address());
+        // Soon there again when the broker is.
+        config.set("reconnect.backoff.max.ms", "500");
         config
     }
 
@@ -316,6 +317,16 @@ impl Drop for Process {
     }
 }
 
+/// Of every class of Kafka and its tools.
+pub(crate) fn class_path() -> String {
+    let names = include_str!("../kafka/jars.txt").lines();
+    let jars: Vec<_> = names
+        .map(|line| format!("{JARS}/{}", line.split_whitespace().nth(1).unwrap()))
+        .inspect(|jar| assert!(Path::new(jar).exists(), "{jar} is missing: `tests/run` fetches it"))
+        .collect();
+    jars.join(":")
+}
+
 /// Half of a start is reading classes. Those that a broker has read once are kept, ready for use; a JVM
 /// that can't use them, since it is another one, does without.
 async fn archive_classes() {
@@ -329,17 +340,19 @@ async fn archive_classes() {
     fs::rename(new, CLASSES).unwrap();
 }
 
-/// Ports that are free now and that no client's connection takes meanwhile, as it would one of those
-/// that the system gives out.
+/// Ports that are free now, that nobody here was given before, and that no client's connection takes
+/// meanwhile, as it would one of those that the system gives out.
 fn ports<const N: usize>() -> [u16; N] {
-    let mut free = Vec::new();
-    while free.len() < N {
-        let port = rand::random_range(16_384..32_768);
-        if !free.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            free.push(port);
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
+    std::array::from_fn(|_| {
+        loop {
+            let port = rand::random_range(16_384..32_768);
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() && given.insert(port) {
+                return port;
+            }
         }
-    }
-    free.try_into().unwrap()
+    })
 }
 
 /// The partitions of a topic, as soon as the broker knows it.

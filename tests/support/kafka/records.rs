@@ -41,7 +41,8 @@ impl Kafka {
         topic: &str,
         records: impl IntoIterator<Item = Record>,
     ) -> Vec<(i32, i64)> {
-        self.producer(&[]).send(topic, records).await
+        let producer = self.producer.get_or_init(|| self.producer(&[]));
+        producer.send(topic, records).await
     }
 
     /// A producer with these options, such as `compression.type`.

@@ -8,6 +8,10 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::Kafka;
 
+/// For a topic that keeps the last record of each key only, and soon.
+pub(crate) const COMPACTED: &[(&str, &str)] =
+    &[("cleanup.policy", "compact"), ("segment.ms", "100"), ("min.cleanable.dirty.ratio", "0.001")];
+
 impl Kafka {
     /// Creates a topic whose name begins like this and is not used by another test, and returns its
     /// name. `config` is as in `retention.ms` and `60000`.
