@@ -165,7 +165,7 @@ impl Bridge {
         for source in &config.sources {
             let intake = Intake::new(deliveries.clone());
             let part = health.register(format!("source {}", source.name), "not connected yet");
-            parts.push(source_part(source, &metrics, part, intake, &shutdown)?);
+            parts.push(source_part(source, &metrics, part, intake, &shutdown).await?);
         }
         Ok(Self { parts, grace: config.grace, shutdown, health, admin })
     }
@@ -261,7 +261,7 @@ fn open_dead_letters(
 }
 
 /// Makes a source.
-fn source_part(
+async fn source_part(
     source: &SourceConfig,
     metrics: &Metrics,
     health: Part,
@@ -285,6 +285,7 @@ fn source_part(
         SourceKind::Kafka(kafka) => {
             let metrics = (metrics.source(&name), metrics.kafka(&name));
             let built = KafkaSource::build(name, kafka.clone(), limits, metrics, health)
+                .await
                 .map_err(|why| unusable(why.into()))?;
             Ok(source_run(built.run(intake, shutdown.clone())))
         }

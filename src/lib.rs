@@ -36,8 +36,8 @@
 //!    [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
-//! 11. [`aws`], [`backoff`], [`health`], [`metrics`], [`renewal`], [`shutdown`], [`telemetry`],
-//!     [`tls`]: tools that know nothing of the rest.
+//! 11. [`aws`], [`backoff`], [`health`], [`metrics`], [`oauth2`], [`renewal`], [`shutdown`],
+//!     [`telemetry`], [`tls`]: tools that know nothing of the rest.
 //!
 //! # Who may import whom
 //!
@@ -50,8 +50,8 @@
 //! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
-//! source → backoff, config, delivery, health, message, metrics, shutdown, tls
-//! publish → aws, backoff, config, delivery, event_api, health, metrics, renewal, seeded, shutdown, tls
+//! source → aws, backoff, config, delivery, health, message, metrics, oauth2, renewal, shutdown, tls
+//! publish → aws, backoff, config, delivery, event_api, health, metrics, oauth2, renewal, seeded, shutdown, tls
 //! dead_letter → config, message
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown
@@ -59,6 +59,7 @@
 //! route → event_api, message
 //! delivery → message, seeded
 //! aws → renewal
+//! oauth2 → config, renewal, tls
 //! renewal → backoff
 //! ```
 
@@ -78,6 +79,7 @@ pub mod event_api;
 pub mod health;
 pub mod message;
 pub mod metrics;
+pub mod oauth2;
 pub mod pipeline;
 pub mod publish;
 pub mod renewal;

@@ -1,5 +1,7 @@
 //! A topic of numbered messages, bridges that relay it to one endpoint, and what must hold meanwhile.
 
+#![allow(clippy::cast_sign_loss, clippy::cast_possible_wrap)] // partitions and offsets of a test
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -20,6 +20,7 @@
 
 mod assignment;
 mod context;
+mod msk;
 mod offsets;
 mod poller;
 mod pressure;
@@ -28,6 +29,7 @@ mod settings;
 mod shared;
 mod standing;
 mod statistics;
+mod tokens;
 mod trouble;
 mod watchdog;
 
@@ -38,16 +40,19 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::Room;
+use crate::aws::AwsError;
 use crate::config::kafka::KafkaConfig;
 use crate::config::source::Limits;
 use crate::delivery::Intake;
 use crate::health::Part;
 use crate::message::SourceName;
 use crate::metrics::{KafkaMetrics, SourceMetrics};
+use crate::oauth2::OAuth2Error;
 use crate::shutdown::Shutdown;
 use crate::tls::TlsError;
 use poller::Poller;
 use shared::Shared;
+use tokens::Tokens;
 
 /// A partition with a message that was given back is read again within this, the first time, …
 const REWIND_BASE: Duration = Duration::from_millis(100);
@@ -69,6 +74,7 @@ pub struct KafkaSource {
     metrics: SourceMetrics,
     kafka: KafkaMetrics,
     health: Part,
+    tokens: Option<Tokens>,
 }
 
 /// Why a source can't be made.
@@ -77,6 +83,12 @@ pub enum BuildError {
     /// A certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// AWS credentials or region.
+    #[error(transparent)]
+    Aws(#[from] AwsError),
+    /// The client of a token endpoint.
+    #[error(transparent)]
+    OAuth2(#[from] OAuth2Error),
     /// librdkafka refuses its properties.
     #[error("librdkafka refuses its settings: {0}")]
     Settings(String),
@@ -88,8 +100,8 @@ pub enum BuildError {
 pub struct Unclean(&'static str);
 
 impl KafkaSource {
-    /// A source for `config`; reads its certificates, connects to nothing.
-    pub fn build(
+    /// A source for `config`; reads its certificates and the files of AWS, connects to no broker.
+    pub async fn build(
         name: SourceName,
         config: KafkaConfig,
         limits: Limits,
@@ -98,15 +110,16 @@ impl KafkaSource {
     ) -> Result<Self, BuildError> {
         settings::check(&settings::properties(&config)?)?;
         let room = Room::new(limits, metrics.clone());
-        Ok(Self { name, config, room, metrics, kafka, health })
+        let tokens = Tokens::build(&config).await?;
+        Ok(Self { name, config, room, metrics, kafka, health, tokens })
     }
 
     /// Takes messages until the drain, commits what was settled, and leaves the group; on the abort it
     /// leaves at once, and what was not committed comes again.
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
-        let Self { name, config, room, metrics, kafka, health } = self;
+        let Self { name, config, room, metrics, kafka, health, tokens } = self;
         let shared = Arc::new(Shared::new(
-            (Arc::clone(&name), config),
+            (Arc::clone(&name), config, tokens),
             room,
             (metrics, kafka),
             health,

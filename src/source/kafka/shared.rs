@@ -16,6 +16,7 @@ use super::context::Context;
 use super::pressure::Pressure;
 use super::standing::Standing;
 use super::statistics::Statistics;
+use super::tokens::Tokens;
 use super::trouble::{self, Repeats};
 use super::watchdog::Watchdog;
 use crate::config::kafka::KafkaConfig;
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     pub(super) metrics: SourceMetrics,
     pub(super) kafka: KafkaMetrics,
     pub(super) shutdown: Shutdown,
+    pub(super) tokens: Option<Tokens>,
     /// Something may be committed, or was given back.
     changed: Arc<Notify>,
     health: Part,
@@ -61,7 +63,7 @@ struct State {
 
 impl Shared {
     pub(super) fn new(
-        (name, config): (SourceName, KafkaConfig),
+        (name, config, tokens): (SourceName, KafkaConfig, Option<Tokens>),
         room: Arc<Room>,
         (metrics, kafka): (SourceMetrics, KafkaMetrics),
         health: Part,
@@ -77,6 +79,7 @@ impl Shared {
             metrics,
             kafka,
             shutdown,
+            tokens,
             changed,
             health,
             assignment: Mutex::new(assignment),
