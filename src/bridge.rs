@@ -260,6 +260,16 @@ fn open_dead_letters(
     Ok(letters)
 }
 
+/// Tries the broker of a source, and says what is there or why it could not work; `None` where this
+/// version or this build does not know how.
+pub async fn probe(source: &SourceConfig) -> Option<Result<String, String>> {
+    match &source.kind {
+        #[cfg(feature = "kafka")]
+        SourceKind::Kafka(config) => Some(crate::source::kafka::probe(config.clone()).await),
+        _ => None,
+    }
+}
+
 /// Makes a source.
 async fn source_part(
     source: &SourceConfig,

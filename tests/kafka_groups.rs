@@ -69,7 +69,7 @@ async fn a_storm_of_rebalances_loses_nothing_consumer_protocol() {
 
 /// Members join and leave in an orderly way under load: nothing is lost, and nothing comes twice.
 async fn storm(name: &str, source: &str) {
-    const COUNT: u64 = 14_400;
+    const COUNT: u64 = 24_000;
     const ROUNDS: usize = 4;
     let kafka = Kafka::shared().await;
     let shop = Shop::open(kafka, name, 6).await;
@@ -103,4 +103,101 @@ async fn storm(name: &str, source: &str) {
     assert_eq!(repeats, 0, "an orderly move repeats nothing");
     assert_eq!(staying.metric("source_paused_partitions{source=\"shop\"}").await, 0.0);
     stop(staying).await;
+}
+
+/// A member with a name of its own, so that a restart moves nothing.
+const STATIC: &str =
+    "session_timeout = \"10s\"\ndrain_timeout = \"5s\"\ngroup_instance_id = \"bridge-0\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_five_times_nothing_is_lost_and_it_is_back_at_once() {
+    const COUNT: u64 = 12_000;
+    const KILLS: usize = 5;
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "killed", 4).await;
+    let setup = shop.setup(STATIC);
+    let mut bridge = setup.start_ready().await;
+    let watch = shop.watch(Duration::from_millis(100));
+    let producer = tokio::spawn(shop.produce(kafka, 0..COUNT, 1_000, 40));
+    let mut back = Vec::new();
+    for kill in 1..=KILLS {
+        more(&shop, 800).await;
+        assert!(!producer.is_finished(), "kill {kill} came after the load");
+        bridge.kill();
+        let (killed, before) = (Instant::now(), shop.ledger.len());
+        bridge = setup.start().await;
+        shop.ledger.reaches(before + 1, Duration::from_secs(10)).await;
+        back.push(killed.elapsed());
+    }
+    producer.await.unwrap();
+    let repeats = shop.is_relayed(COUNT, KILLS).await;
+    watch.end().await;
+    println!("{COUNT} messages, {KILLS} kills, {repeats} repeats; the first event after {back:?}");
+    assert!(repeats > 0, "nothing was uncommitted at a kill: it proves nothing");
+    assert!(back.iter().all(|back| *back < Duration::from_secs(5)), "{back:?}");
+    stop(bridge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_under_load_nothing_comes_twice() {
+    const COUNT: u64 = 16_000;
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "stopped", 4).await;
+    let setup = shop.setup(STATIC);
+    let mut bridge = setup.start_ready().await;
+    let producer = tokio::spawn(shop.produce(kafka, 0..COUNT, 1_000, 40));
+    for round in 0..3 {
+        more(&shop, 1_000).await;
+        assert!(!producer.is_finished(), "stop {round} came after the load");
+        stop(bridge).await;
+        bridge = setup.start_ready().await;
+    }
+    producer.await.unwrap();
+    assert_eq!(shop.is_relayed(COUNT, 0).await, 0, "some came twice");
+    stop(bridge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_longer_than_its_session_it_commits_nothing_of_others() {
+    const COUNT: u64 = 12_000;
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "frozen", 4).await;
+    let setups = [shop.setup(SHORT), shop.setup(SHORT)];
+    let frozen = setups[0].start_ready().await;
+    let other = setups[1].start_ready().await;
+    let watch = shop.watch(Duration::from_millis(100));
+    let producer = tokio::spawn(shop.produce(kafka, 0..COUNT, 600, 40));
+    more(&shop, 500).await;
+    frozen.signal("STOP");
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let taken = other.metric("source_rebalances_total{source=\"shop\"}").await;
+    frozen.signal("CONT");
+    more(&shop, 500).await;
+    assert!(!producer.is_finished(), "the freeze outlasted the load");
+    producer.await.unwrap();
+    let repeats = shop.is_relayed_by_two(COUNT).await;
+    watch.end().await;
+    println!("{repeats} repeats; {taken} rebalances at the other one before the thaw");
+    frozen.ready().await;
+    stop(frozen).await;
+    stop(other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_is_found_again() {
+    const COUNT: u64 = 6_000;
+    let mut kafka = Kafka::start("").await;
+    let shop = Shop::open(&kafka, "broker", 4).await;
+    let bridge = shop.setup(SHORT).start_ready().await;
+    shop.produce(&kafka, 0..COUNT / 2, 5_000, 40).await;
+    shop.ledger.reaches(1_000, Duration::from_secs(20)).await;
+    kafka.kill();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    kafka.restart().await;
+    let restarted = Instant::now();
+    shop.produce(&kafka, COUNT / 2..COUNT, 5_000, 40).await;
+    let repeats = shop.is_relayed(COUNT, 1).await;
+    println!("{repeats} repeats, all relayed {:?} after the restart", restarted.elapsed());
+    bridge.ready().await;
+    stop(bridge).await;
 }

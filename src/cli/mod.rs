@@ -57,7 +57,7 @@ impl Cli {
     pub async fn run(self) -> ExitCode {
         match self.command {
             Command::Run(args) => run::run(&args).await,
-            Command::Check(args) => check::run(&args),
+            Command::Check(args) => check::run(&args).await,
             Command::Replay(args) => replay::run(&args).await,
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::run(&args).await.unwrap_or_else(|e| failed(&e)),

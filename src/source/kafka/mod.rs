@@ -24,6 +24,7 @@ mod msk;
 mod offsets;
 mod poller;
 mod pressure;
+mod probe;
 mod record;
 mod settings;
 mod shared;
@@ -51,6 +52,7 @@ use crate::oauth2::OAuth2Error;
 use crate::shutdown::Shutdown;
 use crate::tls::TlsError;
 use poller::Poller;
+pub use probe::probe;
 use shared::Shared;
 use tokens::Tokens;
 
@@ -123,11 +125,12 @@ impl KafkaSource {
             room,
             (metrics, kafka),
             health,
+            intake,
             shutdown.clone(),
         ));
         let (committed, mut result) = oneshot::channel();
         let (closed, end) = oneshot::channel::<()>();
-        let poller = Poller { shared, intake, held: None, committed: Some(committed) };
+        let poller = Poller { shared, held: None, committed: Some(committed) };
         let thread = std::thread::Builder::new().name(format!("kafka {name}"));
         let spawned = thread.spawn(move || {
             // Dropped when the thread ends, however it does.

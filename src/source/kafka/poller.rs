@@ -15,11 +15,11 @@ use tracing::{debug, warn};
 use super::assignment::{Admitted, Found, Place};
 use super::context::Context;
 use super::pressure::Next;
-use super::shared::{Shared, commit, list};
+use super::shared::{Shared, list};
 use super::{Unclean, record, settings};
 use crate::backoff::Backoff;
 use crate::config::kafka::Tombstones;
-use crate::delivery::{Delivery, Intake, Outcome};
+use crate::delivery::{Delivery, Outcome};
 use crate::message::Message;
 
 /// Messages taken before anything else is looked at.
@@ -55,7 +55,6 @@ const GOOD_AFTER: Duration = Duration::from_mins(1);
 /// Polls until the drain.
 pub(super) struct Poller {
     pub(super) shared: Arc<Shared>,
-    pub(super) intake: Intake,
     /// A message that does not fit; there is no giving it back to librdkafka.
     pub(super) held: Option<Held>,
     /// Told when everything is committed, before the client is closed.
@@ -113,6 +112,7 @@ impl Poller {
     }
 
     fn tell(&mut self, result: Result<(), Unclean>) {
+        self.shared.close_intake();
         if let Some(committed) = self.committed.take() {
             let _ = committed.send(result);
         }
@@ -187,6 +187,7 @@ impl Poller {
     /// Takes messages as far as there is room.
     fn flow(&mut self, consumer: &BaseConsumer<Context>, now: Instant) -> Result<(), String> {
         self.retry_held();
+        self.shared.hand_over();
         let full = self.held.is_some() || !self.shared.room.fits(0);
         let half_free = self.shared.room.half_free().now_or_never().is_some();
         let next = self.shared.flow().pressure.next(full, half_free, now);
@@ -203,6 +204,7 @@ impl Poller {
             Next::Serve => {
                 if let Some(message) = Self::poll(&self.shared, consumer, TICK) {
                     self.take(&message?);
+                    self.shared.hand_over();
                 }
             }
             Next::Resume => {
@@ -228,6 +230,7 @@ impl Poller {
             }
             patience = Duration::ZERO;
         }
+        self.shared.hand_over();
         Ok(())
     }
 
@@ -266,7 +269,7 @@ impl Poller {
             Admitted::Foreign => {}
             Admitted::Taken(settlement) => {
                 drop(assignment);
-                self.intake.submit(Delivery { message: Arc::new(message), settlement });
+                shared.take_in(Delivery { message: Arc::new(message), settlement });
             }
             Admitted::Full if self.held.is_none() => {
                 drop(assignment);
@@ -290,7 +293,7 @@ impl Poller {
             // Somebody else's now, or it is read again.
             Admitted::Foreign => {}
             Admitted::Taken(settlement) => {
-                self.intake.submit(Delivery { message: Arc::new(message), settlement });
+                self.shared.take_in(Delivery { message: Arc::new(message), settlement });
             }
         }
     }
@@ -359,7 +362,7 @@ impl Poller {
             return None;
         }
         self.shared.store(consumer);
-        let committed = commit(consumer);
+        let committed = self.shared.commit(consumer);
         if let Err(why) = &committed {
             warn!(source = %self.shared.name, why, "the last offsets are not committed; some messages come again");
         }

@@ -19,9 +19,11 @@ const PREFETCH_KIB: &str = "8192";
 pub(super) const STATISTICS_EVERY: Duration = Duration::from_secs(2);
 
 /// What the user may override, and below what may not be.
-const DEFAULTS: [(&str, &str); 5] = [
+const DEFAULTS: [(&str, &str); 6] = [
     ("client.id", "appsync-bridge"),
     ("queued.max.messages.kbytes", PREFETCH_KIB),
+    // librdkafka's own second would leave a fast source idle most of the time: 8 MiB are soon taken.
+    ("fetch.queue.backoff.ms", "10"),
     ("check.crcs", "true"),
     ("reconnect.backoff.max.ms", "10000"),
     // Topics of a regular expression and partitions that are added are seen after this.

@@ -1,6 +1,7 @@
 //! What the poller of a source and librdkafka's callbacks share. All of them run on one thread, the
 //! poller's, but librdkafka's types ask for locks all the same.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,15 @@ use super::tokens::Tokens;
 use super::trouble::{self, Repeats};
 use super::watchdog::Watchdog;
 use crate::config::kafka::KafkaConfig;
+use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
 use crate::message::SourceName;
 use crate::metrics::{KafkaMetrics, SourceMetrics};
 use crate::shutdown::Shutdown;
 use crate::source::Room;
+
+/// Messages handed over at once where more are waiting.
+const HAND_OVER: usize = 64;
 
 /// What they share.
 pub(super) struct Shared {
@@ -40,8 +45,19 @@ pub(super) struct Shared {
     changed: Arc<Notify>,
     health: Part,
     assignment: Mutex<Assignment>,
+    handing: Mutex<Handing>,
     flow: Mutex<Flow>,
     state: Mutex<State>,
+    /// Something was stored since it was last seen committed.
+    stored: AtomicBool,
+}
+
+/// What was taken and is about to be handed over.
+#[derive(Debug, Default)]
+struct Handing {
+    /// `None` when nothing is taken any more: the pipeline ends with the last of them.
+    intake: Option<Intake>,
+    taken: Vec<Delivery>,
 }
 
 /// Which partitions are not fetched from.
@@ -67,6 +83,7 @@ impl Shared {
         room: Arc<Room>,
         (metrics, kafka): (SourceMetrics, KafkaMetrics),
         health: Part,
+        intake: Intake,
         shutdown: Shutdown,
     ) -> Self {
         let changed = Arc::new(Notify::new());
@@ -83,8 +100,10 @@ impl Shared {
             changed,
             health,
             assignment: Mutex::new(assignment),
+            handing: Mutex::new(Handing { intake: Some(intake), taken: Vec::new() }),
             flow: Mutex::default(),
             state: Mutex::default(),
+            stored: AtomicBool::new(false),
         }
     }
 
@@ -98,6 +117,25 @@ impl Shared {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a message in for the next hand-over; each hand-over may wake the pipeline.
+    pub(super) fn take_in(&self, delivery: Delivery) {
+        let mut handing = self.handing.lock().unwrap_or_else(PoisonError::into_inner);
+        handing.taken.push(delivery);
+        if handing.taken.len() >= HAND_OVER {
+            handing.hand_over();
+        }
+    }
+
+    /// Hands everything over.
+    pub(super) fn hand_over(&self) {
+        self.handing.lock().unwrap_or_else(PoisonError::into_inner).hand_over();
+    }
+
+    /// Hands nothing over any more.
+    pub(super) fn close_intake(&self) {
+        *self.handing.lock().unwrap_or_else(PoisonError::into_inner) = Handing::default();
     }
 
     /// Waits until something changes, at most so long.
@@ -135,6 +173,10 @@ impl Shared {
             // The poller ends with it, and says so.
             return self.stand(|standing| standing.trouble = Some(reason.to_owned()));
         }
+        if code == Code::AllBrokersDown && self.last_trouble().is_some() {
+            // What is wrong with each of them was said.
+            return self.stand(|standing| standing.member = false);
+        }
         let missing = trouble::missing_topic(code, reason);
         let times = self.state().repeats.note(code, Instant::now());
         if let Some(times) = times {
@@ -164,7 +206,12 @@ impl Shared {
     /// Takes librdkafka's numbers.
     pub(super) fn statistics(&self, json: &[u8]) {
         let Some(statistics) = Statistics::read(json) else { return };
-        self.stand(|standing| standing.member = statistics.is_member());
+        self.stand(|standing| {
+            standing.member = statistics.is_member();
+            if standing.member {
+                standing.trouble = None;
+            }
+        });
         let mut lag = 0;
         let assignment = self.assignment();
         for behind in statistics.behind() {
@@ -200,11 +247,27 @@ impl Shared {
         if let Err(error) = consumer.store_offsets(&list(&places)) {
             debug!(source = %self.name, %error, "positions were not stored");
         }
+        self.stored.store(true, Ordering::Relaxed);
+    }
+
+    /// Commits what is stored, and waits for the broker to confirm. Where nothing was ever stored nobody
+    /// is asked: without a coordinator the question alone takes as long as a session.
+    pub(super) fn commit(&self, consumer: &BaseConsumer<Context>) -> Result<(), String> {
+        if !self.stored.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        match consumer.commit_consumer_state(CommitMode::Sync) {
+            // All of it was committed before.
+            Ok(()) | Err(KafkaError::ConsumerCommit(Code::NoOffset)) => Ok(()),
+            Err(error) => Err(super::settings::words(&error)),
+        }
     }
 
     /// Waits for what is in flight of `revoked`, and commits it. What is not settled in time comes
     /// again, to whoever gets the partition.
     pub(super) fn drain(&self, consumer: &BaseConsumer<Context>, revoked: &[(String, i32)]) {
+        // What waits here would be waited for.
+        self.hand_over();
         let deadline = Instant::now() + self.config.drain_timeout;
         self.assignment().close_only(revoked);
         loop {
@@ -221,7 +284,7 @@ impl Shared {
             self.wait(Duration::from_millis(50).min(deadline - now));
         }
         self.store(consumer);
-        if let Err(why) = commit(consumer) {
+        if let Err(why) = self.commit(consumer) {
             warn!(source = %self.name, why, "the last offsets of partitions that were taken away are not committed; some messages come again");
         }
     }
@@ -255,12 +318,15 @@ impl Shared {
     }
 }
 
-/// Commits what is stored, and waits for the broker to confirm.
-pub(super) fn commit(consumer: &BaseConsumer<Context>) -> Result<(), String> {
-    match consumer.commit_consumer_state(CommitMode::Sync) {
-        // All of it was committed before.
-        Ok(()) | Err(KafkaError::ConsumerCommit(Code::NoOffset)) => Ok(()),
-        Err(error) => Err(super::settings::words(&error)),
+impl Handing {
+    fn hand_over(&mut self) {
+        let Self { intake, taken } = self;
+        for delivery in taken.drain(..) {
+            // Without an intake it is dropped, which gives it back.
+            if let Some(intake) = intake {
+                intake.submit(delivery);
+            }
+        }
     }
 }
 
