@@ -1,4 +1,4 @@
-//! appsync-bridge relays what backends say on MQTT (Kafka, NATS and SQS are to follow) into AWS AppSync
+//! appsync-bridge relays what backends say on Kafka and MQTT (NATS and SQS are to follow) into AWS AppSync
 //! Events, so that it reaches browsers and phones, and acknowledges only what is settled.
 //!
 //! # The flow
