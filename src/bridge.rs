@@ -6,6 +6,7 @@
 //! grace is over the abort ends whatever is left, and what was not settled stays with the brokers.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,18 +22,23 @@ use crate::config::source::{SourceConfig, SourceKind, Unrouted};
 use crate::config::{Config, DeadLetterConfig};
 use crate::dead_letter::{self, FileTarget};
 use crate::delivery::Intake;
-use crate::health::Health;
+use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::pipeline::{Letter, Pipeline, Rejects, SourcePolicy, write_letters};
 use crate::publish::{self, Publisher};
 use crate::route::{Reason, RejectTo, RouteTable};
 use crate::shutdown::Shutdown;
+#[cfg(feature = "kafka")]
+use crate::source::kafka::KafkaSource;
 #[cfg(feature = "mqtt")]
 use crate::source::mqtt::MqttSource;
-use crate::tls::TlsError;
 
 /// After the abort every part has this long to let go.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A payload of a broker that has no limit of its own here is dead-lettered unread if it is larger: an
+/// event has at most 240 KB.
+const MAX_PAYLOAD: usize = 1 << 20;
 
 /// A bridge that is made and not yet running.
 pub struct Bridge {
@@ -72,7 +78,7 @@ pub enum BuildError {
         name: String,
         /// What is wrong.
         #[source]
-        why: TlsError,
+        why: Box<dyn Error + Send + Sync>,
     },
     /// A source whose client was left out of this build.
     #[error("source `{name}`: this build has no `{kind}`; build it with `--features {kind}`")]
@@ -158,33 +164,8 @@ impl Bridge {
         parts.push(named("the pipeline", pipeline.run(queue)));
         for source in &config.sources {
             let intake = Intake::new(deliveries.clone());
-            let health = health.register(format!("source {}", source.name), "not connected yet");
-            let metrics = metrics.source(&source.name);
-            match &source.kind {
-                #[cfg(not(feature = "mqtt"))]
-                SourceKind::Mqtt(_) => {
-                    let _ = (intake, health, metrics);
-                    let name = source.name.to_string();
-                    return Err(BuildError::LeftOut { name, kind: "mqtt" });
-                }
-                #[cfg(feature = "mqtt")]
-                SourceKind::Mqtt(mqtt) => {
-                    let built = MqttSource::build(
-                        Arc::clone(&source.name),
-                        mqtt.clone(),
-                        source.limits,
-                        metrics,
-                        health,
-                    )
-                    .map_err(|why| BuildError::Source { name: source.name.to_string(), why })?;
-                    let run = built.run(intake, shutdown.clone());
-                    let ended = run.map(|left| Ended {
-                        part: "a source",
-                        unclean: left.err().map(|e| e.to_string()),
-                    });
-                    parts.push(Box::pin(ended));
-                }
-            }
+            let part = health.register(format!("source {}", source.name), "not connected yet");
+            parts.push(source_part(source, &metrics, part, intake, &shutdown).await?);
         }
         Ok(Self { parts, grace: config.grace, shutdown, health, admin })
     }
@@ -279,14 +260,73 @@ fn open_dead_letters(
     Ok(letters)
 }
 
+/// Tries the broker of a source, and says what is there or why it could not work; `None` where this
+/// version or this build does not know how.
+pub async fn probe(source: &SourceConfig) -> Option<Result<String, String>> {
+    match &source.kind {
+        #[cfg(feature = "kafka")]
+        SourceKind::Kafka(config) => Some(crate::source::kafka::probe(config.clone()).await),
+        _ => None,
+    }
+}
+
+/// Makes a source.
+async fn source_part(
+    source: &SourceConfig,
+    metrics: &Metrics,
+    health: Part,
+    intake: Intake,
+    shutdown: &Shutdown,
+) -> Result<BoxFuture<'static, Ended>, BuildError> {
+    let (name, limits) = (Arc::clone(&source.name), source.limits);
+    let unusable = |why: Box<dyn Error + Send + Sync>| {
+        let name = source.name.to_string();
+        BuildError::Source { name, why }
+    };
+    match &source.kind {
+        #[cfg(feature = "mqtt")]
+        SourceKind::Mqtt(mqtt) => {
+            let metrics = metrics.source(&name);
+            let built = MqttSource::build(name, mqtt.clone(), limits, metrics, health)
+                .map_err(|why| unusable(why.into()))?;
+            Ok(source_run(built.run(intake, shutdown.clone())))
+        }
+        #[cfg(feature = "kafka")]
+        SourceKind::Kafka(kafka) => {
+            let metrics = (metrics.source(&name), metrics.kafka(&name));
+            let built = KafkaSource::build(name, kafka.clone(), limits, metrics, health)
+                .await
+                .map_err(|why| unusable(why.into()))?;
+            Ok(source_run(built.run(intake, shutdown.clone())))
+        }
+        #[cfg(not(all(feature = "mqtt", feature = "kafka")))]
+        other => {
+            let _ = (limits, metrics, health, intake, shutdown, unusable);
+            Err(BuildError::LeftOut { name: name.to_string(), kind: other.word() })
+        }
+    }
+}
+
+fn source_run<E: Error>(
+    run: impl Future<Output = Result<(), E>> + Send + 'static,
+) -> BoxFuture<'static, Ended> {
+    let ended = |left: Result<(), E>| Ended {
+        part: "a source",
+        unclean: left.err().map(|error| error.to_string()),
+    };
+    Box::pin(run.map(ended))
+}
+
 /// What the pipeline must know of a source.
 fn policy(source: &SourceConfig, metrics: &Metrics) -> SourcePolicy {
-    let SourceKind::Mqtt(mqtt) = &source.kind;
     let unrouted = match &source.unrouted {
         Unrouted::Ignore => None,
         Unrouted::DeadLetter(name) => Some(RejectTo::DeadLetter(Arc::clone(name))),
     };
-    let max_payload = usize::try_from(mqtt.max_packet_size).unwrap_or(usize::MAX);
+    let max_payload = match &source.kind {
+        SourceKind::Mqtt(mqtt) => usize::try_from(mqtt.max_packet_size).unwrap_or(usize::MAX),
+        SourceKind::Kafka(_) => MAX_PAYLOAD,
+    };
     SourcePolicy { max_payload, unrouted, metrics: metrics.source(&source.name) }
 }
 

@@ -1,4 +1,4 @@
-//! appsync-bridge relays what backends say on MQTT (Kafka, NATS and SQS are to follow) into AWS AppSync
+//! appsync-bridge relays what backends say on Kafka and MQTT (NATS and SQS are to follow) into AWS AppSync
 //! Events, so that it reaches browsers and phones, and acknowledges only what is settled.
 //!
 //! # The flow
@@ -36,8 +36,8 @@
 //!    [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
-//! 11. [`aws`], [`backoff`], [`causes`], [`health`], [`metrics`], [`renewal`], [`shutdown`],
-//!     [`telemetry`], [`tls`]: tools that know nothing of the rest.
+//! 11. [`aws`], [`backoff`], [`causes`], [`health`], [`metrics`], [`oauth2`], [`renewal`],
+//!     [`shutdown`], [`telemetry`], [`tls`]: tools that know nothing of the rest.
 //!
 //! # Who may import whom
 //!
@@ -47,11 +47,11 @@
 //! main → cli
 //! cli → bridge, emulator, demo, config, event_api, health, replay, shutdown, telemetry
 //! demo → bridge, emulator, config, shutdown
-//! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source, tls
+//! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
-//! source → backoff, causes, config, delivery, health, message, metrics, shutdown, tls
-//! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, renewal, seeded, shutdown, tls
+//! source → aws, backoff, causes, config, delivery, health, message, metrics, oauth2, renewal, shutdown, tls
+//! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, oauth2, renewal, seeded, shutdown, tls
 //! dead_letter → config, message
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown
@@ -59,6 +59,7 @@
 //! route → event_api, message
 //! delivery → message, seeded
 //! aws → causes, renewal
+//! oauth2 → causes, config, renewal, tls
 //! renewal → backoff
 //! ```
 
@@ -79,6 +80,7 @@ pub mod event_api;
 pub mod health;
 pub mod message;
 pub mod metrics;
+pub mod oauth2;
 pub mod pipeline;
 pub mod publish;
 pub mod renewal;

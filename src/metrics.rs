@@ -4,10 +4,12 @@
 //! topic, a channel or a key. Series with known labels exist from the start, at zero, so that an alert
 //! can tell "nothing yet" from "no such thing".
 
+mod kafka;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -16,6 +18,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+pub use kafka::{KafkaMetrics, PartitionMetrics};
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -29,6 +33,7 @@ pub struct Metrics {
     families: Arc<Families>,
     publish_seconds: Histograms,
     publish_batch: Histograms,
+    kafka: Arc<OnceLock<kafka::Families>>,
 }
 
 /// A histogram has no default buckets, so its family has a constructor.
@@ -214,6 +219,7 @@ impl Metrics {
             families: Arc::new(f),
             publish_seconds,
             publish_batch,
+            kafka: Arc::default(),
         }
     }
 

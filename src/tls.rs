@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
@@ -50,6 +52,28 @@ pub fn client_config(
     let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| file_error("key", key, &e))?;
     // The likely mistake is a key that belongs to another certificate, so the key is named.
     builder.with_client_auth_cert(chain, key_der).map_err(|e| file_error("key", key, &e))
+}
+
+/// The system's CAs and those of `ca_file`, as PEM: for a library that has a TLS of its own.
+pub fn trusted_pem(ca_file: Option<&Path>) -> Result<String, TlsError> {
+    let mut all = rustls_native_certs::load_native_certs().certs;
+    if let Some(path) = ca_file {
+        all.extend(certificates("CA", path)?);
+    }
+    if all.is_empty() {
+        return Err(TlsError::NoCa);
+    }
+    let block = |certificate: &CertificateDer<'_>| {
+        let text = STANDARD.encode(certificate);
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", wrapped(&text))
+    };
+    Ok(all.iter().map(block).collect())
+}
+
+/// In lines of 64, as PEM wants them.
+fn wrapped(text: &str) -> String {
+    let lines = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]);
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A configuration that no server satisfies, for a client that speaks plain text.

@@ -12,7 +12,9 @@ fn allowed() -> Table {
     let lines = page.lines().filter_map(|l| l.strip_prefix("//! ")?.split_once(" → "));
     let set = |names: &str| names.split(", ").map(str::to_owned).collect();
     lines
-        .filter(|(from, _)| from.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        .filter(|(from, _)| {
+            from.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        })
         .map(|(from, to)| (from.to_owned(), set(to)))
         .collect()
 }

@@ -19,6 +19,7 @@ fn environment() -> Environment {
         ("STATE_DIRECTORY", "/var/lib/appsync-bridge"),
         ("APPSYNC_API_KEY", "da2-abcdefghijklmnopqrstuvwxyz"),
         ("MQTT_PASSWORD", "hunter2"),
+        ("KAFKA_PASSWORD", "hunter2"),
         ("EMPTY", ""),
     ])
 }

@@ -4,14 +4,16 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{EXIT_CONFIGURATION, EXIT_PERMISSIONS};
+use super::{EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS};
+use crate::bridge;
 use crate::config::{self, Config, Environment, Loaded, Problems};
 
 const EXAMPLES: &str = "\
 Examples:
   appsync-bridge check -c bridge.toml
+  appsync-bridge check -c bridge.toml --connect
 
-Exit codes: 0 good, 77 this user may not read the file, 78 there are problems.";
+Exit codes: 0 good, 1 a broker can't be reached or won't have us, 77 this user may not read the file, 78 there are problems.";
 
 /// Read a configuration and print every problem of it, with its place and a hint
 #[derive(clap::Args, Clone, Debug)]
@@ -20,18 +22,41 @@ pub struct Args {
     /// The configuration to check
     #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
+
+    /// Reach the brokers too, without taking a message (Kafka; the others in a later version)
+    #[arg(long)]
+    connect: bool,
 }
 
 /// Checks the file: a summary on stdout if it is good; problems and warnings on stderr.
-pub fn run(args: &Args) -> ExitCode {
-    match load(&args.config) {
-        Ok(loaded) => {
-            // Nobody is left to tell when standard output is closed.
-            let _ = writeln!(io::stdout(), "{}", summary(&args.config, &loaded.config));
-            ExitCode::SUCCESS
-        }
-        Err(code) => code,
+pub async fn run(args: &Args) -> ExitCode {
+    let loaded = match load(&args.config) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    // Nobody is left to tell when standard output is closed.
+    let _ = writeln!(io::stdout(), "{}", summary(&args.config, &loaded.config));
+    if args.connect { connect(&loaded.config).await } else { ExitCode::SUCCESS }
+}
+
+/// Tries every broker: a line each, on stderr for those that won't do.
+async fn connect(config: &Config) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for source in &config.sources {
+        let name = &source.name;
+        let _ = match bridge::probe(source).await {
+            Some(Ok(found)) => writeln!(io::stdout(), "source {name}: connected: {found}"),
+            Some(Err(why)) => {
+                code = ExitCode::from(EXIT_FAILED);
+                writeln!(io::stderr(), "error: source {name}: {why}")
+            }
+            None => {
+                let kind = source.kind.word();
+                writeln!(io::stdout(), "source {name}: not tried: this version tries no `{kind}`")
+            }
+        };
     }
+    code
 }
 
 /// Reads the file and shows what is to be said of it; without a configuration, the exit code.

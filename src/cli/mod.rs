@@ -35,7 +35,7 @@ Examples:
   appsync-bridge replay todo.jsonl        what could not be published, once more
   appsync-bridge emulate                  a local Event API to develop against";
 
-/// Relays what backends say on MQTT into AWS AppSync Events, and acknowledges only what is settled
+/// Relays what backends say on Kafka and MQTT into AWS AppSync Events, and acknowledges only what is settled
 #[derive(Parser)]
 #[command(name = "appsync-bridge", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -72,7 +72,7 @@ impl Cli {
     async fn drive(self) -> ExitCode {
         match self.command {
             Command::Run(args) => run::run(&args).await,
-            Command::Check(args) => check::run(&args),
+            Command::Check(args) => check::run(&args).await,
             Command::Replay(args) => replay::run(&args).await,
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::run(&args).await.unwrap_or_else(|e| failed(&e)),

@@ -113,7 +113,7 @@ pub(super) fn read(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -
             table.finish();
             Some(Auth::Token { token: token?.value })
         }
-        Type::OAuth2 => oauth2(table),
+        Type::OAuth2 => oauth2(table).map(Auth::OAuth2),
     }
 }
 
@@ -130,7 +130,8 @@ fn sent(table: &mut Table<'_>, key: &'static str, form: &str) -> Field<Secret> {
     })
 }
 
-fn oauth2(mut table: Table<'_>) -> Option<Auth> {
+/// Reads the keys of OAuth 2.0 client credentials, the last ones of their table.
+pub(super) fn oauth2(mut table: Table<'_>) -> Option<OAuth2> {
     let ledger = table.ledger;
     let url = table.filled("token_url").then(|text| token_url(ledger, &text));
     let hint = "where tokens are issued: `token_url = \"https://….auth.REGION.amazoncognito.com/oauth2/token\"`";
@@ -142,12 +143,12 @@ fn oauth2(mut table: Table<'_>) -> Option<Auth> {
     let client_secret = table.require("client_secret", secret, hint);
     let scope = table.filled("scope").optional();
     table.finish();
-    Some(Auth::OAuth2(OAuth2 {
+    Some(OAuth2 {
         token_url: token_url?.value,
         client_id: client_id?.value.value,
         client_secret: client_secret?.value,
         scope: scope.ok()?.map(|scope| scope.value.value),
-    }))
+    })
 }
 
 fn token_url(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Uri> {
@@ -183,7 +184,8 @@ fn token_url(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Uri> {
     }
 }
 
-fn aws(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Aws> {
+/// Reads an `aws`.
+pub(super) fn aws(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Aws> {
     let ledger = table.ledger;
     let region = table.filled("region").then(|text| region(ledger, text, endpoint));
     let profile = table.filled("profile");

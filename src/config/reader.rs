@@ -90,9 +90,13 @@ impl<'a> Table<'a> {
 
     /// The kind of source that `type` names, if it is one of a later version.
     pub(super) fn later_type(&self) -> Option<&'static str> {
-        let entry = self.entries.iter().find(|entry| entry.key == "type")?;
-        let kind = entry.value.get_ref().as_str()?;
-        ["kafka", "nats", "jetstream", "sqs"].into_iter().find(|later| *later == kind)
+        let kind = self.type_word()?;
+        ["nats", "jetstream", "sqs"].into_iter().find(|later| *later == kind)
+    }
+
+    /// What `type` says, right or wrong.
+    pub(super) fn type_word(&self) -> Option<&'a str> {
+        self.entries.iter().find(|entry| entry.key == "type")?.value.get_ref().as_str()
     }
 
     /// Whether a key that is still there was probably meant to be `word`.

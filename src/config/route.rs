@@ -1,6 +1,6 @@
 //! `[route.NAME]`: which messages go where.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::ledger::{Ledger, Text};
@@ -13,23 +13,36 @@ use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
 /// What a route may refer to.
 pub(super) struct Known<'a> {
     pub(super) sources: &'a Names,
+    /// What parts the levels of their topics.
+    pub(super) separators: &'a BTreeMap<Arc<str>, char>,
     pub(super) apis: &'a Names,
     pub(super) dead_letters: &'a Names,
 }
 
 const TRIES: u32 = 5;
 const MOST_TRIES: u32 = 1000;
-/// What parts the levels of a topic; MQTT's, as this version has no other source.
-const SEPARATOR: char = '/';
 
 /// Reads a `[route.NAME]`.
 pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Option<Spec> {
     let ledger = table.ledger;
     let from = table.strings("from").then(|texts| from(ledger, &texts.value, known.sources));
     let from = table.require("from", from, from_hint(known.sources));
+    let separators: BTreeSet<_> = from
+        .iter()
+        .flat_map(|from| &from.value)
+        .filter_map(|name| known.separators.get(name).copied())
+        .collect();
     let topic = table.filled("topic").then(|text| {
         let Located { value: text, span } = text;
-        Pattern::parse(&text.value, SEPARATOR)
+        if separators.len() > 1 {
+            let message = "`topic` can't fit sources whose topics have different levels";
+            let problem = Problem::new(Kind::Impossible, Some(span), message);
+            ledger.report(problem.help(
+                "levels are parted by `/` in MQTT and by `.` in Kafka: write a route for each",
+            ));
+            return None;
+        }
+        Pattern::parse(&text.value, separators.first().copied().unwrap_or('/'))
             .map_err(|fault| report(ledger, &text, &span, fault))
             .ok()
     });
@@ -140,7 +153,7 @@ fn dead_letter(table: &mut Table<'_>, known: &Names) -> Option<RejectTo> {
         match text.value.value.as_str() {
             "discard" => Some(RejectTo::Discard),
             "source" => {
-                let message = "an MQTT broker takes nothing back, so `dead_letter` can't be `source`";
+                let message = "neither MQTT nor Kafka takes a message back, so `dead_letter` can't be `source`";
                 let problem = Problem::new(Kind::Impossible, Some(text.span), message);
                 ledger.report(problem.help(
                     "name a `[dead_letter.NAME]`, or write `\"discard\"` where losing rejects is meant",

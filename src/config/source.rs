@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::api::{ca_file, pem_file};
+use super::kafka::{self, KafkaConfig};
 use super::ledger::Ledger;
 use super::names::Names;
 use super::problem::{Kind, Problem, listed, quoted};
@@ -55,6 +56,26 @@ pub enum Unrouted {
 pub enum SourceKind {
     /// An MQTT broker.
     Mqtt(MqttConfig),
+    /// A Kafka cluster.
+    Kafka(KafkaConfig),
+}
+
+impl SourceKind {
+    /// Its `type`, and the feature that brings its client.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Mqtt(_) => "mqtt",
+            Self::Kafka(_) => "kafka",
+        }
+    }
+
+    /// What parts the levels of its topics.
+    pub fn separator(&self) -> char {
+        match self {
+            Self::Mqtt(_) => '/',
+            Self::Kafka(_) => '.',
+        }
+    }
 }
 
 /// `type = "mqtt"`.
@@ -126,9 +147,9 @@ pub(super) struct Read {
     pub(super) config: SourceConfig,
     /// The table.
     pub(super) table: Range<usize>,
-    /// The client id.
+    /// What tells this client from others at the broker.
     pub(super) client_id: Range<usize>,
-    /// The subscriptions' filters, one each.
+    /// The subscriptions' filters or topics, one each.
     pub(super) filters: Vec<Range<usize>>,
 }
 
@@ -148,25 +169,52 @@ pub(super) enum TlsChoice {
     On(Tls),
 }
 
-/// The receive maximum of MQTT 5 has 16 bits.
-const MOST_IN_FLIGHT: u32 = 65_535;
-const IN_FLIGHT: u32 = 1000;
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Type {
+    Kafka,
+    Mqtt,
+}
+
+const TYPES: [(&str, Type); 2] = [("kafka", Type::Kafka), ("mqtt", Type::Mqtt)];
 const IN_FLIGHT_BYTES: u64 = 64 << 20;
-const LATER: [&str; 4] = ["kafka", "nats", "jetstream", "sqs"];
-const TYPE: &str = "this version knows `type = \"mqtt\"`";
+const LATER: [&str; 3] = ["nats", "jetstream", "sqs"];
+const TYPE: &str = "this version knows `type = \"kafka\"` and `\"mqtt\"`";
+
+impl Type {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::Mqtt => "mqtt",
+        }
+    }
+
+    /// Messages in flight: unless set, and at most.
+    fn in_flight(self) -> (u32, u32) {
+        match self {
+            Self::Kafka => (10_000, 1_000_000),
+            // The receive maximum of MQTT 5 has 16 bits.
+            Self::Mqtt => (1000, 65_535),
+        }
+    }
+}
 
 /// Reads a `[source.NAME]`.
-pub(super) fn read(name: &str, mut table: Table<'_>, dead_letters: &Names) -> Option<Read> {
+pub(super) fn read(
+    name: &str,
+    mut table: Table<'_>,
+    dead_letters: &Names,
+    grace: Option<&Setting<Duration>>,
+) -> Option<Read> {
     let ledger = table.ledger;
     let later = table.later_type();
-    let kind = table.choice("type", &[("mqtt", ())], &LATER);
+    let kind = table.choice("type", &TYPES, &LATER);
     if matches!(kind, Field::Bad) {
         let Some(later) = later else {
             table.ignore_rest();
             return None;
         };
         table.becomes(later);
-        let _ = common(&mut table);
+        let _ = common(&mut table, Type::Mqtt);
         let _ = table.take("unrouted");
         for key in words::of_later_source(later) {
             let _ = table.take(key);
@@ -176,8 +224,10 @@ pub(super) fn read(name: &str, mut table: Table<'_>, dead_letters: &Names) -> Op
         return None;
     }
     let kind = table.require("type", kind, TYPE);
-    table.becomes("mqtt");
-    let common = common(&mut table);
+    // Without a type that is what is missing; the keys are those of the first kind there was.
+    let of = kind.as_ref().map_or(Type::Mqtt, |kind| kind.value);
+    table.becomes(of.word());
+    let common = common(&mut table, of);
     let unrouted = table.choice("unrouted", &[("ignore", false), ("dead-letter", true)], &[]);
     let unrouted = unrouted.then(|to| {
         if !to.value {
@@ -196,27 +246,28 @@ pub(super) fn read(name: &str, mut table: Table<'_>, dead_letters: &Names) -> Op
     });
     let unrouted = unrouted.or(Unrouted::Ignore);
     let span = table.span.clone();
-    let mqtt = mqtt::read(&mut table, &common);
+    let broker = match of {
+        Type::Mqtt => mqtt::read(&mut table, &common)
+            .map(|read| (SourceKind::Mqtt(read.config), read.client_id, read.filters)),
+        Type::Kafka => kafka::read(&mut table, &common, grace)
+            .map(|read| (SourceKind::Kafka(read.config), read.instance, read.topics)),
+    };
     table.finish();
     kind?;
-    let mqtt = mqtt?;
+    let (kind, client_id, filters) = broker?;
     let limits = Limits {
         messages: usize::try_from(common.messages?.value).ok()?,
         bytes: usize::try_from(common.bytes?.value).ok()?,
     };
     common.plaintext?;
-    let config = SourceConfig {
-        name: name.into(),
-        limits,
-        unrouted: unrouted?.value,
-        kind: SourceKind::Mqtt(mqtt.config),
-    };
-    let client_id = mqtt.client_id.unwrap_or(span.clone());
-    Some(Read { config, table: span, client_id, filters: mqtt.filters })
+    let config = SourceConfig { name: name.into(), limits, unrouted: unrouted?.value, kind };
+    let client_id = client_id.unwrap_or(span.clone());
+    Some(Read { config, table: span, client_id, filters })
 }
 
-fn common(table: &mut Table<'_>) -> Common {
+fn common(table: &mut Table<'_>, of: Type) -> Common {
     let ledger = table.ledger;
+    let (in_flight, most) = of.in_flight();
     let bytes = table.size("max_in_flight_bytes").then(|bytes| {
         if bytes.value == 0 {
             let message = "`max_in_flight_bytes` is 0, so nothing could ever be taken";
@@ -226,7 +277,7 @@ fn common(table: &mut Table<'_>) -> Common {
         Some(bytes.value)
     });
     Common {
-        messages: table.integer("max_in_flight", 1..=MOST_IN_FLIGHT).or(IN_FLIGHT),
+        messages: table.integer("max_in_flight", 1..=most).or(in_flight),
         bytes: bytes.or(IN_FLIGHT_BYTES),
         tls: tls(table),
         plaintext: table.boolean("dangerously_plaintext").or(false),

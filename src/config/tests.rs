@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::kafka::{Protocol, Start, Tombstones};
 use super::source::{MqttVersion, Qos, SourceKind, Tls, Unrouted};
 use super::*;
 
@@ -55,6 +56,11 @@ fn with(table: &str, line: &str) -> String {
     text
 }
 
+fn of_mqtt(kind: &SourceKind) -> &super::source::MqttConfig {
+    let SourceKind::Mqtt(mqtt) = kind else { panic!("{kind:?}") };
+    mqtt
+}
+
 fn kinds(text: &str) -> Vec<Kind> {
     match read(text) {
         Ok(loaded) => loaded.warnings.iter().map(Problem::kind).collect(),
@@ -76,7 +82,7 @@ fn defaults_are_those_of_the_page() {
     assert_eq!(source.limits.messages, 1000);
     assert_eq!(source.limits.bytes, 64 << 20);
     assert_eq!(source.unrouted, Unrouted::Ignore);
-    let SourceKind::Mqtt(mqtt) = &source.kind;
+    let mqtt = of_mqtt(&source.kind);
     assert_eq!((mqtt.host.as_str(), mqtt.port, &mqtt.tls), ("localhost", 1883, &None));
     assert_eq!(mqtt.version, MqttVersion::V5);
     assert_eq!(mqtt.subscriptions[0].qos, Qos::AtLeastOnce);
@@ -97,12 +103,33 @@ fn defaults_are_those_of_the_page() {
 }
 
 #[test]
+fn defaults_of_kafka_are_those_of_the_page() {
+    let text = GOOD.split("[source").next().unwrap().to_owned()
+        + "[source.plant]\ntype = \"kafka\"\nbrokers = \"kafka\"\ngroup = \"g\"\ntopics = \"a.b\"\n\
+           [route.all]\nfrom = \"plant\"\ntopic = \"a.{what}\"\nchannel = \"/a/{what}\"\n";
+    let config = good(&text);
+    let source = &config.sources[0];
+    assert_eq!((source.limits.messages, source.limits.bytes), (10_000, 64 << 20));
+    let SourceKind::Kafka(kafka) = &source.kind else { panic!("{source:?}") };
+    assert_eq!(
+        (&*kafka.brokers, &*kafka.topics),
+        (&["kafka".to_owned()][..], &["a.b".to_owned()][..])
+    );
+    assert_eq!((kafka.protocol, kafka.start), (Protocol::Classic, Start::Earliest));
+    assert_eq!(kafka.session_timeout, Duration::from_secs(45));
+    assert_eq!(kafka.drain_timeout, Duration::from_secs(20));
+    assert_eq!(kafka.tombstones, Tombstones::Skip);
+    assert!(kafka.tls.is_none() && kafka.sasl.is_none() && kafka.instance.is_none());
+    assert!(kafka.options.is_empty());
+}
+
+#[test]
 fn strings_come_from_the_environment() {
     let config = good(&with("source.plant", "client_id = { env = \"POD\" }"));
-    let SourceKind::Mqtt(mqtt) = &config.sources[0].kind;
+    let mqtt = of_mqtt(&config.sources[0].kind);
     assert_eq!(mqtt.client_id, "pod-0");
     let config = good(&with("source.plant", "client_id = { env = \"NONE\", default = \"d\" }"));
-    let SourceKind::Mqtt(mqtt) = &config.sources[0].kind;
+    let mqtt = of_mqtt(&config.sources[0].kind);
     assert_eq!(mqtt.client_id, "d");
     assert_eq!(kinds(&with("source.plant", "client_id = { env = \"NONE\" }")), [Kind::Unresolved]);
     assert_eq!(kinds(&with("source.plant", "client_id = { env = \"EMPTY\" }")), [Kind::BadValue]);
@@ -117,7 +144,7 @@ fn ports_and_tls_follow_the_url() {
     let broker = |url: &str, more: &str| {
         let text = with("source.plant", &format!("url = \"{url}\"\n{more}"));
         let config = good(&text);
-        let SourceKind::Mqtt(mqtt) = &config.sources[0].kind;
+        let mqtt = of_mqtt(&config.sources[0].kind);
         (mqtt.host.clone(), mqtt.port, mqtt.tls.clone())
     };
     let tls = Some(Tls::default());
@@ -139,7 +166,7 @@ fn ports_and_tls_follow_the_url() {
 fn without_acknowledgements_no_session_is_needed() {
     let text = with("source.plant", "qos = 0").replace("client_id = \"bridge-0\"\n", "");
     let config = good(&text);
-    let SourceKind::Mqtt(mqtt) = &config.sources[0].kind;
+    let mqtt = of_mqtt(&config.sources[0].kind);
     assert_eq!((mqtt.client_id.as_str(), mqtt.session_expiry), ("", Duration::ZERO));
 }
 
@@ -157,7 +184,7 @@ fn secrets_come_from_files_and_credentials() {
         let environment = Environment::of([("HOME", "/h"), ("CREDENTIALS_DIRECTORY", credentials)]);
         let loaded = parse(&text, Path::new("t.toml"), &environment).unwrap();
         assert!(loaded.warnings.is_empty());
-        let SourceKind::Mqtt(mqtt) = &loaded.config.sources[0].kind;
+        let mqtt = of_mqtt(&loaded.config.sources[0].kind);
         assert_eq!(&*mqtt.password.as_ref().unwrap().reveal(), "hunter2");
         assert!(!format!("{loaded:?}").contains("hunter2"));
     }
@@ -255,7 +282,7 @@ fn a_mistake_has_no_followers() {
         (GOOD.replace("[source.plant]", "[source.plant"), Kind::Syntax),
         (GOOD.replace("[api.main]", "[apis.main]"), Kind::UnknownKey),
         (GOOD.replace("[\"plant/#\"]", "[\"plant/#\""), Kind::Syntax),
-        (GOOD.replace("\"mqtt\"", "\"kafka\""), Kind::NotInThisVersion),
+        (GOOD.replace("\"mqtt\"", "\"sqs\"").replace("url =", "queue ="), Kind::NotInThisVersion),
         (GOOD.replace("\"mqtt\"", "\"mqt\""), Kind::BadValue),
         (GOOD.replace("from = \"plant\"", "from = \"plnt\""), Kind::Dangling),
         (GOOD.replace("[api.main]", "[api]"), Kind::WrongType),

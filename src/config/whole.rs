@@ -12,7 +12,7 @@ use super::reader::Table;
 use super::source::SourceKind;
 use super::syntax::Repaired;
 use super::{Config, Environment, api, daemon, dead_letter, route, source};
-use crate::route::Spec;
+use crate::route::{Pattern, Spec};
 
 /// Reads a text: the configuration if there could be one, everything found, and the bytes that must
 /// not be shown.
@@ -59,12 +59,20 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let apis: Vec<_> =
         apis.into_iter().map(|(name, table)| api::read(name, table, grace.as_ref())).collect();
     let dead_letters = read_dead_letters(ledger, dead_letters);
+    // Of bad ones, too: what is wrong with a source is not wrong with its routes.
+    let separator = |table: &Table<'_>| if table.type_word() == Some("kafka") { '.' } else { '/' };
+    let separators: BTreeMap<_, _> =
+        sources.iter().map(|(name, table)| ((*name).into(), separator(table))).collect();
     let sources: Vec<_> = sources
         .into_iter()
-        .map(|(name, table)| source::read(name, table, &dead_letter_names))
+        .map(|(name, table)| source::read(name, table, &dead_letter_names, grace.as_ref()))
         .collect();
-    let known =
-        route::Known { sources: &source_names, apis: &api_names, dead_letters: &dead_letter_names };
+    let known = route::Known {
+        sources: &source_names,
+        separators: &separators,
+        apis: &api_names,
+        dead_letters: &dead_letter_names,
+    };
     let routes: Vec<_> =
         routes.into_iter().map(|(name, table)| route::read(name, table, &known)).collect();
     root.finish();
@@ -128,29 +136,36 @@ fn read_dead_letters(
 
 /// A broker lets one connection have a client id: two would push one another out for ever.
 fn same_clients(ledger: &Ledger<'_>, sources: &[&source::Read]) {
+    // Where it is a client, as who, and what gives it that name. Without a name it is nobody.
     let client = |source: &source::Read| match &source.config.kind {
+        SourceKind::Mqtt(mqtt) if mqtt.client_id.is_empty() => None,
         SourceKind::Mqtt(mqtt) => {
-            (mqtt.host.to_ascii_lowercase(), mqtt.port, mqtt.client_id.clone())
+            let broker = format!("{}:{}", mqtt.host.to_ascii_lowercase(), mqtt.port);
+            Some((vec![broker], mqtt.client_id.clone(), "client_id"))
+        }
+        SourceKind::Kafka(kafka) => {
+            let mut at: Vec<_> = kafka.brokers.iter().map(|b| b.to_ascii_lowercase()).collect();
+            at.sort_unstable();
+            at.push(kafka.group.clone());
+            Some((at, kafka.instance.clone()?, "group_instance_id"))
         }
     };
     for (at, source) in sources.iter().enumerate() {
-        let (host, port, id) = client(source);
-        if id.is_empty() {
+        let Some(this) = client(source) else { continue };
+        let Some(other) = sources[..at].iter().find(|other| client(other).as_ref() == Some(&this))
+        else {
             continue;
-        }
-        if let Some(other) =
-            sources[..at].iter().find(|other| client(other) == (host.clone(), port, id.clone()))
-        {
-            let names = [&other.config.name, &source.config.name];
-            let message = format!("{} are the same client of one broker", listed(&names, "and"));
-            let problem = Problem::new(Kind::Impossible, Some(source.client_id.clone()), message)
-                .also(other.client_id.clone(), "the same here")
-                .help(
-                    "the broker would give the session now to one and now to the other: \
-                       give each source its own `client_id`",
-                );
-            ledger.report(problem);
-        }
+        };
+        let names = [&other.config.name, &source.config.name];
+        let message = format!("{} are the same client of one broker", listed(&names, "and"));
+        let problem = Problem::new(Kind::Impossible, Some(source.client_id.clone()), message)
+            .also(other.client_id.clone(), "the same here")
+            .help(format!(
+                "the broker would give the session now to one and now to the other: \
+                 give each source its own `{}`",
+                this.2
+            ));
+        ledger.report(problem);
     }
 }
 
@@ -165,12 +180,20 @@ fn idle(ledger: &Ledger<'_>, sources: &[source::Read], routes: &[Spec]) {
             ledger.report(problem.help("what it brings is acknowledged and counted as unrouted"));
             continue;
         }
-        let SourceKind::Mqtt(mqtt) = &source.config.kind;
-        for (subscription, place) in mqtt.subscriptions.iter().zip(&source.filters) {
-            let filter = subscription.filter.as_str();
-            let taken = from
-                .iter()
-                .any(|route| route.topic.as_ref().is_none_or(|topic| topic.meets_filter(filter)));
+        let filters: Vec<&str> = match &source.config.kind {
+            SourceKind::Mqtt(mqtt) => {
+                mqtt.subscriptions.iter().map(|each| each.filter.as_str()).collect()
+            }
+            SourceKind::Kafka(kafka) => kafka.topics.iter().map(String::as_str).collect(),
+        };
+        let meets = |pattern: &Pattern, filter: &str| match &source.config.kind {
+            SourceKind::Mqtt(_) => pattern.meets_filter(filter),
+            // What a regular expression brings is seen when it comes.
+            SourceKind::Kafka(_) => filter.starts_with('^') || pattern.takes(filter, '.'),
+        };
+        for (filter, place) in filters.into_iter().zip(&source.filters) {
+            let taken =
+                from.iter().any(|route| route.topic.as_ref().is_none_or(|t| meets(t, filter)));
             if !taken {
                 let message = format!("no route takes what {} brings", quoted(filter));
                 let problem = Problem::new(Kind::Warning, Some(place.clone()), message);

@@ -15,19 +15,6 @@ pub(super) fn later(section: &str) -> &'static [&'static str] {
 /// The keys of the kinds of source that a later version will read.
 pub(super) fn of_later_source(kind: &str) -> &'static [&'static str] {
     match kind {
-        "kafka" => &[
-            "brokers",
-            "group",
-            "topics",
-            "group_instance_id",
-            "protocol",
-            "session_timeout",
-            "drain_timeout",
-            "start",
-            "tombstones",
-            "sasl",
-            "options",
-        ],
         "nats" => &["servers", "subjects", "queue", "auth", "tls_first"],
         "jetstream" => &[
             "servers",
@@ -105,6 +92,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (&["aws"], "profile", "awsprofile"),
     (&["aws"], "role_arn", "role assumerole assumerolearn iamrole"),
     (&["mqtt", "source", "dead_letter"], "type", "kind connector protocol"),
+    (&["kafka"], "type", "kind connector"),
     (
         &["mqtt", "source"],
         "url",
@@ -135,9 +123,21 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (&["mqtt", "source"], "tls", "ssl usetls security"),
     (&["kafka"], "brokers", "bootstrapservers bootstrapserver seedbrokers broker servers hosts"),
     (&["kafka"], "group", "consumergroup groupid consumergroupid"),
-    (&["kafka"], "topics", "topic"),
-    (&["kafka"], "start", "autooffsetreset startfromoldest startoffset"),
+    (&["kafka"], "topics", "topic subscriptions topicpattern"),
+    (&["kafka"], "start", "autooffsetreset startfromoldest startoffset offsetreset"),
     (&["kafka"], "options", "librdkafkaoptions properties config"),
+    (&["kafka"], "group_instance_id", "instanceid staticmember memberid groupinstance"),
+    (&["kafka"], "protocol", "groupprotocol rebalanceprotocol"),
+    (&["kafka"], "session_timeout", "sessiontimeoutms"),
+    (&["kafka"], "drain_timeout", "rebalancetimeout draintimeoutms"),
+    (&["kafka"], "tombstones", "tombstone nullvalues"),
+    (&["kafka"], "sasl", "auth authentication username user password credentials aws"),
+    (&["kafka"], "max_in_flight", "checkpointlimit prefetch maxpollrecords queuesize"),
+    (&["kafka"], "tls", "ssl usetls security"),
+    (&["sasl"], "mechanism", "type mechanisms saslmechanism method"),
+    (&["sasl"], "username", "user login name"),
+    (&["sasl"], "password", "pass passwd pwd secret"),
+    (&["sasl"], "aws", "region profile rolearn role"),
     (&["nats", "jetstream"], "servers", "url urls server host hosts"),
     (&["nats", "jetstream"], "subjects", "subject topics topic filtersubject filtersubjects"),
     (&["nats"], "queue", "queuegroup group"),
@@ -186,7 +186,8 @@ mod tests {
         assert_eq!(meant("api", "endpont", &["endpoint", "auth"]), Some("endpoint"));
         assert_eq!(meant("api", "url", &["endpoint", "auth"]), Some("endpoint"));
         assert_eq!(meant("mqtt", "banana", &MQTT), None);
-        assert_eq!(meant("kafka", "bootstrap_servers", of_later_source("kafka")), Some("brokers"));
-        assert_eq!(meant("kafka", "consumer_group", of_later_source("kafka")), Some("group"));
+        let kafka = ["brokers", "group", "topics"];
+        assert_eq!(meant("kafka", "bootstrap_servers", &kafka), Some("brokers"));
+        assert_eq!(meant("kafka", "consumer_group", &kafka), Some("group"));
     }
 }

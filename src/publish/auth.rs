@@ -5,11 +5,11 @@ use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
-use super::oauth2::{self, OAuth2Error};
 use crate::aws::{AwsError, Credentials, Source};
 use crate::config::Secret;
 use crate::config::api::{ApiConfig, Auth};
 use crate::event_api::sign::{self, Signer};
+use crate::oauth2::{self, OAuth2Error};
 use crate::renewal::Renewal;
 use crate::seeded::{self, Bug};
 
@@ -80,7 +80,9 @@ impl Authorizer {
             Auth::ApiKey { key } => Ok(Self::ApiKey(Shown::new(key)?)),
             Auth::Token { token } => Ok(Self::Token(Shown::new(token)?)),
             Auth::OAuth2(config) => {
-                Ok(Self::OAuth2(oauth2::tokens(config, api.ca_file.as_deref())?))
+                let header =
+                    |token: &str, _| secret_header(token).map_err(|error| error.to_string());
+                Ok(Self::OAuth2(oauth2::tokens(config, api.ca_file.as_deref(), header)?))
             }
             Auth::Iam { aws } => {
                 let (credentials, region) = Credentials::open(Source {

@@ -12,7 +12,6 @@ mod entry;
 mod judgement;
 pub mod lanes;
 pub mod limit;
-mod oauth2;
 pub mod post;
 mod queues;
 mod skew;

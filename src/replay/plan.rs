@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::config::source::SourceKind;
 use crate::dead_letter::record::Kept;
 use crate::route::{Decision, RouteName, RouteTable};
 
@@ -52,11 +51,8 @@ impl Routes {
 
 /// What parts the levels of a source's topics.
 pub(super) fn separators(config: &Config) -> impl Fn(&str) -> char + Send + 'static {
-    let of = |kind: &SourceKind| match kind {
-        SourceKind::Mqtt(_) => '/',
-    };
     let known: HashMap<_, _> =
-        config.sources.iter().map(|s| (Arc::clone(&s.name), of(&s.kind))).collect();
+        config.sources.iter().map(|s| (Arc::clone(&s.name), s.kind.separator())).collect();
     // No route takes from a source that is not configured, so what parts its levels is all the same.
     move |source| known.get(source).copied().unwrap_or('/')
 }

@@ -89,6 +89,11 @@ impl Pattern {
         }
     }
 
+    /// Whether the pattern takes the topic `name`, whose levels are parted by `separator`.
+    pub fn takes(&self, name: &str, separator: char) -> bool {
+        self.matches(&Topic::new(name, separator)).is_some()
+    }
+
     /// Whether some topic exists that both the MQTT `filter` (with `+` and `#`) and this pattern take.
     pub fn meets_filter(&self, filter: &str) -> bool {
         let mut levels = self.levels.iter();

@@ -86,7 +86,7 @@ impl Room {
 
     /// Whether one more message of `bytes` fits. One that is larger than the whole limit does when
     /// nothing else is in flight, so that it can't jam the source for ever.
-    fn fits(&self, bytes: usize) -> bool {
+    pub fn fits(&self, bytes: usize) -> bool {
         let (messages, held) = self.held();
         messages == 0
             || (messages < self.limits.messages && held.saturating_add(bytes) <= self.limits.bytes)
@@ -175,14 +175,16 @@ impl<A: Send + 'static> InFlight<A> {
     }
 
     /// The ownership is lost: nothing more is taken or acknowledged, and what is settled from now on
-    /// frees its room at once.
-    pub fn abandon(&self) {
+    /// frees its room at once. Gives how many are still to be settled: each of them too late.
+    pub fn abandon(&self) -> usize {
         let mut state = self.lock();
-        if std::mem::replace(&mut state.ownership, Ownership::Abandoned) != Ownership::Abandoned {
-            let settled = state.slots.iter().filter(|s| s.outcome.is_some());
-            let (messages, bytes) = settled.fold((0, 0), |(n, sum), s| (n + 1, sum + s.bytes));
-            self.room.free(messages, bytes);
+        if std::mem::replace(&mut state.ownership, Ownership::Abandoned) == Ownership::Abandoned {
+            return 0;
         }
+        let settled = state.slots.iter().filter(|s| s.outcome.is_some());
+        let (messages, bytes) = settled.fold((0, 0), |(n, sum), s| (n + 1, sum + s.bytes));
+        self.room.free(messages, bytes);
+        state.slots.len() - messages
     }
 
     /// Whether some message was released: it was not done, and the broker should send it again.

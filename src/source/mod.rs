@@ -4,6 +4,8 @@
 //! becomes of them there. Its [`InFlight`] record is its only throttle.
 
 mod in_flight;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
 

@@ -34,12 +34,6 @@ impl Setup {
     /// A configuration with one MQTT source `plant` and one API `main`. `source`, `api` and `rest` are
     /// lines of TOML that are put into their tables and behind them.
     pub(crate) fn new(endpoint: &str, broker: u16, api: &str, source: &str, rest: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let auth = if api.contains("auth =") {
-            ""
-        } else {
-            "auth = { type = \"api-key\", key = \"da2-local\" }\n"
-        };
         let url = if source.contains("url =") {
             String::new()
         } else {
@@ -47,11 +41,25 @@ impl Setup {
         };
         let route = "[route.data]\nfrom = \"plant\"\ntopic = \"plant/{device}/data\"\nchannel = \"/plant/{device}\"\n";
         let route = if rest.contains("[route") { "" } else { route };
+        let source = format!(
+            "[source.plant]\ntype = \"mqtt\"\nclient_id = \"bridge\"\nsubscriptions = [\"plant/#\"]\n{url}{source}\n"
+        );
+        Self::of(endpoint, api, &format!("{source}\n{route}"), rest)
+    }
+
+    /// A configuration with one API `main`; `sources` are tables of sources and routes, and `rest`
+    /// follows `[log]`.
+    pub(crate) fn of(endpoint: &str, api: &str, sources: &str, rest: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let auth = if api.contains("auth =") {
+            ""
+        } else {
+            "auth = { type = \"api-key\", key = \"da2-local\" }\n"
+        };
         let rejects = directory.path().join("rejects.jsonl");
         let text = format!(
             "[api.main]\nendpoint = \"{endpoint}\"\n{auth}{api}\n\
-             [source.plant]\ntype = \"mqtt\"\nclient_id = \"bridge\"\nsubscriptions = [\"plant/#\"]\n{url}{source}\n\
-             {route}\n[dead_letter.rejects]\ntype = \"file\"\npath = \"{}\"\n\
+             {sources}\n[dead_letter.rejects]\ntype = \"file\"\npath = \"{}\"\n\
              [admin]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{rest}\n",
             rejects.display()
         );

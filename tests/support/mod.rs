@@ -4,14 +4,17 @@ pub(crate) mod amplify;
 pub(crate) mod bridge;
 pub(crate) mod demo;
 pub(crate) mod emulator;
+pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod mosquitto;
 pub(crate) mod page;
 pub(crate) mod producer;
 pub(crate) mod proxy;
 pub(crate) mod server;
+pub(crate) mod shop;
 pub(crate) mod socket;
 pub(crate) mod stub;
+pub(crate) mod tokens;
 
 use std::net::TcpListener;
 use std::time::Duration;

@@ -69,6 +69,13 @@ impl Authority {
         Self { pem, issuer: Issuer::new(params, key) }
     }
 
+    /// A certificate for these names, and its key, both in PEM.
+    pub(crate) fn issue(&self, names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params(names).signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
+
     /// Takes TLS connections with a certificate of this authority for these names.
     pub(crate) fn acceptor(
         &self,

@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::header::HeaderValue;
 use http::{StatusCode, header};
 use reqwest::{Client, Response, redirect};
 use serde::Deserialize;
 
-use super::auth::secret_header;
 use crate::causes;
 use crate::config::api::OAuth2;
 use crate::renewal::{Fresh, Renewal};
@@ -33,9 +31,13 @@ pub enum OAuth2Error {
     Client(reqwest::Error),
 }
 
-struct Issuer {
+/// Makes of a token, and of how long it is good, what is held of it.
+type Make<T> = dyn Fn(&str, Option<Duration>) -> Result<T, String> + Send + Sync;
+
+struct Issuer<T> {
     client: Client,
     config: OAuth2,
+    make: Box<Make<T>>,
     /// The client's id and secret go into the form: RFC 6749 lets an issuer refuse that, so it is
     /// tried only where the header was refused.
     in_form: AtomicBool,
@@ -55,12 +57,13 @@ struct Refused {
     error: String,
 }
 
-/// The `authorization` header, with a token that is renewed before it expires. Honours `HTTPS_PROXY`
-/// and `NO_PROXY`; follows no redirect, since the secret is for this issuer alone.
-pub(super) fn tokens(
+/// What `make` makes of a token, renewed before it expires. Honours `HTTPS_PROXY` and `NO_PROXY`;
+/// follows no redirect, since the secret is for this issuer alone.
+pub fn tokens<T: PartialEq + Send + Sync + 'static>(
     config: &OAuth2,
     ca_file: Option<&Path>,
-) -> Result<Renewal<HeaderValue>, OAuth2Error> {
+    make: impl Fn(&str, Option<Duration>) -> Result<T, String> + Send + Sync + 'static,
+) -> Result<Renewal<T>, OAuth2Error> {
     let plain = config.token_url.scheme_str() == Some("http");
     let tls = if plain { tls::trusting_nobody()? } else { tls::client_config(ca_file, None)? };
     let mut client = Client::builder()
@@ -74,15 +77,16 @@ pub(super) fn tokens(
     }
     let client = client.build().map_err(OAuth2Error::Client)?;
     let in_form = AtomicBool::new(false);
-    let issuer = Arc::new(Issuer { client, config: config.clone(), in_form });
+    let make = Box::new(make);
+    let issuer = Arc::new(Issuer { client, config: config.clone(), make, in_form });
     Ok(Renewal::new("the OAuth token", move || {
         let issuer = Arc::clone(&issuer);
         Box::pin(async move { issuer.fetch().await })
     }))
 }
 
-impl Issuer {
-    async fn fetch(&self) -> Result<Fresh<HeaderValue>, String> {
+impl<T> Issuer<T> {
+    async fn fetch(&self) -> Result<Fresh<T>, String> {
         let secret = self.config.client_secret.reread();
         let in_form = self.in_form.load(Ordering::Relaxed);
         let (mut status, mut body) = self.ask(&secret, in_form).await?;
@@ -98,12 +102,12 @@ impl Issuer {
         }
         let granted: Granted = serde_json::from_slice(&body)
             .map_err(|_| "the token endpoint's answer holds no `access_token`".to_owned())?;
-        let value = secret_header(&granted.access_token).map_err(|error| error.to_string())?;
         let lifetime = granted.expires_in.and_then(|seconds| match seconds {
             serde_json::Value::String(text) => text.parse().ok(),
             other => other.as_u64(),
         });
-        Ok(Fresh { value, lifetime: lifetime.map(Duration::from_secs) })
+        let lifetime = lifetime.map(Duration::from_secs);
+        Ok(Fresh { value: (self.make)(&granted.access_token, lifetime)?, lifetime })
     }
 
     async fn ask(&self, secret: &str, in_form: bool) -> Result<(StatusCode, Vec<u8>), String> {

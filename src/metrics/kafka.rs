@@ -1,0 +1,156 @@
+//! Numbers that only Kafka sources have. Those of a partition exist while it is assigned to us.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::{Labels, Metrics, PoisonError, Registry, label, with};
+
+/// Numbers of one Kafka source.
+#[derive(Clone, Debug)]
+pub struct KafkaMetrics {
+    /// Changes of what is assigned to us.
+    pub rebalances: Counter,
+    /// Partitions that are not fetched from for want of room.
+    pub paused: Gauge,
+    /// Positions that the broker no longer had, or had not yet: what lay between is lost or repeated.
+    pub offset_gaps: Counter,
+    /// Messages that were settled, or are still to be, after their partition had gone.
+    pub late: Counter,
+    /// Partitions that were read again from a message that was given back.
+    pub rewinds: Counter,
+    /// Messages without a payload that were skipped.
+    pub tombstones: Counter,
+    labels: Labels,
+    families: Families,
+}
+
+/// Numbers of one assigned partition; gone when dropped.
+#[derive(Debug)]
+pub struct PartitionMetrics {
+    /// Messages that the group has not committed yet.
+    pub lag: Gauge,
+    /// The offset that the group has committed: of the next message.
+    pub committed: Gauge,
+    /// The offset of the newest message taken.
+    pub received: Gauge,
+    labels: Labels,
+    families: Families,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Families {
+    rebalances: Family<Labels, Counter>,
+    paused: Family<Labels, Gauge>,
+    offset_gaps: Family<Labels, Counter>,
+    late: Family<Labels, Counter>,
+    rewinds: Family<Labels, Counter>,
+    tombstones: Family<Labels, Counter>,
+    lag: Family<Labels, Gauge>,
+    committed: Family<Labels, Gauge>,
+    received: Family<Labels, Gauge>,
+}
+
+impl Metrics {
+    /// The numbers of a Kafka source, from zero.
+    pub fn kafka(&self, source: &str) -> KafkaMetrics {
+        let families = self.kafka.get_or_init(|| {
+            Families::register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        let (f, labels) = (families, label("source", source));
+        KafkaMetrics {
+            rebalances: f.rebalances.get_or_create_owned(&labels),
+            paused: f.paused.get_or_create_owned(&labels),
+            offset_gaps: f.offset_gaps.get_or_create_owned(&labels),
+            late: f.late.get_or_create_owned(&labels),
+            rewinds: f.rewinds.get_or_create_owned(&labels),
+            tombstones: f.tombstones.get_or_create_owned(&labels),
+            families: families.clone(),
+            labels,
+        }
+    }
+}
+
+impl Families {
+    fn register(r: &mut Registry) -> Self {
+        let f = Self::default();
+        r.register("source_rebalances", "Changes of the assignment", f.rebalances.clone());
+        r.register(
+            "source_paused_partitions",
+            "Partitions not fetched from for want of room",
+            f.paused.clone(),
+        );
+        r.register(
+            "source_offset_gap",
+            "Positions that the broker did not have, so that it went on elsewhere",
+            f.offset_gaps.clone(),
+        );
+        r.register(
+            "source_late_settlements",
+            "Messages settled after their partition had gone",
+            f.late.clone(),
+        );
+        r.register(
+            "source_rewinds",
+            "Partitions read again from a message that was given back",
+            f.rewinds.clone(),
+        );
+        r.register(
+            "source_tombstones",
+            "Messages without a payload that were skipped",
+            f.tombstones.clone(),
+        );
+        r.register("source_lag", "Messages not committed yet", f.lag.clone());
+        r.register(
+            "source_committed_offset",
+            "Offset of the next message to commit",
+            f.committed.clone(),
+        );
+        r.register("source_received_offset", "Offset of the newest message", f.received.clone());
+        f
+    }
+}
+
+impl KafkaMetrics {
+    /// The numbers of a partition that was assigned to us.
+    pub fn partition(&self, topic: &str, partition: i32) -> PartitionMetrics {
+        let labels = with(&self.labels, "topic", topic);
+        let labels = with(&labels, "partition", &partition.to_string());
+        PartitionMetrics {
+            lag: self.families.lag.get_or_create_owned(&labels),
+            committed: self.families.committed.get_or_create_owned(&labels),
+            received: self.families.received.get_or_create_owned(&labels),
+            families: self.families.clone(),
+            labels,
+        }
+    }
+}
+
+impl Drop for PartitionMetrics {
+    fn drop(&mut self) {
+        self.families.lag.remove(&self.labels);
+        self.families.committed.remove(&self.labels);
+        self.families.received.remove(&self.labels);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_has_series_while_it_is_ours() {
+        let metrics = Metrics::new();
+        let kafka = metrics.kafka("shop");
+        let partition = kafka.partition("orders", 3);
+        partition.lag.set(7);
+        let line = r#"appsync_bridge_source_lag{source="shop",topic="orders",partition="3"} 7"#;
+        assert!(metrics.encode().contains(line), "{}", metrics.encode());
+        drop(partition);
+        assert!(!metrics.encode().contains("orders"));
+        let line = r#"appsync_bridge_source_rebalances_total{source="shop"} 0"#;
+        assert!(metrics.encode().contains(line));
+        let _ = metrics.kafka("other");
+        assert_eq!(metrics.encode().matches("# HELP appsync_bridge_source_rebalances ").count(), 1);
+    }
+}

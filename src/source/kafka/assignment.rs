@@ -1,0 +1,291 @@
+//! The partitions that are ours, each with its record of what is in flight.
+//!
+//! Each time that a partition becomes ours, or is read again from an earlier message, is a generation
+//! with a record and offsets of its own: what is settled late finds the old record, and moves nothing.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::offsets::{Offsets, Step};
+use crate::backoff::Backoff;
+use crate::delivery::Settlement;
+use crate::message::Topic;
+use crate::metrics::{KafkaMetrics, PartitionMetrics};
+use crate::source::{InFlight, Room};
+
+/// All partitions that are ours.
+pub(super) struct Assignment {
+    partitions: Vec<Partition>,
+    /// The one that the last message came from: the next one most likely does, too.
+    last: usize,
+    generations: u64,
+    closed: bool,
+    room: Arc<Room>,
+    changed: Arc<Notify>,
+    metrics: KafkaMetrics,
+}
+
+/// One of them.
+pub(super) struct Partition {
+    topic: Topic,
+    number: i32,
+    /// What orders a message without a key.
+    order: Bytes,
+    generation: u64,
+    record: Arc<InFlight<i64>>,
+    offsets: Offsets,
+    /// To be read again from a message that was given back, and not before when.
+    again: Option<(i64, Instant)>,
+    backoff: Backoff,
+    pub(super) metrics: PartitionMetrics,
+}
+
+/// A place in the log of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+}
+
+/// A message that was found its partition.
+pub(super) struct Found {
+    pub(super) index: usize,
+    pub(super) generation: u64,
+    pub(super) topic: Topic,
+    /// What orders it if it has no key.
+    pub(super) order: Bytes,
+}
+
+/// What became of a message.
+pub(super) enum Admitted {
+    /// It was taken.
+    Taken(Settlement),
+    /// There is no room.
+    Full,
+    /// Its partition is not ours, or not in that generation.
+    Foreign,
+}
+
+impl Assignment {
+    /// None yet. `changed` is notified when something may be committed or was given back.
+    pub(super) fn new(room: Arc<Room>, changed: Arc<Notify>, metrics: KafkaMetrics) -> Self {
+        let partitions = Vec::new();
+        Self { partitions, last: 0, generations: 0, closed: false, room, changed, metrics }
+    }
+
+    /// A partition became ours.
+    pub(super) fn add(&mut self, topic: &str, number: i32) {
+        self.remove(topic, number);
+        let known = self.partitions.iter().map(|p| &p.topic).find(|known| known.as_str() == topic);
+        let topic = known.cloned().unwrap_or_else(|| Topic::new(topic, '.'));
+        let metrics = self.metrics.partition(topic.as_str(), number);
+        let partition = Partition {
+            topic,
+            number,
+            order: Bytes::from(number.to_string()),
+            generation: self.next_generation(),
+            record: InFlight::new(Arc::clone(&self.room), Arc::clone(&self.changed)),
+            offsets: Offsets::default(),
+            again: None,
+            backoff: Backoff::new(super::REWIND_BASE, super::REWIND_CAP),
+            metrics,
+        };
+        self.partitions.push(partition);
+    }
+
+    /// A partition is no longer ours. What is still to be settled of it is too late.
+    pub(super) fn remove(&mut self, topic: &str, number: i32) {
+        let Some(index) = self.position(topic, number) else { return };
+        let partition = self.partitions.swap_remove(index);
+        self.metrics.late.inc_by(partition.record.abandon() as u64);
+        self.last = 0;
+    }
+
+    /// Takes nothing more, of whatever partition.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.partitions.iter().for_each(|p| p.record.close());
+    }
+
+    /// Takes nothing more of these.
+    pub(super) fn close_only(&mut self, of: &[(String, i32)]) {
+        self.among(of).for_each(|p| p.record.close());
+    }
+
+    /// The partition of a message, if it is ours and the message is one to take.
+    pub(super) fn find(&mut self, topic: &str, number: i32, offset: i64) -> Option<Found> {
+        let index = self.index(topic, number)?;
+        if self.closed || self.partitions[index].again.is_some() {
+            return None;
+        }
+        if self.partitions[index].offsets.step(offset) == Step::Back {
+            self.renew(index);
+        }
+        let p = &self.partitions[index];
+        Some(Found {
+            index,
+            generation: p.generation,
+            topic: p.topic.clone(),
+            order: p.order.clone(),
+        })
+    }
+
+    /// Takes a message of `bytes`, if its partition is still the one that was found and there is room.
+    pub(super) fn admit(&mut self, found: &Found, offset: i64, bytes: usize) -> Admitted {
+        let Some(partition) = self.partitions.get_mut(found.index) else {
+            return Admitted::Foreign;
+        };
+        if partition.generation != found.generation || self.closed {
+            return Admitted::Foreign;
+        }
+        // Only this thread takes, so what fits now still fits below.
+        if !self.room.fits(bytes) {
+            return Admitted::Full;
+        }
+        match partition.record.take(Some(offset), bytes) {
+            None => Admitted::Foreign,
+            Some(settlement) => {
+                partition.offsets.received(offset);
+                partition.metrics.received.set(offset);
+                Admitted::Taken(settlement)
+            }
+        }
+    }
+
+    /// Moves every watermark on; gives the partitions in which a message was given back.
+    pub(super) fn settle(&mut self, now: Instant) -> Vec<(String, i32)> {
+        let mut released = Vec::new();
+        for index in 0..self.partitions.len() {
+            let partition = &mut self.partitions[index];
+            partition.settle();
+            if partition.record.has_released() && partition.again.is_none() && !self.closed {
+                let at = partition.offsets.resume_at();
+                let due = now + partition.backoff.next_wait();
+                released.push((partition.topic.as_str().to_owned(), partition.number));
+                self.renew(index);
+                self.partitions[index].again = at.map(|at| (at, due));
+            }
+        }
+        released
+    }
+
+    /// The positions that are to be stored for the next commit, and are taken for stored from now on.
+    pub(super) fn take_unstored(&mut self) -> Vec<Place> {
+        let place = |p: &mut Partition| {
+            let offset = p.offsets.unstored()?;
+            p.offsets.stored(offset);
+            Some(Place { topic: p.topic.as_str().to_owned(), partition: p.number, offset })
+        };
+        self.partitions.iter_mut().filter_map(place).collect()
+    }
+
+    /// Where partitions are to be read again, as far as it is time.
+    pub(super) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
+        let due = |p: &Partition| match p.again {
+            Some((offset, due)) if due <= now => {
+                Some(Place { topic: p.topic.as_str().to_owned(), partition: p.number, offset })
+            }
+            _ => None,
+        };
+        self.partitions.iter().filter_map(due).collect()
+    }
+
+    /// Those that are to be read again.
+    pub(super) fn rewinding(&self) -> Vec<(String, i32)> {
+        let again = self.partitions.iter().filter(|p| p.again.is_some());
+        again.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
+    }
+
+    /// A message was not taken: its partition is to be read again, from the oldest one not settled.
+    pub(super) fn set_back(&mut self, topic: &str, number: i32, offset: i64) {
+        let Some(index) = self.position(topic, number) else { return };
+        let at = self.partitions[index].offsets.resume_at().unwrap_or(offset);
+        self.renew(index);
+        self.partitions[index].again = Some((at, Instant::now()));
+    }
+
+    /// A partition was set back; or it was not, and is to be later.
+    pub(super) fn rewound(&mut self, place: &Place, done: bool, now: Instant) {
+        let Some(index) = self.position(&place.topic, place.partition) else { return };
+        let partition = &mut self.partitions[index];
+        let again = (place.offset, now + partition.backoff.next_wait());
+        partition.again = (!done).then_some(again);
+        if done {
+            self.metrics.rewinds.inc();
+        }
+    }
+
+    /// Whether nothing of these is waited for: all is settled, or what is not was given back.
+    pub(super) fn is_drained(&mut self, of: &[(String, i32)]) -> bool {
+        self.among(of).all(|p| p.record.is_empty() || p.record.has_released())
+    }
+
+    /// Whether nothing is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        self.partitions.iter().all(|p| p.record.is_empty())
+    }
+
+    /// Whether some message was given back and its partition not yet read again.
+    pub(super) fn has_released(&self) -> bool {
+        self.partitions.iter().any(|p| p.record.has_released() || p.again.is_some())
+    }
+
+    /// Topic and number of each.
+    pub(super) fn names(&self) -> Vec<(String, i32)> {
+        self.partitions.iter().map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
+    }
+
+    /// One of them.
+    pub(super) fn get(&self, topic: &str, number: i32) -> Option<&Partition> {
+        self.position(topic, number).map(|index| &self.partitions[index])
+    }
+
+    fn renew(&mut self, index: usize) {
+        let generation = self.next_generation();
+        let record = InFlight::new(Arc::clone(&self.room), Arc::clone(&self.changed));
+        let partition = &mut self.partitions[index];
+        partition.generation = generation;
+        partition.offsets = Offsets::default();
+        let old = std::mem::replace(&mut partition.record, record);
+        self.metrics.late.inc_by(old.abandon() as u64);
+    }
+
+    fn next_generation(&mut self) -> u64 {
+        self.generations += 1;
+        self.generations
+    }
+
+    fn index(&mut self, topic: &str, number: i32) -> Option<usize> {
+        let is = |p: &Partition| p.number == number && p.topic.as_str() == topic;
+        if self.partitions.get(self.last).is_some_and(is) {
+            return Some(self.last);
+        }
+        self.last = self.partitions.iter().position(is)?;
+        Some(self.last)
+    }
+
+    fn position(&self, topic: &str, number: i32) -> Option<usize> {
+        self.partitions.iter().position(|p| p.number == number && p.topic.as_str() == topic)
+    }
+
+    fn among<'a>(&'a self, of: &'a [(String, i32)]) -> impl Iterator<Item = &'a Partition> {
+        of.iter().filter_map(|(topic, number)| self.get(topic, *number))
+    }
+}
+
+impl Partition {
+    fn settle(&mut self) {
+        if let Some(offset) = self.record.acknowledgeable().last() {
+            self.offsets.settled(*offset);
+            self.backoff.reset();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "assignment_tests.rs"]
+mod tests;

@@ -1,0 +1,230 @@
+//! The partitions of a source, and what late and lost messages do to them.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::source::Limits;
+use crate::delivery::Outcome;
+use crate::metrics::Metrics;
+
+const LATER: Duration = Duration::from_mins(1);
+
+fn assignment(messages: usize) -> (Assignment, KafkaMetrics) {
+    let metrics = Metrics::new();
+    let kafka = metrics.kafka("s");
+    let room = Room::new(Limits { messages, bytes: 1_000 }, metrics.source("s"));
+    (Assignment::new(room, Arc::default(), kafka.clone()), kafka)
+}
+
+fn take(assignment: &mut Assignment, partition: i32, offset: i64) -> Settlement {
+    let found = assignment.find("t", partition, offset).unwrap();
+    match assignment.admit(&found, offset, 1) {
+        Admitted::Taken(settlement) => settlement,
+        Admitted::Full => panic!("full"),
+        Admitted::Foreign => panic!("foreign"),
+    }
+}
+
+fn stored(assignment: &mut Assignment) -> Vec<(i32, i64)> {
+    assignment.settle(Instant::now());
+    let mut places: Vec<_> =
+        assignment.take_unstored().into_iter().map(|p| (p.partition, p.offset)).collect();
+    places.sort_unstable();
+    places
+}
+
+#[test]
+fn partitions_move_on_by_themselves() {
+    let (mut assignment, _) = assignment(10);
+    assignment.add("t", 0);
+    assignment.add("t", 1);
+    let (first, second) = (take(&mut assignment, 0, 5), take(&mut assignment, 0, 8));
+    let other = take(&mut assignment, 1, 70);
+    second.settle(Outcome::Accepted);
+    other.settle(Outcome::Accepted);
+    assert_eq!(stored(&mut assignment), [(1, 71)]);
+    first.settle(Outcome::Accepted);
+    assert_eq!(stored(&mut assignment), [(0, 9)]);
+    assert_eq!(stored(&mut assignment), []);
+}
+
+#[test]
+fn what_is_settled_after_a_revocation_moves_nothing_and_is_counted() {
+    let (mut assignment, metrics) = assignment(10);
+    assignment.add("t", 0);
+    let late = take(&mut assignment, 0, 5);
+    assignment.remove("t", 0);
+    assert_eq!(metrics.late.get(), 1);
+    assert!(assignment.find("t", 0, 6).is_none());
+    assignment.add("t", 0);
+    late.settle(Outcome::Accepted);
+    assert_eq!(stored(&mut assignment), []);
+    take(&mut assignment, 0, 5).settle(Outcome::Accepted);
+    assert_eq!(stored(&mut assignment), [(0, 6)]);
+}
+
+#[test]
+fn a_message_that_was_found_before_a_revocation_is_not_taken_after_it() {
+    let (mut assignment, _) = assignment(10);
+    assignment.add("t", 0);
+    let found = assignment.find("t", 0, 5).unwrap();
+    assignment.remove("t", 0);
+    assert!(matches!(assignment.admit(&found, 5, 1), Admitted::Foreign));
+    assignment.add("t", 0);
+    assert!(matches!(assignment.admit(&found, 5, 1), Admitted::Foreign));
+}
+
+#[test]
+fn a_message_that_was_given_back_sets_its_partition_back() {
+    let (mut assignment, metrics) = assignment(10);
+    assignment.add("t", 0);
+    let now = Instant::now();
+    let taken: Vec<_> = (5..8).map(|offset| take(&mut assignment, 0, offset)).collect();
+    let [first, second, third] = taken.try_into().unwrap_or_else(|_| panic!());
+    first.settle(Outcome::Accepted);
+    drop(second);
+    assert_eq!(assignment.settle(now), [("t".to_owned(), 0)]);
+    third.settle(Outcome::Accepted);
+    assert_eq!(metrics.late.get(), 1, "the third");
+    // Until it was set back, what comes is not what is to come next.
+    assert!(assignment.find("t", 0, 8).is_none());
+    assert_eq!(assignment.settle(now), []);
+    let due = assignment.due_rewinds(now + LATER);
+    assert_eq!(due, [Place { topic: "t".into(), partition: 0, offset: 6 }]);
+    assignment.rewound(&due[0], false, now);
+    assert_eq!(assignment.due_rewinds(now + LATER), due, "it did not work, and is tried again");
+    assignment.rewound(&due[0], true, now);
+    assert_eq!(assignment.due_rewinds(now + LATER), []);
+    take(&mut assignment, 0, 6).settle(Outcome::Accepted);
+    assert_eq!(stored(&mut assignment), [(0, 7)]);
+}
+
+#[test]
+fn a_partition_that_was_set_back_by_others_begins_anew() {
+    let (mut assignment, _) = assignment(10);
+    assignment.add("t", 0);
+    let before = take(&mut assignment, 0, 500);
+    // The topic was made anew: its offsets begin at 0.
+    take(&mut assignment, 0, 0).settle(Outcome::Accepted);
+    assert_eq!(stored(&mut assignment), [(0, 1)]);
+    before.settle(Outcome::Accepted);
+    assert_eq!(stored(&mut assignment), []);
+}
+
+#[test]
+fn without_room_nothing_is_taken_and_nothing_is_lost() {
+    let (mut assignment, _) = assignment(2);
+    assignment.add("t", 0);
+    let (one, _two) = (take(&mut assignment, 0, 1), take(&mut assignment, 0, 2));
+    let found = assignment.find("t", 0, 3).unwrap();
+    assert!(matches!(assignment.admit(&found, 3, 1), Admitted::Full));
+    one.settle(Outcome::Accepted);
+    assignment.settle(Instant::now());
+    assert!(matches!(assignment.admit(&found, 3, 1), Admitted::Taken(_)));
+}
+
+#[test]
+fn a_closed_assignment_waits_for_what_it_has() {
+    let (mut assignment, _) = assignment(10);
+    assignment.add("t", 0);
+    assignment.add("t", 1);
+    let held = take(&mut assignment, 0, 5);
+    assignment.close_only(&[("t".into(), 1)]);
+    assert!(assignment.is_drained(&[("t".into(), 1)]));
+    assert!(!assignment.is_drained(&[("t".into(), 0)]));
+    assignment.close();
+    assert!(assignment.find("t", 0, 6).is_none());
+    assert!(!assignment.is_empty());
+    held.settle(Outcome::Accepted);
+    assert_eq!(stored(&mut assignment), [(0, 6)]);
+    assert!(assignment.is_empty() && !assignment.has_released());
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Take(i32),
+    Settle(prop::sample::Index, bool),
+    Revoke(i32),
+    Tick,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        6 => (0..3).prop_map(Event::Take),
+        6 => (any::<prop::sample::Index>(), prop::bool::weighted(0.95))
+            .prop_map(|(index, good)| Event::Settle(index, good)),
+        1 => (0..3).prop_map(Event::Revoke),
+        3 => Just(Event::Tick),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Messages come, are settled in any order, given back, revoked and assigned again: a position that
+    /// is stored has only messages before it whose duty was done, and never falls while the partition
+    /// is owned. In the end everything is done, however often it was given back.
+    #[test]
+    fn nothing_undone_is_ever_behind_a_stored_position(events in prop::collection::vec(event(), 1..200)) {
+        let (mut assignment, _) = assignment(8);
+        let mut now = Instant::now();
+        // A log of offsets with gaps, of which each partition has read so far, and what was done of it.
+        let log: Vec<i64> = (0..400).map(|i| i * 3 + i % 2).collect();
+        let mut next = [0_usize; 3];
+        let mut done = vec![std::collections::BTreeSet::new(); 3];
+        let mut committed = [0_i64; 3];
+        let mut floor = [0_i64; 3];
+        let mut flying: Vec<(usize, i64, Settlement)> = Vec::new();
+        for partition in 0..3 {
+            assignment.add("t", partition);
+        }
+        for event in events {
+            match event {
+                Event::Take(partition) => {
+                    let p = usize::try_from(partition).unwrap();
+                    let offset = log[next[p]];
+                    let Some(found) = assignment.find("t", partition, offset) else { continue };
+                    if let Admitted::Taken(settlement) = assignment.admit(&found, offset, 1) {
+                        next[p] += 1;
+                        flying.push((p, offset, settlement));
+                    }
+                }
+                Event::Settle(index, good) if !flying.is_empty() => {
+                    let (p, offset, settlement) = flying.swap_remove(index.index(flying.len()));
+                    if good {
+                        done[p].insert(offset);
+                        settlement.settle(Outcome::Accepted);
+                    }
+                }
+                Event::Settle(..) => {}
+                Event::Revoke(partition) => {
+                    let p = usize::try_from(partition).unwrap();
+                    assignment.remove("t", partition);
+                    assignment.add("t", partition);
+                    next[p] = log.iter().position(|o| *o >= committed[p]).unwrap();
+                    floor[p] = committed[p];
+                }
+                Event::Tick => {
+                    now += LATER;
+                    assignment.settle(now);
+                    for place in assignment.due_rewinds(now + LATER) {
+                        let p = usize::try_from(place.partition).unwrap();
+                        next[p] = log.iter().position(|o| *o >= place.offset).unwrap();
+                        assignment.rewound(&place, true, now);
+                    }
+                    for place in assignment.take_unstored() {
+                        let p = usize::try_from(place.partition).unwrap();
+                        prop_assert!(place.offset > committed[p] || committed[p] == 0);
+                        let before = log.iter().filter(|o| **o < place.offset);
+                        for offset in before {
+                            prop_assert!(done[p].contains(offset), "{offset} of {p} is not done");
+                        }
+                        committed[p] = place.offset;
+                    }
+                }
+            }
+        }
+    }
+}

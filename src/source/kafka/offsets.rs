@@ -1,0 +1,127 @@
+//! What may be committed of one partition while it is ours: pure bookkeeping of offsets.
+//!
+//! Offsets have gaps (compaction, markers of transactions), so nothing here adds one to an offset but
+//! to name the position behind a settled message.
+
+/// The offsets of one (topic, partition, generation).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offsets {
+    /// Of the oldest message of this generation.
+    first: Option<i64>,
+    /// Of the newest.
+    newest: Option<i64>,
+    /// Behind the last message before the oldest that is not settled.
+    watermark: Option<i64>,
+    /// What was stored for the next commit.
+    stored: Option<i64>,
+}
+
+/// How a message stands to those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It follows them.
+    Forward,
+    /// It stands before the newest: the partition was set back, and not by us.
+    Back,
+}
+
+impl Offsets {
+    /// A message is there to be taken.
+    pub(super) fn step(&self, offset: i64) -> Step {
+        if self.newest.is_some_and(|newest| offset <= newest) { Step::Back } else { Step::Forward }
+    }
+
+    /// A message was taken.
+    pub(super) fn received(&mut self, offset: i64) {
+        debug_assert_eq!(self.step(offset), Step::Forward);
+        self.first.get_or_insert(offset);
+        self.newest = Some(offset);
+    }
+
+    /// All messages up to this one are settled. Later calls come with higher offsets: one that does
+    /// not is a bug that would set the group back, and is refused.
+    pub(super) fn settled(&mut self, offset: i64) {
+        let behind = offset.saturating_add(1);
+        let rises = self.watermark.is_none_or(|watermark| watermark < behind);
+        let known = self.newest.is_some_and(|newest| offset <= newest);
+        debug_assert!(rises && known, "{offset} is settled, and {self:?}");
+        if rises && known {
+            self.watermark = Some(behind);
+        }
+    }
+
+    /// The position to store, if it is not stored yet. What is stored never falls.
+    pub(super) fn unstored(&self) -> Option<i64> {
+        self.watermark.filter(|watermark| self.stored.is_none_or(|stored| stored < *watermark))
+    }
+
+    /// A position was stored.
+    pub(super) fn stored(&mut self, position: i64) {
+        debug_assert!(self.stored.is_none_or(|stored| stored < position), "{position}, {self:?}");
+        self.stored = self.stored.max(Some(position));
+    }
+
+    /// The position of the oldest message that is not settled, or of where it will be.
+    pub(super) fn resume_at(&self) -> Option<i64> {
+        self.watermark.or(self.first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn nothing_is_stored_before_something_is_settled() {
+        let mut offsets = Offsets::default();
+        assert_eq!((offsets.unstored(), offsets.resume_at()), (None, None));
+        offsets.received(7);
+        assert_eq!((offsets.unstored(), offsets.resume_at()), (None, Some(7)));
+        offsets.settled(7);
+        assert_eq!((offsets.unstored(), offsets.resume_at()), (Some(8), Some(8)));
+        offsets.stored(8);
+        assert_eq!(offsets.unstored(), None);
+    }
+
+    #[test]
+    fn a_step_back_is_seen() {
+        let mut offsets = Offsets::default();
+        offsets.received(7);
+        assert_eq!(offsets.step(9), Step::Forward);
+        assert_eq!((offsets.step(7), offsets.step(3)), (Step::Back, Step::Back));
+    }
+
+    proptest! {
+        /// Whatever is settled when: what is stored rises, stands behind a settled message, and has
+        /// nothing unsettled before it.
+        #[test]
+        fn stored_is_behind_all_that_is_settled(
+            gaps in prop::collection::vec(1..5_i64, 1..60),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 1..60),
+            start in 0..1000_i64,
+        ) {
+            let taken: Vec<i64> = gaps.iter().scan(start, |at, gap| { *at += gap; Some(*at) }).collect();
+            let mut offsets = Offsets::default();
+            for offset in &taken {
+                prop_assert_eq!(offsets.step(*offset), Step::Forward);
+                offsets.received(*offset);
+            }
+            let (mut done, mut last) = (vec![false; taken.len()], 0);
+            for index in order {
+                done[index.index(taken.len())] = true;
+                let prefix = done.iter().take_while(|d| **d).count();
+                // The record of what is in flight gives the settled prefix, as here.
+                if prefix > 0 && offsets.resume_at() != Some(taken[prefix - 1] + 1) {
+                    offsets.settled(taken[prefix - 1]);
+                }
+                let Some(position) = offsets.unstored() else { continue };
+                prop_assert!(position > last);
+                prop_assert_eq!(position, taken[prefix - 1] + 1);
+                prop_assert!(taken.iter().zip(&done).all(|(o, d)| *o >= position || *d));
+                offsets.stored(position);
+                last = position;
+            }
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The thread that polls librdkafka: takes messages, moves watermarks on, pauses and resumes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use tokio::sync::oneshot;
+use tracing::{debug, warn};
+
+use super::assignment::{Admitted, Found, Place};
+use super::context::Context;
+use super::pressure::Next;
+use super::shared::{Shared, list};
+use super::{Unclean, record, settings};
+use crate::backoff::Backoff;
+use crate::config::kafka::Tombstones;
+use crate::delivery::{Delivery, Outcome};
+use crate::message::Message;
+
+/// Messages taken before anything else is looked at.
+const BATCH: usize = 512;
+
+/// With nothing to take, the queue is waited on for so long.
+const IDLE: Duration = Duration::from_millis(50);
+
+/// Watermarks are moved on this often.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What was settled is handed to librdkafka for its next commit this often.
+const STORE_EVERY: Duration = Duration::from_millis(200);
+
+/// Without room, what was settled is looked at after this.
+const STALL_STEP: Duration = Duration::from_millis(2);
+
+/// Topics that are missing are asked for this often.
+const ASK_EVERY: Duration = Duration::from_secs(10);
+
+/// A broker has this long to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After a fatal error a new client is made: the first time within this, …
+const BACKOFF_BASE: Duration = Duration::from_millis(500);
+
+/// … and never later than after this.
+const BACKOFF_CAP: Duration = Duration::from_secs(30);
+
+/// A client that was good for so long failed for the first time.
+const GOOD_AFTER: Duration = Duration::from_mins(1);
+
+/// Polls until the drain.
+pub(super) struct Poller {
+    pub(super) shared: Arc<Shared>,
+    /// A message that does not fit; there is no giving it back to librdkafka.
+    pub(super) held: Option<Held>,
+    /// Told when everything is committed, before the client is closed.
+    pub(super) committed: Option<oneshot::Sender<Result<(), Unclean>>>,
+}
+
+/// A message that waits for room.
+pub(super) struct Held {
+    found: Found,
+    offset: i64,
+    size: usize,
+    message: Message,
+}
+
+/// How the work with one client ended.
+enum End {
+    Drained(Result<(), Unclean>),
+    /// It is of no more use.
+    Fatal(String),
+}
+
+impl Poller {
+    /// Polls until the drain is done.
+    pub(super) fn run(mut self) {
+        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
+        while !self.shared.shutdown.is_draining() {
+            let began = Instant::now();
+            let why = match self.subscribe() {
+                Err(why) => why,
+                Ok(consumer) => match self.drive(&consumer) {
+                    End::Fatal(why) => why,
+                    End::Drained(drained) => {
+                        self.tell(drained);
+                        // Leaves the group, which may take a while.
+                        drop(consumer);
+                        return;
+                    }
+                },
+            };
+            self.forget();
+            if began.elapsed() > GOOD_AFTER {
+                backoff.reset();
+            }
+            let wait = backoff.next_wait();
+            warn!(source = %self.shared.name, why, "the client is of no more use; making another");
+            self.shared.stand(|standing| {
+                standing.member = false;
+                standing.trouble = Some(why);
+            });
+            let drain = self.shared.shutdown.drain();
+            let waited = async { tokio::time::timeout(wait, drain).await };
+            let _ = self.shared.runtime.block_on(waited);
+        }
+        self.tell(Ok(()));
+    }
+
+    fn tell(&mut self, result: Result<(), Unclean>) {
+        self.shared.close_intake();
+        if let Some(committed) = self.committed.take() {
+            let _ = committed.send(result);
+        }
+    }
+
+    /// What belonged to a client that is gone.
+    fn forget(&mut self) {
+        self.held = None;
+        let mut assignment = self.shared.assignment();
+        for (topic, partition) in assignment.names() {
+            assignment.remove(&topic, partition);
+        }
+        drop(assignment);
+        *self.shared.flow() = super::shared::Flow::default();
+        self.shared.kafka.paused.set(0);
+    }
+
+    fn subscribe(&self) -> Result<BaseConsumer<Context>, String> {
+        let shared = &self.shared;
+        let properties: ClientConfig =
+            settings::properties(&shared.config).map_err(|error| error.to_string())?;
+        let context = Context { shared: Arc::clone(shared) };
+        let consumer: BaseConsumer<Context> =
+            properties.create_with_context(context).map_err(|error| settings::words(&error))?;
+        let topics: Vec<&str> = shared.config.topics.iter().map(String::as_str).collect();
+        consumer.subscribe(&topics).map_err(|error| settings::words(&error))?;
+        Ok(consumer)
+    }
+
+    fn drive(&mut self, consumer: &BaseConsumer<Context>) -> End {
+        let mut ticked = Instant::now();
+        let (mut stored, mut asked) = (ticked, ticked);
+        let mut draining = false;
+        loop {
+            let now = Instant::now();
+            if self.shared.shutdown.is_aborting() {
+                return End::Drained(Err(Unclean("aborted")));
+            }
+            if !draining && self.shared.shutdown.is_draining() {
+                draining = true;
+                self.begin_drain(consumer);
+            }
+            if draining || now.duration_since(ticked) >= TICK {
+                ticked = now;
+                self.settle(consumer, now);
+                self.shared.alive();
+            }
+            if now.duration_since(stored) >= STORE_EVERY {
+                stored = now;
+                self.shared.store(consumer);
+            }
+            if now.duration_since(asked) >= ASK_EVERY {
+                asked = now;
+                self.ask_for_missing(consumer);
+            }
+            if draining {
+                if let Some(result) = self.drained(consumer) {
+                    return End::Drained(result);
+                }
+                if let Some(Err(why)) = Self::poll(&self.shared, consumer, Duration::from_millis(5))
+                {
+                    return End::Fatal(why);
+                }
+                continue;
+            }
+            if let Err(why) = self.flow(consumer, now) {
+                return End::Fatal(why);
+            }
+        }
+    }
+
+    /// Takes messages as far as there is room.
+    fn flow(&mut self, consumer: &BaseConsumer<Context>, now: Instant) -> Result<(), String> {
+        self.retry_held();
+        self.shared.hand_over();
+        let full = self.held.is_some() || !self.shared.room.fits(0);
+        let half_free = self.shared.room.half_free().now_or_never().is_some();
+        let next = self.shared.flow().pressure.next(full, half_free, now);
+        match next {
+            Next::Take => self.take_batch(consumer)?,
+            Next::Stall => {
+                std::thread::sleep(STALL_STEP);
+                self.settle(consumer, Instant::now());
+            }
+            Next::Pause => {
+                let all = self.shared.assignment().names();
+                self.shared.pause(consumer, all);
+            }
+            Next::Serve => {
+                if let Some(message) = Self::poll(&self.shared, consumer, TICK) {
+                    self.take(&message?);
+                    self.shared.hand_over();
+                }
+            }
+            Next::Resume => {
+                // One that waits to be read again stays paused until it is.
+                let assignment = self.shared.assignment();
+                let again: Vec<_> = assignment.rewinding();
+                let all: Vec<_> =
+                    assignment.names().into_iter().filter(|name| !again.contains(name)).collect();
+                drop(assignment);
+                self.shared.resume(consumer, &all);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self, consumer: &BaseConsumer<Context>) -> Result<(), String> {
+        let mut patience = IDLE;
+        for _ in 0..BATCH {
+            let Some(message) = Self::poll(&self.shared, consumer, patience) else { break };
+            self.take(&message?);
+            if self.held.is_some() || !self.shared.room.fits(0) {
+                break;
+            }
+            patience = Duration::ZERO;
+        }
+        self.shared.hand_over();
+        Ok(())
+    }
+
+    /// The next message; `None` if there is none, or something else came.
+    fn poll<'c>(
+        shared: &Shared,
+        consumer: &'c BaseConsumer<Context>,
+        patience: Duration,
+    ) -> Option<Result<BorrowedMessage<'c>, String>> {
+        match consumer.poll(patience)? {
+            Ok(message) => Some(Ok(message)),
+            Err(KafkaError::MessageConsumptionFatal(code)) => {
+                Some(Err(shared.last_trouble().unwrap_or_else(|| code.to_string())))
+            }
+            // Said already, by the callback for errors.
+            Err(_) => None,
+        }
+    }
+
+    fn take(&mut self, message: &BorrowedMessage<'_>) {
+        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+        let shared = &self.shared;
+        let mut assignment = shared.assignment();
+        let Some(found) = assignment.find(topic, partition, offset) else { return };
+        if message.payload().is_none() && shared.config.tombstones == Tombstones::Skip {
+            let admitted = assignment.admit(&found, offset, 0);
+            drop(assignment);
+            if let Admitted::Taken(settlement) = admitted {
+                shared.kafka.tombstones.inc();
+                return settlement.settle(Outcome::Accepted);
+            }
+            return self.give_back(message);
+        }
+        let (message, size) = record::message(&shared.name, &found, message);
+        match assignment.admit(&found, offset, size) {
+            Admitted::Foreign => {}
+            Admitted::Taken(settlement) => {
+                drop(assignment);
+                shared.take_in(Delivery { message: Arc::new(message), settlement });
+            }
+            Admitted::Full if self.held.is_none() => {
+                drop(assignment);
+                self.held = Some(Held { found, offset, size, message });
+            }
+            Admitted::Full => assignment.set_back(topic, partition, offset),
+        }
+    }
+
+    /// A message that can't be taken now, and is to be read again.
+    fn give_back(&self, message: &BorrowedMessage<'_>) {
+        let mut assignment = self.shared.assignment();
+        assignment.set_back(message.topic(), message.partition(), message.offset());
+    }
+
+    fn retry_held(&mut self) {
+        let Some(Held { found, offset, size, message }) = self.held.take() else { return };
+        let admitted = self.shared.assignment().admit(&found, offset, size);
+        match admitted {
+            Admitted::Full => self.held = Some(Held { found, offset, size, message }),
+            // Somebody else's now, or it is read again.
+            Admitted::Foreign => {}
+            Admitted::Taken(settlement) => {
+                self.shared.take_in(Delivery { message: Arc::new(message), settlement });
+            }
+        }
+    }
+
+    /// Moves watermarks on; reads again what was given back.
+    fn settle(&self, consumer: &BaseConsumer<Context>, now: Instant) {
+        let mut assignment = self.shared.assignment();
+        let released = assignment.settle(now);
+        let rewind = assignment.due_rewinds(now);
+        drop(assignment);
+        if !released.is_empty() {
+            warn!(source = %self.shared.name, partitions = ?released, "a message was given back; its partition is read again from there");
+            self.shared.pause(consumer, released);
+        }
+        for place in rewind {
+            let done = self.rewind(consumer, &place);
+            self.shared.assignment().rewound(&place, done, now);
+            if done {
+                self.shared.resume(consumer, &[(place.topic, place.partition)]);
+            }
+        }
+    }
+
+    fn rewind(&self, consumer: &BaseConsumer<Context>, place: &Place) -> bool {
+        let list = list(std::slice::from_ref(place));
+        let said = match consumer.seek_partitions(list, ANSWER_TIMEOUT) {
+            Ok(list) => list.elements().iter().try_for_each(TopicPartitionListElem::error),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &said {
+            debug!(source = %self.shared.name, ?place, %error, "the partition could not be set back yet");
+        }
+        said.is_ok()
+    }
+
+    /// Topics that were missing may be there by now.
+    fn ask_for_missing(&self, consumer: &BaseConsumer<Context>) {
+        for missing in self.shared.missing() {
+            let found = consumer.fetch_metadata(Some(&missing), ANSWER_TIMEOUT);
+            let there = found.is_ok_and(|metadata| {
+                metadata.topics().iter().any(|t| t.name() == missing && t.error().is_none())
+            });
+            if there {
+                self.shared.stand(|s| s.missing.retain(|(topic, _)| *topic != missing));
+            }
+        }
+    }
+
+    fn begin_drain(&mut self, consumer: &BaseConsumer<Context>) {
+        // It stays with the broker.
+        self.held = None;
+        self.shared.stand(|standing| standing.draining = true);
+        let mut assignment = self.shared.assignment();
+        assignment.close();
+        let all = assignment.names();
+        drop(assignment);
+        self.shared.pause(consumer, all);
+    }
+
+    /// `Some` when the drain is over.
+    fn drained(&self, consumer: &BaseConsumer<Context>) -> Option<Result<(), Unclean>> {
+        let assignment = self.shared.assignment();
+        let (empty, released) = (assignment.is_empty(), assignment.has_released());
+        drop(assignment);
+        if !empty && !released {
+            return None;
+        }
+        self.shared.store(consumer);
+        let committed = self.shared.commit(consumer);
+        if let Err(why) = &committed {
+            warn!(source = %self.shared.name, why, "the last offsets are not committed; some messages come again");
+        }
+        Some(match (released, committed) {
+            (true, _) => Err(Unclean("a message was given back while draining")),
+            (false, Err(_)) => Err(Unclean("the last offsets were not committed")),
+            (false, Ok(())) => Ok(()),
+        })
+    }
+}

@@ -1,0 +1,175 @@
+//! Whether a cluster can be reached, lets us in and has our topics: for `check --connect`. Joins no group
+//! and commits nothing.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::metadata::{Metadata, MetadataPartition};
+use tokio::runtime::Handle;
+
+use super::tokens::Tokens;
+use super::{settings, trouble};
+use crate::config::kafka::KafkaConfig;
+
+/// The brokers have this long in all.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A broker that refuses the connection is not waited for to the end.
+const RETRIES_LEFT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(11)];
+
+/// And this long for one answer, so that errors are heard meanwhile.
+const ANSWER: Duration = Duration::from_secs(1);
+
+struct Heard {
+    runtime: Handle,
+    tokens: Option<Tokens>,
+    /// What tells most so far.
+    error: Mutex<Option<(Code, String)>>,
+}
+
+/// Says what is there, or why the source could not work: a clause, and a hint where there is one.
+pub async fn probe(config: KafkaConfig) -> Result<String, String> {
+    let tokens = Tokens::build(&config).await.map_err(|error| error.to_string())?;
+    let runtime = Handle::current();
+    let asked = tokio::task::spawn_blocking(move || ask(&config, tokens, runtime));
+    asked.await.map_err(|error| error.to_string())?
+}
+
+fn ask(config: &KafkaConfig, tokens: Option<Tokens>, runtime: Handle) -> Result<String, String> {
+    let mut properties = settings::properties(config).map_err(|error| error.to_string())?;
+    properties.set("enable.auto.commit", "false").set("statistics.interval.ms", "0");
+    let heard = Heard { runtime, tokens, error: Mutex::default() };
+    let client: BaseConsumer<Heard> = BaseConsumer::from_config_and_context(&properties, heard)
+        .map_err(|error| settings::words(&error))?;
+    let deadline = Instant::now() + PATIENCE;
+    let metadata = until(&client, deadline, || client.fetch_metadata(None, ANSWER))?;
+    let topics: Vec<&str> =
+        config.topics.iter().map(String::as_str).filter(|name| !name.starts_with('^')).collect();
+    let mut positions = TopicPartitionList::new();
+    for name in &topics {
+        let found = until(&client, deadline, || client.fetch_metadata(Some(name), ANSWER))?;
+        for partition in partitions(&found, name)? {
+            positions.add_partition(name, partition);
+        }
+    }
+    let count = positions.count();
+    if count > 0 {
+        // Asks the group's coordinator, which may refuse what brokers do not.
+        until(&client, deadline, || client.committed_offsets(positions.clone(), ANSWER))?;
+    }
+    let brokers = metadata.brokers().len();
+    Ok(format!(
+        "{brokers} {}, {} {} with {count} {}",
+        plural(brokers, "broker"),
+        topics.len(),
+        plural(topics.len(), "topic"),
+        plural(count, "partition"),
+    ))
+}
+
+/// Tries until it works, the time is over, or an error comes that waiting will not mend.
+fn until<T>(
+    client: &BaseConsumer<Heard>,
+    deadline: Instant,
+    ask: impl Fn() -> Result<T, KafkaError>,
+) -> Result<T, String> {
+    loop {
+        listen(client, Duration::ZERO);
+        let error = match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        listen(client, Duration::from_millis(100));
+        let heard = client.context().error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((code, reason)) = &heard
+            && (rank(*code) > 1
+                || Instant::now() + RETRIES_LEFT[usize::from(rank(*code))] >= deadline)
+        {
+            return Err(with_hint(*code, trouble::plain(reason)));
+        }
+        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        if matches!(code, Code::GroupAuthorizationFailed | Code::TopicAuthorizationFailed) {
+            return Err(with_hint(code, trouble::plain(&code.to_string())));
+        }
+        if Instant::now() >= deadline {
+            return Err(with_hint(Code::AllBrokersDown, "no broker answers"));
+        }
+    }
+}
+
+/// Hears what there is to hear. Errors can come faster than any patience ends.
+fn listen(client: &BaseConsumer<Heard>, patience: Duration) {
+    let until = Instant::now() + patience;
+    for _ in 0..100 {
+        let left = until.saturating_duration_since(Instant::now());
+        if client.poll(left).is_none() && left.is_zero() {
+            break;
+        }
+    }
+}
+
+fn partitions(metadata: &Metadata, topic: &str) -> Result<Vec<i32>, String> {
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let refuse = |code: Code| {
+        let why = code.to_string();
+        Err(with_hint(
+            code,
+            &format!("the topic `{topic}` can't be read: {}", trouble::plain(&why)),
+        ))
+    };
+    match found.map(|found| (found.error(), found)) {
+        None => refuse(Code::UnknownTopicOrPartition),
+        Some((Some(error), _)) => refuse(error.into()),
+        Some((None, found)) => Ok(found.partitions().iter().map(MetadataPartition::id).collect()),
+    }
+}
+
+fn with_hint(code: Code, what: &str) -> String {
+    match trouble::hint(code) {
+        "" => what.to_owned(),
+        hint => format!("{what}; {hint}"),
+    }
+}
+
+fn plural(count: usize, one: &str) -> String {
+    if count == 1 { one.to_owned() } else { format!("{one}s") }
+}
+
+/// How much an error tells; above 1 it stays, however long one waits.
+fn rank(code: Code) -> u8 {
+    match code {
+        Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => 3,
+        Code::Resolve => 2,
+        Code::BrokerTransportFailure => 1,
+        _ => 0,
+    }
+}
+
+impl ClientContext for Heard {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        let mut kept = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_none_or(|(before, _)| rank(*before) < rank(code)) {
+            *kept = Some((code, reason.to_owned()));
+        }
+    }
+
+    fn generate_oauth_token(
+        &self,
+        _: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let Some(tokens) = &self.tokens else { return Err("there are no tokens".into()) };
+        Ok(self.runtime.block_on(tokens.token())?)
+    }
+}
+
+impl ConsumerContext for Heard {}

@@ -1,0 +1,62 @@
+//! A record of Kafka as a [`Message`].
+
+use std::borrow::Cow;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use rdkafka::message::{BorrowedMessage, Headers, Message as _, Timestamp};
+
+use super::assignment::Found;
+use crate::message::{Message, SourceName};
+
+/// What stands for a payload that is not there, where routes are to see it.
+const NULL: &[u8] = b"null";
+
+/// The message that `record` is, its bytes copied once, and how many they are.
+pub(super) fn message(
+    source: &SourceName,
+    found: &Found,
+    record: &BorrowedMessage<'_>,
+) -> (Message, usize) {
+    let payload = record.payload().unwrap_or(NULL);
+    let (key, payload) = match record.key() {
+        None => (None, Bytes::copy_from_slice(payload)),
+        Some(key) => {
+            let mut both = Vec::with_capacity(key.len() + payload.len());
+            both.extend_from_slice(key);
+            both.extend_from_slice(payload);
+            let mut key_bytes = Bytes::from(both);
+            let payload = key_bytes.split_off(key.len());
+            (Some(key_bytes), payload)
+        }
+    };
+    let mut size = payload.len() + key.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers().map_or_else(Vec::new, |headers| {
+        let header = |h: rdkafka::message::Header<'_, &[u8]>| {
+            size += h.key.len() + h.value.map_or(0, <[u8]>::len);
+            (h.key.to_owned(), Bytes::copy_from_slice(h.value.unwrap_or_default()))
+        };
+        headers.iter().map(header).collect()
+    });
+    let message = Message {
+        source: SourceName::clone(source),
+        order: Some(key.clone().unwrap_or_else(|| found.order.clone())),
+        topic: found.topic.clone(),
+        key,
+        headers,
+        payload,
+        published: match record.timestamp() {
+            Timestamp::NotAvailable => None,
+            Timestamp::CreateTime(at) | Timestamp::LogAppendTime(at) => u64::try_from(at)
+                .ok()
+                .and_then(|at| UNIX_EPOCH.checked_add(Duration::from_millis(at))),
+        },
+        coordinates: coordinates(record.partition(), record.offset()),
+    };
+    (message, size)
+}
+
+/// Where a message stands, for a person who looks for it.
+fn coordinates(partition: i32, offset: i64) -> Vec<(Cow<'static, str>, String)> {
+    vec![("partition".into(), partition.to_string()), ("offset".into(), offset.to_string())]
+}

@@ -1,0 +1,350 @@
+//! What the poller of a source and librdkafka's callbacks share. All of them run on one thread, the
+//! poller's, but librdkafka's types ask for locks all the same.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tracing::{debug, info, warn};
+
+use super::assignment::{Assignment, Place};
+use super::context::Context;
+use super::pressure::Pressure;
+use super::standing::Standing;
+use super::statistics::Statistics;
+use super::tokens::Tokens;
+use super::trouble::{self, Repeats};
+use super::watchdog::Watchdog;
+use crate::config::kafka::KafkaConfig;
+use crate::delivery::{Delivery, Intake};
+use crate::health::Part;
+use crate::message::SourceName;
+use crate::metrics::{KafkaMetrics, SourceMetrics};
+use crate::shutdown::Shutdown;
+use crate::source::Room;
+
+/// Messages handed over at once where more are waiting.
+const HAND_OVER: usize = 64;
+
+/// What they share.
+pub(super) struct Shared {
+    pub(super) name: SourceName,
+    pub(super) config: KafkaConfig,
+    pub(super) room: Arc<Room>,
+    pub(super) runtime: Handle,
+    pub(super) metrics: SourceMetrics,
+    pub(super) kafka: KafkaMetrics,
+    pub(super) shutdown: Shutdown,
+    pub(super) tokens: Option<Tokens>,
+    /// Something may be committed, or was given back.
+    changed: Arc<Notify>,
+    health: Part,
+    assignment: Mutex<Assignment>,
+    handing: Mutex<Handing>,
+    flow: Mutex<Flow>,
+    state: Mutex<State>,
+    /// Something was stored since it was last seen committed.
+    stored: AtomicBool,
+}
+
+/// What was taken and is about to be handed over.
+#[derive(Debug, Default)]
+struct Handing {
+    /// `None` when nothing is taken any more: the pipeline ends with the last of them.
+    intake: Option<Intake>,
+    taken: Vec<Delivery>,
+}
+
+/// Which partitions are not fetched from.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    pub(super) pressure: Pressure,
+    /// Those that librdkafka was told to pause. It keeps that over a rebalance.
+    paused: Vec<(String, i32)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    standing: Standing,
+    repeats: Repeats,
+    watchdog: Watchdog,
+    /// Has been a member before.
+    known: bool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        (name, config, tokens): (SourceName, KafkaConfig, Option<Tokens>),
+        room: Arc<Room>,
+        (metrics, kafka): (SourceMetrics, KafkaMetrics),
+        health: Part,
+        intake: Intake,
+        shutdown: Shutdown,
+    ) -> Self {
+        let changed = Arc::new(Notify::new());
+        let assignment = Assignment::new(Arc::clone(&room), Arc::clone(&changed), kafka.clone());
+        Self {
+            name,
+            config,
+            room,
+            runtime: Handle::current(),
+            metrics,
+            kafka,
+            shutdown,
+            tokens,
+            changed,
+            health,
+            assignment: Mutex::new(assignment),
+            handing: Mutex::new(Handing { intake: Some(intake), taken: Vec::new() }),
+            flow: Mutex::default(),
+            state: Mutex::default(),
+            stored: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn assignment(&self) -> MutexGuard<'_, Assignment> {
+        self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn flow(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a message in for the next hand-over; each hand-over may wake the pipeline.
+    pub(super) fn take_in(&self, delivery: Delivery) {
+        let mut handing = self.handing.lock().unwrap_or_else(PoisonError::into_inner);
+        handing.taken.push(delivery);
+        if handing.taken.len() >= HAND_OVER {
+            handing.hand_over();
+        }
+    }
+
+    /// Hands everything over.
+    pub(super) fn hand_over(&self) {
+        self.handing.lock().unwrap_or_else(PoisonError::into_inner).hand_over();
+    }
+
+    /// Hands nothing over any more.
+    pub(super) fn close_intake(&self) {
+        *self.handing.lock().unwrap_or_else(PoisonError::into_inner) = Handing::default();
+    }
+
+    /// Waits until something changes, at most so long.
+    pub(super) fn wait(&self, patience: Duration) {
+        let changed = self.changed.notified();
+        let _ = self.runtime.block_on(async { tokio::time::timeout(patience, changed).await });
+    }
+
+    /// A sign of life.
+    pub(super) fn alive(&self) {
+        self.health.alive();
+    }
+
+    /// Changes what is known of the source, and says so if that matters.
+    pub(super) fn stand(&self, change: impl FnOnce(&mut Standing)) {
+        let mut state = self.state();
+        let before = (state.standing.member, state.standing.reason());
+        change(&mut state.standing);
+        let (member, reason) = (state.standing.member, state.standing.reason());
+        self.metrics.connected.set(i64::from(member));
+        if member && !before.0 && std::mem::replace(&mut state.known, true) {
+            self.metrics.reconnects.inc();
+        }
+        if reason != before.1 {
+            match reason {
+                None => self.health.ready(),
+                Some(reason) => self.health.not_ready(reason),
+            }
+        }
+    }
+
+    /// Something went wrong, and librdkafka tries again.
+    pub(super) fn trouble(&self, code: Code, reason: &str) {
+        if code == Code::Fatal {
+            // The poller ends with it, and says so.
+            return self.stand(|standing| standing.trouble = Some(reason.to_owned()));
+        }
+        if code == Code::AllBrokersDown && self.last_trouble().is_some() {
+            // What is wrong with each of them was said.
+            return self.stand(|standing| standing.member = false);
+        }
+        let missing = trouble::missing_topic(code, reason);
+        let times = self.state().repeats.note(code, Instant::now());
+        if let Some(times) = times {
+            let hint = trouble::hint(code);
+            warn!(source = %self.name, why = trouble::plain(reason), times, hint, "trouble with the brokers; trying again");
+        }
+        self.stand(|standing| {
+            if let Some(topic) = missing {
+                standing.missing.insert(topic);
+            } else {
+                standing.trouble = Some(trouble::plain(reason).to_owned());
+                standing.member &= !trouble::is_total(code);
+            }
+        });
+    }
+
+    /// The reason of the last trouble.
+    pub(super) fn last_trouble(&self) -> Option<String> {
+        self.state().standing.trouble.clone()
+    }
+
+    /// The topics that could not be read.
+    pub(super) fn missing(&self) -> Vec<String> {
+        self.state().standing.missing.iter().map(|(topic, _)| topic.clone()).collect()
+    }
+
+    /// Takes librdkafka's numbers.
+    pub(super) fn statistics(&self, json: &[u8]) {
+        let Some(statistics) = Statistics::read(json) else { return };
+        self.stand(|standing| {
+            standing.member = statistics.is_member();
+            if standing.member {
+                standing.trouble = None;
+            }
+        });
+        let mut lag = 0;
+        let assignment = self.assignment();
+        for behind in statistics.behind() {
+            let Some(partition) = assignment.get(&behind.topic, behind.partition) else { continue };
+            if let Some(behind) = behind.lag {
+                partition.metrics.lag.set(behind);
+                lag += behind;
+            }
+            if let Some(committed) = behind.committed {
+                partition.metrics.committed.set(committed);
+            }
+        }
+        drop(assignment);
+        let settled = self.metrics.settled[0].get() + self.metrics.settled[1].get();
+        let verdict = self.state().watchdog.look(lag, settled, Instant::now());
+        if let Some(stuck) = verdict {
+            self.stand(|standing| standing.stuck = stuck);
+            if stuck {
+                warn!(source = %self.name, lag, "the lag grows and nothing is delivered");
+            } else {
+                info!(source = %self.name, "delivers again");
+            }
+        }
+    }
+
+    /// Moves the watermarks on and hands them to librdkafka, which commits them every second.
+    pub(super) fn store(&self, consumer: &BaseConsumer<Context>) {
+        let places = self.assignment().take_unstored();
+        if places.is_empty() {
+            return;
+        }
+        // Of a partition that is not ours any more it is refused, as it should be.
+        if let Err(error) = consumer.store_offsets(&list(&places)) {
+            debug!(source = %self.name, %error, "positions were not stored");
+        }
+        self.stored.store(true, Ordering::Relaxed);
+    }
+
+    /// Commits what is stored, and waits for the broker to confirm. Where nothing was ever stored nobody
+    /// is asked: without a coordinator the question alone takes as long as a session.
+    pub(super) fn commit(&self, consumer: &BaseConsumer<Context>) -> Result<(), String> {
+        if !self.stored.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        match consumer.commit_consumer_state(CommitMode::Sync) {
+            // All of it was committed before.
+            Ok(()) | Err(KafkaError::ConsumerCommit(Code::NoOffset)) => Ok(()),
+            Err(error) => Err(super::settings::words(&error)),
+        }
+    }
+
+    /// Waits for what is in flight of `revoked`, and commits it. What is not settled in time comes
+    /// again, to whoever gets the partition.
+    pub(super) fn drain(&self, consumer: &BaseConsumer<Context>, revoked: &[(String, i32)]) {
+        // What waits here would be waited for.
+        self.hand_over();
+        let deadline = Instant::now() + self.config.drain_timeout;
+        self.assignment().close_only(revoked);
+        loop {
+            let now = Instant::now();
+            let _ = self.assignment().settle(now);
+            if self.assignment().is_drained(revoked) || self.shutdown.is_aborting() {
+                break;
+            }
+            if now >= deadline {
+                let waited = self.config.drain_timeout;
+                warn!(source = %self.name, ?waited, "partitions were taken away before all of their messages were settled; some come again");
+                break;
+            }
+            self.wait(Duration::from_millis(50).min(deadline - now));
+        }
+        self.store(consumer);
+        if let Err(why) = self.commit(consumer) {
+            warn!(source = %self.name, why, "the last offsets of partitions that were taken away are not committed; some messages come again");
+        }
+    }
+
+    /// Stops fetching from all that is ours.
+    pub(super) fn pause(&self, consumer: &BaseConsumer<Context>, partitions: Vec<(String, i32)>) {
+        let mut flow = self.flow();
+        let new: Vec<_> = partitions.into_iter().filter(|p| !flow.paused.contains(p)).collect();
+        if new.is_empty() {
+            return;
+        }
+        if let Err(error) = consumer.pause(&names(&new)) {
+            warn!(source = %self.name, %error, "partitions could not be paused");
+        }
+        flow.paused.extend(new);
+        self.kafka.paused.set(i64::try_from(flow.paused.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Fetches again from those of `partitions` that were paused.
+    pub(super) fn resume(&self, consumer: &BaseConsumer<Context>, partitions: &[(String, i32)]) {
+        let mut flow = self.flow();
+        let (again, still): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut flow.paused).into_iter().partition(|p| partitions.contains(p));
+        if !again.is_empty()
+            && let Err(error) = consumer.resume(&names(&again))
+        {
+            warn!(source = %self.name, %error, "partitions could not be resumed");
+        }
+        flow.paused = still;
+        self.kafka.paused.set(i64::try_from(flow.paused.len()).unwrap_or(i64::MAX));
+    }
+}
+
+impl Handing {
+    fn hand_over(&mut self) {
+        let Self { intake, taken } = self;
+        for delivery in taken.drain(..) {
+            // Without an intake it is dropped, which gives it back.
+            if let Some(intake) = intake {
+                intake.submit(delivery);
+            }
+        }
+    }
+}
+
+/// A list that lives as long as one call: one that outlives it keeps the client from closing.
+pub(super) fn list(places: &[Place]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(places.len());
+    for place in places {
+        // The only failure is an offset below zero, which no record has.
+        let offset = Offset::Offset(place.offset);
+        let _ = list.add_partition_offset(&place.topic, place.partition, offset);
+    }
+    list
+}
+
+fn names(partitions: &[(String, i32)]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for (topic, partition) in partitions {
+        list.add_partition(topic, *partition);
+    }
+    list
+}

@@ -1,0 +1,110 @@
+//! What goes wrong, in words, and how often it is said. Pure.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+/// The same trouble is not said again sooner.
+const SAY_EVERY: Duration = Duration::from_mins(1);
+
+/// Says a repeating trouble once an interval, with how often it came.
+#[derive(Debug, Default)]
+pub(super) struct Repeats {
+    /// What was said, when, and how often it came since.
+    said: Vec<(Code, Instant, u64)>,
+}
+
+impl Repeats {
+    /// `Some` if it is to be said: how often it came since it was said last, this time included.
+    pub(super) fn note(&mut self, code: Code, now: Instant) -> Option<u64> {
+        let Some((_, at, times)) = self.said.iter_mut().find(|(said, ..)| *said == code) else {
+            self.said.push((code, now, 0));
+            return Some(1);
+        };
+        *times += 1;
+        if now.duration_since(*at) < SAY_EVERY {
+            return None;
+        }
+        *at = now;
+        Some(std::mem::take(times))
+    }
+}
+
+/// What to look at, where the code tells.
+pub(super) fn hint(code: Code) -> &'static str {
+    match code {
+        Code::Authentication | Code::SaslAuthenticationFailed => {
+            "check `sasl`: the user and the password"
+        }
+        Code::SSL => "check `tls`, and that the port is one for TLS",
+        Code::Resolve => "check the names in `brokers`",
+        Code::BrokerTransportFailure | Code::AllBrokersDown => {
+            "check `brokers`, the network, and whether the port wants `tls`"
+        }
+        Code::UnknownTopicOrPartition | Code::UnknownTopic => {
+            "check `topics`; a topic that is created later is taken up then"
+        }
+        Code::TopicAuthorizationFailed => "the user needs the right to read the topic",
+        Code::GroupAuthorizationFailed => "the user needs the right to read the group",
+        Code::FencedInstanceId => "another process has the same `group_instance_id`",
+        Code::InconsistentGroupProtocol => {
+            "the group's other members share partitions out in another way: see `protocol`"
+        }
+        Code::UnsupportedVersion | Code::UnsupportedFeature => {
+            "`protocol = \"consumer\"` needs Apache Kafka 4.0 or newer"
+        }
+        _ => "",
+    }
+}
+
+/// Whether no broker can be reached or will have us: nothing is consumed until that is over.
+pub(super) fn is_total(code: Code) -> bool {
+    matches!(code, Code::AllBrokersDown | Code::GroupAuthorizationFailed)
+}
+
+/// The topic that `reason` says can't be read, as librdkafka words it, and why.
+pub(super) fn missing_topic(code: Code, reason: &str) -> Option<(String, String)> {
+    let of_topic = matches!(
+        code,
+        Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::TopicAuthorizationFailed
+            | Code::InvalidTopic
+    );
+    let rest = reason.strip_prefix("Subscribed topic not available: ").filter(|_| of_topic)?;
+    let (topic, why) = rest.split_once(": ")?;
+    Some((topic.to_owned(), plain(why).to_owned()))
+}
+
+/// An error of librdkafka without its word for where it comes from.
+pub(super) fn plain(text: &str) -> &str {
+    text.strip_prefix("Broker: ").or_else(|| text.strip_prefix("Local: ")).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeating_trouble_is_said_once_an_interval() {
+        let (mut repeats, start) = (Repeats::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        assert_eq!(repeats.note(Code::Resolve, at(0)), Some(1));
+        assert_eq!(repeats.note(Code::Authentication, at(1)), Some(1));
+        for s in 1..60 {
+            assert_eq!(repeats.note(Code::Resolve, at(s)), None);
+        }
+        assert_eq!(repeats.note(Code::Resolve, at(60)), Some(60));
+        assert_eq!(repeats.note(Code::Resolve, at(61)), None);
+    }
+
+    #[test]
+    fn a_missing_topic_is_named() {
+        let reason = "Subscribed topic not available: orders: Broker: Unknown topic or partition";
+        assert_eq!(
+            missing_topic(Code::UnknownTopicOrPartition, reason),
+            Some(("orders".into(), "Unknown topic or partition".into()))
+        );
+        assert_eq!(missing_topic(Code::AllBrokersDown, "1/1 brokers are down"), None);
+    }
+}

@@ -1,0 +1,219 @@
+//! The Kafka source against a real Apache Kafka: the bridge is a process of its own, the emulator's
+//! ledger is the judge.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::bridge::{Bridge, Setup};
+use crate::support::emulator::bridge;
+use crate::support::kafka::Kafka;
+use crate::support::kafka::records::Record;
+use crate::support::ledger::{assert_order, ids};
+use crate::support::shop::{IN_FLIGHT, Shop, record, stop};
+use crate::support::{free_port, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_is_delivered_in_order_and_committed() {
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "happy", 4).await;
+    let bridge = shop.setup("").start_ready().await;
+    let watch = shop.watch(Duration::from_millis(50));
+    shop.produce(kafka, 0..3_000, 5_000, 40).await;
+    assert_eq!(shop.is_relayed(3_000, 0).await, 0, "some came twice");
+    bridge.metric_is(IN_FLIGHT, |v| v == 0.0).await;
+    watch.end().await;
+    stop(bridge).await;
+}
+
+/// What `check --connect` says, and whether it is content.
+async fn check(setup: &Setup) -> (bool, String) {
+    let mut command = tokio::process::Command::from(bridge());
+    let output = command.args(["check", "--connect", "-c"]).arg(setup.file("bridge.toml"));
+    let output = output.output().await.unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+/// Seconds of processor time that a process has had.
+fn cpu(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
+/// Starts a bridge that can't work; expects `/readyz` to say why, the log to say it once, and no busy
+/// loop.
+async fn can_not_work(setup: &Setup, why: &str) -> Bridge {
+    let bridge = setup.start().await;
+    until(why, Duration::from_secs(20), async || {
+        let (status, text) = bridge.get("/readyz").await;
+        (status == 503 && text.contains(why)).then_some(())
+    })
+    .await;
+    let before = cpu(bridge.pid());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let used = cpu(bridge.pid()) - before;
+    assert!(used < 0.6, "{used} s of processor time in 3 s");
+    let lines = bridge.log().matches(why).count();
+    assert!((1..=2).contains(&lines), "{lines} lines:\n{}", bridge.log());
+    bridge
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_topic_is_named_and_taken_up_when_it_is_there() {
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "known", 1).await;
+    let (yes, said) = check(&shop.setup("")).await;
+    assert!(yes && said.contains("connected: 1 broker, 1 topic with 1 partition"), "{said}");
+
+    let missing = format!("{}-missing", shop.topic);
+    let setup = shop.setup_of(
+        &format!(
+            "topics = [\"{}\", \"{missing}\"]\n\
+             options = {{ \"topic.metadata.refresh.interval.ms\" = 1000 }}",
+            shop.topic
+        ),
+        "",
+    );
+    let (yes, said) = check(&setup).await;
+    assert!(!yes && said.contains(&format!("the topic `{missing}` can't be read")), "{said}");
+    let bridge = can_not_work(&setup, &missing).await;
+    shop.produce(kafka, 0..10, 1_000, 1).await;
+    shop.ledger.has_ids(10, Duration::from_secs(10)).await;
+    kafka.create_topic(&missing, 1, &[]).await;
+    kafka.produce(&missing, [record(10, 1)]).await;
+    shop.ledger.has_ids(11, Duration::from_secs(20)).await;
+    bridge.ready().await;
+    stop(bridge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_not_there_is_said_and_waited_for() {
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "away", 1).await;
+    let port = free_port();
+    let source = format!("brokers = \"127.0.0.1:{port}\"\ntopics = \"{}\"", shop.topic);
+    let setup = shop.setup_of(&source, "");
+    let (yes, said) = check(&setup).await;
+    assert!(!yes && said.contains("Connection refused"), "{said}");
+    let mut bridge = can_not_work(&setup, "refused").await;
+    bridge.signal("TERM");
+    assert_eq!(bridge.ended(Duration::from_secs(10)).await.code(), Some(0), "{}", bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_want_of_room_pauses_and_what_follows_resumes() {
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "full", 4).await;
+    let fault = json!([{ "fault": { "answer": { "status": 503 } } }]);
+    shop.emulator.set_faults(fault).await;
+    let bridge = shop.setup("max_in_flight = 100").start_ready().await;
+    shop.produce(kafka, 0..2_000, 10_000, 8).await;
+    let paused = "source_paused_partitions{source=\"shop\"}";
+    bridge.metric_is(paused, |v| v == 4.0).await;
+    bridge.metric_is(IN_FLIGHT, |v| v == 100.0).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bridge.metric(IN_FLIGHT).await, 100.0);
+    shop.emulator.set_faults(json!([])).await;
+    assert_eq!(shop.is_relayed(2_000, 0).await, 0, "a pause repeats nothing");
+    bridge.metric_is(paused, |v| v == 0.0).await;
+    stop(bridge).await;
+}
+
+/// Records of other tests have no ids of their own here: `id` is the number in the topic.
+fn numbered(id: u64) -> Record {
+    record(id, 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn oddities_of_a_log_are_passed_and_counted() {
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "odd", 1).await;
+    // Every compression, a tombstone, a transaction that is aborted and one that is committed.
+    for (id, codec) in ["none", "gzip", "snappy", "lz4", "zstd"].into_iter().enumerate() {
+        let producer = kafka.producer(&[("compression.type", codec)]);
+        producer.send(&shop.topic, [numbered(id as u64)]).await;
+    }
+    kafka.produce(&shop.topic, [Record::tombstone("k0"), numbered(5)]).await;
+    let producer = kafka.transactions(&shop.topic).await;
+    producer.begin();
+    producer.send(&shop.topic, [numbered(99)]).await;
+    producer.abort().await;
+    producer.begin();
+    producer.send(&shop.topic, [numbered(6)]).await;
+    producer.commit().await;
+    kafka.produce(&shop.topic, [numbered(7)]).await;
+
+    let setup = shop.setup("options = { \"topic.metadata.refresh.interval.ms\" = 1000 }");
+    let bridge = setup.start_ready().await;
+    shop.ledger.has_ids(8, Duration::from_secs(20)).await;
+    let accepted = shop.ledger.read();
+    assert_eq!(accepted.len(), 8, "what was aborted was relayed, or some came twice");
+    assert_order(&accepted, 0);
+    assert_eq!(bridge.metric("source_tombstones_total{source=\"shop\"}").await, 1.0);
+    let ends = kafka.end_offsets(&shop.topic).await;
+    until("what is before the last marker is committed", Duration::from_secs(5), async || {
+        (shop.group.committed(&shop.topic).await == ends).then_some(())
+    })
+    .await;
+
+    // Partitions that are added later.
+    kafka.add_partitions(&shop.topic, 3).await;
+    let producer = kafka.producer(&[("topic.metadata.refresh.interval.ms", "500")]);
+    until("the new partitions are known", Duration::from_secs(20), async || {
+        producer.put(&shop.topic, &numbered(8).partition(2)).await.unwrap().ok()
+    })
+    .await;
+    shop.ledger.has_ids(9, Duration::from_secs(20)).await;
+    stop(bridge).await;
+
+    // Records that are gone before they were read: said, and never silent.
+    kafka.produce(&shop.topic, (9..19).map(|id| numbered(id).partition(0))).await;
+    let end = kafka.end_offsets(&shop.topic).await[&0];
+    kafka.delete_records(&shop.topic, 0, end - 5).await;
+    let bridge = setup.start_ready().await;
+    shop.ledger.has_ids(14, Duration::from_secs(20)).await;
+    bridge.metric_is("source_offset_gap_total{source=\"shop\"}", |v| v >= 1.0).await;
+    assert!(bridge.log().contains("does not have the position"), "{}", bridge.log());
+    let ids = ids(&shop.ledger.read());
+    assert!(
+        (9..14).all(|id| !ids.contains(&id)) && (14..19).all(|id| ids.contains(&id)),
+        "{ids:?}"
+    );
+    stop(bridge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_of_a_regular_expression_with_key_headers_and_null() {
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "many", 1).await;
+    let source = format!(
+        "topics = \"^{}\\\\..*\"\ntombstones = \"null\"\n\
+         options = {{ \"topic.metadata.refresh.interval.ms\" = 1000 }}",
+        shop.topic
+    );
+    let tables = format!(
+        "[source.shop]\ntype = \"kafka\"\nbrokers = \"{}\"\ngroup = \"{}\"\n{source}\n\
+         [route.data]\nfrom = \"shop\"\ntopic = \"{}.{{what}}\"\n\
+         channel = \"/shop/{{what}}/{{key}}/{{header.tenant}}\"\n",
+        shop.broker, shop.topic, shop.topic
+    );
+    let setup = Setup::of(&shop.emulator.endpoint, "", &tables, "");
+    kafka.create_topic(&format!("{}.early", shop.topic), 1, &[]).await;
+    let bridge = setup.start_ready().await;
+    kafka.create_topic(&format!("{}.late", shop.topic), 1, &[]).await;
+    for what in ["early", "late"] {
+        let full = Record::new("{}").key("k1").header("tenant", Some(b"acme"));
+        let null = Record::tombstone("k2").header("tenant", Some(b"acme"));
+        kafka.produce(&format!("{}.{what}", shop.topic), [full, null]).await;
+    }
+    shop.ledger.reaches(4, Duration::from_secs(20)).await;
+    let mut said: Vec<_> =
+        shop.ledger.read().iter().map(|a| format!("{} {}", a.channel, a.event)).collect();
+    said.sort();
+    let expected = ["early", "late"]
+        .map(|what| [format!("/shop/{what}/k1/acme {{}}"), format!("/shop/{what}/k2/acme null")]);
+    assert_eq!(said, expected.concat());
+    stop(bridge).await;
+}
