@@ -40,6 +40,8 @@ pub(super) struct Partition {
     /// To be read again from a message that was given back, and not before when.
     again: Option<(i64, Instant)>,
     backoff: Backoff,
+    /// It is being taken away: what was given back of it is for its next owner.
+    closing: bool,
     pub(super) metrics: PartitionMetrics,
 }
 
@@ -92,6 +94,7 @@ impl Assignment {
             offsets: Offsets::default(),
             again: None,
             backoff: Backoff::new(super::REWIND_BASE, super::REWIND_CAP),
+            closing: false,
             metrics,
         };
         self.partitions.push(partition);
@@ -113,7 +116,12 @@ impl Assignment {
 
     /// Takes nothing more of these.
     pub(super) fn close_only(&mut self, of: &[(String, i32)]) {
-        self.among(of).for_each(|p| p.record.close());
+        for (topic, number) in of {
+            if let Some(index) = self.position(topic, *number) {
+                self.partitions[index].closing = true;
+                self.partitions[index].record.close();
+            }
+        }
     }
 
     /// The partition of a message, if it is ours and the message is one to take.
@@ -123,7 +131,13 @@ impl Assignment {
             return None;
         }
         if self.partitions[index].offsets.step(offset) == Step::Back {
+            let oldest = self.partitions[index].offsets.resume_at().unwrap_or(offset);
             self.renew(index);
+            // Behind what is not settled: from there, or the new generation would pass it.
+            if oldest < offset {
+                self.partitions[index].again = Some((oldest, Instant::now()));
+                return None;
+            }
         }
         let p = &self.partitions[index];
         Some(Found {
@@ -162,7 +176,8 @@ impl Assignment {
         for index in 0..self.partitions.len() {
             let partition = &mut self.partitions[index];
             partition.settle();
-            if partition.record.has_released() && partition.again.is_none() && !self.closed {
+            let kept = self.closed || partition.closing || partition.again.is_some();
+            if partition.record.has_released() && !kept {
                 let at = partition.offsets.resume_at();
                 let due = now + partition.backoff.next_wait();
                 released.push((partition.topic.as_str().to_owned(), partition.number));

@@ -66,6 +66,37 @@ fn what_is_settled_after_a_revocation_moves_nothing_and_is_counted() {
 }
 
 #[test]
+fn a_step_back_into_what_is_in_flight_passes_nothing() {
+    let (mut assignment, _) = assignment(10);
+    assignment.add("t", 0);
+    let held: Vec<_> = (5..8).map(|offset| take(&mut assignment, 0, offset)).collect();
+    assert!(assignment.find("t", 0, 6).is_none(), "5 is not settled");
+    let place = Place { topic: "t".to_owned(), partition: 0, offset: 5 };
+    assert_eq!(assignment.due_rewinds(Instant::now()), std::slice::from_ref(&place));
+    assignment.rewound(&place, true, Instant::now());
+    for settlement in held {
+        settlement.settle(Outcome::Accepted);
+    }
+    assert_eq!(stored(&mut assignment), [], "those were of an older generation");
+    take(&mut assignment, 0, 5).settle(Outcome::Accepted);
+    assert_eq!(stored(&mut assignment), [(0, 6)]);
+}
+
+#[test]
+fn what_was_settled_before_a_release_is_committed_when_the_partition_goes() {
+    let (mut assignment, _) = assignment(10);
+    assignment.add("t", 0);
+    let (first, second) = (take(&mut assignment, 0, 5), take(&mut assignment, 0, 6));
+    let of = [("t".to_owned(), 0)];
+    assignment.close_only(&of);
+    first.settle(Outcome::Accepted);
+    drop(second);
+    assert!(assignment.settle(Instant::now()).is_empty(), "it is not read again here");
+    assert!(assignment.is_drained(&of));
+    assert_eq!(stored(&mut assignment), [(0, 6)]);
+}
+
+#[test]
 fn a_message_that_was_found_before_a_revocation_is_not_taken_after_it() {
     let (mut assignment, _) = assignment(10);
     assignment.add("t", 0);

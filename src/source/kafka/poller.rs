@@ -64,6 +64,7 @@ pub(super) struct Poller {
 /// A message that waits for room.
 pub(super) struct Held {
     found: Found,
+    partition: i32,
     offset: i64,
     size: usize,
     message: Message,
@@ -80,6 +81,7 @@ impl Poller {
     /// Polls until the drain is done.
     pub(super) fn run(mut self) {
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
+        let mut ended = Ok(());
         while !self.shared.shutdown.is_draining() {
             let began = Instant::now();
             let why = match self.subscribe() {
@@ -95,6 +97,9 @@ impl Poller {
                 },
             };
             self.forget();
+            if self.shared.shutdown.is_draining() {
+                ended = Err(Unclean("the client failed while draining"));
+            }
             if began.elapsed() > GOOD_AFTER {
                 backoff.reset();
             }
@@ -108,7 +113,7 @@ impl Poller {
             let waited = async { tokio::time::timeout(wait, drain).await };
             let _ = self.shared.runtime.block_on(waited);
         }
-        self.tell(Ok(()));
+        self.tell(ended);
     }
 
     fn tell(&mut self, result: Result<(), Unclean>) {
@@ -255,6 +260,13 @@ impl Poller {
         let shared = &self.shared;
         let mut assignment = shared.assignment();
         let Some(found) = assignment.find(topic, partition, offset) else { return };
+        // One waits for room already. What comes behind it goes back, and if it is of the same
+        // partition, that is read again from the one that waits: to pass it would lose it.
+        if let Some(held) = &self.held {
+            let same = held.partition == partition && held.found.topic.as_str() == topic;
+            let from = if same { held.offset.min(offset) } else { offset };
+            return assignment.set_back(topic, partition, from);
+        }
         if message.payload().is_none() && shared.config.tombstones == Tombstones::Skip {
             let admitted = assignment.admit(&found, offset, 0);
             drop(assignment);
@@ -271,11 +283,10 @@ impl Poller {
                 drop(assignment);
                 shared.take_in(Delivery { message: Arc::new(message), settlement });
             }
-            Admitted::Full if self.held.is_none() => {
+            Admitted::Full => {
                 drop(assignment);
-                self.held = Some(Held { found, offset, size, message });
+                self.held = Some(Held { found, partition, offset, size, message });
             }
-            Admitted::Full => assignment.set_back(topic, partition, offset),
         }
     }
 
@@ -286,10 +297,11 @@ impl Poller {
     }
 
     fn retry_held(&mut self) {
-        let Some(Held { found, offset, size, message }) = self.held.take() else { return };
+        let Some(held) = self.held.take() else { return };
+        let Held { found, partition, offset, size, message } = held;
         let admitted = self.shared.assignment().admit(&found, offset, size);
         match admitted {
-            Admitted::Full => self.held = Some(Held { found, offset, size, message }),
+            Admitted::Full => self.held = Some(Held { found, partition, offset, size, message }),
             // Somebody else's now, or it is read again.
             Admitted::Foreign => {}
             Admitted::Taken(settlement) => {
@@ -311,7 +323,8 @@ impl Poller {
         for place in rewind {
             let done = self.rewind(consumer, &place);
             self.shared.assignment().rewound(&place, done, now);
-            if done {
+            // While there is no room it stays paused with the others, and goes on with them.
+            if done && !self.shared.flow().pressure.is_paused() {
                 self.shared.resume(consumer, &[(place.topic, place.partition)]);
             }
         }

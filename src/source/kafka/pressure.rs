@@ -54,6 +54,11 @@ impl Pressure {
         Next::Pause
     }
 
+    /// Whether partitions are paused for want of room.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// Everything was resumed for another reason.
     pub(super) fn resumed(&mut self) {
         *self = Self::default();

@@ -259,7 +259,11 @@ impl Shared {
         match consumer.commit_consumer_state(CommitMode::Sync) {
             // All of it was committed before.
             Ok(()) | Err(KafkaError::ConsumerCommit(Code::NoOffset)) => Ok(()),
-            Err(error) => Err(super::settings::words(&error)),
+            Err(error) => {
+                // To be asked for again, at the latest when the partitions go.
+                self.stored.store(true, Ordering::Relaxed);
+                Err(super::settings::words(&error))
+            }
         }
     }
 
