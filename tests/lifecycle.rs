@@ -22,6 +22,7 @@ fn endpoint(directory: &tempfile::TempDir) -> (Emulator, Ledger) {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_five_times_nothing_is_lost_and_order_holds() {
     const KILLS: usize = 5;
+    const LEAST: usize = 10_000;
     let directory = tempfile::tempdir().unwrap();
     let (emulator, ledger) = endpoint(&directory);
     let mosquitto = Mosquitto::start("").await;
@@ -31,11 +32,12 @@ async fn killed_five_times_nothing_is_lost_and_order_holds() {
     let load = Load::start(mosquitto.port, 1_250, 40);
     let mut seen_at_kill = Vec::new();
     for _ in 0..KILLS {
-        ledger.reaches(ledger.len() + 600, Duration::from_secs(30)).await;
+        ledger.reaches(ledger.len() + LEAST / 6, Duration::from_secs(30)).await;
         bridge.kill();
         seen_at_kill.push(ledger.len());
         bridge = setup.start_ready().await;
     }
+    ledger.has_ids(LEAST, Duration::from_mins(1)).await;
     let count = load.stop().await;
     let rate = count as f64 / started.elapsed().as_secs_f64();
     ledger.has_ids(count as usize, Duration::from_mins(1)).await;
