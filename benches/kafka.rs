@@ -97,7 +97,8 @@ async fn source(kafka: &Kafka, run: usize) -> (f64, f64) {
         }
         first.unwrap()
     });
-    let run = tokio::spawn(source.run(Intake::new(deliveries), shutdown.clone()));
+    let intake = Intake::new(move |delivery| drop(deliveries.send(delivery)));
+    let run = tokio::spawn(source.run(intake, shutdown.clone()));
     while taken.load(Ordering::Relaxed) < COUNT {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -231,13 +231,11 @@ async fn load(endpoint: &str, auth: &str, ca: &str, channels: u64) {
     let policies = HashMap::from([("memory".into(), policy)]);
     let publishers = HashMap::from([("main".into(), entries)]);
     let pipeline = Pipeline::new(table, policies, &publishers, rejects, &metrics);
-    let (deliveries, delivery_queue) = mpsc::unbounded_channel();
     tokio::spawn(publisher.run(queue, shutdown));
-    tokio::spawn(pipeline.run(delivery_queue));
     let changed = Arc::new(Notify::new());
     let limits = config::source::Limits { messages: 10_000, bytes: 64 << 20 };
     let record: Arc<InFlight<()>> = InFlight::new(Room::new(limits, source), Arc::clone(&changed));
-    let intake = Intake::new(deliveries);
+    let intake = Intake::new(move |delivery| pipeline.route(delivery));
     let topics: Vec<Topic> = (0..channels).map(|n| Topic::new(format!("bench/{n}"), '/')).collect();
     let payloads: Vec<Bytes> = (0..1_000).map(|id| event(id).into()).collect();
     let name: Arc<str> = "memory".into();
@@ -255,7 +253,7 @@ async fn load(endpoint: &str, auth: &str, ca: &str, channels: u64) {
                 published: None,
                 coordinates: Vec::new(),
             };
-            intake.submit(Delivery { message: Arc::new(message), settlement });
+            intake.submit(Delivery::new(message, settlement));
             while record.is_full() {
                 record.acknowledgeable();
                 if record.is_full() {

@@ -156,16 +156,14 @@ impl Bridge {
         drop(refused);
         parts.push(named("the reject step", rejects.clone().run(refused_entries)));
 
-        let (deliveries, queue) = mpsc::unbounded_channel();
         let policies =
             config.sources.iter().map(|s| (Arc::clone(&s.name), policy(s, &metrics))).collect();
         let pipeline = Pipeline::new(table, policies, &publishers, rejects, &metrics);
         drop(publishers);
-        parts.push(named("the pipeline", pipeline.run(queue)));
+        let intake = Intake::new(move |delivery| pipeline.route(delivery));
         for source in &config.sources {
-            let intake = Intake::new(deliveries.clone());
             let part = health.register(format!("source {}", source.name), "not connected yet");
-            parts.push(source_part(source, &metrics, part, intake, &shutdown).await?);
+            parts.push(source_part(source, &metrics, part, intake.clone(), &shutdown).await?);
         }
         Ok(Self { parts, grace: config.grace, shutdown, health, admin })
     }

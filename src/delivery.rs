@@ -1,13 +1,12 @@
 //! A message and its duty, which is settled once and fails closed.
 //!
-//! A [`Settlement`] that is dropped, by a bug, a panic or an abort, reports [`Outcome::Released`]:
-//! the message was not done. Success takes an explicit call. Split over several events, the worst
-//! outcome wins, and the source hears of it when the last part is settled.
+//! A [`Settlement`], or a [`Delivery`] with its part of one, that is dropped, by a bug, a panic or an
+//! abort, reports [`Outcome::Released`]: the message was not done. Success takes an explicit call. Split
+//! over several events, the worst outcome wins, and the source hears of it when the last part is settled.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-
-use tokio::sync::mpsc;
 
 use crate::message::Message;
 pub use crate::message::OrderKey;
@@ -44,55 +43,42 @@ pub trait Tracker: Send + Sync {
     fn settled(&self, token: u64, outcome: Outcome);
 }
 
-struct Duty {
-    tracker: Arc<dyn Tracker>,
-    token: u64,
-    worst: AtomicU8,
-}
-
-impl Drop for Duty {
-    fn drop(&mut self) {
-        let outcome = Outcome::from_rank(*self.worst.get_mut());
-        self.tracker.settled(self.token, outcome);
-    }
-}
-
-/// The duty to settle a message, or a part of that duty.
+/// The duty to settle a message that is not handed over yet.
 #[must_use = "a settlement that is dropped reports the message as not done"]
 pub struct Settlement {
-    duty: Option<Arc<Duty>>,
+    /// `None` once it is settled.
+    tracker: Option<Arc<dyn Tracker>>,
+    token: u64,
+}
+
+/// A message with its duty, or with a part of it.
+#[must_use = "a delivery that is dropped reports the message as not done"]
+pub struct Delivery {
+    carried: Arc<Carried>,
+    settled: bool,
+}
+
+/// What all parts of a delivery share: the last one that goes ends the duty.
+struct Carried {
+    message: Message,
+    settlement: Settlement,
+    worst: AtomicU8,
 }
 
 impl Settlement {
     /// A duty that is reported to `tracker` under `token`.
     pub fn new(tracker: Arc<dyn Tracker>, token: u64) -> Self {
-        let duty = Duty { tracker, token, worst: AtomicU8::new(0) };
-        Self { duty: Some(Arc::new(duty)) }
+        Self { tracker: Some(tracker), token }
     }
 
-    /// Ends this part of the duty.
+    /// Ends the duty.
     pub fn settle(mut self, outcome: Outcome) {
         self.end(outcome);
     }
 
-    /// One more part of the same duty.
-    pub fn split(&self) -> Self {
-        if seeded::is(Bug::AckBeforePublish) {
-            return Self { duty: None };
-        }
-        Self { duty: self.duty.clone() }
-    }
-
-    /// Notes that a good answer of the API named an event of the message in neither list.
-    pub fn unconfirmed(&self) {
-        if let Some(duty) = &self.duty {
-            duty.tracker.unconfirmed(duty.token);
-        }
-    }
-
     fn end(&mut self, outcome: Outcome) {
-        if let Some(duty) = self.duty.take() {
-            duty.worst.fetch_max(outcome as u8, Ordering::AcqRel);
+        if let Some(tracker) = self.tracker.take() {
+            tracker.settled(self.token, outcome);
         }
     }
 }
@@ -103,56 +89,103 @@ impl Drop for Settlement {
     }
 }
 
-impl std::fmt::Debug for Settlement {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Delivery {
+    /// `message` with all of its duty.
+    pub fn new(message: Message, settlement: Settlement) -> Self {
+        let carried = Carried { message, settlement, worst: AtomicU8::new(0) };
+        Self { carried: Arc::new(carried), settled: false }
+    }
+
+    /// The facts.
+    pub fn message(&self) -> &Message {
+        &self.carried.message
+    }
+
+    /// The same message with a further part of its duty.
+    pub fn split(&self) -> Self {
+        if seeded::is(Bug::AckBeforePublish) {
+            return Self::new(self.message().clone(), Settlement { tracker: None, token: 0 });
+        }
+        Self { carried: Arc::clone(&self.carried), settled: false }
+    }
+
+    /// Notes that a good answer of the API named an event of the message in neither list.
+    pub fn unconfirmed(&self) {
+        let Settlement { tracker, token } = &self.carried.settlement;
+        if let Some(tracker) = tracker {
+            tracker.unconfirmed(*token);
+        }
+    }
+
+    /// Ends this part of the duty.
+    pub fn settle(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        let settled = std::mem::replace(&mut self.settled, true);
+        if !settled && outcome != Outcome::Accepted {
+            // Whoever goes last sees it: that follows from the counting of the parts.
+            self.carried.worst.fetch_max(outcome as u8, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.end(Outcome::Released);
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        let outcome = Outcome::from_rank(*self.worst.get_mut());
+        self.settlement.end(outcome);
+    }
+}
+
+impl fmt::Debug for Settlement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Settlement")
     }
 }
 
-/// A message with its duty.
-#[derive(Debug)]
-pub struct Delivery {
-    /// The facts.
-    pub message: Arc<Message>,
-    /// The duty.
-    pub settlement: Settlement,
-}
-
-impl Delivery {
-    /// The same message with a further part of its duty.
-    #[must_use]
-    pub fn split(&self) -> Self {
-        Self { message: Arc::clone(&self.message), settlement: self.settlement.split() }
-    }
-
-    /// Ends this part of the duty.
-    pub fn settle(self, outcome: Outcome) {
-        self.settlement.settle(outcome);
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Delivery").field(self.message()).finish()
     }
 }
 
 /// Where a source hands its deliveries over. Handing over never waits: the source's in-flight limit
-/// is what bounds the queue.
-#[derive(Clone, Debug)]
+/// bounds what waits behind it.
+#[derive(Clone)]
 pub struct Intake {
-    deliveries: mpsc::UnboundedSender<Delivery>,
+    take: Arc<dyn Fn(Delivery) + Send + Sync>,
 }
 
 impl Intake {
-    /// An intake into `deliveries`.
-    pub fn new(deliveries: mpsc::UnboundedSender<Delivery>) -> Self {
-        Self { deliveries }
+    /// An intake that gives each delivery to `take`, on the thread of the source.
+    pub fn new(take: impl Fn(Delivery) + Send + Sync + 'static) -> Self {
+        Self { take: Arc::new(take) }
     }
 
-    /// Hands a delivery over. When nobody takes deliveries any more it is dropped, which releases it.
+    /// Hands a delivery over.
     pub fn submit(&self, delivery: Delivery) {
-        drop(self.deliveries.send(delivery));
+        (self.take)(delivery);
+    }
+}
+
+impl fmt::Debug for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Intake")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Topic;
+    use bytes::Bytes;
     use std::sync::Mutex;
 
     #[derive(Default)]
@@ -170,19 +203,34 @@ mod tests {
         }
     }
 
+    fn delivery(log: &Arc<Log>, token: u64) -> Delivery {
+        let message = Message {
+            source: "s".into(),
+            topic: Topic::new("t", '/'),
+            key: None,
+            headers: Vec::new(),
+            payload: Bytes::new(),
+            order: None,
+            published: None,
+            coordinates: Vec::new(),
+        };
+        Delivery::new(message, Settlement::new(log.clone(), token))
+    }
+
     #[test]
     fn dropped_is_not_done() {
         let log = Arc::new(Log::default());
         drop(Settlement::new(log.clone(), 1));
-        assert_eq!(log.seen(), [(1, Outcome::Released)]);
+        drop(delivery(&log, 2));
+        assert_eq!(log.seen(), [(1, Outcome::Released), (2, Outcome::Released)]);
     }
 
     #[test]
     fn a_panic_on_the_way_releases() {
         let log = Arc::new(Log::default());
-        let settlement = Settlement::new(log.clone(), 7);
+        let delivery = delivery(&log, 7);
         let thread = std::thread::spawn(move || {
-            let _held = settlement;
+            let _held = delivery;
             panic!("a bug");
         });
         assert!(thread.join().is_err());
@@ -192,7 +240,7 @@ mod tests {
     #[test]
     fn the_worst_part_wins_and_only_the_last_one_reports() {
         let log = Arc::new(Log::default());
-        let first = Settlement::new(log.clone(), 3);
+        let first = delivery(&log, 3);
         let (second, third) = (first.split(), first.split());
         first.settle(Outcome::Accepted);
         second.settle(Outcome::Rejected);
@@ -204,7 +252,7 @@ mod tests {
     #[test]
     fn one_dropped_part_releases_the_whole() {
         let log = Arc::new(Log::default());
-        let first = Settlement::new(log.clone(), 3);
+        let first = delivery(&log, 3);
         drop(first.split());
         first.settle(Outcome::Accepted);
         assert_eq!(log.seen(), [(3, Outcome::Released)]);

@@ -2,7 +2,7 @@
 //! to the dead letter, which has to confirm before the message is acknowledged.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::dead_letter::{Record, Target};
-use crate::delivery::{Delivery, Outcome, Settlement};
+use crate::delivery::{Delivery, Outcome};
 use crate::health::Part;
 use crate::message::SourceName;
 use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
@@ -36,15 +36,17 @@ pub struct SourcePolicy {
     pub metrics: SourceMetrics,
 }
 
-/// Routes deliveries.
+/// Routes deliveries, each on the thread of its source: whatever a message touches is at hand there.
 #[derive(Debug)]
 pub struct Pipeline {
     table: Arc<RouteTable>,
     /// In the order of the table; `None` without a publisher, which no configuration is.
     routes: Vec<Option<RouteState>>,
-    sources: HashMap<SourceName, SourcePolicy>,
+    /// A handful, and asked for each message: a list is quicker than a table.
+    sources: Vec<(SourceName, SourcePolicy)>,
     rejects: Rejects,
-    named: Option<Instant>,
+    /// When an unrouted topic was last named.
+    named: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -65,14 +67,14 @@ pub struct Rejects {
 #[derive(Debug)]
 pub struct Letter {
     record: Record,
-    settlement: Settlement,
+    delivery: Delivery,
     outcome: Outcome,
 }
 
 impl Letter {
-    /// A record whose confirmation ends `settlement` with `outcome`.
-    pub fn new(record: Record, settlement: Settlement, outcome: Outcome) -> Self {
-        Self { record, settlement, outcome }
+    /// A record whose confirmation ends `delivery` with `outcome`.
+    pub fn new(record: Record, delivery: Delivery, outcome: Outcome) -> Self {
+        Self { record, delivery, outcome }
     }
 }
 
@@ -92,31 +94,25 @@ impl Pipeline {
             Some(RouteState { policy, publisher, metrics })
         };
         let routes = table.routes().iter().map(state).collect();
-        Self { table, routes, sources, rejects, named: None }
-    }
-
-    /// Routes until every source has gone.
-    pub async fn run(mut self, mut deliveries: mpsc::UnboundedReceiver<Delivery>) {
-        let mut batch = Vec::with_capacity(256);
-        while deliveries.recv_many(&mut batch, 256).await > 0 {
-            for delivery in batch.drain(..) {
-                self.route(delivery);
-            }
-            // Routing a large batch is work without a pause; let others have the thread.
-            tokio::task::yield_now().await;
+        Self {
+            table,
+            routes,
+            sources: sources.into_iter().collect(),
+            rejects,
+            named: Mutex::default(),
         }
     }
 
-    fn route(&mut self, delivery: Delivery) {
-        let limit =
-            self.sources.get(&delivery.message.source).map_or(usize::MAX, |s| s.max_payload);
-        let decisions = self.table.decide(&delivery.message, limit);
-        if decisions.is_empty() {
-            drop(decisions);
-            return self.unrouted(delivery);
-        }
-        for decision in decisions {
+    /// Routes a delivery. Never waits.
+    pub fn route(&self, delivery: Delivery) {
+        let limit = self.source_of(&delivery).map_or(usize::MAX, |s| s.max_payload);
+        let mut routed = false;
+        for decision in self.table.decide(delivery.message(), limit) {
+            routed = true;
             self.apply(&delivery, decision);
+        }
+        if !routed {
+            return self.unrouted(delivery);
         }
         // Every part has its own duty now.
         delivery.settle(Outcome::Accepted);
@@ -141,13 +137,20 @@ impl Pipeline {
         }
     }
 
-    fn unrouted(&mut self, delivery: Delivery) {
-        let Some(source) = self.sources.get(&delivery.message.source) else { return };
+    fn source_of(&self, delivery: &Delivery) -> Option<&SourcePolicy> {
+        let name = &delivery.message().source;
+        self.sources.iter().find(|(source, _)| source == name).map(|(_, policy)| policy)
+    }
+
+    fn unrouted(&self, delivery: Delivery) {
+        let Some(source) = self.source_of(&delivery) else { return };
         source.metrics.unrouted.inc();
-        if self.named.is_none_or(|at| at.elapsed() > LOG_EVERY) {
-            self.named = Some(Instant::now());
-            info!(source = %delivery.message.source, topic = delivery.message.topic.as_str(), "no route takes this topic");
+        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        if named.is_none_or(|at| at.elapsed() > LOG_EVERY) {
+            *named = Some(Instant::now());
+            info!(source = %delivery.message().source, topic = delivery.message().topic.as_str(), "no route takes this topic");
         }
+        drop(named);
         match &source.unrouted {
             None => delivery.settle(Outcome::Accepted),
             Some(to) => {
@@ -237,23 +240,22 @@ impl Rejects {
         channel: Option<String>,
         rejection: Rejection,
     ) {
-        let Delivery { message, settlement } = delivery;
         let letters = match to {
-            RejectTo::Discard => return settlement.settle(Outcome::Accepted),
+            RejectTo::Discard => return delivery.settle(Outcome::Accepted),
             RejectTo::DeadLetter(name) => self.letters.get(name),
         };
         let Rejection { reason, detail } = rejection;
         let record = Record {
-            message,
+            message: delivery.message().clone(),
             route,
             channel,
             reason: reason.word(),
             detail,
             at: SystemTime::now(),
         };
-        // Without a target the settlement is dropped, which releases the message.
+        // Without a target the delivery is dropped, which releases the message.
         if let Some(letters) = letters {
-            drop(letters.send(Letter::new(record, settlement, Outcome::Accepted)));
+            drop(letters.send(Letter::new(record, delivery, Outcome::Accepted)));
         }
     }
 }
@@ -270,9 +272,9 @@ pub async fn write_letters<T: Target>(
     let (mut batch, mut log) = (Vec::new(), LetterLog::default());
     health.ready();
     while letters.recv_many(&mut batch, LETTERS_AT_ONCE).await > 0 {
-        let (records, settlements): (Vec<Record>, Vec<(Settlement, Outcome)>) =
-            batch.drain(..).map(|l| (l.record, (l.settlement, l.outcome))).unzip();
-        let (mut records, mut settlements) = (records.as_slice(), settlements.into_iter());
+        let (records, duties): (Vec<Record>, Vec<(Delivery, Outcome)>) =
+            batch.drain(..).map(|l| (l.record, (l.delivery, l.outcome))).unzip();
+        let (mut records, mut duties) = (records.as_slice(), duties.into_iter());
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         while !records.is_empty() {
             let failure = target.write(records).await.err();
@@ -282,10 +284,10 @@ pub async fn write_letters<T: Target>(
                 _ => records.len(),
             };
             let (done, left) = records.split_at(kept);
-            for (record, (settlement, outcome)) in done.iter().zip(&mut settlements) {
+            for (record, (delivery, outcome)) in done.iter().zip(&mut duties) {
                 metrics.dead_letters(record.reason).inc();
                 log.note(record);
-                settlement.settle(outcome);
+                delivery.settle(outcome);
             }
             records = left;
             let Some(error) = failure else { break };

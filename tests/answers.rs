@@ -39,7 +39,9 @@ struct Script {
 }
 
 impl Post for Script {
-    async fn post(&self, body: Bytes) -> Result<Answer, Failure> {
+    type Connection = ();
+
+    async fn post(&self, (): &mut (), body: Bytes) -> Result<Answer, Failure> {
         let request: PublishRequest = serde_json::from_slice(&body).unwrap();
         let ids: Vec<u64> = request.events.iter().map(|e| e.parse().unwrap()).collect();
         let began = *self.began.lock().unwrap().get_or_insert_with(Instant::now);
@@ -48,7 +50,7 @@ impl Post for Script {
         let play = self.plays.lock().unwrap().pop_front();
         let answer = |status, body: &str| Answer {
             status,
-            body: body.as_bytes().to_vec(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
             ..Answer::default()
         };
         match play {
@@ -150,7 +152,7 @@ fn entry(id: u64, ends: &Arc<Ends>) -> Entry {
     };
     let settlement = Settlement::new(Arc::<Ends>::clone(ends), id);
     Entry {
-        delivery: Delivery { message: Arc::new(message), settlement },
+        delivery: Delivery::new(message, settlement),
         channel: Channel::parse("/a/b").unwrap(),
         event: Event::parse(id.to_string().into()).unwrap(),
         order: Some(Bytes::from_static(b"k")),

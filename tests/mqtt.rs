@@ -473,14 +473,15 @@ async fn a_panic_on_the_way_brings_the_message_again() {
     let limits = Limits { messages: 100, bytes: 1 << 20 };
     let source = MqttSource::build("plant".into(), config, limits, metrics.clone(), part).unwrap();
     let (deliveries, mut queue) = mpsc::unbounded_channel();
-    let run = tokio::spawn(source.run(Intake::new(deliveries), shutdown.clone()));
+    let intake = Intake::new(move |delivery| drop(deliveries.send(delivery)));
+    let run = tokio::spawn(source.run(intake, shutdown.clone()));
     health.all_ready().await;
     produce(mosquitto.port, 20, 10_000, 1).await;
     let mut sequence = Vec::new();
     let mut panicked = false;
     while !(sequence.contains(&7) && sequence.last() == Some(&19)) {
         let delivery = tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
-        let event: Value = serde_json::from_slice(&delivery.message.payload).unwrap();
+        let event: Value = serde_json::from_slice(&delivery.message().payload).unwrap();
         let seq = event["seq"].as_u64().unwrap();
         if seq == 7 && !panicked {
             panicked = true;

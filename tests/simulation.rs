@@ -93,7 +93,9 @@ impl World {
 struct Endpoint(Arc<World>);
 
 impl Post for Endpoint {
-    async fn post(&self, body: Bytes) -> Result<Answer, Failure> {
+    type Connection = ();
+
+    async fn post(&self, (): &mut (), body: Bytes) -> Result<Answer, Failure> {
         let world = &self.0;
         let request: PublishRequest = serde_json::from_slice(&body).unwrap();
         assert!((1..=5).contains(&request.events.len()));
@@ -124,7 +126,11 @@ impl Post for Endpoint {
             }
             Some("html") => {
                 world.strike("html");
-                return Ok(Answer { status: 200, body: b"<html>".to_vec(), ..Answer::default() });
+                return Ok(Answer {
+                    status: 200,
+                    body: Bytes::from_static(b"<html>"),
+                    ..Answer::default()
+                });
             }
             Some("400") => {
                 world.strike("400");
@@ -147,11 +153,11 @@ impl Post for Endpoint {
             *world.ambiguous.lock().unwrap() += 1;
             return Ok(Answer {
                 status: 200,
-                body: body[..body.len() / 2].to_vec(),
+                body: Bytes::copy_from_slice(&body[..body.len() / 2]),
                 ..Answer::default()
             });
         }
-        Ok(Answer { status: 200, body, ..Answer::default() })
+        Ok(Answer { status: 200, body: body.into(), ..Answer::default() })
     }
 
     fn hint(&self) -> &'static str {
@@ -185,7 +191,7 @@ impl Endpoint {
 fn error(status: u16, kind: &str) -> Answer {
     let body =
         json!({ "errors": [{ "errorType": kind, "message": "no" }] }).to_string().into_bytes();
-    Answer { status, body, ..Answer::default() }
+    Answer { status, body: body.into(), ..Answer::default() }
 }
 
 /// The fake dead letter, which fails now and then.
@@ -209,11 +215,11 @@ impl Target for Grave {
 
 /// The fake broker: hands out what is not acknowledged, in order, within a window.
 struct Broker {
-    messages: Vec<Arc<Message>>,
+    messages: Vec<Message>,
     acknowledged: usize,
 }
 
-fn messages(random: &mut StdRng) -> Vec<Arc<Message>> {
+fn messages(random: &mut StdRng) -> Vec<Message> {
     let mut next: BTreeMap<u64, u64> = BTreeMap::new();
     let count = random.random_range(50..600_u64);
     let message = |id: u64| {
@@ -223,7 +229,7 @@ fn messages(random: &mut StdRng) -> Vec<Arc<Message>> {
         let namespace = if key % 3 == 0 { "b" } else { "a" };
         let payload = json!({ "id": id, "key": key, "seq": *seq }).to_string();
         *seq += 1;
-        Arc::new(Message {
+        Message {
             source: "fake".into(),
             topic: Topic::new(format!("{namespace}/k{}", key % 5), '/'),
             key: None,
@@ -232,7 +238,7 @@ fn messages(random: &mut StdRng) -> Vec<Arc<Message>> {
             order: Some(Bytes::from(key.to_string())),
             published: None,
             coordinates: Vec::new(),
-        })
+        }
     };
     (0..count).map(message).collect()
 }
@@ -270,7 +276,6 @@ async fn live(
     let rejects = Rejects::new(Arc::clone(&table), HashMap::from([("grave".into(), letters)]));
     let (refused, refused_queue) = mpsc::unbounded_channel();
     let (entries, entry_queue) = mpsc::unbounded_channel();
-    let (deliveries, delivery_queue) = mpsc::unbounded_channel();
     let source = metrics.source("fake");
     let policy = SourcePolicy { max_payload: 300_000, unrouted: None, metrics: source.clone() };
     let policies = HashMap::from([("fake".into(), policy)]);
@@ -289,7 +294,6 @@ async fn live(
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(publisher.run(entry_queue, shutdown.clone()));
     tasks.spawn(rejects.run(refused_queue));
-    tasks.spawn(pipeline.run(delivery_queue));
     tasks.spawn(write_letters(
         Grave(Arc::clone(world)),
         letter_queue,
@@ -301,13 +305,13 @@ async fn live(
     let changed = Arc::new(Notify::new());
     let limits = Limits { messages: 100, bytes: 1 << 20 };
     let record = InFlight::new(Room::new(limits, source), Arc::clone(&changed));
-    let intake = Intake::new(deliveries);
+    let intake = Intake::new(move |delivery| pipeline.route(delivery));
     let (mut taken, end) = (broker.acknowledged, crash.map(|after| Instant::now() + after));
     loop {
         while taken < broker.messages.len() && taken < broker.acknowledged + 100 {
-            let message = Arc::clone(&broker.messages[taken]);
+            let message = broker.messages[taken].clone();
             let settlement = record.take(Some(taken), 100).unwrap();
-            intake.submit(Delivery { settlement, message });
+            intake.submit(Delivery::new(message, settlement));
             taken += 1;
         }
         let acks = record.acknowledgeable();
@@ -343,7 +347,7 @@ async fn sleep_until(end: Option<Instant>) {
 }
 
 /// I3: what is acknowledged was accepted or dead-lettered before.
-fn safe(world: &World, messages: &[Arc<Message>], acks: &[usize]) {
+fn safe(world: &World, messages: &[Message], acks: &[usize]) {
     let accepted: BTreeSet<u64> = world.accepted.lock().unwrap().iter().map(|a| a.0).collect();
     let dead: BTreeSet<u64> = world.dead.lock().unwrap().iter().copied().collect();
     for ack in acks {

@@ -224,7 +224,7 @@ mod tests {
             coordinates: vec![("qos".into(), "1".into())],
         };
         Record {
-            message: Arc::new(message),
+            message,
             route: Some("telemetry".into()),
             channel: None,
             reason: "invalid_json",

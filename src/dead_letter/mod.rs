@@ -16,7 +16,7 @@ pub use file::{FileTarget, OpenError};
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The message as it came.
-    pub message: Arc<Message>,
+    pub message: Message,
     /// The route that could not take it to its end; `None` when no route took it.
     pub route: Option<Arc<str>>,
     /// The channel, if it was known.

@@ -93,7 +93,9 @@ fn escaped_len(text: &[u8]) -> usize {
 }
 
 fn count(text: &[u8], wanted: impl Fn(u8) -> bool) -> usize {
-    text.iter().filter(|b| wanted(**b)).count()
+    // So many as a byte can count, for then sixteen are added at once.
+    let of = |part: &[u8]| part.iter().map(|b| u8::from(wanted(*b))).sum::<u8>();
+    text.chunks(u8::MAX.into()).map(|part| usize::from(of(part))).sum()
 }
 
 #[cfg(test)]

@@ -29,8 +29,8 @@ use super::clock;
 use crate::config::api::ApiConfig;
 use crate::tls::{self, TlsError};
 
-/// Idle connections are let go before a server is likely to.
-const IDLE: Duration = Duration::from_secs(20);
+/// A connection that was idle for so long is not used again: a server is likely to close it just then.
+pub(super) const IDLE: Duration = Duration::from_secs(20);
 
 /// An idle connection, or one whose peer is silent, is asked this often whether it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -47,10 +47,13 @@ const ERRORS: u32 = 3;
 /// How far ages are from what is configured, so that connections and replicas don't renew together.
 const JITTER: f64 = 0.2;
 
-/// Connections of a while.
+/// A connection made, before HTTP is spoken.
+pub(super) type Stream = <HttpsConnector<Way> as Service<Uri>>::Response;
+
+/// Connections of a while that requests share.
 pub(super) type Pool = Client<HttpsConnector<Way>, Full<Bytes>>;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A proxy that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +71,11 @@ pub(super) enum ConnectError {
     Proxy(#[from] ProxyError),
 }
 
-/// The pool of now, which becomes another one as time goes by.
+/// How connections are made, and which of them are still to be used.
 pub(super) struct Connections {
     connector: HttpsConnector<Way>,
+    /// Requests share connections, as HTTP/2 does.
+    shared: bool,
     max_age: Duration,
     current: Mutex<Current>,
 }
@@ -82,7 +87,7 @@ struct Current {
     errors: u32,
 }
 
-/// Which of the pools it was.
+/// Which time of connections it was: those of an earlier one are left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Number(u64);
 
@@ -109,34 +114,42 @@ impl Connections {
         let way = way(api.timeout, proxy.as_ref(), &tls)?;
         let builder =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
-        let connector = if api.http2 && secure {
+        let shared = api.http2 && secure;
+        let connector = if shared {
             builder.enable_http2().wrap_connector(way)
         } else {
             builder.wrap_connector(way)
         };
-        Ok(Self::over(connector, api.connection_max_age))
+        Ok(Self::over(connector, shared, api.connection_max_age))
     }
 
-    fn over(connector: HttpsConnector<Way>, max_age: Duration) -> Self {
+    fn over(connector: HttpsConnector<Way>, shared: bool, max_age: Duration) -> Self {
         let current = Current {
             pool: pool(connector.clone()),
             number: 0,
             until: clock() + jittered(max_age),
             errors: 0,
         };
-        Self { connector, max_age, current: Mutex::new(current) }
+        Self { connector, shared, max_age, current: Mutex::new(current) }
     }
 
-    /// The pool for a request.
-    pub(super) fn pool(&self) -> (Pool, Number) {
+    /// Of which number a connection must be now, and the pool of that number if connections are shared.
+    pub(super) fn now(&self) -> (Number, Option<Pool>) {
         let mut current = self.lock();
         if clock() >= current.until {
             self.renew(&mut current, "their age");
         }
-        (current.pool.clone(), Number(current.number))
+        (Number(current.number), self.shared.then(|| current.pool.clone()))
     }
 
-    /// There was an answer over that pool.
+    /// A new way to `to`, TLS included.
+    pub(super) async fn connect(&self, to: &Uri) -> Result<Stream, BoxError> {
+        let mut connector = self.connector.clone();
+        std::future::poll_fn(|context| connector.poll_ready(context)).await?;
+        connector.call(to.clone()).await
+    }
+
+    /// There was an answer over a connection of that number.
     pub(super) fn answered(&self, number: Number) {
         let mut current = self.lock();
         if Number(current.number) == number {
@@ -144,7 +157,7 @@ impl Connections {
         }
     }
 
-    /// There was no connection, or no answer over it. Errors of a pool that was left don't count.
+    /// There was no connection, or no answer over it. Errors of those that were left don't count.
     pub(super) fn failed(&self, number: Number) {
         let mut current = self.lock();
         if Number(current.number) != number {
@@ -274,35 +287,35 @@ mod tests {
             .https_or_http()
             .enable_http1()
             .wrap_connector(Way::Direct(tcp(AGE)));
-        Connections::over(connector, AGE)
+        Connections::over(connector, false, AGE)
     }
 
     #[tokio::test(start_paused = true)]
     async fn connections_are_renewed_by_age_give_or_take_a_fifth() {
         let connections = connections();
-        let (_, first) = connections.pool();
+        let (first, _) = connections.now();
         tokio::time::advance(Duration::from_secs(79)).await;
-        assert_eq!(connections.pool().1, first);
+        assert_eq!(connections.now().0, first);
         tokio::time::advance(Duration::from_secs(42)).await;
-        let (_, second) = connections.pool();
+        let (second, _) = connections.now();
         assert_ne!(second, first);
-        assert_eq!(connections.pool().1, second);
+        assert_eq!(connections.now().0, second);
     }
 
     #[tokio::test(start_paused = true)]
     async fn connections_are_renewed_after_three_errors_in_a_row() {
         let connections = connections();
-        let (_, first) = connections.pool();
+        let (first, _) = connections.now();
         for _ in 0..10 {
             connections.failed(first);
             connections.failed(first);
             connections.answered(first);
         }
-        assert_eq!(connections.pool().1, first);
+        assert_eq!(connections.now().0, first);
         for _ in 0..64 {
             connections.failed(first);
         }
-        let (_, second) = connections.pool();
+        let (second, _) = connections.now();
         assert_eq!(second, Number(1), "the errors of the old ones don't count for the new ones");
     }
 

@@ -71,4 +71,7 @@ impl Item for Entry {
     fn body_bytes(&self) -> usize {
         self.event.escaped_len()
     }
+    fn share(&mut self, channel: &Channel) {
+        self.channel = channel.clone();
+    }
 }

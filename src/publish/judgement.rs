@@ -7,14 +7,15 @@ use super::lanes::{Batch, Held};
 use super::limit::Scope;
 use super::post::Post;
 use super::verdict::{EventVerdict, Fault, Verdict, judge};
-use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, Ended, GUILTY_AFTER, Publisher, clock};
+use super::workers::Ended;
+use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, Publisher, clock};
 use crate::backoff::full_jitter;
 use crate::delivery::Outcome;
 use crate::seeded::{self, Bug};
 
 impl<P: Post> Publisher<P> {
     pub(super) fn judge(&mut self, ended: Ended) {
-        let Ended { batch, sent, result } = ended;
+        let Ended { batch, sent, result, .. } = ended;
         let now = clock();
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
         let (verdict, why) = match result {
@@ -51,7 +52,7 @@ impl<P: Post> Publisher<P> {
 
     /// The API is there, and takes what we send to this namespace.
     fn answered(&mut self, batch: &Batch<Entry>, sent: Instant, now: Instant) {
-        self.concurrency.answered(sent, now, self.requests.len());
+        self.concurrency.answered(sent, now, self.workers.requests());
         self.resume(batch.channel.namespace());
         self.is_there(now);
     }
@@ -68,13 +69,12 @@ impl<P: Post> Publisher<P> {
             }
             match verdict {
                 EventVerdict::Accepted => {
-                    self.metrics.accepted.inc();
                     accepted += 1;
                     entry.delivery.settle(Outcome::Accepted);
                 }
                 EventVerdict::Unconfirmed => {
                     self.metrics.unconfirmed.inc();
-                    entry.delivery.settlement.unconfirmed();
+                    entry.delivery.unconfirmed();
                     entry.delivery.settle(Outcome::Accepted);
                 }
                 EventVerdict::Hopeless { why } => self.give_back(entry, why),
@@ -87,6 +87,7 @@ impl<P: Post> Publisher<P> {
             }
         }
         if accepted > 0 {
+            self.metrics.accepted.inc_by(accepted.into());
             self.accepted_at = Some(now);
             self.gate.accepted(accepted, now);
         }

@@ -10,8 +10,10 @@
 //! its name is looked up once an item.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
+use hashbrown::HashTable;
 use slab::Slab;
 
 use super::queues::{Queue, Queues};
@@ -31,6 +33,10 @@ pub trait Item {
     fn alone(&self) -> bool;
     /// Its bytes inside a request body.
     fn body_bytes(&self) -> usize;
+    /// Is told its lane's copy of its channel, which all items of the lane can share.
+    fn share(&mut self, channel: &Channel) {
+        let _ = channel;
+    }
 }
 
 /// Items of one channel for one request.
@@ -55,11 +61,12 @@ pub struct Held {
 /// All lanes of an API.
 #[derive(Debug)]
 pub struct Lanes<T> {
-    by_channel: HashMap<Channel, LaneId>,
+    by_channel: HashTable<LaneId>,
     all: Slab<Lane>,
     /// By lane and ordering key; without a key: what nothing orders.
-    by_key: HashMap<(LaneId, Option<OrderKey>), KeyId>,
+    by_key: HashTable<KeyId>,
     keys: Slab<Key>,
+    hasher: RandomState,
     items: Queues<T>,
     turns: Queues<KeyId>,
     ready: VecDeque<LaneId>,
@@ -74,6 +81,7 @@ type KeyId = usize;
 #[derive(Debug)]
 struct Lane {
     channel: Channel,
+    hash: u64,
     /// Its ready keys, in turn.
     ready: Queue,
     /// Items in the ready keys.
@@ -90,6 +98,7 @@ struct Lane {
 struct Key {
     lane: LaneId,
     order: Option<OrderKey>,
+    hash: u64,
     items: Queue,
     state: KeyState,
 }
@@ -124,10 +133,11 @@ impl<T: Item> Lanes<T> {
     /// No lanes.
     pub fn new() -> Self {
         Self {
-            by_channel: HashMap::new(),
+            by_channel: HashTable::new(),
             all: Slab::new(),
-            by_key: HashMap::new(),
+            by_key: HashTable::new(),
             keys: Slab::new(),
+            hasher: RandomState::new(),
             items: Queues::new(),
             turns: Queues::new(),
             ready: VecDeque::new(),
@@ -138,9 +148,10 @@ impl<T: Item> Lanes<T> {
     }
 
     /// Puts an item at the end of its key.
-    pub fn push(&mut self, channel: &Channel, item: T) {
+    pub fn push(&mut self, channel: &Channel, mut item: T) {
         self.queued += 1;
         let lane = self.lane_of(channel);
+        item.share(&self.all[lane].channel);
         let id = self.key_of(lane, item.order());
         self.items.push_back(&mut self.keys[id].items, item);
         self.grown(id);
@@ -256,27 +267,36 @@ impl<T: Item> Lanes<T> {
     }
 
     fn lane_of(&mut self, channel: &Channel) -> LaneId {
-        if let Some(id) = self.by_channel.get(channel) {
+        let hash = self.hasher.hash_one(channel);
+        let all = &mut self.all;
+        if let Some(id) = self.by_channel.find(hash, |id| all[*id].channel == *channel) {
             return *id;
         }
-        let id = self.all.insert(Lane {
+        let id = all.insert(Lane {
             channel: channel.clone(),
+            hash,
             ready: Queue::default(),
             sendable: 0,
             requests: 0,
             dependents: 0,
             listed: false,
         });
-        self.by_channel.insert(channel.clone(), id);
+        self.by_channel.insert_unique(hash, id, |id| all[*id].hash);
         id
     }
 
     fn key_of(&mut self, lane: LaneId, order: Option<&OrderKey>) -> KeyId {
-        *self.by_key.entry((lane, order.cloned())).or_insert_with_key(|(lane, order)| {
-            self.all[*lane].dependents += 1;
-            let (order, items) = (order.clone(), Queue::default());
-            self.keys.insert(Key { lane: *lane, order, items, state: KeyState::Idle })
-        })
+        let hash = self.hasher.hash_one((lane, order));
+        let keys = &mut self.keys;
+        let is_it = |key: &Key| key.lane == lane && key.order.as_ref() == order;
+        if let Some(id) = self.by_key.find(hash, |id| is_it(&keys[*id])) {
+            return *id;
+        }
+        self.all[lane].dependents += 1;
+        let (order, items) = (order.cloned(), Queue::default());
+        let id = keys.insert(Key { lane, order, hash, items, state: KeyState::Idle });
+        self.by_key.insert_unique(hash, id, |id| keys[*id].hash);
+        id
     }
 
     fn put_back(&mut self, id: KeyId, item: T) {
@@ -371,8 +391,8 @@ impl<T: Item> Lanes<T> {
     }
 
     fn forget_key(&mut self, id: KeyId) {
-        let Key { lane, order, .. } = self.keys.remove(id);
-        self.by_key.remove(&(lane, order));
+        let Key { lane, hash, .. } = self.keys.remove(id);
+        forget(&mut self.by_key, hash, id);
         self.all[lane].dependents -= 1;
     }
 
@@ -380,9 +400,15 @@ impl<T: Item> Lanes<T> {
     fn forget_if_empty(&mut self, id: LaneId) {
         let lane = &self.all[id];
         if lane.requests == 0 && lane.dependents == 0 {
-            self.by_channel.remove(&lane.channel);
+            forget(&mut self.by_channel, lane.hash, id);
             self.all.remove(id);
         }
+    }
+}
+
+fn forget(table: &mut HashTable<usize>, hash: u64, number: usize) {
+    if let Ok(found) = table.find_entry(hash, |other| *other == number) {
+        found.remove();
     }
 }
 

@@ -8,6 +8,7 @@
 mod auth;
 mod client;
 mod connect;
+mod connection;
 mod entry;
 mod judgement;
 pub mod lanes;
@@ -18,25 +19,25 @@ mod skew;
 mod sleepers;
 mod standing;
 pub mod verdict;
+mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 pub use client::{BuildError, Client};
 pub use entry::{Entry, Policy, Refused, Tries};
 
 use crate::config::ApiConfig;
-use crate::event_api::wire::publish_body;
 use crate::health::{Health, Part};
 use crate::metrics::{ApiMetrics, Metrics};
 use crate::shutdown::Shutdown;
-use lanes::{Batch, Lanes};
+use lanes::Lanes;
 use limit::{Breaker, Concurrency, Pauses, RateGate};
-use post::{Failure, Post};
-use verdict::{Answer, Fault};
+use post::Post;
+use verdict::Fault;
+use workers::Workers;
 
 /// The first retry waits up to this long.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -64,7 +65,7 @@ const RESULTS: [&str; 2] = ["ok", "partial"];
 pub struct Publisher<P> {
     post: Arc<P>,
     lanes: Lanes<Entry>,
-    requests: JoinSet<Ended>,
+    workers: Workers<P>,
     concurrency: Concurrency,
     gate: RateGate,
     breaker: Breaker,
@@ -77,12 +78,6 @@ pub struct Publisher<P> {
     why_paused: Option<String>,
     why_silent: String,
     name: Arc<str>,
-}
-
-struct Ended {
-    batch: Batch<Entry>,
-    sent: Instant,
-    result: Result<Answer, Failure>,
 }
 
 /// One line an interval for a fault that goes on.
@@ -121,11 +116,11 @@ impl<P: Post> Publisher<P> {
         let metrics = metrics.api(name, RESULTS.into_iter().chain(faults), faults);
         let health = health.register(format!("api {name}"), "starting");
         health.ready();
-        let now = clock();
+        let (now, post) = (clock(), Arc::new(post));
         Self {
-            post: Arc::new(post),
             lanes: Lanes::new(),
-            requests: JoinSet::new(),
+            workers: Workers::new(Arc::clone(&post)),
+            post,
             concurrency: Concurrency::new(max_concurrency),
             gate: RateGate::new(max_rate, now),
             breaker: Breaker::new(now),
@@ -145,11 +140,12 @@ impl<P: Post> Publisher<P> {
     /// the abort, which releases what is left.
     pub async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>, shutdown: Shutdown) {
         let mut incoming = Vec::with_capacity(256);
+        let mut finished = Vec::new();
         let mut open = true;
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         loop {
             self.send();
-            if !open && self.requests.is_empty() && self.lanes.queued() == 0 {
+            if !open && self.workers.requests() == 0 && self.lanes.queued() == 0 {
                 return;
             }
             let wake = self.next_wake();
@@ -161,20 +157,15 @@ impl<P: Post> Publisher<P> {
                         self.lanes.push(&channel, entry);
                     }
                 }
-                Some(ended) = self.requests.join_next() => {
-                    let mut next = Some(ended);
-                    while let Some(ended) = next {
-                        match ended {
-                            Ok(ended) => self.judge(ended),
-                            // The task took its entries down with it, which released them. A lane that
-                            // waits for them would wait for ever, so the whole publisher stops: fail
-                            // closed.
-                            Err(error) => {
-                                tracing::error!(api = %self.name, %error, "a publish request panicked");
-                                return;
-                            }
-                        }
-                        next = self.requests.try_join_next();
+                ended = self.workers.ended(&mut finished) => {
+                    // A worker took its entries down with it, which released them. A lane that waits
+                    // for them would wait for ever, so the whole publisher stops: fail closed.
+                    if let Err(error) = ended {
+                        tracing::error!(api = %self.name, %error, "a publish request panicked");
+                        return;
+                    }
+                    for ended in finished.drain(..) {
+                        self.judge(ended);
                     }
                 }
                 () = sleep_until(wake) => {}
@@ -192,7 +183,7 @@ impl<P: Post> Publisher<P> {
         for scope in self.pauses.due(now) {
             self.unpark(&scope);
         }
-        while self.concurrency.allows(self.requests.len())
+        while self.concurrency.allows(self.workers.requests())
             && self.breaker.allows(now)
             && self.gate.is_open(now)
         {
@@ -205,13 +196,7 @@ impl<P: Post> Publisher<P> {
             self.gate.sent(batch.items.len());
             #[allow(clippy::cast_precision_loss)] // 1 to 5
             self.metrics.batch.observe(batch.items.len() as f64);
-            let post = Arc::clone(&self.post);
-            self.requests.spawn(async move {
-                let body = publish_body(&batch.channel, batch.items.iter().map(|e| &e.event));
-                let sent = clock();
-                let result = post.post(body).await;
-                Ended { batch, sent, result }
-            });
+            self.workers.send(batch);
         }
         self.metrics.concurrency.set(self.concurrency.limit());
         self.metrics.rate.set(self.gate.rate());

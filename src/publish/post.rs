@@ -8,9 +8,22 @@ use super::verdict::{Answer, Fault};
 
 /// Somebody who posts. The real one is [`Client`](super::Client); a simulation has its own.
 pub trait Post: Send + Sync + 'static {
-    /// Sends `body`, signed at this moment. When we are refused, what can be renewed is renewed, and it
+    /// What the sender of one request after the other keeps between them.
+    type Connection: Default + Send + 'static;
+
+    /// Sends `body` over `connection`, signed at this moment. When we are refused, what can be renewed is renewed, and it
     /// is sent once more: a refusal that comes out is one that nothing here mends.
-    fn post(&self, body: Bytes) -> impl Future<Output = Result<Answer, Failure>> + Send;
+    fn post(
+        &self,
+        connection: &mut Self::Connection,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Answer, Failure>> + Send;
+
+    /// Looks after `connection` while there is nothing to send over it. Never ends.
+    fn idle(&self, connection: &mut Self::Connection) -> impl Future<Output = ()> + Send {
+        let _ = connection;
+        std::future::pending()
+    }
 
     /// What to look at when the API refuses us.
     fn hint(&self) -> &str;

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::event_api::wire::{ErrorAnswer, FailedEvent, PublishAnswer};
 use crate::seeded::{self, Bug};
 
@@ -19,7 +21,7 @@ pub struct Answer {
     /// The `retry-after` header, in seconds.
     pub retry_after: Option<Duration>,
     /// The body.
-    pub body: Vec<u8>,
+    pub body: Bytes,
 }
 
 /// What a whole answer means.

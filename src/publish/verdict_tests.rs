@@ -3,7 +3,7 @@
 use super::*;
 
 fn answer(status: u16, body: &str) -> Answer {
-    Answer { status, body: body.as_bytes().to_vec(), ..Answer::default() }
+    Answer { status, body: Bytes::copy_from_slice(body.as_bytes()), ..Answer::default() }
 }
 
 fn errors(status: u16, kind: &str, message: &str) -> Verdict {

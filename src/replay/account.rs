@@ -213,7 +213,7 @@ mod tests {
         };
         take(1, None).settle(Outcome::Accepted);
         let odd = take(2, None);
-        odd.unconfirmed();
+        tally.unconfirmed(1);
         odd.settle(Outcome::Accepted);
         take(3, None).settle(Outcome::Rejected);
         take(4, Some("gone")).settle(Outcome::Rejected);

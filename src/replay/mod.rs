@@ -26,9 +26,8 @@ pub use preview::{Preview, dry_run};
 use crate::config::Config;
 use crate::dead_letter::record::Kept;
 use crate::dead_letter::{FileTarget, Record};
-use crate::delivery::{Delivery, Outcome, Settlement};
+use crate::delivery::{Delivery, Outcome};
 use crate::health::Health;
-use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::pipeline::{Letter, entries, policy, write_letters};
 use crate::publish::{self, Entry, Policy, Publisher, Refused};
@@ -261,23 +260,21 @@ impl Feed {
     fn hand_over(&self, place: Place, kept: Kept, routes: &Routes, tally: &Arc<Tally>) {
         let bytes = kept.message.payload.len();
         let plan = routes.plan(&kept);
-        let message = Arc::new(kept.message);
         let decisions = match plan {
             Ok(decisions) => decisions,
             Err(Unknown(route)) => {
                 let settlement = tally.take(place, bytes, Some(Arc::clone(&route)));
-                let detail = unknown(&route);
-                let why = (UNKNOWN_ROUTE, detail);
-                return self.rejects.write(message, settlement, Some(route), kept.channel, why);
+                let delivery = Delivery::new(kept.message, settlement);
+                let why = (UNKNOWN_ROUTE, unknown(&route));
+                return self.rejects.write(delivery, Some(route), kept.channel, why);
             }
         };
-        let settlement = tally.take(place, bytes, None);
+        let delivery = Delivery::new(kept.message, tally.take(place, bytes, None));
         if decisions.is_empty() {
             let Rejection { reason, detail } = unrouted(kept.route.as_deref());
             let why = (reason.word(), detail);
-            return self.rejects.write(message, settlement, kept.route, kept.channel, why);
+            return self.rejects.write(delivery, kept.route, kept.channel, why);
         }
-        let delivery = Delivery { message, settlement };
         for Decision { route, outcome, .. } in decisions {
             // Every route has a policy and its API a publisher; a part that is dropped is unsettled.
             let (Some(policy), Some(publisher)) =
@@ -291,9 +288,8 @@ impl Feed {
                     entries(&delivery, rendered, policy).for_each(|e| drop(publisher.send(e)));
                 }
                 Err(Rejection { reason, detail }) => {
-                    let Delivery { message, settlement } = delivery.split();
                     let (route, why) = (Some(Arc::clone(&route.name)), (reason.word(), detail));
-                    self.rejects.write(message, settlement, route, None, why);
+                    self.rejects.write(delivery.split(), route, None, why);
                 }
             }
         }
@@ -305,23 +301,22 @@ impl Rejects {
     /// Takes what the publishers hand back, until they have gone.
     async fn run(self, mut refused: mpsc::UnboundedReceiver<Refused>) {
         while let Some(Refused { entry, why }) = refused.recv().await {
-            let Delivery { message, settlement } = entry.delivery;
             let (route, channel) = (Arc::clone(&entry.policy.route), entry.channel.to_string());
             let why = (Reason::Refused.word(), why);
-            self.write(message, settlement, Some(route), Some(channel), why);
+            self.write(entry.delivery, Some(route), Some(channel), why);
         }
     }
 
     fn write(
         &self,
-        message: Arc<Message>,
-        settlement: Settlement,
+        delivery: Delivery,
         route: Option<RouteName>,
         channel: Option<String>,
         (reason, detail): (&'static str, String),
     ) {
+        let message = delivery.message().clone();
         let record = Record { message, route, channel, reason, detail, at: SystemTime::now() };
-        let letter = Letter::new(record, settlement, Outcome::Rejected);
+        let letter = Letter::new(record, delivery, Outcome::Rejected);
         // A writer that is gone drops the letter, which leaves the record unsettled.
         if let Some(letters) = self.letters.get(self.file.load(Ordering::Acquire)) {
             drop(letters.send(letter));

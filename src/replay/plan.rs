@@ -37,7 +37,7 @@ impl Routes {
             None => &self.whole,
             Some(name) => self.alone.get(name).ok_or_else(|| Unknown(Arc::clone(name)))?,
         };
-        let mut decisions = table.decide(&kept.message, usize::MAX);
+        let mut decisions: Vec<_> = table.decide(&kept.message, usize::MAX).collect();
         if let (Some(_), Some(failed)) = (&kept.route, &kept.channel) {
             for rendered in decisions.iter_mut().filter_map(|d| d.outcome.as_mut().ok()) {
                 if rendered.channels.iter().any(|c| c.to_string() == *failed) {

@@ -30,7 +30,7 @@ impl<'a> Document<'a> {
         })?;
         let root: &RawValue = serde_json::from_str(text)
             .map_err(|e| Rejection::new(Reason::InvalidJson, format!("not a JSON value: {e}")))?;
-        if depth(root.get().as_bytes()) > MAX_DEPTH {
+        if too_deep(root.get().as_bytes()) {
             return Err(Rejection::new(
                 Reason::TooDeep,
                 format!("nested deeper than {MAX_DEPTH} levels"),
@@ -120,6 +120,13 @@ fn child<'a>(value: &'a RawValue, name: &str) -> Result<Option<&'a RawValue>, Tw
         Some(b'{' | b'[') => deserializer.deserialize_any(Find(name)).unwrap_or(Ok(None)),
         _ => Ok(None),
     }
+}
+
+/// Whether a text that is known to be JSON is nested deeper than may be.
+fn too_deep(text: &[u8]) -> bool {
+    // Nearly every payload has fewer brackets than it may have levels, which is seen at a glance.
+    let many = memchr::memchr2_iter(b'{', b'[', text).nth(MAX_DEPTH).is_some();
+    many && depth(text) > MAX_DEPTH
 }
 
 /// The deepest nesting of a text that is known to be JSON.

@@ -149,27 +149,27 @@ impl RouteTable {
 
     /// What becomes of `message`: one decision for each route that takes it, none if no route does. A
     /// payload of more than `limit` bytes is rejected unread.
-    pub fn decide(&self, message: &Message, limit: usize) -> Vec<Decision<'_>> {
+    pub fn decide<'t>(
+        &'t self,
+        message: &Message,
+        limit: usize,
+    ) -> impl Iterator<Item = Decision<'t>> {
+        // Read at the first route that takes the message, and once for all of them.
         let mut document = None;
-        let mut decisions = Vec::new();
-        for (number, route) in self.routes.iter().enumerate() {
+        self.routes.iter().enumerate().filter_map(move |(number, route)| {
             if !route.from.contains(&message.source) {
-                continue;
+                return None;
             }
             let captures = match &route.topic {
-                Some(pattern) => pattern.matches(&message.topic),
-                None => Some(Vec::new()),
+                Some(pattern) => pattern.matches(&message.topic)?,
+                None => Vec::new(),
             };
-            let Some(captures) = captures else { continue };
-            // Read at the first route that takes the message, and once for all of them.
-            let document = document.get_or_insert_with(|| read(message, limit));
-            let outcome = match document {
+            let outcome = match document.get_or_insert_with(|| read(message, limit)) {
                 Ok(document) => route.render(&Context { message, captures: &captures, document }),
                 Err(rejection) => Err(rejection.clone()),
             };
-            decisions.push(Decision { route, number, outcome });
-        }
-        decisions
+            Some(Decision { route, number, outcome })
+        })
     }
 }
 
@@ -305,9 +305,9 @@ mod tests {
             spec("not", Some("else/{site}"), &["/plant/{site}"]),
         ]);
         let channels = |topic: &str| -> Vec<Vec<String>> {
-            let decisions = table.decide(&message("plant", topic, "{}"), usize::MAX);
-            decisions
-                .iter()
+            let message = message("plant", topic, "{}");
+            table
+                .decide(&message, usize::MAX)
                 .map(|d| {
                     d.outcome.as_ref().unwrap().channels.iter().map(ToString::to_string).collect()
                 })
@@ -315,13 +315,14 @@ mod tests {
         };
         assert_eq!(channels("plant/a"), [vec!["/plant/a", "/plant/all"], vec!["/audit/plant/a"]]);
         assert_eq!(channels("plant/all"), [vec!["/plant/all"], vec!["/audit/plant/all"]]);
-        assert!(table.decide(&message("other", "plant/a", "{}"), usize::MAX).is_empty());
+        assert_eq!(table.decide(&message("other", "plant/a", "{}"), usize::MAX).count(), 0);
     }
 
     #[test]
     fn a_payload_that_is_too_large_is_not_even_read() {
         let table = RouteTable::new([spec("one", None, &["/plant/x"])]);
-        let decisions = table.decide(&message("plant", "t", vec![b'x'; 300_000]), usize::MAX);
+        let message = message("plant", "t", vec![b'x'; 300_000]);
+        let decisions: Vec<_> = table.decide(&message, usize::MAX).collect();
         assert_eq!(decisions[0].outcome.as_ref().unwrap_err().reason, Reason::TooLarge);
     }
 
@@ -330,8 +331,8 @@ mod tests {
         let mut route = spec("one", None, &["/plant/x"]);
         let order = |route: &Spec| {
             let table = RouteTable::new([route.clone()]);
-            let mut decisions = table.decide(&message("plant", "t", r#"{"id":"a b"}"#), usize::MAX);
-            decisions.remove(0).outcome.unwrap().order
+            let message = message("plant", "t", r#"{"id":"a b"}"#);
+            table.decide(&message, usize::MAX).next().unwrap().outcome.unwrap().order
         };
         assert_eq!(order(&route), Some(Bytes::from_static(b"t")));
         route.order = OrderBy::Nothing;

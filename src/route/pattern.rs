@@ -29,6 +29,8 @@ pub struct Capture {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Level {
     Any,
+    /// A capture of the whole level.
+    Whole,
     /// `literals[0] capture literals[1] capture … literals[n]`; no capture: one literal.
     Pieces(Vec<String>),
 }
@@ -178,7 +180,8 @@ impl Pattern {
         if let Some(last) = literals.last_mut() {
             last.push_str(rest);
         }
-        self.levels.push(Level::Pieces(literals));
+        let whole = literals.len() == 2 && literals.iter().all(String::is_empty);
+        self.levels.push(if whole { Level::Whole } else { Level::Pieces(literals) });
         Ok(())
     }
 }
@@ -187,6 +190,10 @@ impl Level {
     fn matches<'t>(&self, text: &'t str, values: &mut Vec<&'t str>) -> bool {
         let literals = match self {
             Self::Any => return true,
+            Self::Whole => {
+                values.push(text);
+                return !text.is_empty();
+            }
             Self::Pieces(literals) => literals,
         };
         let (Some(first), Some(last)) = (literals.first(), literals.last()) else { return false };

@@ -11,7 +11,7 @@
 //! small: the gauges of the source are the counters of its room, and room is freed many at a time.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -33,7 +33,6 @@ pub struct InFlight<A> {
     room: Arc<Room>,
     state: Mutex<State<A>>,
     changed: Arc<Notify>,
-    me: Weak<Self>,
 }
 
 struct State<A> {
@@ -123,16 +122,15 @@ impl<A: Send + 'static> InFlight<A> {
             shed: false,
             ownership: Ownership::Open,
         };
-        Arc::new_cyclic(|me| Self { room, state: Mutex::new(state), changed, me: me.clone() })
+        Arc::new(Self { room, state: Mutex::new(state), changed })
     }
 
     /// Records a message of `bytes`; `ack` acknowledges it, `None` if there is nothing to acknowledge.
     /// `None` when it is not taken: the record is closed, or there is no room. A message with an
     /// acknowledgement that is left to the broker leaves every later one there too, or the broker
     /// would send them out of order.
-    pub fn take(&self, ack: Option<A>, bytes: usize) -> Option<Settlement> {
+    pub fn take(self: &Arc<Self>, ack: Option<A>, bytes: usize) -> Option<Settlement> {
         let mut state = self.lock();
-        let me = self.me.upgrade()?;
         if state.ownership != Ownership::Open || (ack.is_some() && state.shed) {
             return None;
         }
@@ -143,7 +141,7 @@ impl<A: Send + 'static> InFlight<A> {
         let token = state.first + state.slots.len() as u64;
         state.slots.push_back(Slot { ack, bytes, outcome: None });
         self.room.take(bytes);
-        Some(Settlement::new(me, token))
+        Some(Settlement::new(Arc::clone(self) as Arc<dyn Tracker>, token))
     }
 
     /// Takes out what can be acknowledged now: the settled messages before the oldest that is not.

@@ -281,7 +281,7 @@ impl Poller {
             Admitted::Foreign => {}
             Admitted::Taken(settlement) => {
                 drop(assignment);
-                shared.take_in(Delivery { message: Arc::new(message), settlement });
+                shared.take_in(Delivery::new(message, settlement));
             }
             Admitted::Full => {
                 drop(assignment);
@@ -305,7 +305,7 @@ impl Poller {
             // Somebody else's now, or it is read again.
             Admitted::Foreign => {}
             Admitted::Taken(settlement) => {
-                self.shared.take_in(Delivery { message: Arc::new(message), settlement });
+                self.shared.take_in(Delivery::new(message, settlement));
             }
         }
     }

@@ -367,7 +367,7 @@ impl MqttSource {
                 ("duplicate".into(), incoming.duplicate.to_string()),
             ],
         };
-        intake.submit(Delivery { message: Arc::new(message), settlement });
+        intake.submit(Delivery::new(message, settlement));
     }
 
     fn address(&self) -> String {

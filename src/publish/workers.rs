@@ -1,0 +1,108 @@
+//! Who posts: as many workers as requests were ever in flight, each with its connection.
+//!
+//! A worker renders a batch, posts it, and gives it back with what came of it. The last one that came
+//! back goes first, so that no more connections are kept busy than are needed, and the others end.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
+
+use super::clock;
+use super::entry::Entry;
+use super::lanes::Batch;
+use super::post::{Failure, Post};
+use super::verdict::Answer;
+use crate::event_api::wire::publish_body;
+
+/// Requests whose ends are judged in one go.
+const AT_ONCE: usize = 256;
+
+/// The workers of one publisher. Dropped, they end where they are, and release what they hold.
+pub(super) struct Workers<P> {
+    post: Arc<P>,
+    tasks: JoinSet<()>,
+    /// The way to each of them.
+    all: Vec<mpsc::UnboundedSender<Batch<Entry>>>,
+    /// Those that have nothing to do.
+    idle: Vec<usize>,
+    back: mpsc::UnboundedSender<Ended>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+}
+
+/// A request that has ended.
+pub(super) struct Ended {
+    /// What was sent.
+    pub(super) batch: Batch<Entry>,
+    /// When.
+    pub(super) sent: Instant,
+    /// What came of it.
+    pub(super) result: Result<Answer, Failure>,
+    worker: usize,
+}
+
+impl<P: Post> Workers<P> {
+    /// None yet.
+    pub(super) fn new(post: Arc<P>) -> Self {
+        let (back, ended) = mpsc::unbounded_channel();
+        Self { post, tasks: JoinSet::new(), all: Vec::new(), idle: Vec::new(), back, ended }
+    }
+
+    /// Requests in flight.
+    pub(super) fn requests(&self) -> usize {
+        self.all.len() - self.idle.len()
+    }
+
+    /// Has `batch` posted.
+    pub(super) fn send(&mut self, batch: Batch<Entry>) {
+        let worker = self.idle.pop().unwrap_or_else(|| self.hire());
+        // One that is gone has panicked, of which `ended` tells; the batch is dropped, which releases it.
+        drop(self.all[worker].send(batch));
+    }
+
+    /// Waits for requests that have ended and puts them into `finished`. An error is a panic of a
+    /// worker, which takes its batch with it.
+    pub(super) async fn ended(&mut self, finished: &mut Vec<Ended>) -> Result<(), JoinError> {
+        tokio::select! {
+            // Never zero: we hold a sender.
+            _ = self.ended.recv_many(finished, AT_ONCE) => {
+                self.idle.extend(finished.iter().map(|ended| ended.worker));
+                Ok(())
+            }
+            // Only a panic ends a worker before we do.
+            Some(Err(error)) = self.tasks.join_next() => Err(error),
+        }
+    }
+
+    fn hire(&mut self) -> usize {
+        let worker = self.all.len();
+        let (way, batches) = mpsc::unbounded_channel();
+        self.all.push(way);
+        self.tasks.spawn(work(worker, Arc::clone(&self.post), batches, self.back.clone()));
+        worker
+    }
+}
+
+async fn work<P: Post>(
+    worker: usize,
+    post: Arc<P>,
+    mut batches: mpsc::UnboundedReceiver<Batch<Entry>>,
+    back: mpsc::UnboundedSender<Ended>,
+) {
+    let mut connection = P::Connection::default();
+    loop {
+        let batch = tokio::select! {
+            biased;
+            Some(batch) = batches.recv() => batch,
+            () = post.idle(&mut connection) => continue,
+            else => return,
+        };
+        let body = publish_body(&batch.channel, batch.items.iter().map(|e| &e.event));
+        let sent = clock();
+        let result = post.post(&mut connection, body).await;
+        if back.send(Ended { batch, sent, result, worker }).is_err() {
+            return;
+        }
+    }
+}
