@@ -20,6 +20,8 @@ mod faults;
 mod kafka;
 mod kafka_broker;
 mod kafka_groups;
+mod kafka_security;
+mod kafka_trouble;
 mod lifecycle;
 mod mqtt;
 mod proxy;
