@@ -20,6 +20,7 @@ mod faults;
 mod kafka;
 mod kafka_broker;
 mod kafka_groups;
+mod kafka_moves;
 mod kafka_security;
 mod kafka_trouble;
 mod lifecycle;
