@@ -47,7 +47,7 @@ async fn can_not_work(setup: &Setup, why: &str, hint: &str) -> Bridge {
 /// It was tried again, and works: ten messages are relayed.
 async fn is_mended(kafka: &Kafka, shop: &Shop, bridge: Bridge) {
     shop.produce(kafka, 0..10, 1_000, 1).await;
-    shop.ledger.has_ids(10, Duration::from_secs(40)).await;
+    shop.ledger.has_ids(10, Duration::from_secs(90)).await;
     bridge.ready().await;
     stop(bridge).await;
 }
@@ -168,15 +168,39 @@ async fn an_issuer_that_gives_no_token_is_said_and_asked_again() {
     is_mended(kafka, &shop, bridge).await;
 }
 
+/// Its tokens would be good for an hour: another one is asked for all the same.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_the_broker_refuses_is_said() {
+async fn a_token_that_the_broker_refuses_is_said_and_replaced() {
     let kafka = Kafka::shared().await;
     let shop = Shop::open(kafka, "refused", 1).await;
     let endpoint = Arc::new(Issuer::new()).serve().await;
     let setup = setup(kafka, &shop, Listener::Token, &token(&endpoint));
     check_says(&setup, "invalid_token", TOKEN_HINT).await;
     let bridge = can_not_work(&setup, "invalid_token", TOKEN_HINT).await;
+    endpoint.gives_of(&kafka.security().issuer);
+    is_mended(kafka, &shop, bridge).await;
+}
+
+/// The broker is none of Amazon's: it refuses what is signed with AWS credentials, and without any
+/// nothing is sent to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_aws_is_sent_and_its_refusal_said() {
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "aws", 1).await;
+    let sasl = "mechanism = \"aws-msk-iam\", aws = { region = \"eu-west-1\" }";
+    let hint = "check the AWS credentials, their right to `kafka-cluster:Connect`, and the region";
+    let known = setup(kafka, &shop, Listener::Token, sasl)
+        .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
+        .env("AWS_SECRET_ACCESS_KEY", "top-secret");
+    check_says(&known, "invalid_token", hint).await;
+    let bridge = can_not_work(&known, "invalid_token", hint).await;
+    assert!(!bridge.log().contains("X-Amz") && !bridge.log().contains("top-secret"));
     stop(bridge).await;
+
+    let unknown = setup(kafka, &shop, Listener::Token, sasl)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("HOME", "/nonexistent");
+    check_says(&unknown, "redentials", hint).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,6 +104,7 @@ impl Setup {
     pub(crate) async fn check(&self) -> (bool, String) {
         let mut command = tokio::process::Command::from(emulator::bridge());
         command.args(["check", "--connect", "-c"]).arg(self.file("bridge.toml"));
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let output = command.output().await.unwrap();
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8(said).unwrap())

@@ -125,10 +125,10 @@ impl Poller {
         let shared = &self.shared;
         while !shared.shutdown.is_draining() {
             let Some(tokens) = &shared.tokens else { return true };
-            match tokens.token() {
-                Ok(_) => return true,
-                Err(why) if tokens.has_answered() => shared.trouble(Code::Authentication, &why),
-                Err(_) => {}
+            match tokens.answer() {
+                Some(Ok(_)) => return true,
+                Some(Err(why)) => shared.trouble(Code::Authentication, &why),
+                None => {}
             }
             shared.alive();
             let (changed, drain) = (pin!(tokens.changed()), pin!(shared.shutdown.drain()));

@@ -74,6 +74,8 @@ struct State {
     watchdog: Watchdog,
     /// Has been a member before.
     known: bool,
+    /// The brokers refused who we are, and we are no member since.
+    refused: bool,
 }
 
 impl Shared {
@@ -173,6 +175,7 @@ impl Shared {
             return self.stand(|standing| standing.member = false);
         }
         let code = trouble::kind(code, reason);
+        self.state().refused |= code == Code::Authentication;
         let missing = trouble::missing_topic(code, reason);
         let times = self.state().repeats.note(code, Instant::now());
         if let Some(times) = times {
@@ -204,12 +207,25 @@ impl Shared {
         self.state().standing.missing.iter().map(|(topic, _)| topic.clone()).collect()
     }
 
+    /// Asks for another token while the brokers refuse the one that there is. librdkafka tells of a
+    /// refusal once and goes on trying.
+    fn refuse_token(&self) {
+        let mut state = self.state();
+        state.refused &= !state.standing.member;
+        if state.refused
+            && let Some(tokens) = &self.tokens
+        {
+            tokens.refuse();
+        }
+    }
+
     /// Takes librdkafka's numbers.
     pub(super) fn statistics(&self, json: &[u8]) {
         let Some(statistics) = Statistics::read(json) else { return };
         self.stand(|standing| {
             standing.seen(statistics.is_member(), Instant::now());
         });
+        self.refuse_token();
         let mut lag = 0;
         let assignment = self.assignment();
         for behind in statistics.behind() {

@@ -25,6 +25,9 @@ const PRINCIPAL: &str = "appsync-bridge";
 /// What lies on the desk is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// librdkafka asks for a token at least this often, so that one in the place of a refused one is soon used.
+const ASKED_WITHIN: Duration = Duration::from_secs(20);
+
 /// Where a token lies ready: librdkafka asks for it on the thread that polls, and must not wait there
 /// for an issuer. A task looks after it, and ends with the desk.
 pub(super) struct Desk {
@@ -37,6 +40,7 @@ struct Lying {
     /// `None` before the first.
     token: Mutex<Option<Result<Token, String>>>,
     changed: Notify,
+    refused: Notify,
 }
 
 /// A token and its end.
@@ -63,7 +67,10 @@ impl Desk {
             let mut clock = interval(LOOK_EVERY);
             clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                clock.tick().await;
+                tokio::select! {
+                    _ = clock.tick() => {}
+                    () = desk.refused.notified() => tokens.refused().await,
+                }
                 desk.put(tokens.token().await);
             }
         });
@@ -72,17 +79,19 @@ impl Desk {
 
     /// The token that is good now; the error says why there is none.
     pub(super) fn token(&self) -> Result<OAuthToken, String> {
-        let lying = self.lying.token.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*lying {
-            None => Err("no token came yet".to_owned()),
-            Some(Err(why)) => Err(why.clone()),
-            Some(Ok(token)) => token.told(SystemTime::now()),
-        }
+        self.answer().unwrap_or_else(|| Err("no token came yet".to_owned()))
     }
 
-    /// Whether there was an answer, be it a refusal.
-    pub(super) fn has_answered(&self) -> bool {
-        self.lying.token.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    /// As [`token`](Self::token); `None` before the first answer, be it a refusal.
+    pub(super) fn answer(&self) -> Option<Result<OAuthToken, String>> {
+        let lying = self.lying.token.lock().unwrap_or_else(PoisonError::into_inner);
+        let token = lying.as_ref()?.as_ref().map_err(String::clone);
+        Some(token.and_then(|token| token.told(SystemTime::now())))
+    }
+
+    /// The broker refused the token: another one is asked for, however long this one would be good.
+    pub(super) fn refuse(&self) {
+        self.lying.refused.notify_one();
     }
 
     /// Waits for another token, or for another reason why there is none.
@@ -111,7 +120,8 @@ impl Token {
         if left.is_zero() {
             return Err("the last token has expired, and no other came".to_owned());
         }
-        let until = (now + left / 2).duration_since(UNIX_EPOCH).unwrap_or_default();
+        let until =
+            (now + (left / 2).min(ASKED_WITHIN)).duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(OAuthToken {
             token: self.text.clone(),
             principal_name: PRINCIPAL.to_owned(),
@@ -149,6 +159,22 @@ impl Tokens {
         Ok(Self::Msk { credentials: Box::new(credentials), region })
     }
 
+    /// What is given now was refused; what it is made of is renewed, seldom.
+    async fn refused(&self) {
+        match self {
+            Self::Issuer(renewal) => {
+                if let Ok(held) = renewal.get().await {
+                    renewal.refused(held.generation).await;
+                }
+            }
+            Self::Msk { credentials, .. } => {
+                if let Ok(held) = credentials.keys().await {
+                    credentials.refused(held.generation).await;
+                }
+            }
+        }
+    }
+
     /// A token that is good now; the error says why there is none.
     async fn token(&self) -> Result<Token, String> {
         match self {
@@ -183,7 +209,7 @@ mod tests {
     fn librdkafka_asks_again_before_a_token_is_over() {
         let token = Token { text: "t".into(), expires: at(1_000) };
         let told = |now| token.told(at(now)).map(|token| token.lifetime_ms / 1_000);
-        assert_eq!((told(0), told(400), told(990)), (Ok(500), Ok(700), Ok(995)));
+        assert_eq!((told(0), told(980), told(990)), (Ok(20), Ok(990), Ok(995)));
         assert!(told(1_000).unwrap_err().contains("expired"));
     }
 
