@@ -103,3 +103,90 @@ fn passes(error: &KafkaError) -> bool {
     let code = error.rdkafka_error_code();
     matches!(code, Some(Code::RebalanceInProgress | Code::StaleMemberEpoch))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::source::Limits;
+    use crate::delivery::Intake;
+    use crate::health::Health;
+    use crate::metrics::Metrics;
+    use crate::shutdown::Shutdown;
+    use crate::source::Room;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use std::sync::Arc;
+    use tokio::sync::mpsc;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A member of a group, with the only partition of `t`.
+    fn member(brokers: &str) -> (Arc<Shared>, BaseConsumer<Context>) {
+        let mut config = settings::tests::config();
+        config.brokers = brokers.split(',').map(str::to_owned).collect();
+        let mut properties = settings::properties(&config).unwrap();
+        // Nothing but what is tried here meets the errors.
+        properties.set("auto.commit.interval.ms", "3600000");
+        let (metrics, health) = (Metrics::new(), Health::default());
+        let room = Room::new(Limits { messages: 10, bytes: 1_000 }, metrics.source("s"));
+        let shared = Arc::new(Shared::new(
+            ("s".into(), config, None),
+            room,
+            (metrics.source("s"), metrics.kafka("s")),
+            health.register("s", "new"),
+            Intake::new(mpsc::unbounded_channel().0),
+            Shutdown::new(),
+        ));
+        let context = Context { shared: Arc::clone(&shared) };
+        let consumer: BaseConsumer<Context> = properties.create_with_context(context).unwrap();
+        consumer.subscribe(&["t"]).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while shared.assignment().names().is_empty() {
+            assert!(Instant::now() < deadline, "nothing is assigned");
+            let _ = consumer.poll(Duration::from_millis(50));
+        }
+        (shared, consumer)
+    }
+
+    #[test]
+    fn a_commit_between_two_generations_is_tried_again() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let (shared, consumer) = member(&cluster.bootstrap_servers());
+        let refuse = |error: RDKafkaRespErr, times| {
+            cluster.request_errors(RDKafkaApiKey::OffsetCommit, &vec![error; times]);
+        };
+        let rebalance = RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS;
+        let store = |offset| {
+            consumer.store_offset("t", 0, offset).unwrap();
+            shared.stored.store(true, Ordering::Relaxed);
+        };
+        store(1);
+        refuse(rebalance, 3);
+        shared.commit(&consumer, Instant::now() + PATIENCE).unwrap();
+
+        // No longer than it may, and no longer than somebody waits for it.
+        store(2);
+        refuse(rebalance, 1);
+        shared.commit(&consumer, Instant::now()).unwrap_err();
+        shared.commit(&consumer, Instant::now()).unwrap();
+        store(3);
+        refuse(rebalance, 1);
+        shared.shutdown.start_abort();
+        shared.commit(&consumer, Instant::now() + PATIENCE).unwrap_err();
+    }
+
+    #[test]
+    fn another_error_is_told_at_once() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let (shared, consumer) = member(&cluster.bootstrap_servers());
+        consumer.store_offset("t", 0, 1).unwrap();
+        shared.stored.store(true, Ordering::Relaxed);
+        let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED];
+        cluster.request_errors(RDKafkaApiKey::OffsetCommit, &errors);
+        let why = shared.commit(&consumer, Instant::now() + PATIENCE).unwrap_err();
+        assert!(why.contains("authorization"), "{why}");
+        shared.commit(&consumer, Instant::now()).unwrap();
+    }
+}

@@ -155,7 +155,7 @@ pub(super) fn words(error: &rdkafka::error::KafkaError) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::Secret;
     use crate::config::kafka::Tombstones;
