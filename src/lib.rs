@@ -50,7 +50,7 @@
 //! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
-//! source → aws, backoff, causes, config, delivery, health, message, metrics, oauth2, renewal, shutdown, tls
+//! source → aws, backoff, causes, config, delivery, health, message, metrics, oauth2, renewal, seeded, shutdown, tls
 //! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, oauth2, renewal, seeded, shutdown, tls
 //! dead_letter → config, message
 //! emulator → event_api, shutdown

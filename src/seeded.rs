@@ -21,11 +21,13 @@ pub enum Bug {
     SignedOnce,
     /// One refused namespace pauses the whole API.
     PauseWholeApi,
+    /// A part of the bridge breaks off with a message in its hands, now and then.
+    DropsMessages,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::AckBeforePublish,
         Self::IgnoreFailed,
         Self::DropOnRefusal,
@@ -33,6 +35,7 @@ impl Bug {
         Self::DeadLetterUnconfirmed,
         Self::SignedOnce,
         Self::PauseWholeApi,
+        Self::DropsMessages,
     ];
 }
 

@@ -84,6 +84,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 const SESSION_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(30));
 /// Names of topics are no longer: they are names of directories at the broker.
 const LONGEST_TOPIC: usize = 249;
+/// Within this a member has to ask for messages, and to let go of partitions.
+const MAX_POLL_INTERVAL: &str = "max.poll.interval.ms";
 const BROKERS: &str = "the brokers to ask first: `brokers = [\"kafka-1:9092\"]`";
 const TOPICS: &str =
     "what to take: `topics = [\"orders\"]`; `^orders\\..*` is a regular expression";
@@ -129,6 +131,12 @@ pub(super) fn read(
         secured(ledger, sasl, tls.as_ref(), brokers, common);
     }
     let options = librdkafka::options(table).or(Vec::new());
+    if let (Some(drain), Some(options)) = (&drain, &options)
+        && let Some(longest) = max_poll_interval(&options.value)
+    {
+        let why = "the group goes on without a member that takes longer to let go of a partition";
+        related(table, drain, MAX_POLL_INTERVAL, &longest, drain.value < longest.value, why);
+    }
     let topics = topics?;
     let instance = instance.ok()?;
     Some(Read {
@@ -146,7 +154,7 @@ pub(super) fn read(
             tombstones: tombstones?.value,
             tls: tls.ok()?,
             sasl: sasl.ok()?.map(|sasl| sasl.value),
-            options: options?.value,
+            options: options?.value.into_iter().map(|option| option.value).collect(),
         },
     })
 }
@@ -240,6 +248,13 @@ fn session_timeout(table: &mut Table<'_>, protocol: Option<Protocol>) -> Option<
     session.or(SESSION_TIMEOUT)
 }
 
+/// What `options` say of it; the default of librdkafka is longer than a drain may be.
+fn max_poll_interval(options: &[Located<(String, String)>]) -> Option<Setting<Duration>> {
+    let option = options.iter().rfind(|option| option.value.0 == MAX_POLL_INTERVAL)?;
+    let value = Duration::from_millis(option.value.1.parse().ok()?);
+    Some(Setting { value, span: Some(option.span.clone()) })
+}
+
 /// Reports a `drain_timeout` that is too long for what it has to end in.
 fn related(
     table: &Table<'_>,
@@ -261,7 +276,7 @@ fn related(
         default(limit),
     );
     let place = drain.span.clone().or(limit.span.clone());
-    let sign = if key == "session_timeout" { "<" } else { "<=" };
+    let sign = if key == "shutdown.grace" { "<=" } else { "<" };
     let help = format!("`drain_timeout` {sign} {}: {why}", quoted(key));
     let mut problem = Problem::new(Kind::Impossible, place, message).help(help);
     if let (Some(_), Some(limit)) = (&drain.span, &limit.span) {

@@ -4,14 +4,14 @@
 use toml::de::DeValue;
 
 use super::problem::{Kind, Problem, quoted};
-use super::reader::{Field, Table};
+use super::reader::{Field, Located, Table};
 
 const AT_LEAST_ONCE: &str = "the bridge commits what is settled, and nothing else: \
                              with another value messages could be lost";
 const VERIFIED: &str = "TLS is always verified here";
 
 /// What the bridge manages, and why or by which key. A name that ends in `.` means all below it.
-const MANAGED: [(&str, &str); 33] = [
+const MANAGED: [(&str, &str); 34] = [
     ("enable.auto.commit", AT_LEAST_ONCE),
     ("auto.commit.enable", AT_LEAST_ONCE),
     ("auto.commit.interval.ms", "offsets are committed every second"),
@@ -41,6 +41,7 @@ const MANAGED: [(&str, &str); 33] = [
     ("plugin.library.paths", "it would load code into the bridge"),
     ("statistics.interval.ms", "the bridge's own metrics need it"),
     ("log_level", "write `[log]`"),
+    ("debug", "it may write secrets into the log; `[log]` says how much is logged"),
     ("log.queue", "the bridge writes the log"),
     ("log.thread.name", "the bridge writes the log"),
     ("enabled_events", "the bridge needs them all"),
@@ -48,7 +49,7 @@ const MANAGED: [(&str, &str); 33] = [
 ];
 
 /// Reads `options`.
-pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<(String, String)>> {
+pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, String)>>> {
     table.table("options", "options").then(|table| {
         let mut table = table.value;
         let ledger = table.ledger;
@@ -91,7 +92,10 @@ pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<(String, String)>> {
                 }
             };
             match value {
-                Some(value) => all.push((entry.key.to_owned(), value)),
+                Some(value) => {
+                    let value = (entry.key.to_owned(), value);
+                    all.push(Located { value, span: entry.value.span() });
+                }
                 None => good = false,
             }
         }

@@ -100,13 +100,24 @@ impl Setup {
         whole_lines(&text).map(|l| serde_json::from_str(l).unwrap()).collect()
     }
 
+    /// What `check --connect` says, and whether it is content.
+    pub(crate) async fn check(&self) -> (bool, String) {
+        let mut command = tokio::process::Command::from(emulator::bridge());
+        command.args(["check", "--connect", "-c"]).arg(self.file("bridge.toml"));
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        let output = command.output().await.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    }
+
     /// Starts the bridge, and waits for it to have its admin port.
     pub(crate) async fn start(&self) -> Bridge {
         let mut command = match self.through.split_first() {
             None => emulator::bridge(),
             Some((first, rest)) => {
                 let mut command = Command::new(first);
-                command.args(rest).arg(emulator::bridge().get_program());
+                let bridge = emulator::bridge();
+                command.args(rest).arg(bridge.get_program()).args(bridge.get_args());
                 command
             }
         };
@@ -198,6 +209,20 @@ impl Bridge {
     pub(crate) fn sees(&self, path: &Path) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.child.id()));
         root.join(path.strip_prefix("/").unwrap())
+    }
+
+    /// The lines of its log that hold all of these.
+    pub(crate) fn lines(&self, words: &[&str]) -> Vec<String> {
+        let lines = self.log.lock().unwrap();
+        let found = lines.iter().filter(|line| words.iter().all(|word| line.contains(word)));
+        found.cloned().collect()
+    }
+
+    /// Seconds of processor time that it has had.
+    pub(crate) fn cpu(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
     }
 
     /// Its process id.

@@ -30,9 +30,12 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
-/// `appsync-bridge`, as this build made it.
+/// `appsync-bridge`, as this build made it. It ends with the thread that starts it, and so with the tests
+/// even if these are killed. No test starts one on a thread that ends sooner than it should.
 pub(crate) fn bridge() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_appsync-bridge"))
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", env!("CARGO_BIN_EXE_appsync-bridge")]);
+    command
 }
 
 impl Emulator {

@@ -1,4 +1,5 @@
-//! A publisher of numbered messages over MQTT 5, QoS 1, that knows what the broker confirmed.
+//! Publishers of numbered messages over MQTT 5, QoS 1, that know what the broker confirmed; and a load
+//! of any kind.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,10 +19,19 @@ pub(crate) struct Load {
 impl Load {
     /// As [`produce`] makes it.
     pub(crate) fn start(port: u16, rate: u64, keys: u64) -> Self {
+        Self::running(|stopped| {
+            let last = move |_| stopped.load(Ordering::Relaxed);
+            publish_until(port, rate, last, move |id| numbered(id, keys))
+        })
+    }
+
+    /// Any load that ends soon after its flag is set, and tells how many messages were confirmed.
+    pub(crate) fn running<F>(make: impl FnOnce(Arc<AtomicBool>) -> F) -> Self
+    where
+        F: Future<Output = u64> + Send + 'static,
+    {
         let stop = Arc::<AtomicBool>::default();
-        let stopped = Arc::clone(&stop);
-        let last = move |_| stopped.load(Ordering::Relaxed);
-        let task = tokio::spawn(publish_until(port, rate, last, move |id| numbered(id, keys)));
+        let task = tokio::spawn(make(Arc::clone(&stop)));
         Self { stop, task }
     }
 

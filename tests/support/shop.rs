@@ -13,9 +13,10 @@ use tokio::task::JoinHandle;
 use super::bridge::{Bridge, Setup};
 use super::emulator::Emulator;
 use super::kafka::Kafka;
-use super::kafka::groups::Group;
-use super::kafka::records::Record;
+use super::kafka::groups::{Group, Member};
+use super::kafka::records::{Producer, Record};
 use super::ledger::{Accepted, Ledger, assert_order, ids};
+use super::producer::Load;
 use super::until;
 
 /// The series of the source's messages in flight.
@@ -32,7 +33,8 @@ pub(crate) struct Shop {
     _directory: tempfile::TempDir,
 }
 
-/// Looks all the time whether something is committed that the endpoint has not accepted.
+/// Looks all the time whether something is committed that the endpoint has not accepted, and whether what
+/// is committed falls.
 pub(crate) struct Watch {
     over: Arc<AtomicBool>,
     task: JoinHandle<usize>,
@@ -81,9 +83,9 @@ impl Shop {
         Setup::of(&self.emulator.endpoint, "", &tables, rest)
     }
 
-    /// Writes the messages from `first` to `end` at `rate` a second over `keys` keys, a multiple of the
-    /// number of partitions, and returns when the broker has confirmed every one. Message `id` stands in
-    /// partition `id % partitions` at offset `id / partitions`, if the topic holds nothing else.
+    /// Writes these messages at `rate` a second over `keys` keys, a multiple of the number of partitions,
+    /// and returns when the broker has confirmed every one. Message `id` stands in partition
+    /// `id % partitions` at offset `id / partitions`, if the topic holds nothing else.
     pub(crate) fn produce(
         &self,
         kafka: &Kafka,
@@ -91,24 +93,25 @@ impl Shop {
         rate: u64,
         keys: u64,
     ) -> impl Future<Output = ()> + use<> {
-        assert_eq!(keys % self.partitions, 0);
-        let (producer, topic, partitions) =
-            (kafka.producer(&[]), self.topic.clone(), self.partitions);
+        let writer = self.writer(kafka, rate, keys);
         async move {
-            let mut under_way = Vec::new();
-            let (began, first) = (Instant::now(), ids.start);
-            for id in ids {
-                let due = Duration::from_secs_f64((id - first) as f64 / rate as f64);
-                if let Some(wait) = due.checked_sub(began.elapsed()).filter(|w| w.as_millis() > 2) {
-                    tokio::time::sleep(wait).await;
-                }
-                let partition = i32::try_from(id % partitions).unwrap();
-                under_way.push(producer.put(&topic, &record(id, keys).partition(partition)));
-            }
-            for confirmed in under_way {
-                confirmed.await.unwrap().unwrap();
-            }
+            writer.write(ids.start, |id| id < ids.end).await;
         }
+    }
+
+    /// As [`produce`](Self::produce), from message 0 until it is stopped: with the last of a round of
+    /// keys, so that every partition has as many.
+    pub(crate) fn load(&self, kafka: &Kafka, rate: u64, keys: u64) -> Load {
+        let writer = self.writer(kafka, rate, keys);
+        Load::running(|stopped| async move {
+            writer.write(0, |id| id % keys > 0 || !stopped.load(Ordering::Relaxed)).await
+        })
+    }
+
+    fn writer(&self, kafka: &Kafka, rate: u64, keys: u64) -> Writer {
+        assert_eq!(keys % self.partitions, 0);
+        let (producer, topic) = (kafka.producer(&[]), self.topic.clone());
+        Writer { producer, topic, partitions: self.partitions, rate, keys }
     }
 
     /// Watches the group from now on.
@@ -119,12 +122,21 @@ impl Shop {
         let ended = Arc::clone(&over);
         let task = tokio::spawn(async move {
             let mut samples = 0;
+            let mut before = BTreeMap::new();
             let mut accepted = BTreeSet::new();
             // Up to where everything is known to be accepted.
             let mut checked = vec![0_i64; partitions as usize];
             while !ended.load(Ordering::Relaxed) {
                 // First what is committed, then what was accepted before that.
                 let committed = group.committed(&topic).await;
+                for (partition, offset) in &before {
+                    let now = committed.get(partition);
+                    assert!(
+                        now >= Some(offset),
+                        "partition {partition} was committed up to {offset}, and is up to {now:?}"
+                    );
+                }
+                before.clone_from(&committed);
                 let behind = |p: &i32, offset: &i64| *offset > checked[*p as usize];
                 if committed.iter().any(|(p, offset)| behind(p, offset)) {
                     accepted = ids(&ledger.read());
@@ -170,7 +182,27 @@ impl Shop {
         accepted.len() - count as usize
     }
 
-    async fn all_relayed(&self, count: u64) -> Vec<Accepted> {
+    /// How many messages were accepted and are not committed: what comes again after a crash.
+    pub(crate) async fn uncommitted(&self) -> u64 {
+        let committed = self.group.committed(&self.topic).await.values().sum::<i64>() as u64;
+        ids(&self.ledger.read()).len() as u64 - committed
+    }
+
+    /// Which partitions each member has, by its `client.id`, once the group of the classic protocol is at
+    /// rest.
+    pub(crate) async fn shares(&self) -> BTreeMap<String, Vec<i32>> {
+        until("the group is stable", Duration::from_secs(20), async || {
+            let (state, members) = self.group.members().await;
+            let share = |member: Member| {
+                (member.client_id, member.partitions.into_iter().map(|(_, n)| n).collect())
+            };
+            (state == "Stable").then(|| members.into_iter().map(share).collect())
+        })
+        .await
+    }
+
+    /// As [`is_relayed`](Self::is_relayed), in whatever order: what was accepted.
+    pub(crate) async fn all_relayed(&self, count: u64) -> Vec<Accepted> {
         self.ledger.has_ids(count as usize, Duration::from_mins(1)).await;
         let each = (count / self.partitions) as i64;
         until("all is committed", Duration::from_secs(20), async || {
@@ -182,6 +214,37 @@ impl Shop {
         let accepted = self.ledger.read();
         assert_eq!(ids(&accepted).len() as u64, count);
         accepted
+    }
+}
+
+/// Writes the messages of a shop.
+struct Writer {
+    producer: Producer,
+    topic: String,
+    partitions: u64,
+    rate: u64,
+    keys: u64,
+}
+
+impl Writer {
+    /// From `first` on as long as it `goes_on`; gives the number of the last one and one more, when all
+    /// are confirmed.
+    async fn write(self, first: u64, goes_on: impl Fn(u64) -> bool) -> u64 {
+        let (began, mut under_way, mut id) = (Instant::now(), Vec::new(), first);
+        while goes_on(id) {
+            let due = Duration::from_secs_f64((id - first) as f64 / self.rate as f64);
+            if let Some(wait) = due.checked_sub(began.elapsed()).filter(|w| w.as_millis() > 2) {
+                tokio::time::sleep(wait).await;
+            }
+            let partition = i32::try_from(id % self.partitions).unwrap();
+            let record = record(id, self.keys).partition(partition);
+            under_way.push(self.producer.put(&self.topic, &record));
+            id += 1;
+        }
+        for confirmed in under_way {
+            confirmed.await.unwrap().unwrap();
+        }
+        id
     }
 }
 
@@ -198,6 +261,13 @@ pub(crate) fn record(id: u64, keys: u64) -> Record {
     let (key, seq) = (id % keys, id / keys);
     let payload = json!({ "id": id, "key": key, "seq": seq }).to_string();
     Record::new(payload).key(format!("k{key}"))
+}
+
+/// The partitions, of so many, of what came more than once.
+pub(crate) fn repeated(accepted: &[Accepted], partitions: u64) -> BTreeSet<i32> {
+    let mut seen = BTreeSet::new();
+    let ids = accepted.iter().map(|a| a.event["id"].as_u64().unwrap());
+    ids.filter(|id| !seen.insert(*id)).map(|id| (id % partitions) as i32).collect()
 }
 
 /// Ends a bridge as an operator does, and expects a clean end.

@@ -37,7 +37,7 @@ pub(crate) struct TokenEndpoint {
 }
 
 struct Desk {
-    issuer: Arc<Issuer>,
+    issuer: Mutex<Arc<Issuer>>,
     lifetime: Mutex<Duration>,
     refusal: AtomicU16,
     asked: AtomicU64,
@@ -79,7 +79,7 @@ impl Issuer {
     /// Opens an endpoint on a free port. Its tokens live for an hour.
     pub(crate) async fn serve(self: &Arc<Self>) -> TokenEndpoint {
         let desk = Arc::new(Desk {
-            issuer: Arc::clone(self),
+            issuer: Mutex::new(Arc::clone(self)),
             lifetime: Mutex::new(Duration::from_hours(1)),
             refusal: AtomicU16::new(0),
             asked: AtomicU64::new(0),
@@ -99,6 +99,11 @@ impl TokenEndpoint {
     /// From now on its tokens live for so long.
     pub(crate) fn lifetime(&self, lifetime: Duration) {
         *self.desk.lifetime.lock().unwrap() = lifetime;
+    }
+
+    /// From now on its tokens are those of this issuer.
+    pub(crate) fn gives_of(&self, issuer: &Arc<Issuer>) {
+        *self.desk.issuer.lock().unwrap() = Arc::clone(issuer);
     }
 
     /// From now on it answers with this status, whoever asks; 0 ends that.
@@ -153,7 +158,7 @@ async fn answer(
         (StatusCode::UNAUTHORIZED, json!({ "error": "invalid_client" }))
     } else {
         let lifetime = *desk.lifetime.lock().unwrap();
-        let token = desk.issuer.token(CLIENT_ID, lifetime);
+        let token = desk.issuer.lock().unwrap().token(CLIENT_ID, lifetime);
         let seconds = lifetime.as_secs();
         let granted =
             json!({ "access_token": token, "token_type": "Bearer", "expires_in": seconds });

@@ -4,7 +4,7 @@
 //! with a record and offsets of its own: what is settled late finds the old record, and moves nothing.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -15,6 +15,10 @@ use crate::delivery::Settlement;
 use crate::message::Topic;
 use crate::metrics::{KafkaMetrics, PartitionMetrics};
 use crate::source::{InFlight, Room};
+
+/// What is under way before a message that was given back may still be settled for so long: what is, is
+/// not read again. Its room is not free meanwhile, so it is not waited for as long as the next try is.
+const HOLD: Duration = Duration::from_secs(1);
 
 /// All partitions that are ours.
 pub(super) struct Assignment {
@@ -37,12 +41,20 @@ pub(super) struct Partition {
     generation: u64,
     record: Arc<InFlight<i64>>,
     offsets: Offsets,
-    /// To be read again from a message that was given back, and not before when.
-    again: Option<(i64, Instant)>,
+    again: Option<Again>,
     backoff: Backoff,
     /// It is being taken away: what was given back of it is for its next owner.
     closing: bool,
     pub(super) metrics: PartitionMetrics,
+}
+
+/// A partition is to be read again.
+#[derive(Clone, Copy, Debug)]
+enum Again {
+    /// From the oldest message that is not settled then, but not before `due`.
+    After { then: Instant, due: Instant },
+    /// From here, but not before `due`.
+    From { offset: i64, due: Instant },
 }
 
 /// A place in the log of a partition.
@@ -135,7 +147,8 @@ impl Assignment {
             self.renew(index);
             // Behind what is not settled: from there, or the new generation would pass it.
             if oldest < offset {
-                self.partitions[index].again = Some((oldest, Instant::now()));
+                let due = Instant::now();
+                self.partitions[index].again = Some(Again::From { offset: oldest, due });
                 return None;
             }
         }
@@ -176,13 +189,22 @@ impl Assignment {
         for index in 0..self.partitions.len() {
             let partition = &mut self.partitions[index];
             partition.settle();
-            let kept = self.closed || partition.closing || partition.again.is_some();
-            if partition.record.has_released() && !kept {
-                let at = partition.offsets.resume_at();
-                let due = now + partition.backoff.next_wait();
-                released.push((partition.topic.as_str().to_owned(), partition.number));
-                self.renew(index);
-                self.partitions[index].again = at.map(|at| (at, due));
+            if self.closed || partition.closing {
+                continue;
+            }
+            match partition.again {
+                None if partition.record.has_released() => {
+                    let wait = partition.backoff.next_wait();
+                    let (then, due) = (now + wait.min(HOLD), now + wait);
+                    partition.again = Some(Again::After { then, due });
+                    released.push((partition.topic.as_str().to_owned(), partition.number));
+                }
+                Some(Again::After { then, due }) if then <= now => {
+                    let from = partition.offsets.resume_at();
+                    self.renew(index);
+                    self.partitions[index].again = from.map(|offset| Again::From { offset, due });
+                }
+                _ => {}
             }
         }
         released
@@ -198,10 +220,11 @@ impl Assignment {
         self.partitions.iter_mut().filter_map(place).collect()
     }
 
-    /// Where partitions are to be read again, as far as it is time.
+    /// Where partitions are to be read again, as far as it is time. Nothing is, once nothing is taken:
+    /// what was given back stays uncommitted, and comes to whoever reads the partition next.
     pub(super) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
         let due = |p: &Partition| match p.again {
-            Some((offset, due)) if due <= now => {
+            Some(Again::From { offset, due }) if due <= now && !self.closed && !p.closing => {
                 Some(Place { topic: p.topic.as_str().to_owned(), partition: p.number, offset })
             }
             _ => None,
@@ -209,10 +232,10 @@ impl Assignment {
         self.partitions.iter().filter_map(due).collect()
     }
 
-    /// Those that are to be read again.
-    pub(super) fn rewinding(&self) -> Vec<(String, i32)> {
-        let again = self.partitions.iter().filter(|p| p.again.is_some());
-        again.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
+    /// All but those that are to be read again: they stay paused until they are.
+    pub(super) fn not_rewinding(&self) -> Vec<(String, i32)> {
+        let others = self.partitions.iter().filter(|p| p.again.is_none());
+        others.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
     /// A message was not taken: its partition is to be read again, from the oldest one not settled.
@@ -220,28 +243,30 @@ impl Assignment {
         let Some(index) = self.position(topic, number) else { return };
         let at = self.partitions[index].offsets.resume_at().unwrap_or(offset);
         self.renew(index);
-        self.partitions[index].again = Some((at, Instant::now()));
+        self.partitions[index].again = Some(Again::From { offset: at, due: Instant::now() });
     }
 
     /// A partition was set back; or it was not, and is to be later.
     pub(super) fn rewound(&mut self, place: &Place, done: bool, now: Instant) {
         let Some(index) = self.position(&place.topic, place.partition) else { return };
         let partition = &mut self.partitions[index];
-        let again = (place.offset, now + partition.backoff.next_wait());
-        partition.again = (!done).then_some(again);
         if done {
+            partition.again = None;
             self.metrics.rewinds.inc();
+        } else {
+            let due = now + partition.backoff.next_wait();
+            partition.again = Some(Again::From { offset: place.offset, due });
         }
     }
 
     /// Whether nothing of these is waited for: all is settled, or what is not was given back.
     pub(super) fn is_drained(&mut self, of: &[(String, i32)]) -> bool {
-        self.among(of).all(|p| p.record.is_empty() || p.record.has_released())
+        self.among(of).all(Partition::is_drained)
     }
 
-    /// Whether nothing is in flight.
-    pub(super) fn is_empty(&self) -> bool {
-        self.partitions.iter().all(|p| p.record.is_empty())
+    /// Whether nothing of any partition is waited for.
+    pub(super) fn all_drained(&self) -> bool {
+        self.partitions.iter().all(Partition::is_drained)
     }
 
     /// Whether some message was given back and its partition not yet read again.
@@ -298,6 +323,10 @@ impl Partition {
             self.offsets.settled(*offset);
             self.backoff.reset();
         }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.record.is_empty() || self.record.has_released()
     }
 }
 

@@ -117,11 +117,11 @@ fn a_message_that_was_given_back_sets_its_partition_back() {
     first.settle(Outcome::Accepted);
     drop(second);
     assert_eq!(assignment.settle(now), [("t".to_owned(), 0)]);
-    third.settle(Outcome::Accepted);
-    assert_eq!(metrics.late.get(), 1, "the third");
     // Until it was set back, what comes is not what is to come next.
     assert!(assignment.find("t", 0, 8).is_none());
-    assert_eq!(assignment.settle(now), []);
+    assert_eq!(assignment.settle(now + LATER), []);
+    third.settle(Outcome::Accepted);
+    assert_eq!(metrics.late.get(), 1, "the third");
     let due = assignment.due_rewinds(now + LATER);
     assert_eq!(due, [Place { topic: "t".into(), partition: 0, offset: 6 }]);
     assignment.rewound(&due[0], false, now);
@@ -130,6 +130,23 @@ fn a_message_that_was_given_back_sets_its_partition_back() {
     assert_eq!(assignment.due_rewinds(now + LATER), []);
     take(&mut assignment, 0, 6).settle(Outcome::Accepted);
     assert_eq!(stored(&mut assignment), [(0, 7)]);
+}
+
+#[test]
+fn what_is_settled_soon_after_a_message_behind_it_was_given_back_is_not_read_again() {
+    let (mut assignment, metrics) = assignment(10);
+    assignment.add("t", 0);
+    let now = Instant::now();
+    let taken: Vec<_> = (5..8).map(|offset| take(&mut assignment, 0, offset)).collect();
+    let [first, second, third] = taken.try_into().unwrap_or_else(|_| panic!());
+    drop(third);
+    assert_eq!(assignment.settle(now), [("t".to_owned(), 0)]);
+    first.settle(Outcome::Accepted);
+    second.settle(Outcome::Accepted);
+    assert_eq!(assignment.settle(now + LATER), []);
+    let due = assignment.due_rewinds(now + LATER);
+    assert_eq!(due, [Place { topic: "t".into(), partition: 0, offset: 7 }]);
+    assert_eq!(metrics.late.get(), 0);
 }
 
 #[test]
@@ -167,10 +184,29 @@ fn a_closed_assignment_waits_for_what_it_has() {
     assert!(!assignment.is_drained(&[("t".into(), 0)]));
     assignment.close();
     assert!(assignment.find("t", 0, 6).is_none());
-    assert!(!assignment.is_empty());
+    assert!(!assignment.all_drained());
     held.settle(Outcome::Accepted);
     assert_eq!(stored(&mut assignment), [(0, 6)]);
-    assert!(assignment.is_empty() && !assignment.has_released());
+    assert!(assignment.all_drained() && !assignment.has_released());
+}
+
+#[test]
+fn a_partition_that_waits_to_be_read_again_ends_no_drain_and_is_read_no_more() {
+    let (mut assignment, metrics) = assignment(10);
+    assignment.add("t", 0);
+    assignment.add("t", 1);
+    let (back, held) = (take(&mut assignment, 0, 5), take(&mut assignment, 1, 7));
+    drop(back);
+    let now = Instant::now();
+    assert_eq!(assignment.settle(now), [("t".to_owned(), 0)]);
+    assert_eq!(assignment.not_rewinding(), [("t".to_owned(), 1)]);
+    assignment.close();
+    assert_eq!(assignment.due_rewinds(now + LATER), []);
+    assert!(!assignment.all_drained(), "7 is under way");
+    held.settle(Outcome::Accepted);
+    assert_eq!(stored(&mut assignment), [(1, 8)]);
+    assert!(assignment.all_drained() && assignment.has_released());
+    assert_eq!(metrics.rewinds.get(), 0);
 }
 
 #[derive(Clone, Debug)]

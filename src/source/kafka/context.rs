@@ -1,7 +1,6 @@
 //! librdkafka's callbacks: rebalances, errors, numbers, tokens. It calls them while it is polled.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
@@ -11,9 +10,6 @@ use rdkafka::{TopicPartitionList, error::KafkaResult};
 use tracing::{debug, info, warn};
 
 use super::shared::Shared;
-
-/// A token has this long to come: nothing else is polled meanwhile.
-const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What librdkafka calls.
 pub(super) struct Context {
@@ -53,11 +49,8 @@ impl ClientContext for Context {
         _: Option<&str>,
     ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
         let Some(tokens) = &self.shared.tokens else { return Err("there are no tokens".into()) };
-        let token = async { tokio::time::timeout(TOKEN_TIMEOUT, tokens.token()).await };
-        match self.shared.runtime.block_on(token) {
-            Ok(token) => Ok(token?),
-            Err(_) => Err("no token came in time".into()),
-        }
+        // Nothing is polled meanwhile, so what is there must do.
+        Ok(tokens.token()?)
     }
 }
 
@@ -68,9 +61,13 @@ impl ConsumerContext for Context {
         if consumer.assignment_lost() {
             // Somebody else may have them already: nothing may be committed.
             warn!(source = %self.shared.name, partitions = revoked.len(), "out of the group for a while: partitions were lost; what was under way comes again");
+            self.shared.stand(|standing| standing.member = false);
         } else {
             self.shared.drain(consumer, &revoked);
         }
+        // One that comes back would still be paused, and nobody would know. Nothing is polled before it
+        // is gone.
+        self.shared.resume(consumer, &revoked);
         let mut assignment = self.shared.assignment();
         for (topic, partition) in &revoked {
             assignment.remove(topic, *partition);
@@ -90,7 +87,8 @@ impl ConsumerContext for Context {
         for (topic, partition) in &assigned {
             assignment.add(topic, *partition);
         }
-        let all = assignment.names();
+        let partitions = assignment.names().len();
+        let all = assignment.not_rewinding();
         drop(assignment);
         // librdkafka keeps a partition paused over a rebalance.
         shared.resume(consumer, &all);
@@ -100,7 +98,7 @@ impl ConsumerContext for Context {
             standing.member = true;
             standing.missing.retain(|(topic, _)| assigned.iter().all(|(name, _)| name != topic));
         });
-        info!(source = %shared.name, new = assigned.len(), partitions = all.len(), "partitions were assigned");
+        info!(source = %shared.name, new = assigned.len(), partitions, "partitions were assigned");
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {

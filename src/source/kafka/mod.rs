@@ -19,13 +19,16 @@
 //! Not here: writing to Kafka, schemas, decompression (librdkafka does that).
 
 mod assignment;
+mod commit;
 mod context;
 mod msk;
 mod offsets;
+mod park;
 mod poller;
 mod pressure;
 mod probe;
 mod record;
+mod rewind;
 mod settings;
 mod shared;
 mod standing;
@@ -54,13 +57,16 @@ use crate::tls::TlsError;
 use poller::Poller;
 pub use probe::probe;
 use shared::Shared;
-use tokens::Tokens;
+use tokens::{Desk, Tokens};
 
 /// A partition with a message that was given back is read again within this, the first time, …
 const REWIND_BASE: Duration = Duration::from_millis(100);
 
 /// … and never later than after this.
 const REWIND_CAP: Duration = Duration::from_secs(30);
+
+/// A broker has this long to answer: nothing is taken meanwhile.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Leaving the group and closing the client may take this long; after that it is left behind.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,8 +126,9 @@ impl KafkaSource {
     /// leaves at once, and what was not committed comes again.
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
         let Self { name, config, room, metrics, kafka, health, tokens } = self;
+        let desk = tokens.map(|tokens| Arc::new(Desk::open(tokens)));
         let shared = Arc::new(Shared::new(
-            (Arc::clone(&name), config, tokens),
+            (Arc::clone(&name), config, desk),
             room,
             (metrics, kafka),
             health,
@@ -130,7 +137,7 @@ impl KafkaSource {
         ));
         let (committed, mut result) = oneshot::channel();
         let (closed, end) = oneshot::channel::<()>();
-        let poller = Poller { shared, held: None, committed: Some(committed) };
+        let poller = Poller { shared, held: None, committed: Some(committed), password: None };
         let thread = std::thread::Builder::new().name(format!("kafka {name}"));
         let spawned = thread.spawn(move || {
             // Dropped when the thread ends, however it does.

@@ -1,22 +1,24 @@
 //! The thread that polls librdkafka: takes messages, moves watermarks on, pauses and resumes.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use futures_util::future::select;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::topic_partition_list::TopicPartitionListElem;
 use tokio::sync::oneshot;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use super::assignment::{Admitted, Found, Place};
+use super::assignment::{Admitted, Found};
 use super::context::Context;
+use super::park::park;
 use super::pressure::Next;
-use super::shared::{Shared, list};
-use super::{Unclean, record, settings};
+use super::shared::Shared;
+use super::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, Unclean, record, settings, trouble};
 use crate::backoff::Backoff;
 use crate::config::kafka::Tombstones;
 use crate::delivery::{Delivery, Outcome};
@@ -40,8 +42,8 @@ const STALL_STEP: Duration = Duration::from_millis(2);
 /// Topics that are missing are asked for this often.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
-/// A broker has this long to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// While there is no token, that is said this often; what repeats is counted.
+const TOKEN_EVERY: Duration = Duration::from_secs(10);
 
 /// After a fatal error a new client is made: the first time within this, …
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
@@ -59,6 +61,8 @@ pub(super) struct Poller {
     pub(super) held: Option<Held>,
     /// Told when everything is committed, before the client is closed.
     pub(super) committed: Option<oneshot::Sender<Result<(), Unclean>>>,
+    /// What the client was made with.
+    pub(super) password: Option<Arc<str>>,
 }
 
 /// A message that waits for room.
@@ -82,7 +86,7 @@ impl Poller {
     pub(super) fn run(mut self) {
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
         let mut ended = Ok(());
-        while !self.shared.shutdown.is_draining() {
+        while self.may_begin() {
             let began = Instant::now();
             let why = match self.subscribe() {
                 Err(why) => why,
@@ -109,11 +113,28 @@ impl Poller {
                 standing.member = false;
                 standing.trouble = Some(why);
             });
-            let drain = self.shared.shutdown.drain();
-            let waited = async { tokio::time::timeout(wait, drain).await };
-            let _ = self.shared.runtime.block_on(waited);
+            self.shared.alive();
+            park(wait, self.shared.shutdown.drain());
         }
         self.tell(ended);
+    }
+
+    /// Waits for a token, if there has to be one: without, librdkafka would not ask again for ten
+    /// seconds. `false` when the drain came first.
+    fn may_begin(&self) -> bool {
+        let shared = &self.shared;
+        while !shared.shutdown.is_draining() {
+            let Some(tokens) = &shared.tokens else { return true };
+            match tokens.answer() {
+                Some(Ok(_)) => return true,
+                Some(Err(why)) => shared.trouble(Code::Authentication, &why),
+                None => {}
+            }
+            shared.alive();
+            let (changed, drain) = (pin!(tokens.changed()), pin!(shared.shutdown.drain()));
+            park(TOKEN_EVERY, select(changed, drain));
+        }
+        false
     }
 
     fn tell(&mut self, result: Result<(), Unclean>) {
@@ -135,8 +156,9 @@ impl Poller {
         self.shared.kafka.paused.set(0);
     }
 
-    fn subscribe(&self) -> Result<BaseConsumer<Context>, String> {
+    fn subscribe(&mut self) -> Result<BaseConsumer<Context>, String> {
         let shared = &self.shared;
+        self.password = settings::password(&shared.config);
         let properties: ClientConfig =
             settings::properties(&shared.config).map_err(|error| error.to_string())?;
         let context = Context { shared: Arc::clone(shared) };
@@ -162,7 +184,8 @@ impl Poller {
             }
             if draining || now.duration_since(ticked) >= TICK {
                 ticked = now;
-                self.settle(consumer, now);
+                self.shared.settle(consumer, now);
+                self.shared.read_again(consumer, now);
                 self.shared.alive();
             }
             if now.duration_since(stored) >= STORE_EVERY {
@@ -172,6 +195,11 @@ impl Poller {
             if now.duration_since(asked) >= ASK_EVERY {
                 asked = now;
                 self.ask_for_missing(consumer);
+                if !self.shared.is_member()
+                    && self.password != settings::password(&self.shared.config)
+                {
+                    return End::Fatal("its password has changed".to_owned());
+                }
             }
             if draining {
                 if let Some(result) = self.drained(consumer) {
@@ -200,7 +228,7 @@ impl Poller {
             Next::Take => self.take_batch(consumer)?,
             Next::Stall => {
                 std::thread::sleep(STALL_STEP);
-                self.settle(consumer, Instant::now());
+                self.shared.settle(consumer, Instant::now());
             }
             Next::Pause => {
                 let all = self.shared.assignment().names();
@@ -214,11 +242,7 @@ impl Poller {
             }
             Next::Resume => {
                 // One that waits to be read again stays paused until it is.
-                let assignment = self.shared.assignment();
-                let again: Vec<_> = assignment.rewinding();
-                let all: Vec<_> =
-                    assignment.names().into_iter().filter(|name| !again.contains(name)).collect();
-                drop(assignment);
+                let all = self.shared.assignment().not_rewinding();
                 self.shared.resume(consumer, &all);
             }
         }
@@ -248,7 +272,11 @@ impl Poller {
         match consumer.poll(patience)? {
             Ok(message) => Some(Ok(message)),
             Err(KafkaError::MessageConsumptionFatal(code)) => {
-                Some(Err(shared.last_trouble().unwrap_or_else(|| code.to_string())))
+                // The code of a fatal error says no more than that; the client knows why.
+                let (code, why) =
+                    consumer.client().fatal_error().unwrap_or_else(|| (code, code.to_string()));
+                let hint = trouble::hint(code, shared.config.sasl.as_ref());
+                Some(Err(trouble::with_hint(trouble::plain(&why), hint)))
             }
             // Said already, by the callback for errors.
             Err(_) => None,
@@ -310,42 +338,16 @@ impl Poller {
         }
     }
 
-    /// Moves watermarks on; reads again what was given back.
-    fn settle(&self, consumer: &BaseConsumer<Context>, now: Instant) {
-        let mut assignment = self.shared.assignment();
-        let released = assignment.settle(now);
-        let rewind = assignment.due_rewinds(now);
-        drop(assignment);
-        if !released.is_empty() {
-            warn!(source = %self.shared.name, partitions = ?released, "a message was given back; its partition is read again from there");
-            self.shared.pause(consumer, released);
-        }
-        for place in rewind {
-            let done = self.rewind(consumer, &place);
-            self.shared.assignment().rewound(&place, done, now);
-            // While there is no room it stays paused with the others, and goes on with them.
-            if done && !self.shared.flow().pressure.is_paused() {
-                self.shared.resume(consumer, &[(place.topic, place.partition)]);
-            }
-        }
-    }
-
-    fn rewind(&self, consumer: &BaseConsumer<Context>, place: &Place) -> bool {
-        let list = list(std::slice::from_ref(place));
-        let said = match consumer.seek_partitions(list, ANSWER_TIMEOUT) {
-            Ok(list) => list.elements().iter().try_for_each(TopicPartitionListElem::error),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = &said {
-            debug!(source = %self.shared.name, ?place, %error, "the partition could not be set back yet");
-        }
-        said.is_ok()
-    }
-
     /// Topics that were missing may be there by now.
     fn ask_for_missing(&self, consumer: &BaseConsumer<Context>) {
+        let until = Instant::now() + ANSWER_TIMEOUT;
         for missing in self.shared.missing() {
-            let found = consumer.fetch_metadata(Some(&missing), ANSWER_TIMEOUT);
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // The others are asked for when these are there, or somebody has mended the brokers.
+                break;
+            }
+            let found = consumer.fetch_metadata(Some(&missing), left);
             let there = found.is_ok_and(|metadata| {
                 metadata.topics().iter().any(|t| t.name() == missing && t.error().is_none())
             });
@@ -369,13 +371,13 @@ impl Poller {
     /// `Some` when the drain is over.
     fn drained(&self, consumer: &BaseConsumer<Context>) -> Option<Result<(), Unclean>> {
         let assignment = self.shared.assignment();
-        let (empty, released) = (assignment.is_empty(), assignment.has_released());
+        let (drained, released) = (assignment.all_drained(), assignment.has_released());
         drop(assignment);
-        if !empty && !released {
+        if !drained {
             return None;
         }
         self.shared.store(consumer);
-        let committed = self.shared.commit(consumer);
+        let committed = self.shared.commit(consumer, Instant::now() + CLOSE_TIMEOUT);
         if let Err(why) = &committed {
             warn!(source = %self.shared.name, why, "the last offsets are not committed; some messages come again");
         }

@@ -10,9 +10,8 @@ use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{Metadata, MetadataPartition};
-use tokio::runtime::Handle;
 
-use super::tokens::Tokens;
+use super::tokens::{Desk, Tokens};
 use super::{settings, trouble};
 use crate::config::kafka::KafkaConfig;
 
@@ -26,8 +25,7 @@ const RETRIES_LEFT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(11)];
 const ANSWER: Duration = Duration::from_secs(1);
 
 struct Heard {
-    runtime: Handle,
-    tokens: Option<Tokens>,
+    tokens: Option<Desk>,
     /// What tells most so far.
     error: Mutex<Option<(Code, String)>>,
 }
@@ -35,32 +33,38 @@ struct Heard {
 /// Says what is there, or why the source could not work: a clause, and a hint where there is one.
 pub async fn probe(config: KafkaConfig) -> Result<String, String> {
     let tokens = Tokens::build(&config).await.map_err(|error| error.to_string())?;
-    let runtime = Handle::current();
-    let asked = tokio::task::spawn_blocking(move || ask(&config, tokens, runtime));
+    let desk = tokens.map(Desk::open);
+    if let Some(desk) = &desk {
+        // The first answer tells, be it a token or a refusal.
+        let _ = tokio::time::timeout(PATIENCE, desk.changed()).await;
+        let said = desk.token().map(drop);
+        said.map_err(|why| with_hint(&config, Code::Authentication, &why))?;
+    }
+    let asked = tokio::task::spawn_blocking(move || ask(&config, desk));
     asked.await.map_err(|error| error.to_string())?
 }
 
-fn ask(config: &KafkaConfig, tokens: Option<Tokens>, runtime: Handle) -> Result<String, String> {
+fn ask(config: &KafkaConfig, tokens: Option<Desk>) -> Result<String, String> {
     let mut properties = settings::properties(config).map_err(|error| error.to_string())?;
     properties.set("enable.auto.commit", "false").set("statistics.interval.ms", "0");
-    let heard = Heard { runtime, tokens, error: Mutex::default() };
+    let heard = Heard { tokens, error: Mutex::default() };
     let client: BaseConsumer<Heard> = BaseConsumer::from_config_and_context(&properties, heard)
         .map_err(|error| settings::words(&error))?;
     let deadline = Instant::now() + PATIENCE;
-    let metadata = until(&client, deadline, || client.fetch_metadata(None, ANSWER))?;
+    let metadata = until(config, &client, deadline, || client.fetch_metadata(None, ANSWER))?;
     let topics: Vec<&str> =
         config.topics.iter().map(String::as_str).filter(|name| !name.starts_with('^')).collect();
     let mut positions = TopicPartitionList::new();
     for name in &topics {
-        let found = until(&client, deadline, || client.fetch_metadata(Some(name), ANSWER))?;
-        for partition in partitions(&found, name)? {
+        let found = until(config, &client, deadline, || client.fetch_metadata(Some(name), ANSWER))?;
+        for partition in partitions(config, &found, name)? {
             positions.add_partition(name, partition);
         }
     }
     let count = positions.count();
     if count > 0 {
         // Asks the group's coordinator, which may refuse what brokers do not.
-        until(&client, deadline, || client.committed_offsets(positions.clone(), ANSWER))?;
+        until(config, &client, deadline, || client.committed_offsets(positions.clone(), ANSWER))?;
     }
     let brokers = metadata.brokers().len();
     Ok(format!(
@@ -74,6 +78,7 @@ fn ask(config: &KafkaConfig, tokens: Option<Tokens>, runtime: Handle) -> Result<
 
 /// Tries until it works, the time is over, or an error comes that waiting will not mend.
 fn until<T>(
+    config: &KafkaConfig,
     client: &BaseConsumer<Heard>,
     deadline: Instant,
     ask: impl Fn() -> Result<T, KafkaError>,
@@ -90,14 +95,14 @@ fn until<T>(
             && (rank(*code) > 1
                 || Instant::now() + RETRIES_LEFT[usize::from(rank(*code))] >= deadline)
         {
-            return Err(with_hint(*code, trouble::plain(reason)));
+            return Err(with_hint(config, *code, trouble::plain(reason)));
         }
         let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
         if matches!(code, Code::GroupAuthorizationFailed | Code::TopicAuthorizationFailed) {
-            return Err(with_hint(code, trouble::plain(&code.to_string())));
+            return Err(with_hint(config, code, &trouble::words(code)));
         }
         if Instant::now() >= deadline {
-            return Err(with_hint(Code::AllBrokersDown, "no broker answers"));
+            return Err(with_hint(config, Code::AllBrokersDown, "no broker answers"));
         }
     }
 }
@@ -113,14 +118,11 @@ fn listen(client: &BaseConsumer<Heard>, patience: Duration) {
     }
 }
 
-fn partitions(metadata: &Metadata, topic: &str) -> Result<Vec<i32>, String> {
+fn partitions(config: &KafkaConfig, metadata: &Metadata, topic: &str) -> Result<Vec<i32>, String> {
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let refuse = |code: Code| {
-        let why = code.to_string();
-        Err(with_hint(
-            code,
-            &format!("the topic `{topic}` can't be read: {}", trouble::plain(&why)),
-        ))
+        let why = format!("the topic `{topic}` can't be read: {}", trouble::words(code));
+        Err(with_hint(config, code, &why))
     };
     match found.map(|found| (found.error(), found)) {
         None => refuse(Code::UnknownTopicOrPartition),
@@ -129,11 +131,8 @@ fn partitions(metadata: &Metadata, topic: &str) -> Result<Vec<i32>, String> {
     }
 }
 
-fn with_hint(code: Code, what: &str) -> String {
-    match trouble::hint(code) {
-        "" => what.to_owned(),
-        hint => format!("{what}; {hint}"),
-    }
+fn with_hint(config: &KafkaConfig, code: Code, what: &str) -> String {
+    trouble::with_hint(what, trouble::hint(code, config.sasl.as_ref()))
 }
 
 fn plural(count: usize, one: &str) -> String {
@@ -156,7 +155,7 @@ impl ClientContext for Heard {
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        let code = trouble::kind(error.rdkafka_error_code().unwrap_or(Code::Fail), reason);
         let mut kept = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.as_ref().is_none_or(|(before, _)| rank(*before) < rank(code)) {
             *kept = Some((code, reason.to_owned()));
@@ -168,7 +167,7 @@ impl ClientContext for Heard {
         _: Option<&str>,
     ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
         let Some(tokens) = &self.tokens else { return Err("there are no tokens".into()) };
-        Ok(self.runtime.block_on(tokens.token())?)
+        Ok(tokens.token()?)
     }
 }
 

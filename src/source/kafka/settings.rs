@@ -1,12 +1,13 @@
 //! The configuration of a source as librdkafka's properties.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
-use super::BuildError;
+use super::{BuildError, trouble};
 use crate::config::kafka::{KafkaConfig, Protocol, Start};
 use crate::config::sasl::{Sasl, Scram};
 use crate::tls;
@@ -109,10 +110,20 @@ fn secure(config: &KafkaConfig, client: &mut ClientConfig) -> Result<(), BuildEr
     client.set("sasl.mechanism", mechanism);
     if let Some(Sasl::Plain(login) | Sasl::Scram(_, login)) = &config.sasl {
         client.set("sasl.username", &login.username);
-        // As it is now: a file may have a new one since the last client.
-        client.set("sasl.password", &*login.password.reread());
+    }
+    if let Some(password) = password(config) {
+        client.set("sasl.password", &*password);
     }
     Ok(())
+}
+
+/// The password as it is now: a file may have a new one since the last client was made, which keeps the
+/// one that it was made with.
+pub(super) fn password(config: &KafkaConfig) -> Option<Arc<str>> {
+    match &config.sasl {
+        Some(Sasl::Plain(login) | Sasl::Scram(_, login)) => Some(login.password.reread()),
+        _ => None,
+    }
 }
 
 /// Lets librdkafka see what it would say of the properties; connects to nothing.
@@ -136,7 +147,7 @@ pub(super) fn words(error: &rdkafka::error::KafkaError) -> String {
         KafkaError::ClientCreation(why) => write!(text, "{why}"),
         KafkaError::ClientConfig(_, why, name, _) => write!(text, "`{name}`: {why}"),
         other => match other.rdkafka_error_code() {
-            Some(code) => write!(text, "{code}"),
+            Some(code) => write!(text, "{}", trouble::words(code)),
             None => write!(text, "{other}"),
         },
     };
@@ -144,7 +155,7 @@ pub(super) fn words(error: &rdkafka::error::KafkaError) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::Secret;
     use crate::config::kafka::Tombstones;

@@ -1,23 +1,22 @@
 //! What the poller of a source and librdkafka's callbacks share. All of them run on one thread, the
 //! poller's, but librdkafka's types ask for locks all the same.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
-use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::assignment::{Assignment, Place};
 use super::context::Context;
 use super::pressure::Pressure;
 use super::standing::Standing;
 use super::statistics::Statistics;
-use super::tokens::Tokens;
+use super::tokens::Desk;
 use super::trouble::{self, Repeats};
 use super::watchdog::Watchdog;
 use crate::config::kafka::KafkaConfig;
@@ -25,6 +24,7 @@ use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
 use crate::message::SourceName;
 use crate::metrics::{KafkaMetrics, SourceMetrics};
+use crate::seeded::{self, Bug};
 use crate::shutdown::Shutdown;
 use crate::source::Room;
 
@@ -36,20 +36,19 @@ pub(super) struct Shared {
     pub(super) name: SourceName,
     pub(super) config: KafkaConfig,
     pub(super) room: Arc<Room>,
-    pub(super) runtime: Handle,
     pub(super) metrics: SourceMetrics,
     pub(super) kafka: KafkaMetrics,
     pub(super) shutdown: Shutdown,
-    pub(super) tokens: Option<Tokens>,
+    pub(super) tokens: Option<Arc<Desk>>,
     /// Something may be committed, or was given back.
-    changed: Arc<Notify>,
+    pub(super) changed: Arc<Notify>,
     health: Part,
     assignment: Mutex<Assignment>,
     handing: Mutex<Handing>,
     flow: Mutex<Flow>,
     state: Mutex<State>,
     /// Something was stored since it was last seen committed.
-    stored: AtomicBool,
+    pub(super) stored: AtomicBool,
 }
 
 /// What was taken and is about to be handed over.
@@ -75,11 +74,13 @@ struct State {
     watchdog: Watchdog,
     /// Has been a member before.
     known: bool,
+    /// The brokers refused who we are, and we are no member since.
+    refused: bool,
 }
 
 impl Shared {
     pub(super) fn new(
-        (name, config, tokens): (SourceName, KafkaConfig, Option<Tokens>),
+        (name, config, tokens): (SourceName, KafkaConfig, Option<Arc<Desk>>),
         room: Arc<Room>,
         (metrics, kafka): (SourceMetrics, KafkaMetrics),
         health: Part,
@@ -92,7 +93,6 @@ impl Shared {
             name,
             config,
             room,
-            runtime: Handle::current(),
             metrics,
             kafka,
             shutdown,
@@ -122,6 +122,9 @@ impl Shared {
     /// Takes a message in for the next hand-over; each hand-over may wake the pipeline.
     pub(super) fn take_in(&self, delivery: Delivery) {
         let mut handing = self.handing.lock().unwrap_or_else(PoisonError::into_inner);
+        if seeded::is(Bug::DropsMessages) && rand::random_ratio(1, 200) {
+            return;
+        }
         handing.taken.push(delivery);
         if handing.taken.len() >= HAND_OVER {
             handing.hand_over();
@@ -136,12 +139,6 @@ impl Shared {
     /// Hands nothing over any more.
     pub(super) fn close_intake(&self) {
         *self.handing.lock().unwrap_or_else(PoisonError::into_inner) = Handing::default();
-    }
-
-    /// Waits until something changes, at most so long.
-    pub(super) fn wait(&self, patience: Duration) {
-        let changed = self.changed.notified();
-        let _ = self.runtime.block_on(async { tokio::time::timeout(patience, changed).await });
     }
 
     /// A sign of life.
@@ -171,16 +168,18 @@ impl Shared {
     pub(super) fn trouble(&self, code: Code, reason: &str) {
         if code == Code::Fatal {
             // The poller ends with it, and says so.
-            return self.stand(|standing| standing.trouble = Some(reason.to_owned()));
+            return;
         }
-        if code == Code::AllBrokersDown && self.last_trouble().is_some() {
+        if code == Code::AllBrokersDown && self.is_troubled() {
             // What is wrong with each of them was said.
             return self.stand(|standing| standing.member = false);
         }
+        let code = trouble::kind(code, reason);
+        self.state().refused |= code == Code::Authentication;
         let missing = trouble::missing_topic(code, reason);
         let times = self.state().repeats.note(code, Instant::now());
         if let Some(times) = times {
-            let hint = trouble::hint(code);
+            let hint = trouble::hint(code, self.config.sasl.as_ref());
             warn!(source = %self.name, why = trouble::plain(reason), times, hint, "trouble with the brokers; trying again");
         }
         self.stand(|standing| {
@@ -193,9 +192,14 @@ impl Shared {
         });
     }
 
-    /// The reason of the last trouble.
-    pub(super) fn last_trouble(&self) -> Option<String> {
-        self.state().standing.trouble.clone()
+    /// Whether something is known to be wrong.
+    fn is_troubled(&self) -> bool {
+        self.state().standing.trouble.is_some()
+    }
+
+    /// Whether the group has us.
+    pub(super) fn is_member(&self) -> bool {
+        self.state().standing.member
     }
 
     /// The topics that could not be read.
@@ -203,15 +207,25 @@ impl Shared {
         self.state().standing.missing.iter().map(|(topic, _)| topic.clone()).collect()
     }
 
+    /// Asks for another token while the brokers refuse the one that there is. librdkafka tells of a
+    /// refusal once and goes on trying.
+    fn refuse_token(&self) {
+        let mut state = self.state();
+        state.refused &= !state.standing.member;
+        if state.refused
+            && let Some(tokens) = &self.tokens
+        {
+            tokens.refuse();
+        }
+    }
+
     /// Takes librdkafka's numbers.
     pub(super) fn statistics(&self, json: &[u8]) {
         let Some(statistics) = Statistics::read(json) else { return };
         self.stand(|standing| {
-            standing.member = statistics.is_member();
-            if standing.member {
-                standing.trouble = None;
-            }
+            standing.seen(statistics.is_member(), Instant::now());
         });
+        self.refuse_token();
         let mut lag = 0;
         let assignment = self.assignment();
         for behind in statistics.behind() {
@@ -234,62 +248,6 @@ impl Shared {
             } else {
                 info!(source = %self.name, "delivers again");
             }
-        }
-    }
-
-    /// Moves the watermarks on and hands them to librdkafka, which commits them every second.
-    pub(super) fn store(&self, consumer: &BaseConsumer<Context>) {
-        let places = self.assignment().take_unstored();
-        if places.is_empty() {
-            return;
-        }
-        // Of a partition that is not ours any more it is refused, as it should be.
-        if let Err(error) = consumer.store_offsets(&list(&places)) {
-            debug!(source = %self.name, %error, "positions were not stored");
-        }
-        self.stored.store(true, Ordering::Relaxed);
-    }
-
-    /// Commits what is stored, and waits for the broker to confirm. Where nothing was ever stored nobody
-    /// is asked: without a coordinator the question alone takes as long as a session.
-    pub(super) fn commit(&self, consumer: &BaseConsumer<Context>) -> Result<(), String> {
-        if !self.stored.swap(false, Ordering::Relaxed) {
-            return Ok(());
-        }
-        match consumer.commit_consumer_state(CommitMode::Sync) {
-            // All of it was committed before.
-            Ok(()) | Err(KafkaError::ConsumerCommit(Code::NoOffset)) => Ok(()),
-            Err(error) => {
-                // To be asked for again, at the latest when the partitions go.
-                self.stored.store(true, Ordering::Relaxed);
-                Err(super::settings::words(&error))
-            }
-        }
-    }
-
-    /// Waits for what is in flight of `revoked`, and commits it. What is not settled in time comes
-    /// again, to whoever gets the partition.
-    pub(super) fn drain(&self, consumer: &BaseConsumer<Context>, revoked: &[(String, i32)]) {
-        // What waits here would be waited for.
-        self.hand_over();
-        let deadline = Instant::now() + self.config.drain_timeout;
-        self.assignment().close_only(revoked);
-        loop {
-            let now = Instant::now();
-            let _ = self.assignment().settle(now);
-            if self.assignment().is_drained(revoked) || self.shutdown.is_aborting() {
-                break;
-            }
-            if now >= deadline {
-                let waited = self.config.drain_timeout;
-                warn!(source = %self.name, ?waited, "partitions were taken away before all of their messages were settled; some come again");
-                break;
-            }
-            self.wait(Duration::from_millis(50).min(deadline - now));
-        }
-        self.store(consumer);
-        if let Err(why) = self.commit(consumer) {
-            warn!(source = %self.name, why, "the last offsets of partitions that were taken away are not committed; some messages come again");
         }
     }
 

@@ -1,12 +1,18 @@
 //! Whether a source does its work, and if not, why: what `/readyz` says. Pure.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// Out of the steady state for less than this is a rebalance, and no reason to call the source away.
+const REBALANCE: Duration = Duration::from_secs(10);
 
 /// What is known of it.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
     /// It is a member of its group, and knows what is assigned to it.
     pub(super) member: bool,
+    /// Since when its group was not seen steady.
+    unsteady: Option<Instant>,
     /// What went wrong last.
     pub(super) trouble: Option<String>,
     /// Topics that are subscribed to and not there, with the reason.
@@ -17,6 +23,19 @@ pub(super) struct Standing {
 }
 
 impl Standing {
+    /// The group was seen, steady or not. A rebalance moves partitions and takes moments; one that does
+    /// not end leaves the source without them.
+    pub(super) fn seen(&mut self, steady: bool, now: Instant) {
+        if steady {
+            self.member = true;
+            self.unsteady = None;
+            self.trouble = None;
+        } else {
+            let since = *self.unsteady.get_or_insert(now);
+            self.member &= now.duration_since(since) < REBALANCE;
+        }
+    }
+
     /// Why it is not ready; `None` if it is.
     pub(super) fn reason(&self) -> Option<String> {
         if self.draining {
@@ -36,6 +55,28 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rebalance_is_no_absence_unless_it_does_not_end() {
+        let (mut standing, start) = (Standing::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        standing.seen(false, at(0));
+        assert!(!standing.member, "it never was one");
+        for (second, steady, member) in [
+            (20, true, true),
+            (22, false, true),
+            (30, false, true),
+            (31, true, true),
+            (33, false, true),
+            (42, false, true),
+            (43, false, false),
+            (60, false, false),
+            (61, true, true),
+        ] {
+            standing.seen(steady, at(second));
+            assert_eq!(standing.member, member, "{second}");
+        }
+    }
 
     #[test]
     fn the_first_reason_is_the_one_to_mend_first() {

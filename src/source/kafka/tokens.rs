@@ -1,8 +1,12 @@
 //! The tokens of SASL/OAUTHBEARER: those of an issuer, and those signed with AWS credentials.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::client::OAuthToken;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{BuildError, msk};
 use crate::aws::{Credentials, Source};
@@ -18,19 +22,112 @@ const UNSAID: Duration = Duration::from_mins(10);
 /// Who the bridge calls itself; brokers go by what is in the token.
 const PRINCIPAL: &str = "appsync-bridge";
 
+/// What lies on the desk is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// librdkafka asks for a token at least this often, so that one in the place of a refused one is soon used.
+const ASKED_WITHIN: Duration = Duration::from_secs(20);
+
+/// Where a token lies ready: librdkafka asks for it on the thread that polls, and must not wait there
+/// for an issuer. A task looks after it, and ends with the desk.
+pub(super) struct Desk {
+    lying: Arc<Lying>,
+    _task: AbortOnDropHandle<()>,
+}
+
+#[derive(Default)]
+struct Lying {
+    /// `None` before the first.
+    token: Mutex<Option<Result<Token, String>>>,
+    changed: Notify,
+    refused: Notify,
+}
+
+/// A token and its end.
+#[derive(Clone, PartialEq)]
+pub(super) struct Token {
+    text: String,
+    expires: SystemTime,
+}
+
 /// Gives tokens.
 pub(super) enum Tokens {
     /// Of an issuer, renewed before they expire.
-    Issuer(Renewal<Granted>),
+    Issuer(Renewal<Token>),
     /// Each signed when it is asked for.
     Msk { credentials: Box<Credentials>, region: String },
 }
 
-/// A token of an issuer.
-#[derive(PartialEq)]
-pub(super) struct Granted {
-    text: String,
-    expires: SystemTime,
+impl Desk {
+    /// Has `tokens` put one there, and every new one.
+    pub(super) fn open(tokens: Tokens) -> Self {
+        let lying = Arc::<Lying>::default();
+        let desk = Arc::clone(&lying);
+        let task = tokio::spawn(async move {
+            let mut clock = interval(LOOK_EVERY);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = clock.tick() => {}
+                    () = desk.refused.notified() => tokens.refused().await,
+                }
+                desk.put(tokens.token().await);
+            }
+        });
+        Self { lying, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The token that is good now; the error says why there is none.
+    pub(super) fn token(&self) -> Result<OAuthToken, String> {
+        self.answer().unwrap_or_else(|| Err("no token came yet".to_owned()))
+    }
+
+    /// As [`token`](Self::token); `None` before the first answer, be it a refusal.
+    pub(super) fn answer(&self) -> Option<Result<OAuthToken, String>> {
+        let lying = self.lying.token.lock().unwrap_or_else(PoisonError::into_inner);
+        let token = lying.as_ref()?.as_ref().map_err(String::clone);
+        Some(token.and_then(|token| token.told(SystemTime::now())))
+    }
+
+    /// The broker refused the token: another one is asked for, however long this one would be good.
+    pub(super) fn refuse(&self) {
+        self.lying.refused.notify_one();
+    }
+
+    /// Waits for another token, or for another reason why there is none.
+    pub(super) async fn changed(&self) {
+        self.lying.changed.notified().await;
+    }
+}
+
+impl Lying {
+    fn put(&self, new: Result<Token, String>) {
+        let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        if token.as_ref() != Some(&new) {
+            *token = Some(new);
+            drop(token);
+            self.changed.notify_one();
+        }
+    }
+}
+
+impl Token {
+    /// As librdkafka is told of it: it asks for the next after four fifths of the lifetime. Told of
+    /// half, it asks again while this one is still good, and soon has the one that was renewed
+    /// meanwhile; brokers want it before nine tenths are over.
+    fn told(&self, now: SystemTime) -> Result<OAuthToken, String> {
+        let left = self.expires.duration_since(now).unwrap_or_default();
+        if left.is_zero() {
+            return Err("the last token has expired, and no other came".to_owned());
+        }
+        let until =
+            (now + (left / 2).min(ASKED_WITHIN)).duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(OAuthToken {
+            token: self.text.clone(),
+            principal_name: PRINCIPAL.to_owned(),
+            lifetime_ms: i64::try_from(until.as_millis()).unwrap_or(i64::MAX),
+        })
+    }
 }
 
 impl Tokens {
@@ -41,7 +138,7 @@ impl Tokens {
                 let ca_file = config.tls.as_ref().and_then(|tls| tls.ca_file.as_deref());
                 let make = |text: &str, lifetime: Option<Duration>| {
                     let expires = SystemTime::now() + lifetime.unwrap_or(UNSAID);
-                    Ok(Granted { text: text.to_owned(), expires })
+                    Ok(Token { text: text.to_owned(), expires })
                 };
                 Ok(Some(Self::Issuer(oauth2::tokens(issuer, ca_file, make)?)))
             }
@@ -62,13 +159,26 @@ impl Tokens {
         Ok(Self::Msk { credentials: Box::new(credentials), region })
     }
 
-    /// A token that is good now; the error says why there is none.
-    pub(super) async fn token(&self) -> Result<OAuthToken, String> {
-        let (token, expires) = match self {
+    /// What is given now was refused; what it is made of is renewed, seldom.
+    async fn refused(&self) {
+        match self {
             Self::Issuer(renewal) => {
-                let held = renewal.get().await?;
-                (held.value.text.clone(), held.value.expires)
+                if let Ok(held) = renewal.get().await {
+                    renewal.refused(held.generation).await;
+                }
             }
+            Self::Msk { credentials, .. } => {
+                if let Ok(held) = credentials.keys().await {
+                    credentials.refused(held.generation).await;
+                }
+            }
+        }
+    }
+
+    /// A token that is good now; the error says why there is none.
+    async fn token(&self) -> Result<Token, String> {
+        match self {
+            Self::Issuer(renewal) => Ok(Token::clone(&renewal.get().await?.value)),
             Self::Msk { credentials, region } => {
                 let held = credentials.keys().await.map_err(|error| error.to_string())?;
                 let keys = msk::Keys {
@@ -78,17 +188,50 @@ impl Tokens {
                 };
                 let now = SystemTime::now();
                 // Signed with keys that expire, it is no longer good than they are.
-                let end = held.value.expiry().map_or(now + msk::LIFETIME, |end| {
+                let expires = held.value.expiry().map_or(now + msk::LIFETIME, |end| {
                     end.min(now + msk::LIFETIME).max(now + Duration::from_secs(1))
                 });
-                (msk::token(&keys, region, now), end)
+                Ok(Token { text: msk::token(&keys, region, now), expires })
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn librdkafka_asks_again_before_a_token_is_over() {
+        let token = Token { text: "t".into(), expires: at(1_000) };
+        let told = |now| token.told(at(now)).map(|token| token.lifetime_ms / 1_000);
+        assert_eq!((told(0), told(980), told(990)), (Ok(20), Ok(990), Ok(995)));
+        assert!(told(1_000).unwrap_err().contains("expired"));
+    }
+
+    #[test]
+    fn a_new_token_and_a_new_reason_are_told_of_and_the_same_is_not() {
+        let lying = Lying::default();
+        let news = || {
+            use futures_util::FutureExt as _;
+            lying.changed.notified().now_or_never().is_some()
         };
-        let expires = expires.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        Ok(OAuthToken {
-            token,
-            principal_name: PRINCIPAL.to_owned(),
-            lifetime_ms: i64::try_from(expires).unwrap_or(i64::MAX),
-        })
+        let token = |text: &str| Ok(Token { text: text.into(), expires: at(1) });
+        let puts = [
+            (token("a"), true),
+            (token("a"), false),
+            (token("b"), true),
+            (Err("no answer".to_owned()), true),
+            (Err("no answer".to_owned()), false),
+            (token("b"), true),
+        ];
+        for (put, expected) in puts {
+            lying.put(put);
+            assert_eq!(news(), expected);
+        }
     }
 }

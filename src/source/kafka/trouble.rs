@@ -4,6 +4,11 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
+use crate::config::sasl::Sasl;
+
+/// Begins the advice behind a certificate that does not hold.
+const ADVICE: &str = ", verify that ssl.ca.location";
+
 /// The same trouble is not said again sooner.
 const SAY_EVERY: Duration = Duration::from_mins(1);
 
@@ -31,12 +36,18 @@ impl Repeats {
 }
 
 /// What to look at, where the code tells.
-pub(super) fn hint(code: Code) -> &'static str {
+pub(super) fn hint(code: Code, sasl: Option<&Sasl>) -> &'static str {
     match code {
-        Code::Authentication | Code::SaslAuthenticationFailed => {
-            "check `sasl`: the user and the password"
-        }
-        Code::SSL => "check `tls`, and that the port is one for TLS",
+        Code::Authentication | Code::SaslAuthenticationFailed => match sasl {
+            Some(Sasl::OAuthBearer(_)) => {
+                "check `sasl`: the issuer and the client, and what the broker wants of a token"
+            }
+            Some(Sasl::AwsMskIam { .. }) => {
+                "check the AWS credentials, their right to `kafka-cluster:Connect`, and the region"
+            }
+            _ => "check `sasl`: the user, the password and the mechanism",
+        },
+        Code::SSL => "check `tls`: its `ca_file` and certificate, and that the port is one for TLS",
         Code::Resolve => "check the names in `brokers`",
         Code::BrokerTransportFailure | Code::AllBrokersDown => {
             "check `brokers`, the network, and whether the port wants `tls`"
@@ -46,7 +57,13 @@ pub(super) fn hint(code: Code) -> &'static str {
         }
         Code::TopicAuthorizationFailed => "the user needs the right to read the topic",
         Code::GroupAuthorizationFailed => "the user needs the right to read the group",
-        Code::FencedInstanceId => "another process has the same `group_instance_id`",
+        Code::FencedInstanceId => {
+            "another bridge has the same `group_instance_id`: each needs one of its own"
+        }
+        Code::UnreleasedInstanceId => {
+            "another bridge has the same `group_instance_id`, or had it when it was killed: \
+             then its session has to end first"
+        }
         Code::InconsistentGroupProtocol => {
             "the group's other members share partitions out in another way: see `protocol`"
         }
@@ -76,9 +93,29 @@ pub(super) fn missing_topic(code: Code, reason: &str) -> Option<(String, String)
     Some((topic.to_owned(), plain(why).to_owned()))
 }
 
-/// An error of librdkafka without its word for where it comes from.
+/// An error of librdkafka without its word for where it comes from, and without advice for settings that
+/// have other names here.
 pub(super) fn plain(text: &str) -> &str {
+    let text = text.split_once(ADVICE).map_or(text, |(what, _)| what);
     text.strip_prefix("Broker: ").or_else(|| text.strip_prefix("Local: ")).unwrap_or(text)
+}
+
+/// What an error code says, in words.
+pub(super) fn words(code: Code) -> String {
+    let text = code.to_string();
+    let words = text.split_once(" (").and_then(|(_, words)| words.strip_suffix(')'));
+    plain(words.unwrap_or(&text)).to_owned()
+}
+
+/// What the trouble is: a handshake that fails again comes as a failed transport.
+pub(super) fn kind(code: Code, reason: &str) -> Code {
+    let of_tls = reason.contains("SSL routines") || reason.contains("SSL handshake");
+    if code == Code::BrokerTransportFailure && of_tls { Code::SSL } else { code }
+}
+
+/// A clause and its hint, in one line.
+pub(super) fn with_hint(what: &str, hint: &str) -> String {
+    if hint.is_empty() { what.to_owned() } else { format!("{what}; {hint}") }
 }
 
 #[cfg(test)]
@@ -106,5 +143,19 @@ mod tests {
             Some(("orders".into(), "Unknown topic or partition".into()))
         );
         assert_eq!(missing_topic(Code::AllBrokersDown, "1/1 brokers are down"), None);
+    }
+
+    #[test]
+    fn errors_are_in_plain_words() {
+        let code = Code::UnknownTopicOrPartition;
+        assert_eq!(words(code), "Unknown topic or partition");
+        assert_eq!(words(Code::AllBrokersDown), "All broker connections are down");
+        let tls = "ssl://a:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate \
+                   verify failed: broker certificate could not be verified, verify that \
+                   ssl.ca.location is correctly configured (after 7ms in state SSL_HANDSHAKE)";
+        assert!(plain(tls).ends_with("broker certificate could not be verified"));
+        assert_eq!(kind(Code::BrokerTransportFailure, tls), Code::SSL);
+        let refused = "a:1: Connect to ipv4#127.0.0.1:1 failed: Connection refused";
+        assert_eq!(kind(Code::BrokerTransportFailure, refused), Code::BrokerTransportFailure);
     }
 }

@@ -25,7 +25,8 @@ pub(crate) enum Listener {
     Password,
     /// The same without TLS.
     PasswordInClear,
-    /// OAUTHBEARER over TLS, with tokens of [`Security::issuer`].
+    /// OAUTHBEARER over TLS, with tokens of [`Security::issuer`]; who shows no other before his is over is
+    /// cut off.
     Token,
 }
 
@@ -108,6 +109,7 @@ impl Security {
              {modules}.oauthbearer.OAuthBearerLoginModule required;\n\
              listener.name.token.oauthbearer.sasl.server.callback.handler.class=\
              {modules}.oauthbearer.OAuthBearerValidatorCallbackHandler\n\
+             listener.name.token.oauthbearer.connections.max.reauth.ms=3600000\n\
              listener.name.token.sasl.oauthbearer.jwks.endpoint.url=file://{path}/keys.json\n\
              listener.name.token.sasl.oauthbearer.expected.audience={AUDIENCE}\n\
              listener.name.token.sasl.oauthbearer.expected.issuer={ISSUER}\n",
