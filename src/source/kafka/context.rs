@@ -1,7 +1,6 @@
 //! librdkafka's callbacks: rebalances, errors, numbers, tokens. It calls them while it is polled.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
@@ -11,9 +10,7 @@ use rdkafka::{TopicPartitionList, error::KafkaResult};
 use tracing::{debug, info, warn};
 
 use super::shared::Shared;
-
-/// A token has this long to come: nothing else is polled meanwhile.
-const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
+use crate::kafka::Tokens;
 
 /// What librdkafka calls.
 pub(super) struct Context {
@@ -52,12 +49,7 @@ impl ClientContext for Context {
         &self,
         _: Option<&str>,
     ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        let Some(tokens) = &self.shared.tokens else { return Err("there are no tokens".into()) };
-        let token = async { tokio::time::timeout(TOKEN_TIMEOUT, tokens.token()).await };
-        match self.shared.runtime.block_on(token) {
-            Ok(token) => Ok(token?),
-            Err(_) => Err("no token came in time".into()),
-        }
+        Tokens::fetch(self.shared.tokens.as_ref(), &self.shared.runtime)
     }
 }
 

@@ -20,6 +20,7 @@ use super::{Unclean, record, settings};
 use crate::backoff::Backoff;
 use crate::config::kafka::Tombstones;
 use crate::delivery::{Delivery, Outcome};
+use crate::kafka::words;
 use crate::message::Message;
 
 /// Messages taken before anything else is looked at.
@@ -141,9 +142,9 @@ impl Poller {
             settings::properties(&shared.config).map_err(|error| error.to_string())?;
         let context = Context { shared: Arc::clone(shared) };
         let consumer: BaseConsumer<Context> =
-            properties.create_with_context(context).map_err(|error| settings::words(&error))?;
+            properties.create_with_context(context).map_err(|error| words(&error))?;
         let topics: Vec<&str> = shared.config.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(|error| settings::words(&error))?;
+        consumer.subscribe(&topics).map_err(|error| words(&error))?;
         Ok(consumer)
     }
 

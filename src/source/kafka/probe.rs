@@ -12,9 +12,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{Metadata, MetadataPartition};
 use tokio::runtime::Handle;
 
-use super::tokens::Tokens;
 use super::{settings, trouble};
 use crate::config::kafka::KafkaConfig;
+use crate::kafka::{Tokens, plain, words};
 
 /// The brokers have this long in all.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -44,8 +44,8 @@ fn ask(config: &KafkaConfig, tokens: Option<Tokens>, runtime: Handle) -> Result<
     let mut properties = settings::properties(config).map_err(|error| error.to_string())?;
     properties.set("enable.auto.commit", "false").set("statistics.interval.ms", "0");
     let heard = Heard { runtime, tokens, error: Mutex::default() };
-    let client: BaseConsumer<Heard> = BaseConsumer::from_config_and_context(&properties, heard)
-        .map_err(|error| settings::words(&error))?;
+    let client: BaseConsumer<Heard> =
+        BaseConsumer::from_config_and_context(&properties, heard).map_err(|error| words(&error))?;
     let deadline = Instant::now() + PATIENCE;
     let metadata = until(&client, deadline, || client.fetch_metadata(None, ANSWER))?;
     let topics: Vec<&str> =
@@ -90,11 +90,11 @@ fn until<T>(
             && (rank(*code) > 1
                 || Instant::now() + RETRIES_LEFT[usize::from(rank(*code))] >= deadline)
         {
-            return Err(with_hint(*code, trouble::plain(reason)));
+            return Err(with_hint(*code, plain(reason)));
         }
         let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
         if matches!(code, Code::GroupAuthorizationFailed | Code::TopicAuthorizationFailed) {
-            return Err(with_hint(code, trouble::plain(&code.to_string())));
+            return Err(with_hint(code, plain(&code.to_string())));
         }
         if Instant::now() >= deadline {
             return Err(with_hint(Code::AllBrokersDown, "no broker answers"));
@@ -117,10 +117,7 @@ fn partitions(metadata: &Metadata, topic: &str) -> Result<Vec<i32>, String> {
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let refuse = |code: Code| {
         let why = code.to_string();
-        Err(with_hint(
-            code,
-            &format!("the topic `{topic}` can't be read: {}", trouble::plain(&why)),
-        ))
+        Err(with_hint(code, &format!("the topic `{topic}` can't be read: {}", plain(&why))))
     };
     match found.map(|found| (found.error(), found)) {
         None => refuse(Code::UnknownTopicOrPartition),
@@ -167,8 +164,7 @@ impl ClientContext for Heard {
         &self,
         _: Option<&str>,
     ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        let Some(tokens) = &self.tokens else { return Err("there are no tokens".into()) };
-        Ok(self.runtime.block_on(tokens.token())?)
+        Tokens::fetch(self.tokens.as_ref(), &self.runtime)
     }
 }
 

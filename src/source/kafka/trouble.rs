@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
+use crate::kafka::plain;
+
 /// The same trouble is not said again sooner.
 const SAY_EVERY: Duration = Duration::from_mins(1);
 
@@ -74,11 +76,6 @@ pub(super) fn missing_topic(code: Code, reason: &str) -> Option<(String, String)
     let rest = reason.strip_prefix("Subscribed topic not available: ").filter(|_| of_topic)?;
     let (topic, why) = rest.split_once(": ")?;
     Some((topic.to_owned(), plain(why).to_owned()))
-}
-
-/// An error of librdkafka without its word for where it comes from.
-pub(super) fn plain(text: &str) -> &str {
-    text.strip_prefix("Broker: ").or_else(|| text.strip_prefix("Local: ")).unwrap_or(text)
 }
 
 #[cfg(test)]

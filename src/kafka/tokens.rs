@@ -1,8 +1,10 @@
 //! The tokens of SASL/OAUTHBEARER: those of an issuer, and those signed with AWS credentials.
 
+use std::error::Error;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::client::OAuthToken;
+use tokio::runtime::Handle;
 
 use super::{BuildError, msk};
 use crate::aws::{Credentials, Source};
@@ -18,24 +20,32 @@ const UNSAID: Duration = Duration::from_mins(10);
 /// Who the bridge calls itself; brokers go by what is in the token.
 const PRINCIPAL: &str = "appsync-bridge";
 
+/// A token has this long to come: nothing else is polled meanwhile.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// Gives tokens.
-pub(super) enum Tokens {
+pub enum Tokens {
     /// Of an issuer, renewed before they expire.
     Issuer(Renewal<Granted>),
     /// Each signed when it is asked for.
-    Msk { credentials: Box<Credentials>, region: String },
+    Msk {
+        /// What signs them.
+        credentials: Box<Credentials>,
+        /// Of the cluster.
+        region: String,
+    },
 }
 
 /// A token of an issuer.
 #[derive(PartialEq)]
-pub(super) struct Granted {
+pub struct Granted {
     text: String,
     expires: SystemTime,
 }
 
 impl Tokens {
     /// What `config` asks for, if it asks for tokens; fetches none yet.
-    pub(super) async fn build(config: &KafkaConfig) -> Result<Option<Self>, BuildError> {
+    pub async fn build(config: &KafkaConfig) -> Result<Option<Self>, BuildError> {
         match &config.sasl {
             Some(Sasl::OAuthBearer(issuer)) => {
                 let ca_file = config.tls.as_ref().and_then(|tls| tls.ca_file.as_deref());
@@ -62,8 +72,18 @@ impl Tokens {
         Ok(Self::Msk { credentials: Box::new(credentials), region })
     }
 
+    /// For librdkafka's callback, on a thread of its own: a token, waited for.
+    pub fn fetch(tokens: Option<&Self>, runtime: &Handle) -> Result<OAuthToken, Box<dyn Error>> {
+        let Some(tokens) = tokens else { return Err("there are no tokens".into()) };
+        let token = async { tokio::time::timeout(TOKEN_TIMEOUT, tokens.token()).await };
+        match runtime.block_on(token) {
+            Ok(token) => Ok(token?),
+            Err(_) => Err("no token came in time".into()),
+        }
+    }
+
     /// A token that is good now; the error says why there is none.
-    pub(super) async fn token(&self) -> Result<OAuthToken, String> {
+    pub async fn token(&self) -> Result<OAuthToken, String> {
         let (token, expires) = match self {
             Self::Issuer(renewal) => {
                 let held = renewal.get().await?;
