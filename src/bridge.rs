@@ -20,6 +20,8 @@ use tracing::{error, info};
 use crate::admin::Admin;
 use crate::config::source::{SourceConfig, SourceKind, Unrouted};
 use crate::config::{Config, DeadLetterConfig};
+#[cfg(feature = "kafka")]
+use crate::dead_letter::KafkaTarget;
 use crate::dead_letter::{self, FileTarget};
 use crate::delivery::Intake;
 use crate::health::{Health, Part};
@@ -80,11 +82,11 @@ pub enum BuildError {
         #[source]
         why: Box<dyn Error + Send + Sync>,
     },
-    /// A source whose client was left out of this build.
-    #[error("source `{name}`: this build has no `{kind}`; build it with `--features {kind}`")]
+    /// A source or a dead letter whose client was left out of this build.
+    #[error("{part}: this build has no `{kind}`; build it with `--features {kind}`")]
     LeftOut {
-        /// Its name.
-        name: String,
+        /// What needs it, with its name.
+        part: String,
         /// Its type, and the feature that brings it.
         kind: &'static str,
     },
@@ -98,6 +100,15 @@ pub enum BuildError {
         /// What is wrong.
         #[source]
         why: dead_letter::OpenError,
+    },
+    /// A dead letter that is a topic.
+    #[error("dead_letter `{name}`: {why}")]
+    DeadLetterTopic {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        why: Box<dyn Error + Send + Sync>,
     },
     /// The admin port.
     #[error("admin: `{listen}` can't be taken: {why}; set another `listen` in `[admin]`")]
@@ -139,7 +150,7 @@ impl Bridge {
         let table = Arc::new(RouteTable::new(config.routes.iter().cloned()));
         let mut parts = Parts::new();
 
-        let letters = open_dead_letters(config, &metrics, &health, &shutdown, &mut parts)?;
+        let letters = open_dead_letters(config, &metrics, &health, &shutdown, &mut parts).await?;
         let rejects = Rejects::new(Arc::clone(&table), letters);
         let (refused, refused_entries) = mpsc::unbounded_channel();
         let mut publishers = HashMap::new();
@@ -236,7 +247,7 @@ async fn drain(
     }
 }
 
-fn open_dead_letters(
+async fn open_dead_letters(
     config: &Config,
     metrics: &Metrics,
     health: &Health,
@@ -248,16 +259,77 @@ fn open_dead_letters(
     }
     let mut letters = HashMap::new();
     for (name, dead_letter) in &config.dead_letters {
-        let DeadLetterConfig::File { path, rotation } = dead_letter;
-        let target = FileTarget::open(path, *rotation, metrics.dead_letter_files_removed())
-            .map_err(|why| BuildError::DeadLetter { name: name.to_string(), why })?;
         let (sender, queue) = mpsc::unbounded_channel();
         letters.insert(Arc::clone(name), sender);
         let part = health.register(format!("dead_letter {name}"), "starting");
-        let write = write_letters(target, queue, metrics.clone(), part, shutdown.clone());
-        parts.push(named("a dead letter", write));
+        let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
+        parts.push(match dead_letter {
+            DeadLetterConfig::File { path, rotation } => {
+                let target = FileTarget::open(path, *rotation, metrics.dead_letter_files_removed())
+                    .map_err(|why| BuildError::DeadLetter { name: name.to_string(), why })?;
+                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
+            }
+            #[cfg(feature = "kafka")]
+            DeadLetterConfig::Kafka { source, topic } => {
+                let target = kafka_target(config, source, topic).await.map_err(|why| {
+                    BuildError::DeadLetterTopic { name: name.to_string(), why: why.into() }
+                })?;
+                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
+            }
+            #[cfg(not(feature = "kafka"))]
+            DeadLetterConfig::Kafka { .. } => {
+                let part = format!("dead_letter `{name}`");
+                return Err(BuildError::LeftOut { part, kind: "kafka" });
+            }
+        });
     }
     Ok(letters)
+}
+
+/// The topic of a dead letter on the cluster of `source`, which is one of the configuration's.
+#[cfg(feature = "kafka")]
+async fn kafka_target(
+    config: &Config,
+    source: &str,
+    topic: &str,
+) -> Result<KafkaTarget, crate::kafka::BuildError> {
+    let clusters: Vec<_> = config
+        .sources
+        .iter()
+        .filter_map(|source| match &source.kind {
+            SourceKind::Kafka(kafka) => Some((&source.name, kafka)),
+            SourceKind::Mqtt(_) => None,
+        })
+        .collect();
+    let unknown = || crate::kafka::BuildError::Settings(format!("there is no source `{source}`"));
+    let home = clusters.iter().find(|(name, _)| &***name == source).ok_or_else(unknown)?.1;
+    let readers = clusters.iter().filter(|(_, kafka)| kafka.may_meet(home));
+    let readers = readers.map(|(name, _)| Arc::clone(name)).collect();
+    KafkaTarget::build(home.clone(), topic.to_owned(), readers).await
+}
+
+/// Tries the broker of a dead letter, and says what is there or why it could not work; `None` where
+/// there is no broker, or this build does not know how.
+pub async fn probe_dead_letter(
+    config: &Config,
+    dead_letter: &DeadLetterConfig,
+) -> Option<Result<String, String>> {
+    match dead_letter {
+        #[cfg(feature = "kafka")]
+        DeadLetterConfig::Kafka { source, topic } => {
+            let target = kafka_target(config, source, topic).await;
+            let mut target = match target {
+                Ok(target) => target,
+                Err(why) => return Some(Err(why.to_string())),
+            };
+            let found = target.look().await;
+            Some(found.map(|count| format!("the topic `{topic}` with {count} partitions")))
+        }
+        _ => {
+            let _ = config;
+            None
+        }
+    }
 }
 
 /// Tries the broker of a source, and says what is there or why it could not work; `None` where this
@@ -302,7 +374,7 @@ async fn source_part(
         #[cfg(not(all(feature = "mqtt", feature = "kafka")))]
         other => {
             let _ = (limits, metrics, health, intake, shutdown, unusable);
-            Err(BuildError::LeftOut { name: name.to_string(), kind: other.word() })
+            Err(BuildError::LeftOut { part: format!("source `{name}`"), kind: other.word() })
         }
     }
 }

@@ -48,12 +48,12 @@
 //! main → cli
 //! cli → bridge, emulator, demo, config, event_api, health, replay, shutdown, telemetry
 //! demo → bridge, emulator, config, shutdown
-//! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source
+//! bridge → admin, config, dead_letter, delivery, health, kafka, metrics, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
 //! source → backoff, causes, config, delivery, health, kafka, message, metrics, shutdown, tls
 //! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, oauth2, renewal, seeded, shutdown, tls
-//! dead_letter → config, message
+//! dead_letter → config, kafka, message
 //! kafka → aws, config, oauth2, renewal, tls
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown

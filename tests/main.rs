@@ -19,6 +19,7 @@ mod fairness;
 mod faults;
 mod kafka;
 mod kafka_broker;
+mod kafka_dead_letter;
 mod kafka_groups;
 mod lifecycle;
 mod mqtt;
