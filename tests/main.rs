@@ -11,6 +11,7 @@ mod architecture;
 mod cli;
 mod config;
 mod connections;
+mod contract;
 mod credentials;
 mod dead_letter;
 mod demo;
