@@ -15,13 +15,18 @@ async fn more(shop: &Shop, count: usize) {
     shop.ledger.reaches(shop.ledger.len() + count, Duration::from_secs(30)).await;
 }
 
+/// T05. Each kill moves partitions to others, and the restart moves some back.
 #[tokio::test(flavor = "multi_thread")]
-async fn three_replicas_of_which_two_are_killed_lose_nothing() {
-    const COUNT: u64 = 24_000;
-    const KILLS: usize = 2;
+async fn three_replicas_of_which_one_after_another_is_killed_lose_nothing() {
+    const RATE: u64 = 2_000;
+    let long = std::env::var_os("LONG_TESTS").is_some();
+    let (count, every) = if long { (200_000, 10) } else { (60_000, 5) };
+    // Sessions that end between two kills: the group never rests otherwise.
+    let source = "session_timeout = \"2500ms\"\ndrain_timeout = \"2s\"\n\
+                  options = { \"heartbeat.interval.ms\" = 500 }";
     let kafka = Kafka::shared().await;
     let shop = Shop::open(kafka, "replicas", 12).await;
-    let setups: Vec<_> = (0..3).map(|_| shop.setup(SHORT)).collect();
+    let setups: Vec<_> = (0..3).map(|_| shop.setup(source)).collect();
     let mut bridges = Vec::new();
     for setup in &setups {
         bridges.push(setup.start().await);
@@ -30,20 +35,28 @@ async fn three_replicas_of_which_two_are_killed_lose_nothing() {
         bridge.ready().await;
     }
     let watch = shop.watch(Duration::from_millis(100));
-    let producer = tokio::spawn(shop.produce(kafka, 0..COUNT, 1_500, 48));
-    for (kill, setup) in setups.iter().enumerate().take(KILLS) {
-        more(&shop, 2_000).await;
-        assert!(!producer.is_finished(), "kill {kill} came after the load");
+    let began = Instant::now();
+    let producer = tokio::spawn(shop.produce(kafka, 0..count, RATE, 48));
+    let mut clock = tokio::time::interval(Duration::from_secs(every));
+    clock.tick().await;
+    let mut kills = 0;
+    loop {
+        clock.tick().await;
+        if producer.is_finished() {
+            break;
+        }
         bridges.remove(0).kill();
-        // Longer than its session: its partitions are others' by then.
-        more(&shop, 2_000).await;
-        bridges.push(setup.start().await);
+        bridges.push(setups[kills % 3].start().await);
+        kills += 1;
     }
     producer.await.unwrap();
-    // A kill, and each change of the members that follows it.
-    let repeats = shop.is_relayed(COUNT, KILLS).await;
+    let repeats = shop.is_relayed_by_two(count).await;
     let samples = watch.end().await;
-    println!("{COUNT} messages, {KILLS} kills, {repeats} repeats, {samples} samples");
+    println!(
+        "{count} messages, {kills} kills, {repeats} repeats, {samples} samples, {:?} in all",
+        began.elapsed()
+    );
+    assert!(kills as u64 >= count / RATE / every - 1, "{kills} kills");
     assert!(repeats > 0, "nothing was uncommitted at a kill: it proves nothing");
     for bridge in bridges {
         stop(bridge).await;
