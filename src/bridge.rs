@@ -5,6 +5,8 @@
 //! pipeline, the publishers, the rejects and the dead letters, each because its queue closed. When the
 //! grace is over the abort ends whatever is left, and what was not settled stays with the brokers.
 
+mod dead_letters;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::io;
@@ -18,22 +20,21 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::admin::Admin;
+use crate::config::Config;
 use crate::config::source::{SourceConfig, SourceKind, Unrouted};
-use crate::config::{Config, DeadLetterConfig};
-#[cfg(feature = "kafka")]
-use crate::dead_letter::KafkaTarget;
-use crate::dead_letter::{self, FileTarget};
+use crate::dead_letter;
 use crate::delivery::Intake;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
-use crate::pipeline::{Letter, Pipeline, Rejects, SourcePolicy, write_letters};
+use crate::pipeline::{Pipeline, Rejects, SourcePolicy};
 use crate::publish::{self, Publisher};
-use crate::route::{Reason, RejectTo, RouteTable};
+use crate::route::{RejectTo, RouteTable};
 use crate::shutdown::Shutdown;
 #[cfg(feature = "kafka")]
 use crate::source::kafka::KafkaSource;
 #[cfg(feature = "mqtt")]
 use crate::source::mqtt::MqttSource;
+pub use dead_letters::probe_dead_letter;
 
 /// After the abort every part has this long to let go.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -150,7 +151,7 @@ impl Bridge {
         let table = Arc::new(RouteTable::new(config.routes.iter().cloned()));
         let mut parts = Parts::new();
 
-        let letters = open_dead_letters(config, &metrics, &health, &shutdown, &mut parts).await?;
+        let letters = dead_letters::open(config, &metrics, &health, &shutdown, &mut parts).await?;
         let rejects = Rejects::new(Arc::clone(&table), letters);
         let (refused, refused_entries) = mpsc::unbounded_channel();
         let mut publishers = HashMap::new();
@@ -244,91 +245,6 @@ async fn drain(
         () = shutdown.abort() => Err(RunError::Aborted),
         result = all => result,
         () = tokio::time::sleep(grace) => Err(RunError::Grace(grace)),
-    }
-}
-
-async fn open_dead_letters(
-    config: &Config,
-    metrics: &Metrics,
-    health: &Health,
-    shutdown: &Shutdown,
-    parts: &mut Parts,
-) -> Result<HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>, BuildError> {
-    for reason in Reason::ALL {
-        let _ = metrics.dead_letters(reason.word());
-    }
-    let mut letters = HashMap::new();
-    for (name, dead_letter) in &config.dead_letters {
-        let (sender, queue) = mpsc::unbounded_channel();
-        letters.insert(Arc::clone(name), sender);
-        let part = health.register(format!("dead_letter {name}"), "starting");
-        let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
-        parts.push(match dead_letter {
-            DeadLetterConfig::File { path, rotation } => {
-                let target = FileTarget::open(path, *rotation, metrics.dead_letter_files_removed())
-                    .map_err(|why| BuildError::DeadLetter { name: name.to_string(), why })?;
-                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
-            }
-            #[cfg(feature = "kafka")]
-            DeadLetterConfig::Kafka { source, topic } => {
-                let target = kafka_target(config, source, topic).await.map_err(|why| {
-                    BuildError::DeadLetterTopic { name: name.to_string(), why: why.into() }
-                })?;
-                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
-            }
-            #[cfg(not(feature = "kafka"))]
-            DeadLetterConfig::Kafka { .. } => {
-                let part = format!("dead_letter `{name}`");
-                return Err(BuildError::LeftOut { part, kind: "kafka" });
-            }
-        });
-    }
-    Ok(letters)
-}
-
-/// The topic of a dead letter on the cluster of `source`, which is one of the configuration's.
-#[cfg(feature = "kafka")]
-async fn kafka_target(
-    config: &Config,
-    source: &str,
-    topic: &str,
-) -> Result<KafkaTarget, crate::kafka::BuildError> {
-    let clusters: Vec<_> = config
-        .sources
-        .iter()
-        .filter_map(|source| match &source.kind {
-            SourceKind::Kafka(kafka) => Some((&source.name, kafka)),
-            SourceKind::Mqtt(_) => None,
-        })
-        .collect();
-    let unknown = || crate::kafka::BuildError::Settings(format!("there is no source `{source}`"));
-    let home = clusters.iter().find(|(name, _)| &***name == source).ok_or_else(unknown)?.1;
-    let readers = clusters.iter().filter(|(_, kafka)| kafka.may_meet(home));
-    let readers = readers.map(|(name, _)| Arc::clone(name)).collect();
-    KafkaTarget::build(home.clone(), topic.to_owned(), readers).await
-}
-
-/// Tries the broker of a dead letter, and says what is there or why it could not work; `None` where
-/// there is no broker, or this build does not know how.
-pub async fn probe_dead_letter(
-    config: &Config,
-    dead_letter: &DeadLetterConfig,
-) -> Option<Result<String, String>> {
-    match dead_letter {
-        #[cfg(feature = "kafka")]
-        DeadLetterConfig::Kafka { source, topic } => {
-            let target = kafka_target(config, source, topic).await;
-            let mut target = match target {
-                Ok(target) => target,
-                Err(why) => return Some(Err(why.to_string())),
-            };
-            let found = target.look().await;
-            Some(found.map(|count| format!("the topic `{topic}` with {count} partitions")))
-        }
-        _ => {
-            let _ = config;
-            None
-        }
     }
 }
 

@@ -323,6 +323,7 @@ pub(crate) mod tests {
     use super::*;
 
     /// Everything as it is unless it is written.
+    #[cfg(feature = "kafka")]
     pub(crate) fn config() -> KafkaConfig {
         KafkaConfig {
             brokers: vec!["a:1".into(), "b:2".into()],
