@@ -95,7 +95,11 @@ pub async fn probe_dead_letter(
                 Err(why) => return Some(Err(why.to_string())),
             };
             let found = target.look().await;
-            Some(found.map(|count| format!("the topic `{topic}` with {count} partitions")))
+            let s = |count| if count == 1 { "" } else { "s" };
+            Some(
+                found
+                    .map(|count| format!("the topic `{topic}` with {count} partition{}", s(count))),
+            )
         }
         _ => {
             let _ = config;

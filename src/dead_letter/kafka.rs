@@ -40,7 +40,7 @@ const LARGEST: &str = "1000000000";
 const DEFAULTS: [(&str, &str); 3] = [
     ("message.max.bytes", LARGEST),
     ("partitioner", "murmur2_random"),
-    // Said of the way there by the answer to a record; a missing topic, too.
+    // A record waits no longer for a topic that is not there; it is tried again all the same.
     ("topic.metadata.propagation.max.ms", "5000"),
 ];
 
