@@ -5,6 +5,8 @@
 //! pipeline, the publishers, the rejects and the dead letters, each because its queue closed. When the
 //! grace is over the abort ends whatever is left, and what was not settled stays with the brokers.
 
+mod dead_letters;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::io;
@@ -18,20 +20,21 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::admin::Admin;
+use crate::config::Config;
 use crate::config::source::{SourceConfig, SourceKind, Unrouted};
-use crate::config::{Config, DeadLetterConfig};
-use crate::dead_letter::{self, FileTarget};
+use crate::dead_letter;
 use crate::delivery::Intake;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
-use crate::pipeline::{Letter, Pipeline, Rejects, SourcePolicy, write_letters};
+use crate::pipeline::{Pipeline, Rejects, SourcePolicy};
 use crate::publish::{self, Publisher};
-use crate::route::{Reason, RejectTo, RouteTable};
+use crate::route::{RejectTo, RouteTable};
 use crate::shutdown::Shutdown;
 #[cfg(feature = "kafka")]
 use crate::source::kafka::KafkaSource;
 #[cfg(feature = "mqtt")]
 use crate::source::mqtt::MqttSource;
+pub use dead_letters::probe_dead_letter;
 
 /// After the abort every part has this long to let go.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -80,11 +83,11 @@ pub enum BuildError {
         #[source]
         why: Box<dyn Error + Send + Sync>,
     },
-    /// A source whose client was left out of this build.
-    #[error("source `{name}`: this build has no `{kind}`; build it with `--features {kind}`")]
+    /// A source or a dead letter whose client was left out of this build.
+    #[error("{part}: this build has no `{kind}`; build it with `--features {kind}`")]
     LeftOut {
-        /// Its name.
-        name: String,
+        /// What needs it, with its name.
+        part: String,
         /// Its type, and the feature that brings it.
         kind: &'static str,
     },
@@ -98,6 +101,15 @@ pub enum BuildError {
         /// What is wrong.
         #[source]
         why: dead_letter::OpenError,
+    },
+    /// A dead letter that is a topic.
+    #[error("dead_letter `{name}`: {why}")]
+    DeadLetterTopic {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        why: Box<dyn Error + Send + Sync>,
     },
     /// The admin port.
     #[error("admin: `{listen}` can't be taken: {why}; set another `listen` in `[admin]`")]
@@ -139,7 +151,7 @@ impl Bridge {
         let table = Arc::new(RouteTable::new(config.routes.iter().cloned()));
         let mut parts = Parts::new();
 
-        let letters = open_dead_letters(config, &metrics, &health, &shutdown, &mut parts)?;
+        let letters = dead_letters::open(config, &metrics, &health, &shutdown, &mut parts).await?;
         let rejects = Rejects::new(Arc::clone(&table), letters);
         let (refused, refused_entries) = mpsc::unbounded_channel();
         let mut publishers = HashMap::new();
@@ -234,30 +246,6 @@ async fn drain(
     }
 }
 
-fn open_dead_letters(
-    config: &Config,
-    metrics: &Metrics,
-    health: &Health,
-    shutdown: &Shutdown,
-    parts: &mut Parts,
-) -> Result<HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>, BuildError> {
-    for reason in Reason::ALL {
-        let _ = metrics.dead_letters(reason.word());
-    }
-    let mut letters = HashMap::new();
-    for (name, dead_letter) in &config.dead_letters {
-        let DeadLetterConfig::File { path, rotation } = dead_letter;
-        let target = FileTarget::open(path, *rotation, metrics.dead_letter_files_removed())
-            .map_err(|why| BuildError::DeadLetter { name: name.to_string(), why })?;
-        let (sender, queue) = mpsc::unbounded_channel();
-        letters.insert(Arc::clone(name), sender);
-        let part = health.register(format!("dead_letter {name}"), "starting");
-        let write = write_letters(target, queue, metrics.clone(), part, shutdown.clone());
-        parts.push(named("a dead letter", write));
-    }
-    Ok(letters)
-}
-
 /// Tries the broker of a source, and says what is there or why it could not work; `None` where this
 /// version or this build does not know how.
 pub async fn probe(source: &SourceConfig) -> Option<Result<String, String>> {
@@ -300,7 +288,7 @@ async fn source_part(
         #[cfg(not(all(feature = "mqtt", feature = "kafka")))]
         other => {
             let _ = (limits, metrics, health, intake, shutdown, unusable);
-            Err(BuildError::LeftOut { name: name.to_string(), kind: other.word() })
+            Err(BuildError::LeftOut { part: format!("source `{name}`"), kind: other.word() })
         }
     }
 }

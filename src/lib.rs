@@ -36,7 +36,8 @@
 //!    [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
-//! 11. [`aws`], [`backoff`], [`causes`], [`health`], [`metrics`], [`oauth2`], [`renewal`],
+//! 11. `kafka`: what all clients of a cluster share, the source and the dead letter.
+//! 12. [`aws`], [`backoff`], [`causes`], [`health`], [`metrics`], [`oauth2`], [`renewal`],
 //!     [`shutdown`], [`telemetry`], [`tls`]: tools that know nothing of the rest.
 //!
 //! # Who may import whom
@@ -47,12 +48,13 @@
 //! main → cli
 //! cli → bridge, emulator, demo, config, event_api, health, replay, shutdown, telemetry
 //! demo → bridge, emulator, config, shutdown
-//! bridge → admin, config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown, source
+//! bridge → admin, config, dead_letter, delivery, health, kafka, metrics, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
-//! source → aws, backoff, causes, config, delivery, health, message, metrics, oauth2, renewal, seeded, shutdown, tls
+//! source → backoff, causes, config, delivery, health, kafka, message, metrics, seeded, shutdown, tls
 //! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, oauth2, renewal, seeded, shutdown, tls
-//! dead_letter → config, message
+//! dead_letter → config, kafka, message
+//! kafka → aws, config, oauth2, renewal, tls
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown
 //! config → route
@@ -78,6 +80,8 @@ pub mod demo;
 pub mod emulator;
 pub mod event_api;
 pub mod health;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod message;
 pub mod metrics;
 pub mod oauth2;

@@ -246,7 +246,7 @@ impl Rejects {
         };
         let Rejection { reason, detail } = rejection;
         let record = Record {
-            message: delivery.message().clone(),
+            message: Arc::new(delivery.message().clone()),
             route,
             channel,
             reason: reason.word(),
@@ -270,8 +270,13 @@ pub async fn write_letters<T: Target>(
     shutdown: Shutdown,
 ) {
     let (mut batch, mut log) = (Vec::new(), LetterLog::default());
-    health.ready();
-    while letters.recv_many(&mut batch, LETTERS_AT_ONCE).await > 0 {
+    // Letters do not wait for it: what it finds out, writing them finds out, too.
+    tokio::select! {
+        () = open(&mut target, &health) => {}
+        _ = letters.recv_many(&mut batch, LETTERS_AT_ONCE) => {}
+    }
+    let mut ready = batch.is_empty();
+    while !batch.is_empty() || letters.recv_many(&mut batch, LETTERS_AT_ONCE).await > 0 {
         let (records, duties): (Vec<Record>, Vec<(Delivery, Outcome)>) =
             batch.drain(..).map(|l| (l.record, (l.delivery, l.outcome))).unzip();
         let (mut records, mut duties) = (records.as_slice(), duties.into_iter());
@@ -302,9 +307,24 @@ pub async fn write_letters<T: Target>(
         }
         if backoff.failures() > 0 {
             info!("dead letters can be written again");
+        }
+        if backoff.failures() > 0 || !std::mem::replace(&mut ready, true) {
             health.ready();
         }
     }
+}
+
+/// Waits until `target` could be written, and says in `health` why not before.
+async fn open<T: Target>(target: &mut T, health: &Part) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    while let Err(error) = target.open().await {
+        if backoff.failures() == 0 {
+            warn!(%error, "a dead letter could not be written now");
+        }
+        health.not_ready(error.to_string());
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+    health.ready();
 }
 
 /// Names what goes to the dead letter: a line for each route and reason, and not again for a while.

@@ -5,14 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use appsync_bridge::config::source::{Limits, MqttConfig, MqttVersion, Qos, Subscription};
-use appsync_bridge::delivery::{Intake, Outcome};
-use appsync_bridge::health::Health;
-use appsync_bridge::metrics::Metrics;
-use appsync_bridge::shutdown::Shutdown;
-use appsync_bridge::source::mqtt::MqttSource;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use crate::support::bridge::{Setup, write_secret};
 use crate::support::emulator::Emulator;
@@ -29,18 +22,6 @@ fn endpoint(args: &[&str]) -> (Emulator, Ledger, tempfile::TempDir) {
     let path = directory.path().join("ledger.jsonl");
     let args = [&["--ledger", path.to_str().unwrap()], args].concat();
     (Emulator::start(&args), Ledger { path }, directory)
-}
-
-/// Waits until mosquitto has saved what it confirmed: it confirms first, saves now and then, and what
-/// it forgets in between is not ours to lose. A line behind that of the save tells that it is done.
-async fn saved(mosquitto: &Mosquitto) {
-    until("the broker has saved", PATIENCE, async || {
-        let log = mosquitto.log();
-        let (_, behind) = log.rsplit_once("Received PUBLISH from producer")?;
-        let (_, behind) = behind.split_once("Saving in-memory database")?;
-        (behind.lines().count() > 2).then_some(())
-    })
-    .await;
 }
 
 fn message(topic: &str, payload: impl Into<Vec<u8>>) -> (String, Vec<u8>) {
@@ -301,32 +282,6 @@ async fn qos_0_beyond_the_limit_is_dropped_and_counted_exactly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_is_killed_is_found_again_and_nothing_is_lost() {
-    let (emulator, ledger, _directory) = endpoint(&["--latency", "20ms"]);
-    let mut mosquitto = Mosquitto::start(SAVES_AT_ONCE).await;
-    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
-    let bridge = setup.start_ready().await;
-    for round in 0..2_u64 {
-        let messages = (0..200).map(|n| {
-            let event =
-                json!({ "id": round * 200 + n, "key": n % 4, "seq": (round * 200 + n) / 4 });
-            message(&format!("plant/dev-{}/data", n % 4), event.to_string())
-        });
-        publish(mosquitto.port, 2_000, messages.collect::<Vec<_>>()).await;
-        saved(&mosquitto).await;
-        mosquitto.kill();
-        bridge.metric_is("source_connected{source=\"plant\"}", |v| v == 0.0).await;
-        assert_eq!(bridge.get("/readyz").await.0, 503);
-        mosquitto.restart().await;
-        bridge.ready().await;
-    }
-    ledger.has_ids(400, PATIENCE).await;
-    assert_order(&ledger.read(), 2);
-    assert!(bridge.metric("source_reconnects_total{source=\"plant\"}").await >= 2.0);
-    assert_eq!(bridge.metric("source_session_lost_total{source=\"plant\"}").await, 0.0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_forgets_is_subscribed_to_again() {
     for version in ["version = 5", "version = 3"] {
         let (emulator, ledger, _directory) = endpoint(&[]);
@@ -447,63 +402,4 @@ fn certificates(directory: &std::path::Path) {
         fs::write(directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
         fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
     }
-}
-
-/// A message whose task panics is given back, and does not jam the source: the broker sends it again,
-/// with those behind it, in order.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_panic_on_the_way_brings_the_message_again() {
-    let mosquitto = Mosquitto::start("").await;
-    let (metrics, health, shutdown) =
-        (Metrics::new().source("plant"), Health::default(), Shutdown::new());
-    let config = MqttConfig {
-        host: "127.0.0.1".to_owned(),
-        port: mosquitto.port,
-        tls: None,
-        version: MqttVersion::V5,
-        client_id: "bridge".to_owned(),
-        subscriptions: vec![Subscription { filter: "plant/#".to_owned(), qos: Qos::AtLeastOnce }],
-        session_expiry: Duration::from_mins(1),
-        keep_alive: Duration::from_secs(30),
-        max_packet_size: 300_000,
-        username: None,
-        password: None,
-    };
-    let part = health.register("source plant", "connecting");
-    let limits = Limits { messages: 100, bytes: 1 << 20 };
-    let source = MqttSource::build("plant".into(), config, limits, metrics.clone(), part).unwrap();
-    let (deliveries, mut queue) = mpsc::unbounded_channel();
-    let intake = Intake::new(move |delivery| drop(deliveries.send(delivery)));
-    let run = tokio::spawn(source.run(intake, shutdown.clone()));
-    health.all_ready().await;
-    produce(mosquitto.port, 20, 10_000, 1).await;
-    let mut sequence = Vec::new();
-    let mut panicked = false;
-    while !(sequence.contains(&7) && sequence.last() == Some(&19)) {
-        let delivery = tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
-        let event: Value = serde_json::from_slice(&delivery.message().payload).unwrap();
-        let seq = event["seq"].as_u64().unwrap();
-        if seq == 7 && !panicked {
-            panicked = true;
-            let task = tokio::spawn(async move {
-                let _held = delivery;
-                panic!("a bug, on purpose");
-            });
-            assert!(task.await.unwrap_err().is_panic());
-            continue;
-        }
-        sequence.push(seq);
-        delivery.settle(Outcome::Accepted);
-    }
-    assert_eq!(sequence.iter().filter(|s| **s == 7).count(), 1);
-    let again = sequence.iter().position(|s| *s == 7).unwrap();
-    assert_eq!(
-        sequence[again..],
-        (7..20).collect::<Vec<_>>(),
-        "from the message on, in order: {sequence:?}"
-    );
-    assert!(metrics.reconnects.get() >= 1);
-    shutdown.start_drain();
-    run.await.unwrap().unwrap();
-    assert_eq!(metrics.settled[Outcome::Released as usize].get(), 1);
 }

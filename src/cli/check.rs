@@ -56,6 +56,16 @@ async fn connect(config: &Config) -> ExitCode {
             }
         };
     }
+    for (name, dead_letter) in &config.dead_letters {
+        let _ = match bridge::probe_dead_letter(config, dead_letter).await {
+            Some(Ok(found)) => writeln!(io::stdout(), "dead_letter {name}: connected: {found}"),
+            Some(Err(why)) => {
+                code = ExitCode::from(EXIT_FAILED);
+                writeln!(io::stderr(), "error: dead_letter {name}: {why}")
+            }
+            None => Ok(()),
+        };
+    }
     code
 }
 

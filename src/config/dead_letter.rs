@@ -1,11 +1,17 @@
 //! `[dead_letter.NAME]`: where events go that can't be published.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::environment::Environment;
-use super::problem::{Kind, Problem};
+use super::kafka;
+use super::ledger::Ledger;
+use super::names::Names;
+use super::problem::{Kind, Problem, quoted};
 use super::reader::{Field, Table};
+use super::source::{self, SourceKind, SourceName, Unrouted};
+use crate::route::{RejectTo, Spec};
 
 /// The name of a `[dead_letter.NAME]`.
 pub type DeadLetterName = Arc<str>;
@@ -20,6 +26,25 @@ pub enum DeadLetterConfig {
         /// When it is set aside, and how many are kept.
         rotation: Rotation,
     },
+    /// Records of a topic.
+    Kafka {
+        /// A source of this file, whose brokers and whose name there are used.
+        source: SourceName,
+        /// Which no source reads whose rejects come here.
+        topic: String,
+    },
+}
+
+/// The settings, and where in the file that is which is checked against others.
+pub(super) struct Read {
+    pub(super) config: DeadLetterConfig,
+    topic: Range<usize>,
+}
+
+#[derive(Clone, Copy)]
+enum Type {
+    File,
+    Kafka,
 }
 
 /// `max_size` and `max_files`: how a dead-letter file is kept from growing without end.
@@ -42,8 +67,13 @@ pub(super) const DEFAULT: &str = "default";
 /// What a route's `dead_letter` may say beside a name, so that none can be called so.
 pub(super) const RESERVED: [&str; 2] = ["discard", "source"];
 
-/// Reads a `[dead_letter.NAME]`.
-pub(super) fn read(name: &str, mut table: Table<'_>) -> Option<DeadLetterConfig> {
+/// Reads a `[dead_letter.NAME]`; `type_of` is the type of a source.
+pub(super) fn read<'a>(
+    name: &str,
+    mut table: Table<'_>,
+    sources: &Names,
+    type_of: impl Fn(&str) -> Option<&'a str>,
+) -> Option<Read> {
     let ledger = table.ledger;
     let reserved = RESERVED.contains(&name);
     if reserved {
@@ -52,21 +82,104 @@ pub(super) fn read(name: &str, mut table: Table<'_>) -> Option<DeadLetterConfig>
         let problem = Problem::new(Kind::BadValue, Some(table.span.clone()), message);
         ledger.report(problem.help(hint));
     }
-    let kind = table.choice("type", &[("file", ())], &["kafka", "jetstream", "sqs"]);
+    let types = [("file", Type::File), ("kafka", Type::Kafka)];
+    let kind = table.choice("type", &types, &["jetstream", "sqs"]);
     if matches!(kind, Field::Bad) {
         table.ignore_rest();
         return None;
     }
-    let kind = table.require("type", kind, "this version knows `type = \"file\"`");
+    let hint = "this version knows `type = \"file\"` and `type = \"kafka\"`";
+    let kind = table.require("type", kind, hint);
+    let read = match kind.as_ref().map(|kind| kind.value) {
+        Some(Type::Kafka) => topic(table, sources, type_of),
+        Some(Type::File) | None => file(table),
+    };
+    kind?;
+    read.filter(|_| !reserved)
+}
+
+fn file(mut table: Table<'_>) -> Option<Read> {
     let path = table.filled("path");
     let path =
         table.require("path", path, "the file: `path = \"/var/lib/appsync-bridge/rejects.jsonl\"`");
     let rotation = rotation(&mut table);
     table.finish();
-    kind?;
     let path = PathBuf::from(path?.value.value);
-    let rotation = rotation?;
-    (!reserved).then_some(DeadLetterConfig::File { path, rotation })
+    Some(Read { config: DeadLetterConfig::File { path, rotation: rotation? }, topic: 0..0 })
+}
+
+fn topic<'a>(
+    mut table: Table<'_>,
+    sources: &Names,
+    type_of: impl Fn(&str) -> Option<&'a str>,
+) -> Option<Read> {
+    let source = table.field("source", |ledger, entry| {
+        let text = ledger.string("source", entry.value)?;
+        let name = sources.resolve(ledger, &text)?;
+        match type_of(&name) {
+            Some("kafka") => Some(name),
+            // What is wrong with its type is said there.
+            None => None,
+            Some(other) => {
+                let message = format!("{} is a source of type `{other}`", quoted(&name));
+                let problem = Problem::new(Kind::BadValue, Some(text.span), message);
+                ledger.report(problem.help("name one of type `kafka`: its connection is used"));
+                None
+            }
+        }
+    });
+    let hint = "a source of type `kafka`, whose connection it uses: `source = \"shop\"`";
+    let source = table.require("source", source, hint);
+    let ledger = table.ledger;
+    let topic = table.filled("topic").then(|text| {
+        if kafka::is_topic(&text.value.value) {
+            return Some(text.value.value);
+        }
+        let message = format!("{} can't be a topic", text.value.shown());
+        let problem = Problem::new(Kind::BadValue, Some(text.span), message);
+        ledger.report(problem.help("a topic has letters, digits, `.`, `_` and `-`"));
+        None
+    });
+    let topic = table.require("topic", topic, "where they go: `topic = \"orders.rejected\"`");
+    table.finish();
+    let (source, topic) = (source?.value, topic?);
+    let config = DeadLetterConfig::Kafka { source, topic: topic.value };
+    Some(Read { config, topic: topic.span })
+}
+
+/// Reports a topic that is read by a source whose rejects go there: they would go round for ever.
+pub(super) fn in_circles(
+    ledger: &Ledger<'_>,
+    dead_letters: &[(DeadLetterName, Read)],
+    sources: &[source::Read],
+    routes: &[Spec],
+) {
+    for (name, Read { config, topic: place }) in dead_letters {
+        let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
+        let of = |source: &source::Read| match &source.config.kind {
+            SourceKind::Kafka(kafka) => Some(kafka.clone()),
+            SourceKind::Mqtt(_) => None,
+        };
+        let Some(home) = sources.iter().find(|s| s.config.name == *home).and_then(of) else {
+            continue;
+        };
+        for source in sources {
+            let Some(kafka) = of(source).filter(|kafka| kafka.may_meet(&home)) else { continue };
+            let Some(at) = kafka.topics.iter().position(|read| read == topic) else { continue };
+            let to = RejectTo::DeadLetter(name.clone());
+            let rejects = |r: &Spec| r.from.contains(&source.config.name) && r.dead_letter == to;
+            let unrouted = Unrouted::DeadLetter(name.clone());
+            if routes.iter().any(rejects) || source.config.unrouted == unrouted {
+                let message = format!(
+                    "{} would read its own dead letters again",
+                    quoted(&source.config.name)
+                );
+                let problem = Problem::new(Kind::Impossible, Some(place.clone()), message);
+                let problem = problem.also(source.filters[at].clone(), "read here");
+                ledger.report(problem.help("name a topic that it does not read"));
+            }
+        }
+    }
 }
 
 fn rotation(table: &mut Table<'_>) -> Option<Rotation> {
@@ -98,7 +211,7 @@ fn rotation(table: &mut Table<'_>) -> Option<Rotation> {
 
 /// The one that exists where none is configured: a file in the first of these directories that
 /// the environment names. `None` if it names none.
-pub(super) fn default(environment: &Environment) -> Option<DeadLetterConfig> {
+pub(super) fn default(environment: &Environment) -> Option<Read> {
     const OURS: &str = "appsync-bridge";
     let directory = environment
         .directory("STATE_DIRECTORY")
@@ -107,7 +220,8 @@ pub(super) fn default(environment: &Environment) -> Option<DeadLetterConfig> {
             environment.directory("HOME").map(|home| home.join(".local/state").join(OURS))
         })?;
     let path = directory.join("dead-letters.jsonl");
-    Some(DeadLetterConfig::File { path, rotation: Rotation::default() })
+    let config = DeadLetterConfig::File { path, rotation: Rotation::default() };
+    Some(Read { config, topic: 0..0 })
 }
 
 #[cfg(test)]
@@ -117,8 +231,10 @@ mod tests {
     #[test]
     fn the_default_is_where_the_environment_says() {
         let path = |variables: &[(&str, &str)]| {
-            default(&Environment::of(variables.iter().copied()))
-                .map(|DeadLetterConfig::File { path, .. }| path)
+            default(&Environment::of(variables.iter().copied())).map(|read| match read.config {
+                DeadLetterConfig::File { path, .. } => path,
+                DeadLetterConfig::Kafka { topic, .. } => panic!("{topic}"),
+            })
         };
         let home = ("HOME", "/home/b");
         assert_eq!(

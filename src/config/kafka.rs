@@ -43,6 +43,14 @@ pub struct KafkaConfig {
     pub options: Vec<(String, String)>,
 }
 
+impl KafkaConfig {
+    /// Whether both may be of one cluster: they ask the same broker first.
+    pub fn may_meet(&self, other: &Self) -> bool {
+        let same = |broker: &String| other.brokers.iter().any(|b| b.eq_ignore_ascii_case(broker));
+        self.brokers.iter().any(same)
+    }
+}
+
 /// How a group shares its partitions out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -213,11 +221,10 @@ fn topics(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<Located<St
         if !seen.insert(name.to_owned()) {
             return refuse("is subscribed to twice", "once is enough");
         }
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if name == "^" || name.is_empty() {
             return refuse("names no topic", TOPICS);
         }
-        if !name.starts_with('^') && (name.len() > LONGEST_TOPIC || !name.chars().all(good)) {
+        if !name.starts_with('^') && !is_topic(name) {
             let hint = "a topic has letters, digits, `.`, `_` and `-`; \
                         a regular expression begins with `^`";
             return refuse("can't be a topic", hint);
@@ -226,6 +233,12 @@ fn topics(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<Located<St
     };
     let all: Vec<_> = texts.iter().map(&mut topic).collect();
     all.into_iter().collect()
+}
+
+/// Whether a topic can be called so.
+pub(super) fn is_topic(name: &str) -> bool {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=LONGEST_TOPIC).contains(&name.len()) && name.chars().all(good)
 }
 
 fn session_timeout(table: &mut Table<'_>, protocol: Option<Protocol>) -> Option<Setting<Duration>> {
@@ -321,8 +334,27 @@ fn secured(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Everything as it is unless it is written.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn config() -> KafkaConfig {
+        KafkaConfig {
+            brokers: vec!["a:1".into(), "b:2".into()],
+            group: "g".into(),
+            topics: vec!["t".into()],
+            instance: None,
+            protocol: Protocol::Classic,
+            session_timeout: SESSION_TIMEOUT,
+            drain_timeout: DRAIN_TIMEOUT,
+            start: Start::Earliest,
+            tombstones: Tombstones::Skip,
+            tls: None,
+            sasl: None,
+            options: Vec::new(),
+        }
+    }
 
     #[test]
     fn brokers_are_hosts_with_ports() {

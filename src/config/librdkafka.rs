@@ -8,10 +8,11 @@ use super::reader::{Field, Located, Table};
 
 const AT_LEAST_ONCE: &str = "the bridge commits what is settled, and nothing else: \
                              with another value messages could be lost";
+const CONFIRMED: &str = "a dead letter counts when every replica in sync has it";
 const VERIFIED: &str = "TLS is always verified here";
 
 /// What the bridge manages, and why or by which key. A name that ends in `.` means all below it.
-const MANAGED: [(&str, &str); 34] = [
+const MANAGED: [(&str, &str); 42] = [
     ("enable.auto.commit", AT_LEAST_ONCE),
     ("auto.commit.enable", AT_LEAST_ONCE),
     ("auto.commit.interval.ms", "offsets are committed every second"),
@@ -20,6 +21,14 @@ const MANAGED: [(&str, &str); 34] = [
     ("auto.offset.reset", "write `start = \"earliest\"` or `\"latest\"`"),
     ("enable.partition.eof", "nothing would hear of it"),
     ("isolation.level", "what a transaction did not commit is not relayed"),
+    ("acks", CONFIRMED),
+    ("request.required.acks", CONFIRMED),
+    ("enable.idempotence", CONFIRMED),
+    ("delivery.report.only.error", CONFIRMED),
+    ("enable.gapless.guarantee", "a dead letter that fails is written again"),
+    ("message.timeout.ms", "a dead letter is tried until it is written"),
+    ("delivery.timeout.ms", "a dead letter is tried until it is written"),
+    ("transactional.id", "dead letters are not written in transactions"),
     ("bootstrap.servers", "write `brokers`"),
     ("metadata.broker.list", "write `brokers`"),
     ("group.id", "write `group`"),

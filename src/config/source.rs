@@ -18,7 +18,7 @@ use super::reader::{Field, Setting, Table};
 use super::{DeadLetterName, Secret, dead_letter, mqtt, words};
 
 /// The name of a `[source.NAME]`; `message::SourceName` is the same.
-type SourceName = Arc<str>;
+pub(super) type SourceName = Arc<str>;
 
 /// A checked `[source.NAME]`.
 #[derive(Clone, Debug)]

@@ -58,7 +58,10 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
 
     let apis: Vec<_> =
         apis.into_iter().map(|(name, table)| api::read(name, table, grace.as_ref())).collect();
-    let dead_letters = read_dead_letters(ledger, dead_letters);
+    let types: BTreeMap<_, _> =
+        sources.iter().map(|(name, table)| (*name, table.type_word())).collect();
+    let type_of = |name: &str| types.get(name).copied().flatten();
+    let dead_letters = read_dead_letters(ledger, dead_letters, &source_names, type_of);
     // Of bad ones, too: what is wrong with a source is not wrong with its routes.
     let separator = |table: &Table<'_>| if table.type_word() == Some("kafka") { '.' } else { '/' };
     let separators: BTreeMap<_, _> =
@@ -82,6 +85,9 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let routes: Option<Vec<_>> = routes.into_iter().collect();
     let sources: Option<Vec<_>> = sources.into_iter().collect();
     let (routes, sources) = (routes?, sources?);
+    if let Some(dead_letters) = &dead_letters {
+        dead_letter::in_circles(ledger, dead_letters, &sources, &routes);
+    }
     if ledger.errors() == 0 {
         idle(ledger, &sources, &routes);
     }
@@ -91,17 +97,19 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         apis: apis?,
         sources: sources.into_iter().map(|source| source.config).collect(),
         routes,
-        dead_letters: dead_letters?,
+        dead_letters: dead_letters?.into_iter().map(|(name, read)| (name, read.config)).collect(),
         admin: admin?,
         log: log?,
         grace: grace?.value,
     })
 }
 
-fn read_dead_letters(
+fn read_dead_letters<'a>(
     ledger: &Ledger<'_>,
     tables: Vec<(&str, Table<'_>)>,
-) -> Option<BTreeMap<Arc<str>, DeadLetterConfig>> {
+    sources: &Names,
+    type_of: impl Fn(&str) -> Option<&'a str>,
+) -> Option<Vec<(Arc<str>, dead_letter::Read)>> {
     if tables.is_empty() {
         let Some(default) = dead_letter::default(ledger.environment) else {
             let message = "rejected events have nowhere to go";
@@ -112,24 +120,29 @@ fn read_dead_letters(
             ledger.report(problem);
             return None;
         };
-        return Some(BTreeMap::from([(dead_letter::DEFAULT.into(), default)]));
+        return Some(vec![(dead_letter::DEFAULT.into(), default)]);
     }
-    let mut all: BTreeMap<Arc<str>, DeadLetterConfig> = BTreeMap::new();
+    let mut all: Vec<(Arc<str>, dead_letter::Read)> = Vec::new();
     let mut complete = true;
     for (name, table) in tables {
         let span = table.span.clone();
-        let Some(read) = dead_letter::read(name, table) else {
+        let Some(read) = dead_letter::read(name, table, sources, &type_of) else {
             complete = false;
             continue;
         };
-        let DeadLetterConfig::File { path, .. } = &read;
-        let same = |known: &DeadLetterConfig| matches!(known, DeadLetterConfig::File { path: other, .. } if other == path);
+        // Of a topic there may be several writers.
+        let path = |read: &dead_letter::Read| match &read.config {
+            DeadLetterConfig::File { path, .. } => Some(path.clone()),
+            DeadLetterConfig::Kafka { .. } => None,
+        };
+        let this = path(&read);
+        let same = |known: &dead_letter::Read| this.is_some() && path(known) == this;
         if let Some((other, _)) = all.iter().find(|(_, known)| same(known)) {
             let message = format!("{} and {} write to the same file", quoted(name), quoted(other));
             let problem = Problem::new(Kind::BadValue, Some(span), message);
             ledger.report(problem.help("one table is enough: several routes can name it"));
         }
-        all.insert(name.into(), read);
+        all.push((name.into(), read));
     }
     complete.then_some(all)
 }

@@ -224,7 +224,7 @@ mod tests {
             coordinates: vec![("qos".into(), "1".into())],
         };
         Record {
-            message,
+            message: Arc::new(message),
             route: Some("telemetry".into()),
             channel: None,
             reason: "invalid_json",

@@ -7,16 +7,22 @@ use std::time::SystemTime;
 use crate::message::Message;
 
 mod file;
+#[cfg(feature = "kafka")]
+mod headers;
+#[cfg(feature = "kafka")]
+mod kafka;
 pub mod record;
 mod rotation;
 
 pub use file::{FileTarget, OpenError};
+#[cfg(feature = "kafka")]
+pub use kafka::KafkaTarget;
 
 /// A message that can't be published, and why.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The message as it came.
-    pub message: Message,
+    pub message: Arc<Message>,
     /// The route that could not take it to its end; `None` when no route took it.
     pub route: Option<Arc<str>>,
     /// The channel, if it was known.
@@ -31,6 +37,12 @@ pub struct Record {
 
 /// A place that keeps records.
 pub trait Target: Send + 'static {
+    /// Whether it could keep a record, as far as that can be told without one. It may be dropped before
+    /// it is done.
+    fn open(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
+        async { Ok(()) }
+    }
+
     /// Keeps `records`, in their order. It has confirmed all of them when this succeeds, and the caller
     /// may then acknowledge their messages; when it fails it says how many of the first it has
     /// confirmed, and the caller tries the others again.

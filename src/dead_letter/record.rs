@@ -246,7 +246,7 @@ mod tests {
             at in 0..END_OF_TIME * 1_000,
         ) {
             let record = Record {
-                message,
+                message: Arc::new(message),
                 route: route.map(Into::into),
                 channel,
                 reason: "refused",
@@ -256,6 +256,7 @@ mod tests {
             let text = line(&record).to_string();
             prop_assert!(!text.contains('\n'));
             let Record { message, route, channel, reason, detail, at } = record;
+            let message = Arc::unwrap_or_clone(message);
             let expected = Kept { message, route, channel, reason: reason.to_owned(), detail, at };
             prop_assert_eq!(parse(text.as_bytes(), |_| '/').unwrap(), expected);
         }

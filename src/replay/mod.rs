@@ -314,7 +314,7 @@ impl Rejects {
         channel: Option<String>,
         (reason, detail): (&'static str, String),
     ) {
-        let message = delivery.message().clone();
+        let message = Arc::new(delivery.message().clone());
         let record = Record { message, route, channel, reason, detail, at: SystemTime::now() };
         let letter = Letter::new(record, delivery, Outcome::Rejected);
         // A writer that is gone drops the letter, which leaves the record unsettled.

@@ -89,6 +89,37 @@ impl Ledger {
     }
 }
 
+/// Reads a ledger as it grows: what was read once is not read again.
+pub(crate) struct Tail {
+    path: PathBuf,
+    read: u64,
+    pub(crate) ids: BTreeSet<u64>,
+}
+
+impl Tail {
+    pub(crate) fn of(ledger: &Ledger) -> Self {
+        Self { path: ledger.path.clone(), read: 0, ids: BTreeSet::new() }
+    }
+
+    /// Adds the ids of what was accepted since.
+    pub(crate) fn read_on(&mut self) {
+        use std::io::{Read as _, Seek as _, SeekFrom};
+        let Ok(mut file) = std::fs::File::open(&self.path) else { return };
+        file.seek(SeekFrom::Start(self.read)).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        let lines = whole_lines(&text);
+        for line in lines {
+            self.read += line.len() as u64 + 1;
+            let line: Value = serde_json::from_str(line).unwrap();
+            if line["outcome"] == "accepted" {
+                let event: Value = serde_json::from_str(line["event"].as_str().unwrap()).unwrap();
+                self.ids.insert(event["id"].as_u64().unwrap());
+            }
+        }
+    }
+}
+
 /// The distinct ids.
 pub(crate) fn ids(accepted: &[Accepted]) -> BTreeSet<u64> {
     accepted.iter().map(|a| a.event["id"].as_u64().unwrap()).collect()
@@ -120,5 +151,17 @@ pub(crate) fn assert_order(accepted: &[Accepted], replays: usize) {
             back <= replays,
             "key {key} stepped back {back} times, at most {replays} are explained"
         );
+    }
+}
+
+/// Order per key where repeats of two may mix: what comes for the first time comes in order.
+pub(crate) fn assert_first_in_order(accepted: &[Accepted]) {
+    let mut next: BTreeMap<u64, u64> = BTreeMap::new();
+    for Accepted { event, .. } in accepted {
+        let number = |name: &str| event[name].as_u64().unwrap();
+        let (key, seq) = (number("key"), number("seq"));
+        let next = next.entry(key).or_default();
+        assert!(seq <= *next, "key {key}: {seq} came before {next}");
+        *next = (*next).max(seq + 1);
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod amplify;
 pub(crate) mod bridge;
+pub(crate) mod broker;
 pub(crate) mod demo;
 pub(crate) mod emulator;
 pub(crate) mod kafka;

@@ -68,6 +68,18 @@ impl Mosquitto {
         .await;
     }
 
+    /// Waits until it has saved what it confirmed: it confirms first, saves now and then, and what it
+    /// forgets in between is not ours to lose. A line behind that of the save tells that it is done.
+    pub(crate) async fn saved(&self) {
+        until("the broker has saved", Duration::from_secs(20), async || {
+            let log = self.log();
+            let (_, behind) = log.rsplit_once("Received PUBLISH from producer")?;
+            let (_, behind) = behind.split_once("Saving in-memory database")?;
+            (behind.lines().count() > 2).then_some(())
+        })
+        .await;
+    }
+
     /// Ends it as a power cut would.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rumqttc_v5::mqttbytes::v5::PublishProperties;
 use rumqttc_v5::{AsyncClient, Event, MqttOptions, Packet, PublishOptions};
 use serde_json::json;
 use tokio::task::JoinHandle;
+
+/// The user property `tenant` of every message.
+pub(crate) const TENANT: &str = "acme";
 
 /// A load that goes on until it is stopped: what is to happen under load happens under load, however
 /// slow the machine is.
@@ -99,7 +103,10 @@ pub(crate) async fn publish_until(
                 count.store(n + 1, Ordering::Relaxed);
             }
             let (topic, payload) = make(n);
-            client.publish(topic, payload, PublishOptions::at_least_once()).await.unwrap();
+            let user_properties = vec![("tenant".to_owned(), TENANT.to_owned())];
+            let properties = PublishProperties { user_properties, ..PublishProperties::default() };
+            let options = PublishOptions::at_least_once().properties(properties);
+            client.publish(topic, payload, options).await.unwrap();
             if is_last {
                 break;
             }

@@ -15,7 +15,7 @@ use super::emulator::Emulator;
 use super::kafka::Kafka;
 use super::kafka::groups::{Group, Member};
 use super::kafka::records::{Producer, Record};
-use super::ledger::{Accepted, Ledger, assert_order, ids};
+use super::ledger::{Accepted, Ledger, Tail, assert_first_in_order, assert_order, ids};
 use super::producer::Load;
 use super::until;
 
@@ -117,13 +117,12 @@ impl Shop {
     /// Watches the group from now on.
     pub(crate) fn watch(&self, every: Duration) -> Watch {
         let over = Arc::new(AtomicBool::new(false));
-        let (group, ledger, topic, partitions) =
-            (self.group.clone(), Arc::clone(&self.ledger), self.topic.clone(), self.partitions);
+        let (group, topic, partitions) = (self.group.clone(), self.topic.clone(), self.partitions);
+        let mut accepted = Tail::of(&self.ledger);
         let ended = Arc::clone(&over);
         let task = tokio::spawn(async move {
             let mut samples = 0;
             let mut before = BTreeMap::new();
-            let mut accepted = BTreeSet::new();
             // Up to where everything is known to be accepted.
             let mut checked = vec![0_i64; partitions as usize];
             while !ended.load(Ordering::Relaxed) {
@@ -139,13 +138,13 @@ impl Shop {
                 before.clone_from(&committed);
                 let behind = |p: &i32, offset: &i64| *offset > checked[*p as usize];
                 if committed.iter().any(|(p, offset)| behind(p, offset)) {
-                    accepted = ids(&ledger.read());
+                    accepted.read_on();
                 }
                 for (partition, offset) in committed {
                     for at in checked[partition as usize]..offset {
                         let id = at as u64 * partitions + partition as u64;
                         assert!(
-                            accepted.contains(&id),
+                            accepted.ids.contains(&id),
                             "partition {partition} is committed up to {offset}, and {at} was not accepted"
                         );
                     }
@@ -171,14 +170,7 @@ impl Shop {
     /// what comes for the first time comes in order, whatever is repeated between.
     pub(crate) async fn is_relayed_by_two(&self, count: u64) -> usize {
         let accepted = self.all_relayed(count).await;
-        let mut next: BTreeMap<u64, u64> = BTreeMap::new();
-        for event in accepted.iter().map(|a| &a.event) {
-            let number = |name: &str| event[name].as_u64().unwrap();
-            let (key, seq) = (number("key"), number("seq"));
-            let next = next.entry(key).or_default();
-            assert!(seq <= *next, "key {key}: {seq} came before {next}");
-            *next = (*next).max(seq + 1);
-        }
+        assert_first_in_order(&accepted);
         accepted.len() - count as usize
     }
 
@@ -203,9 +195,14 @@ impl Shop {
 
     /// As [`is_relayed`](Self::is_relayed), in whatever order: what was accepted.
     pub(crate) async fn all_relayed(&self, count: u64) -> Vec<Accepted> {
-        self.ledger.has_ids(count as usize, Duration::from_mins(1)).await;
+        let mut tail = Tail::of(&self.ledger);
+        until(&format!("{count} ids in the ledger"), Duration::from_mins(2), async || {
+            tail.read_on();
+            (tail.ids.len() as u64 >= count).then_some(())
+        })
+        .await;
         let each = (count / self.partitions) as i64;
-        until("all is committed", Duration::from_secs(20), async || {
+        until("all is committed", Duration::from_secs(30), async || {
             let committed = self.group.committed(&self.topic).await;
             (committed.len() as u64 == self.partitions && committed.values().all(|o| *o >= each))
                 .then_some(())

@@ -12,8 +12,8 @@ use tracing::{debug, warn};
 
 use super::context::Context;
 use super::park::park;
-use super::settings;
 use super::shared::{Shared, list};
+use crate::kafka::words;
 
 /// A sign of life is given this often while partitions are waited for.
 const STEP: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ impl Shared {
             if !again || park(AGAIN.min(left), self.shutdown.abort()).is_some() {
                 // To be asked for again, at the latest when the partitions go.
                 self.stored.store(true, Ordering::Relaxed);
-                return Err(settings::words(&error));
+                return Err(words(&error));
             }
         }
     }
@@ -106,7 +106,9 @@ fn passes(error: &KafkaError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings;
     use super::*;
+    use crate::config::kafka::tests::config;
     use crate::config::source::Limits;
     use crate::delivery::Intake;
     use crate::health::Health;
@@ -116,13 +118,12 @@ mod tests {
     use rdkafka::mocking::MockCluster;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use std::sync::Arc;
-    use tokio::sync::mpsc;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
     /// A member of a group, with the only partition of `t`.
     fn member(brokers: &str) -> (Arc<Shared>, BaseConsumer<Context>) {
-        let mut config = settings::tests::config();
+        let mut config = config();
         config.brokers = brokers.split(',').map(str::to_owned).collect();
         let mut properties = settings::properties(&config).unwrap();
         // Nothing but what is tried here meets the errors.
@@ -134,7 +135,7 @@ mod tests {
             room,
             (metrics.source("s"), metrics.kafka("s")),
             health.register("s", "new"),
-            Intake::new(mpsc::unbounded_channel().0),
+            Intake::new(drop),
             Shutdown::new(),
         ));
         let context = Context { shared: Arc::clone(&shared) };

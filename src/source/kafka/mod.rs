@@ -21,7 +21,6 @@
 mod assignment;
 mod commit;
 mod context;
-mod msk;
 mod offsets;
 mod park;
 mod poller;
@@ -33,31 +32,28 @@ mod settings;
 mod shared;
 mod standing;
 mod statistics;
-mod tokens;
 mod trouble;
 mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::consumer::BaseConsumer;
 use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::Room;
-use crate::aws::AwsError;
 use crate::config::kafka::KafkaConfig;
 use crate::config::source::Limits;
 use crate::delivery::Intake;
 use crate::health::Part;
+use crate::kafka::{self, BuildError, Desk, Tokens};
 use crate::message::SourceName;
 use crate::metrics::{KafkaMetrics, SourceMetrics};
-use crate::oauth2::OAuth2Error;
 use crate::shutdown::Shutdown;
-use crate::tls::TlsError;
 use poller::Poller;
 pub use probe::probe;
 use shared::Shared;
-use tokens::{Desk, Tokens};
 
 /// A partition with a message that was given back is read again within this, the first time, …
 const REWIND_BASE: Duration = Duration::from_millis(100);
@@ -85,23 +81,6 @@ pub struct KafkaSource {
     tokens: Option<Tokens>,
 }
 
-/// Why a source can't be made.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// A certificate.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// AWS credentials or region.
-    #[error(transparent)]
-    Aws(#[from] AwsError),
-    /// The client of a token endpoint.
-    #[error(transparent)]
-    OAuth2(#[from] OAuth2Error),
-    /// librdkafka refuses its properties.
-    #[error("librdkafka refuses its settings: {0}")]
-    Settings(String),
-}
-
 /// A drain that was not clean: some of what was published comes again after the restart.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -116,7 +95,7 @@ impl KafkaSource {
         (metrics, kafka): (SourceMetrics, KafkaMetrics),
         health: Part,
     ) -> Result<Self, BuildError> {
-        settings::check(&settings::properties(&config)?)?;
+        kafka::check::<BaseConsumer>(&settings::properties(&config)?)?;
         let room = Room::new(limits, metrics.clone());
         let tokens = Tokens::build(&config).await?;
         Ok(Self { name, config, room, metrics, kafka, health, tokens })

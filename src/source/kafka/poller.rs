@@ -22,6 +22,7 @@ use super::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, Unclean, record, settings, trouble};
 use crate::backoff::Backoff;
 use crate::config::kafka::Tombstones;
 use crate::delivery::{Delivery, Outcome};
+use crate::kafka::{password, plain, words};
 use crate::message::Message;
 
 /// Messages taken before anything else is looked at.
@@ -158,14 +159,14 @@ impl Poller {
 
     fn subscribe(&mut self) -> Result<BaseConsumer<Context>, String> {
         let shared = &self.shared;
-        self.password = settings::password(&shared.config);
+        self.password = password(&shared.config);
         let properties: ClientConfig =
             settings::properties(&shared.config).map_err(|error| error.to_string())?;
         let context = Context { shared: Arc::clone(shared) };
         let consumer: BaseConsumer<Context> =
-            properties.create_with_context(context).map_err(|error| settings::words(&error))?;
+            properties.create_with_context(context).map_err(|error| words(&error))?;
         let topics: Vec<&str> = shared.config.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(|error| settings::words(&error))?;
+        consumer.subscribe(&topics).map_err(|error| words(&error))?;
         Ok(consumer)
     }
 
@@ -195,9 +196,7 @@ impl Poller {
             if now.duration_since(asked) >= ASK_EVERY {
                 asked = now;
                 self.ask_for_missing(consumer);
-                if !self.shared.is_member()
-                    && self.password != settings::password(&self.shared.config)
-                {
+                if !self.shared.is_member() && self.password != password(&self.shared.config) {
                     return End::Fatal("its password has changed".to_owned());
                 }
             }
@@ -276,7 +275,7 @@ impl Poller {
                 let (code, why) =
                     consumer.client().fatal_error().unwrap_or_else(|| (code, code.to_string()));
                 let hint = trouble::hint(code, shared.config.sasl.as_ref());
-                Some(Err(trouble::with_hint(trouble::plain(&why), hint)))
+                Some(Err(trouble::with_hint(plain(&why), hint)))
             }
             // Said already, by the callback for errors.
             Err(_) => None,

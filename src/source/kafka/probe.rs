@@ -11,9 +11,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{Metadata, MetadataPartition};
 
-use super::tokens::{Desk, Tokens};
 use super::{settings, trouble};
 use crate::config::kafka::KafkaConfig;
+use crate::kafka::{Desk, Tokens, of_code, plain, words};
 
 /// The brokers have this long in all.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -48,8 +48,8 @@ fn ask(config: &KafkaConfig, tokens: Option<Desk>) -> Result<String, String> {
     let mut properties = settings::properties(config).map_err(|error| error.to_string())?;
     properties.set("enable.auto.commit", "false").set("statistics.interval.ms", "0");
     let heard = Heard { tokens, error: Mutex::default() };
-    let client: BaseConsumer<Heard> = BaseConsumer::from_config_and_context(&properties, heard)
-        .map_err(|error| settings::words(&error))?;
+    let client: BaseConsumer<Heard> =
+        BaseConsumer::from_config_and_context(&properties, heard).map_err(|error| words(&error))?;
     let deadline = Instant::now() + PATIENCE;
     let metadata = until(config, &client, deadline, || client.fetch_metadata(None, ANSWER))?;
     let topics: Vec<&str> =
@@ -95,11 +95,11 @@ fn until<T>(
             && (rank(*code) > 1
                 || Instant::now() + RETRIES_LEFT[usize::from(rank(*code))] >= deadline)
         {
-            return Err(with_hint(config, *code, trouble::plain(reason)));
+            return Err(with_hint(config, *code, plain(reason)));
         }
         let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
         if matches!(code, Code::GroupAuthorizationFailed | Code::TopicAuthorizationFailed) {
-            return Err(with_hint(config, code, &trouble::words(code)));
+            return Err(with_hint(config, code, &of_code(code)));
         }
         if Instant::now() >= deadline {
             return Err(with_hint(config, Code::AllBrokersDown, "no broker answers"));
@@ -121,7 +121,7 @@ fn listen(client: &BaseConsumer<Heard>, patience: Duration) {
 fn partitions(config: &KafkaConfig, metadata: &Metadata, topic: &str) -> Result<Vec<i32>, String> {
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let refuse = |code: Code| {
-        let why = format!("the topic `{topic}` can't be read: {}", trouble::words(code));
+        let why = format!("the topic `{topic}` can't be read: {}", of_code(code));
         Err(with_hint(config, code, &why))
     };
     match found.map(|found| (found.error(), found)) {

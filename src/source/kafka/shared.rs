@@ -16,12 +16,12 @@ use super::context::Context;
 use super::pressure::Pressure;
 use super::standing::Standing;
 use super::statistics::Statistics;
-use super::tokens::Desk;
 use super::trouble::{self, Repeats};
 use super::watchdog::Watchdog;
 use crate::config::kafka::KafkaConfig;
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
+use crate::kafka::{Desk, plain};
 use crate::message::SourceName;
 use crate::metrics::{KafkaMetrics, SourceMetrics};
 use crate::seeded::{self, Bug};
@@ -180,13 +180,13 @@ impl Shared {
         let times = self.state().repeats.note(code, Instant::now());
         if let Some(times) = times {
             let hint = trouble::hint(code, self.config.sasl.as_ref());
-            warn!(source = %self.name, why = trouble::plain(reason), times, hint, "trouble with the brokers; trying again");
+            warn!(source = %self.name, why = plain(reason), times, hint, "trouble with the brokers; trying again");
         }
         self.stand(|standing| {
             if let Some(topic) = missing {
                 standing.missing.insert(topic);
             } else {
-                standing.trouble = Some(trouble::plain(reason).to_owned());
+                standing.trouble = Some(plain(reason).to_owned());
                 standing.member &= !trouble::is_total(code);
             }
         });

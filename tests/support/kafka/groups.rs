@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -28,8 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Kafka {
     pub(crate) fn group(&self, name: &str) -> Group {
-        let client = self.client().set("group.id", name).create().unwrap();
-        Group { client: Arc::new(client), name: name.to_owned() }
+        Group::of(self.client(), name)
     }
 
     /// Behind the last message of each partition, transactions' markers included.
@@ -47,6 +47,12 @@ impl Kafka {
 }
 
 impl Group {
+    /// As this client sees it.
+    pub(crate) fn of(mut client: ClientConfig, name: &str) -> Self {
+        let client = client.set("group.id", name).create().unwrap();
+        Self { client: Arc::new(client), name: name.to_owned() }
+    }
+
     /// The committed offsets of those partitions of a topic that have one: where the group goes on.
     /// This is quick enough to be asked every 50 ms.
     pub(crate) async fn committed(&self, topic: &str) -> BTreeMap<i32, i64> {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -40,6 +43,16 @@ impl Kafka {
     pub(crate) async fn add_partitions(&self, topic: &str, partitions: usize) {
         let more = NewPartitions::new(topic, partitions);
         let done = self.admin().create_partitions([&more], &options()).await.unwrap();
+        done.into_iter().next().unwrap().unwrap();
+    }
+
+    /// Puts these in the place of all that a topic was configured with.
+    pub(crate) async fn configure_topic(&self, topic: &str, config: &[(&str, &str)]) {
+        let mut new = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        for (key, value) in config {
+            new = new.set(key, value);
+        }
+        let done = self.admin().alter_configs([&new], &options()).await.unwrap();
         done.into_iter().next().unwrap().unwrap();
     }
 

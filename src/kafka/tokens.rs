@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::client::OAuthToken;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
@@ -25,12 +26,15 @@ const PRINCIPAL: &str = "appsync-bridge";
 /// What lies on the desk is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// The first token has this long to come, for who waits for it.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// librdkafka asks for a token at least this often, so that one in the place of a refused one is soon used.
 const ASKED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Where a token lies ready: librdkafka asks for it on the thread that polls, and must not wait there
 /// for an issuer. A task looks after it, and ends with the desk.
-pub(super) struct Desk {
+pub struct Desk {
     lying: Arc<Lying>,
     _task: AbortOnDropHandle<()>,
 }
@@ -45,22 +49,27 @@ struct Lying {
 
 /// A token and its end.
 #[derive(Clone, PartialEq)]
-pub(super) struct Token {
+pub struct Token {
     text: String,
     expires: SystemTime,
 }
 
 /// Gives tokens.
-pub(super) enum Tokens {
+pub enum Tokens {
     /// Of an issuer, renewed before they expire.
     Issuer(Renewal<Token>),
     /// Each signed when it is asked for.
-    Msk { credentials: Box<Credentials>, region: String },
+    Msk {
+        /// What signs them.
+        credentials: Box<Credentials>,
+        /// Of the cluster.
+        region: String,
+    },
 }
 
 impl Desk {
     /// Has `tokens` put one there, and every new one.
-    pub(super) fn open(tokens: Tokens) -> Self {
+    pub fn open(tokens: Tokens) -> Self {
         let lying = Arc::<Lying>::default();
         let desk = Arc::clone(&lying);
         let task = tokio::spawn(async move {
@@ -78,24 +87,33 @@ impl Desk {
     }
 
     /// The token that is good now; the error says why there is none.
-    pub(super) fn token(&self) -> Result<OAuthToken, String> {
+    pub fn token(&self) -> Result<OAuthToken, String> {
         self.answer().unwrap_or_else(|| Err("no token came yet".to_owned()))
     }
 
     /// As [`token`](Self::token); `None` before the first answer, be it a refusal.
-    pub(super) fn answer(&self) -> Option<Result<OAuthToken, String>> {
+    pub fn answer(&self) -> Option<Result<OAuthToken, String>> {
         let lying = self.lying.token.lock().unwrap_or_else(PoisonError::into_inner);
         let token = lying.as_ref()?.as_ref().map_err(String::clone);
         Some(token.and_then(|token| token.told(SystemTime::now())))
     }
 
+    /// As [`token`](Self::token), for a thread that may wait: until the first answer, for a while.
+    pub fn fetch(&self, runtime: &Handle) -> Result<OAuthToken, String> {
+        if self.answer().is_none() {
+            let changed = async { tokio::time::timeout(FIRST_TIMEOUT, self.changed()).await };
+            let _ = runtime.block_on(changed);
+        }
+        self.token()
+    }
+
     /// The broker refused the token: another one is asked for, however long this one would be good.
-    pub(super) fn refuse(&self) {
+    pub fn refuse(&self) {
         self.lying.refused.notify_one();
     }
 
     /// Waits for another token, or for another reason why there is none.
-    pub(super) async fn changed(&self) {
+    pub async fn changed(&self) {
         self.lying.changed.notified().await;
     }
 }
@@ -132,7 +150,7 @@ impl Token {
 
 impl Tokens {
     /// What `config` asks for, if it asks for tokens; fetches none yet.
-    pub(super) async fn build(config: &KafkaConfig) -> Result<Option<Self>, BuildError> {
+    pub async fn build(config: &KafkaConfig) -> Result<Option<Self>, BuildError> {
         match &config.sasl {
             Some(Sasl::OAuthBearer(issuer)) => {
                 let ca_file = config.tls.as_ref().and_then(|tls| tls.ca_file.as_deref());

@@ -1,0 +1,109 @@
+//! The dead letters of a configuration: made, and tried.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::{BuildError, Parts, named};
+#[cfg(feature = "kafka")]
+use crate::config::source::SourceKind;
+use crate::config::{Config, DeadLetterConfig};
+use crate::dead_letter::FileTarget;
+#[cfg(feature = "kafka")]
+use crate::dead_letter::KafkaTarget;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::pipeline::{Letter, write_letters};
+use crate::route::Reason;
+use crate::shutdown::Shutdown;
+
+/// Makes every dead letter a part, and gives the way to each by its name.
+pub(super) async fn open(
+    config: &Config,
+    metrics: &Metrics,
+    health: &Health,
+    shutdown: &Shutdown,
+    parts: &mut Parts,
+) -> Result<HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>, BuildError> {
+    for reason in Reason::ALL {
+        let _ = metrics.dead_letters(reason.word());
+    }
+    let mut letters = HashMap::new();
+    for (name, dead_letter) in &config.dead_letters {
+        let (sender, queue) = mpsc::unbounded_channel();
+        letters.insert(Arc::clone(name), sender);
+        let part = health.register(format!("dead_letter {name}"), "starting");
+        let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
+        parts.push(match dead_letter {
+            DeadLetterConfig::File { path, rotation } => {
+                let target = FileTarget::open(path, *rotation, metrics.dead_letter_files_removed())
+                    .map_err(|why| BuildError::DeadLetter { name: name.to_string(), why })?;
+                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
+            }
+            #[cfg(feature = "kafka")]
+            DeadLetterConfig::Kafka { source, topic } => {
+                let target = kafka_target(config, source, topic).await.map_err(|why| {
+                    BuildError::DeadLetterTopic { name: name.to_string(), why: why.into() }
+                })?;
+                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
+            }
+            #[cfg(not(feature = "kafka"))]
+            DeadLetterConfig::Kafka { .. } => {
+                let part = format!("dead_letter `{name}`");
+                return Err(BuildError::LeftOut { part, kind: "kafka" });
+            }
+        });
+    }
+    Ok(letters)
+}
+
+/// The topic of a dead letter on the cluster of `source`, which is one of the configuration's.
+#[cfg(feature = "kafka")]
+async fn kafka_target(
+    config: &Config,
+    source: &str,
+    topic: &str,
+) -> Result<KafkaTarget, crate::kafka::BuildError> {
+    let clusters: Vec<_> = config
+        .sources
+        .iter()
+        .filter_map(|source| match &source.kind {
+            SourceKind::Kafka(kafka) => Some((&source.name, kafka)),
+            SourceKind::Mqtt(_) => None,
+        })
+        .collect();
+    let unknown = || crate::kafka::BuildError::Settings(format!("there is no source `{source}`"));
+    let home = clusters.iter().find(|(name, _)| &***name == source).ok_or_else(unknown)?.1;
+    let readers = clusters.iter().filter(|(_, kafka)| kafka.may_meet(home));
+    let readers = readers.map(|(name, _)| Arc::clone(name)).collect();
+    KafkaTarget::build(home.clone(), topic.to_owned(), readers).await
+}
+
+/// Tries the broker of a dead letter, and says what is there or why it could not work; `None` where
+/// there is no broker, or this build does not know how.
+pub async fn probe_dead_letter(
+    config: &Config,
+    dead_letter: &DeadLetterConfig,
+) -> Option<Result<String, String>> {
+    match dead_letter {
+        #[cfg(feature = "kafka")]
+        DeadLetterConfig::Kafka { source, topic } => {
+            let target = kafka_target(config, source, topic).await;
+            let mut target = match target {
+                Ok(target) => target,
+                Err(why) => return Some(Err(why.to_string())),
+            };
+            let found = target.look().await;
+            let s = |count| if count == 1 { "" } else { "s" };
+            Some(
+                found
+                    .map(|count| format!("the topic `{topic}` with {count} partition{}", s(count))),
+            )
+        }
+        _ => {
+            let _ = config;
+            None
+        }
+    }
+}

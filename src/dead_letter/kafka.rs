@@ -1,0 +1,390 @@
+//! Dead letters as records of a Kafka topic, confirmed by every replica in sync before their messages are
+//! acknowledged.
+//!
+//! A record has the key, the headers and the payload of its message, byte for byte, and behind its headers
+//! those of [`headers`](super::headers), which say why it is here. The key chooses the partition as Java's
+//! client would, so that the rejects of a key keep their order. Its time is now: with the message's own a
+//! topic's retention could remove it as soon as it is there. That one is in a header.
+//!
+//! The producer is idempotent: what librdkafka repeats by itself is there once. It gives a record up after a
+//! while, so that one can be told why; then the record is written anew, by a new producer, and may be there
+//! twice. What was confirmed meanwhile, behind a record that was not, is remembered and not written again.
+//!
+//! A record that is too large for the topic is never cut: it is tried again until somebody gives the topic
+//! a larger `max.message.bytes`, and holds whatever is behind it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, Producer as _, ProducerContext, ThreadedProducer,
+};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::headers::headers;
+use super::{Record, Target, WriteError};
+use crate::config::kafka::KafkaConfig;
+use crate::kafka::{BuildError, Desk, Tokens, check, connection, plain, words};
+use crate::message::SourceName;
+
+/// A topic's own limit is the limit.
+const LARGEST: &str = "1000000000";
+
+const DEFAULTS: [(&str, &str); 3] = [
+    ("message.max.bytes", LARGEST),
+    ("partitioner", "murmur2_random"),
+    // A record waits no longer for a topic that is not there; it is tried again all the same.
+    ("topic.metadata.propagation.max.ms", "5000"),
+];
+
+/// A record that is not confirmed within this is given up, said so, and tried anew.
+const GIVE_UP_MS: &str = "10000";
+
+const FIXED: [(&str, &str); 4] = [
+    ("enable.idempotence", "true"),
+    ("acks", "all"),
+    ("message.timeout.ms", GIVE_UP_MS),
+    ("delivery.report.only.error", "false"),
+];
+
+/// The brokers have this long to say whether there is the topic.
+const ANSWER: Duration = Duration::from_secs(8);
+
+/// A topic of the cluster of a source.
+pub struct KafkaTarget {
+    cluster: KafkaConfig,
+    topic: String,
+    /// Sources that may be reading the topic themselves.
+    readers: Vec<SourceName>,
+    known: Arc<Known>,
+    /// `None` after a failure: whatever was wrong with it, its password among it, is not carried along.
+    producer: Option<ThreadedProducer<Context>>,
+    /// What [`Target::write`] had to leave, and which of it was confirmed all the same.
+    left: Vec<(Record, bool)>,
+}
+
+/// What producers come and go over.
+struct Known {
+    tokens: Option<Desk>,
+    /// Of the connection, as it was said last.
+    trouble: Mutex<Option<(Code, String)>>,
+}
+
+struct Context {
+    known: Arc<Known>,
+    runtime: Handle,
+}
+
+/// A record on its way.
+struct Waiting {
+    number: usize,
+    told: mpsc::UnboundedSender<(usize, Result<(), Code>)>,
+}
+
+/// Why a record is not there.
+struct Failure {
+    number: usize,
+    code: Code,
+}
+
+impl KafkaTarget {
+    /// A target on the cluster of a source; reads certificates, connects to no broker. What is rejected of
+    /// the `readers` must not come from the topic itself.
+    pub async fn build(
+        cluster: KafkaConfig,
+        topic: String,
+        readers: Vec<SourceName>,
+    ) -> Result<Self, BuildError> {
+        check::<BaseProducer>(&properties(&cluster)?)?;
+        let tokens = Tokens::build(&cluster).await?.map(Desk::open);
+        let known = Arc::new(Known { tokens, trouble: Mutex::default() });
+        Ok(Self { cluster, topic, readers, known, producer: None, left: Vec::new() })
+    }
+
+    /// How many partitions the topic has; the error says why it could not be written.
+    pub async fn look(&mut self) -> Result<usize, String> {
+        let found = self.ask().await;
+        if found.is_err() {
+            self.close();
+        }
+        found
+    }
+
+    async fn ask(&mut self) -> Result<usize, String> {
+        let (producer, topic) = (self.producer()?.clone(), self.topic.clone());
+        let asked = tokio::task::spawn_blocking(move || {
+            producer.client().fetch_metadata(Some(&topic), ANSWER)
+        });
+        let metadata = asked
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| self.why(error.rdkafka_error_code().unwrap_or(Code::Fail)))?;
+        match metadata.topics().iter().find(|found| found.name() == self.topic) {
+            None => Err(self.why(Code::UnknownTopicOrPartition)),
+            Some(found) => match found.error() {
+                Some(error) => Err(self.why(error.into())),
+                None => Ok(found.partitions().len()),
+            },
+        }
+    }
+
+    fn producer(&mut self) -> Result<&ThreadedProducer<Context>, String> {
+        if self.producer.is_none() {
+            let properties = properties(&self.cluster).map_err(|error| error.to_string())?;
+            let context = Context { known: Arc::clone(&self.known), runtime: Handle::current() };
+            let producer = ThreadedProducer::from_config_and_context(&properties, context)
+                .map_err(|error| words(&error))?;
+            self.producer = Some(producer);
+        }
+        self.producer.as_ref().ok_or_else(|| "there is no producer".to_owned())
+    }
+
+    /// Writes what is not `done` yet, and waits for the answer to every record.
+    async fn deliver(&mut self, records: &[Record], done: &mut [bool]) -> Result<(), String> {
+        if let Some(record) = records.iter().find(|record| self.goes_in_circles(record)) {
+            return Err(format!(
+                "`{}` reads the topic `{}` that its own dead letters go to: take it out of `topics`",
+                record.message.source, self.topic
+            ));
+        }
+        let open: Vec<usize> = (0..records.len()).filter(|at| !done[*at]).collect();
+        let mut failures = self.send(records, done, &open).await?;
+        // In a batch that is too large are records that are not.
+        let large = |failure: &Failure| failure.code == Code::MessageSizeTooLarge;
+        if open.len() > 1 {
+            for failure in failures.extract_if(.., |failure| large(failure)).collect::<Vec<_>>() {
+                failures.extend(self.send(records, done, &[failure.number]).await?);
+            }
+        }
+        if failures.iter().any(|failure| !large(failure)) {
+            self.close();
+        }
+        match failures.iter().min_by_key(|failure| failure.number) {
+            None => {
+                *self.trouble() = None;
+                Ok(())
+            }
+            Some(failure) if large(failure) => Err(self.too_large(&records[failure.number])),
+            Some(failure) => Err(self.why(failure.code)),
+        }
+    }
+
+    /// Writes some of the records; those that are confirmed are `done`, the others are given back.
+    async fn send(
+        &mut self,
+        records: &[Record],
+        done: &mut [bool],
+        numbers: &[usize],
+    ) -> Result<Vec<Failure>, String> {
+        let topic = self.topic.clone();
+        let producer = self.producer()?;
+        let (told, mut reports) = mpsc::unbounded_channel();
+        let mut failures = Vec::new();
+        for &number in numbers {
+            let record = &records[number];
+            let waiting = Box::new(Waiting { number, told: told.clone() });
+            let mut out = BaseRecord::<[u8], [u8], _>::with_opaque_to(&topic, waiting)
+                .payload(&record.message.payload)
+                .headers(headers(record));
+            out.key = record.message.key.as_deref();
+            if let Err((error, _)) = producer.send(out) {
+                let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+                failures.push(Failure { number, code });
+            }
+        }
+        // Ends with the last report: librdkafka gives one for every record that it took.
+        drop(told);
+        while let Some((number, result)) = reports.recv().await {
+            match result {
+                Ok(()) => done[number] = true,
+                Err(code) => failures.push(Failure { number, code }),
+            }
+        }
+        Ok(failures)
+    }
+
+    /// Whether a record would be read by its own source again, and rejected again, for ever.
+    fn goes_in_circles(&self, record: &Record) -> bool {
+        let message = &record.message;
+        message.topic.as_str() == self.topic && self.readers.contains(&message.source)
+    }
+
+    /// Which of `records` were confirmed when they could not all be.
+    fn recall(&mut self, records: &[Record]) -> Vec<bool> {
+        let left = std::mem::take(&mut self.left);
+        let same = |(record, (known, _)): (&Record, &(Record, bool))| {
+            Arc::ptr_eq(&record.message, &known.message)
+                && (&record.route, &record.channel) == (&known.route, &known.channel)
+                && (record.reason, record.at) == (known.reason, known.at)
+        };
+        if left.len() == records.len() && records.iter().zip(&left).all(same) {
+            left.into_iter().map(|(_, confirmed)| confirmed).collect()
+        } else {
+            vec![false; records.len()]
+        }
+    }
+
+    /// Joining its thread takes a while, which nobody waits for.
+    fn close(&mut self) {
+        if let Some(producer) = self.producer.take() {
+            std::thread::spawn(move || drop(producer));
+        }
+    }
+
+    fn trouble(&self) -> std::sync::MutexGuard<'_, Option<(Code, String)>> {
+        self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn too_large(&self, record: &Record) -> String {
+        let message = &record.message;
+        let place: Vec<_> = message.coordinates.iter().map(|(n, v)| format!("{n} {v}")).collect();
+        format!(
+            "the topic `{}` takes no record as large as that of `{}` {} with {} bytes; \
+             raise its `max.message.bytes`",
+            self.topic,
+            message.topic.as_str(),
+            place.join(" "),
+            message.payload.len(),
+        )
+    }
+
+    /// Why the topic can't be written, and what to look at where the code tells.
+    fn why(&self, code: Code) -> String {
+        let heard = self.trouble().clone();
+        // That time is over tells less than what was heard meanwhile.
+        let silent = matches!(
+            code,
+            Code::MessageTimedOut
+                | Code::OperationTimedOut
+                | Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::PurgeQueue
+                | Code::PurgeInflight
+        );
+        let (code, text) = match heard {
+            Some(heard) if silent => heard,
+            _ => (code, code.to_string()),
+        };
+        let hint = match code {
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
+                "; create it, or check `topic`"
+            }
+            Code::TopicAuthorizationFailed => "; the user needs the right to write it",
+            Code::ClusterAuthorizationFailed => {
+                "; the user needs the right of idempotent writes (`IdempotentWrite`)"
+            }
+            Code::Authentication | Code::SaslAuthenticationFailed => {
+                "; check `sasl` of the source whose connection it uses"
+            }
+            Code::SSL => "; check `tls` of the source whose connection it uses",
+            Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => {
+                "; fewer of its replicas are in sync than its `min.insync.replicas`"
+            }
+            _ => "",
+        };
+        format!("the topic `{}` can't be written: {}{hint}", self.topic, plain(&text))
+    }
+}
+
+impl Target for KafkaTarget {
+    async fn open(&mut self) -> Result<(), WriteError> {
+        self.look().await.map(|_| ()).map_err(|why| WriteError { kept: 0, why })
+    }
+
+    async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
+        let mut done = self.recall(records);
+        let Err(why) = self.deliver(records, &mut done).await else { return Ok(()) };
+        let kept = done.iter().take_while(|done| **done).count();
+        self.left = records.iter().cloned().zip(done).skip(kept).collect();
+        Err(WriteError { kept, why })
+    }
+}
+
+impl Drop for KafkaTarget {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for KafkaTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KafkaTarget({})", self.topic)
+    }
+}
+
+fn properties(cluster: &KafkaConfig) -> Result<ClientConfig, BuildError> {
+    connection(cluster, &DEFAULTS, &FIXED)
+}
+
+impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                warn!(facility, "{text}");
+            }
+            // What matters of the rest comes as an error, too.
+            _ => debug!(facility, "{text}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        if let Some(tokens) = &self.known.tokens
+            && matches!(code, Code::Authentication | Code::SaslAuthenticationFailed)
+        {
+            tokens.refuse();
+        }
+        let mut trouble = self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is wrong with each of them was said.
+        if code != Code::AllBrokersDown || trouble.is_none() {
+            *trouble = Some((code, reason.to_owned()));
+        }
+    }
+
+    fn generate_oauth_token(
+        &self,
+        _: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let Some(tokens) = &self.known.tokens else { return Err("there are no tokens".into()) };
+        // Confirmations wait meanwhile, and nothing else does.
+        Ok(tokens.fetch(&self.runtime)?)
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Waiting>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
+        let result = match result {
+            Ok(_) => Ok(()),
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(Code::Fail)),
+        };
+        // Without a receiver nobody waits for it any more.
+        let _ = waiting.told.send((waiting.number, result));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_confirmed_by_fewer_than_all() {
+        let mut cluster = crate::config::kafka::tests::config();
+        cluster.options = vec![("acks".into(), "0".into()), ("linger.ms".into(), "1".into())];
+        let properties = properties(&cluster).unwrap();
+        assert_eq!(properties.get("acks"), Some("all"));
+        assert_eq!(properties.get("enable.idempotence"), Some("true"));
+        assert_eq!(properties.get("linger.ms"), Some("1"));
+        check::<BaseProducer>(&properties).unwrap();
+    }
+}

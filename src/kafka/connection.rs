@@ -1,0 +1,145 @@
+//! The way to a cluster as librdkafka's properties: the same for those who read and those who write.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use rdkafka::ClientConfig;
+use rdkafka::config::{FromClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::BuildError;
+use crate::config::kafka::KafkaConfig;
+use crate::config::sasl::{Sasl, Scram};
+use crate::tls;
+
+/// What the user may override.
+const DEFAULTS: [(&str, &str); 2] =
+    [("client.id", "appsync-bridge"), ("reconnect.backoff.max.ms", "10000")];
+
+/// Begins the advice behind a certificate that does not hold.
+const ADVICE: &str = ", verify that ssl.ca.location";
+
+const FIXED: [(&str, &str); 2] = [
+    ("enable.ssl.certificate.verification", "true"),
+    ("ssl.endpoint.identification.algorithm", "https"),
+];
+
+/// The properties for `config`, where its `options` stand above `defaults` and below `fixed`; reads the
+/// files of certificates.
+pub fn connection(
+    config: &KafkaConfig,
+    defaults: &[(&str, &str)],
+    fixed: &[(&str, &str)],
+) -> Result<ClientConfig, BuildError> {
+    let mut client = ClientConfig::new();
+    client.set_log_level(RDKafkaLogLevel::Info);
+    for (name, value) in DEFAULTS.iter().chain(defaults) {
+        client.set(*name, *value);
+    }
+    for (name, value) in &config.options {
+        client.set(name, value);
+    }
+    for (name, value) in FIXED.iter().chain(fixed) {
+        client.set(*name, *value);
+    }
+    client.set("bootstrap.servers", config.brokers.join(","));
+    secure(config, &mut client)?;
+    Ok(client)
+}
+
+fn secure(config: &KafkaConfig, client: &mut ClientConfig) -> Result<(), BuildError> {
+    let protocol = match (&config.tls, &config.sasl) {
+        (None, None) => "plaintext",
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    client.set("security.protocol", protocol);
+    if let Some(tls) = &config.tls {
+        // The system's, and one more: librdkafka would trust either.
+        client.set("ssl.ca.pem", tls::trusted_pem(tls.ca_file.as_deref())?);
+        if let Some((certificate, key)) = &tls.identity {
+            client.set("ssl.certificate.location", certificate.to_string_lossy());
+            client.set("ssl.key.location", key.to_string_lossy());
+        }
+    }
+    let mechanism = match &config.sasl {
+        None => return Ok(()),
+        Some(Sasl::Plain(_)) => "PLAIN",
+        Some(Sasl::Scram(Scram::Sha256, _)) => "SCRAM-SHA-256",
+        Some(Sasl::Scram(Scram::Sha512, _)) => "SCRAM-SHA-512",
+        Some(Sasl::OAuthBearer(_) | Sasl::AwsMskIam { .. }) => "OAUTHBEARER",
+    };
+    client.set("sasl.mechanism", mechanism);
+    if let Some(Sasl::Plain(login) | Sasl::Scram(_, login)) = &config.sasl {
+        client.set("sasl.username", &login.username);
+    }
+    if let Some(password) = password(config) {
+        client.set("sasl.password", &*password);
+    }
+    Ok(())
+}
+
+/// The password as it is now: a file may have a new one since the last client was made, which keeps the
+/// one that it was made with.
+pub fn password(config: &KafkaConfig) -> Option<Arc<str>> {
+    match &config.sasl {
+        Some(Sasl::Plain(login) | Sasl::Scram(_, login)) => Some(login.password.reread()),
+        _ => None,
+    }
+}
+
+/// Lets librdkafka see what it would say of the properties; connects to nothing.
+pub fn check<C: FromClientConfig>(client: &ClientConfig) -> Result<(), BuildError> {
+    let mut client = client.clone();
+    client.remove("bootstrap.servers");
+    client.remove("group.id");
+    client.remove("group.instance.id");
+    client.remove("test.mock.num.brokers");
+    // The log callback of the real one tells what matters.
+    client.set_log_level(RDKafkaLogLevel::Emerg);
+    client.create::<C>().map(drop).map_err(|error| BuildError::Settings(words(&error)))
+}
+
+/// What librdkafka says, without its own names for where it was.
+pub fn words(error: &KafkaError) -> String {
+    let mut text = String::new();
+    let _ = match error {
+        KafkaError::ClientCreation(why) => write!(text, "{why}"),
+        KafkaError::ClientConfig(_, why, name, _) => write!(text, "`{name}`: {why}"),
+        other => match other.rdkafka_error_code() {
+            Some(code) => write!(text, "{}", of_code(code)),
+            None => write!(text, "{other}"),
+        },
+    };
+    text
+}
+
+/// What an error code says, in words.
+pub fn of_code(code: RDKafkaErrorCode) -> String {
+    let text = code.to_string();
+    let words = text.split_once(" (").and_then(|(_, words)| words.strip_suffix(')'));
+    plain(words.unwrap_or(&text)).to_owned()
+}
+
+/// An error of librdkafka without its word for where it comes from, and without advice for settings that
+/// have other names here.
+pub fn plain(text: &str) -> &str {
+    let text = text.split_once(ADVICE).map_or(text, |(what, _)| what);
+    text.strip_prefix("Broker: ").or_else(|| text.strip_prefix("Local: ")).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_in_plain_words() {
+        let code = RDKafkaErrorCode::UnknownTopicOrPartition;
+        assert_eq!(of_code(code), "Unknown topic or partition");
+        assert_eq!(of_code(RDKafkaErrorCode::AllBrokersDown), "All broker connections are down");
+        let tls = "ssl://a:1/bootstrap: broker certificate could not be verified, verify that \
+                   ssl.ca.location is correctly configured (after 7ms in state SSL_HANDSHAKE)";
+        assert!(plain(tls).ends_with("broker certificate could not be verified"));
+    }
+}

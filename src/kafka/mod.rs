@@ -1,0 +1,30 @@
+//! What all clients of a Kafka cluster share: the way to it, who they are there, and librdkafka's words.
+//!
+//! Not here: reading (a source) and writing (a dead letter).
+
+mod connection;
+mod msk;
+mod tokens;
+
+use crate::aws::AwsError;
+use crate::oauth2::OAuth2Error;
+use crate::tls::TlsError;
+pub use connection::{check, connection, of_code, password, plain, words};
+pub use tokens::{Desk, Tokens};
+
+/// Why there can be no client of a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// AWS credentials or region.
+    #[error(transparent)]
+    Aws(#[from] AwsError),
+    /// The client of a token endpoint.
+    #[error(transparent)]
+    OAuth2(#[from] OAuth2Error),
+    /// librdkafka refuses its properties.
+    #[error("librdkafka refuses its settings: {0}")]
+    Settings(String),
+}

@@ -1,0 +1,200 @@
+//! Brokers as the contract suite sees them: a few methods each, so that another one is another row.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::kafka::Kafka;
+use super::kafka::groups::Group;
+use super::kafka::records::Record;
+use super::mosquitto::{Mosquitto, SAVES_AT_ONCE};
+use super::producer::{TENANT, publish};
+
+/// A message of a load.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    /// What orders it.
+    pub(crate) key: u64,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// What a route can see of a message beside its payload.
+pub(crate) struct Metadata {
+    /// Lines of the route: its topic and its channel.
+    pub(crate) route: &'static str,
+    /// The channel of a message of key 7.
+    pub(crate) channel: &'static str,
+    /// Some of the members of its dead letter.
+    pub(crate) record: Value,
+}
+
+/// A broker with a source `it`.
+pub(crate) trait Broker: Sized {
+    /// One with these lines in the source; a `mortal` one may be killed.
+    async fn start(lines: &'static str, mortal: bool) -> Self;
+
+    /// `[source.it]` with all that it needs; more lines may follow.
+    fn source(&self) -> String;
+
+    fn metadata(&self) -> Metadata;
+
+    /// Writes these at `rate` a second, those of a key in their order, and returns when the broker has
+    /// confirmed every one.
+    async fn produce(&self, rate: u64, messages: Vec<Sent>);
+
+    /// How many messages the broker need not keep for the bridge any more.
+    async fn acknowledged(&self) -> u64;
+
+    /// Ends it as a crash would, when what it confirmed is safe.
+    async fn kill(&mut self);
+
+    /// Starts it again, on its port and data.
+    async fn restart(&mut self);
+}
+
+/// Mosquitto, for a bridge that speaks version 5 or 3.1.1.
+pub(crate) struct Mqtt {
+    broker: Mosquitto,
+    lines: &'static str,
+}
+
+impl Broker for Mqtt {
+    async fn start(lines: &'static str, mortal: bool) -> Self {
+        let broker = Mosquitto::start(if mortal { SAVES_AT_ONCE } else { "" }).await;
+        Self { broker, lines }
+    }
+
+    fn source(&self) -> String {
+        format!(
+            "[source.it]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{}\"\nclient_id = \"bridge\"\n\
+             subscriptions = \"in/#\"\n{}\n",
+            self.broker.port, self.lines
+        )
+    }
+
+    fn metadata(&self) -> Metadata {
+        let topic = json!("in/7/data");
+        // Version 3.1.1 has no headers.
+        if self.lines.contains("version = 3") {
+            return Metadata {
+                route: "topic = \"in/{device}/data\"\nchannel = \"/it/{device}\"\n",
+                channel: "/it/7",
+                record: json!({ "topic": topic, "headers": [] }),
+            };
+        }
+        Metadata {
+            route: "topic = \"in/{device}/data\"\nchannel = \"/it/{device}/{header.tenant}\"\n",
+            channel: "/it/7/acme",
+            record: json!({
+                "topic": topic, "headers": [{ "name": "tenant", "value": TENANT }],
+            }),
+        }
+    }
+
+    async fn produce(&self, rate: u64, messages: Vec<Sent>) {
+        let message = |sent: Sent| (format!("in/{}/data", sent.key), sent.payload);
+        publish(self.broker.port, rate, messages.into_iter().map(message).collect::<Vec<_>>())
+            .await;
+    }
+
+    async fn acknowledged(&self) -> u64 {
+        self.broker.log().matches("Received PUBACK from bridge").count() as u64
+    }
+
+    async fn kill(&mut self) {
+        self.broker.saved().await;
+        self.broker.kill();
+    }
+
+    async fn restart(&mut self) {
+        self.broker.restart().await;
+    }
+}
+
+/// Apache Kafka; the one that tests share, unless it is to be killed.
+pub(crate) struct OfKafka {
+    own: Option<Kafka>,
+    shared: Option<&'static Kafka>,
+    topic: String,
+    group: Group,
+    lines: &'static str,
+}
+
+const PARTITIONS: u8 = 3;
+const PUBLISHED: i64 = 1_700_000_000_123;
+
+impl OfKafka {
+    fn kafka(&self) -> &Kafka {
+        self.own.as_ref().or(self.shared).unwrap()
+    }
+}
+
+impl Broker for OfKafka {
+    async fn start(lines: &'static str, mortal: bool) -> Self {
+        let (own, shared) = if mortal {
+            (Some(Kafka::start("").await), None)
+        } else {
+            (None, Some(Kafka::shared().await))
+        };
+        let kafka = own.as_ref().or(shared).unwrap();
+        // Its records are old.
+        let topic = kafka.topic("contract", PARTITIONS.into(), &[("retention.ms", "-1")]).await;
+        let group = kafka.group(&topic);
+        Self { own, shared, topic, group, lines }
+    }
+
+    fn source(&self) -> String {
+        format!(
+            "[source.it]\ntype = \"kafka\"\nbrokers = \"{}\"\ngroup = \"{}\"\ntopics = \"{}\"\n{}\n",
+            self.kafka().address(),
+            self.topic,
+            self.topic,
+            self.lines
+        )
+    }
+
+    fn metadata(&self) -> Metadata {
+        Metadata {
+            route: "channel = \"/it/{key}/{header.tenant}\"\n",
+            channel: "/it/7/acme",
+            record: json!({
+                "topic": self.topic, "key": "7", "published": "2023-11-14T22:13:20.123000000Z",
+                "headers": [{ "name": "tenant", "value": TENANT }],
+                "coordinates": { "partition": "1", "offset": "0" },
+            }),
+        }
+    }
+
+    async fn produce(&self, rate: u64, messages: Vec<Sent>) {
+        let producer = self.kafka().producer(&[]);
+        let (began, mut under_way) = (Instant::now(), Vec::new());
+        for (at, Sent { key, payload }) in messages.into_iter().enumerate() {
+            let due = Duration::from_secs_f64(at as f64 / rate as f64);
+            if let Some(wait) = due.checked_sub(began.elapsed()).filter(|w| w.as_millis() > 2) {
+                tokio::time::sleep(wait).await;
+            }
+            let partition = i32::try_from(key % u64::from(PARTITIONS)).unwrap();
+            let record = Record::new(payload)
+                .key(key.to_string())
+                .header("tenant", Some(TENANT.as_bytes()))
+                .timestamp(PUBLISHED)
+                .partition(partition);
+            under_way.push(producer.put(&self.topic, &record));
+        }
+        for confirmed in under_way {
+            confirmed.await.unwrap().unwrap();
+        }
+    }
+
+    async fn acknowledged(&self) -> u64 {
+        self.group.committed(&self.topic).await.values().map(|at| u64::try_from(*at).unwrap()).sum()
+    }
+
+    async fn kill(&mut self) {
+        self.own.as_mut().expect("a mortal one").kill();
+    }
+
+    async fn restart(&mut self) {
+        self.own.as_mut().expect("a mortal one").restart().await;
+    }
+}
