@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use appsync_bridge::config::{self, Environment};
 use appsync_bridge::delivery::{Delivery, Intake};
 use appsync_bridge::health::Health;
-use appsync_bridge::message::{Message, Topic};
+use appsync_bridge::message::{Coordinates, Message, Topic};
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::pipeline::{Pipeline, Rejects, SourcePolicy};
 use appsync_bridge::publish::Publisher;
@@ -251,7 +251,7 @@ async fn load(endpoint: &str, auth: &str, ca: &str, channels: u64) {
                 payload: payloads[pick(payloads.len())].clone(),
                 order: Some(Bytes::copy_from_slice(&(id % 5_000).to_le_bytes())),
                 published: None,
-                coordinates: Vec::new(),
+                coordinates: Coordinates::default(),
             };
             intake.submit(Delivery::new(message, settlement));
             while record.is_full() {

@@ -7,7 +7,7 @@
 
 mod dead_letters;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
@@ -154,13 +154,14 @@ impl Bridge {
         let letters = dead_letters::open(config, &metrics, &health, &shutdown, &mut parts).await?;
         let rejects = Rejects::new(Arc::clone(&table), letters);
         let (refused, refused_entries) = mpsc::unbounded_channel();
-        let mut publishers = HashMap::new();
+        let (mut publishers, mut gates) = (HashMap::new(), HashMap::new());
         for (name, api) in &config.apis {
             let publisher = Publisher::build(api, &metrics, &health, refused.clone())
                 .await
                 .map_err(|why| BuildError::Api { name: name.to_string(), why })?;
             let (entries, queue) = mpsc::unbounded_channel();
             publishers.insert(Arc::clone(name), entries);
+            gates.insert(Arc::clone(name), publisher.gate());
             let run = publisher.run(queue, shutdown.clone());
             parts.push(named("a publisher", run));
         }
@@ -174,8 +175,11 @@ impl Bridge {
         drop(publishers);
         let intake = Intake::new(move |delivery| pipeline.route(delivery));
         for source in &config.sources {
+            let routes = config.routes.iter().filter(|route| route.from.contains(&source.name));
+            let feeds: HashSet<_> = routes.map(|route| &route.api).collect();
+            let gates = feeds.into_iter().filter_map(|api| gates.get(api).cloned()).collect();
             let part = health.register(format!("source {}", source.name), "not connected yet");
-            parts.push(source_part(source, &metrics, part, intake.clone(), &shutdown).await?);
+            parts.push(source_part(source, &metrics, part, intake.behind(gates), &shutdown).await?);
         }
         Ok(Self { parts, grace: config.grace, shutdown, health, admin })
     }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::message::Message;
 pub use crate::message::OrderKey;
@@ -161,17 +161,48 @@ impl fmt::Debug for Delivery {
 #[derive(Clone)]
 pub struct Intake {
     take: Arc<dyn Fn(Delivery) + Send + Sync>,
+    gates: Vec<Gate>,
+}
+
+/// Whether an API takes anything: closed while it is paused as a whole or does not answer.
+#[derive(Clone, Debug, Default)]
+pub struct Gate {
+    closed: Arc<AtomicBool>,
 }
 
 impl Intake {
     /// An intake that gives each delivery to `take`, on the thread of the source.
     pub fn new(take: impl Fn(Delivery) + Send + Sync + 'static) -> Self {
-        Self { take: Arc::new(take) }
+        Self { take: Arc::new(take), gates: Vec::new() }
+    }
+
+    /// The same intake for a source that feeds the APIs of these gates.
+    #[must_use]
+    pub fn behind(&self, gates: Vec<Gate>) -> Self {
+        Self { take: Arc::clone(&self.take), gates }
+    }
+
+    /// Whether it is of use to take messages now: some API that they go to takes them. One that works
+    /// is not starved by another; what waits for that is bounded by the in-flight limit. A source that
+    /// can leave its messages with the broker asks; handing over works all the same.
+    pub fn is_open(&self) -> bool {
+        self.gates.is_empty() || self.gates.iter().any(Gate::is_open)
     }
 
     /// Hands a delivery over.
     pub fn submit(&self, delivery: Delivery) {
         (self.take)(delivery);
+    }
+}
+
+impl Gate {
+    /// Opens or closes it.
+    pub fn set_open(&self, open: bool) {
+        self.closed.store(!open, Ordering::Relaxed);
+    }
+
+    fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::Relaxed)
     }
 }
 
@@ -184,7 +215,7 @@ impl fmt::Debug for Intake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Topic;
+    use crate::message::{Coordinates, Topic};
     use bytes::Bytes;
     use std::sync::Mutex;
 
@@ -212,7 +243,7 @@ mod tests {
             payload: Bytes::new(),
             order: None,
             published: None,
-            coordinates: Vec::new(),
+            coordinates: Coordinates::default(),
         };
         Delivery::new(message, Settlement::new(log.clone(), token))
     }
@@ -256,5 +287,18 @@ mod tests {
         drop(first.split());
         first.settle(Outcome::Accepted);
         assert_eq!(log.seen(), [(3, Outcome::Released)]);
+    }
+
+    #[test]
+    fn an_intake_is_closed_while_every_api_is_that_it_feeds() {
+        let gates = [Gate::default(), Gate::default()];
+        let all = Intake::new(drop);
+        let (one, both) = (all.behind(vec![gates[0].clone()]), all.behind(gates.to_vec()));
+        gates[0].set_open(false);
+        assert!(all.is_open() && !one.is_open() && both.is_open());
+        gates[1].set_open(false);
+        assert!(!both.is_open());
+        gates[0].set_open(true);
+        assert!(one.is_open() && both.is_open());
     }
 }

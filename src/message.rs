@@ -37,9 +37,65 @@ pub struct Message {
     pub order: Option<OrderKey>,
     /// When it was published, where the broker tells.
     pub published: Option<SystemTime>,
-    /// Where it stands at the broker, for a person who looks for it: `partition`, `offset`, `qos`, ….
-    pub coordinates: Vec<(Cow<'static, str>, String)>,
+    /// Where it stands at the broker.
+    pub coordinates: Coordinates,
 }
+
+/// Where a message stands at the broker, for a person who looks for it. Hardly anybody does, so it is
+/// put into words only then.
+#[derive(Clone, Debug, Default)]
+pub enum Coordinates {
+    /// The broker says nothing.
+    #[default]
+    Unknown,
+    /// A place in a partitioned log.
+    Log {
+        /// The number of the partition.
+        partition: i32,
+        /// In the partition.
+        offset: i64,
+    },
+    /// How a broker without a log delivered it.
+    Publish {
+        /// The quality of service.
+        qos: u8,
+        /// It was retained.
+        retain: bool,
+        /// It may have been delivered before.
+        duplicate: bool,
+    },
+    /// In words already, as from a dead letter.
+    Named(Vec<(Cow<'static, str>, String)>),
+}
+
+impl Coordinates {
+    /// Names and values: `partition`, `offset`, `qos`, ….
+    pub fn named(&self) -> Vec<(Cow<'static, str>, String)> {
+        match self {
+            Self::Unknown => Vec::new(),
+            Self::Log { partition, offset } => {
+                vec![
+                    ("partition".into(), partition.to_string()),
+                    ("offset".into(), offset.to_string()),
+                ]
+            }
+            Self::Publish { qos, retain, duplicate } => vec![
+                ("qos".into(), qos.to_string()),
+                ("retain".into(), retain.to_string()),
+                ("duplicate".into(), duplicate.to_string()),
+            ],
+            Self::Named(named) => named.clone(),
+        }
+    }
+}
+
+impl PartialEq for Coordinates {
+    fn eq(&self, other: &Self) -> bool {
+        self.named() == other.named()
+    }
+}
+
+impl Eq for Coordinates {}
 
 impl Topic {
     /// A topic whose levels are parted by `separator`: `/` for MQTT, `.` for Kafka and NATS.

@@ -9,7 +9,7 @@ use appsync_bridge::delivery::{Delivery, Outcome, Settlement, Tracker};
 use appsync_bridge::event_api::wire::PublishRequest;
 use appsync_bridge::event_api::{Channel, Event};
 use appsync_bridge::health::Health;
-use appsync_bridge::message::{Message, Topic};
+use appsync_bridge::message::{Coordinates, Message, Topic};
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::publish::post::{Failure, Post};
 use appsync_bridge::publish::verdict::{Answer, Fault};
@@ -148,7 +148,7 @@ fn entry(id: u64, ends: &Arc<Ends>) -> Entry {
         payload: Bytes::new(),
         order: None,
         published: None,
-        coordinates: Vec::new(),
+        coordinates: Coordinates::default(),
     };
     let settlement = Settlement::new(Arc::<Ends>::clone(ends), id);
     Entry {

@@ -44,6 +44,29 @@ async fn a_long_want_of_room_pauses_and_what_follows_resumes() {
     stop(bridge).await;
 }
 
+/// The intake gate: while the breaker is open, messages are left in the log, far below the limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_no_api_takes_anything_messages_stay_in_the_log() {
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "gate", 4).await;
+    let silent = json!([{ "fault": { "answer": { "status": 503 } } }]);
+    shop.emulator.set_faults(silent).await;
+    let bridge = shop.setup("").start_ready().await;
+    shop.produce(kafka, 0..8, 1_000, 8).await;
+    let paused = "source_paused_partitions{source=\"shop\"}";
+    bridge.metric_is(paused, |v| v == 4.0).await;
+    shop.produce(kafka, 8..2_008, 10_000, 8).await;
+    // The API is asked again a second apart, in which they would have been taken long ago.
+    let asked = "publish_requests_total{api=\"main\",result=\"unavailable\"}";
+    let before = bridge.metric(asked).await;
+    bridge.metric_is(asked, |v| v >= before + 2.0).await;
+    assert_eq!(bridge.metric(IN_FLIGHT).await, 8.0);
+    shop.emulator.set_faults(json!([])).await;
+    assert_eq!(shop.is_relayed(2_008, 0).await, 0, "a pause repeats nothing");
+    bridge.metric_is(paused, |v| v == 0.0).await;
+    stop(bridge).await;
+}
+
 /// Records of other tests have no ids of their own here: `id` is the number in the topic.
 fn numbered(id: u64) -> Record {
     record(id, 1)

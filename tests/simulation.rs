@@ -15,7 +15,7 @@ use appsync_bridge::dead_letter::{Record, Target, WriteError};
 use appsync_bridge::delivery::{Delivery, Intake};
 use appsync_bridge::event_api::wire::PublishRequest;
 use appsync_bridge::health::Health;
-use appsync_bridge::message::{Message, Topic};
+use appsync_bridge::message::{Coordinates, Message, Topic};
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::pipeline::{Pipeline, Rejects, SourcePolicy, write_letters};
 use appsync_bridge::publish::Publisher;
@@ -237,7 +237,7 @@ fn messages(random: &mut StdRng) -> Vec<Message> {
             payload: payload.into(),
             order: Some(Bytes::from(key.to_string())),
             published: None,
-            coordinates: Vec::new(),
+            coordinates: Coordinates::default(),
         }
     };
     (0..count).map(message).collect()

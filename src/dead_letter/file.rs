@@ -205,7 +205,7 @@ fn identity(facts: &Metadata) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Message, Topic};
+    use crate::message::{Coordinates, Message, Topic};
     use bytes::Bytes;
     use proptest::prelude::*;
     use serde_json::{Value, json};
@@ -221,7 +221,7 @@ mod tests {
             payload: payload.into(),
             order: Some("a/b".into()),
             published: None,
-            coordinates: vec![("qos".into(), "1".into())],
+            coordinates: Coordinates::Named(vec![("qos".into(), "1".into())]),
         };
         Record {
             message: Arc::new(message),

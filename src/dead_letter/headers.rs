@@ -37,8 +37,8 @@ pub(super) fn headers(record: &Record) -> OwnedHeaders {
             add(name, value);
         }
     }
-    for (name, value) in &message.coordinates {
-        add(&format!("coordinate.{name}"), value);
+    for (name, value) in message.coordinates.named() {
+        add(&format!("coordinate.{name}"), &value);
     }
     all
 }

@@ -244,7 +244,8 @@ impl KafkaTarget {
 
     fn too_large(&self, record: &Record) -> String {
         let message = &record.message;
-        let place: Vec<_> = message.coordinates.iter().map(|(n, v)| format!("{n} {v}")).collect();
+        let place = message.coordinates.named();
+        let place: Vec<_> = place.iter().map(|(n, v)| format!("{n} {v}")).collect();
         format!(
             "the topic `{}` takes no record as large as that of `{}` {} with {} bytes; \
              raise its `max.message.bytes`",

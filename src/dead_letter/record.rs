@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::Record;
-use crate::message::{Message, Topic};
+use crate::message::{Coordinates, Message, Topic};
 
 /// The first second of the year 10000, which RFC 3339 can't name.
 const END_OF_TIME: u64 = 253_402_300_800;
@@ -51,7 +51,7 @@ pub fn line(record: &Record) -> Value {
         })
         .collect();
     let coordinates: Map<String, Value> =
-        message.coordinates.iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
+        message.coordinates.named().into_iter().map(|(n, v)| (n.into_owned(), json!(v))).collect();
     let mut line = Map::new();
     line.insert("at".into(), json!(humantime::format_rfc3339_millis(record.at).to_string()));
     line.insert("reason".into(), json!(record.reason));
@@ -181,7 +181,7 @@ impl Line {
         headers.into_iter().map(read).collect()
     }
 
-    fn coordinates(&mut self) -> Result<Vec<(Cow<'static, str>, String)>, NoRecord> {
+    fn coordinates(&mut self) -> Result<Coordinates, NoRecord> {
         let wrong = || NoRecord("`coordinates` is no object of strings".to_owned());
         let coordinates = match self.0.remove("coordinates") {
             None | Some(Value::Null) => Map::new(),
@@ -192,7 +192,7 @@ impl Line {
             Value::String(value) => Ok((Cow::Owned(name), value)),
             _ => Err(wrong()),
         };
-        coordinates.into_iter().map(read).collect()
+        coordinates.into_iter().map(read).collect::<Result<_, _>>().map(Coordinates::Named)
     }
 }
 
@@ -231,7 +231,9 @@ mod tests {
                 headers,
                 payload,
                 published: published.map(|(s, n)| UNIX_EPOCH + Duration::new(s, n)),
-                coordinates: coordinates.into_iter().map(|(n, v)| (n.into(), v)).collect(),
+                coordinates: Coordinates::Named(
+                    coordinates.into_iter().map(|(n, v)| (n.into(), v)).collect(),
+                ),
             }
         }
     }

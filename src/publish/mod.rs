@@ -30,6 +30,7 @@ pub use client::{BuildError, Client};
 pub use entry::{Entry, Policy, Refused, Tries};
 
 use crate::config::ApiConfig;
+use crate::delivery::Gate;
 use crate::health::{Health, Part};
 use crate::metrics::{ApiMetrics, Metrics};
 use crate::shutdown::Shutdown;
@@ -73,6 +74,7 @@ pub struct Publisher<P> {
     refused: mpsc::UnboundedSender<Refused>,
     metrics: ApiMetrics,
     health: Part,
+    intake: Gate,
     accepted_at: Option<Instant>,
     fault_log: FaultLog,
     why_paused: Option<String>,
@@ -128,12 +130,18 @@ impl<P: Post> Publisher<P> {
             refused,
             metrics,
             health,
+            intake: Gate::default(),
             accepted_at: None,
             fault_log: FaultLog::default(),
             why_paused: None,
             why_silent: String::new(),
             name: Arc::clone(name),
         }
+    }
+
+    /// Closed while nothing is taken of anything.
+    pub fn gate(&self) -> Gate {
+        self.intake.clone()
     }
 
     /// Publishes what comes over `entries` until that is closed and everything is settled, or until

@@ -264,7 +264,7 @@ impl fmt::Display for Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Topic;
+    use crate::message::{Coordinates, Topic};
     use bytes::Bytes;
 
     fn spec(name: &str, topic: Option<&str>, channels: &[&str]) -> Spec {
@@ -293,7 +293,7 @@ mod tests {
             payload: payload.into(),
             order: Some(Bytes::from(topic.to_owned())),
             published: None,
-            coordinates: Vec::new(),
+            coordinates: Coordinates::default(),
         }
     }
 

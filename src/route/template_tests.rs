@@ -1,7 +1,7 @@
 //! What renders, what is rejected, and what is a fault of the template.
 
 use super::*;
-use crate::message::Topic;
+use crate::message::{Coordinates, Topic};
 use crate::route::Pattern;
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ fn message(topic: &str, payload: &str) -> Message {
         payload: Bytes::from(payload.to_owned()),
         order: None,
         published: None,
-        coordinates: Vec::new(),
+        coordinates: Coordinates::default(),
     }
 }
 

@@ -83,6 +83,11 @@ impl Pauses {
         self.scopes.is_empty()
     }
 
+    /// Whether the API as a whole is paused.
+    pub fn holds_all(&self) -> bool {
+        self.scopes.contains_key(&Scope::Api)
+    }
+
     fn change(&mut self, namespace: &str, change: impl Fn(&mut Pause)) {
         if !self.is_empty() {
             scopes(namespace)

@@ -65,13 +65,11 @@ pub(super) struct Place {
     pub(super) offset: i64,
 }
 
-/// A message that was found its partition.
+/// The partition that was found for a message, as it was then.
+#[derive(Clone, Copy)]
 pub(super) struct Found {
-    pub(super) index: usize,
-    pub(super) generation: u64,
-    pub(super) topic: Topic,
-    /// What orders it if it has no key.
-    pub(super) order: Bytes,
+    index: usize,
+    generation: u64,
 }
 
 /// What became of a message.
@@ -152,17 +150,17 @@ impl Assignment {
                 return None;
             }
         }
-        let p = &self.partitions[index];
-        Some(Found {
-            index,
-            generation: p.generation,
-            topic: p.topic.clone(),
-            order: p.order.clone(),
-        })
+        Some(Found { index, generation: self.partitions[index].generation })
+    }
+
+    /// The topic of a partition that was just found, and what orders its messages without a key.
+    pub(super) fn named(&self, found: Found) -> (&Topic, &Bytes) {
+        let partition = &self.partitions[found.index];
+        (&partition.topic, &partition.order)
     }
 
     /// Takes a message of `bytes`, if its partition is still the one that was found and there is room.
-    pub(super) fn admit(&mut self, found: &Found, offset: i64, bytes: usize) -> Admitted {
+    pub(super) fn admit(&mut self, found: Found, offset: i64, bytes: usize) -> Admitted {
         let Some(partition) = self.partitions.get_mut(found.index) else {
             return Admitted::Foreign;
         };

@@ -20,7 +20,7 @@ fn assignment(messages: usize) -> (Assignment, KafkaMetrics) {
 
 fn take(assignment: &mut Assignment, partition: i32, offset: i64) -> Settlement {
     let found = assignment.find("t", partition, offset).unwrap();
-    match assignment.admit(&found, offset, 1) {
+    match assignment.admit(found, offset, 1) {
         Admitted::Taken(settlement) => settlement,
         Admitted::Full => panic!("full"),
         Admitted::Foreign => panic!("foreign"),
@@ -102,9 +102,9 @@ fn a_message_that_was_found_before_a_revocation_is_not_taken_after_it() {
     assignment.add("t", 0);
     let found = assignment.find("t", 0, 5).unwrap();
     assignment.remove("t", 0);
-    assert!(matches!(assignment.admit(&found, 5, 1), Admitted::Foreign));
+    assert!(matches!(assignment.admit(found, 5, 1), Admitted::Foreign));
     assignment.add("t", 0);
-    assert!(matches!(assignment.admit(&found, 5, 1), Admitted::Foreign));
+    assert!(matches!(assignment.admit(found, 5, 1), Admitted::Foreign));
 }
 
 #[test]
@@ -167,10 +167,10 @@ fn without_room_nothing_is_taken_and_nothing_is_lost() {
     assignment.add("t", 0);
     let (one, _two) = (take(&mut assignment, 0, 1), take(&mut assignment, 0, 2));
     let found = assignment.find("t", 0, 3).unwrap();
-    assert!(matches!(assignment.admit(&found, 3, 1), Admitted::Full));
+    assert!(matches!(assignment.admit(found, 3, 1), Admitted::Full));
     one.settle(Outcome::Accepted);
     assignment.settle(Instant::now());
-    assert!(matches!(assignment.admit(&found, 3, 1), Admitted::Taken(_)));
+    assert!(matches!(assignment.admit(found, 3, 1), Admitted::Taken(_)));
 }
 
 #[test]
@@ -253,7 +253,7 @@ proptest! {
                     let p = usize::try_from(partition).unwrap();
                     let offset = log[next[p]];
                     let Some(found) = assignment.find("t", partition, offset) else { continue };
-                    if let Admitted::Taken(settlement) = assignment.admit(&found, offset, 1) {
+                    if let Admitted::Taken(settlement) = assignment.admit(found, offset, 1) {
                         next[p] += 1;
                         flying.push((p, offset, settlement));
                     }

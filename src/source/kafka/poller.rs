@@ -216,11 +216,12 @@ impl Poller {
         }
     }
 
-    /// Takes messages as far as there is room.
+    /// Takes messages as far as there is room, and somebody to take them.
     fn flow(&mut self, consumer: &BaseConsumer<Context>, now: Instant) -> Result<(), String> {
         self.retry_held();
         self.shared.hand_over();
-        let full = self.held.is_some() || !self.shared.room.fits(0);
+        let full =
+            self.held.is_some() || !self.shared.room.fits(0) || !self.shared.is_intake_open();
         let half_free = self.shared.room.half_free().now_or_never().is_some();
         let next = self.shared.flow().pressure.next(full, half_free, now);
         match next {
@@ -290,12 +291,12 @@ impl Poller {
         // One waits for room already. What comes behind it goes back, and if it is of the same
         // partition, that is read again from the one that waits: to pass it would lose it.
         if let Some(held) = &self.held {
-            let same = held.partition == partition && held.found.topic.as_str() == topic;
+            let same = held.partition == partition && held.message.topic.as_str() == topic;
             let from = if same { held.offset.min(offset) } else { offset };
             return assignment.set_back(topic, partition, from);
         }
         if message.payload().is_none() && shared.config.tombstones == Tombstones::Skip {
-            let admitted = assignment.admit(&found, offset, 0);
+            let admitted = assignment.admit(found, offset, 0);
             drop(assignment);
             if let Admitted::Taken(settlement) = admitted {
                 shared.kafka.tombstones.inc();
@@ -303,8 +304,8 @@ impl Poller {
             }
             return self.give_back(message);
         }
-        let (message, size) = record::message(&shared.name, &found, message);
-        match assignment.admit(&found, offset, size) {
+        let (message, size) = record::message(&shared.name, assignment.named(found), message);
+        match assignment.admit(found, offset, size) {
             Admitted::Foreign => {}
             Admitted::Taken(settlement) => {
                 drop(assignment);
@@ -326,7 +327,7 @@ impl Poller {
     fn retry_held(&mut self) {
         let Some(held) = self.held.take() else { return };
         let Held { found, partition, offset, size, message } = held;
-        let admitted = self.shared.assignment().admit(&found, offset, size);
+        let admitted = self.shared.assignment().admit(found, offset, size);
         match admitted {
             Admitted::Full => self.held = Some(Held { found, partition, offset, size, message }),
             // Somebody else's now, or it is read again.

@@ -1,4 +1,4 @@
-//! When to fetch and when not: the in-flight limit, with hysteresis. Pure.
+//! When to fetch and when not: the in-flight limit and the intake gate, with hysteresis. Pure.
 //!
 //! Pausing a partition throws away what was fetched ahead of it, so a source that is only slower than
 //! its broker must not pause: it waits a little, and takes on when something was settled. The queue is
@@ -33,7 +33,7 @@ pub(super) struct Pressure {
 }
 
 impl Pressure {
-    /// `full`: the next message does not fit. `half_free`: half of the room is free.
+    /// `full`: the next message does not fit, or no API would take it. `half_free`: half of the room is free.
     pub(super) fn next(&mut self, full: bool, half_free: bool, now: Instant) -> Next {
         if self.paused {
             if !half_free || full {
@@ -54,7 +54,7 @@ impl Pressure {
         Next::Pause
     }
 
-    /// Whether partitions are paused for want of room.
+    /// Whether partitions are paused for want of room or of an API that takes anything.
     pub(super) fn is_paused(&self) -> bool {
         self.paused
     }

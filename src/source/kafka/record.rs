@@ -1,13 +1,11 @@
 //! A record of Kafka as a [`Message`].
 
-use std::borrow::Cow;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Headers, Message as _, Timestamp};
 
-use super::assignment::Found;
-use crate::message::{Message, SourceName};
+use crate::message::{Coordinates, Message, SourceName, Topic};
 
 /// What stands for a payload that is not there, where routes are to see it.
 const NULL: &[u8] = b"null";
@@ -15,7 +13,7 @@ const NULL: &[u8] = b"null";
 /// The message that `record` is, its bytes copied once, and how many they are.
 pub(super) fn message(
     source: &SourceName,
-    found: &Found,
+    (topic, order): (&Topic, &Bytes),
     record: &BorrowedMessage<'_>,
 ) -> (Message, usize) {
     let payload = record.payload().unwrap_or(NULL);
@@ -40,8 +38,8 @@ pub(super) fn message(
     });
     let message = Message {
         source: SourceName::clone(source),
-        order: Some(key.clone().unwrap_or_else(|| found.order.clone())),
-        topic: found.topic.clone(),
+        order: Some(key.clone().unwrap_or_else(|| order.clone())),
+        topic: topic.clone(),
         key,
         headers,
         payload,
@@ -51,12 +49,7 @@ pub(super) fn message(
                 .ok()
                 .and_then(|at| UNIX_EPOCH.checked_add(Duration::from_millis(at))),
         },
-        coordinates: coordinates(record.partition(), record.offset()),
+        coordinates: Coordinates::Log { partition: record.partition(), offset: record.offset() },
     };
     (message, size)
-}
-
-/// Where a message stands, for a person who looks for it.
-fn coordinates(partition: i32, offset: i64) -> Vec<(Cow<'static, str>, String)> {
-    vec![("partition".into(), partition.to_string()), ("offset".into(), offset.to_string())]
 }

@@ -136,6 +136,12 @@ impl Shared {
         self.handing.lock().unwrap_or_else(PoisonError::into_inner).hand_over();
     }
 
+    /// Whether some API takes what is handed over.
+    pub(super) fn is_intake_open(&self) -> bool {
+        let handing = self.handing.lock().unwrap_or_else(PoisonError::into_inner);
+        handing.intake.as_ref().is_none_or(Intake::is_open)
+    }
+
     /// Hands nothing over any more.
     pub(super) fn close_intake(&self) {
         *self.handing.lock().unwrap_or_else(PoisonError::into_inner) = Handing::default();

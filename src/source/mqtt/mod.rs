@@ -57,7 +57,7 @@ use crate::backoff::Backoff;
 use crate::config::source::{Limits, MqttConfig, Qos};
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
-use crate::message::{Message, SourceName, Topic};
+use crate::message::{Coordinates, Message, SourceName, Topic};
 use crate::metrics::SourceMetrics;
 use crate::shutdown::Shutdown;
 use crate::tls::{self, TlsError};
@@ -361,11 +361,11 @@ impl MqttSource {
             headers,
             payload: Bytes::copy_from_slice(&incoming.payload),
             published: None,
-            coordinates: vec![
-                ("qos".into(), incoming.qos.to_string()),
-                ("retain".into(), incoming.retain.to_string()),
-                ("duplicate".into(), incoming.duplicate.to_string()),
-            ],
+            coordinates: Coordinates::Publish {
+                qos: incoming.qos,
+                retain: incoming.retain,
+                duplicate: incoming.duplicate,
+            },
         };
         intake.submit(Delivery::new(message, settlement));
     }
