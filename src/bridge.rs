@@ -1,8 +1,8 @@
 //! Assembly and lifetime: makes every part from a configuration, runs them, and stops them in order.
 //!
 //! Stopping is closing the first queue. Only the sources hear the drain: they take nothing more, wait
-//! for what is in flight, acknowledge and leave. With the last of them the deliveries end, then the
-//! pipeline, the publishers, the rejects and the dead letters, each because its queue closed. When the
+//! for what is in flight, acknowledge and leave. With the last of them goes the pipeline, which feeds the
+//! publishers; these, the rejects and the dead letters end each because its queue closed. When the
 //! grace is over the abort ends whatever is left, and what was not settled stays with the brokers.
 
 mod dead_letters;

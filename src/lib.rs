@@ -19,7 +19,8 @@
 //!
 //! A message travels with its duty ([`delivery`]): whoever drops it says *not done*, and only an
 //! explicit call says *done*. The broker is the buffer; nothing is acknowledged before the answer.
-//! A source is slowed by its in-flight limit and by nothing else. Transient faults are the publisher's
+//! A source is slowed by its in-flight limit, and held by the intake gate while no API takes anything.
+//! It routes what it takes on its own thread, which never waits. Transient faults are the publisher's
 //! business; redelivery by the broker is the end of everything that went wrong here. Stopping is
 //! closing the first queue: only sources hear the drain, every later part ends because its queue did.
 //!

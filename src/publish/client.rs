@@ -3,6 +3,7 @@
 //! HTTP/1.1 goes over a connection that belongs to who posts; HTTP/2, where requests share one, over
 //! hyper-util's pool.
 
+use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -181,8 +182,8 @@ impl Post for Client {
         }
     }
 
-    async fn idle(&self, connection: &mut Connection) {
-        connection.idle().await;
+    async fn idle(&self, connection: &mut Connection) -> Infallible {
+        connection.idle().await
     }
 
     fn hint(&self) -> &str {

@@ -1,8 +1,8 @@
 //! Connections to an endpoint: how they are made, and when they are left for new ones.
 //!
 //! Names are resolved only when a connection is made, so a pool that is always busy would stay with an
-//! address for ever. Therefore the whole pool is set aside after a while, and after several errors in
-//! a row: what is under way in it finishes, and what comes next goes over new connections.
+//! address for ever. Therefore all connections are left after a while, and after several errors in a
+//! row: what is under way finishes, and what comes next goes over new ones.
 
 use std::error::Error;
 use std::fmt;
@@ -81,7 +81,8 @@ pub(super) struct Connections {
 }
 
 struct Current {
-    pool: Pool,
+    /// With HTTP/2.
+    pool: Option<Pool>,
     number: u64,
     until: Instant,
     errors: u32,
@@ -125,7 +126,7 @@ impl Connections {
 
     fn over(connector: HttpsConnector<Way>, shared: bool, max_age: Duration) -> Self {
         let current = Current {
-            pool: pool(connector.clone()),
+            pool: shared.then(|| pool(connector.clone())),
             number: 0,
             until: clock() + jittered(max_age),
             errors: 0,
@@ -139,7 +140,7 @@ impl Connections {
         if clock() >= current.until {
             self.renew(&mut current, "their age");
         }
-        (Number(current.number), self.shared.then(|| current.pool.clone()))
+        (Number(current.number), current.pool.clone())
     }
 
     /// A new way to `to`, TLS included.
@@ -172,7 +173,7 @@ impl Connections {
     fn renew(&self, current: &mut Current, because: &str) {
         tracing::debug!(because, "connections are renewed");
         *current = Current {
-            pool: pool(self.connector.clone()),
+            pool: self.shared.then(|| pool(self.connector.clone())),
             number: current.number + 1,
             until: clock() + jittered(self.max_age),
             errors: 0,
@@ -275,12 +276,13 @@ impl Service<Uri> for Way {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const AGE: Duration = Duration::from_secs(100);
 
-    fn connections() -> Connections {
+    /// Of HTTP/1.1 that trust nobody.
+    pub(in super::super) fn connections() -> Connections {
         let tls = tls::trusting_nobody().unwrap();
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)

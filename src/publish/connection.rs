@@ -4,9 +4,11 @@
 //! sends is the one that reads and writes, which spares two wake-ups and half of the client's CPU a
 //! request.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ pub struct Connection {
     /// In a box, for it is large and moved about.
     open: Option<Box<Open>>,
     deadline: Deadline,
+    idle: Deadline,
 }
 
 struct Open {
@@ -76,22 +79,33 @@ impl Connection {
         let kept = self.open.take();
         let kept = kept.filter(|open| open.number == number && open.used.elapsed() < IDLE);
         let connect = || Open::connect(connections, number, to);
-        let exchange = pin!(exchange(kept, connect, request, limit));
+        let sending = AtomicBool::new(false);
+        let exchange = pin!(exchange(kept, connect, request, limit, &sending));
         let ended = self.deadline.within(time, exchange).await;
-        let (mut open, answer) = ended.unwrap_or(Err(ExchangeError::TimedOut))?;
-        open.used = Instant::now();
-        self.open = Some(open);
+        let (mut open, answer) = ended.unwrap_or_else(|| {
+            Err(if sending.load(Ordering::Relaxed) {
+                ExchangeError::TimedOut
+            } else {
+                ExchangeError::Unsent(format!("no connection within {time:?}").into())
+            })
+        })?;
+        // A server may answer before it has read everything: then the rest is still to be written.
+        if open.sender.is_ready() {
+            open.used = Instant::now();
+            self.open = Some(open);
+        }
         Ok(answer)
     }
 
-    /// Lets the connection go when the server closes it. Then there is nothing more to do, for ever.
-    pub(super) async fn idle(&mut self) {
+    /// Lets the connection go when the server closes it, or when it was not used for long. Then there
+    /// is nothing more to do, for ever.
+    pub(super) async fn idle(&mut self) -> Infallible {
         if let Some(driver) = self.open.as_mut().and_then(|open| open.driver.as_mut()) {
             // Why it closed is of no interest: nothing was under way.
-            let _ = driver.await;
+            let _ = self.idle.within(IDLE, driver).await;
         }
         self.open = None;
-        std::future::pending::<()>().await;
+        std::future::pending().await
     }
 }
 
@@ -100,6 +114,7 @@ async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
     connect: impl Fn() -> C,
     mut request: Request<Full<Bytes>>,
     limit: usize,
+    sending: &AtomicBool,
 ) -> Result<(Box<Open>, (Parts, Bytes)), ExchangeError> {
     loop {
         let reused = kept.is_some();
@@ -107,6 +122,7 @@ async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
             Some(open) => open,
             None => connect().await.map_err(ExchangeError::Unsent)?,
         };
+        sending.store(true, Ordering::Relaxed);
         match open.send(request).await {
             Ok(response) => {
                 let answer = open.read(response, limit).await.map_err(ExchangeError::Sent)?;
@@ -114,7 +130,10 @@ async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
             }
             Err((error, None)) => return Err(ExchangeError::Sent(error.into())),
             // It was closed while it was idle, and nothing was sent: over a new one, then.
-            Err((_, Some(unsent))) if reused => request = unsent,
+            Err((_, Some(unsent))) if reused => {
+                sending.store(false, Ordering::Relaxed);
+                request = unsent;
+            }
             Err((error, Some(_))) => return Err(ExchangeError::Unsent(error.into())),
         }
     }
@@ -137,11 +156,7 @@ impl Open {
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, (hyper::Error, Option<Request<Full<Bytes>>>)> {
         let Self { sender, driver, .. } = self;
-        if !sender.is_ready()
-            && let Err(error) = drive(driver, pin!(sender.ready())).await
-        {
-            return Err((error, Some(request)));
-        }
+        // A new connection takes one at once; what was kept was ready.
         let sending = pin!(sender.try_send_request(request));
         drive(driver, sending).await.map_err(|mut error| {
             let unsent = error.take_message();
@@ -207,5 +222,72 @@ impl Deadline {
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("open", &self.open.is_some()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connect::tests::connections;
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    const TIME: Duration = Duration::from_millis(300);
+
+    async fn exchange(connection: &mut Connection, to: &str) -> Result<Bytes, ExchangeError> {
+        let connections = connections();
+        let (number, _) = connections.now();
+        let body = Full::new(Bytes::from("x".repeat(4_000_000)));
+        let request = Request::post("/event").header("host", "a").body(body).unwrap();
+        let to = to.parse().unwrap();
+        let (_, body) =
+            connection.exchange((&connections, number), &to, request, (TIME, 100)).await?;
+        Ok(body)
+    }
+
+    async fn listener() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    }
+
+    /// Reads a head, and answers without having read the body.
+    async fn answer_early(stream: &mut TcpStream) {
+        let mut head = [0; 100];
+        assert!(stream.read(&mut head).await.unwrap() > 0);
+        let answer = "HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_was_sent_before_there_is_a_connection() {
+        let (_silent, address) = listener().await;
+        let mut connection = Connection::default();
+        let ended = exchange(&mut connection, &format!("https://{address}")).await;
+        assert!(matches!(ended, Err(ExchangeError::Unsent(_))), "{ended:?}");
+        let ended = exchange(&mut connection, &format!("http://{address}")).await;
+        assert!(matches!(ended, Err(ExchangeError::TimedOut)), "{ended:?}");
+        assert!(connection.open.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_something_left_to_write_is_not_used_again() {
+        let (listener, address) = listener().await;
+        let server = tokio::spawn(async move {
+            let mut open = Vec::new();
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                answer_early(&mut stream).await;
+                open.push(stream);
+            }
+            open
+        });
+        let mut connection = Connection::default();
+        for _ in 0..2 {
+            let body = exchange(&mut connection, &format!("http://{address}")).await.unwrap();
+            assert_eq!(body, "no");
+            assert!(connection.open.is_none());
+        }
+        server.await.unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! The publisher of one API: takes entries, batches them by channel, posts them, reads what the answer
 //! says of each, and settles.
 //!
-//! One loop decides; requests run as tasks of their own. Transient faults are retried until they
+//! One loop decides; workers post. Transient faults are retried until they
 //! succeed or the bridge stops. What the API will never take is handed back with its reason. A refusal
 //! of *us* (401, 403, no credentials) pauses the namespace: everything is kept, nothing acknowledged.
 
@@ -139,7 +139,8 @@ impl<P: Post> Publisher<P> {
         }
     }
 
-    /// Closed while nothing is taken of anything.
+    /// Closed while the API is paused as a whole or does not answer, and something is left to ask it
+    /// again with.
     pub fn gate(&self) -> Gate {
         self.intake.clone()
     }
@@ -173,6 +174,7 @@ impl<P: Post> Publisher<P> {
                         return;
                     }
                     for ended in finished.drain(..) {
+                        self.workers.free(ended.worker);
                         self.judge(ended);
                     }
                 }
@@ -206,6 +208,9 @@ impl<P: Post> Publisher<P> {
             self.metrics.batch.observe(batch.items.len() as f64);
             self.workers.send(batch);
         }
+        let closed = self.breaker.is_open() || self.pauses.holds_all();
+        let asks = self.lanes.queued() > 0 || self.workers.requests() > 0;
+        self.intake.set_open(!(closed && asks));
         self.metrics.concurrency.set(self.concurrency.limit());
         self.metrics.rate.set(self.gate.rate());
     }

@@ -1,5 +1,6 @@
 //! The seam to an Event API: one request, and what came of it.
 
+use std::convert::Infallible;
 use std::future::Future;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ pub trait Post: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Answer, Failure>> + Send;
 
     /// Looks after `connection` while there is nothing to send over it. Never ends.
-    fn idle(&self, connection: &mut Self::Connection) -> impl Future<Output = ()> + Send {
+    fn idle(&self, connection: &mut Self::Connection) -> impl Future<Output = Infallible> + Send {
         let _ = connection;
         std::future::pending()
     }

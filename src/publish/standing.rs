@@ -52,14 +52,13 @@ impl<P: Post> Publisher<P> {
         }
     }
 
-    /// Says to metrics, `/readyz` and the sources how the API stands.
+    /// Says to metrics and `/readyz` how the API stands.
     pub(super) fn report(&mut self) {
         if self.pauses.is_empty() {
             self.why_paused = None;
         }
         self.metrics.paused.set(i64::from(self.why_paused.is_some()));
         self.metrics.breaker.set(i64::from(self.breaker.is_open()));
-        self.intake.set_open(!self.breaker.is_open() && !self.pauses.holds_all());
         match &self.why_paused {
             Some(why) => self.health.not_ready(why),
             None if self.breaker.is_open() => {

@@ -1,7 +1,8 @@
 //! Who posts: as many workers as requests were ever in flight, each with its connection.
 //!
 //! A worker renders a batch, posts it, and gives it back with what came of it. The last one that came
-//! back goes first, so that no more connections are kept busy than are needed, and the others end.
+//! back goes first, so that no more connections are kept busy than are needed; those of the others are
+//! closed after a while.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,7 +40,8 @@ pub(super) struct Ended {
     pub(super) sent: Instant,
     /// What came of it.
     pub(super) result: Result<Answer, Failure>,
-    worker: usize,
+    /// Who sent it.
+    pub(super) worker: usize,
 }
 
 impl<P: Post> Workers<P> {
@@ -49,7 +51,7 @@ impl<P: Post> Workers<P> {
         Self { post, tasks: JoinSet::new(), all: Vec::new(), idle: Vec::new(), back, ended }
     }
 
-    /// Requests in flight.
+    /// Requests in flight, with those that have ended and whose worker is not free yet.
     pub(super) fn requests(&self) -> usize {
         self.all.len() - self.idle.len()
     }
@@ -65,14 +67,17 @@ impl<P: Post> Workers<P> {
     /// worker, which takes its batch with it.
     pub(super) async fn ended(&mut self, finished: &mut Vec<Ended>) -> Result<(), JoinError> {
         tokio::select! {
+            biased; // what was decided counts, whoever panicked meanwhile
             // Never zero: we hold a sender.
-            _ = self.ended.recv_many(finished, AT_ONCE) => {
-                self.idle.extend(finished.iter().map(|ended| ended.worker));
-                Ok(())
-            }
+            _ = self.ended.recv_many(finished, AT_ONCE) => Ok(()),
             // Only a panic ends a worker before we do.
             Some(Err(error)) = self.tasks.join_next() => Err(error),
         }
+    }
+
+    /// A worker whose request is being judged has nothing to do.
+    pub(super) fn free(&mut self, worker: usize) {
+        self.idle.push(worker);
     }
 
     fn hire(&mut self) -> usize {
@@ -94,10 +99,10 @@ async fn work<P: Post>(
     loop {
         let batch = tokio::select! {
             biased;
-            Some(batch) = batches.recv() => batch,
-            () = post.idle(&mut connection) => continue,
-            else => return,
+            batch = batches.recv() => batch,
+            never = post.idle(&mut connection) => match never {},
         };
+        let Some(batch) = batch else { return };
         let body = publish_body(&batch.channel, batch.items.iter().map(|e| &e.event));
         let sent = clock();
         let result = post.post(&mut connection, body).await;
