@@ -66,11 +66,12 @@ fn requests(lines: &[Line]) -> BTreeMap<&str, Vec<u64>> {
 async fn a_move_in_the_middle_of_full_batches_repeats_only_what_moved() {
     const PARTITIONS: u64 = 12;
     let kafka = Kafka::shared().await;
-    let shop = Shop::open(kafka, "moves", PARTITIONS).await;
+    // Slow enough for what is fetched at once to be little of each partition, so that batches mix them.
+    let shop = Shop::with(kafka, "moves", PARTITIONS, &["--latency", "100ms"]).await;
     let watch = shop.watch(Duration::from_millis(50));
     let setups = ["first", "second"].map(|name| setup(&shop, name));
     let first = setups[0].start_ready().await;
-    let load = shop.load(kafka, 1_000, 480);
+    let load = shop.load(kafka, 400, 480);
     shop.ledger.reaches(1_000, PATIENCE).await;
     shop.emulator.set_faults(json!([{ "fault": { "hang": { "when": "after" } } }])).await;
     // What is taken from now on is answered at the end only.

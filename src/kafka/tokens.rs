@@ -58,7 +58,7 @@ pub struct Token {
 pub enum Tokens {
     /// Of an issuer, renewed before they expire.
     Issuer(Renewal<Token>),
-    /// Each signed when it is asked for.
+    /// Signed anew each time.
     Msk {
         /// What signs them.
         credentials: Box<Credentials>,

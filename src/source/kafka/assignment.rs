@@ -68,7 +68,9 @@ pub(super) struct Place {
 /// The partition that was found for a message, as it was then.
 #[derive(Clone, Copy)]
 pub(super) struct Found {
+    /// Where it stood: others come and go.
     index: usize,
+    /// No two partitions have the same.
     generation: u64,
 }
 
@@ -161,12 +163,13 @@ impl Assignment {
 
     /// Takes a message of `bytes`, if its partition is still the one that was found and there is room.
     pub(super) fn admit(&mut self, found: Found, offset: i64, bytes: usize) -> Admitted {
-        let Some(partition) = self.partitions.get_mut(found.index) else {
+        let is_it = |p: &Partition| p.generation == found.generation;
+        let there = self.partitions.get(found.index).is_some_and(is_it);
+        let index = if there { Some(found.index) } else { self.partitions.iter().position(is_it) };
+        let Some(partition) = index.filter(|_| !self.closed).map(|i| &mut self.partitions[i])
+        else {
             return Admitted::Foreign;
         };
-        if partition.generation != found.generation || self.closed {
-            return Admitted::Foreign;
-        }
         // Only this thread takes, so what fits now still fits below.
         if !self.room.fits(bytes) {
             return Admitted::Full;

@@ -295,3 +295,18 @@ proptest! {
         }
     }
 }
+
+/// A message waits for room while another partition leaves: it is still one to take.
+#[test]
+fn a_message_that_was_found_is_admitted_though_other_partitions_leave() {
+    let (mut assignment, _) = assignment(10);
+    assignment.add("t", 0);
+    assignment.add("t", 1);
+    let found = assignment.find("t", 1, 7).unwrap();
+    assignment.remove("t", 0);
+    assert!(matches!(assignment.admit(found, 7, 1), Admitted::Taken(_)));
+    let found = assignment.find("t", 1, 8).unwrap();
+    assignment.remove("t", 1);
+    assignment.add("t", 1);
+    assert!(matches!(assignment.admit(found, 8, 1), Admitted::Foreign), "another generation");
+}

@@ -1,9 +1,13 @@
 //! A record of Kafka as a [`Message`].
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use rdkafka::message::{BorrowedMessage, Headers, Message as _, Timestamp};
+use rdkafka::message::{
+    BorrowedHeaders, BorrowedMessage, Header, Headers, Message as _, Timestamp,
+};
+use tracing::warn;
 
 use crate::message::{Coordinates, Message, SourceName, Topic};
 
@@ -30,11 +34,11 @@ pub(super) fn message(
     };
     let mut size = payload.len() + key.as_ref().map_or(0, Bytes::len);
     let headers = record.headers().map_or_else(Vec::new, |headers| {
-        let header = |h: rdkafka::message::Header<'_, &[u8]>| {
+        let header = |h: Header<'_, &[u8]>| {
             size += h.key.len() + h.value.map_or(0, <[u8]>::len);
             (h.key.to_owned(), Bytes::copy_from_slice(h.value.unwrap_or_default()))
         };
-        headers.iter().map(header).collect()
+        (0..headers.count()).filter_map(|n| readable(source, headers, n)).map(header).collect()
     });
     let message = Message {
         source: SourceName::clone(source),
@@ -52,4 +56,18 @@ pub(super) fn message(
         coordinates: Coordinates::Log { partition: record.partition(), offset: record.offset() },
     };
     (message, size)
+}
+
+/// A header; `None` if its name is no text, which rdkafka panics at. Kafka's own clients write none such.
+fn readable<'r>(
+    source: &SourceName,
+    headers: &'r BorrowedHeaders,
+    number: usize,
+) -> Option<Header<'r, &'r [u8]>> {
+    // Nothing is changed by reading.
+    let read = catch_unwind(AssertUnwindSafe(|| headers.try_get(number)));
+    read.unwrap_or_else(|_| {
+        warn!(source = %source, "a header is left out, because its name is not UTF-8");
+        None
+    })
 }

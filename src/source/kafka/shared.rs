@@ -119,7 +119,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a message in for the next hand-over; each hand-over may wake the pipeline.
+    /// Takes a message in for the next hand-over; each may wake a publisher, so several go at once.
     pub(super) fn take_in(&self, delivery: Delivery) {
         let mut handing = self.handing.lock().unwrap_or_else(PoisonError::into_inner);
         if seeded::is(Bug::DropsMessages) && rand::random_ratio(1, 200) {
@@ -181,7 +181,13 @@ impl Shared {
             return self.stand(|standing| standing.member = false);
         }
         let code = trouble::kind(code, reason);
-        self.state().refused |= code == Code::Authentication;
+        if code == Code::Authentication {
+            self.state().refused = true;
+            // At once: while others let us in, the group may look well. Asking is limited in its rate.
+            if let Some(tokens) = &self.tokens {
+                tokens.refuse();
+            }
+        }
         let missing = trouble::missing_topic(code, reason);
         let times = self.state().repeats.note(code, Instant::now());
         if let Some(times) = times {
