@@ -29,7 +29,7 @@ use crate::shutdown::Shutdown;
 use crate::source::Room;
 
 /// Messages handed over at once where more are waiting.
-const HAND_OVER: usize = 64;
+const HAND_OVER: usize = 256;
 
 /// What they share.
 pub(super) struct Shared {
