@@ -13,7 +13,7 @@
 //! A record that is too large for the topic is never cut: it is tried again until somebody gives the topic
 //! a larger `max.message.bytes`, and holds whatever is behind it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -63,22 +63,27 @@ pub struct KafkaTarget {
     topic: String,
     /// Sources that may be reading the topic themselves.
     readers: Vec<SourceName>,
-    known: Arc<Known>,
+    tokens: Option<Arc<Desk>>,
+    trouble: Trouble,
     /// `None` after a failure: whatever was wrong with it, its password among it, is not carried along.
     producer: Option<ThreadedProducer<Context>>,
     /// What [`Target::write`] had to leave, and which of it was confirmed all the same.
     left: Vec<(Record, bool)>,
 }
 
-/// What producers come and go over.
-struct Known {
-    tokens: Option<Desk>,
-    /// Of the connection, as it was said last.
-    trouble: Mutex<Option<(Code, String)>>,
+/// What was wrong with the connection of a producer, as it was said last; every producer has its own.
+#[derive(Clone, Default)]
+struct Trouble(Arc<Mutex<Option<(Code, String)>>>);
+
+impl Trouble {
+    fn get(&self) -> MutexGuard<'_, Option<(Code, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 struct Context {
-    known: Arc<Known>,
+    tokens: Option<Arc<Desk>>,
+    trouble: Trouble,
     runtime: Handle,
 }
 
@@ -103,16 +108,17 @@ impl KafkaTarget {
         readers: Vec<SourceName>,
     ) -> Result<Self, BuildError> {
         check::<BaseProducer>(&properties(&cluster)?)?;
-        let tokens = Tokens::build(&cluster).await?.map(Desk::open);
-        let known = Arc::new(Known { tokens, trouble: Mutex::default() });
-        Ok(Self { cluster, topic, readers, known, producer: None, left: Vec::new() })
+        let tokens = Tokens::build(&cluster).await?.map(Desk::open).map(Arc::new);
+        let trouble = Trouble::default();
+        Ok(Self { cluster, topic, readers, tokens, trouble, producer: None, left: Vec::new() })
     }
 
     /// How many partitions the topic has; the error says why it could not be written.
     pub async fn look(&mut self) -> Result<usize, String> {
         let found = self.ask().await;
-        if found.is_err() {
-            self.close();
+        match found {
+            Ok(_) => *self.trouble.get() = None,
+            Err(_) => self.close(),
         }
         found
     }
@@ -138,7 +144,13 @@ impl KafkaTarget {
     fn producer(&mut self) -> Result<&ThreadedProducer<Context>, String> {
         if self.producer.is_none() {
             let properties = properties(&self.cluster).map_err(|error| error.to_string())?;
-            let context = Context { known: Arc::clone(&self.known), runtime: Handle::current() };
+            // That of the one before may be over, and it may be heard of until it is gone.
+            self.trouble = Trouble::default();
+            let context = Context {
+                tokens: self.tokens.clone(),
+                trouble: self.trouble.clone(),
+                runtime: Handle::current(),
+            };
             let producer = ThreadedProducer::from_config_and_context(&properties, context)
                 .map_err(|error| words(&error))?;
             self.producer = Some(producer);
@@ -177,7 +189,7 @@ impl KafkaTarget {
         }
         match failures.iter().min_by_key(|failure| failure.number) {
             None => {
-                *self.trouble() = None;
+                *self.trouble.get() = None;
                 Ok(())
             }
             Some(failure) if large(failure) => Err(self.too_large(&records[failure.number])),
@@ -247,10 +259,6 @@ impl KafkaTarget {
         }
     }
 
-    fn trouble(&self) -> std::sync::MutexGuard<'_, Option<(Code, String)>> {
-        self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn too_large(&self, record: &Record) -> String {
         let message = &record.message;
         let place = message.coordinates.named();
@@ -267,7 +275,7 @@ impl KafkaTarget {
 
     /// Why the topic can't be written, and what to look at where the code tells.
     fn why(&self, code: Code) -> String {
-        let heard = self.trouble().clone();
+        let heard = self.trouble.get().clone();
         // That time is over tells less than what was heard meanwhile.
         let silent = matches!(
             code,
@@ -348,12 +356,12 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-        if let Some(tokens) = &self.known.tokens
+        if let Some(tokens) = &self.tokens
             && matches!(code, Code::Authentication | Code::SaslAuthenticationFailed)
         {
             tokens.refuse();
         }
-        let mut trouble = self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trouble = self.trouble.get();
         // What is wrong with each of them was said.
         if code != Code::AllBrokersDown || trouble.is_none() {
             *trouble = Some((code, reason.to_owned()));
@@ -364,7 +372,7 @@ impl ClientContext for Context {
         &self,
         _: Option<&str>,
     ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        let Some(tokens) = &self.known.tokens else { return Err("there are no tokens".into()) };
+        let Some(tokens) = &self.tokens else { return Err("there are no tokens".into()) };
         // Confirmations wait meanwhile, and nothing else does.
         Ok(tokens.fetch(&self.runtime)?)
     }
@@ -450,6 +458,27 @@ mod tests {
         // What was confirmed behind the first is not there twice.
         target.write(&records).await.unwrap();
         assert_eq!(there(&mut target).await, 20);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn trouble_that_is_over_is_not_told_again() {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic(TOPIC, 1, 1).unwrap();
+        let mut target = target(&mock).await;
+        let trouble = || Some((Code::SaslAuthenticationFailed, "wrong password".to_owned()));
+        target.look().await.unwrap();
+        *target.trouble.get() = trouble();
+        assert!(target.why(Code::MessageTimedOut).contains("wrong password"));
+        target.look().await.unwrap();
+        assert!(!target.why(Code::MessageTimedOut).contains("wrong password"));
+        *target.trouble.get() = trouble();
+        let of_the_last = target.trouble.clone();
+        target.close();
+        // It is what this one failed for.
+        assert!(target.why(Code::MessageTimedOut).contains("wrong password"));
+        target.producer().unwrap();
+        *of_the_last.get() = trouble();
+        assert!(!target.why(Code::MessageTimedOut).contains("wrong password"));
     }
 
     #[test]
