@@ -3,15 +3,18 @@
 //!
 //! A record has the key, the headers and the payload of its message, byte for byte, and behind its headers
 //! those of [`headers`](super::headers), which say why it is here. The key chooses the partition as Java's
-//! client would, so that the rejects of a key keep their order. Its time is now: with the message's own a
-//! topic's retention could remove it as soon as it is there. That one is in a header.
+//! client would, so that the rejects of a key keep their order unless one has to be written anew. Its time is
+//! now: with the message's own a topic's retention could remove it as soon as it is there. That one is in a
+//! header.
 //!
 //! The producer is idempotent: what librdkafka repeats by itself is there once. It gives a record up after a
 //! while, so that one can be told why; then the record is written anew, by a new producer, and may be there
-//! twice. What was confirmed meanwhile, behind a record that was not, is remembered and not written again.
+//! twice. What was confirmed meanwhile, of the same batch and behind a record that was not, is remembered and
+//! not written again; the record comes behind it. Who restarts meanwhile forgets it, and writes it again.
 //!
 //! A record that is too large for the topic is never cut: it is tried again until somebody gives the topic
-//! a larger `max.message.bytes`, and holds whatever is behind it.
+//! a larger `max.message.bytes`. The others of its batch are written meanwhile, those of later batches are
+//! not, and no reject behind it is acknowledged, written or not.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
