@@ -1,5 +1,6 @@
 //! `[dead_letter.NAME]`: where events go that can't be published.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -147,39 +148,107 @@ fn topic<'a>(
     Some(Read { config, topic: topic.span })
 }
 
-/// Reports a topic that is read by a source whose rejects go there: they would go round for ever.
+/// That what one source can't publish comes to another, or to itself, over the topic of a dead letter.
+struct Way {
+    from: usize,
+    to: usize,
+    /// Where the topic is named in the dead letter.
+    place: Range<usize>,
+    /// Where the source says that it reads it.
+    read: Range<usize>,
+}
+
+/// Reports rejects that come back to the source that they are of, be it over others: they would go round for
+/// ever. Topics that a regular expression takes in are not seen here.
 pub(super) fn in_circles(
     ledger: &Ledger<'_>,
     dead_letters: &[(DeadLetterName, Read)],
     sources: &[source::Read],
     routes: &[Spec],
 ) {
+    let name = |at: usize| quoted(&sources[at].config.name);
+    let ways = ways(dead_letters, sources, routes);
+    let mut told = BTreeSet::new();
+    for first in &ways {
+        let Some(circle) = circle(first, &ways) else { continue };
+        let mut members: Vec<_> = circle.iter().map(|way| way.from).collect();
+        members.sort_unstable();
+        // Of a longer one every way is a first.
+        if members.len() > 1 && !told.insert(members) {
+            continue;
+        }
+        let over: Vec<_> = circle.iter().skip(1).map(|way| name(way.from)).collect();
+        let mut message = format!("{} would read its own dead letters again", name(first.from));
+        if !over.is_empty() {
+            message = format!("{message}, over those of {}", over.join(", then "));
+        }
+        let mut problem = Problem::new(Kind::Impossible, Some(first.place.clone()), message);
+        for (at, way) in circle.iter().enumerate() {
+            if at > 0 {
+                problem = problem.also(way.place.clone(), format!("rejects of {}", name(way.from)));
+            }
+            let reader =
+                if over.is_empty() { String::new() } else { format!(" by {}", name(way.to)) };
+            problem = problem.also(way.read.clone(), format!("read here{reader}"));
+        }
+        let hint = if over.is_empty() {
+            "name a topic that it does not read"
+        } else {
+            "give one of them a dead letter that none of them reads"
+        };
+        ledger.report(problem.help(hint));
+    }
+}
+
+fn ways(
+    dead_letters: &[(DeadLetterName, Read)],
+    sources: &[source::Read],
+    routes: &[Spec],
+) -> Vec<Way> {
+    let kafka = |source: &source::Read| match &source.config.kind {
+        SourceKind::Kafka(kafka) => Some(kafka.clone()),
+        SourceKind::Mqtt(_) => None,
+    };
+    let mut ways = Vec::new();
     for (name, Read { config, topic: place }) in dead_letters {
         let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
-        let of = |source: &source::Read| match &source.config.kind {
-            SourceKind::Kafka(kafka) => Some(kafka.clone()),
-            SourceKind::Mqtt(_) => None,
-        };
-        let Some(home) = sources.iter().find(|s| s.config.name == *home).and_then(of) else {
+        let Some(home) = sources.iter().find(|s| s.config.name == *home).and_then(kafka) else {
             continue;
         };
-        for source in sources {
-            let Some(kafka) = of(source).filter(|kafka| kafka.may_meet(&home)) else { continue };
+        let to = RejectTo::DeadLetter(name.clone());
+        let unrouted = Unrouted::DeadLetter(name.clone());
+        let rejects = |source: &source::Read| {
+            let route = |r: &Spec| r.from.contains(&source.config.name) && r.dead_letter == to;
+            routes.iter().any(route) || source.config.unrouted == unrouted
+        };
+        for (reader, source) in sources.iter().enumerate() {
+            let Some(kafka) = kafka(source).filter(|kafka| kafka.may_meet(&home)) else { continue };
             let Some(at) = kafka.topics.iter().position(|read| read == topic) else { continue };
-            let to = RejectTo::DeadLetter(name.clone());
-            let rejects = |r: &Spec| r.from.contains(&source.config.name) && r.dead_letter == to;
-            let unrouted = Unrouted::DeadLetter(name.clone());
-            if routes.iter().any(rejects) || source.config.unrouted == unrouted {
-                let message = format!(
-                    "{} would read its own dead letters again",
-                    quoted(&source.config.name)
-                );
-                let problem = Problem::new(Kind::Impossible, Some(place.clone()), message);
-                let problem = problem.also(source.filters[at].clone(), "read here");
-                ledger.report(problem.help("name a topic that it does not read"));
+            for (from, _) in sources.iter().enumerate().filter(|(_, source)| rejects(source)) {
+                let (place, read) = (place.clone(), source.filters[at].clone());
+                ways.push(Way { from, to: reader, place, read });
             }
         }
     }
+    ways
+}
+
+/// The shortest circle that begins with this way, if there is one.
+fn circle<'a>(first: &'a Way, ways: &'a [Way]) -> Option<Vec<&'a Way>> {
+    let mut reached = BTreeSet::from([first.to]);
+    let mut open = VecDeque::from([vec![first]]);
+    while let Some(path) = open.pop_front() {
+        let end = path.last()?.to;
+        if end == first.from {
+            return Some(path);
+        }
+        for way in ways.iter().filter(|way| way.from == end) {
+            if reached.insert(way.to) {
+                open.push_back([path.as_slice(), &[way]].concat());
+            }
+        }
+    }
+    None
 }
 
 fn rotation(table: &mut Table<'_>) -> Option<Rotation> {

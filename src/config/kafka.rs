@@ -46,7 +46,12 @@ pub struct KafkaConfig {
 impl KafkaConfig {
     /// Whether both may be of one cluster: they ask the same broker first.
     pub fn may_meet(&self, other: &Self) -> bool {
-        let same = |broker: &String| other.brokers.iter().any(|b| b.eq_ignore_ascii_case(broker));
+        let place = |broker: &str| {
+            let (host, port) = parts(broker);
+            let port = port.map_or(Ok(DEFAULT_PORT), str::parse::<u16>).ok();
+            (host.to_ascii_lowercase(), port)
+        };
+        let same = |broker: &String| other.brokers.iter().any(|b| place(b) == place(broker));
         self.brokers.iter().any(same)
     }
 }
@@ -85,6 +90,8 @@ pub(super) struct Read {
     pub(super) topics: Vec<Range<usize>>,
 }
 
+/// Of a broker that is named without one.
+const DEFAULT_PORT: u16 = 9092;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// A broker takes 6 s at least and 30 min at most, unless it is told otherwise
@@ -353,6 +360,22 @@ pub(crate) mod tests {
             tls: None,
             sasl: None,
             options: Vec::new(),
+        }
+    }
+
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn a_broker_is_the_same_with_its_port_and_without() {
+        let of = |broker: &str| KafkaConfig { brokers: vec![broker.to_owned()], ..config() };
+        for (one, other, same) in [
+            ("kafka", "KAFKA:9092", true),
+            ("[::1]", "[::1]:9092", true),
+            ("kafka:09092", "kafka:9092", true),
+            ("kafka", "kafka:9093", false),
+            ("kafka", "kafka-2", false),
+        ] {
+            assert_eq!(of(one).may_meet(&of(other)), same, "{one} {other}");
+            assert_eq!(of(other).may_meet(&of(one)), same, "{other} {one}");
         }
     }
 

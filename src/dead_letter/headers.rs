@@ -3,6 +3,7 @@
 use rdkafka::message::{Header, OwnedHeaders};
 
 use super::Record;
+use super::record::name;
 
 /// All of ours begin with it, so that they are told from those of the message.
 const PREFIX: &str = "appsync-bridge.";
@@ -16,8 +17,7 @@ pub(super) fn headers(record: &Record) -> OwnedHeaders {
         all = all.insert(Header { key, value: Some(&value[..]) });
     }
     let at = humantime::format_rfc3339_millis(record.at).to_string();
-    let published =
-        message.published.map(|published| humantime::format_rfc3339(published).to_string());
+    let published = message.published.and_then(name);
     let named = [
         ("reason", Some(record.reason)),
         ("detail", Some(record.detail.as_str())),
@@ -41,4 +41,49 @@ pub(super) fn headers(record: &Record) -> OwnedHeaders {
         add(&format!("coordinate.{name}"), &value);
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use bytes::Bytes;
+    use rdkafka::message::Headers as _;
+
+    use crate::message::{Coordinates, Message, Topic};
+
+    fn published(published: SystemTime) -> Option<String> {
+        let message = Message {
+            source: "shop".into(),
+            topic: Topic::new("orders".to_owned(), '.'),
+            key: None,
+            headers: Vec::new(),
+            payload: Bytes::new(),
+            order: None,
+            published: Some(published),
+            coordinates: Coordinates::Unknown,
+        };
+        let record = Record {
+            message: Arc::new(message),
+            route: None,
+            channel: None,
+            reason: "refused",
+            detail: String::new(),
+            at: UNIX_EPOCH,
+        };
+        let headers = headers(&record);
+        let found = headers.iter().find(|header| header.key == "appsync-bridge.published")?;
+        Some(String::from_utf8(found.value.unwrap().to_vec()).unwrap())
+    }
+
+    /// Of a producer that writes microseconds where milliseconds belong, the year is 55840.
+    #[test]
+    fn a_time_without_a_name_is_left_away() {
+        let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        assert_eq!(published(time).as_deref(), Some("2023-11-14T22:13:20.123000000Z"));
+        assert_eq!(published(UNIX_EPOCH + Duration::from_millis(1_700_000_000_123_456)), None);
+        assert_eq!(published(UNIX_EPOCH - Duration::from_millis(1)), None);
+    }
 }

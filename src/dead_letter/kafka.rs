@@ -3,17 +3,20 @@
 //!
 //! A record has the key, the headers and the payload of its message, byte for byte, and behind its headers
 //! those of [`headers`](super::headers), which say why it is here. The key chooses the partition as Java's
-//! client would, so that the rejects of a key keep their order. Its time is now: with the message's own a
-//! topic's retention could remove it as soon as it is there. That one is in a header.
+//! client would, so that the rejects of a key keep their order unless one has to be written anew. Its time is
+//! now: with the message's own a topic's retention could remove it as soon as it is there. That one is in a
+//! header.
 //!
 //! The producer is idempotent: what librdkafka repeats by itself is there once. It gives a record up after a
 //! while, so that one can be told why; then the record is written anew, by a new producer, and may be there
-//! twice. What was confirmed meanwhile, behind a record that was not, is remembered and not written again.
+//! twice. What was confirmed meanwhile, of the same batch and behind a record that was not, is remembered and
+//! not written again; the record comes behind it. Who restarts meanwhile forgets it, and writes it again.
 //!
 //! A record that is too large for the topic is never cut: it is tried again until somebody gives the topic
-//! a larger `max.message.bytes`, and holds whatever is behind it.
+//! a larger `max.message.bytes`. The others of its batch are written meanwhile, those of later batches are
+//! not, and no reject behind it is acknowledged, written or not.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -63,22 +66,27 @@ pub struct KafkaTarget {
     topic: String,
     /// Sources that may be reading the topic themselves.
     readers: Vec<SourceName>,
-    known: Arc<Known>,
+    tokens: Option<Arc<Desk>>,
+    trouble: Trouble,
     /// `None` after a failure: whatever was wrong with it, its password among it, is not carried along.
     producer: Option<ThreadedProducer<Context>>,
     /// What [`Target::write`] had to leave, and which of it was confirmed all the same.
     left: Vec<(Record, bool)>,
 }
 
-/// What producers come and go over.
-struct Known {
-    tokens: Option<Desk>,
-    /// Of the connection, as it was said last.
-    trouble: Mutex<Option<(Code, String)>>,
+/// What was wrong with the connection of a producer, as it was said last; every producer has its own.
+#[derive(Clone, Default)]
+struct Trouble(Arc<Mutex<Option<(Code, String)>>>);
+
+impl Trouble {
+    fn get(&self) -> MutexGuard<'_, Option<(Code, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 struct Context {
-    known: Arc<Known>,
+    tokens: Option<Arc<Desk>>,
+    trouble: Trouble,
     runtime: Handle,
 }
 
@@ -103,16 +111,17 @@ impl KafkaTarget {
         readers: Vec<SourceName>,
     ) -> Result<Self, BuildError> {
         check::<BaseProducer>(&properties(&cluster)?)?;
-        let tokens = Tokens::build(&cluster).await?.map(Desk::open);
-        let known = Arc::new(Known { tokens, trouble: Mutex::default() });
-        Ok(Self { cluster, topic, readers, known, producer: None, left: Vec::new() })
+        let tokens = Tokens::build(&cluster).await?.map(Desk::open).map(Arc::new);
+        let trouble = Trouble::default();
+        Ok(Self { cluster, topic, readers, tokens, trouble, producer: None, left: Vec::new() })
     }
 
     /// How many partitions the topic has; the error says why it could not be written.
     pub async fn look(&mut self) -> Result<usize, String> {
         let found = self.ask().await;
-        if found.is_err() {
-            self.close();
+        match found {
+            Ok(_) => *self.trouble.get() = None,
+            Err(_) => self.close(),
         }
         found
     }
@@ -138,7 +147,13 @@ impl KafkaTarget {
     fn producer(&mut self) -> Result<&ThreadedProducer<Context>, String> {
         if self.producer.is_none() {
             let properties = properties(&self.cluster).map_err(|error| error.to_string())?;
-            let context = Context { known: Arc::clone(&self.known), runtime: Handle::current() };
+            // That of the one before may be over, and it may be heard of until it is gone.
+            self.trouble = Trouble::default();
+            let context = Context {
+                tokens: self.tokens.clone(),
+                trouble: self.trouble.clone(),
+                runtime: Handle::current(),
+            };
             let producer = ThreadedProducer::from_config_and_context(&properties, context)
                 .map_err(|error| words(&error))?;
             self.producer = Some(producer);
@@ -156,11 +171,20 @@ impl KafkaTarget {
         }
         let open: Vec<usize> = (0..records.len()).filter(|at| !done[*at]).collect();
         let mut failures = self.send(records, done, &open).await?;
-        // In a batch that is too large are records that are not.
+        // In a batch that is too large are records that are not. One by one they would meet any other
+        // trouble one by one, too, and wait for each as long as for all.
         let large = |failure: &Failure| failure.code == Code::MessageSizeTooLarge;
         if open.len() > 1 {
-            for failure in failures.extract_if(.., |failure| large(failure)).collect::<Vec<_>>() {
-                failures.extend(self.send(records, done, &[failure.number]).await?);
+            let mut alone: Vec<_> =
+                failures.extract_if(.., |failure| large(failure)).map(|f| f.number).collect();
+            alone.sort_unstable();
+            for number in alone {
+                let failed = self.send(records, done, &[number]).await?;
+                let stop = !failed.iter().all(large);
+                failures.extend(failed);
+                if stop {
+                    break;
+                }
             }
         }
         if failures.iter().any(|failure| !large(failure)) {
@@ -168,7 +192,7 @@ impl KafkaTarget {
         }
         match failures.iter().min_by_key(|failure| failure.number) {
             None => {
-                *self.trouble() = None;
+                *self.trouble.get() = None;
                 Ok(())
             }
             Some(failure) if large(failure) => Err(self.too_large(&records[failure.number])),
@@ -238,10 +262,6 @@ impl KafkaTarget {
         }
     }
 
-    fn trouble(&self) -> std::sync::MutexGuard<'_, Option<(Code, String)>> {
-        self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn too_large(&self, record: &Record) -> String {
         let message = &record.message;
         let place = message.coordinates.named();
@@ -258,7 +278,7 @@ impl KafkaTarget {
 
     /// Why the topic can't be written, and what to look at where the code tells.
     fn why(&self, code: Code) -> String {
-        let heard = self.trouble().clone();
+        let heard = self.trouble.get().clone();
         // That time is over tells less than what was heard meanwhile.
         let silent = matches!(
             code,
@@ -339,12 +359,12 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-        if let Some(tokens) = &self.known.tokens
+        if let Some(tokens) = &self.tokens
             && matches!(code, Code::Authentication | Code::SaslAuthenticationFailed)
         {
             tokens.refuse();
         }
-        let mut trouble = self.known.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut trouble = self.trouble.get();
         // What is wrong with each of them was said.
         if code != Code::AllBrokersDown || trouble.is_none() {
             *trouble = Some((code, reason.to_owned()));
@@ -355,7 +375,7 @@ impl ClientContext for Context {
         &self,
         _: Option<&str>,
     ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        let Some(tokens) = &self.known.tokens else { return Err("there are no tokens".into()) };
+        let Some(tokens) = &self.tokens else { return Err("there are no tokens".into()) };
         // Confirmations wait meanwhile, and nothing else does.
         Ok(tokens.fetch(&self.runtime)?)
     }
@@ -377,6 +397,92 @@ impl ProducerContext for Context {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Instant, UNIX_EPOCH};
+
+    use bytes::Bytes;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
+
+    use crate::message::{Coordinates, Message, Topic};
+
+    const TOPIC: &str = "rejects";
+
+    async fn target(mock: &MockCluster<'static, DefaultProducerContext>) -> KafkaTarget {
+        let mut cluster = crate::config::kafka::tests::config();
+        cluster.brokers = vec![mock.bootstrap_servers()];
+        KafkaTarget::build(cluster, TOPIC.to_owned(), Vec::new()).await.unwrap()
+    }
+
+    fn record(number: usize) -> Record {
+        let message = Message {
+            source: "shop".into(),
+            topic: Topic::new("orders".to_owned(), '.'),
+            key: Some(Bytes::from_static(b"key")),
+            headers: Vec::new(),
+            payload: Bytes::from(number.to_string()),
+            order: None,
+            published: None,
+            coordinates: Coordinates::Unknown,
+        };
+        Record {
+            message: Arc::new(message),
+            route: None,
+            channel: None,
+            reason: "refused",
+            detail: String::new(),
+            at: UNIX_EPOCH,
+        }
+    }
+
+    /// How many records the topic has.
+    async fn there(target: &mut KafkaTarget) -> i64 {
+        let producer = target.producer().unwrap().clone();
+        let ask = move || producer.client().fetch_watermarks(TOPIC, 0, ANSWER).unwrap().1;
+        tokio::task::spawn_blocking(ask).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_by_one_records_are_sent_until_another_failure() {
+        const TOO_LARGE: Answer = Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+        const FORBIDDEN: Answer = Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic(TOPIC, 1, 1).unwrap();
+        let mut target = target(&mock).await;
+        let records: Vec<_> = (0..20).map(record).collect();
+        // The batch; then the first of it, which is too large, the second, and the third.
+        mock.request_errors(Api::Produce, &[TOO_LARGE, TOO_LARGE]);
+        mock.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_NO_ERROR, FORBIDDEN]);
+        let began = Instant::now();
+        let error = target.write(&records).await.unwrap_err();
+        println!("{error} {:?}", began.elapsed());
+        assert_eq!(error.kept, 0);
+        assert_eq!(there(&mut target).await, 1, "it was tried on");
+        // What was confirmed behind the first is not there twice.
+        target.write(&records).await.unwrap();
+        assert_eq!(there(&mut target).await, 20);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn trouble_that_is_over_is_not_told_again() {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic(TOPIC, 1, 1).unwrap();
+        let mut target = target(&mock).await;
+        let trouble = || Some((Code::SaslAuthenticationFailed, "wrong password".to_owned()));
+        target.look().await.unwrap();
+        *target.trouble.get() = trouble();
+        assert!(target.why(Code::MessageTimedOut).contains("wrong password"));
+        target.look().await.unwrap();
+        assert!(!target.why(Code::MessageTimedOut).contains("wrong password"));
+        *target.trouble.get() = trouble();
+        let of_the_last = target.trouble.clone();
+        target.close();
+        // It is what this one failed for.
+        assert!(target.why(Code::MessageTimedOut).contains("wrong password"));
+        target.producer().unwrap();
+        *of_the_last.get() = trouble();
+        assert!(!target.why(Code::MessageTimedOut).contains("wrong password"));
+    }
 
     #[test]
     fn nothing_is_confirmed_by_fewer_than_all() {

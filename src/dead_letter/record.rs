@@ -69,8 +69,8 @@ pub fn line(record: &Record) -> Value {
         Some(order) => put_bytes(&mut line, "order", order),
         None => drop(line.insert("order".into(), Value::Null)),
     }
-    if let Some(published) = message.published.filter(|time| is_nameable(*time)) {
-        line.insert("published".into(), json!(humantime::format_rfc3339(published).to_string()));
+    if let Some(published) = message.published.and_then(name) {
+        line.insert("published".into(), json!(published));
     }
     line.insert("headers".into(), Value::Array(headers));
     line.insert("coordinates".into(), Value::Object(coordinates));
@@ -125,9 +125,10 @@ fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     };
 }
 
-fn is_nameable(time: SystemTime) -> bool {
+/// A time that somebody else gave, as text; `None` where RFC 3339, or what writes it, has no name for it.
+pub(super) fn name(time: SystemTime) -> Option<String> {
     let end = UNIX_EPOCH + Duration::from_secs(END_OF_TIME);
-    (UNIX_EPOCH..end).contains(&time)
+    (UNIX_EPOCH..end).contains(&time).then(|| humantime::format_rfc3339(time).to_string())
 }
 
 fn time(name: &str, text: &str) -> Result<SystemTime, NoRecord> {
@@ -292,7 +293,10 @@ mod tests {
     #[test]
     fn a_time_without_a_name_is_left_away() {
         let time = UNIX_EPOCH + Duration::from_secs(END_OF_TIME);
-        assert!(!is_nameable(time) && is_nameable(time - Duration::from_nanos(1)));
-        assert!(!is_nameable(UNIX_EPOCH - Duration::from_nanos(1)));
+        assert_eq!(name(time), None);
+        let last = name(time - Duration::from_nanos(1));
+        assert_eq!(last.as_deref(), Some("9999-12-31T23:59:59.999999999Z"));
+        assert_eq!(name(UNIX_EPOCH - Duration::from_nanos(1)), None);
+        assert_eq!(name(UNIX_EPOCH).as_deref(), Some("1970-01-01T00:00:00Z"));
     }
 }
