@@ -230,7 +230,6 @@ async fn whatever_becomes_of_the_group_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the bridge stands still until the next rebalance"]
 async fn a_position_that_another_coordinator_has_is_asked_for_again() {
     survive([&OF_THE_POSITION]).await;
 }

@@ -122,6 +122,8 @@ impl Shop {
         let ended = Arc::clone(&over);
         let task = tokio::spawn(async move {
             let mut samples = 0;
+            let mut clock = tokio::time::interval(every);
+            clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut before = BTreeMap::new();
             // Up to where everything is known to be accepted.
             let mut checked = vec![0_i64; partitions as usize];
@@ -151,7 +153,7 @@ impl Shop {
                     checked[partition as usize] = offset.max(checked[partition as usize]);
                 }
                 samples += 1;
-                tokio::time::sleep(every).await;
+                clock.tick().await;
             }
             samples
         });

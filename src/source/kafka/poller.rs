@@ -183,6 +183,9 @@ impl Poller {
                 draining = true;
                 self.begin_drain(consumer);
             }
+            if let Some(why) = self.shared.take_lost() {
+                return End::Fatal(why);
+            }
             if draining || now.duration_since(ticked) >= TICK {
                 ticked = now;
                 self.shared.settle(consumer, now);

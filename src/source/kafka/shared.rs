@@ -76,6 +76,8 @@ struct State {
     known: bool,
     /// The brokers refused who we are, and we are no member since.
     refused: bool,
+    /// Why the client is of no more use, though it does not say so.
+    lost: Option<String>,
 }
 
 impl Shared {
@@ -188,6 +190,9 @@ impl Shared {
                 tokens.refuse();
             }
         }
+        if trouble::is_final(reason) {
+            self.state().lost = Some(plain(reason).to_owned());
+        }
         let missing = trouble::missing_topic(code, reason);
         let times = self.state().repeats.note(code, Instant::now());
         if let Some(times) = times {
@@ -202,6 +207,11 @@ impl Shared {
                 standing.member &= !trouble::is_total(code);
             }
         });
+    }
+
+    /// Why the client is of no more use, though it does not say so itself.
+    pub(super) fn take_lost(&self) -> Option<String> {
+        self.state().lost.take()
     }
 
     /// Whether something is known to be wrong.

@@ -77,6 +77,12 @@ pub(super) fn is_total(code: Code) -> bool {
     matches!(code, Code::AllBrokersDown | Code::GroupAuthorizationFailed)
 }
 
+/// Whether librdkafka gives up without saying so: where a broker refuses to tell committed offsets, it
+/// never asks again, and reads nothing of these partitions.
+pub(super) fn is_final(reason: &str) -> bool {
+    reason.starts_with("Failed to fetch committed offsets")
+}
+
 /// The topic that `reason` says can't be read, as librdkafka words it, and why.
 pub(super) fn missing_topic(code: Code, reason: &str) -> Option<(String, String)> {
     let of_topic = matches!(
