@@ -1,0 +1,100 @@
+//! The producer of dead letters, over librdkafka's mock cluster.
+
+use super::*;
+use std::time::{Instant, UNIX_EPOCH};
+
+use bytes::Bytes;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
+
+use crate::message::{Coordinates, Message, Topic};
+
+const TOPIC: &str = "rejects";
+
+async fn target(mock: &MockCluster<'static, DefaultProducerContext>) -> KafkaTarget {
+    let mut cluster = crate::config::kafka::tests::config();
+    cluster.brokers = vec![mock.bootstrap_servers()];
+    KafkaTarget::build(cluster, TOPIC.to_owned(), Vec::new()).await.unwrap()
+}
+
+fn record(number: usize) -> Record {
+    let message = Message {
+        source: "shop".into(),
+        topic: Topic::new("orders".to_owned(), '.'),
+        key: Some(Bytes::from_static(b"key")),
+        headers: Vec::new(),
+        payload: Bytes::from(number.to_string()),
+        order: None,
+        published: None,
+        coordinates: Coordinates::Unknown,
+    };
+    Record {
+        message: Arc::new(message),
+        route: None,
+        channel: None,
+        reason: "refused",
+        detail: String::new(),
+        at: UNIX_EPOCH,
+    }
+}
+
+/// How many records the topic has.
+async fn there(target: &mut KafkaTarget) -> i64 {
+    let producer = target.producer().unwrap().clone();
+    let ask = move || producer.client().fetch_watermarks(TOPIC, 0, ANSWER).unwrap().1;
+    tokio::task::spawn_blocking(ask).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_by_one_records_are_sent_until_another_failure() {
+    const TOO_LARGE: Answer = Answer::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+    const FORBIDDEN: Answer = Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(TOPIC, 1, 1).unwrap();
+    let mut target = target(&mock).await;
+    let records: Vec<_> = (0..20).map(record).collect();
+    // The batch; then the first of it, which is too large, the second, and the third.
+    mock.request_errors(Api::Produce, &[TOO_LARGE, TOO_LARGE]);
+    mock.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_NO_ERROR, FORBIDDEN]);
+    let began = Instant::now();
+    let error = target.write(&records).await.unwrap_err();
+    println!("{error} {:?}", began.elapsed());
+    assert_eq!(error.kept, 0);
+    assert_eq!(there(&mut target).await, 1, "it was tried on");
+    // What was confirmed behind the first is not there twice.
+    target.write(&records).await.unwrap();
+    assert_eq!(there(&mut target).await, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_that_is_over_is_not_told_again() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(TOPIC, 1, 1).unwrap();
+    let mut target = target(&mock).await;
+    let trouble = || Some((Code::SaslAuthenticationFailed, "wrong password".to_owned()));
+    target.look().await.unwrap();
+    *target.trouble.get() = trouble();
+    assert!(target.why(Code::MessageTimedOut).contains("wrong password"));
+    target.look().await.unwrap();
+    assert!(!target.why(Code::MessageTimedOut).contains("wrong password"));
+    *target.trouble.get() = trouble();
+    let of_the_last = target.trouble.clone();
+    target.close();
+    // It is what this one failed for.
+    assert!(target.why(Code::MessageTimedOut).contains("wrong password"));
+    target.producer().unwrap();
+    *of_the_last.get() = trouble();
+    assert!(!target.why(Code::MessageTimedOut).contains("wrong password"));
+}
+
+#[test]
+fn nothing_is_confirmed_by_fewer_than_all() {
+    let mut cluster = crate::config::kafka::tests::config();
+    cluster.options = vec![("acks".into(), "0".into()), ("linger.ms".into(), "1".into())];
+    let properties = properties(&cluster).unwrap();
+    assert_eq!(properties.get("acks"), Some("all"));
+    assert_eq!(properties.get("enable.idempotence"), Some("true"));
+    assert_eq!(properties.get("linger.ms"), Some("1"));
+    check::<BaseProducer>(&properties).unwrap();
+}
