@@ -1,16 +1,14 @@
 //! The bridge as a process of its own.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Method;
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::emulator::{self, request};
 use super::{signal, until, whole_lines};
@@ -26,7 +24,8 @@ pub(crate) struct Setup {
 /// A running `appsync-bridge run`; killed when dropped.
 pub(crate) struct Bridge {
     child: Child,
-    log: Arc<Mutex<Vec<String>>>,
+    /// Written by the bridge itself: what it has logged is there before it does anything else.
+    log: NamedTempFile,
     admin: String,
 }
 
@@ -121,29 +120,21 @@ impl Setup {
                 command
             }
         };
+        let log = NamedTempFile::new().unwrap();
         let mut child = command
             .args(["run", "-c"])
             .arg(self.file("bridge.toml"))
             .envs(self.env.iter().map(|(n, v)| (n, v)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let sink = Arc::clone(&log);
-        std::thread::spawn(move || {
-            lines.map_while(Result::ok).for_each(|line| sink.lock().unwrap().push(line));
-        });
         let admin = until("the bridge has started", Duration::from_secs(10), async || {
-            assert!(
-                child.try_wait().unwrap().is_none(),
-                "the bridge ended: {:?}",
-                log.lock().unwrap()
-            );
-            let lines = log.lock().unwrap().clone();
-            let started = lines.iter().filter_map(|l| serde_json::from_str::<Value>(l).ok());
+            let ended = child.try_wait().unwrap();
+            let text = std::fs::read_to_string(log.path()).unwrap();
+            assert!(ended.is_none(), "the bridge ended: {text}");
+            let started = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
             let mut started = started.filter(|l| l["message"] == "started");
             started.next().map(|l| l["admin"].as_str().unwrap().to_owned())
         })
@@ -202,7 +193,7 @@ impl Bridge {
 
     /// What it logged.
     pub(crate) fn log(&self) -> String {
-        self.log.lock().unwrap().join("\n")
+        std::fs::read_to_string(self.log.path()).unwrap()
     }
 
     /// A path as the bridge sees it, in its own mounts.
@@ -213,9 +204,9 @@ impl Bridge {
 
     /// The lines of its log that hold all of these.
     pub(crate) fn lines(&self, words: &[&str]) -> Vec<String> {
-        let lines = self.log.lock().unwrap();
-        let found = lines.iter().filter(|line| words.iter().all(|word| line.contains(word)));
-        found.cloned().collect()
+        let log = self.log();
+        let found = log.lines().filter(|line| words.iter().all(|word| line.contains(word)));
+        found.map(str::to_owned).collect()
     }
 
     /// Seconds of processor time that it has had.
