@@ -139,7 +139,11 @@ impl Metrics {
         registry.register("build", "Which version runs", build);
         let r = &mut registry;
         r.register("source_received", "Messages taken from the broker", f.source_received.clone());
-        r.register("source_settled", "Messages whose duty ended", f.source_settled.clone());
+        r.register(
+            "source_settled",
+            "Messages whose duty ended; accepted: done with, dead-lettered or discarded ones too",
+            f.source_settled.clone(),
+        );
         r.register(
             "source_in_flight",
             "Messages taken and not yet acknowledged",
