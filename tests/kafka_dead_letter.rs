@@ -5,7 +5,6 @@ use std::time::Duration;
 use rdkafka::message::{Headers as _, Message as _, OwnedMessage};
 
 use crate::support::bridge::{Bridge, Setup};
-use crate::support::emulator::bridge;
 use crate::support::kafka::Kafka;
 use crate::support::kafka::records::Record;
 use crate::support::ledger::ids;
@@ -48,14 +47,6 @@ async fn is_held(bridge: &Bridge, why: &str) {
     .await;
 }
 
-async fn check(setup: &Setup) -> (bool, String) {
-    let mut command = tokio::process::Command::from(bridge());
-    let output = command.args(["check", "--connect", "-c"]).arg(setup.file("bridge.toml"));
-    let output = output.output().await.unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reject_is_there_as_it_came_with_its_reason() {
     let kafka = Kafka::shared().await;
@@ -72,7 +63,7 @@ async fn a_reject_is_there_as_it_came_with_its_reason() {
     kafka.produce(&shop.topic, [good(0), bad, good(1), bare, good(2)]).await;
 
     let setup = setup(&shop, "shop", &rejects, "");
-    let (yes, said) = check(&setup).await;
+    let (yes, said) = setup.check().await;
     let found = format!("dead_letter topic: connected: the topic `{rejects}` with 2 partitions");
     assert!(yes && said.contains(&found), "{said}");
     let bridge = setup.start_ready().await;
@@ -166,7 +157,7 @@ async fn a_missing_topic_is_said_before_the_first_reject_and_taken_when_it_is_th
     let shop = Shop::open(kafka, "unwritten", 1).await;
     let rejects = format!("{}-rejects", shop.topic);
     let setup = setup(&shop, "shop", &rejects, "");
-    let (yes, said) = check(&setup).await;
+    let (yes, said) = setup.check().await;
     let line = format!("dead_letter topic: the topic `{rejects}` can't be written");
     assert!(!yes && said.matches(&line).count() == 1, "{said}");
     assert!(said.contains("create it, or check `topic`"), "{said}");

@@ -226,7 +226,7 @@ fn tcp(timeout: Duration) -> HttpConnector {
     tcp.set_keepalive_retries(Some(KEEP_ALIVE_TRIES));
     #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    // Before the attempt itself times out, after which nobody knows that nothing was sent.
+    // Before the attempt itself times out, so that the reason names the connection.
     tcp.set_connect_timeout(Some(timeout / 2));
     tcp
 }

@@ -1,8 +1,7 @@
 //! One connection of HTTP/1.1, driven by whoever waits for an answer over it.
 //!
 //! A pool hands each request over to the task of a connection, and its answer back. Here the task that
-//! sends is the one that reads and writes, which spares two wake-ups and half of the client's CPU a
-//! request.
+//! sends is the one that reads and writes, which spares both hand-overs (`benches/README.md`).
 
 use std::convert::Infallible;
 use std::fmt;

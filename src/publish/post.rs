@@ -12,8 +12,8 @@ pub trait Post: Send + Sync + 'static {
     /// What the sender of one request after the other keeps between them.
     type Connection: Default + Send + 'static;
 
-    /// Sends `body` over `connection`, signed at this moment. When we are refused, what can be renewed is renewed, and it
-    /// is sent once more: a refusal that comes out is one that nothing here mends.
+    /// Sends `body` over `connection`, signed at this moment. When we are refused, what can be renewed is
+    /// renewed, and it is sent once more: a refusal that comes out is one that nothing here mends.
     fn post(
         &self,
         connection: &mut Self::Connection,
