@@ -170,7 +170,7 @@ impl Bridge {
         parts.push(named("the reject step", rejects.clone().run(refused_entries)));
 
         let policies =
-            config.sources.iter().map(|s| (Arc::clone(&s.name), policy(s, &metrics))).collect();
+            config.sources.iter().map(|s| (s.name.clone(), policy(s, &metrics))).collect();
         let pipeline = Pipeline::new(table, policies, &publishers, rejects, &metrics);
         drop(publishers);
         let intake = Intake::new(move |delivery| pipeline.route(delivery));
@@ -268,7 +268,7 @@ async fn source_part(
     intake: Intake,
     shutdown: &Shutdown,
 ) -> Result<BoxFuture<'static, Ended>, BuildError> {
-    let (name, limits) = (Arc::clone(&source.name), source.limits);
+    let (name, limits) = (source.name.clone(), source.limits);
     let unusable = |why: Box<dyn Error + Send + Sync>| {
         let name = source.name.to_string();
         BuildError::Source { name, why }

@@ -6,17 +6,29 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use smol_str::SmolStr;
 
 /// The name of a `[source.NAME]`.
-pub type SourceName = Arc<str>;
+pub type SourceName = SmolStr;
 
 /// What orders events: those with equal keys reach a channel in the order of the source.
-pub type OrderKey = Bytes;
+pub type OrderKey = Arc<[u8]>;
+
+/// What orders an event: what orders its message, or something of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As the message says.
+    Message,
+    /// Nothing does.
+    Nothing,
+    /// A key that a route made.
+    Own(OrderKey),
+}
 
 /// Where a message was published: a Kafka topic, a NATS subject, an MQTT topic, an SQS queue name.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Topic {
-    text: Arc<str>,
+    text: SmolStr,
     separator: char,
 }
 
@@ -89,6 +101,17 @@ impl Coordinates {
     }
 }
 
+impl Order {
+    /// The key of an event of `message`, if anything orders it.
+    pub fn key<'a>(&'a self, message: &'a Message) -> Option<&'a OrderKey> {
+        match self {
+            Self::Message => message.order.as_ref(),
+            Self::Nothing => None,
+            Self::Own(key) => Some(key),
+        }
+    }
+}
+
 impl PartialEq for Coordinates {
     fn eq(&self, other: &Self) -> bool {
         self.named() == other.named()
@@ -100,7 +123,7 @@ impl Eq for Coordinates {}
 impl Topic {
     /// A topic whose levels are parted by `separator`: `/` for MQTT, `.` for Kafka and NATS.
     #[must_use]
-    pub fn new(text: impl Into<Arc<str>>, separator: char) -> Self {
+    pub fn new(text: impl Into<SmolStr>, separator: char) -> Self {
         Self { text: text.into(), separator }
     }
 
@@ -108,6 +131,12 @@ impl Topic {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The topic as what orders its messages.
+    #[must_use]
+    pub fn order_key(&self) -> OrderKey {
+        self.text.as_bytes().into()
     }
 
     /// What parts the levels.

@@ -14,7 +14,7 @@ use crate::delivery::{Delivery, Outcome};
 use crate::health::Part;
 use crate::message::SourceName;
 use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
-use crate::publish::{Entry, Policy, Refused, Tries};
+use crate::publish::{Addressed, Entry, Policy, Refused};
 use crate::route::{Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec};
 use crate::seeded::{self, Bug};
 use crate::shutdown::Shutdown;
@@ -51,8 +51,8 @@ pub struct Pipeline {
 
 #[derive(Debug)]
 struct RouteState {
-    policy: Arc<Policy>,
-    publisher: mpsc::UnboundedSender<Entry>,
+    policy: Policy,
+    publisher: mpsc::UnboundedSender<Addressed>,
     metrics: RouteMetrics,
 }
 
@@ -83,17 +83,17 @@ impl Pipeline {
     pub fn new(
         table: Arc<RouteTable>,
         sources: HashMap<SourceName, SourcePolicy>,
-        publishers: &HashMap<Arc<str>, mpsc::UnboundedSender<Entry>>,
+        publishers: &HashMap<Arc<str>, mpsc::UnboundedSender<Addressed>>,
         rejects: Rejects,
         metrics: &Metrics,
     ) -> Self {
-        let state = |route: &Arc<Spec>| {
-            let policy = policy(route);
+        let state = |(number, route): (usize, &Arc<Spec>)| {
+            let policy = policy(number, route);
             let publisher = publishers.get(&route.api)?.clone();
             let metrics = metrics.route(&route.name, Reason::OF_ROUTES.map(Reason::word));
             Some(RouteState { policy, publisher, metrics })
         };
-        let routes = table.routes().iter().map(state).collect();
+        let routes = table.routes().iter().enumerate().map(state).collect();
         Self {
             table,
             routes,
@@ -125,7 +125,7 @@ impl Pipeline {
         state.metrics.matched.inc();
         match outcome {
             Ok(rendered) => {
-                for entry in entries(delivery, rendered, &state.policy) {
+                for entry in entries(delivery, rendered, state.policy) {
                     // A publisher that is gone drops the entry, which releases it.
                     drop(state.publisher.send(entry));
                 }
@@ -161,29 +161,21 @@ impl Pipeline {
     }
 }
 
-/// What `route` says about publishing.
-pub fn policy(route: &Spec) -> Arc<Policy> {
-    Arc::new(Policy {
-        route: Arc::clone(&route.name),
-        strict_order: route.strict_order,
-        give_up_after: route.give_up_after,
-    })
+/// What `route`, which stands at `number` in its table, says about publishing.
+pub fn policy(number: usize, route: &Spec) -> Policy {
+    let number = u32::try_from(number).unwrap_or(u32::MAX);
+    Policy { route: number, strict_order: route.strict_order, give_up_after: route.give_up_after }
 }
 
 /// An entry for each channel of `rendered`, each with a part of the duty.
 pub fn entries(
     delivery: &Delivery,
     rendered: Rendered,
-    policy: &Arc<Policy>,
-) -> impl Iterator<Item = Entry> {
-    let Rendered { event, channels, order } = rendered;
-    channels.into_iter().map(move |channel| Entry {
-        delivery: delivery.split(),
-        channel,
-        event: event.clone(),
-        order: order.clone(),
-        policy: Arc::clone(policy),
-        tries: Tries::default(),
+    policy: Policy,
+) -> impl Iterator<Item = Addressed> {
+    let Rendered { escaped_len, channels, order } = rendered;
+    channels.into_iter().map(move |channel| {
+        (channel, Entry::new(delivery.split(), escaped_len, order.clone(), policy))
     })
 }
 
@@ -198,18 +190,10 @@ impl Rejects {
 
     /// Takes what the publishers hand back, until they have gone.
     pub async fn run(self, mut refused: mpsc::UnboundedReceiver<Refused>) {
-        while let Some(Refused { entry, why }) = refused.recv().await {
-            let Some(route) = self.table.routes().iter().find(|r| r.name == entry.policy.route)
-            else {
-                continue;
-            };
-            let channel = entry.channel.to_string();
-            self.reject(
-                entry.delivery,
-                Some(route),
-                Some(channel),
-                Rejection::new(Reason::Refused, why),
-            );
+        while let Some(Refused { entry, channel, why }) = refused.recv().await {
+            let route = self.table.routes().get(entry.policy().route as usize);
+            let rejection = Rejection::new(Reason::Refused, why);
+            self.reject(entry.delivery, route, Some(channel.to_string()), rejection);
         }
     }
 

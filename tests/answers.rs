@@ -9,11 +9,11 @@ use appsync_bridge::delivery::{Delivery, Outcome, Settlement, Tracker};
 use appsync_bridge::event_api::wire::PublishRequest;
 use appsync_bridge::event_api::{Channel, Event};
 use appsync_bridge::health::Health;
-use appsync_bridge::message::{Coordinates, Message, Topic};
+use appsync_bridge::message::{Coordinates, Message, Order, Topic};
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::publish::post::{Failure, Post};
 use appsync_bridge::publish::verdict::{Answer, Fault};
-use appsync_bridge::publish::{Entry, Policy, Publisher, Refused, Tries};
+use appsync_bridge::publish::{Addressed, Entry, Policy, Publisher, Refused};
 use appsync_bridge::shutdown::Shutdown;
 use bytes::Bytes;
 use serde_json::json;
@@ -124,8 +124,8 @@ fn play(count: u64, script: Vec<Play>) -> Run {
         drop(entries);
         let run = tokio::spawn(publisher.run(queue, Shutdown::new()));
         let mut refused = Vec::new();
-        while let Some(Refused { entry, why }) = given_back.recv().await {
-            refused.push((entry.event.text().parse().unwrap(), why));
+        while let Some(Refused { entry, why, .. }) = given_back.recv().await {
+            refused.push((String::from_utf8_lossy(entry.event().text()).parse().unwrap(), why));
             entry.delivery.settle(Outcome::Rejected);
         }
         run.await.unwrap();
@@ -139,26 +139,24 @@ fn play(count: u64, script: Vec<Play>) -> Run {
     })
 }
 
-fn entry(id: u64, ends: &Arc<Ends>) -> Entry {
+fn entry(id: u64, ends: &Arc<Ends>) -> Addressed {
+    let payload = Bytes::from(id.to_string());
+    let escaped_len = Event::parse(&payload).unwrap().escaped_len();
     let message = Message {
         source: "s".into(),
         topic: Topic::new("t", '/'),
         key: None,
         headers: Vec::new(),
-        payload: Bytes::new(),
-        order: None,
+        payload,
+        order: Some(b"k"[..].into()),
         published: None,
         coordinates: Coordinates::default(),
     };
     let settlement = Settlement::new(Arc::<Ends>::clone(ends), id);
-    Entry {
-        delivery: Delivery::new(message, settlement),
-        channel: Channel::parse("/a/b").unwrap(),
-        event: Event::parse(id.to_string().into()).unwrap(),
-        order: Some(Bytes::from_static(b"k")),
-        policy: Arc::new(Policy { route: "r".into(), strict_order: false, give_up_after: 5 }),
-        tries: Tries::default(),
-    }
+    let delivery = Delivery::new(message, settlement);
+    let policy = Policy { route: 0, strict_order: false, give_up_after: 5 };
+    let channel = Channel::parse("/a/b").unwrap();
+    (channel, Entry::new(delivery, escaped_len, Order::Message, policy))
 }
 
 fn accepted(count: usize) -> String {

@@ -235,7 +235,7 @@ fn messages(random: &mut StdRng) -> Vec<Message> {
             key: None,
             headers: Vec::new(),
             payload: payload.into(),
-            order: Some(Bytes::from(key.to_string())),
+            order: Some(key.to_string().into_bytes().into()),
             published: None,
             coordinates: Coordinates::default(),
         }

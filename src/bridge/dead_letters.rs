@@ -76,7 +76,7 @@ async fn kafka_target(
     let unknown = || crate::kafka::BuildError::Settings(format!("there is no source `{source}`"));
     let home = clusters.iter().find(|(name, _)| &***name == source).ok_or_else(unknown)?.1;
     let readers = clusters.iter().filter(|(_, kafka)| kafka.may_meet(home));
-    let readers = readers.map(|(name, _)| Arc::clone(name)).collect();
+    let readers = readers.map(|(name, _)| (*name).clone()).collect();
     KafkaTarget::build(home.clone(), topic.to_owned(), readers).await
 }
 

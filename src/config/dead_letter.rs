@@ -143,7 +143,7 @@ fn topic<'a>(
     });
     let topic = table.require("topic", topic, "where they go: `topic = \"orders.rejected\"`");
     table.finish();
-    let (source, topic) = (source?.value, topic?);
+    let (source, topic) = (source?.value.into(), topic?);
     let config = DeadLetterConfig::Kafka { source, topic: topic.value };
     Some(Read { config, topic: topic.span })
 }

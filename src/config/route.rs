@@ -8,13 +8,13 @@ use super::names::Names;
 use super::problem::{Kind, Problem, listed};
 use super::reader::{Field, Located, Table};
 use crate::route::pattern::Capture;
-use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
+use crate::route::{Fault, OrderBy, Pattern, RejectTo, SourceName, Spec, Template};
 
 /// What a route may refer to.
 pub(super) struct Known<'a> {
     pub(super) sources: &'a Names,
     /// What parts the levels of their topics.
-    pub(super) separators: &'a BTreeMap<Arc<str>, char>,
+    pub(super) separators: &'a BTreeMap<SourceName, char>,
     pub(super) apis: &'a Names,
     pub(super) dead_letters: &'a Names,
 }
@@ -84,9 +84,10 @@ fn from_hint(sources: &Names) -> String {
     }
 }
 
-fn from(ledger: &Ledger<'_>, texts: &[Located<Text>], sources: &Names) -> Option<Vec<Arc<str>>> {
+fn from(ledger: &Ledger<'_>, texts: &[Located<Text>], sources: &Names) -> Option<Vec<SourceName>> {
     twice(ledger, "from", texts);
-    let names: Vec<_> = texts.iter().map(|text| sources.resolve(ledger, text)).collect();
+    let names: Vec<_> =
+        texts.iter().map(|text| sources.resolve(ledger, text).map(SourceName::from)).collect();
     names.into_iter().collect()
 }
 

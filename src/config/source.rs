@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
@@ -17,8 +16,7 @@ use super::problem::{Kind, Problem, listed, quoted};
 use super::reader::{Field, Setting, Table};
 use super::{DeadLetterName, Secret, dead_letter, mqtt, words};
 
-/// The name of a `[source.NAME]`; `message::SourceName` is the same.
-pub(super) type SourceName = Arc<str>;
+pub(super) use crate::route::SourceName;
 
 /// A checked `[source.NAME]`.
 #[derive(Clone, Debug)]

@@ -219,7 +219,7 @@ mod tests {
             key: None,
             headers: vec![("h".into(), Bytes::from_static(b"v"))],
             payload: payload.into(),
-            order: Some("a/b".into()),
+            order: Some(b"a/b"[..].into()),
             published: None,
             coordinates: Coordinates::Named(vec![("qos".into(), "1".into())]),
         };

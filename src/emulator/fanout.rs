@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::hub::{ConnectionId, Hub, Pattern, Refused};
+use crate::event_api::Channel;
 use crate::event_api::wire::ServerFrame;
-use crate::event_api::{Channel, Event};
 
 /// Bytes that may wait for one connection: some seconds of a busy channel.
 const MAX_QUEUED_BYTES: usize = 32 * 1024 * 1024;
@@ -91,11 +91,7 @@ impl Fanout {
     }
 
     /// Queues `events` for everyone who listens to `channel`, in their order.
-    pub(super) fn publish<'a>(
-        &self,
-        channel: &Channel,
-        events: impl IntoIterator<Item = &'a Event>,
-    ) {
+    pub(super) fn publish<'a>(&self, channel: &Channel, events: impl IntoIterator<Item = &'a str>) {
         // The frames are written outside the lock; it is held for the look-up only.
         let targets: Vec<(Outbox, Arc<str>)> = {
             let state = self.lock();
@@ -109,7 +105,7 @@ impl Fanout {
         }
         for event in events {
             for (outbox, id) in &targets {
-                outbox.push(&ServerFrame::Data { id, event: event.text() });
+                outbox.push(&ServerFrame::Data { id, event });
             }
         }
     }
@@ -165,18 +161,14 @@ impl Inbox {
 mod tests {
     use super::*;
 
-    fn event(text: &str) -> Event {
-        Event::parse(text.to_owned().into()).unwrap()
-    }
-
     #[test]
     fn events_come_after_the_success_and_in_order() {
         let fanout = Fanout::default();
         let (connection, _outbox, mut inbox) = fanout.join();
         let channel = Channel::parse("a/b").unwrap();
-        fanout.publish(&channel, [&event("0")]);
+        fanout.publish(&channel, ["0"]);
         fanout.subscribe(connection, "s", Pattern::parse("a/*").unwrap()).unwrap();
-        fanout.publish(&channel, [&event("1"), &event("{\"n\":2}")]);
+        fanout.publish(&channel, ["1", "{\"n\":2}"]);
         let frames: Vec<String> =
             std::iter::from_fn(|| inbox.try_next()).map(|f| f.to_string()).collect();
         assert_eq!(
@@ -197,9 +189,9 @@ mod tests {
         let (quick, quick_outbox, mut read) = fanout.join();
         fanout.subscribe(slow, "s", Pattern::parse("a/b").unwrap()).unwrap();
         fanout.subscribe(quick, "q", Pattern::parse("a/b").unwrap()).unwrap();
-        let big = event(&format!("\"{}\"", "x".repeat(200_000)));
+        let big = format!("\"{}\"", "x".repeat(200_000));
         for _ in 0..=MAX_QUEUED_BYTES / 200_000 {
-            fanout.publish(&channel, [&big]);
+            fanout.publish(&channel, [big.as_str()]);
             while read.try_next().is_some() {}
         }
         slow_outbox.overflowed().await;
@@ -213,7 +205,7 @@ mod tests {
         fanout.subscribe(connection, "s", Pattern::parse("a/b").unwrap()).unwrap();
         assert!(inbox.try_next().is_some());
         fanout.leave(connection);
-        fanout.publish(&Channel::parse("a/b").unwrap(), [&event("1")]);
+        fanout.publish(&Channel::parse("a/b").unwrap(), ["1"]);
         assert!(inbox.try_next().is_none());
     }
 }

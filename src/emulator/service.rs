@@ -4,7 +4,6 @@
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use uuid::Uuid;
 
 use super::access::Access;
@@ -105,9 +104,9 @@ impl Service {
         let mut accepted = Vec::with_capacity(publish.events.len());
         for (index, text) in publish.events.iter().enumerate() {
             let identifier = Uuid::new_v4().to_string();
-            match Event::parse(Bytes::copy_from_slice(text.as_bytes())) {
-                Ok(event) => {
-                    accepted.push(event);
+            match Event::parse(text.as_bytes()) {
+                Ok(_) => {
+                    accepted.push(text.as_str());
                     answer.successful.push(AcceptedEvent { identifier, index });
                 }
                 Err(EventError::TooLarge { .. }) => answer.failed.push(FailedEvent {
@@ -128,7 +127,7 @@ impl Service {
         if publish.transport == HTTP {
             self.stats.accepted(accepted.len());
         }
-        self.fanout.publish(&channel, &accepted);
+        self.fanout.publish(&channel, accepted);
         Ok(answer)
     }
 
@@ -137,7 +136,7 @@ impl Service {
         &self,
         channel: &Channel,
         answer: &mut PublishAnswer,
-        accepted: &mut Vec<Event>,
+        accepted: &mut Vec<&str>,
     ) {
         if self.faults.is_empty() {
             return;

@@ -1,13 +1,14 @@
 //! A channel that the Event API would take: one to five segments, the first one the namespace.
 
 use std::fmt;
-use std::sync::Arc;
+
+use smol_str::SmolStr;
 
 use super::{MAX_SEGMENT_CHARS, MAX_SEGMENTS};
 
 /// A channel one can publish to, normalised to a leading slash and none behind: `/demo/van-07`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Channel(Arc<str>);
+pub struct Channel(SmolStr);
 
 /// One segment of a channel: 1 to 50 of `A-Z a-z 0-9 -`, the first and the last not a `-`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +76,7 @@ impl Channel {
                 return Err(ChannelError::TooManySegments);
             }
         }
-        Ok(Self(whole.map_or_else(|| format!("/{inner}").into(), Arc::from)))
+        Ok(Self(whole.map_or_else(|| format!("/{inner}").into(), SmolStr::new)))
     }
 
     /// The normalised text, with its leading slash.

@@ -18,10 +18,10 @@ pub fn body_overhead(channel: &Channel, events: usize) -> usize {
 #[must_use]
 pub fn publish_body<'a>(
     channel: &Channel,
-    events: impl IntoIterator<Item = &'a Event, IntoIter: ExactSizeIterator + Clone>,
+    events: impl IntoIterator<Item = Event<'a>, IntoIter: ExactSizeIterator + Clone>,
 ) -> Bytes {
     let events = events.into_iter();
-    let texts: usize = events.clone().map(Event::escaped_len).sum();
+    let texts: usize = events.clone().map(|event| event.escaped_len() as usize).sum();
     let mut body = Vec::with_capacity(body_overhead(channel, events.len()) + texts);
     body.extend_from_slice(b"{\"channel\":\"");
     body.extend_from_slice(channel.as_str().as_bytes());
@@ -30,8 +30,7 @@ pub fn publish_body<'a>(
         if index > 0 {
             body.push(b',');
         }
-        // Writing into a Vec cannot fail.
-        let _ = serde_json::to_writer(&mut body, event.text());
+        event.escape(&mut body);
     }
     body.extend_from_slice(b"]}");
     body.into()
@@ -62,12 +61,7 @@ impl PublishAnswer {
         #[derive(Deserialize)]
         struct Lists {
             failed: Option<Vec<Item>>,
-            successful: Option<Vec<Taken>>,
-        }
-        // Its identifier is read by nobody here.
-        #[derive(Deserialize)]
-        struct Taken {
-            index: usize,
+            successful: Option<Vec<AcceptedEvent>>,
         }
         // The index is what counts; whatever else stands there can't make an answer unreadable, for
         // that would send again what was accepted.
@@ -90,12 +84,8 @@ impl PublishAnswer {
             code: words(item.code.filter(|c| !c.is_null()).or(item.error_code)),
             message: words(item.message),
         });
-        let successful = lists
-            .successful
-            .unwrap_or_default()
-            .into_iter()
-            .map(|item| AcceptedEvent { identifier: String::new(), index: item.index });
-        Some(Self { failed: failed.collect(), successful: successful.collect() })
+        let successful = lists.successful.unwrap_or_default();
+        Some(Self { failed: failed.collect(), successful })
     }
 }
 
@@ -109,9 +99,10 @@ fn words(value: Option<Value>) -> String {
 }
 
 /// One accepted event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcceptedEvent {
-    /// A UUID that the service made; empty in an answer that was read.
+    /// A UUID that the service made; empty in an answer that was read, where nobody asks for it.
+    #[serde(skip_deserializing)]
     pub identifier: String,
     /// The position in the request.
     pub index: usize,
@@ -297,15 +288,12 @@ mod tests {
     #[test]
     fn a_body_is_what_serde_would_write_and_its_length_is_known_before() {
         let channel = Channel::parse("demo/a").unwrap();
-        let events: Vec<Event> = ["{\"a\":\"\\u00fc \u{fc}\"}", "1", "\"tab\\t\""]
-            .iter()
-            .map(|t| Event::parse((*t).to_owned().into()).unwrap())
-            .collect();
-        let body = publish_body(&channel, &events);
-        let texts: Vec<&str> = events.iter().map(Event::text).collect();
+        let texts = ["{\"a\":\"\\u00fc \u{fc}\"}", "1", "\"tab\\t\""];
+        let events = texts.map(|text| Event::parse(text.as_bytes()).unwrap());
+        let body = publish_body(&channel, events);
         let expected = serde_json::json!({ "channel": "/demo/a", "events": texts });
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap(), expected);
-        let known: usize = events.iter().map(Event::escaped_len).sum();
+        let known: usize = events.iter().map(|event| event.escaped_len() as usize).sum();
         assert_eq!(body.len(), body_overhead(&channel, events.len()) + known);
     }
 

@@ -1,43 +1,41 @@
 //! What the publisher is given, and what it hands back.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::lanes::Item;
-use crate::delivery::{Delivery, OrderKey};
+use crate::delivery::{Delivery, Order, OrderKey};
 use crate::event_api::{Channel, Event};
 
-/// One event on its way to one channel.
+/// One event on its way. Thousands wait at a time, so it is kept small: what it shares with its message
+/// is looked up there.
 #[derive(Debug)]
 pub struct Entry {
-    /// The message it was rendered from, and its part of the duty.
+    /// The message, whose payload is the event, and this event's part of the duty.
     pub delivery: Delivery,
-    /// Where it goes.
-    pub channel: Channel,
-    /// The event.
-    pub event: Event,
-    /// What orders it.
-    pub order: Option<OrderKey>,
-    /// What its route says.
-    pub policy: Arc<Policy>,
-    /// How often it was tried; new entries start at `Tries::default()`.
-    pub tries: Tries,
+    order: Order,
+    policy: Policy,
+    escaped_len: u32,
+    /// `None` while nothing went wrong.
+    tries: Option<Box<Tries>>,
 }
 
+/// An entry and where it goes.
+pub type Addressed = (Channel, Entry);
+
 /// What a route says about publishing.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// The route's name.
-    pub route: Arc<str>,
-    /// At most one event of a key in a request.
-    pub strict_order: bool,
+    /// The route's place in its table.
+    pub route: u32,
     /// Tries an event gets that the API keeps failing on its own.
     pub give_up_after: u32,
+    /// At most one event of a key in a request.
+    pub strict_order: bool,
 }
 
 /// What happened to an entry so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tries {
+pub(super) struct Tries {
     pub(super) failures: u32,
     pub(super) own_faults: u32,
     pub(super) alone: bool,
@@ -54,24 +52,48 @@ pub struct Tries {
 pub struct Refused {
     /// The entry.
     pub entry: Entry,
+    /// Where it was to go.
+    pub channel: Channel,
     /// In the words of the API.
     pub why: String,
 }
 
+impl Entry {
+    /// The payload of `delivery`'s message as an event, which has `escaped_len` bytes as a JSON string.
+    pub fn new(delivery: Delivery, escaped_len: u32, order: Order, policy: Policy) -> Self {
+        Self { delivery, order, policy, escaped_len, tries: None }
+    }
+
+    /// The event.
+    pub fn event(&self) -> Event<'_> {
+        Event::known(&self.delivery.message().payload, self.escaped_len)
+    }
+
+    /// What its route says.
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    pub(super) fn tries(&self) -> Tries {
+        self.tries.as_deref().copied().unwrap_or_default()
+    }
+
+    pub(super) fn tries_mut(&mut self) -> &mut Tries {
+        self.tries.get_or_insert_default()
+    }
+}
+
 impl Item for Entry {
     fn order(&self) -> Option<&OrderKey> {
-        self.order.as_ref()
+        self.order.key(self.delivery.message())
     }
     fn strict(&self) -> bool {
         self.policy.strict_order
     }
     fn alone(&self) -> bool {
-        self.tries.alone
+        self.tries.as_ref().is_some_and(|tries| tries.alone)
     }
     fn body_bytes(&self) -> usize {
-        self.event.escaped_len()
-    }
-    fn share(&mut self, channel: &Channel) {
-        self.channel = channel.clone();
+        self.escaped_len as usize
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Refused};
-use super::lanes::{Batch, Held};
+use super::lanes::{Batch, Held, Item};
 use super::limit::Scope;
 use super::post::Post;
 use super::verdict::{EventVerdict, Fault, Verdict, judge};
@@ -11,6 +11,7 @@ use super::workers::Ended;
 use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, Publisher, clock};
 use crate::backoff::full_jitter;
 use crate::delivery::Outcome;
+use crate::event_api::Channel;
 use crate::seeded::{self, Bug};
 
 impl<P: Post> Publisher<P> {
@@ -19,7 +20,11 @@ impl<P: Post> Publisher<P> {
         let now = clock();
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
         let (verdict, why) = match result {
-            Ok(answer) => (judge(&answer, batch.items.len()), format!("status {}", answer.status)),
+            Ok(answer) => match judge(&answer, batch.items.len()) {
+                retry @ Verdict::Retry { .. } => (retry, format!("status {}", answer.status)),
+                // The others bring their reason along.
+                verdict => (verdict, String::new()),
+            },
             Err(failure) if failure.fault == Fault::Refused => {
                 (Verdict::Refused { why: failure.why, whole: true }, String::new())
             }
@@ -59,12 +64,13 @@ impl<P: Post> Publisher<P> {
 
     /// Each event has its verdict: settle, hand back, or try again.
     fn decided(&mut self, batch: Batch<Entry>, verdicts: Vec<EventVerdict>, now: Instant) {
-        let Batch { items, held, .. } = batch;
+        let Batch { channel, items, held } = batch;
         let (mut back, mut accepted, mut reordered) = (Vec::<Entry>::new(), 0, 0);
         for (entry, verdict) in items.into_iter().zip(verdicts) {
             let taken = matches!(verdict, EventVerdict::Accepted | EventVerdict::Unconfirmed);
             // What comes back stood before it in the request, and is passed by it.
-            if taken && entry.order.is_some() && back.iter().any(|e| e.order == entry.order) {
+            let passes = |e: &Entry| e.order().is_some() && e.order() == entry.order();
+            if taken && back.iter().any(passes) {
                 reordered += 1;
             }
             match verdict {
@@ -77,9 +83,9 @@ impl<P: Post> Publisher<P> {
                     entry.delivery.unconfirmed();
                     entry.delivery.settle(Outcome::Accepted);
                 }
-                EventVerdict::Hopeless { why } => self.give_back(entry, why),
+                EventVerdict::Hopeless { why } => self.give_back(entry, &channel, why),
                 EventVerdict::Retry { why, own_fault } => {
-                    if let Some(entry) = self.another_try(entry, &why, own_fault) {
+                    if let Some(entry) = self.another_try(entry, &channel, &why, own_fault) {
                         self.metrics.retry(Fault::Event.word(), 1);
                         back.push(entry);
                     }
@@ -102,12 +108,12 @@ impl<P: Post> Publisher<P> {
         let Batch { mut items, held, .. } = batch;
         self.metrics.request(fault.word());
         self.metrics.retry(fault.word(), items.len());
-        for entry in &mut items {
-            entry.tries.failures = entry.tries.failures.saturating_add(1);
+        for tries in items.iter_mut().map(Entry::tries_mut) {
+            tries.failures = tries.failures.saturating_add(1);
             // A front that gives up on a slow upload may say so (408, 504) or just close.
             if matches!(fault, Fault::Ambiguous | Fault::Unavailable) {
-                entry.tries.unanswered = entry.tries.unanswered.saturating_add(1);
-                entry.tries.alone |= entry.tries.unanswered >= ALONE_AFTER;
+                tries.unanswered = tries.unanswered.saturating_add(1);
+                tries.alone |= tries.unanswered >= ALONE_AFTER;
             }
         }
         let wait = match fault {
@@ -150,9 +156,9 @@ impl<P: Post> Publisher<P> {
         now: Instant,
     ) {
         let alone = batch.items.len() == 1;
-        let before = batch.items.first().and_then(|e| e.tries.bad_at);
+        let before = batch.items.first().and_then(|e| e.tries().bad_at);
         for entry in &mut batch.items {
-            entry.tries.bad_at = Some(now);
+            entry.tries_mut().bad_at = Some(now);
         }
         let others = certain || self.accepted_at > before;
         if alone && !others {
@@ -165,21 +171,21 @@ impl<P: Post> Publisher<P> {
             self.is_there(now);
         }
         self.metrics.request(Fault::BadRequest.word());
-        let Batch { mut items, held, .. } = batch;
+        let Batch { channel, mut items, held } = batch;
         if !alone {
             return self.try_alone(held, items);
         }
         self.metrics.retry(Fault::BadRequest.word(), 1);
-        for entry in &mut items {
-            entry.tries.alone = true;
-            entry.tries.bad_alone += 1;
-            entry.tries.failures = entry.tries.failures.saturating_add(1);
+        for tries in items.iter_mut().map(Entry::tries_mut) {
+            tries.alone = true;
+            tries.bad_alone += 1;
+            tries.failures = tries.failures.saturating_add(1);
         }
         let guilty = items
-            .extract_if(.., |e| certain || e.tries.bad_alone >= GUILTY_AFTER)
+            .extract_if(.., |e| certain || e.tries().bad_alone >= GUILTY_AFTER)
             .collect::<Vec<_>>();
         for entry in guilty {
-            self.give_back(entry, why.to_owned());
+            self.give_back(entry, &channel, why.to_owned());
         }
         let not_before = (!items.is_empty()).then(|| now + wait_of(&items));
         self.lanes.finish(held, items, not_before);
@@ -188,12 +194,12 @@ impl<P: Post> Publisher<P> {
     /// The namespace's handler refuses: alone each, and not for ever.
     fn handler_refused(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
         self.metrics.request(Fault::Event.word());
-        let Batch { mut items, held, .. } = batch;
+        let Batch { channel, mut items, held } = batch;
         if items.len() > 1 {
             return self.try_alone(held, items);
         }
         let back: Vec<Entry> =
-            items.drain(..).filter_map(|e| self.another_try(e, why, true)).collect();
+            items.drain(..).filter_map(|e| self.another_try(e, &channel, why, true)).collect();
         let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
         self.lanes.finish(held, back, not_before);
     }
@@ -201,32 +207,40 @@ impl<P: Post> Publisher<P> {
     fn try_alone(&mut self, held: Held, mut items: Vec<Entry>) {
         self.metrics.retry(Fault::BadRequest.word(), items.len());
         for entry in &mut items {
-            entry.tries.alone = true;
+            entry.tries_mut().alone = true;
         }
         self.lanes.finish(held, items, None);
     }
 
     /// Counts a failure of the event itself; hands it back when it had its tries.
-    fn another_try(&self, mut entry: Entry, why: &str, own_fault: bool) -> Option<Entry> {
-        entry.tries.failures = entry.tries.failures.saturating_add(1);
-        entry.tries.own_faults += u32::from(own_fault);
-        if entry.tries.own_faults < entry.policy.give_up_after {
+    fn another_try(
+        &self,
+        mut entry: Entry,
+        channel: &Channel,
+        why: &str,
+        own_fault: bool,
+    ) -> Option<Entry> {
+        let most = entry.policy().give_up_after;
+        let tries = entry.tries_mut();
+        tries.failures = tries.failures.saturating_add(1);
+        tries.own_faults += u32::from(own_fault);
+        if tries.own_faults < most {
             return Some(entry);
         }
-        let tries = entry.tries.own_faults;
-        self.give_back(entry, format!("given up after {tries} tries: {why}"));
+        let why = format!("given up after {} tries: {why}", tries.own_faults);
+        self.give_back(entry, channel, why);
         None
     }
 
-    fn give_back(&self, entry: Entry, why: String) {
+    fn give_back(&self, entry: Entry, channel: &Channel, why: String) {
         self.metrics.rejected.inc();
         // Nobody there to take it: dropped, which releases it.
-        drop(self.refused.send(Refused { entry, why }));
+        drop(self.refused.send(Refused { entry, channel: channel.clone(), why }));
     }
 }
 
 /// The wait of entries that are tried again together.
 fn wait_of(entries: &[Entry]) -> Duration {
-    let failures = entries.iter().map(|e| e.tries.failures).max().unwrap_or(1);
+    let failures = entries.iter().map(|e| e.tries().failures).max().unwrap_or(1);
     full_jitter(BACKOFF_BASE, BACKOFF_CAP, failures.saturating_sub(1))
 }

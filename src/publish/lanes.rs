@@ -33,10 +33,6 @@ pub trait Item {
     fn alone(&self) -> bool;
     /// Its bytes inside a request body.
     fn body_bytes(&self) -> usize;
-    /// Is told its lane's copy of its channel, which all items of the lane can share.
-    fn share(&mut self, channel: &Channel) {
-        let _ = channel;
-    }
 }
 
 /// Items of one channel for one request.
@@ -148,10 +144,9 @@ impl<T: Item> Lanes<T> {
     }
 
     /// Puts an item at the end of its key.
-    pub fn push(&mut self, channel: &Channel, mut item: T) {
+    pub fn push(&mut self, channel: &Channel, item: T) {
         self.queued += 1;
         let lane = self.lane_of(channel);
-        item.share(&self.all[lane].channel);
         let id = self.key_of(lane, item.order());
         self.items.push_back(&mut self.keys[id].items, item);
         self.grown(id);
@@ -336,7 +331,8 @@ impl<T: Item> Lanes<T> {
 
     /// Takes one batch out, and the keys that are in flight with it.
     fn take(&mut self, id: LaneId) -> (Vec<T>, Vec<KeyId>) {
-        let (mut items, mut keys) = (Vec::with_capacity(MAX_EVENTS), Vec::new());
+        let (mut items, mut keys) =
+            (Vec::with_capacity(MAX_EVENTS), Vec::with_capacity(MAX_EVENTS));
         let mut room = MAX_BODY_BYTES - body_overhead(&self.all[id].channel, MAX_EVENTS);
         let mut full = false;
         while !full && items.len() < MAX_EVENTS {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -33,7 +32,7 @@ impl Item for Thing {
 }
 
 fn thing(key: Option<&str>, number: u32) -> Thing {
-    let order = key.map(|k| Bytes::from(k.to_owned()));
+    let order = key.map(|k| k.as_bytes().into());
     Thing { number, order, strict: false, alone: false, bytes: 10 }
 }
 
@@ -317,7 +316,7 @@ proptest! {
         for step in steps {
             match step {
                 Step::Push { channel: c, key, strict, alone, bytes } => {
-                    let order = key.map(|k| Bytes::from(vec![k]));
+                    let order = key.map(|k| [k][..].into());
                     let to = channel(&format!("/c{c}"));
                     model.waiting.entry((to.to_string(), order.clone())).or_default().push(number);
                     lanes.push(&to, Thing { number, order, strict, alone, bytes });

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 pub use client::{BuildError, Client};
-pub use entry::{Entry, Policy, Refused, Tries};
+pub use entry::{Addressed, Entry, Policy, Refused};
 
 use crate::config::ApiConfig;
 use crate::delivery::Gate;
@@ -147,7 +147,11 @@ impl<P: Post> Publisher<P> {
 
     /// Publishes what comes over `entries` until that is closed and everything is settled, or until
     /// the abort, which releases what is left.
-    pub async fn run(mut self, mut entries: mpsc::UnboundedReceiver<Entry>, shutdown: Shutdown) {
+    pub async fn run(
+        mut self,
+        mut entries: mpsc::UnboundedReceiver<Addressed>,
+        shutdown: Shutdown,
+    ) {
         let mut incoming = Vec::with_capacity(256);
         let mut finished = Vec::new();
         let mut open = true;
@@ -161,8 +165,7 @@ impl<P: Post> Publisher<P> {
             tokio::select! {
                 count = entries.recv_many(&mut incoming, 256), if open => {
                     open = count > 0;
-                    for entry in incoming.drain(..) {
-                        let channel = entry.channel.clone();
+                    for (channel, entry) in incoming.drain(..) {
                         self.lanes.push(&channel, entry);
                     }
                 }

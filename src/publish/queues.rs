@@ -20,8 +20,12 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct Node<T> {
     item: T,
-    next: Option<usize>,
+    /// The number of the next node; [`END`] of the last one.
+    next: usize,
 }
+
+/// No node. Half the size of an `Option`, which makes a node of an entry one line of the cache.
+const END: usize = usize::MAX;
 
 impl Queue {
     /// How many items stand in it.
@@ -43,11 +47,11 @@ impl<T> Queues<T> {
 
     /// Puts an item at the end.
     pub(super) fn push_back(&mut self, queue: &mut Queue, item: T) {
-        let new = self.nodes.insert(Node { item, next: None });
+        let new = self.nodes.insert(Node { item, next: END });
         queue.ends = match queue.ends {
             None => Some((new, new)),
             Some((first, last)) => {
-                self.nodes[last].next = Some(new);
+                self.nodes[last].next = new;
                 Some((first, new))
             }
         };
@@ -56,7 +60,7 @@ impl<T> Queues<T> {
 
     /// Puts an item at the front.
     pub(super) fn push_front(&mut self, queue: &mut Queue, item: T) {
-        let next = queue.ends.map(|(first, _)| first);
+        let next = queue.ends.map_or(END, |(first, _)| first);
         let new = self.nodes.insert(Node { item, next });
         queue.ends = Some((new, queue.ends.map_or(new, |(_, last)| last)));
         queue.len += 1;
@@ -71,7 +75,7 @@ impl<T> Queues<T> {
     pub(super) fn pop_front(&mut self, queue: &mut Queue) -> Option<T> {
         let (first, last) = queue.ends?;
         let Node { item, next } = self.nodes.remove(first);
-        queue.ends = next.map(|next| (next, last));
+        queue.ends = (next != END).then_some((next, last));
         queue.len -= 1;
         Some(item)
     }

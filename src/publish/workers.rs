@@ -103,7 +103,7 @@ async fn work<P: Post>(
             never = post.idle(&mut connection) => match never {},
         };
         let Some(batch) = batch else { return };
-        let body = publish_body(&batch.channel, batch.items.iter().map(|e| &e.event));
+        let body = publish_body(&batch.channel, batch.items.iter().map(Entry::event));
         let sent = clock();
         let result = post.post(&mut connection, body).await;
         if back.send(Ended { batch, sent, result, worker }).is_err() {

@@ -30,7 +30,7 @@ use crate::delivery::{Delivery, Outcome};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::pipeline::{Letter, entries, policy, write_letters};
-use crate::publish::{self, Entry, Policy, Publisher, Refused};
+use crate::publish::{self, Addressed, Policy, Publisher, Refused};
 use crate::route::{Decision, Reason, Rejection, RouteName};
 use crate::shutdown::Shutdown;
 use account::Tally;
@@ -93,8 +93,8 @@ pub struct Replay {
 
 /// Where records go.
 struct Feed {
-    publishers: HashMap<Arc<str>, mpsc::UnboundedSender<Entry>>,
-    policies: HashMap<RouteName, Arc<Policy>>,
+    publishers: HashMap<Arc<str>, mpsc::UnboundedSender<Addressed>>,
+    policies: HashMap<RouteName, Policy>,
     rejects: Rejects,
 }
 
@@ -105,6 +105,8 @@ struct Rejects {
     letters: Vec<mpsc::UnboundedSender<Letter>>,
     /// Everything in flight comes from this file.
     file: Arc<AtomicUsize>,
+    /// The names of the routes, as the configuration numbers them.
+    routes: Arc<[RouteName]>,
 }
 
 /// A view of how far a replay is; cheap to clone.
@@ -139,7 +141,8 @@ impl Replay {
         if let [only] = letters.as_slice() {
             letters = vec![only.clone(); options.files.len()];
         }
-        let rejects = Rejects { letters, file: Arc::default() };
+        let routes = config.routes.iter().map(|route| Arc::clone(&route.name)).collect();
+        let rejects = Rejects { letters, file: Arc::default(), routes };
 
         let (refused, refused_entries) = mpsc::unbounded_channel();
         let wanted: HashSet<_> = input.wanted(config).map(|route| &route.api).collect();
@@ -155,7 +158,9 @@ impl Replay {
         drop(refused);
         parts.spawn(rejects.clone().run(refused_entries));
 
-        let policies = config.routes.iter().map(|r| (Arc::clone(&r.name), policy(r))).collect();
+        let policies = config.routes.iter().enumerate();
+        let policies =
+            policies.map(|(n, route)| (Arc::clone(&route.name), policy(n, route))).collect();
         let feed = Feed { publishers, policies, rejects };
         let total_bytes = input.lengths.iter().sum();
         let progress =
@@ -277,7 +282,7 @@ impl Feed {
         }
         for Decision { route, outcome, .. } in decisions {
             // Every route has a policy and its API a publisher; a part that is dropped is unsettled.
-            let (Some(policy), Some(publisher)) =
+            let (Some(&policy), Some(publisher)) =
                 (self.policies.get(&route.name), self.publishers.get(&route.api))
             else {
                 drop(delivery.split());
@@ -300,10 +305,10 @@ impl Feed {
 impl Rejects {
     /// Takes what the publishers hand back, until they have gone.
     async fn run(self, mut refused: mpsc::UnboundedReceiver<Refused>) {
-        while let Some(Refused { entry, why }) = refused.recv().await {
-            let (route, channel) = (Arc::clone(&entry.policy.route), entry.channel.to_string());
+        while let Some(Refused { entry, channel, why }) = refused.recv().await {
+            let route = self.routes.get(entry.policy().route as usize).map(Arc::clone);
             let why = (Reason::Refused.word(), why);
-            self.write(entry.delivery, Some(route), Some(channel), why);
+            self.write(entry.delivery, route, Some(channel.to_string()), why);
         }
     }
 

@@ -52,7 +52,7 @@ impl Routes {
 /// What parts the levels of a source's topics.
 pub(super) fn separators(config: &Config) -> impl Fn(&str) -> char + Send + 'static {
     let known: HashMap<_, _> =
-        config.sources.iter().map(|s| (Arc::clone(&s.name), s.kind.separator())).collect();
+        config.sources.iter().map(|s| (s.name.clone(), s.kind.separator())).collect();
     // No route takes from a source that is not configured, so what parts its levels is all the same.
     move |source| known.get(source).copied().unwrap_or('/')
 }

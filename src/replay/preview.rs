@@ -81,7 +81,7 @@ pub async fn dry_run(
             match outcome {
                 Ok(rendered) => {
                     for channel in &rendered.channels {
-                        let (route, bytes) = (Arc::clone(&route), rendered.event.len());
+                        let (route, bytes) = (Arc::clone(&route), kept.message.payload.len());
                         show(place, Preview::Event { route, channel: channel.to_string(), bytes });
                     }
                 }

@@ -15,8 +15,12 @@ pub use decode::Document;
 pub use pattern::Pattern;
 pub use template::Template;
 
+use smallvec::SmallVec;
+
 use crate::event_api::{Channel, Event, MAX_EVENT_BYTES};
-use crate::message::{Message, OrderKey, SourceName};
+pub use crate::message::SourceName;
+use crate::message::{Message, Order};
+use pattern::Values;
 use template::Context;
 
 /// The name of a `[route.NAME]`.
@@ -125,15 +129,15 @@ pub struct Decision<'t> {
     pub outcome: Result<Rendered, Rejection>,
 }
 
-/// An event and where it goes.
+/// An event, which is the payload of its message as it is, and where it goes.
 #[derive(Debug)]
 pub struct Rendered {
-    /// The event.
-    pub event: Event,
+    /// Bytes of the event as a JSON string.
+    pub escaped_len: u32,
     /// Its channels, each one once, at least one.
-    pub channels: Vec<Channel>,
-    /// What orders it, if anything does.
-    pub order: Option<OrderKey>,
+    pub channels: SmallVec<[Channel; 1]>,
+    /// What orders it.
+    pub order: Order,
 }
 
 impl RouteTable {
@@ -162,7 +166,7 @@ impl RouteTable {
             }
             let captures = match &route.topic {
                 Some(pattern) => pattern.matches(&message.topic)?,
-                None => Vec::new(),
+                None => Values::new(),
             };
             let outcome = match document.get_or_insert_with(|| read(message, limit)) {
                 Ok(document) => route.render(&Context { message, captures: &captures, document }),
@@ -189,7 +193,7 @@ fn read(message: &Message, limit: usize) -> Result<Document<'_>, Rejection> {
 
 impl Spec {
     fn render(&self, context: &Context<'_>) -> Result<Rendered, Rejection> {
-        let mut channels = Vec::with_capacity(self.channels.len());
+        let mut channels = SmallVec::with_capacity(self.channels.len());
         for template in &self.channels {
             let channel = template.render_channel(context)?;
             if !channels.contains(&channel) {
@@ -197,13 +201,15 @@ impl Spec {
             }
         }
         let order = match &self.order {
-            OrderBy::Source => context.message.order.clone(),
-            OrderBy::Nothing => None,
-            OrderBy::Template(template) => Some(template.render_text(context)?.into()),
+            OrderBy::Source => Order::Message,
+            OrderBy::Nothing => Order::Nothing,
+            OrderBy::Template(template) => {
+                Order::Own(template.render_text(context)?.into_bytes().into())
+            }
         };
-        let event = Event::from_checked_json(context.message.payload.clone())
+        let event = Event::from_checked_json(&context.message.payload)
             .map_err(|e| Rejection::new(Reason::TooLarge, e.to_string()))?;
-        Ok(Rendered { event, channels, order })
+        Ok(Rendered { escaped_len: event.escaped_len(), channels, order })
     }
 }
 
@@ -291,7 +297,7 @@ mod tests {
             key: None,
             headers: Vec::new(),
             payload: payload.into(),
-            order: Some(Bytes::from(topic.to_owned())),
+            order: Some(topic.as_bytes().into()),
             published: None,
             coordinates: Coordinates::default(),
         }
@@ -334,10 +340,10 @@ mod tests {
             let message = message("plant", "t", r#"{"id":"a b"}"#);
             table.decide(&message, usize::MAX).next().unwrap().outcome.unwrap().order
         };
-        assert_eq!(order(&route), Some(Bytes::from_static(b"t")));
+        assert_eq!(order(&route), Order::Message);
         route.order = OrderBy::Nothing;
-        assert_eq!(order(&route), None);
+        assert_eq!(order(&route), Order::Nothing);
         route.order = OrderBy::Template(Template::free_text("{json.id}/{topic}", &[]).unwrap());
-        assert_eq!(order(&route), Some(Bytes::from_static(b"a b/t")));
+        assert_eq!(order(&route), Order::Own(b"a b/t"[..].into()));
     }
 }

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::Fault;
 use crate::message::Topic;
 
@@ -25,6 +27,9 @@ pub struct Capture {
     /// Whether it takes all remaining levels: `{name..}`.
     pub many: bool,
 }
+
+/// The values of captures, in order.
+pub type Values<'t> = SmallVec<[&'t str; 4]>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Level {
@@ -68,8 +73,8 @@ impl Pattern {
     }
 
     /// The values of the captures, in order, or `None` where the pattern does not take the topic.
-    pub fn matches<'t>(&self, topic: &'t Topic) -> Option<Vec<&'t str>> {
-        let mut values = Vec::with_capacity(self.captures.len());
+    pub fn matches<'t>(&self, topic: &'t Topic) -> Option<Values<'t>> {
+        let mut values = Values::new();
         let mut rest = Some(topic.as_str());
         for level in &self.levels {
             let (head, tail) = match rest?.split_once(topic.separator()) {
@@ -104,7 +109,7 @@ impl Pattern {
             match (levels.next(), filters.next()) {
                 (_, Some("#")) => return true,
                 (Some(level), Some(filter)) => {
-                    if filter != "+" && !level.matches(filter, &mut Vec::new()) {
+                    if filter != "+" && !level.matches(filter, &mut Values::new()) {
                         return false;
                     }
                 }
@@ -187,7 +192,7 @@ impl Pattern {
 }
 
 impl Level {
-    fn matches<'t>(&self, text: &'t str, values: &mut Vec<&'t str>) -> bool {
+    fn matches<'t>(&self, text: &'t str, values: &mut Values<'t>) -> bool {
         let literals = match self {
             Self::Any => return true,
             Self::Whole => {
@@ -336,7 +341,7 @@ mod tests {
             all.extend(literals);
             all.push(ends.1);
             let expected = any_split(&all, &text);
-            prop_assert_eq!(Level::Pieces(all).matches(&text, &mut Vec::new()), expected);
+            prop_assert_eq!(Level::Pieces(all).matches(&text, &mut Values::new()), expected);
         }
 
         #[test]

@@ -6,13 +6,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::offsets::{Offsets, Step};
 use crate::backoff::Backoff;
 use crate::delivery::Settlement;
-use crate::message::Topic;
+use crate::message::{OrderKey, Topic};
 use crate::metrics::{KafkaMetrics, PartitionMetrics};
 use crate::source::{InFlight, Room};
 
@@ -37,7 +36,7 @@ pub(super) struct Partition {
     topic: Topic,
     number: i32,
     /// What orders a message without a key.
-    order: Bytes,
+    order: OrderKey,
     generation: u64,
     record: Arc<InFlight<i64>>,
     offsets: Offsets,
@@ -100,7 +99,7 @@ impl Assignment {
         let partition = Partition {
             topic,
             number,
-            order: Bytes::from(number.to_string()),
+            order: number.to_string().into_bytes().into(),
             generation: self.next_generation(),
             record: InFlight::new(Arc::clone(&self.room), Arc::clone(&self.changed)),
             offsets: Offsets::default(),
@@ -156,7 +155,7 @@ impl Assignment {
     }
 
     /// The topic of a partition that was just found, and what orders its messages without a key.
-    pub(super) fn named(&self, found: Found) -> (&Topic, &Bytes) {
+    pub(super) fn named(&self, found: Found) -> (&Topic, &OrderKey) {
         let partition = &self.partitions[found.index];
         (&partition.topic, &partition.order)
     }

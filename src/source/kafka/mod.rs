@@ -107,7 +107,7 @@ impl KafkaSource {
         let Self { name, config, room, metrics, kafka, health, tokens } = self;
         let desk = tokens.map(|tokens| Arc::new(Desk::open(tokens)));
         let shared = Arc::new(Shared::new(
-            (Arc::clone(&name), config, desk),
+            (name.clone(), config, desk),
             room,
             (metrics, kafka),
             health,

@@ -9,7 +9,7 @@ use rdkafka::message::{
 };
 use tracing::warn;
 
-use crate::message::{Coordinates, Message, SourceName, Topic};
+use crate::message::{Coordinates, Message, OrderKey, SourceName, Topic};
 
 /// What stands for a payload that is not there, where routes are to see it.
 const NULL: &[u8] = b"null";
@@ -17,7 +17,7 @@ const NULL: &[u8] = b"null";
 /// The message that `record` is, its bytes copied once, and how many they are.
 pub(super) fn message(
     source: &SourceName,
-    (topic, order): (&Topic, &Bytes),
+    (topic, order): (&Topic, &OrderKey),
     record: &BorrowedMessage<'_>,
 ) -> (Message, usize) {
     let payload = record.payload().unwrap_or(NULL);
@@ -42,7 +42,7 @@ pub(super) fn message(
     });
     let message = Message {
         source: SourceName::clone(source),
-        order: Some(key.clone().unwrap_or_else(|| order.clone())),
+        order: Some(key.as_deref().map_or_else(|| OrderKey::clone(order), Into::into)),
         topic: topic.clone(),
         key,
         headers,

@@ -347,16 +347,16 @@ impl MqttSource {
             }
             return;
         };
-        let topic = String::from_utf8_lossy(&incoming.topic);
+        let topic = Topic::new(String::from_utf8_lossy(&incoming.topic), '/');
         let headers = incoming
             .properties
             .iter()
             .map(|(name, value)| (name.clone(), Bytes::from(value.clone())))
             .collect();
         let message = Message {
-            source: Arc::clone(&self.name),
-            order: Some(Bytes::copy_from_slice(topic.as_bytes())),
-            topic: Topic::new(&*topic, '/'),
+            source: self.name.clone(),
+            order: Some(topic.order_key()),
+            topic,
             key: None,
             headers,
             payload: Bytes::copy_from_slice(&incoming.payload),
