@@ -78,6 +78,11 @@ impl Secret {
         Self(Arc::new(Kept { file, last: Mutex::new(last) }))
     }
 
+    /// Whether it comes from a file, and may be another one later.
+    pub fn is_followed(&self) -> bool {
+        self.0.file.is_some()
+    }
+
     /// The text as it is now, for the one place that sends it. Looks at the file at most once a second.
     pub fn reveal(&self) -> Arc<str> {
         self.look(Instant::now(), false)

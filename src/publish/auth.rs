@@ -173,10 +173,10 @@ impl Shown {
 
     /// The header of the secret as it is now; of the last good one, if that can't be a header.
     fn now(&self) -> (HeaderValue, u64) {
-        let text = self.secret.reveal();
+        let text = self.secret.is_followed().then(|| self.secret.reveal());
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (seen, header, generation) = &mut *last;
-        if *seen != text {
+        if let Some(text) = text.filter(|text| seen != text) {
             match secret_header(&text) {
                 Ok(new) => (*header, *generation) = (new, *generation + 1),
                 Err(error) => tracing::warn!(%error, "the last one stays in force"),

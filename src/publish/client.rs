@@ -10,10 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::auth::{AuthError, Authorizer};
 use super::connect::{ConnectError, Connections, Number, Pool, ProxyError};
@@ -27,6 +27,9 @@ use crate::tls::TlsError;
 
 /// More of an answer than this is not read: five refused events with their words take far less.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+/// Where the service says what kind of error it is.
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// Posts to one API.
 #[derive(Debug)]
@@ -83,12 +86,13 @@ impl Client {
         connection: &mut Connection,
         headers: HeaderMap,
         body: Bytes,
+        sent: SystemTime,
     ) -> Result<Answer, Failure> {
-        let (number, pool) = self.connections.now();
-        let sent = SystemTime::now();
+        let now = Instant::now();
+        let (number, pool) = self.connections.at(now);
         let ended = match pool {
             Some(pool) => self.by_pool(&pool, headers, body).await,
-            None => self.by_own(connection, number, headers, body).await,
+            None => self.by_own(connection, (number, now), headers, body).await,
         };
         match &ended {
             Ok(_) => self.connections.answered(number),
@@ -102,13 +106,14 @@ impl Client {
     async fn by_own(
         &self,
         connection: &mut Connection,
-        number: Number,
+        (number, now): (Number, Instant),
         mut headers: HeaderMap,
         body: Bytes,
     ) -> Result<(Parts, Bytes), Broken> {
         headers.insert(header::HOST, self.host.clone());
         let request = request(&self.path, headers, body);
-        let (of, limits) = ((&self.connections, number), (self.timeout, MAX_ANSWER_BYTES));
+        let of = (&self.connections, number);
+        let limits = (now, self.timeout, MAX_ANSWER_BYTES);
         let ended = connection.exchange(of, &self.uri, request, limits).await;
         ended.map_err(|error| match error {
             ExchangeError::Unsent(error) => Broken::read(&*error, Fault::Connect),
@@ -135,19 +140,18 @@ impl Client {
 
     /// What the API says to a request that was made at `sent`.
     fn read(&self, head: &Parts, body: Bytes, sent: SystemTime) -> Answer {
-        let received = SystemTime::now();
-        let text = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
-        let date = text(header::DATE.as_str());
-        let age = head.headers.contains_key(header::AGE);
-        let told = Told { sent, received, date, age, refusal: None };
-        let told_by_date = self.authorizer.signs() && self.clock.learn(told);
-        let retry_after = text(header::RETRY_AFTER.as_str())
-            .and_then(|v| v.trim().parse().ok())
-            .map(Duration::from_secs);
-        let error_type = text("x-amzn-errortype").map(str::to_owned);
+        let text = |name: &HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok());
+        let retry_after =
+            text(&header::RETRY_AFTER).and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
+        let error_type = text(&ERROR_TYPE).map(str::to_owned);
         let answer = Answer { status: head.status.as_u16(), error_type, retry_after, body };
-        if self.authorizer.signs() && !told_by_date && refusal(&answer).is_some() {
-            self.clock.learn(Told { refusal: Some(&answer.body), ..told });
+        if self.authorizer.signs() {
+            let (received, date) = (SystemTime::now(), text(&header::DATE));
+            let age = head.headers.contains_key(header::AGE);
+            let told = Told { sent, received, date, age, refusal: None };
+            if !self.clock.learn(told) && refusal(&answer).is_some() {
+                self.clock.learn(Told { refusal: Some(&answer.body), ..told });
+            }
         }
         answer
     }
@@ -167,10 +171,11 @@ impl Post for Client {
         let (mut renewed, mut corrected) = (false, !self.authorizer.signs());
         loop {
             let skew = self.clock.skew();
-            let headers = self.authorizer.headers(&body, skew.apply(SystemTime::now())).await;
+            let sent = SystemTime::now();
+            let headers = self.authorizer.headers(&body, skew.apply(sent)).await;
             let (headers, generation) =
                 headers.map_err(|e| Failure { fault: Fault::Refused, why: e.to_string() })?;
-            let answer = self.attempt(connection, headers, body.clone()).await?;
+            let answer = self.attempt(connection, headers, body.clone(), sent).await?;
             let Some(code) = refusal(&answer) else { return Ok(answer) };
             if !corrected && self.clock.skew().mends(skew, &code) {
                 corrected = true;

@@ -8,9 +8,10 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Uri;
@@ -23,9 +24,9 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tower_service::Service;
 
-use super::clock;
 use crate::config::api::ApiConfig;
 use crate::tls::{self, TlsError};
 
@@ -78,6 +79,8 @@ pub(super) struct Connections {
     shared: bool,
     max_age: Duration,
     current: Mutex<Current>,
+    /// In a row. Changed under the lock; looked at without, for nearly always there are none.
+    errors: AtomicU32,
 }
 
 struct Current {
@@ -85,7 +88,6 @@ struct Current {
     pool: Option<Pool>,
     number: u64,
     until: Instant,
-    errors: u32,
 }
 
 /// Which time of connections it was: those of an earlier one are left.
@@ -128,16 +130,16 @@ impl Connections {
         let current = Current {
             pool: shared.then(|| pool(connector.clone())),
             number: 0,
-            until: clock() + jittered(max_age),
-            errors: 0,
+            until: Instant::now() + jittered(max_age),
         };
-        Self { connector, shared, max_age, current: Mutex::new(current) }
+        Self { connector, shared, max_age, current: Mutex::new(current), errors: AtomicU32::new(0) }
     }
 
-    /// Of which number a connection must be now, and the pool of that number if connections are shared.
-    pub(super) fn now(&self) -> (Number, Option<Pool>) {
+    /// Of which number a connection must be at `now`, and the pool of that number if connections are
+    /// shared.
+    pub(super) fn at(&self, now: Instant) -> (Number, Option<Pool>) {
         let mut current = self.lock();
-        if clock() >= current.until {
+        if now >= current.until {
             self.renew(&mut current, "their age");
         }
         (Number(current.number), current.pool.clone())
@@ -152,9 +154,11 @@ impl Connections {
 
     /// There was an answer over a connection of that number.
     pub(super) fn answered(&self, number: Number) {
-        let mut current = self.lock();
-        if Number(current.number) == number {
-            current.errors = 0;
+        if self.errors.load(Relaxed) > 0 {
+            let current = self.lock();
+            if Number(current.number) == number {
+                self.errors.store(0, Relaxed);
+            }
         }
     }
 
@@ -164,8 +168,7 @@ impl Connections {
         if Number(current.number) != number {
             return;
         }
-        current.errors += 1;
-        if current.errors >= ERRORS {
+        if self.errors.fetch_add(1, Relaxed) + 1 >= ERRORS {
             self.renew(&mut current, "errors");
         }
     }
@@ -175,9 +178,9 @@ impl Connections {
         *current = Current {
             pool: self.shared.then(|| pool(self.connector.clone())),
             number: current.number + 1,
-            until: clock() + jittered(self.max_age),
-            errors: 0,
+            until: Instant::now() + jittered(self.max_age),
         };
+        self.errors.store(0, Relaxed);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
@@ -295,29 +298,29 @@ pub(super) mod tests {
     #[tokio::test(start_paused = true)]
     async fn connections_are_renewed_by_age_give_or_take_a_fifth() {
         let connections = connections();
-        let (first, _) = connections.now();
+        let (first, _) = connections.at(Instant::now());
         tokio::time::advance(Duration::from_secs(79)).await;
-        assert_eq!(connections.now().0, first);
+        assert_eq!(connections.at(Instant::now()).0, first);
         tokio::time::advance(Duration::from_secs(42)).await;
-        let (second, _) = connections.now();
+        let (second, _) = connections.at(Instant::now());
         assert_ne!(second, first);
-        assert_eq!(connections.now().0, second);
+        assert_eq!(connections.at(Instant::now()).0, second);
     }
 
     #[tokio::test(start_paused = true)]
     async fn connections_are_renewed_after_three_errors_in_a_row() {
         let connections = connections();
-        let (first, _) = connections.now();
+        let (first, _) = connections.at(Instant::now());
         for _ in 0..10 {
             connections.failed(first);
             connections.failed(first);
             connections.answered(first);
         }
-        assert_eq!(connections.now().0, first);
+        assert_eq!(connections.at(Instant::now()).0, first);
         for _ in 0..64 {
             connections.failed(first);
         }
-        let (second, _) = connections.now();
+        let (second, _) = connections.at(Instant::now());
         assert_eq!(second, Number(1), "the errors of the old ones don't count for the new ones");
     }
 

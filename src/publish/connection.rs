@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -58,7 +57,7 @@ pub(super) enum ExchangeError {
 #[error("the answer has more than {0} bytes")]
 struct TooLarge(usize);
 
-/// A timer that is not registered anew each time, as long as it is set for later.
+/// A timer that is set anew only when it rings too early, and not for each request.
 #[derive(Default)]
 struct Deadline {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -66,26 +65,27 @@ struct Deadline {
 
 impl Connection {
     /// Sends `request` over a connection of `number`, a new one to `to` if there is none, and reads an
-    /// answer of at most `limit` bytes, all within `time`.
+    /// answer of at most `limit` bytes, all within `time` of `now`.
     pub(super) async fn exchange(
         &mut self,
         (connections, number): (&Connections, Number),
         to: &Uri,
         request: Request<Full<Bytes>>,
-        (time, limit): (Duration, usize),
+        (now, time, limit): (Instant, Duration, usize),
     ) -> Result<(Parts, Bytes), ExchangeError> {
         // Only an exchange that came to its end gives it back.
         let kept = self.open.take();
-        let kept = kept.filter(|open| open.number == number && open.used.elapsed() < IDLE);
+        let kept = kept.filter(|open| open.number == number && now < open.used + IDLE);
         let connect = || Open::connect(connections, number, to);
-        let sending = AtomicBool::new(false);
-        let exchange = pin!(exchange(kept, connect, request, limit, &sending));
-        let ended = self.deadline.within(time, exchange).await;
+        let mut request = Some(request);
+        let ended = {
+            let exchange = pin!(exchange(kept, connect, &mut request, limit));
+            self.deadline.before(now + time, exchange).await
+        };
         let (mut open, answer) = ended.unwrap_or_else(|| {
-            Err(if sending.load(Ordering::Relaxed) {
-                ExchangeError::TimedOut
-            } else {
-                ExchangeError::Unsent(format!("no connection within {time:?}").into())
+            Err(match request {
+                None => ExchangeError::TimedOut,
+                Some(_) => ExchangeError::Unsent(format!("no connection within {time:?}").into()),
             })
         })?;
         // A server may answer before it has read everything: then the rest is still to be written.
@@ -99,21 +99,23 @@ impl Connection {
     /// Lets the connection go when the server closes it, or when it was not used for long. Then there
     /// is nothing more to do, for ever.
     pub(super) async fn idle(&mut self) -> Infallible {
-        if let Some(driver) = self.open.as_mut().and_then(|open| open.driver.as_mut()) {
+        if let Some(open) = &mut self.open
+            && let Some(driver) = &mut open.driver
+        {
             // Why it closed is of no interest: nothing was under way.
-            let _ = self.idle.within(IDLE, driver).await;
+            let _ = self.idle.before(open.used + IDLE, driver).await;
         }
         self.open = None;
         std::future::pending().await
     }
 }
 
+/// Sends `request`, and takes it out as soon as something of it may have been sent.
 async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
     mut kept: Option<Box<Open>>,
     connect: impl Fn() -> C,
-    mut request: Request<Full<Bytes>>,
+    request: &mut Option<Request<Full<Bytes>>>,
     limit: usize,
-    sending: &AtomicBool,
 ) -> Result<(Box<Open>, (Parts, Bytes)), ExchangeError> {
     loop {
         let reused = kept.is_some();
@@ -121,19 +123,18 @@ async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
             Some(open) => open,
             None => connect().await.map_err(ExchangeError::Unsent)?,
         };
-        sending.store(true, Ordering::Relaxed);
-        match open.send(request).await {
+        let Some(sent) = request.take() else {
+            return Err(ExchangeError::Sent("the request was sent before".into()));
+        };
+        match open.send(sent, request).await {
             Ok(response) => {
                 let answer = open.read(response, limit).await.map_err(ExchangeError::Sent)?;
                 return Ok((open, answer));
             }
-            Err((error, None)) => return Err(ExchangeError::Sent(error.into())),
+            Err(error) if request.is_none() => return Err(ExchangeError::Sent(error.into())),
             // It was closed while it was idle, and nothing was sent: over a new one, then.
-            Err((_, Some(unsent))) if reused => {
-                sending.store(false, Ordering::Relaxed);
-                request = unsent;
-            }
-            Err((error, Some(_))) => return Err(ExchangeError::Unsent(error.into())),
+            Err(_) if reused => {}
+            Err(error) => return Err(ExchangeError::Unsent(error.into())),
         }
     }
 }
@@ -149,17 +150,18 @@ impl Open {
         Ok(Box::new(Self { sender, driver: Some(driver), number, used: Instant::now() }))
     }
 
-    /// Sends `request`; gives it back with the error if nothing of it was sent.
+    /// Sends `request`; one of which nothing was sent comes into `unsent`, with the error.
     async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, (hyper::Error, Option<Request<Full<Bytes>>>)> {
+        unsent: &mut Option<Request<Full<Bytes>>>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
         let Self { sender, driver, .. } = self;
         // A new connection takes one at once; what was kept was ready.
         let sending = pin!(sender.try_send_request(request));
         drive(driver, sending).await.map_err(|mut error| {
-            let unsent = error.take_message();
-            (error.into_error(), unsent)
+            *unsent = error.take_message();
+            error.into_error()
         })
     }
 
@@ -176,8 +178,8 @@ impl Open {
             if whole.len() + data.len() > limit {
                 return Err(TooLarge(limit).into());
             }
-            // Nearly every answer comes in one piece, and is not copied.
-            whole = if whole.is_empty() { data } else { [whole, data].concat().into() };
+            // A copy of the little that it is lets the connection use its buffer again.
+            whole = [whole, data].concat().into();
         }
         Ok((head, whole))
     }
@@ -196,23 +198,27 @@ async fn drive<T>(driver: &mut Option<Driver>, mut wanted: impl Future<Output = 
 }
 
 impl Deadline {
-    /// What `future` gives; `None` if it takes longer than `time`.
-    async fn within<T>(
+    /// What `future` gives; `None` if it does not before `until`.
+    async fn before<T>(
         &mut self,
-        time: Duration,
+        until: Instant,
         mut future: impl Future<Output = T> + Unpin,
     ) -> Option<T> {
-        let until = Instant::now() + time;
-        let sleep = match &mut self.sleep {
-            Some(sleep) => {
-                sleep.as_mut().reset(until);
-                sleep
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if sleep.deadline() > until {
+            sleep.as_mut().reset(until);
+        }
+        poll_fn(|context| {
+            if let Poll::Ready(given) = Pin::new(&mut future).poll(context) {
+                return Poll::Ready(Some(given));
             }
-            none => none.insert(Box::pin(tokio::time::sleep_until(until))),
-        };
-        poll_fn(|context| match Pin::new(&mut future).poll(context) {
-            Poll::Ready(given) => Poll::Ready(Some(given)),
-            Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
+            while sleep.as_mut().poll(context).is_ready() {
+                if sleep.deadline() >= until {
+                    return Poll::Ready(None);
+                }
+                sleep.as_mut().reset(until);
+            }
+            Poll::Pending
         })
         .await
     }
@@ -235,12 +241,11 @@ mod tests {
 
     async fn exchange(connection: &mut Connection, to: &str) -> Result<Bytes, ExchangeError> {
         let connections = connections();
-        let (number, _) = connections.now();
+        let (number, _) = connections.at(Instant::now());
         let body = Full::new(Bytes::from("x".repeat(4_000_000)));
         let request = Request::post("/event").header("host", "a").body(body).unwrap();
-        let to = to.parse().unwrap();
-        let (_, body) =
-            connection.exchange((&connections, number), &to, request, (TIME, 100)).await?;
+        let (to, limits) = (to.parse().unwrap(), (Instant::now(), TIME, 100));
+        let (_, body) = connection.exchange((&connections, number), &to, request, limits).await?;
         Ok(body)
     }
 
