@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::message::Message;
-pub use crate::message::{Order, OrderKey};
+pub use crate::message::OrderKey;
 use crate::seeded::{self, Bug};
 
 /// How a duty ended; the later one is the worse one.

@@ -58,7 +58,7 @@
 //! kafka → aws, config, oauth2, renewal, tls
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown
-//! config → route
+//! config → message, route
 //! route → event_api, message
 //! delivery → message, seeded
 //! aws → causes, renewal

@@ -14,17 +14,6 @@ pub type SourceName = SmolStr;
 /// What orders events: those with equal keys reach a channel in the order of the source.
 pub type OrderKey = Arc<[u8]>;
 
-/// What orders an event: what orders its message, or something of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// As the message says.
-    Message,
-    /// Nothing does.
-    Nothing,
-    /// A key that a route made.
-    Own(OrderKey),
-}
-
 /// Where a message was published: a Kafka topic, a NATS subject, an MQTT topic, an SQS queue name.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Topic {
@@ -40,7 +29,7 @@ pub struct Message {
     /// Where it was published.
     pub topic: Topic,
     /// The record key, where the broker has one.
-    pub key: Option<Bytes>,
+    pub key: Option<OrderKey>,
     /// Headers or user properties, in order; names may repeat.
     pub headers: Vec<(String, Bytes)>,
     /// The bytes, untouched.
@@ -97,17 +86,6 @@ impl Coordinates {
                 ("duplicate".into(), duplicate.to_string()),
             ],
             Self::Named(named) => named.clone(),
-        }
-    }
-}
-
-impl Order {
-    /// The key of an event of `message`, if anything orders it.
-    pub fn key<'a>(&'a self, message: &'a Message) -> Option<&'a OrderKey> {
-        match self {
-            Self::Message => message.order.as_ref(),
-            Self::Nothing => None,
-            Self::Own(key) => Some(key),
         }
     }
 }

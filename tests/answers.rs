@@ -9,7 +9,7 @@ use appsync_bridge::delivery::{Delivery, Outcome, Settlement, Tracker};
 use appsync_bridge::event_api::wire::PublishRequest;
 use appsync_bridge::event_api::{Channel, Event};
 use appsync_bridge::health::Health;
-use appsync_bridge::message::{Coordinates, Message, Order, Topic};
+use appsync_bridge::message::{Coordinates, Message, Topic};
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::publish::post::{Failure, Post};
 use appsync_bridge::publish::verdict::{Answer, Fault};
@@ -148,7 +148,7 @@ fn entry(id: u64, ends: &Arc<Ends>) -> Addressed {
         key: None,
         headers: Vec::new(),
         payload,
-        order: Some(b"k"[..].into()),
+        order: None,
         published: None,
         coordinates: Coordinates::default(),
     };
@@ -156,7 +156,7 @@ fn entry(id: u64, ends: &Arc<Ends>) -> Addressed {
     let delivery = Delivery::new(message, settlement);
     let policy = Policy { route: 0, strict_order: false, give_up_after: 5 };
     let channel = Channel::parse("/a/b").unwrap();
-    (channel, Entry::new(delivery, escaped_len, Order::Message, policy))
+    (channel, Entry::new(delivery, escaped_len, Some(b"k"[..].into()), policy))
 }
 
 fn accepted(count: usize) -> String {

@@ -11,7 +11,8 @@ use super::ledger::Ledger;
 use super::names::Names;
 use super::problem::{Kind, Problem, quoted};
 use super::reader::{Field, Table};
-use super::source::{self, SourceKind, SourceName, Unrouted};
+use super::source::{self, SourceKind, Unrouted};
+use crate::message::SourceName;
 use crate::route::{RejectTo, Spec};
 
 /// The name of a `[dead_letter.NAME]`.

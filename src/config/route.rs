@@ -7,8 +7,9 @@ use super::ledger::{Ledger, Text};
 use super::names::Names;
 use super::problem::{Kind, Problem, listed};
 use super::reader::{Field, Located, Table};
+use crate::message::SourceName;
 use crate::route::pattern::Capture;
-use crate::route::{Fault, OrderBy, Pattern, RejectTo, SourceName, Spec, Template};
+use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
 
 /// What a route may refer to.
 pub(super) struct Known<'a> {

@@ -16,7 +16,7 @@ use super::problem::{Kind, Problem, listed, quoted};
 use super::reader::{Field, Setting, Table};
 use super::{DeadLetterName, Secret, dead_letter, mqtt, words};
 
-pub(super) use crate::route::SourceName;
+use crate::message::SourceName;
 
 /// A checked `[source.NAME]`.
 #[derive(Clone, Debug)]

@@ -22,7 +22,7 @@ fn record(number: usize) -> Record {
     let message = Message {
         source: "shop".into(),
         topic: Topic::new("orders".to_owned(), '.'),
-        key: Some(Bytes::from_static(b"key")),
+        key: Some(b"key"[..].into()),
         headers: Vec::new(),
         payload: Bytes::from(number.to_string()),
         order: None,

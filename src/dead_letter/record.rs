@@ -100,7 +100,7 @@ pub fn parse(text: &[u8], separator: impl Fn(&str) -> char) -> Result<Kept, NoRe
     let message = Message {
         source: source.into(),
         topic,
-        key: line.bytes("key")?,
+        key: line.bytes("key")?.map(|key| key[..].into()),
         headers: line.headers()?,
         payload,
         order,
@@ -228,7 +228,7 @@ mod tests {
                 source: source.into(),
                 order: if by_topic { Some(topic.as_bytes().into()) } else { order.map(|o| o[..].into()) },
                 topic: Topic::new(topic, '/'),
-                key,
+                key: key.map(|key| key[..].into()),
                 headers,
                 payload,
                 published: published.map(|(s, n)| UNIX_EPOCH + Duration::new(s, n)),

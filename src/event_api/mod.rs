@@ -10,7 +10,7 @@ pub mod sign;
 pub mod wire;
 
 pub use channel::{Channel, ChannelError, Segment};
-pub use event::{Event, EventError};
+pub use event::{EscapedLen, Event, EventError};
 
 /// Events in one publish request (Service Quotas `L-B6E463BF`, not adjustable).
 pub const MAX_EVENTS: usize = 5;

@@ -21,7 +21,7 @@ pub fn publish_body<'a>(
     events: impl IntoIterator<Item = Event<'a>, IntoIter: ExactSizeIterator + Clone>,
 ) -> Bytes {
     let events = events.into_iter();
-    let texts: usize = events.clone().map(|event| event.escaped_len() as usize).sum();
+    let texts: usize = events.clone().map(|event| event.escaped_len().bytes()).sum();
     let mut body = Vec::with_capacity(body_overhead(channel, events.len()) + texts);
     body.extend_from_slice(b"{\"channel\":\"");
     body.extend_from_slice(channel.as_str().as_bytes());
@@ -293,7 +293,7 @@ mod tests {
         let body = publish_body(&channel, events);
         let expected = serde_json::json!({ "channel": "/demo/a", "events": texts });
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&body).unwrap(), expected);
-        let known: usize = events.iter().map(|event| event.escaped_len() as usize).sum();
+        let known: usize = events.iter().map(|event| event.escaped_len().bytes()).sum();
         assert_eq!(body.len(), body_overhead(&channel, events.len()) + known);
     }
 

@@ -86,9 +86,8 @@ impl Client {
         connection: &mut Connection,
         headers: HeaderMap,
         body: Bytes,
-        sent: SystemTime,
     ) -> Result<Answer, Failure> {
-        let now = Instant::now();
+        let (now, sent) = (Instant::now(), SystemTime::now());
         let (number, pool) = self.connections.at(now);
         let ended = match pool {
             Some(pool) => self.by_pool(&pool, headers, body).await,
@@ -171,11 +170,10 @@ impl Post for Client {
         let (mut renewed, mut corrected) = (false, !self.authorizer.signs());
         loop {
             let skew = self.clock.skew();
-            let sent = SystemTime::now();
-            let headers = self.authorizer.headers(&body, skew.apply(sent)).await;
+            let headers = self.authorizer.headers(&body, skew.apply(SystemTime::now())).await;
             let (headers, generation) =
                 headers.map_err(|e| Failure { fault: Fault::Refused, why: e.to_string() })?;
-            let answer = self.attempt(connection, headers, body.clone(), sent).await?;
+            let answer = self.attempt(connection, headers, body.clone()).await?;
             let Some(code) = refusal(&answer) else { return Ok(answer) };
             if !corrected && self.clock.skew().mends(skew, &code) {
                 corrected = true;

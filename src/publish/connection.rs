@@ -57,7 +57,7 @@ pub(super) enum ExchangeError {
 #[error("the answer has more than {0} bytes")]
 struct TooLarge(usize);
 
-/// A timer that is set anew only when it rings too early, and not for each request.
+/// A timer that is set anew when it would ring too late, or rang too early, and not for each request.
 #[derive(Default)]
 struct Deadline {
     sleep: Option<Pin<Box<Sleep>>>,
@@ -171,7 +171,7 @@ impl Open {
         limit: usize,
     ) -> Result<(Parts, Bytes), BoxError> {
         let (head, mut body) = response.into_parts();
-        let mut whole = Bytes::new();
+        let mut whole = Vec::new();
         while !body.is_end_stream() {
             let Some(frame) = drive(&mut self.driver, body.frame()).await else { break };
             let Ok(data) = frame?.into_data() else { continue };
@@ -179,9 +179,9 @@ impl Open {
                 return Err(TooLarge(limit).into());
             }
             // A copy of the little that it is lets the connection use its buffer again.
-            whole = [whole, data].concat().into();
+            whole.extend_from_slice(&data);
         }
-        Ok((head, whole))
+        Ok((head, whole.into()))
     }
 }
 
@@ -261,6 +261,22 @@ mod tests {
         assert!(stream.read(&mut head).await.unwrap() > 0);
         let answer = "HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno";
         stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_rings_in_time_whatever_it_was_set_to_before() {
+        let (mut deadline, began) = (Deadline::default(), Instant::now());
+        let never = std::future::pending::<()>;
+        let at = |seconds| began + Duration::from_secs(seconds);
+        assert_eq!(deadline.before(at(3), pin!(async {})).await, Some(()));
+        for (set, after) in [(5, "one that would have rung too early"), (8, "one that rang")] {
+            assert_eq!(deadline.before(at(set), pin!(never())).await, None);
+            assert_eq!(began.elapsed(), Duration::from_secs(set), "after {after}");
+        }
+        assert_eq!(deadline.before(at(20), pin!(async {})).await, Some(()));
+        assert_eq!(deadline.before(at(9), pin!(never())).await, None);
+        assert_eq!(began.elapsed(), Duration::from_secs(9), "after one that would ring too late");
+        assert_eq!(deadline.before(at(2), pin!(never())).await, None, "a time that has passed");
     }
 
     #[tokio::test]

@@ -3,18 +3,17 @@
 use std::time::Instant;
 
 use super::lanes::Item;
-use crate::delivery::{Delivery, Order, OrderKey};
-use crate::event_api::{Channel, Event};
+use crate::delivery::{Delivery, OrderKey};
+use crate::event_api::{Channel, EscapedLen, Event};
 
-/// One event on its way. Thousands wait at a time, so it is kept small: what it shares with its message
-/// is looked up there.
+/// One event on its way. Thousands wait at a time, so it is kept small: its text is its message's.
 #[derive(Debug)]
 pub struct Entry {
     /// The message, whose payload is the event, and this event's part of the duty.
     pub delivery: Delivery,
-    order: Order,
+    order: Option<OrderKey>,
     policy: Policy,
-    escaped_len: u32,
+    escaped_len: EscapedLen,
     /// `None` while nothing went wrong.
     tries: Option<Box<Tries>>,
 }
@@ -59,8 +58,13 @@ pub struct Refused {
 }
 
 impl Entry {
-    /// The payload of `delivery`'s message as an event, which has `escaped_len` bytes as a JSON string.
-    pub fn new(delivery: Delivery, escaped_len: u32, order: Order, policy: Policy) -> Self {
+    /// The payload of `delivery`'s message as an event that was checked, with what orders it.
+    pub fn new(
+        delivery: Delivery,
+        escaped_len: EscapedLen,
+        order: Option<OrderKey>,
+        policy: Policy,
+    ) -> Self {
         Self { delivery, order, policy, escaped_len, tries: None }
     }
 
@@ -85,7 +89,7 @@ impl Entry {
 
 impl Item for Entry {
     fn order(&self) -> Option<&OrderKey> {
-        self.order.key(self.delivery.message())
+        self.order.as_ref()
     }
     fn strict(&self) -> bool {
         self.policy.strict_order
@@ -94,6 +98,17 @@ impl Item for Entry {
         self.tries.as_ref().is_some_and(|tries| tries.alone)
     }
     fn body_bytes(&self) -> usize {
-        self.escaped_len as usize
+        self.escaped_len.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With the link of its queue it fills one line of the cache, and no more.
+    #[test]
+    fn an_entry_stays_small() {
+        assert!(size_of::<Entry>() <= 56, "{}", size_of::<Entry>());
     }
 }

@@ -22,7 +22,7 @@ impl<P: Post> Publisher<P> {
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {
                 retry @ Verdict::Retry { .. } => (retry, format!("status {}", answer.status)),
-                // The others bring their reason along.
+                // Only a retry needs a reason from here.
                 verdict => (verdict, String::new()),
             },
             Err(failure) if failure.fault == Fault::Refused => {

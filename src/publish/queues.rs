@@ -24,7 +24,7 @@ struct Node<T> {
     next: usize,
 }
 
-/// No node. Half the size of an `Option`, which makes a node of an entry one line of the cache.
+/// No node. Half the size of an `Option`, which gives a node of an entry the size of a cache line.
 const END: usize = usize::MAX;
 
 impl Queue {

@@ -306,9 +306,10 @@ impl Rejects {
     /// Takes what the publishers hand back, until they have gone.
     async fn run(self, mut refused: mpsc::UnboundedReceiver<Refused>) {
         while let Some(Refused { entry, channel, why }) = refused.recv().await {
-            let route = self.routes.get(entry.policy().route as usize).map(Arc::clone);
+            // A part that is dropped is unsettled.
+            let Some(route) = self.routes.get(entry.policy().route as usize) else { continue };
             let why = (Reason::Refused.word(), why);
-            self.write(entry.delivery, route, Some(channel.to_string()), why);
+            self.write(entry.delivery, Some(Arc::clone(route)), Some(channel.to_string()), why);
         }
     }
 

@@ -17,9 +17,8 @@ pub use template::Template;
 
 use smallvec::SmallVec;
 
-use crate::event_api::{Channel, Event, MAX_EVENT_BYTES};
-pub use crate::message::SourceName;
-use crate::message::{Message, Order};
+use crate::event_api::{Channel, EscapedLen, Event, MAX_EVENT_BYTES};
+use crate::message::{Message, OrderKey, SourceName};
 use pattern::Values;
 use template::Context;
 
@@ -132,12 +131,12 @@ pub struct Decision<'t> {
 /// An event, which is the payload of its message as it is, and where it goes.
 #[derive(Debug)]
 pub struct Rendered {
-    /// Bytes of the event as a JSON string.
-    pub escaped_len: u32,
+    /// Of the event.
+    pub escaped_len: EscapedLen,
     /// Its channels, each one once, at least one.
     pub channels: SmallVec<[Channel; 1]>,
-    /// What orders it.
-    pub order: Order,
+    /// What orders it, if anything does.
+    pub order: Option<OrderKey>,
 }
 
 impl RouteTable {
@@ -201,11 +200,9 @@ impl Spec {
             }
         }
         let order = match &self.order {
-            OrderBy::Source => Order::Message,
-            OrderBy::Nothing => Order::Nothing,
-            OrderBy::Template(template) => {
-                Order::Own(template.render_text(context)?.into_bytes().into())
-            }
+            OrderBy::Source => context.message.order.clone(),
+            OrderBy::Nothing => None,
+            OrderBy::Template(template) => Some(template.render_text(context)?.into_bytes().into()),
         };
         let event = Event::from_checked_json(&context.message.payload)
             .map_err(|e| Rejection::new(Reason::TooLarge, e.to_string()))?;
@@ -340,10 +337,10 @@ mod tests {
             let message = message("plant", "t", r#"{"id":"a b"}"#);
             table.decide(&message, usize::MAX).next().unwrap().outcome.unwrap().order
         };
-        assert_eq!(order(&route), Order::Message);
+        assert_eq!(order(&route).as_deref(), Some(&b"t"[..]));
         route.order = OrderBy::Nothing;
-        assert_eq!(order(&route), Order::Nothing);
+        assert_eq!(order(&route), None);
         route.order = OrderBy::Template(Template::free_text("{json.id}/{topic}", &[]).unwrap());
-        assert_eq!(order(&route), Order::Own(b"a b/t"[..].into()));
+        assert_eq!(order(&route).as_deref(), Some(&b"a b/t"[..]));
     }
 }

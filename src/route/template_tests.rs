@@ -10,7 +10,7 @@ fn message(topic: &str, payload: &str) -> Message {
     Message {
         source: "plant".into(),
         topic: Topic::new(topic, '/'),
-        key: Some(Bytes::from_static(b"k-1")),
+        key: Some(b"k-1"[..].into()),
         headers: vec![
             ("tenant".into(), Bytes::from_static(b"t1")),
             ("two".into(), Bytes::new()),

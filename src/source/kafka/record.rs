@@ -20,19 +20,9 @@ pub(super) fn message(
     (topic, order): (&Topic, &OrderKey),
     record: &BorrowedMessage<'_>,
 ) -> (Message, usize) {
-    let payload = record.payload().unwrap_or(NULL);
-    let (key, payload) = match record.key() {
-        None => (None, Bytes::copy_from_slice(payload)),
-        Some(key) => {
-            let mut both = Vec::with_capacity(key.len() + payload.len());
-            both.extend_from_slice(key);
-            both.extend_from_slice(payload);
-            let mut key_bytes = Bytes::from(both);
-            let payload = key_bytes.split_off(key.len());
-            (Some(key_bytes), payload)
-        }
-    };
-    let mut size = payload.len() + key.as_ref().map_or(0, Bytes::len);
+    let key: Option<OrderKey> = record.key().map(Into::into);
+    let payload = Bytes::copy_from_slice(record.payload().unwrap_or(NULL));
+    let mut size = payload.len() + key.as_ref().map_or(0, |key| key.len());
     let headers = record.headers().map_or_else(Vec::new, |headers| {
         let header = |h: Header<'_, &[u8]>| {
             size += h.key.len() + h.value.map_or(0, <[u8]>::len);
@@ -42,7 +32,7 @@ pub(super) fn message(
     });
     let message = Message {
         source: SourceName::clone(source),
-        order: Some(key.as_deref().map_or_else(|| OrderKey::clone(order), Into::into)),
+        order: Some(OrderKey::clone(key.as_ref().unwrap_or(order))),
         topic: topic.clone(),
         key,
         headers,
