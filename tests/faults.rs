@@ -75,7 +75,8 @@ async fn partial_failure(code: &str, terminal: bool, strict: bool) {
     // One key a request leaves nothing to be strict about in a channel of its own.
     let channel = if strict { "/plant/all" } else { "/plant/{device}" };
     let rest = format!(
-        "[route.data]\nfrom = \"plant\"\ntopic = \"plant/{{device}}/data\"\nchannel = \"{channel}\"\n\
+        "[route.other]\nfrom = \"plant\"\ntopic = \"no/such\"\nchannel = \"/no/such\"\ndead_letter = \"discard\"\n\
+         [route.data]\nfrom = \"plant\"\ntopic = \"plant/{{device}}/data\"\nchannel = \"{channel}\"\n\
          strict_order = {strict}"
     );
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", &rest);
@@ -115,6 +116,9 @@ async fn partial_failure(code: &str, terminal: bool, strict: bool) {
             lines.iter().filter(|l| l.code.is_some()).map(|l| l.number("id")).collect();
         assert_eq!((letters, rejects.len()), (refused, failed));
         for letter in &rejects {
+            assert_eq!(letter["route"], "data", "{letter}");
+            let device = letter["topic"].as_str().unwrap().split('/').nth(1).unwrap();
+            assert_eq!(letter["channel"], channel.replace("{device}", device), "{letter}");
             assert_eq!(letter["reason"], "refused", "{letter}");
             assert_eq!(letter["detail"], format!("{code}: on demand"), "{letter}");
         }

@@ -8,16 +8,15 @@ use super::limit::Scope;
 use super::post::Post;
 use super::verdict::{EventVerdict, Fault, Verdict, judge};
 use super::workers::Ended;
-use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, Publisher, clock};
+use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, Publisher};
 use crate::backoff::full_jitter;
 use crate::delivery::Outcome;
 use crate::event_api::Channel;
 use crate::seeded::{self, Bug};
 
 impl<P: Post> Publisher<P> {
-    pub(super) fn judge(&mut self, ended: Ended) {
+    pub(super) fn judge(&mut self, ended: Ended, now: Instant) {
         let Ended { batch, sent, result, .. } = ended;
-        let now = clock();
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {

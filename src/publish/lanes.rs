@@ -10,10 +10,10 @@
 //! its name is looked up once an item.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::time::Instant;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use slab::Slab;
 
 use super::queues::{Queue, Queues};
@@ -62,7 +62,8 @@ pub struct Lanes<T> {
     /// By lane and ordering key; without a key: what nothing orders.
     by_key: HashTable<KeyId>,
     keys: Slab<Key>,
-    hasher: RandomState,
+    /// Seeded at random, and quicker than the one of the standard library.
+    hasher: DefaultHashBuilder,
     items: Queues<T>,
     turns: Queues<KeyId>,
     ready: VecDeque<LaneId>,
@@ -133,7 +134,7 @@ impl<T: Item> Lanes<T> {
             all: Slab::new(),
             by_key: HashTable::new(),
             keys: Slab::new(),
-            hasher: RandomState::new(),
+            hasher: DefaultHashBuilder::default(),
             items: Queues::new(),
             turns: Queues::new(),
             ready: VecDeque::new(),

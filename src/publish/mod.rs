@@ -157,11 +157,12 @@ impl<P: Post> Publisher<P> {
         let mut open = true;
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         loop {
-            self.send();
+            let now = clock();
+            self.send(now);
             if !open && self.workers.requests() == 0 && self.lanes.queued() == 0 {
                 return;
             }
-            let wake = self.next_wake();
+            let wake = self.next_wake(now);
             tokio::select! {
                 count = entries.recv_many(&mut incoming, 256), if open => {
                     open = count > 0;
@@ -176,9 +177,10 @@ impl<P: Post> Publisher<P> {
                         tracing::error!(api = %self.name, %error, "a publish request panicked");
                         return;
                     }
+                    let now = clock();
                     for ended in finished.drain(..) {
                         self.workers.free(ended.worker);
-                        self.judge(ended);
+                        self.judge(ended, now);
                     }
                 }
                 () = sleep_until(wake) => {}
@@ -190,8 +192,7 @@ impl<P: Post> Publisher<P> {
 
     /// Sends what may be sent now, and takes up what has waited for its time. Done on every turn of
     /// the loop, whatever woke it, so that no time can be passed over.
-    fn send(&mut self) {
-        let now = clock();
+    fn send(&mut self, now: Instant) {
         self.lanes.wake(now);
         for scope in self.pauses.due(now) {
             self.unpark(&scope);
@@ -219,8 +220,7 @@ impl<P: Post> Publisher<P> {
     }
 
     /// When [`send`](Self::send) has something to look at, if nothing else happens.
-    fn next_wake(&self) -> Option<Instant> {
-        let now = clock();
+    fn next_wake(&self, now: Instant) -> Option<Instant> {
         let gate = if self.lanes.queued() > 0 { self.gate.opens_at(now) } else { None };
         // A time that has come was seen by `send` just now: to wait for it again would spin.
         let probe = self.breaker.probes_at().filter(|at| *at > now);
