@@ -159,6 +159,7 @@ impl<P: Post> Publisher<P> {
         for entry in &mut batch.items {
             entry.tries_mut().bad_at = Some(now);
         }
+        // Ends that are judged in one turn have one time: such an acceptance comes with the next try.
         let others = certain || self.accepted_at > before;
         if alone && !others {
             return self.refuse(batch, Fault::Refused, why, false, now);

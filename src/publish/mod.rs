@@ -221,7 +221,10 @@ impl<P: Post> Publisher<P> {
 
     /// When [`send`](Self::send) has something to look at, if nothing else happens.
     fn next_wake(&self, now: Instant) -> Option<Instant> {
-        let gate = if self.lanes.queued() > 0 { self.gate.opens_at(now) } else { None };
+        // Where something else holds the batches back, the end of that wakes us.
+        let sends = self.concurrency.allows(self.workers.requests()) && self.breaker.allows(now);
+        let waits = sends && self.lanes.queued() > 0;
+        let gate = if waits { self.gate.opens_at(now) } else { None };
         // A time that has come was seen by `send` just now: to wait for it again would spin.
         let probe = self.breaker.probes_at().filter(|at| *at > now);
         [self.lanes.next_wake(), self.pauses.next_due(now), gate, probe].into_iter().flatten().min()
