@@ -90,7 +90,7 @@ impl Client {
         let (now, sent) = (Instant::now(), SystemTime::now());
         let (number, pool) = self.connections.at(now);
         let ended = match pool {
-            Some(pool) => self.by_pool(&pool, headers, body).await,
+            Some(pool) => Box::pin(self.by_pool(&pool, headers, body)).await,
             None => self.by_own(connection, (number, now), headers, body).await,
         };
         match &ended {
@@ -177,7 +177,7 @@ impl Post for Client {
             let Some(code) = refusal(&answer) else { return Ok(answer) };
             if !corrected && self.clock.skew().mends(skew, &code) {
                 corrected = true;
-            } else if !renewed && self.authorizer.renew(generation).await {
+            } else if !renewed && Box::pin(self.authorizer.renew(generation)).await {
                 renewed = true;
             } else {
                 return Ok(answer);

@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +15,10 @@ use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::connect::{BoxError, Connections, IDLE, Number, Stream};
+use super::deadline::Deadline;
 
 /// A connection from one request to the next; none at first, and after an error.
 #[derive(Default)]
@@ -56,12 +56,6 @@ pub(super) enum ExchangeError {
 #[derive(Debug, thiserror::Error)]
 #[error("the answer has more than {0} bytes")]
 struct TooLarge(usize);
-
-/// A timer that is set anew when it would ring too late, or rang too early, and not for each request.
-#[derive(Default)]
-struct Deadline {
-    sleep: Option<Pin<Box<Sleep>>>,
-}
 
 impl Connection {
     /// Sends `request` over a connection of `number`, a new one to `to` if there is none, and reads an
@@ -121,7 +115,8 @@ async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
         let reused = kept.is_some();
         let mut open = match kept.take() {
             Some(open) => open,
-            None => connect().await.map_err(ExchangeError::Unsent)?,
+            // In a box: it happens seldom, and a future is as large as all it may have to do.
+            None => Box::pin(connect()).await.map_err(ExchangeError::Unsent)?,
         };
         let Some(sent) = request.take() else {
             return Err(ExchangeError::Sent("the request was sent before".into()));
@@ -197,33 +192,6 @@ async fn drive<T>(driver: &mut Option<Driver>, mut wanted: impl Future<Output = 
     .await
 }
 
-impl Deadline {
-    /// What `future` gives; `None` if it does not before `until`.
-    async fn before<T>(
-        &mut self,
-        until: Instant,
-        mut future: impl Future<Output = T> + Unpin,
-    ) -> Option<T> {
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if sleep.deadline() > until {
-            sleep.as_mut().reset(until);
-        }
-        poll_fn(|context| {
-            if let Poll::Ready(given) = Pin::new(&mut future).poll(context) {
-                return Poll::Ready(Some(given));
-            }
-            while sleep.as_mut().poll(context).is_ready() {
-                if sleep.deadline() >= until {
-                    return Poll::Ready(None);
-                }
-                sleep.as_mut().reset(until);
-            }
-            Poll::Pending
-        })
-        .await
-    }
-}
-
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("open", &self.open.is_some()).finish_non_exhaustive()
@@ -263,21 +231,15 @@ mod tests {
         stream.write_all(answer.as_bytes()).await.unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_deadline_rings_in_time_whatever_it_was_set_to_before() {
-        let (mut deadline, began) = (Deadline::default(), Instant::now());
-        let never = std::future::pending::<()>;
-        let at = |seconds| began + Duration::from_secs(seconds);
-        assert_eq!(deadline.before(at(3), pin!(async {})).await, Some(()));
-        for (set, after) in [(5, "one that would have rung too early"), (8, "one that rang")] {
-            assert_eq!(deadline.before(at(set), pin!(never())).await, None);
-            assert_eq!(began.elapsed(), Duration::from_secs(set), "after {after}");
-        }
-        let mut late = Deadline::default();
-        assert_eq!(late.before(at(20), pin!(async {})).await, Some(()));
-        assert_eq!(late.before(at(9), pin!(never())).await, None);
-        assert_eq!(began.elapsed(), Duration::from_secs(9), "after one that would ring too late");
-        assert_eq!(deadline.before(at(2), pin!(never())).await, None, "a time that has passed");
+    /// A future is moved when it is awaited, and is as large as the largest thing that it may wait for.
+    #[tokio::test]
+    async fn an_exchange_stays_small() {
+        let (mut connection, connections) = (Connection::default(), connections());
+        let (number, _) = connections.at(Instant::now());
+        let request = Request::new(Full::new(Bytes::new()));
+        let (to, limits) = (Uri::from_static("/event"), (Instant::now(), TIME, 100));
+        let exchange = connection.exchange((&connections, number), &to, request, limits);
+        assert!(size_of_val(&exchange) <= 2_048, "{}", size_of_val(&exchange));
     }
 
     #[tokio::test]

@@ -16,7 +16,8 @@ use crate::seeded::{self, Bug};
 
 impl<P: Post> Publisher<P> {
     pub(super) fn judge(&mut self, ended: Ended, now: Instant) {
-        let Ended { batch, sent, result, .. } = ended;
+        let Ended { batch, sent, result, worker } = ended;
+        self.workers.free(worker);
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {

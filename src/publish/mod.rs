@@ -9,6 +9,7 @@ mod auth;
 mod client;
 mod connect;
 mod connection;
+mod deadline;
 mod entry;
 mod judgement;
 pub mod lanes;
@@ -21,7 +22,10 @@ mod standing;
 pub mod verdict;
 mod workers;
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -34,6 +38,7 @@ use crate::delivery::Gate;
 use crate::health::{Health, Part};
 use crate::metrics::{ApiMetrics, Metrics};
 use crate::shutdown::Shutdown;
+use deadline::Deadline;
 use lanes::Lanes;
 use limit::{Breaker, Concurrency, Pauses, RateGate};
 use post::Post;
@@ -55,6 +60,9 @@ const GUILTY_AFTER: u32 = 3;
 
 /// A fault that goes on is logged this often.
 const LOG_EVERY: Duration = Duration::from_secs(30);
+
+/// Entries, and requests that have ended, that are looked at in one turn of the loop.
+const AT_ONCE: usize = 256;
 
 /// The loop gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -152,40 +160,53 @@ impl<P: Post> Publisher<P> {
         mut entries: mpsc::UnboundedReceiver<Addressed>,
         shutdown: Shutdown,
     ) {
-        let mut incoming = Vec::with_capacity(256);
-        let mut finished = Vec::new();
+        let (mut incoming, mut finished) = (Vec::with_capacity(AT_ONCE), Vec::new());
         let mut open = true;
-        let mut alive = tokio::time::interval(ALIVE_EVERY);
+        let mut alive_at = clock();
+        let mut deadline = Deadline::default();
+        let mut abort = pin!(shutdown.abort());
         loop {
             let now = clock();
+            for (channel, entry) in incoming.drain(..) {
+                self.lanes.push(&channel, entry);
+            }
+            for ended in finished.drain(..) {
+                self.judge(ended, now);
+            }
             self.send(now);
             if !open && self.workers.requests() == 0 && self.lanes.queued() == 0 {
                 return;
             }
-            let wake = self.next_wake(now);
-            tokio::select! {
-                count = entries.recv_many(&mut incoming, 256), if open => {
-                    open = count > 0;
-                    for (channel, entry) in incoming.drain(..) {
-                        self.lanes.push(&channel, entry);
-                    }
+            if now >= alive_at {
+                self.health.alive();
+                alive_at = now + ALIVE_EVERY;
+            }
+            let wake = self.next_wake(now).map_or(alive_at, |wake| wake.min(alive_at));
+            // Whatever woke us, all that there is: the fewer turns, the less they cost.
+            let arrivals = poll_fn(|context| {
+                let mut some = false;
+                if open
+                    && let Poll::Ready(count) =
+                        entries.poll_recv_many(context, &mut incoming, AT_ONCE)
+                {
+                    (open, some) = (count > 0, true);
                 }
-                ended = self.workers.ended(&mut finished) => {
+                match self.workers.poll_ended(context, &mut finished) {
+                    Poll::Pending if some => Poll::Ready(Ok(())),
+                    ended => ended,
+                }
+            });
+            tokio::select! {
+                biased;
+                () = &mut abort => return,
+                arrived = deadline.before(wake.into(), arrivals) => {
                     // A worker took its entries down with it, which released them. A lane that waits
                     // for them would wait for ever, so the whole publisher stops: fail closed.
-                    if let Err(error) = ended {
+                    if let Some(Err(error)) = arrived {
                         tracing::error!(api = %self.name, %error, "a publish request panicked");
                         return;
                     }
-                    let now = clock();
-                    for ended in finished.drain(..) {
-                        self.workers.free(ended.worker);
-                        self.judge(ended, now);
-                    }
                 }
-                () = sleep_until(wake) => {}
-                _ = alive.tick() => self.health.alive(),
-                () = shutdown.abort() => return,
             }
         }
     }
@@ -246,11 +267,4 @@ impl FaultLog {
 /// The clock of the runtime, which a simulation can turn.
 fn clock() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }

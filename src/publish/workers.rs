@@ -5,20 +5,18 @@
 //! closed after a while.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 
-use super::clock;
 use super::entry::Entry;
 use super::lanes::Batch;
 use super::post::{Failure, Post};
 use super::verdict::Answer;
+use super::{AT_ONCE, clock};
 use crate::event_api::wire::publish_body;
-
-/// Requests whose ends are judged in one go.
-const AT_ONCE: usize = 256;
 
 /// The workers of one publisher. Dropped, they end where they are, and release what they hold.
 pub(super) struct Workers<P> {
@@ -63,16 +61,24 @@ impl<P: Post> Workers<P> {
         drop(self.all[worker].send(batch));
     }
 
-    /// Waits for requests that have ended and puts them into `finished`. An error is a panic of a
-    /// worker, which takes its batch with it.
-    pub(super) async fn ended(&mut self, finished: &mut Vec<Ended>) -> Result<(), JoinError> {
-        tokio::select! {
-            biased; // what was decided counts, whoever panicked meanwhile
-            // Never zero: we hold a sender.
-            _ = self.ended.recv_many(finished, AT_ONCE) => Ok(()),
-            // Only a panic ends a worker before we do.
-            Some(Err(error)) = self.tasks.join_next() => Err(error),
+    /// Puts requests that have ended into `finished`. An error is a panic of a worker, which takes its
+    /// batch with it.
+    pub(super) fn poll_ended(
+        &mut self,
+        context: &mut Context<'_>,
+        finished: &mut Vec<Ended>,
+    ) -> Poll<Result<(), JoinError>> {
+        // Never zero: we hold a sender. What was decided counts, whoever panicked meanwhile.
+        if self.ended.poll_recv_many(context, finished, AT_ONCE).is_ready() {
+            return Poll::Ready(Ok(()));
         }
+        // Only a panic ends a worker before we do.
+        while let Poll::Ready(Some(ended)) = self.tasks.poll_join_next(context) {
+            if let Err(error) = ended {
+                return Poll::Ready(Err(error));
+            }
+        }
+        Poll::Pending
     }
 
     /// A worker whose request is being judged has nothing to do.
