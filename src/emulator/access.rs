@@ -194,7 +194,7 @@ mod tests {
     }
 
     fn signed_by(id: &str, token: Option<&str>) -> Vec<(String, String)> {
-        let mut signer = Signer::new("eu-west-1", "h", id, "secret", token);
+        let signer = Signer::new("eu-west-1", "h", id, "secret", token);
         let signed = signer.sign(b"{}", SystemTime::now());
         let mut pairs = vec![
             ("host".to_owned(), "h".to_owned()),

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::{digest, hmac};
@@ -31,14 +32,25 @@ pub struct SignedHeaders {
     pub authorization: String,
 }
 
-/// Signs publish requests of one API with one set of credentials; the derived key is kept for its day.
+/// Signs publish requests of one API with one set of credentials.
 pub struct Signer {
     region: String,
     host: String,
     access_key_id: String,
     secret_access_key: String,
     session_token: Option<String>,
-    day_key: Option<(String, hmac::Key)>,
+    /// Of the last request: the next one is most often of the same second, and nearly always of the same
+    /// day.
+    last: Mutex<Option<Arc<Moment>>>,
+}
+
+/// What all requests of a second have in common.
+struct Moment {
+    second: u64,
+    date: String,
+    scope: String,
+    /// Of its day.
+    key: hmac::Key,
 }
 
 impl Signer {
@@ -57,7 +69,7 @@ impl Signer {
             access_key_id: access_key_id.to_owned(),
             secret_access_key: secret_access_key.to_owned(),
             session_token: session_token.map(str::to_owned),
-            day_key: None,
+            last: Mutex::default(),
         }
     }
 
@@ -68,9 +80,9 @@ impl Signer {
     }
 
     /// Signs `body` as sent at `now`.
-    pub fn sign(&mut self, body: &[u8], now: SystemTime) -> SignedHeaders {
-        let date = amz_date(now);
-        let day = &date[..8];
+    pub fn sign(&self, body: &[u8], now: SystemTime) -> SignedHeaders {
+        let moment = self.moment(now);
+        let Moment { date, scope, key, .. } = &*moment;
         let mut canonical =
             String::with_capacity(512 + self.session_token.as_ref().map_or(0, String::len));
         let _ = write!(
@@ -85,24 +97,31 @@ impl Signer {
             "content-type;host;x-amz-date"
         };
         let _ = write!(canonical, "\n{names}\n{}", sha256_hex(body));
-        let scope = format!("{day}/{}/{SERVICE}/aws4_request", self.region);
-        let to_sign = string_to_sign(&date, &scope, &canonical);
-        let key = match &self.day_key {
-            Some((of, key)) if of == day => key.clone(),
-            _ => {
-                let key = signing_key(&self.secret_access_key, day, &self.region, SERVICE);
-                self.day_key = Some((day.to_owned(), key.clone()));
-                key
-            }
-        };
-        let signature = hex(hmac::sign(&key, to_sign.as_bytes()).as_ref());
+        let to_sign = string_to_sign(date, scope, &canonical);
+        let signature = hex(hmac::sign(key, to_sign.as_bytes()).as_ref());
         SignedHeaders {
             authorization: format!(
                 "{ALGORITHM} Credential={}/{scope}, SignedHeaders={names}, Signature={signature}",
                 self.access_key_id
             ),
-            date,
+            date: date.clone(),
         }
+    }
+
+    fn moment(&self, now: SystemTime) -> Arc<Moment> {
+        let second = seconds(now);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(moment) = last.as_ref().filter(|moment| moment.second == second) {
+            return Arc::clone(moment);
+        }
+        let date = amz_date(now);
+        let day = &date[..8];
+        let key = match &*last {
+            Some(moment) if moment.date.starts_with(day) => moment.key.clone(),
+            _ => signing_key(&self.secret_access_key, day, &self.region, SERVICE),
+        };
+        let scope = format!("{day}/{}/{SERVICE}/aws4_request", self.region);
+        Arc::clone(last.insert(Arc::new(Moment { second, date, scope, key })))
     }
 }
 
@@ -141,18 +160,20 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        text.push(char::from(DIGITS[usize::from(byte & 15)]));
-    }
-    text
+    let digit = |four_bits: u8| DIGITS[usize::from(four_bits)];
+    let text = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Since 1970; a time before that is taken for it.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// `YYYYMMDDTHHMMSSZ`; a time before 1970 is taken for 1970.
 #[must_use]
 pub fn amz_date(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let seconds = seconds(time);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days to a civil date, after Howard Hinnant's `civil_from_days` (public domain).
     let z = days + 719_468;
@@ -232,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_kept_key_follows_the_day() {
-        let mut signer = Signer::new("eu-west-1", "h", "AKID", "secret", None);
+        let signer = Signer::new("eu-west-1", "h", "AKID", "secret", None);
         for day in 0..3 {
             let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000 + day * 86_400);
             let fresh = Signer::new("eu-west-1", "h", "AKID", "secret", None).sign(b"{}", now);

@@ -48,8 +48,16 @@ pub(super) struct Iam {
     region: String,
     host: String,
     hint: String,
-    /// The signer of the last credentials, by their generation.
-    signer: Mutex<Option<(u64, Signer)>>,
+    /// With the last credentials.
+    last: Mutex<Option<Arc<Signing>>>,
+}
+
+/// What signs with credentials of one generation. Shared, so that nobody waits while another signs.
+#[derive(Debug)]
+struct Signing {
+    generation: u64,
+    signer: Signer,
+    token: Option<HeaderValue>,
 }
 
 /// Which of the secrets, tokens or credentials that were held so far a request was sent with.
@@ -96,17 +104,17 @@ impl Authorizer {
                 let hint = format!(
                     "check the credentials, that their policy allows `appsync:EventPublish`, that the API is in `{region}`, for which we sign, and that the namespace exists"
                 );
-                let signer = Mutex::new(None);
-                Ok(Self::Iam(Box::new(Iam { credentials, region, host, hint, signer })))
+                let last = Mutex::default();
+                Ok(Self::Iam(Box::new(Iam { credentials, region, host, hint, last })))
             }
         }
     }
 
-    /// The headers of a request with `body` that is sent at `now`, by the service's clock.
+    /// The headers of a request with `body`; a signature says what `now` gives, by the service's clock.
     pub(super) async fn headers(
         &self,
         body: &[u8],
-        now: SystemTime,
+        now: impl FnOnce() -> SystemTime,
     ) -> Result<(HeaderMap, Generation), AuthError> {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(sign::CONTENT_TYPE));
@@ -191,26 +199,16 @@ impl Iam {
     async fn sign(
         &self,
         body: &[u8],
-        now: SystemTime,
+        now: impl FnOnce() -> SystemTime,
         headers: &mut HeaderMap,
     ) -> Result<u64, AuthError> {
-        let now = if seeded::is(Bug::SignedOnce) { *FIRST.get_or_init(|| now) } else { now };
         let held = self.credentials.keys().await?;
-        let mut kept = self.signer.lock().unwrap_or_else(PoisonError::into_inner);
-        let signer = match kept.take() {
-            Some((generation, signer)) if generation == held.generation => signer,
-            _ => Signer::new(
-                &self.region,
-                &self.host,
-                held.value.access_key_id(),
-                held.value.secret_access_key(),
-                held.value.session_token(),
-            ),
-        };
-        let (_, signer) = kept.insert((held.generation, signer));
-        let signed = signer.sign(body, now);
-        if let Some(token) = signer.session_token() {
-            headers.insert(SECURITY_TOKEN, secret_header(token)?);
+        // Read when the keys are there: to fetch them may have taken long.
+        let now = if seeded::is(Bug::SignedOnce) { *FIRST.get_or_init(now) } else { now() };
+        let signing = self.signing(held.generation, &held.value)?;
+        let signed = signing.signer.sign(body, now);
+        if let Some(token) = &signing.token {
+            headers.insert(SECURITY_TOKEN, token.clone());
         }
         headers.insert(
             AMZ_DATE,
@@ -218,6 +216,26 @@ impl Iam {
         );
         headers.insert(AUTHORIZATION, secret_header(&signed.authorization)?);
         Ok(held.generation)
+    }
+
+    fn signing(
+        &self,
+        generation: u64,
+        keys: &aws_credential_types::Credentials,
+    ) -> Result<Arc<Signing>, AuthError> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(signing) = last.as_ref().filter(|signing| signing.generation == generation) {
+            return Ok(Arc::clone(signing));
+        }
+        let signer = Signer::new(
+            &self.region,
+            &self.host,
+            keys.access_key_id(),
+            keys.secret_access_key(),
+            keys.session_token(),
+        );
+        let token = signer.session_token().map(secret_header).transpose()?;
+        Ok(Arc::clone(last.insert(Arc::new(Signing { generation, signer, token }))))
     }
 }
 

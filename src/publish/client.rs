@@ -87,7 +87,9 @@ impl Client {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Answer, Failure> {
-        let (now, sent) = (Instant::now(), SystemTime::now());
+        let now = Instant::now();
+        // The time of day matters to nobody else.
+        let sent = self.authorizer.signs().then(SystemTime::now);
         let (number, pool) = self.connections.at(now);
         let ended = match pool {
             Some(pool) => Box::pin(self.by_pool(&pool, headers, body)).await,
@@ -137,14 +139,14 @@ impl Client {
         timeout(self.timeout, exchange).await.unwrap_or_else(|_| Err(self.timed_out()))
     }
 
-    /// What the API says to a request that was made at `sent`.
-    fn read(&self, head: &Parts, body: Bytes, sent: SystemTime) -> Answer {
+    /// What the API says to a request that was made at `sent`, if it was signed.
+    fn read(&self, head: &Parts, body: Bytes, sent: Option<SystemTime>) -> Answer {
         let text = |name: &HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok());
         let retry_after =
             text(&header::RETRY_AFTER).and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
         let error_type = text(&ERROR_TYPE).map(str::to_owned);
         let answer = Answer { status: head.status.as_u16(), error_type, retry_after, body };
-        if self.authorizer.signs() {
+        if let Some(sent) = sent {
             let (received, date) = (SystemTime::now(), text(&header::DATE));
             let age = head.headers.contains_key(header::AGE);
             let told = Told { sent, received, date, age, refusal: None };
@@ -170,7 +172,7 @@ impl Post for Client {
         let (mut renewed, mut corrected) = (false, !self.authorizer.signs());
         loop {
             let skew = self.clock.skew();
-            let headers = self.authorizer.headers(&body, skew.apply(SystemTime::now())).await;
+            let headers = self.authorizer.headers(&body, || skew.apply(SystemTime::now())).await;
             let (headers, generation) =
                 headers.map_err(|e| Failure { fault: Fault::Refused, why: e.to_string() })?;
             let answer = self.attempt(connection, headers, body.clone()).await?;

@@ -284,7 +284,7 @@ async fn slow_answers_and_added_headers_combine_with_others() {
 async fn a_clock_that_is_off_refuses_good_signatures_and_says_its_time() {
     let emulator = Emulator::start(&["--access-key-id", "AKID", "--secret-access-key", "secret"]);
     let body = r#"{"channel":"/a/b","events":["1"]}"#;
-    let mut signer = Signer::new("eu-west-1", emulator.host(), "AKID", "secret", None);
+    let signer = Signer::new("eu-west-1", emulator.host(), "AKID", "secret", None);
     for (offset, ahead, good) in [
         ("10m", 600_i64, false),
         ("-10m", -600, false),

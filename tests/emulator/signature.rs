@@ -76,7 +76,7 @@ async fn curl_publishes_and_its_signature_covers_what_it_sent() {
 #[tokio::test]
 async fn a_date_more_than_five_minutes_off_is_refused() {
     let emulator = emulator();
-    let mut signer = Signer::new("eu-west-1", emulator.host(), "AKIDLOCAL", "secret/+", None);
+    let signer = Signer::new("eu-west-1", emulator.host(), "AKIDLOCAL", "secret/+", None);
     let now = SystemTime::now();
     let minutes = |n: u64| Duration::from_mins(n);
     for (at, good) in [
@@ -107,7 +107,7 @@ async fn a_date_more_than_five_minutes_off_is_refused() {
 async fn a_host_signed_without_its_port_is_accepted_and_another_is_not() {
     let emulator = emulator();
     for (host, status) in [("127.0.0.1", 200), ("localhost", 403)] {
-        let mut signer = Signer::new("eu-west-1", host, "AKIDLOCAL", "secret/+", None);
+        let signer = Signer::new("eu-west-1", host, "AKIDLOCAL", "secret/+", None);
         let signed = signer.sign(BODY.as_bytes(), SystemTime::now());
         let headers = [
             ("content-type", "application/json"),
@@ -121,7 +121,7 @@ async fn a_host_signed_without_its_port_is_accepted_and_another_is_not() {
 #[tokio::test]
 async fn a_native_client_signs_the_upgrade_itself_and_each_frame_after() {
     let emulator = emulator();
-    let mut signer = Signer::new("eu-west-1", emulator.host(), "AKIDLOCAL", "secret/+", None);
+    let signer = Signer::new("eu-west-1", emulator.host(), "AKIDLOCAL", "secret/+", None);
     let upgrade = signer.sign(b"{}", SystemTime::now());
     let headers = [
         ("sec-websocket-protocol", "aws-appsync-event-ws"),
@@ -132,7 +132,7 @@ async fn a_native_client_signs_the_upgrade_itself_and_each_frame_after() {
     let mut socket = Socket::upgrade(&emulator.realtime, &headers).await.unwrap();
     socket.init().await;
 
-    let mut object = |payload: &str| {
+    let object = |payload: &str| {
         let signed = signer.sign(payload.as_bytes(), SystemTime::now());
         json!({
             "host": emulator.host(), "content-type": "application/json",
@@ -166,7 +166,7 @@ async fn a_native_client_signs_the_upgrade_itself_and_each_frame_after() {
 #[tokio::test]
 async fn a_bad_signature_on_connect_is_a_bad_request() {
     let emulator = emulator();
-    let mut signer = Signer::new("eu-west-1", emulator.host(), "AKIDLOCAL", "another", None);
+    let signer = Signer::new("eu-west-1", emulator.host(), "AKIDLOCAL", "another", None);
     let signed = signer.sign(b"{}", SystemTime::now());
     let object = json!({
         "host": emulator.host(), "content-type": "application/json",
