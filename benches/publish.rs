@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use appsync_bridge::config::{self, Environment};
@@ -28,9 +29,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mimalloc::MiMalloc;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc};
 use tokio_rustls::TlsAcceptor;
 
@@ -64,11 +67,11 @@ fn event(id: u64) -> String {
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|w| w != "--bench").collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
     match words.as_slice() {
-        ["sink", tls] => runtime.block_on(sink(tls)),
+        ["sink", tls] => on_its_cores().block_on(sink(tls)),
         ["load", endpoint, auth, ca, channels, in_flight] => {
             let (channels, in_flight) = (channels.parse().unwrap(), in_flight.parse().unwrap());
+            let runtime = tokio::runtime::Runtime::new().unwrap();
             runtime.block_on(load(endpoint, auth, ca, channels, in_flight));
         }
         _ => table(),
@@ -195,6 +198,24 @@ fn start_sink(tls: &str) -> (Child, String) {
     BufReader::new(sink.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let scheme = if tls.is_empty() { "http" } else { "https" };
     (sink, format!("{scheme}://localhost:{}/event", line.trim()))
+}
+
+/// The threads of the sink stay on a core each. The kernel likes to wake a thread where the one runs
+/// that wakes it: the sink would wait behind the publisher there, while another core has nothing to do.
+fn on_its_cores() -> Runtime {
+    let all = sched_getaffinity(None).unwrap();
+    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core)).collect();
+    let next = AtomicUsize::new(0);
+    Builder::new_multi_thread()
+        .worker_threads(cores.len())
+        .enable_all()
+        .on_thread_start(move || {
+            let mut own = CpuSet::new();
+            own.set(cores[next.fetch_add(1, Relaxed) % cores.len()]);
+            sched_setaffinity(None, &own).unwrap();
+        })
+        .build()
+        .unwrap()
 }
 
 /// Answers as the service does, and does nothing else.
