@@ -29,7 +29,6 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mimalloc::MiMalloc;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
@@ -200,23 +199,29 @@ fn start_sink(tls: &str) -> (Child, String) {
     (sink, format!("{scheme}://localhost:{}/event", line.trim()))
 }
 
-/// The threads of the sink stay on a core each. The kernel likes to wake a thread where the one runs
+/// The workers of the sink stay on a core each. The kernel likes to wake a thread where the one runs
 /// that wakes it: the sink would wait behind the publisher there, while another core has nothing to do.
 fn on_its_cores() -> Runtime {
+    let next = AtomicUsize::new(0);
+    let stay = move || stay_on_a_core(next.fetch_add(1, Relaxed));
+    Builder::new_multi_thread().enable_all().on_thread_start(stay).build().unwrap()
+}
+
+/// Keeps this thread on the core whose turn it is of those that the process may use.
+#[cfg(target_os = "linux")]
+fn stay_on_a_core(turn: usize) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
     let all = sched_getaffinity(None).unwrap();
     let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|core| all.is_set(*core)).collect();
-    let next = AtomicUsize::new(0);
-    Builder::new_multi_thread()
-        .worker_threads(cores.len())
-        .enable_all()
-        .on_thread_start(move || {
-            let mut own = CpuSet::new();
-            own.set(cores[next.fetch_add(1, Relaxed) % cores.len()]);
-            sched_setaffinity(None, &own).unwrap();
-        })
-        .build()
-        .unwrap()
+    let mut own = CpuSet::new();
+    own.set(cores[turn % cores.len()]);
+    sched_setaffinity(None, &own).unwrap();
 }
+
+/// Elsewhere the figures can't be read either.
+#[cfg(not(target_os = "linux"))]
+fn stay_on_a_core(_turn: usize) {}
 
 /// Answers as the service does, and does nothing else.
 async fn sink(tls: &str) {

@@ -99,9 +99,10 @@ impl PartialEq for Coordinates {
 impl Eq for Coordinates {}
 
 impl Topic {
-    /// A topic whose levels are parted by `separator`: `/` for MQTT, `.` for Kafka and NATS.
+    /// A topic whose levels are parted by `separator`, which is ASCII: `/` for MQTT, `.` for Kafka and NATS.
     #[must_use]
     pub fn new(text: impl Into<SmolStr>, separator: char) -> Self {
+        debug_assert!(separator.is_ascii(), "levels are split by bytes");
         Self { text: text.into(), separator }
     }
 

@@ -25,6 +25,8 @@ enum Play {
     Answer(u16, String),
     RetryAfter(u16, u64),
     Fail(Fault),
+    /// There is none, ever.
+    Silence,
 }
 
 type Posts = Vec<(Duration, Vec<u64>)>;
@@ -59,6 +61,7 @@ impl Post for Script {
             Some(Play::RetryAfter(status, seconds)) => {
                 Ok(Answer { retry_after: Some(Duration::from_secs(seconds)), ..answer(status, "") })
             }
+            Some(Play::Silence) => std::future::pending().await,
             Some(Play::Fail(fault)) => Err(Failure { fault, why: "as the script says".to_owned() }),
         }
     }
@@ -375,4 +378,28 @@ fn an_api_that_is_gone_is_asked_once_a_second_and_found_at_once() {
         assert!((990..=1_100).contains(&gap.as_millis()), "{gap:?}");
     }
     assert_eq!(run.metric("publish_breaker_open{api=\"main\"}"), 1, "one answer is not yet enough");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_releases_what_is_out_and_what_waits() {
+    let post = Script { plays: Arc::new(Mutex::new([Play::Silence].into())), ..Script::default() };
+    let (metrics, ends, shutdown) = (Metrics::new(), Arc::new(Ends::default()), Shutdown::new());
+    let (refused, _given_back) = mpsc::unbounded_channel();
+    let (entries, queue) = mpsc::unbounded_channel();
+    let limits = (8, 10_000.0);
+    let health = Health::default();
+    let publisher =
+        Publisher::new(post.clone(), &"main".into(), limits, &metrics, &health, refused);
+    (0..7).for_each(|id| drop(entries.send(entry(id, &ends))));
+    let run = tokio::spawn(publisher.run(queue, shutdown.clone()));
+    while post.posts.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    shutdown.start_abort();
+    run.await.unwrap();
+    // Its worker is stopped, which takes a turn of the runtime.
+    while ends.0.lock().unwrap().len() < 7 {
+        tokio::task::yield_now().await;
+    }
+    assert!(ends.0.lock().unwrap().iter().all(|(_, o)| *o == Outcome::Released));
 }

@@ -252,13 +252,16 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_key_follows_the_day() {
-        let signer = Signer::new("eu-west-1", "h", "AKID", "secret", None);
-        for day in 0..3 {
-            let now = UNIX_EPOCH + Duration::from_secs(1_800_000_000 + day * 86_400);
-            let fresh = Signer::new("eu-west-1", "h", "AKID", "secret", None).sign(b"{}", now);
-            assert_eq!(signer.sign(b"{}", now), fresh);
+    fn what_is_kept_follows_the_clock_wherever_it_goes() {
+        let signer = || Signer::new("eu-west-1", "h", "AKID", "secret", None);
+        let (midnight, kept) = (1_799_971_200, signer());
+        for seconds in [0, 0, 1, 86_400, 86_399, 86_400, 0] {
+            let now = UNIX_EPOCH + Duration::from_secs(midnight + seconds);
+            for body in ["{}", "[]"] {
+                assert_eq!(kept.sign(body.as_bytes(), now), signer().sign(body.as_bytes(), now));
+            }
         }
+        assert!(amz_date(UNIX_EPOCH + Duration::from_secs(midnight)).ends_with("T000000Z"));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::task::Poll;
 
 use tokio::time::{Instant, Sleep};
 
-/// A timer that is set anew when it would ring too late, or rang too early, and not for each request.
+/// A timer that is set anew when it would ring too late, or rang too early, and not for
+/// each time.
 #[derive(Default)]
 pub(super) struct Deadline {
     sleep: Option<Pin<Box<Sleep>>>,

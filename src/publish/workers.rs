@@ -57,7 +57,7 @@ impl<P: Post> Workers<P> {
     /// Has `batch` posted.
     pub(super) fn send(&mut self, batch: Batch<Entry>) {
         let worker = self.idle.pop().unwrap_or_else(|| self.hire());
-        // One that is gone has panicked, of which `ended` tells; the batch is dropped, which releases it.
+        // One that is gone has panicked, of which `poll_ended` tells; the batch is dropped, which releases it.
         drop(self.all[worker].send(batch));
     }
 

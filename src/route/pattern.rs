@@ -285,6 +285,7 @@ mod tests {
             ("v{a}.{b}.json", "v1..json", None),
             ("{a}x{b}", "xx", None),
             ("{a}x{b}", "xxx", Some(vec!["x", "x"])),
+            ("a/{x}/é", "a/ü鸡/é", Some(vec!["ü鸡"])),
         ] {
             let expected = expected.map(|v: Vec<&str>| v.into_iter().map(str::to_owned).collect());
             assert_eq!(take(pattern, topic), expected, "{pattern} on {topic}");
