@@ -112,8 +112,14 @@ async fn a_certificate_that_changes_its_authority_pauses_and_loses_nothing() {
     assert!(log.contains("we are refused") && log.contains("`ca_file`"), "{log}");
     let refused = "publish_requests_total{api=\"main\",result=\"trust\"}";
     bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v > 0.0).await;
-    let begun = Instant::now();
-    let (before, handshakes) = (bridge.metric(refused).await, server.seen.handshakes());
+    // What was out when the pause began ends at its own time; only a probe comes after that, one a second.
+    let before = until("half a second without a request", PATIENCE, async || {
+        let seen = bridge.metric(refused).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        (bridge.metric(refused).await == seen).then_some(seen)
+    })
+    .await;
+    let (begun, handshakes) = (Instant::now(), server.seen.handshakes());
     let accepted = server.seen.accepted.len();
     bridge.metric_is(refused, |v| v >= before + 3.0).await;
     let after = bridge.metric(refused).await;
