@@ -115,14 +115,7 @@ fn play(count: u64, script: Vec<Play>) -> Run {
         let (metrics, ends) = (Metrics::new(), Arc::new(Ends::default()));
         let (refused, mut given_back) = mpsc::unbounded_channel();
         let (entries, queue) = mpsc::unbounded_channel();
-        let publisher = Publisher::new(
-            post.clone(),
-            &"main".into(),
-            (8, 10_000.0),
-            &metrics,
-            &Health::default(),
-            refused,
-        );
+        let publisher = publisher(&post, &metrics, refused);
         (0..count).for_each(|id| drop(entries.send(entry(id, &ends))));
         drop(entries);
         let run = tokio::spawn(publisher.run(queue, Shutdown::new()));
@@ -140,6 +133,15 @@ fn play(count: u64, script: Vec<Play>) -> Run {
             ends.iter().filter(|(_, o)| *o == Outcome::Accepted).map(|(id, _)| *id).collect();
         Run { accepted, refused, posts, metrics: metrics.encode() }
     })
+}
+
+fn publisher(
+    post: &Script,
+    metrics: &Metrics,
+    refused: mpsc::UnboundedSender<Refused>,
+) -> Publisher<Script> {
+    let health = Health::default();
+    Publisher::new(post.clone(), &"main".into(), (8, 10_000.0), metrics, &health, refused)
 }
 
 fn entry(id: u64, ends: &Arc<Ends>) -> Addressed {
@@ -386,10 +388,7 @@ async fn an_abort_releases_what_is_out_and_what_waits() {
     let (metrics, ends, shutdown) = (Metrics::new(), Arc::new(Ends::default()), Shutdown::new());
     let (refused, _given_back) = mpsc::unbounded_channel();
     let (entries, queue) = mpsc::unbounded_channel();
-    let limits = (8, 10_000.0);
-    let health = Health::default();
-    let publisher =
-        Publisher::new(post.clone(), &"main".into(), limits, &metrics, &health, refused);
+    let publisher = publisher(&post, &metrics, refused);
     (0..7).for_each(|id| drop(entries.send(entry(id, &ends))));
     let run = tokio::spawn(publisher.run(queue, shutdown.clone()));
     while post.posts.lock().unwrap().is_empty() {

@@ -160,9 +160,8 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |four_bits: u8| DIGITS[usize::from(four_bits)];
-    let text = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
-    String::from_utf8(text).unwrap_or_default()
+    let digit = |four_bits: u8| char::from(DIGITS[usize::from(four_bits)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Since 1970; a time before that is taken for it.
