@@ -26,7 +26,7 @@ const HTTP1: Manner = Manner::Http1 { life: None };
 async fn all_accepted(bridge: &Bridge, count: u64) {
     let accepted = "source_settled_total{source=\"plant\",outcome=\"accepted\"}";
     bridge.metric_is(accepted, |v| v == count as f64).await;
-    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
+    bridge.nothing_in_flight().await;
 }
 
 /// `ca_file` for the authority, written where `directory` is.
@@ -169,8 +169,7 @@ async fn a_server_of_an_old_tls_gets_nothing() {
 async fn connections_that_grow_old_are_renewed_without_a_loss() {
     const COUNT: u64 = 5_000;
     let directory = tempfile::tempdir().unwrap();
-    let ledger = Ledger { path: directory.path().join("ledger.jsonl") };
-    let emulator = Emulator::start(&["--ledger", ledger.path.to_str().unwrap()]);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let proxy = Proxy::start(emulator.host()).await;
     let mosquitto = Mosquitto::start("").await;
     let endpoint = format!("http://{}/event", proxy.address());

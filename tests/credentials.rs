@@ -39,7 +39,7 @@ async fn produce(port: u16, rate: u64, range: std::ops::Range<u64>) {
 }
 
 async fn settled(bridge: &Bridge, setup: &Setup, count: f64) {
-    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
+    bridge.nothing_in_flight().await;
     let accepted = "publish_events_total{api=\"main\",outcome=\"accepted\"}";
     assert_eq!(bridge.metric(accepted).await, count);
     assert!(setup.rejects().is_empty(), "dead letters");
@@ -145,8 +145,7 @@ async fn keys_of_a_profile_are_read_again_when_they_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_password_of_the_broker_is_taken_at_the_next_connection() {
     let directory = tempfile::tempdir().unwrap();
-    let ledger = Ledger { path: directory.path().join("ledger.jsonl") };
-    let emulator = Emulator::start(&["--ledger", ledger.path.to_str().unwrap()]);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let passwords = directory.path().join("passwords");
     let set = |password: &str| {
         let path = passwords.to_str().unwrap();

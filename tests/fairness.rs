@@ -33,13 +33,12 @@ fn now() -> f64 {
 impl Scene {
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("ledger.jsonl");
-        let emulator = Emulator::start(&["--latency", "5ms", "--ledger", path.to_str().unwrap()]);
+        let (emulator, ledger) = Emulator::with_ledger(&directory, &["--latency", "5ms"]);
         let broker = Mosquitto::start("max_inflight_messages 10000\n").await;
         let source = "max_in_flight = 10000";
         let setup = Setup::new(&emulator.endpoint, broker.port, "", source, "");
         let bridge = setup.start_ready().await;
-        let (port, ledger) = (broker.port, Ledger { path });
+        let port = broker.port;
         Self { bridge, port, ledger, _broker: broker, _emulator: emulator, _directory: directory }
     }
 

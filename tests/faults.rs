@@ -1,4 +1,4 @@
-//! What the bridge makes of bad answers and bad wires: scenarios T31, T35 and T41, with a real
+//! What the bridge makes of bad answers: scenarios T31 and T41, with a real
 //! mosquitto, and an endpoint that does wrong what it is told to. The ledger is the judge, and every
 //! test asks whether its fault did happen.
 
@@ -9,30 +9,14 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::support::bridge::{Bridge, Setup};
+use crate::support::bridge::Setup;
 use crate::support::emulator::Emulator;
-use crate::support::ledger::{Ledger, Line, assert_order, ids};
+use crate::support::ledger::{Line, account, assert_order, ids};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::{Load, produce, publish};
-use crate::support::proxy::{Proxy, Reset, Side};
 use crate::support::until;
 
 const PATIENCE: Duration = Duration::from_mins(1);
-
-fn endpoint(directory: &tempfile::TempDir) -> (Emulator, Ledger) {
-    endpoint_after(directory, "0ms")
-}
-
-/// An endpoint that lets every request wait for `latency`.
-fn endpoint_after(directory: &tempfile::TempDir, latency: &str) -> (Emulator, Ledger) {
-    let path = directory.path().join("ledger.jsonl");
-    let ledger = path.to_str().unwrap();
-    (Emulator::start(&["--ledger", ledger, "--latency", latency]), Ledger { path })
-}
-
-async fn nothing_in_flight(bridge: &Bridge) {
-    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
-}
 
 /// The number in the payload of a dead letter.
 fn id_of(letter: &Value) -> u64 {
@@ -67,7 +51,7 @@ async fn partial_failure(code: &str, terminal: bool, strict: bool) {
     // A channel gets an event every 40 ms, or 0.4 ms if it is the only one: so each request holds up
     // those that come meanwhile, and they share the next one, even where the load arrives slowly.
     let latency = if strict { "5ms" } else { "100ms" };
-    let (emulator, ledger) = endpoint_after(&directory, latency);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &["--latency", latency]);
     let fault =
         json!({ "fail_events": { "probability": 0.3, "code": code, "message": "on demand" } });
     emulator.set_faults(json!([{ "fault": fault, "seed": 31 }])).await;
@@ -88,7 +72,7 @@ async fn partial_failure(code: &str, terminal: bool, strict: bool) {
         (bridge.metric(settled).await >= COUNT as f64).then_some(())
     })
     .await;
-    nothing_in_flight(&bridge).await;
+    bridge.nothing_in_flight().await;
     let took = started.elapsed();
 
     let lines = ledger.lines();
@@ -182,47 +166,10 @@ fn order(lines: &[Line], strict: bool) -> usize {
     overtook.len()
 }
 
-/// Lost nothing, and repeated no more than the ambiguous requests explain; returns repeats and
-/// ambiguous requests.
-async fn account(bridge: &Bridge, ledger: &Ledger, count: u64) -> (usize, f64) {
-    ledger.has_ids(count as usize, PATIENCE).await;
-    nothing_in_flight(bridge).await;
-    let accepted = ledger.read();
-    let distinct = ids(&accepted).len();
-    assert_eq!(distinct as u64, count);
-    let repeats = accepted.len() - distinct;
-    let ambiguous = bridge.metric("ambiguous_total{api=\"main\"}").await;
-    assert!(repeats as f64 <= ambiguous * 5.0, "{repeats} repeats, {ambiguous} ambiguous requests");
-    (repeats, ambiguous)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tenth_of_the_answers_lost_by_a_reset() {
-    let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
-    let proxy = Proxy::start(emulator.host()).await;
-    let mosquitto = Mosquitto::start("").await;
-    let url = format!("http://{}/event", proxy.address());
-    let setup = Setup::new(&url, mosquitto.port, "", "", "");
-    let bridge = setup.start_ready().await;
-    proxy.set(|wire| wire.reset = Some(Reset::AtChunk(Side::Server, 0.1)));
-    let load = Load::start(mosquitto.port, 600, 60);
-    until("50 resets", PATIENCE, async || (proxy.counts().resets > 50).then_some(())).await;
-    let count = load.stop().await;
-    let (repeats, ambiguous) = account(&bridge, &ledger, count).await;
-    let resets = proxy.counts().resets;
-    assert!(repeats > 0, "{resets} resets, and nothing came twice");
-    // A request of its own for each reset, but for an idle connection that was gone before its next.
-    assert!(ambiguous <= resets as f64 * 1.5, "{ambiguous} ambiguous of {resets} resets");
-    assert_order(&ledger.read(), resets as usize);
-    assert!(setup.rejects().is_empty());
-    println!("{count} events, {resets} resets, {ambiguous} ambiguous, {repeats} repeats");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_after_the_events_were_taken_repeats_them_and_one_before_does_not() {
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let cut = |when: &str, seed: u64| json!({ "fault": { "cut": { "when": when } }, "probability": 0.1, "seed": seed });
     emulator.set_faults(json!([cut("before", 1), cut("after", 2)])).await;
     let mosquitto = Mosquitto::start("").await;
@@ -244,125 +191,9 @@ async fn a_cut_after_the_events_were_taken_repeats_them_and_one_before_does_not(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_in_slices_of_one_byte_is_an_answer() {
-    const COUNT: u64 = 1_000;
-    let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
-    let proxy = Proxy::start(emulator.host()).await;
-    proxy.set(|wire| {
-        wire.slice = Some(1);
-        wire.latency = Duration::from_millis(2);
-        wire.jitter = Duration::from_millis(5);
-    });
-    let mosquitto = Mosquitto::start("").await;
-    let url = format!("http://{}/event", proxy.address());
-    let setup = Setup::new(&url, mosquitto.port, "", "", "");
-    let bridge = setup.start_ready().await;
-    produce(mosquitto.port, COUNT, 1_000, 40).await;
-    assert_eq!(account(&bridge, &ledger, COUNT).await, (0, 0.0));
-    assert_order(&ledger.read(), 0);
-    assert!(proxy.counts().bytes_from_server > COUNT * 50);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wire_of_eight_kilobytes_a_second_loses_and_repeats_nothing() {
-    const COUNT: u64 = 1_000;
-    const KEYS: u64 = 20;
-    let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
-    let proxy = Proxy::start(emulator.host()).await;
-    proxy.set(|wire| {
-        wire.bandwidth = Some(8_000);
-        wire.slice = Some(200);
-    });
-    let mosquitto = Mosquitto::start("").await;
-    let url = format!("http://{}/event", proxy.address());
-    // Five events take 0.7 s: what this machine adds to it is far from the timeout.
-    let setup = Setup::new(&url, mosquitto.port, "timeout = \"20s\"", "", "");
-    let bridge = setup.start_ready().await;
-    let filler = "x".repeat(1_000);
-    let message = |id: u64| {
-        let (key, seq) = (id % KEYS, id / KEYS);
-        let event = json!({ "id": id, "key": key, "seq": seq, "filler": filler });
-        (format!("plant/dev-{key}/data"), event.to_string().into_bytes())
-    };
-    publish(mosquitto.port, 1_000, (0..COUNT).map(message).collect::<Vec<_>>()).await;
-    assert_eq!(account(&bridge, &ledger, COUNT).await, (0, 0.0));
-    assert_order(&ledger.read(), 0);
-    assert!(setup.rejects().is_empty());
-    let of = async |part: &str| {
-        bridge.metric(&format!("publish_request_seconds_{part}{{api=\"main\"}}")).await
-    };
-    let (requests, mean) = (of("count").await, of("sum").await / of("count").await);
-    let bytes = proxy.counts().bytes_from_client;
-    // By the bytes of a request of average length, in one direction alone.
-    let least = bytes as f64 / requests / 8_000.0;
-    assert!(least > 0.2 && mean >= least, "{requests} requests, {mean:.2} s each, {bytes} bytes");
-    println!("{COUNT} events in {requests} requests of {mean:.2} s, {bytes} bytes");
-}
-
-/// A full batch takes 2.5 s, an event alone 0.5 s: each batch is tried three times, then its events.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_the_wire_cannot_carry_in_time_is_split() {
-    const COUNT: u64 = 12;
-    let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
-    let proxy = Proxy::start(emulator.host()).await;
-    proxy.set(|wire| {
-        wire.bandwidth = Some(8_000);
-        wire.slice = Some(200);
-    });
-    let mosquitto = Mosquitto::start("").await;
-    let url = format!("http://{}/event", proxy.address());
-    let setup = Setup::new(&url, mosquitto.port, "timeout = \"1500ms\"", "", "");
-    let bridge = setup.start_ready().await;
-    let filler = "x".repeat(4_000);
-    let message = |id: u64| {
-        let event = json!({ "id": id, "key": 0, "seq": id, "filler": filler });
-        ("plant/dev-0/data".to_owned(), event.to_string().into_bytes())
-    };
-    publish(mosquitto.port, 1_000, (0..COUNT).map(message).collect::<Vec<_>>()).await;
-    let (repeats, ambiguous) = account(&bridge, &ledger, COUNT).await;
-    assert!(ambiguous >= 3.0, "every request was answered in time: it proves nothing");
-    let mut sizes: BTreeMap<String, usize> = BTreeMap::new();
-    ledger.lines().into_iter().for_each(|line| *sizes.entry(line.request).or_default() += 1);
-    // Two full batches, three times each.
-    let full = sizes.values().filter(|size| **size == 5).count();
-    assert!(full <= 6, "{sizes:?}");
-    assert!(setup.rejects().is_empty());
-    println!("{COUNT} events, {ambiguous} ambiguous requests, {repeats} repeats");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wire_that_goes_silent_is_given_up_and_nothing_is_lost() {
-    let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
-    let proxy = Proxy::start(emulator.host()).await;
-    let mosquitto = Mosquitto::start("").await;
-    let url = format!("http://{}/event", proxy.address());
-    let setup = Setup::new(&url, mosquitto.port, "timeout = \"500ms\"", "", "");
-    let bridge = setup.start_ready().await;
-    let load = Load::start(mosquitto.port, 500, 40);
-    for silence in 1..=2_usize {
-        ledger.reaches(ledger.len() + 200, PATIENCE).await;
-        proxy.set(|wire| wire.stalled = true);
-        let ambiguous = "ambiguous_total{api=\"main\"}";
-        bridge.metric_is(ambiguous, |v| v >= 3.0 * silence as f64).await;
-        // What was held up reaches the endpoint after all, late and beside its repeats.
-        proxy.heal();
-    }
-    let count = load.stop().await;
-    let (repeats, ambiguous) = account(&bridge, &ledger, count).await;
-    let stalls = proxy.counts().stalls;
-    assert!(stalls > 0 && ambiguous >= 6.0, "{stalls} chunks held up, {ambiguous} ambiguous");
-    assert!(setup.rejects().is_empty());
-    println!("{count} events, {stalls} chunks held up, {ambiguous} ambiguous, {repeats} repeats");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_not_followed_and_no_credential_leaves() {
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let location = format!("http://{}/event", elsewhere.local_addr().unwrap());
     let fault = json!({ "answer": { "status": 307, "headers": { "location": location } } });
@@ -390,7 +221,7 @@ async fn a_redirect_is_not_followed_and_no_credential_leaves() {
 async fn a_200_that_can_not_be_read_is_never_a_success() {
     const COUNT: u64 = 300;
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     // None of these was processed: who takes one for a success has lost its events.
     let one = r#"{"identifier":"x","index":0}"#;
     let bodies = [
@@ -417,7 +248,7 @@ async fn a_200_that_can_not_be_read_is_never_a_success() {
     let bridge = setup.start_ready().await;
     produce(mosquitto.port, COUNT, 300, 60).await;
     ledger.has_ids(COUNT as usize, PATIENCE).await;
-    nothing_in_flight(&bridge).await;
+    bridge.nothing_in_flight().await;
     let strikes = emulator.strikes().await;
     assert!(strikes.iter().all(|struck| *struck > 0), "{strikes:?}");
     let unknown =
@@ -434,7 +265,7 @@ async fn a_200_that_can_not_be_read_is_never_a_success() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_in_neither_list_is_unconfirmed_and_not_sent_again() {
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     emulator.set_faults(json!([{ "fault": { "wrong_answer": "missing" }, "times": 7 }])).await;
     let mosquitto = Mosquitto::start("").await;
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
@@ -451,7 +282,7 @@ async fn an_index_in_neither_list_is_unconfirmed_and_not_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_refuses_is_asked_five_times_and_its_words_are_kept() {
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let handler =
         json!({ "handler_refuses": { "error_type": "TenantBlocked", "message": "not today" } });
     emulator.set_faults(json!([{ "fault": handler, "channel": "/plant/dev-1" }])).await;
@@ -470,7 +301,7 @@ async fn a_handler_that_refuses_is_asked_five_times_and_its_words_are_kept() {
     assert_eq!(letter["detail"], "given up after 5 tries: 403 TenantBlocked: not today");
     assert_eq!(letter["channel"], "/plant/dev-1");
     ledger.has_ids(1, PATIENCE).await;
-    nothing_in_flight(&bridge).await;
+    bridge.nothing_in_flight().await;
     assert_eq!(ledger.read().len(), 1);
     assert_eq!(bridge.metric("api_paused{api=\"main\"}").await, 0.0);
     bridge.ready().await;

@@ -18,7 +18,7 @@ use crate::support::bridge::Setup;
 use crate::support::emulator::Emulator;
 use crate::support::kafka::groups::Group;
 use crate::support::kafka::records::Producer;
-use crate::support::ledger::{Ledger, assert_first_in_order, ids};
+use crate::support::ledger::{assert_first_in_order, ids};
 use crate::support::shop::{IN_FLIGHT, record, stop};
 use crate::support::until;
 
@@ -247,9 +247,7 @@ async fn survive(troubles: impl IntoIterator<Item = &'static Trouble>) {
     mock.coordinator(MockCoordinator::Group(GROUP.into()), 1).unwrap();
     let brokers = mock.bootstrap_servers();
     let directory = tempfile::tempdir().unwrap();
-    let ledger = Ledger { path: directory.path().join("ledger.jsonl") };
-    let path = ledger.path.to_str().unwrap();
-    let emulator = Emulator::start(&["--latency", "20ms", "--ledger", path]);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &["--latency", "20ms"]);
     let list = brokers.split(',').map(|broker| format!("\"{broker}\"")).collect::<Vec<_>>();
     let tables = format!(
         "[source.shop]\ntype = \"kafka\"\nbrokers = [{}]\ngroup = \"{GROUP}\"\ntopics = \"{TOPIC}\"\n\

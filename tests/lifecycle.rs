@@ -14,9 +14,7 @@ use crate::support::producer::Load;
 
 /// An endpoint with a ledger, that answers 50 ms after writing it.
 fn endpoint(directory: &tempfile::TempDir) -> (Emulator, Ledger) {
-    let path = directory.path().join("ledger.jsonl");
-    let emulator = Emulator::start(&["--latency", "50ms", "--ledger", path.to_str().unwrap()]);
-    (emulator, Ledger { path })
+    Emulator::with_ledger(directory, &["--latency", "50ms"])
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,7 +39,7 @@ async fn killed_five_times_nothing_is_lost_and_order_holds() {
     let count = load.stop().await;
     let rate = count as f64 / started.elapsed().as_secs_f64();
     ledger.has_ids(count as usize, Duration::from_mins(1)).await;
-    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
+    bridge.nothing_in_flight().await;
 
     let accepted = ledger.read();
     assert_eq!(ids(&accepted).len() as u64, count);

@@ -35,3 +35,4 @@ mod replay;
 mod simulation;
 mod steering;
 mod support;
+mod wires;

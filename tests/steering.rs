@@ -9,18 +9,13 @@ use serde_json::json;
 
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
-use crate::support::ledger::{Ledger, assert_order, ids};
+use crate::support::ledger::{assert_order, ids};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::Load;
 use crate::support::until;
 
 fn length(short: u64) -> Duration {
     Duration::from_secs(if std::env::var_os("LONG_TESTS").is_some() { 60 } else { short })
-}
-
-fn endpoint(directory: &tempfile::TempDir) -> (Emulator, Ledger) {
-    let path = directory.path().join("ledger.jsonl");
-    (Emulator::start(&["--ledger", path.to_str().unwrap()]), Ledger { path })
 }
 
 async fn requests(emulator: &Emulator) -> (f64, f64) {
@@ -35,7 +30,7 @@ async fn throttled_to_a_third_the_quota_is_used_and_full_speed_comes_back() {
     const QUOTA: u64 = 150;
     let length = length(15);
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let mosquitto = Mosquitto::start("").await;
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
     let bridge = setup.start_ready().await;
@@ -88,7 +83,7 @@ fn resident(bridge: &Bridge) -> f64 {
 async fn an_outage_is_asked_about_once_a_second_and_found_out_within_three() {
     let length = length(10);
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = endpoint(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let address = emulator.host().to_owned();
     let mosquitto = Mosquitto::start("").await;
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");

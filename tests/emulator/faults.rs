@@ -8,15 +8,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::support::emulator::{Answer, Emulator, KEY, bridge, request};
-use crate::support::ledger::Ledger;
 use crate::support::socket::Socket;
 use crate::support::until;
-
-/// An emulator with a ledger.
-fn emulator(directory: &tempfile::TempDir) -> (Emulator, Ledger) {
-    let path = directory.path().join("ledger.jsonl");
-    (Emulator::start(&["--ledger", path.to_str().unwrap()]), Ledger { path })
-}
 
 async fn statuses(emulator: &Emulator, channel: &str, count: usize) -> Vec<u16> {
     let mut statuses = Vec::new();
@@ -38,7 +31,7 @@ fn lists(answer: &Answer) -> (Vec<u64>, Vec<u64>) {
 #[tokio::test]
 async fn a_throttle_answers_429_beyond_its_rate() {
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = emulator(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     for (limit, passed) in [("requests_per_second", 5), ("events_per_second", 2)] {
         let before = ledger.len();
         let throttle = json!({ "throttle": { limit: 5, "retry_after": 3 } });
@@ -68,7 +61,7 @@ async fn a_throttle_answers_429_beyond_its_rate() {
 #[tokio::test]
 async fn a_literal_answer_is_literal() {
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = emulator(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let errors = json!({ "errors": [{ "errorType": "X", "message": "y" }] });
     for (answer, status, body, header) in [
         (json!({ "status": 503 }), 503, String::new(), ("content-type", "")),
@@ -138,7 +131,7 @@ async fn refusals_of_a_namespace_and_of_a_handler_speak_as_aws_does() {
 #[tokio::test]
 async fn events_fail_by_index_or_chance_and_the_ledger_knows() {
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = emulator(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let by_index = json!({ "fail_events": { "indexes": [1, 2], "code": 429, "message": "later" } });
     emulator.set_faults(json!([{ "fault": by_index }])).await;
     let mut socket = Socket::connect(&emulator).await;
@@ -167,7 +160,7 @@ async fn events_fail_by_index_or_chance_and_the_ledger_knows() {
 #[tokio::test]
 async fn a_wrong_answer_comes_after_the_events_were_taken() {
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = emulator(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let words = ["missing", "doubled", "in_both_lists", "out_of_range", "truncated", "empty"];
     for (n, word) in words.into_iter().enumerate() {
         emulator.set_faults(json!([{ "fault": { "wrong_answer": word }, "times": 1 }])).await;
@@ -191,7 +184,7 @@ async fn a_wrong_answer_comes_after_the_events_were_taken() {
 #[tokio::test]
 async fn who_hangs_is_let_go_when_the_fault_is_lifted_or_over() {
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = emulator(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     emulator.set_faults(json!([{ "fault": { "hang": {} }, "channel": "a/b" }])).await;
     assert_eq!(emulator.publish("a/c", &["1"]).await.status, 200);
     let mut hanging = Box::pin(emulator.publish("a/b", &["1"]));
@@ -216,7 +209,7 @@ async fn who_hangs_is_let_go_when_the_fault_is_lifted_or_over() {
 async fn who_is_slow_is_not_waited_for_in_the_end() {
     for when in ["before", "after"] {
         let directory = tempfile::tempdir().unwrap();
-        let (emulator, ledger) = emulator(&directory);
+        let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
         let slow = json!({ "slow": { "delay": "1h", "when": when } });
         let answer = ended_meanwhile(emulator, slow).await;
         assert_eq!(answer.map(|answer| answer.status.as_u16()), Some(200), "{when}");
@@ -245,7 +238,7 @@ async fn ended_meanwhile(emulator: Emulator, fault: Value) -> Option<Answer> {
 #[tokio::test]
 async fn a_cut_ends_the_connection_before_or_after_the_ledger_is_written() {
     let directory = tempfile::tempdir().unwrap();
-    let (emulator, ledger) = emulator(&directory);
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     for (when, lines) in [("before", 0), ("after", 1)] {
         emulator.set_faults(json!([{ "fault": { "cut": { "when": when } } }])).await;
         assert!(emulator.try_publish("a/b", &["1"]).await.is_none(), "{when}");

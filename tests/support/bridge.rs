@@ -191,6 +191,11 @@ impl Bridge {
         .await;
     }
 
+    /// Waits until all that the source `plant` gave is settled.
+    pub(crate) async fn nothing_in_flight(&self) {
+        self.metric_is("source_in_flight{source=\"plant\"}", |v| v == 0.0).await;
+    }
+
     /// What it logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log.path()).unwrap()

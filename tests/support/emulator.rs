@@ -10,6 +10,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
+use tempfile::TempDir;
+
+use super::ledger::Ledger;
 
 /// The key that every emulator of the tests takes.
 pub(crate) const KEY: &str = "da2-local";
@@ -42,6 +45,13 @@ impl Emulator {
     /// Starts one on a free port, with `args` besides.
     pub(crate) fn start(args: &[&str]) -> Self {
         Self::start_at("127.0.0.1:0", args)
+    }
+
+    /// Starts one that writes a ledger into `directory`, with `args` besides.
+    pub(crate) fn with_ledger(directory: &TempDir, args: &[&str]) -> (Self, Ledger) {
+        let path = directory.path().join("ledger.jsonl");
+        let args = [&["--ledger", path.to_str().unwrap()], args].concat();
+        (Self::start(&args), Ledger { path })
     }
 
     /// Starts one on this address, with `args` besides.

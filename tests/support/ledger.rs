@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::bridge::Bridge;
 use super::{until, whole_lines};
 
 /// The ledger of an emulator.
@@ -164,4 +165,18 @@ pub(crate) fn assert_first_in_order(accepted: &[Accepted]) {
         assert!(seq <= *next, "key {key}: {seq} came before {next}");
         *next = (*next).max(seq + 1);
     }
+}
+
+/// Lost nothing, and repeated no more than the ambiguous requests explain; returns repeats and
+/// ambiguous requests.
+pub(crate) async fn account(bridge: &Bridge, ledger: &Ledger, count: u64) -> (usize, f64) {
+    ledger.has_ids(count as usize, Duration::from_mins(1)).await;
+    bridge.nothing_in_flight().await;
+    let accepted = ledger.read();
+    let distinct = ids(&accepted).len();
+    assert_eq!(distinct as u64, count);
+    let repeats = accepted.len() - distinct;
+    let ambiguous = bridge.metric("ambiguous_total{api=\"main\"}").await;
+    assert!(repeats as f64 <= ambiguous * 5.0, "{repeats} repeats, {ambiguous} ambiguous requests");
+    (repeats, ambiguous)
 }

@@ -1,0 +1,221 @@
+//! The world around the pipeline: an endpoint and a dead letter that go wrong as a seed says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use appsync_bridge::dead_letter::{Record, Target, WriteError};
+use appsync_bridge::event_api::wire::PublishRequest;
+use appsync_bridge::publish::post::{Failure, Post};
+use appsync_bridge::publish::verdict::{Answer, Fault};
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+/// What the world is like, for one seed.
+pub(super) struct World {
+    random: Mutex<StdRng>,
+    /// How often each fault struck.
+    pub(super) struck: Mutex<BTreeMap<&'static str, u64>>,
+    /// What the endpoint accepted, in order.
+    pub(super) accepted: Mutex<Vec<Seen>>,
+    /// What failed in a request in which later ones of its key were accepted: that one, and such a one.
+    pub(super) passed: Mutex<BTreeSet<(Seen, Seen)>>,
+    /// What the dead letter holds.
+    pub(super) dead: Mutex<Vec<u64>>,
+    /// Events that the endpoint will never take.
+    pub(super) poison: BTreeSet<u64>,
+    outage: Mutex<Option<(Instant, Instant, &'static str)>>,
+    /// Requests that were cut off after they were processed.
+    pub(super) ambiguous: Mutex<u64>,
+}
+
+/// An event that reached the endpoint. Sorted, those of a key are in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Seen {
+    pub(super) key: u64,
+    pub(super) seq: u64,
+    pub(super) id: u64,
+}
+
+impl World {
+    /// One in which these events are refused for good.
+    pub(super) fn new(seed: u64, poison: BTreeSet<u64>) -> Arc<Self> {
+        Arc::new(Self {
+            random: Mutex::new(StdRng::seed_from_u64(seed)),
+            struck: Mutex::default(),
+            accepted: Mutex::default(),
+            passed: Mutex::default(),
+            dead: Mutex::default(),
+            poison,
+            outage: Mutex::default(),
+            ambiguous: Mutex::default(),
+        })
+    }
+
+    fn chance(&self, part: f64) -> bool {
+        self.random.lock().unwrap().random_bool(part)
+    }
+
+    pub(super) fn strike(&self, name: &'static str) {
+        *self.struck.lock().unwrap().entry(name).or_default() += 1;
+    }
+
+    fn within(&self, most: Duration) -> Duration {
+        self.random.lock().unwrap().random_range(Duration::from_micros(200)..=most)
+    }
+
+    /// The long fault that is on for everybody, if one is.
+    fn outage(&self) -> Option<&'static str> {
+        let now = Instant::now();
+        let mut outage = self.outage.lock().unwrap();
+        if let Some((from, to, kind)) = *outage {
+            if now < from {
+                return None;
+            }
+            if now < to {
+                return Some(kind);
+            }
+        }
+        let mut random = self.random.lock().unwrap();
+        let from = now + random.random_range(Duration::from_millis(50)..Duration::from_secs(3));
+        let to = from + random.random_range(Duration::from_millis(200)..Duration::from_secs(8));
+        let kinds = ["gone", "503", "429", "401", "namespace", "html", "400"];
+        *outage = Some((from, to, kinds[random.random_range(0..kinds.len())]));
+        None
+    }
+}
+
+/// The fake endpoint.
+pub(super) struct Endpoint(pub(super) Arc<World>);
+
+impl Post for Endpoint {
+    type Connection = ();
+
+    async fn post(&self, (): &mut (), body: Bytes) -> Result<Answer, Failure> {
+        let world = &self.0;
+        let request: PublishRequest = serde_json::from_slice(&body).unwrap();
+        assert!((1..=5).contains(&request.events.len()));
+        let most =
+            if world.chance(0.02) { Duration::from_secs(3) } else { Duration::from_millis(40) };
+        sleep(world.within(most)).await;
+        let failure = |fault, why: &str| Err(Failure { fault, why: why.to_owned() });
+        match world.outage() {
+            Some("gone") => {
+                world.strike("gone");
+                return failure(Fault::Connect, "connection refused");
+            }
+            Some("namespace") if request.channel.starts_with("/b/") => {
+                world.strike("namespace");
+                return Ok(error(401, "UnauthorizedException"));
+            }
+            Some("401") => {
+                world.strike("401");
+                return Ok(error(401, "ExpiredTokenException"));
+            }
+            Some("429") if world.chance(0.7) => {
+                world.strike("429");
+                return Ok(error(429, "ThrottlingException"));
+            }
+            Some("503") => {
+                world.strike("503");
+                return Ok(Answer { status: 503, ..Answer::default() });
+            }
+            Some("html") => {
+                world.strike("html");
+                return Ok(Answer {
+                    status: 200,
+                    body: Bytes::from_static(b"<html>"),
+                    ..Answer::default()
+                });
+            }
+            Some("400") => {
+                world.strike("400");
+                return Ok(error(400, "BadRequestException"));
+            }
+            _ => {}
+        }
+        if world.chance(0.01) {
+            world.strike("cut before");
+            return failure(Fault::Ambiguous, "reset");
+        }
+        let body = self.process(&request);
+        if world.chance(0.01) {
+            world.strike("cut after");
+            *world.ambiguous.lock().unwrap() += 1;
+            return failure(Fault::Ambiguous, "reset");
+        }
+        if world.chance(0.005) {
+            world.strike("truncated");
+            *world.ambiguous.lock().unwrap() += 1;
+            return Ok(Answer {
+                status: 200,
+                body: Bytes::copy_from_slice(&body[..body.len() / 2]),
+                ..Answer::default()
+            });
+        }
+        Ok(Answer { status: 200, body: body.into(), ..Answer::default() })
+    }
+
+    fn hint(&self) -> &'static str {
+        "look at the seed"
+    }
+}
+
+impl Endpoint {
+    fn process(&self, request: &PublishRequest) -> Vec<u8> {
+        let world = &self.0;
+        let (mut failed, mut successful) = (Vec::new(), Vec::new());
+        let (mut left, mut taken) = (Vec::new(), Vec::new());
+        for (index, text) in request.events.iter().enumerate() {
+            let event: Value = serde_json::from_str(text).unwrap();
+            let number = |name: &str| event[name].as_u64().unwrap();
+            let seen = Seen { key: number("key"), seq: number("seq"), id: number("id") };
+            if world.poison.contains(&seen.id) {
+                world.strike("terminal");
+                failed.push(json!({ "index": index, "code": "EventTooLargeException", "message": "too large" }));
+            } else if world.chance(0.03) {
+                world.strike("transient");
+                left.push(seen);
+                // Throttling: never counted towards giving up, so that the account stays exact.
+                failed.push(json!({ "index": index, "code": 429, "message": "later" }));
+            } else {
+                taken.push(seen);
+                successful.push(json!({ "index": index, "identifier": "x" }));
+            }
+        }
+        for one in left {
+            let later = taken.iter().filter(|other| other.key == one.key && other.seq > one.seq);
+            world.passed.lock().unwrap().extend(later.map(|other| (one, *other)));
+        }
+        world.accepted.lock().unwrap().append(&mut taken);
+        json!({ "failed": failed, "successful": successful }).to_string().into_bytes()
+    }
+}
+
+fn error(status: u16, kind: &str) -> Answer {
+    let body =
+        json!({ "errors": [{ "errorType": kind, "message": "no" }] }).to_string().into_bytes();
+    Answer { status, body: body.into(), ..Answer::default() }
+}
+
+/// The fake dead letter, which fails now and then.
+pub(super) struct Grave(pub(super) Arc<World>);
+
+impl Target for Grave {
+    async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
+        sleep(self.0.within(Duration::from_millis(5))).await;
+        if self.0.chance(0.1) {
+            self.0.strike("dead letter");
+            return Err(WriteError { kept: 0, why: "no space".to_owned() });
+        }
+        let ids = records.iter().map(|r| {
+            let event: Value = serde_json::from_slice(&r.message.payload).unwrap();
+            event["id"].as_u64().unwrap()
+        });
+        self.0.dead.lock().unwrap().extend(ids);
+        Ok(())
+    }
+}
