@@ -21,6 +21,7 @@ fn environment() -> Environment {
         ("MQTT_PASSWORD", "hunter2"),
         ("KAFKA_PASSWORD", "hunter2"),
         ("EMPTY", ""),
+        ("AWS_REGION", "eu-west-1"),
     ])
 }
 

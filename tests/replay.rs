@@ -181,8 +181,8 @@ fn a_dry_run_shows_channels_and_bytes_and_touches_nothing() {
     ];
     let file = case.write("r", &lines);
     let (code, out, err) = case.run(&file, &["--dry-run"]);
-    let expected = format!("{}:1  data  /plant/all  9 bytes\n", file.display());
-    assert!(out.contains(&expected) && out.contains("/plant/x  9 bytes"), "{out}{err}");
+    let expected = format!("{}:1  data  /plant/all  9 B\n", file.display());
+    assert!(out.contains(&expected) && out.contains("/plant/x  9 B"), "{out}{err}");
     assert!(out.contains("rejected: bad_channel_segment") && code == 1, "{out}");
     let (code, out, _) = case.run(&file, &["--dry-run", "--json", "--route", "tenants"]);
     let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();

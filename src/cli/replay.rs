@@ -172,7 +172,7 @@ fn preview_text(options: &Options, place: Place, preview: &Preview) -> String {
     let place = shown(options, place);
     match preview {
         Preview::Event { route, channel, bytes } => {
-            format!("{place}  {route}  {channel}  {bytes} bytes")
+            format!("{place}  {route}  {channel}  {bytes} B")
         }
         Preview::Rejected { route, reason, detail } => {
             let route = route.as_deref().unwrap_or("no route").escape_debug();
@@ -305,7 +305,7 @@ impl Report<'_> {
         }
         for rest in &account.unread {
             lines.push(format!(
-                "not read: {} and what follows, {} bytes",
+                "not read: {} and what follows, {} B",
                 shown(self.options, rest.from),
                 rest.bytes
             ));

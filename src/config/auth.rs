@@ -1,5 +1,7 @@
 //! `auth`: how requests to an API prove who sends them; and `aws`, the same table everywhere.
 
+use std::ops::Range;
+
 use http::Uri;
 
 use super::Secret;
@@ -94,8 +96,12 @@ pub(super) fn read(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -
     match kind.value {
         Type::Iam => {
             let aws = table.table("aws", "aws").then(|table| aws(table.value, endpoint)).optional();
+            let ledger = table.ledger;
             table.finish();
             let aws = aws.ok()?.map(|aws| aws.value).unwrap_or_default();
+            if endpoint.is_some_and(|endpoint| endpoint.value.region.is_none()) {
+                needs_region(ledger, &aws, kind.span);
+            }
             Some(Auth::Iam { aws })
         }
         Type::ApiKey => {
@@ -115,6 +121,20 @@ pub(super) fn read(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -
         }
         Type::OAuth2 => oauth2(table).map(Auth::OAuth2),
     }
+}
+
+/// Warns if nothing here names the region that a signature is for. A profile or the instance may.
+fn needs_region(ledger: &Ledger<'_>, aws: &Aws, place: Range<usize>) {
+    let set = |name| ledger.environment.text(name).is_ok_and(|region| !region.is_empty());
+    let named = aws.region.is_some() || aws.profile.is_some();
+    if named || set("AWS_REGION") || set("AWS_DEFAULT_REGION") {
+        return;
+    }
+    let message = "no region is named here, and `endpoint` tells none";
+    let problem = Problem::new(Kind::Warning, Some(place), message);
+    ledger.report(problem.help(
+        "set `AWS_REGION`, or write `aws = { region = \"eu-west-1\" }`, unless the machine's AWS profile has one",
+    ));
 }
 
 /// A secret that a header can carry.

@@ -419,3 +419,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_region_that_nothing_names_is_warned_of() {
+    let own = "endpoint = \"https://events.example/event\"";
+    let warned = |auth: &str, environment: &Environment| {
+        let text = with("api.main", own).replace("{ type = \"iam\" }", auth);
+        parse(&text, Path::new("t.toml"), environment).unwrap().warnings.to_string()
+    };
+    let iam = "{ type = \"iam\" }";
+    assert!(warned(iam, &environment()).contains("no region is named here"));
+    for aws in ["region = \"eu-west-1\"", "profile = \"p\""] {
+        let auth = format!("{{ type = \"iam\", aws = {{ {aws} }} }}");
+        assert_eq!(warned(&auth, &environment()), "");
+    }
+    assert_eq!(warned(iam, &Environment::of([("HOME", "/h"), ("AWS_REGION", "eu-west-1")])), "");
+    assert!(read(GOOD).unwrap().warnings.is_empty(), "a standard endpoint tells it");
+}
