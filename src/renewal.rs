@@ -150,22 +150,33 @@ impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
 
     /// Runs a renewal; the state says already that one is running.
     fn begin(&self) {
-        let running = Running(Arc::clone(&self.0));
+        let mut running = Running { shared: Arc::clone(&self.0), ended: false };
         tokio::spawn(async move {
-            let result = timeout(PATIENCE, (running.0.fetch)()).await;
+            let result = timeout(PATIENCE, (running.shared.fetch)()).await;
             let result = result.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
-            running.0.end(result);
+            running.end(result);
         });
     }
 }
 
 /// A renewal that ends in any case: one that panicked has failed.
-struct Running<T: PartialEq>(Arc<Shared<T>>);
+struct Running<T: PartialEq> {
+    shared: Arc<Shared<T>>,
+    ended: bool,
+}
+
+impl<T: PartialEq> Running<T> {
+    fn end(&mut self, result: Result<Fresh<T>, String>) {
+        // From here on another may run, which is not ours to end.
+        self.ended = true;
+        self.shared.end(result);
+    }
+}
 
 impl<T: PartialEq> Drop for Running<T> {
     fn drop(&mut self) {
-        if self.0.lock().running {
-            self.0.end(Err("the renewal broke off".to_owned()));
+        if !self.ended {
+            self.end(Err("the renewal broke off".to_owned()));
         }
     }
 }

@@ -138,9 +138,8 @@ fn fitting(lines: &[Vec<u8>], room: u64) -> usize {
 
 impl Open {
     fn at(path: &Path) -> io::Result<Self> {
-        if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty() && !d.exists())
-        {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        if let Some(directory) = path.parent() {
+            make_directory(directory)?;
         }
         let mut file =
             OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path)?;
@@ -180,6 +179,21 @@ impl Open {
                 Err(error)
             }
         }
+    }
+}
+
+/// Makes a directory and those it is in, each on disk before the next: what is in them would be lost
+/// with their names.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        make_directory(parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_directory(path),
     }
 }
 

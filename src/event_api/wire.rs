@@ -129,6 +129,14 @@ pub struct ErrorAnswer {
     pub errors: Vec<ErrorItem>,
 }
 
+impl ErrorAnswer {
+    /// Reads the body of an error; `None` for anything that names none.
+    #[must_use]
+    pub fn parse(body: &[u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok().filter(|answer: &Self| !answer.errors.is_empty())
+    }
+}
+
 /// One cause.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,5 +1,6 @@
 //! The headers that prove who sends a request, and what is to be done when they are refused.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -34,7 +35,6 @@ pub(super) enum Authorizer {
 }
 
 /// A secret that is sent as it is, and the header made of it.
-#[derive(Debug)]
 pub(super) struct Shown {
     secret: Secret,
     /// The text that was last looked at, the header of the last good one, and the number of that.
@@ -166,6 +166,13 @@ impl Authorizer {
     }
 }
 
+impl fmt::Debug for Shown {
+    /// Says nothing of the text that was last looked at.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown").field("secret", &self.secret).finish_non_exhaustive()
+    }
+}
+
 impl Shown {
     fn new(secret: &Secret) -> Result<Self, AuthError> {
         let text = secret.reveal();
@@ -244,4 +251,21 @@ pub(super) fn secret_header(text: &str) -> Result<HeaderValue, AuthError> {
     let mut value = HeaderValue::from_str(text).map_err(|_| AuthError::NotAHeader)?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_is_shown() {
+        let secret = || Secret::new("hunter2-of-no-one");
+        for authorizer in [
+            Authorizer::ApiKey(Shown::new(&secret()).unwrap()),
+            Authorizer::Token(Shown::new(&secret()).unwrap()),
+        ] {
+            let shown = format!("{authorizer:?} {authorizer:#?}");
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+    }
 }

@@ -40,6 +40,8 @@ pub(super) struct Tries {
     pub(super) alone: bool,
     /// How often, in all, it was sent without an answer that decides.
     pub(super) unanswered: u32,
+    /// When its namespace last refused a request with it.
+    pub(super) refused_at: Option<Instant>,
     /// When the API last called a request with it bad.
     pub(super) bad_at: Option<Instant>,
     /// How often it did so of this one alone, having accepted others in between.

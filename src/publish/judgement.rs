@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use super::entry::{Entry, Refused};
 use super::lanes::{Batch, Held, Item};
 use super::limit::Scope;
-use super::post::Post;
+use super::post::{Failure, Post};
 use super::verdict::{EventVerdict, Fault, Verdict, judge};
 use super::workers::Ended;
-use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, Publisher};
+use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, LATELY, Publisher};
 use crate::backoff::full_jitter;
 use crate::delivery::Outcome;
 use crate::event_api::Channel;
@@ -19,14 +21,19 @@ impl<P: Post> Publisher<P> {
         let Ended { batch, sent, result, worker } = ended;
         self.workers.free(worker);
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
+        // Here, so that no way to judge it can forget it: what waits for a probe would wait for ever.
+        self.pauses.ended(batch.channel.namespace(), sent, now);
+        self.breaker.ended(sent, now);
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {
                 retry @ Verdict::Retry { .. } => (retry, format!("status {}", answer.status)),
                 // Only a retry needs a reason from here.
                 verdict => (verdict, String::new()),
             },
-            Err(failure) if failure.fault == Fault::Refused => {
-                (Verdict::Refused { why: failure.why, whole: true }, String::new())
+            // Nothing was sent: we have no credentials, or nobody can say that this is our API. A probe
+            // a second asks again.
+            Err(Failure { fault: fault @ (Fault::Refused | Fault::Trust), why }) => {
+                return self.refuse(batch, fault, &why, true, (sent, now));
             }
             Err(failure) => (Verdict::Retry { fault: failure.fault, after: None }, failure.why),
         };
@@ -39,16 +46,12 @@ impl<P: Post> Publisher<P> {
                 self.answered(&batch, sent, now);
                 self.handler_refused(batch, &why, now);
             }
-            Verdict::Bad { why, certain } => self.bad(batch, &why, certain, sent, now),
+            Verdict::Bad { why, certain } => self.bad(batch, &why, certain, (sent, now)),
             Verdict::Refused { why, whole } => {
-                self.refuse(batch, Fault::Refused, &why, whole, now);
-            }
-            // Nobody can say that this is our API, so it gets nothing; a probe a second asks again.
-            Verdict::Retry { fault: Fault::Trust, .. } => {
-                self.refuse(batch, Fault::Trust, &why, true, now);
+                self.is_there(now);
+                self.refuse(batch, Fault::Refused, &why, whole, (sent, now));
             }
             Verdict::Retry { fault, after } => {
-                self.pauses.unanswered(batch.channel.namespace(), now);
                 self.fault(fault, after, &why, sent, now);
                 self.retry(batch, fault, after, now);
             }
@@ -58,7 +61,10 @@ impl<P: Post> Publisher<P> {
     /// The API is there, and takes what we send to this namespace.
     fn answered(&mut self, batch: &Batch<Entry>, sent: Instant, now: Instant) {
         self.concurrency.answered(sent, now, self.workers.requests());
-        self.resume(batch.channel.namespace());
+        if !self.pauses.is_empty() {
+            self.resume(&Scope::Api, sent, now);
+            self.resume(&namespace_of(batch), sent, now);
+        }
         self.is_there(now);
     }
 
@@ -105,22 +111,22 @@ impl<P: Post> Publisher<P> {
 
     /// The whole request is to be tried again.
     fn retry(&mut self, batch: Batch<Entry>, fault: Fault, after: Option<Duration>, now: Instant) {
-        let Batch { mut items, held, .. } = batch;
+        let Batch { channel, mut items, held } = batch;
         self.metrics.request(fault.word());
         self.metrics.retry(fault.word(), items.len());
         for tries in items.iter_mut().map(Entry::tries_mut) {
             tries.failures = tries.failures.saturating_add(1);
             // A front that gives up on a slow upload may say so (408, 504) or just close.
-            if matches!(fault, Fault::Ambiguous | Fault::Unavailable) {
+            if matches!(fault, Fault::Ambiguous | Fault::Unavailable | Fault::UnknownAnswer) {
                 tries.unanswered = tries.unanswered.saturating_add(1);
                 tries.alone |= tries.unanswered >= ALONE_AFTER;
             }
         }
         let wait = match fault {
-            // The pause, the gate and the breaker hold everything back; the entries need no wait of
+            // The gate, the breaker and the pause hold everything back; the entries need no wait of
             // their own on top, which would outlast theirs.
-            Fault::Refused | Fault::Trust | Fault::Throttled => None,
-            _ if self.breaker.is_open() => None,
+            Fault::Throttled => None,
+            _ if self.breaker.is_open() || self.pauses.blocks(channel.namespace(), now) => None,
             _ => Some(wait_of(&items)),
         };
         let not_before = wait.into_iter().chain(after).max().map(|wait| now + wait);
@@ -128,20 +134,48 @@ impl<P: Post> Publisher<P> {
     }
 
     /// We are refused: pause, and keep everything.
-    fn refuse(&mut self, batch: Batch<Entry>, fault: Fault, why: &str, whole: bool, now: Instant) {
-        if fault == Fault::Refused {
-            self.is_there(now);
-        }
+    fn refuse(
+        &mut self,
+        mut batch: Batch<Entry>,
+        fault: Fault,
+        why: &str,
+        whole: bool,
+        (sent, now): (Instant, Instant),
+    ) {
         if seeded::is(Bug::DropOnRefusal) {
             batch.items.into_iter().for_each(|e| e.delivery.settle(Outcome::Accepted));
             return self.lanes.finish(batch.held, Vec::new(), None);
         }
-        let namespace = batch.channel.namespace();
-        // If this was the probe of something else as well, that has no answer yet.
-        self.pauses.unanswered(namespace, now);
-        let scope = if whole { Scope::Api } else { Scope::Namespace(namespace.to_owned()) };
-        self.pause(scope, fault, why, now);
+        if whole {
+            self.pause(Scope::Api, fault, why, now);
+        } else {
+            // Who refuses a namespace has taken our credentials: the API as a whole does not refuse us.
+            // Else one that is refused for good, and asks first each time, would keep all others out.
+            self.resume(&Scope::Api, sent, now);
+            if self.singled_out(&mut batch, now) {
+                if let Some(count) = self.fault_log.due(now) {
+                    let who = namespace_of(&batch).to_string();
+                    warn!(api = %self.name, who, why, count, "events are refused while others of their namespace are taken: they are kept, and tried alone");
+                }
+            } else {
+                self.pause(namespace_of(&batch), fault, why, now);
+            }
+        }
         self.retry(batch, fault, None, now);
+    }
+
+    /// Whether the namespace was paused for these events, took others then, and refuses these again:
+    /// there is something in them that it won't let through. They go on at their own pace. The next
+    /// refusal pauses all the same, for who knows. What is refused twice goes alone, so that others of
+    /// its batch can show that it is not the namespace.
+    fn singled_out(&self, batch: &mut Batch<Entry>, now: Instant) -> bool {
+        let namespace = batch.channel.namespace();
+        let others = |since| self.pauses.lifted_since(namespace, since);
+        let out = batch.items.iter().all(|e| e.tries().refused_at.is_some_and(others));
+        for tries in batch.items.iter_mut().map(Entry::tries_mut) {
+            tries.alone |= tries.refused_at.replace(now).is_some();
+        }
+        out
     }
 
     /// A bad request: its events are tried alone. One that is called bad alone, again and again while
@@ -152,24 +186,22 @@ impl<P: Post> Publisher<P> {
         mut batch: Batch<Entry>,
         why: &str,
         certain: bool,
-        sent: Instant,
-        now: Instant,
+        (sent, now): (Instant, Instant),
     ) {
+        self.is_there(now);
         let alone = batch.items.len() == 1;
         let before = batch.items.first().and_then(|e| e.tries().bad_at);
         for entry in &mut batch.items {
             entry.tries_mut().bad_at = Some(now);
         }
         // Ends that are judged in one turn have one time: such an acceptance comes with the next try.
-        let others = certain || self.accepted_at > before;
+        let since = before.or_else(|| now.checked_sub(LATELY));
+        let others = certain || self.accepted_at > since;
         if alone && !others {
-            return self.refuse(batch, Fault::Refused, why, false, now);
+            return self.refuse(batch, Fault::Refused, why, false, (sent, now));
         }
-        if others {
+        if certain {
             self.answered(&batch, sent, now);
-        } else {
-            self.pauses.unanswered(batch.channel.namespace(), now);
-            self.is_there(now);
         }
         self.metrics.request(Fault::BadRequest.word());
         let Batch { channel, mut items, held } = batch;
@@ -238,6 +270,10 @@ impl<P: Post> Publisher<P> {
         // Nobody there to take it: dropped, which releases it.
         drop(self.refused.send(Refused { entry, channel: channel.clone(), why }));
     }
+}
+
+fn namespace_of(batch: &Batch<Entry>) -> Scope {
+    Scope::Namespace(batch.channel.namespace().to_owned())
 }
 
 /// The wait of entries that are tried again together.

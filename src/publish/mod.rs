@@ -22,6 +22,7 @@ mod standing;
 pub mod verdict;
 mod workers;
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -40,8 +41,9 @@ use crate::metrics::{ApiMetrics, Metrics};
 use crate::shutdown::Shutdown;
 use deadline::Deadline;
 use lanes::Lanes;
-use limit::{Breaker, Concurrency, Pauses, RateGate};
+use limit::{Breaker, Concurrency, Pauses, RateGate, Scope};
 use post::Post;
+use standing::{FaultLog, Refusals};
 use verdict::Fault;
 use workers::Workers;
 
@@ -58,8 +60,8 @@ const ALONE_AFTER: u32 = 3;
 /// A bad request's event is guilty after so many refusals of it alone.
 const GUILTY_AFTER: u32 = 3;
 
-/// A fault that goes on is logged this often.
-const LOG_EVERY: Duration = Duration::from_secs(30);
+/// What the API accepted this long ago speaks for it when it calls a request bad for the first time.
+const LATELY: Duration = Duration::from_secs(10);
 
 /// Entries, and requests that have ended, that are looked at in one turn of the loop.
 const AT_ONCE: usize = 256;
@@ -85,16 +87,10 @@ pub struct Publisher<P> {
     intake: Gate,
     accepted_at: Option<Instant>,
     fault_log: FaultLog,
+    refusals: HashMap<Scope, Refusals>,
     why_paused: Option<String>,
     why_silent: String,
     name: Arc<str>,
-}
-
-/// One line an interval for a fault that goes on.
-#[derive(Debug, Default)]
-struct FaultLog {
-    last: Option<Instant>,
-    since: u64,
 }
 
 impl Publisher<Client> {
@@ -141,6 +137,7 @@ impl<P: Post> Publisher<P> {
             intake: Gate::default(),
             accepted_at: None,
             fault_log: FaultLog::default(),
+            refusals: HashMap::new(),
             why_paused: None,
             why_silent: String::new(),
             name: Arc::clone(name),
@@ -226,12 +223,12 @@ impl<P: Post> Publisher<P> {
             else {
                 break;
             };
-            self.pauses.sent(batch.channel.namespace());
-            self.breaker.sent();
+            self.pauses.sent(batch.channel.namespace(), now);
+            self.breaker.sent(now);
             self.gate.sent(batch.items.len());
             #[allow(clippy::cast_precision_loss)] // 1 to 5
             self.metrics.batch.observe(batch.items.len() as f64);
-            self.workers.send(batch);
+            self.workers.send(batch, now);
         }
         let closed = self.breaker.is_open() || self.pauses.holds_all();
         let asks = self.lanes.queued() > 0 || self.workers.requests() > 0;
@@ -249,18 +246,6 @@ impl<P: Post> Publisher<P> {
         // A time that has come was seen by `send` just now: to wait for it again would spin.
         let probe = self.breaker.probes_at().filter(|at| *at > now);
         [self.lanes.next_wake(), self.pauses.next_due(now), gate, probe].into_iter().flatten().min()
-    }
-}
-
-impl FaultLog {
-    /// How many faults came since the last line, if a line is due.
-    fn due(&mut self, now: Instant) -> Option<u64> {
-        self.since += 1;
-        if self.last.is_some_and(|last| now.duration_since(last) < LOG_EVERY) {
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.since))
     }
 }
 

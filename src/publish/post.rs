@@ -13,7 +13,7 @@ pub trait Post: Send + Sync + 'static {
     type Connection: Default + Send + 'static;
 
     /// Sends `body` over `connection`, signed at this moment. When we are refused, what can be renewed is
-    /// renewed, and it is sent once more: a refusal that comes out is one that nothing here mends.
+    /// renewed, and it is sent again: a refusal that comes out is one that nothing here mends.
     fn post(
         &self,
         connection: &mut Self::Connection,

@@ -12,6 +12,36 @@ use super::verdict::Fault;
 /// What to look at when the endpoint's certificate is not trusted.
 const TRUST_HINT: &str = "nothing was sent: is this the right host? if its CA is your own, name it in `ca_file`; if its certificate expired, renew it; is this clock right?";
 
+/// A fault that goes on is logged this often.
+const LOG_EVERY: Duration = Duration::from_secs(30);
+
+/// One line an interval for a fault that goes on.
+#[derive(Debug, Default)]
+pub(super) struct FaultLog {
+    last: Option<Instant>,
+    since: u64,
+}
+
+/// What was said of the refusals of one scope.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    log: FaultLog,
+    /// Whether the log says last that it refuses us.
+    told: bool,
+}
+
+impl FaultLog {
+    /// How many faults came since the last line, if a line is due.
+    pub(super) fn due(&mut self, now: Instant) -> Option<u64> {
+        self.since += 1;
+        if self.last.is_some_and(|last| now.duration_since(last) < LOG_EVERY) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.since))
+    }
+}
+
 impl<P: Post> Publisher<P> {
     /// The API is there, whatever it says.
     pub(super) fn is_there(&mut self, now: Instant) {
@@ -23,26 +53,35 @@ impl<P: Post> Publisher<P> {
         }
     }
 
+    /// `scope` refuses us.
     pub(super) fn pause(&mut self, scope: Scope, fault: Fault, why: &str, now: Instant) {
         let hint = if fault == Fault::Trust { TRUST_HINT } else { self.post.hint() };
         let who = scope.to_string();
-        if self.pauses.refused(scope, now) {
-            warn!(api = %self.name, who, why, hint, "we are refused: everything is kept and tried again once a second");
-            // The line after this one is an interval away.
-            let _ = self.fault_log.due(now);
-        } else if self.fault_log.due(now).is_some() {
-            warn!(api = %self.name, who, why, hint, "still refused");
+        let refusals = self.refusals.entry(scope.clone()).or_default();
+        let new = self.pauses.refused(scope, now);
+        if let Some(count) = refusals.log.due(now) {
+            refusals.told = true;
+            if new {
+                warn!(api = %self.name, who, why, hint, "we are refused: everything is kept and tried again once a second");
+            } else {
+                warn!(api = %self.name, who, why, hint, count, "still refused");
+            }
         }
         self.why_paused = Some(format!("{who} refuses us: {why}"));
         self.report();
     }
 
-    pub(super) fn resume(&mut self, namespace: &str) {
-        for scope in self.pauses.resumed(namespace) {
-            info!(api = %self.name, who = %scope, "takes events again");
-            self.unpark(&scope);
-            self.report();
+    /// `scope` did not refuse a request that was sent then: if it was paused before that, it goes on.
+    pub(super) fn resume(&mut self, scope: &Scope, sent: Instant, now: Instant) {
+        if !self.pauses.taken(scope, sent, now) {
+            return;
         }
+        let told = self.refusals.get_mut(scope).is_some_and(|r| std::mem::take(&mut r.told));
+        if told {
+            info!(api = %self.name, who = %scope, "takes events again");
+        }
+        self.unpark(scope);
+        self.report();
     }
 
     pub(super) fn unpark(&mut self, scope: &Scope) {

@@ -144,20 +144,24 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
     // A year would be a floor, too; nobody means that.
     let after = answer.retry_after.map(|after| after.min(LONGEST_FLOOR));
     let retry = |fault| Verdict::Retry { fault, after };
-    if let 200..=299 = answer.status {
-        return decided(answer, events).unwrap_or(retry(Fault::UnknownAnswer));
+    let success = matches!(answer.status, 200..=299);
+    if success && let Some(decided) = decided(answer, events) {
+        return decided;
     }
     let error = ErrorKind::of(answer);
     let why = error.words(answer.status);
-    if let Some(whole) = error.is_about_us() {
+    if let Some(whole) = error.is_about_us(answer.status) {
         return Verdict::Refused { why, whole };
     }
     if error.is_throttling() {
         return retry(Fault::Throttled);
     }
     match answer.status {
+        _ if success => retry(Fault::UnknownAnswer),
         429 => retry(Fault::Throttled),
         408 | 425 | 500 | 502 | 503 | 504 | 520..=599 => retry(Fault::Unavailable),
+        // A firewall before the API may mean us, or what is in the event.
+        403 if error.is_firewall() => Verdict::Bad { why, certain: false },
         403 if error.kind.is_some() => Verdict::HandlerRefused { why },
         401 | 403 => Verdict::Refused { why, whole: false },
         // 3xx is never followed: credentials go to no other host. 404: a wrong endpoint.
@@ -174,7 +178,7 @@ pub fn refusal(answer: &Answer) -> Option<String> {
         return None;
     }
     let error = ErrorKind::of(answer);
-    if error.is_about_us().is_some() {
+    if error.is_about_us(answer.status).is_some() {
         return error.kind.map(|kind| match kind.as_str() {
             "BadRequestException" => "InvalidSignatureException".to_owned(),
             _ => kind,
@@ -187,7 +191,8 @@ pub fn refusal(answer: &Answer) -> Option<String> {
     }
 }
 
-/// Reads a success: `None` unless each index stands at most once and none is out of range.
+/// Reads a success: `None` unless each index stands at most once and none is out of range; and if there
+/// are errors besides, each has to stand somewhere.
 fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     let lists = PublishAnswer::parse(&answer.body)?;
     let mut verdicts: Vec<Option<EventVerdict>> = vec![None; events];
@@ -200,6 +205,9 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
         if verdicts.get_mut(index)?.replace(verdict).is_some() {
             return None;
         }
+    }
+    if verdicts.contains(&None) && ErrorAnswer::parse(&answer.body).is_some() {
+        return None;
     }
     let verdicts = verdicts.into_iter().map(|v| v.unwrap_or(EventVerdict::Unconfirmed)).collect();
     Some(Verdict::Decided(verdicts))
@@ -240,7 +248,7 @@ struct ErrorKind {
 
 impl ErrorKind {
     fn of(answer: &Answer) -> Self {
-        let body: Option<ErrorAnswer> = serde_json::from_slice(&answer.body).ok();
+        let body = ErrorAnswer::parse(&answer.body);
         let first = body.and_then(|b| b.errors.into_iter().next()).unwrap_or_default();
         let kind = first.error_type.map(String::from).filter(|k| !k.is_empty());
         // The header may carry a namespace and a URL around the name: `ns#Name:http://…`.
@@ -257,11 +265,10 @@ impl ErrorKind {
     /// Whether the service refuses *us*, whatever the status: over WebSocket a bad signature was seen
     /// as a `BadRequestException`, so over HTTP it may be a 400. True inside when it is the credentials
     /// or the clock, which are no better for another namespace.
-    fn is_about_us(&self) -> Option<bool> {
+    fn is_about_us(&self, status: u16) -> Option<bool> {
         let kind = self.kind.as_deref()?;
         let named = |names: &[&str]| names.iter().any(|n| kind.starts_with(n));
-        // A firewall before the API blocks with a kind of its own; that is no handler's word.
-        if named(&["UnauthorizedException", "AccessDenied", "WAFForbidden", "ForbiddenException"]) {
+        if named(&["UnauthorizedException", "AccessDenied", "ForbiddenException"]) {
             return Some(false);
         }
         let credentials = [
@@ -279,8 +286,15 @@ impl ErrorKind {
         let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
         let speaks =
             ["signature", "credential", "security token", "expired", "x-amz-date", "clock"];
-        let doubts = kind == "BadRequestException" && speaks.iter().any(|w| message.contains(w));
+        // A handler may call its own refusal so, and speak of what has expired: that is a 403.
+        let doubts = status != 403
+            && kind == "BadRequestException"
+            && speaks.iter().any(|w| message.contains(w));
         (named(&credentials) || doubts).then_some(true)
+    }
+
+    fn is_firewall(&self) -> bool {
+        self.kind.as_deref().is_some_and(|kind| kind.starts_with("WAFForbidden"))
     }
 
     fn is_throttling(&self) -> bool {

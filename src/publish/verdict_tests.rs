@@ -77,20 +77,46 @@ fn the_kind_decides_before_the_status() {
         Verdict::Bad { .. }
     ));
     assert_eq!(errors(400, "ThrottlingException", "m"), retry(Fault::Throttled));
-    for (kind, whole) in [
-        ("UnauthorizedException", false),
-        ("WAFForbiddenException", false),
-        ("ExpiredTokenException", true),
-    ] {
+    for (kind, whole) in [("UnauthorizedException", false), ("ExpiredTokenException", true)] {
         assert_eq!(
             errors(403, kind, "m"),
             Verdict::Refused { why: format!("403 {kind}: m"), whole }
         );
     }
+    for (kind, message) in [
+        ("TenantBlocked", "not today"),
+        ("Unauthorized", "You are not authorized to make this call."),
+        ("BadRequestException", "the offer has expired"),
+    ] {
+        let why = format!("403 {kind}: {message}");
+        assert_eq!(errors(403, kind, message), Verdict::HandlerRefused { why });
+    }
     assert_eq!(
-        errors(403, "TenantBlocked", "not today"),
-        Verdict::HandlerRefused { why: "403 TenantBlocked: not today".into() }
+        errors(403, "WAFForbiddenException", "m"),
+        Verdict::Bad { why: "403 WAFForbiddenException: m".into(), certain: false }
     );
+}
+
+#[test]
+fn errors_beside_the_lists_are_not_passed_over() {
+    let with = |kind: &str, successful: &str| {
+        let errors = format!(r#"[{{"errorType":"{kind}","message":"m"}}]"#);
+        judge(
+            &answer(
+                200,
+                &format!(r#"{{"errors":{errors},"failed":[],"successful":{successful}}}"#),
+            ),
+            1,
+        )
+    };
+    assert_eq!(with("X", "[]"), retry(Fault::UnknownAnswer));
+    assert_eq!(with("ThrottlingException", "[]"), retry(Fault::Throttled));
+    assert!(matches!(with("UnauthorizedException", "[]"), Verdict::Refused { whole: false, .. }));
+    let named = r#"[{"index":0,"identifier":"x"}]"#;
+    assert_eq!(with("X", named), Verdict::Decided(vec![EventVerdict::Accepted]));
+    let none = r#"{"errors":[],"failed":[],"successful":[]}"#;
+    let unconfirmed = Verdict::Decided(vec![EventVerdict::Unconfirmed]);
+    assert_eq!(judge(&answer(200, none), 1), unconfirmed);
 }
 
 #[test]

@@ -11,11 +11,11 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 
+use super::AT_ONCE;
 use super::entry::Entry;
 use super::lanes::Batch;
 use super::post::{Failure, Post};
 use super::verdict::Answer;
-use super::{AT_ONCE, clock};
 use crate::event_api::wire::publish_body;
 
 /// The workers of one publisher. Dropped, they end where they are, and release what they hold.
@@ -23,7 +23,7 @@ pub(super) struct Workers<P> {
     post: Arc<P>,
     tasks: JoinSet<()>,
     /// The way to each of them.
-    all: Vec<mpsc::UnboundedSender<Batch<Entry>>>,
+    all: Vec<mpsc::UnboundedSender<(Batch<Entry>, Instant)>>,
     /// Those that have nothing to do.
     idle: Vec<usize>,
     back: mpsc::UnboundedSender<Ended>,
@@ -34,7 +34,7 @@ pub(super) struct Workers<P> {
 pub(super) struct Ended {
     /// What was sent.
     pub(super) batch: Batch<Entry>,
-    /// When.
+    /// When the publisher sent it, which tells it from others of its namespace.
     pub(super) sent: Instant,
     /// What came of it.
     pub(super) result: Result<Answer, Failure>,
@@ -55,10 +55,10 @@ impl<P: Post> Workers<P> {
     }
 
     /// Has `batch` posted.
-    pub(super) fn send(&mut self, batch: Batch<Entry>) {
+    pub(super) fn send(&mut self, batch: Batch<Entry>, now: Instant) {
         let worker = self.idle.pop().unwrap_or_else(|| self.hire());
         // One that is gone has panicked, of which `poll_ended` tells; the batch is dropped, which releases it.
-        drop(self.all[worker].send(batch));
+        drop(self.all[worker].send((batch, now)));
     }
 
     /// Puts requests that have ended into `finished`. An error is a panic of a worker, which takes its
@@ -98,7 +98,7 @@ impl<P: Post> Workers<P> {
 async fn work<P: Post>(
     worker: usize,
     post: Arc<P>,
-    mut batches: mpsc::UnboundedReceiver<Batch<Entry>>,
+    mut batches: mpsc::UnboundedReceiver<(Batch<Entry>, Instant)>,
     back: mpsc::UnboundedSender<Ended>,
 ) {
     let mut connection = P::Connection::default();
@@ -108,9 +108,8 @@ async fn work<P: Post>(
             batch = batches.recv() => batch,
             never = post.idle(&mut connection) => match never {},
         };
-        let Some(batch) = batch else { return };
+        let Some((batch, sent)) = batch else { return };
         let body = publish_body(&batch.channel, batch.items.iter().map(Entry::event));
-        let sent = clock();
         let result = post.post(&mut connection, body).await;
         if back.send(Ended { batch, sent, result, worker }).is_err() {
             return;

@@ -11,6 +11,7 @@ pub(crate) mod mosquitto;
 pub(crate) mod page;
 pub(crate) mod producer;
 pub(crate) mod proxy;
+pub(crate) mod script;
 pub(crate) mod server;
 pub(crate) mod shop;
 pub(crate) mod socket;

@@ -35,7 +35,12 @@ pub struct Breaker {
 #[derive(Debug)]
 enum State {
     Closed,
-    Open { probe_at: Instant, probing: bool, successes: u32 },
+    /// `probe`: when the one that is out was sent.
+    Open {
+        probe_at: Instant,
+        probe: Option<Instant>,
+        successes: u32,
+    },
 }
 
 impl Breaker {
@@ -48,14 +53,14 @@ impl Breaker {
     pub fn allows(&self, now: Instant) -> bool {
         match self.state {
             State::Closed => true,
-            State::Open { probe_at, probing, .. } => !probing && probe_at <= now,
+            State::Open { probe_at, probe, .. } => probe.is_none() && probe_at <= now,
         }
     }
 
     /// When the next probe may go, if one has to wait.
     pub fn probes_at(&self) -> Option<Instant> {
         match self.state {
-            State::Open { probe_at, probing: false, .. } => Some(probe_at),
+            State::Open { probe_at, probe: None, .. } => Some(probe_at),
             _ => None,
         }
     }
@@ -65,10 +70,20 @@ impl Breaker {
         matches!(self.state, State::Open { .. })
     }
 
-    /// A request went out.
-    pub fn sent(&mut self) {
-        if let State::Open { probing, .. } = &mut self.state {
-            *probing = true;
+    /// A request went out now: the probe, if one is due.
+    pub fn sent(&mut self, now: Instant) {
+        if let State::Open { probe, .. } = &mut self.state {
+            *probe = Some(now);
+        }
+    }
+
+    /// The request that went out at `sent` has ended, in whatever way: if it was the probe, another one
+    /// may follow. What the end means is told besides, if it means anything here.
+    pub fn ended(&mut self, sent: Instant, now: Instant) {
+        if let State::Open { probe_at, probe, .. } = &mut self.state
+            && *probe == Some(sent)
+        {
+            (*probe, *probe_at) = (None, now + PROBE_EVERY);
         }
     }
 
@@ -77,9 +92,8 @@ impl Breaker {
         self.count(now, false);
         self.in_a_row = 0;
         self.unknown = 0;
-        let State::Open { probe_at, probing, successes } = &mut self.state else { return false };
+        let State::Open { probe_at, successes, .. } = &mut self.state else { return false };
         *successes += 1;
-        *probing = false;
         *probe_at = now;
         if *successes < TO_CLOSE {
             return false;
@@ -95,24 +109,15 @@ impl Breaker {
         self.in_a_row += 1;
         self.unknown = if unknown { self.unknown + 1 } else { 0 };
         let share = self.total >= ENOUGH && self.failed * 2 >= self.total;
-        let open = Self::open(now);
-        match &mut self.state {
-            State::Open { .. } => {
-                self.state = open;
-                false
-            }
-            State::Closed
-                if share || self.in_a_row >= IN_A_ROW || self.unknown >= UNKNOWN_IN_A_ROW =>
-            {
-                self.state = open;
-                true
-            }
-            State::Closed => false,
+        if let State::Open { successes, .. } = &mut self.state {
+            *successes = 0;
+            return false;
         }
-    }
-
-    fn open(now: Instant) -> State {
-        State::Open { probe_at: now + PROBE_EVERY, probing: false, successes: 0 }
+        let opens = share || self.in_a_row >= IN_A_ROW || self.unknown >= UNKNOWN_IN_A_ROW;
+        if opens {
+            self.state = State::Open { probe_at: now + PROBE_EVERY, probe: None, successes: 0 };
+        }
+        opens
     }
 
     fn count(&mut self, now: Instant, failed: bool) {
@@ -140,10 +145,30 @@ mod tests {
         let later = now + PROBE_EVERY;
         assert_eq!(breaker.probes_at(), Some(later));
         assert!(breaker.allows(later));
-        breaker.sent();
-        assert!(!breaker.allows(later), "one probe at a time");
+        breaker.sent(later);
+        assert!(!breaker.allows(later + PROBE_EVERY), "one probe at a time");
+        breaker.ended(now, later);
+        assert!(
+            !breaker.failed(later, false) && !breaker.allows(later + PROBE_EVERY),
+            "an old one"
+        );
+        breaker.ended(later, later);
         assert!(!breaker.failed(later, false));
         assert!(!breaker.allows(later) && breaker.allows(later + PROBE_EVERY));
+    }
+
+    #[test]
+    fn a_probe_that_tells_nothing_is_followed_by_another() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new(now);
+        for _ in 0..IN_A_ROW {
+            breaker.failed(now, false);
+        }
+        let later = now + PROBE_EVERY;
+        breaker.sent(later);
+        assert_eq!(breaker.probes_at(), None);
+        breaker.ended(later, later);
+        assert_eq!(breaker.probes_at(), Some(later + PROBE_EVERY));
     }
 
     #[test]
@@ -156,7 +181,8 @@ mod tests {
         let later = now + PROBE_EVERY;
         for n in 1..=TO_CLOSE {
             assert!(breaker.allows(later), "the probe after a good one does not wait");
-            breaker.sent();
+            breaker.sent(later);
+            breaker.ended(later, later);
             assert_eq!(breaker.answered(later), n == TO_CLOSE);
         }
         assert!(!breaker.is_open());

@@ -18,16 +18,21 @@ pub enum Scope {
     Namespace(String),
 }
 
-/// What refuses us. Nothing goes there but one probe a second, until one is answered otherwise.
+/// What refuses us. Nothing goes there but one probe a second, until one that was sent since is answered
+/// otherwise: what was under way when the refusal came says nothing of the time after it.
 #[derive(Debug, Default)]
 pub struct Pauses {
     scopes: HashMap<Scope, Pause>,
+    /// When a pause of a namespace last ended.
+    lifted: HashMap<String, Instant>,
 }
 
 #[derive(Debug)]
 struct Pause {
+    began: Instant,
     probe_at: Instant,
-    probing: bool,
+    /// When the probe that is out was sent.
+    probe: Option<Instant>,
 }
 
 impl Pauses {
@@ -36,46 +41,61 @@ impl Pauses {
         if self.is_empty() {
             return false;
         }
-        let waits = |p: &Pause| p.probing || now < p.probe_at;
+        let waits = |p: &Pause| p.probe.is_some() || now < p.probe_at;
         seeded::is(Bug::PauseWholeApi)
             || scopes(namespace).iter().any(|s| self.scopes.get(s).is_some_and(waits))
     }
 
-    /// A batch for `namespace` goes out: if that is paused, it is the probe.
-    pub fn sent(&mut self, namespace: &str) {
-        self.change(namespace, |pause| pause.probing = true);
+    /// A batch for `namespace` goes out now: if that is paused, it is the probe.
+    pub fn sent(&mut self, namespace: &str, now: Instant) {
+        self.change(namespace, |pause| pause.probe = Some(now));
+    }
+
+    /// The request for `namespace` that went out at `sent` has ended, in whatever way: if it was the
+    /// probe, another one may follow in a second. What the end means is told besides.
+    pub fn ended(&mut self, namespace: &str, sent: Instant, now: Instant) {
+        self.change(namespace, |pause| {
+            if pause.probe == Some(sent) {
+                (pause.probe, pause.probe_at) = (None, now + PROBE_EVERY);
+            }
+        });
     }
 
     /// A request was refused. True when `scope` was not paused before.
     pub fn refused(&mut self, scope: Scope, now: Instant) -> bool {
-        let pause = Pause { probe_at: now + PROBE_EVERY, probing: false };
-        self.scopes.insert(scope, pause).is_none()
+        let new = !self.scopes.contains_key(&scope);
+        let pause = Pause { began: now, probe_at: now + PROBE_EVERY, probe: None };
+        self.scopes.entry(scope).or_insert(pause);
+        new
     }
 
-    /// A request for `namespace` ended without an answer on whether we are refused: probe again.
-    pub fn unanswered(&mut self, namespace: &str, now: Instant) {
-        self.change(namespace, |pause| {
-            *pause = Pause { probe_at: now + PROBE_EVERY, probing: false }
-        });
-    }
-
-    /// A request for `namespace` was not refused: neither it nor the API is paused. Gives what was.
-    pub fn resumed(&mut self, namespace: &str) -> Vec<Scope> {
-        if self.is_empty() {
-            return Vec::new();
+    /// `scope` did not refuse a request that went out at `sent`. True when that ended its pause.
+    pub fn taken(&mut self, scope: &Scope, sent: Instant, now: Instant) -> bool {
+        let ends = self.scopes.get(scope).is_some_and(|pause| pause.began < sent);
+        if ends {
+            self.scopes.remove(scope);
+            if let Scope::Namespace(name) = scope {
+                self.lifted.insert(name.clone(), now);
+            }
         }
-        scopes(namespace).into_iter().filter(|scope| self.scopes.remove(scope).is_some()).collect()
+        ends
+    }
+
+    /// Whether a pause of `namespace` has ended since.
+    pub fn lifted_since(&self, namespace: &str, since: Instant) -> bool {
+        self.lifted.get(namespace).is_some_and(|at| *at > since)
     }
 
     /// What is due to be probed.
     pub fn due(&self, now: Instant) -> Vec<Scope> {
-        let due = |p: &Pause| !p.probing && p.probe_at <= now;
+        let due = |p: &Pause| p.probe.is_none() && p.probe_at <= now;
         self.scopes.iter().filter(|(_, p)| due(p)).map(|(scope, _)| scope.clone()).collect()
     }
 
     /// When the next probe is due, after `now`.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
-        self.scopes.values().filter(|p| !p.probing && p.probe_at > now).map(|p| p.probe_at).min()
+        let due = |p: &&Pause| p.probe.is_none() && p.probe_at > now;
+        self.scopes.values().filter(due).map(|p| p.probe_at).min()
     }
 
     /// Whether nothing is paused.
@@ -130,12 +150,29 @@ mod tests {
         assert_eq!(pauses.next_due(now), Some(later));
         assert_eq!(pauses.due(later), [a()]);
         assert!(!pauses.blocks("a", later));
-        pauses.sent("a");
+        pauses.sent("a", later);
         assert!(pauses.blocks("a", later + PROBE_EVERY), "one probe at a time");
+        assert!(pauses.due(later + PROBE_EVERY).is_empty());
+        pauses.ended("a", later, later);
         assert!(!pauses.refused(a(), later));
-        assert!(pauses.blocks("a", later));
-        assert_eq!(pauses.resumed("a"), [a()]);
+        assert!(pauses.blocks("a", later) && !pauses.blocks("a", later + PROBE_EVERY));
+        assert!(pauses.taken(&a(), later, later));
         assert!(!pauses.blocks("a", later) && pauses.is_empty());
+        assert!(pauses.lifted_since("a", now) && !pauses.lifted_since("a", later));
+        assert!(!pauses.lifted_since("b", now));
+    }
+
+    #[test]
+    fn what_went_out_before_the_refusal_neither_ends_nor_begins_anything() {
+        let (mut pauses, now) = (Pauses::default(), Instant::now());
+        pauses.refused(a(), now);
+        assert!(!pauses.taken(&a(), now, now), "it was sent before");
+        let later = now + PROBE_EVERY;
+        pauses.sent("a", later);
+        pauses.ended("a", now, later);
+        assert!(!pauses.refused(a(), later));
+        assert!(pauses.blocks("a", later + PROBE_EVERY), "the probe is still out");
+        assert!(pauses.taken(&a(), later, later));
     }
 
     #[test]
@@ -145,10 +182,10 @@ mod tests {
         assert!(pauses.blocks("a", now) && pauses.blocks("b", now));
         let later = now + PROBE_EVERY;
         assert!(!pauses.blocks("a", later) && !pauses.blocks("b", later));
-        pauses.sent("a");
+        pauses.sent("a", later);
         assert!(pauses.blocks("b", later));
-        pauses.unanswered("a", later);
+        pauses.ended("a", later, later);
         assert!(pauses.blocks("b", later) && !pauses.blocks("b", later + PROBE_EVERY));
-        assert_eq!(pauses.resumed("b"), [Scope::Api]);
+        assert!(pauses.taken(&Scope::Api, later + PROBE_EVERY, later + PROBE_EVERY));
     }
 }
