@@ -2,13 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::warn;
-
 use super::entry::{Entry, Refused};
 use super::lanes::{Batch, Held, Item};
 use super::limit::Scope;
 use super::post::{Failure, Post};
-use super::verdict::{EventVerdict, Fault, Verdict, judge};
+use super::verdict::{EventVerdict, Fault, Refuser, Verdict, judge};
 use super::workers::Ended;
 use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, LATELY, Publisher};
 use crate::backoff::full_jitter;
@@ -30,10 +28,9 @@ impl<P: Post> Publisher<P> {
                 // Only a retry needs a reason from here.
                 verdict => (verdict, String::new()),
             },
-            // Nothing was sent: we have no credentials, or nobody can say that this is our API. A probe
-            // a second asks again.
+            // There are no credentials to send, or nobody can say that this is our API.
             Err(Failure { fault: fault @ (Fault::Refused | Fault::Trust), why }) => {
-                return self.refuse(batch, fault, &why, true, (sent, now));
+                return self.refuse(batch, fault, &why, Refuser::Api, (sent, now));
             }
             Err(failure) => (Verdict::Retry { fault: failure.fault, after: None }, failure.why),
         };
@@ -47,9 +44,9 @@ impl<P: Post> Publisher<P> {
                 self.handler_refused(batch, &why, now);
             }
             Verdict::Bad { why, certain } => self.bad(batch, &why, certain, (sent, now)),
-            Verdict::Refused { why, whole } => {
+            Verdict::Refused { why, who } => {
                 self.is_there(now);
-                self.refuse(batch, Fault::Refused, &why, whole, (sent, now));
+                self.refuse(batch, Fault::Refused, &why, who, (sent, now));
             }
             Verdict::Retry { fault, after } => {
                 self.fault(fault, after, &why, sent, now);
@@ -114,21 +111,20 @@ impl<P: Post> Publisher<P> {
         let Batch { channel, mut items, held } = batch;
         self.metrics.request(fault.word());
         self.metrics.retry(fault.word(), items.len());
+        // The gate, the breaker and a pause hold everything back; the entries need no wait of their own on
+        // top, which would outlast theirs.
+        let held_back = fault == Fault::Throttled
+            || self.breaker.is_open()
+            || self.pauses.hold(channel.namespace());
         for tries in items.iter_mut().map(Entry::tries_mut) {
-            tries.failures = tries.failures.saturating_add(1);
+            tries.failures = tries.failures.saturating_add(u32::from(!held_back));
             // A front that gives up on a slow upload may say so (408, 504) or just close.
             if matches!(fault, Fault::Ambiguous | Fault::Unavailable | Fault::UnknownAnswer) {
                 tries.unanswered = tries.unanswered.saturating_add(1);
                 tries.alone |= tries.unanswered >= ALONE_AFTER;
             }
         }
-        let wait = match fault {
-            // The gate, the breaker and the pause hold everything back; the entries need no wait of
-            // their own on top, which would outlast theirs.
-            Fault::Throttled => None,
-            _ if self.breaker.is_open() || self.pauses.blocks(channel.namespace(), now) => None,
-            _ => Some(wait_of(&items)),
-        };
+        let wait = (!held_back).then(|| wait_of(&items));
         let not_before = wait.into_iter().chain(after).max().map(|wait| now + wait);
         self.lanes.finish(held, items, not_before);
     }
@@ -139,43 +135,57 @@ impl<P: Post> Publisher<P> {
         mut batch: Batch<Entry>,
         fault: Fault,
         why: &str,
-        whole: bool,
+        who: Refuser,
         (sent, now): (Instant, Instant),
     ) {
         if seeded::is(Bug::DropOnRefusal) {
             batch.items.into_iter().for_each(|e| e.delivery.settle(Outcome::Accepted));
             return self.lanes.finish(batch.held, Vec::new(), None);
         }
-        if whole {
-            self.pause(Scope::Api, fault, why, now);
-        } else {
-            // Who refuses a namespace has taken our credentials: the API as a whole does not refuse us.
-            // Else one that is refused for good, and asks first each time, would keep all others out.
-            self.resume(&Scope::Api, sent, now);
-            if self.singled_out(&mut batch, now) {
-                if let Some(count) = self.fault_log.due(now) {
-                    let who = namespace_of(&batch).to_string();
-                    warn!(api = %self.name, who, why, count, "events are refused while others of their namespace are taken: they are kept, and tried alone");
-                }
-            } else {
-                self.pause(namespace_of(&batch), fault, why, now);
-            }
+        if who == Refuser::Api {
+            self.pause(&Scope::Api, fault, why, (sent, now));
+            return self.retry(batch, fault, None, now);
         }
+        if self.singles_out(&mut batch) {
+            return self.set_apart(batch, why, who, now);
+        }
+        for tries in batch.items.iter_mut().map(Entry::tries_mut) {
+            tries.refused_at = Some(now);
+        }
+        self.pause(&namespace_of(&batch), fault, why, (sent, now));
         self.retry(batch, fault, None, now);
     }
 
-    /// Whether the namespace was paused for these events, took others then, and refuses these again:
-    /// there is something in them that it won't let through. They go on at their own pace. The next
-    /// refusal pauses all the same, for who knows. What is refused twice goes alone, so that others of
-    /// its batch can show that it is not the namespace.
-    fn singled_out(&self, batch: &mut Batch<Entry>, now: Instant) -> bool {
-        let namespace = batch.channel.namespace();
-        let others = |since| self.pauses.lifted_since(namespace, since);
-        let out = batch.items.iter().all(|e| e.tries().refused_at.is_some_and(others));
+    /// Whether the namespace was paused for one of these events, took others then, and refuses this one
+    /// again: there is something in it that is not let through. Such go alone from here on.
+    fn singles_out(&self, batch: &mut Batch<Entry>) -> bool {
+        let namespace = namespace_of(batch);
+        let mut some = false;
         for tries in batch.items.iter_mut().map(Entry::tries_mut) {
-            tries.alone |= tries.refused_at.replace(now).is_some();
+            let others =
+                tries.refused_at.is_some_and(|at| self.pauses.lifted_since(&namespace, at));
+            tries.alone |= others;
+            some |= others;
         }
-        out
+        some && !self.pauses.contains(&namespace)
+    }
+
+    /// Not the namespace is refused, but an event. Alone it goes on at its own pace; what a firewall never
+    /// lets through is given up. The next refusal of it pauses all the same, for who knows.
+    fn set_apart(&mut self, batch: Batch<Entry>, why: &str, who: Refuser, now: Instant) {
+        self.refuses_some(&namespace_of(&batch), why, now);
+        self.metrics.request(Fault::Refused.word());
+        self.metrics.retry(Fault::Refused.word(), batch.items.len());
+        let Batch { channel, mut items, held } = batch;
+        if items.len() > 1 {
+            return self.lanes.finish(held, items, None);
+        }
+        items[0].tries_mut().refused_at = Some(now);
+        let own_fault = who == Refuser::Firewall;
+        let back = items.into_iter().filter_map(|e| self.another_try(e, &channel, why, own_fault));
+        let back: Vec<Entry> = back.collect();
+        let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
+        self.lanes.finish(held, back, not_before);
     }
 
     /// A bad request: its events are tried alone. One that is called bad alone, again and again while
@@ -198,7 +208,7 @@ impl<P: Post> Publisher<P> {
         let since = before.or_else(|| now.checked_sub(LATELY));
         let others = certain || self.accepted_at > since;
         if alone && !others {
-            return self.refuse(batch, Fault::Refused, why, false, (sent, now));
+            return self.refuse(batch, Fault::Refused, why, Refuser::Namespace, (sent, now));
         }
         if certain {
             self.answered(&batch, sent, now);
@@ -218,6 +228,8 @@ impl<P: Post> Publisher<P> {
             .extract_if(.., |e| certain || e.tries().bad_alone >= GUILTY_AFTER)
             .collect::<Vec<_>>();
         for entry in guilty {
+            // So it was not the namespace, for which nobody else may be there to ask.
+            self.resume(&Scope::Namespace(channel.namespace().to_owned()), sent, now);
             self.give_back(entry, &channel, why.to_owned());
         }
         let not_before = (!items.is_empty()).then(|| now + wait_of(&items));

@@ -155,13 +155,15 @@ impl<T: Item> Lanes<T> {
         self.list(lane);
     }
 
-    /// The next batch, or nothing while no lane has one that may go. Lanes of a namespace for which
-    /// `blocked` answers true are set aside until [`unpark`](Self::unpark).
-    pub fn next_batch(&mut self, mut blocked: impl FnMut(&str) -> bool) -> Option<Batch<T>> {
+    /// The next batch, or nothing while no lane has one that may go. `most` says how many items a batch
+    /// for a namespace may hold; lanes for which that is zero are set aside until
+    /// [`unpark`](Self::unpark).
+    pub fn next_batch(&mut self, mut most: impl FnMut(&str) -> usize) -> Option<Batch<T>> {
         while let Some(id) = self.ready.pop_front() {
             let lane = &mut self.all[id];
             let namespace = lane.channel.namespace();
-            if blocked(namespace) {
+            let most = most(namespace).min(MAX_EVENTS);
+            if most == 0 {
                 self.parked.entry(namespace.to_owned()).or_default().push_back(id);
                 continue;
             }
@@ -171,7 +173,7 @@ impl<T: Item> Lanes<T> {
             }
             lane.requests += 1;
             let channel = lane.channel.clone();
-            let (items, keys) = self.take(id);
+            let (items, keys) = self.take(id, most);
             self.queued -= items.len();
             self.list(id);
             return Some(Batch { channel, items, held: Held { lane: id, keys } });
@@ -258,6 +260,11 @@ impl<T: Item> Lanes<T> {
         }
     }
 
+    /// The namespaces of the lanes that were set aside.
+    pub fn parked(&self) -> impl Iterator<Item = &str> {
+        self.parked.keys().map(String::as_str)
+    }
+
     /// Items that are not in a request.
     pub fn queued(&self) -> usize {
         self.queued
@@ -332,15 +339,15 @@ impl<T: Item> Lanes<T> {
     }
 
     /// Takes one batch out, and the keys that are in flight with it.
-    fn take(&mut self, id: LaneId) -> (Vec<T>, Vec<KeyId>) {
+    fn take(&mut self, id: LaneId, most: usize) -> (Vec<T>, Vec<KeyId>) {
         let (mut items, mut keys) =
             (Vec::with_capacity(MAX_EVENTS), Vec::with_capacity(MAX_EVENTS));
         let mut room = MAX_BODY_BYTES - body_overhead(&self.all[id].channel, MAX_EVENTS);
         let mut full = false;
-        while !full && items.len() < MAX_EVENTS {
+        while !full && items.len() < most {
             let Some(&turn) = self.turns.front(&self.all[id].ready) else { break };
             let before = items.len();
-            full = self.take_of(turn, &mut items, &mut room);
+            full = self.take_of(turn, most, &mut items, &mut room);
             let taken = items.len() - before;
             let (lane, key) = (&mut self.all[id], &mut self.keys[turn]);
             lane.sendable -= taken;
@@ -364,12 +371,12 @@ impl<T: Item> Lanes<T> {
     }
 
     /// Moves what fits of a key to `taken`; true when the batch can take nothing more, of any key.
-    fn take_of(&mut self, id: KeyId, taken: &mut Vec<T>, room: &mut usize) -> bool {
+    fn take_of(&mut self, id: KeyId, most: usize, taken: &mut Vec<T>, room: &mut usize) -> bool {
         let Key { items, order, .. } = &mut self.keys[id];
         let first = taken.len();
         while let Some(next) = self.items.front(items) {
             let fits = taken.is_empty() || next.body_bytes() <= *room;
-            if taken.len() == MAX_EVENTS || !fits || (next.alone() && !taken.is_empty()) {
+            if taken.len() == most || !fits || (next.alone() && !taken.is_empty()) {
                 return true;
             }
             let of_key = taken.get(first..).unwrap_or_default();
@@ -385,7 +392,7 @@ impl<T: Item> Lanes<T> {
                 return true;
             }
         }
-        taken.len() == MAX_EVENTS
+        taken.len() == most
     }
 
     fn forget_key(&mut self, id: KeyId) {

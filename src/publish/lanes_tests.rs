@@ -45,7 +45,7 @@ fn numbers(batch: Option<&Batch<Thing>>) -> Vec<u32> {
 }
 
 fn next(lanes: &mut Lanes<Thing>) -> Vec<u32> {
-    numbers(lanes.next_batch(|_| false).as_ref())
+    numbers(lanes.next_batch(|_| MAX_EVENTS).as_ref())
 }
 
 fn finish(lanes: &mut Lanes<Thing>, batch: Batch<Thing>) {
@@ -56,17 +56,20 @@ fn finish(lanes: &mut Lanes<Thing>, batch: Batch<Thing>) {
 fn a_quiet_lane_sends_at_once_and_a_busy_one_fills_its_batches() {
     let (mut lanes, a) = (Lanes::new(), channel("/a"));
     lanes.push(&a, thing(Some("k"), 0));
-    let first = lanes.next_batch(|_| false).unwrap();
+    let first = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     assert_eq!(first.items.len(), 1);
     for n in 1..5 {
         lanes.push(&a, thing(Some(&format!("k{n}")), n));
-        assert!(lanes.next_batch(|_| false).is_none(), "a part of a batch waits for the answer");
+        assert!(
+            lanes.next_batch(|_| MAX_EVENTS).is_none(),
+            "a part of a batch waits for the answer"
+        );
     }
     lanes.push(&a, thing(Some("k5"), 5));
     assert_eq!(next(&mut lanes), [1, 2, 3, 4, 5], "a full batch does not");
     lanes.push(&a, thing(Some("k6"), 6));
     finish(&mut lanes, first);
-    assert!(lanes.next_batch(|_| false).is_none(), "the other request is still out");
+    assert!(lanes.next_batch(|_| MAX_EVENTS).is_none(), "the other request is still out");
 }
 
 #[test]
@@ -75,8 +78,8 @@ fn a_key_is_in_one_request_at_a_time() {
     for n in 0..12 {
         lanes.push(&a, thing(Some("hot"), n));
     }
-    let first = lanes.next_batch(|_| false).unwrap();
-    assert!(lanes.next_batch(|_| false).is_none());
+    let first = lanes.next_batch(|_| MAX_EVENTS).unwrap();
+    assert!(lanes.next_batch(|_| MAX_EVENTS).is_none());
     finish(&mut lanes, first);
     assert_eq!(next(&mut lanes), [5, 6, 7, 8, 9]);
 }
@@ -87,11 +90,11 @@ fn what_comes_back_goes_first_and_in_order() {
     for n in 0..7 {
         lanes.push(&a, thing(Some("k"), n));
     }
-    let batch = lanes.next_batch(|_| false).unwrap();
+    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     let back = vec![batch.items[1].clone(), batch.items[3].clone()];
     let later = Instant::now() + Duration::from_secs(1);
     lanes.finish(batch.held, back, Some(later));
-    assert!(lanes.next_batch(|_| false).is_none(), "it waits for its time");
+    assert!(lanes.next_batch(|_| MAX_EVENTS).is_none(), "it waits for its time");
     assert_eq!(lanes.next_wake(), Some(later));
     lanes.wake(later);
     assert_eq!(next(&mut lanes), [1, 3, 5, 6]);
@@ -104,7 +107,7 @@ fn only_the_key_that_failed_waits() {
     for n in 0..4 {
         lanes.push(&a, thing(Some(if n % 2 == 0 { "bad" } else { "good" }), n));
     }
-    let batch = lanes.next_batch(|_| false).unwrap();
+    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     lanes.push(&a, thing(Some("bad"), 4));
     lanes.push(&a, thing(Some("good"), 5));
     lanes.push(&a, thing(None, 6));
@@ -121,10 +124,10 @@ fn the_unordered_come_back_without_holding_the_others() {
     for n in 0..6 {
         lanes.push(&a, thing(None, n));
     }
-    let batch = lanes.next_batch(|_| false).unwrap();
+    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     let later = Instant::now() + Duration::from_secs(9);
     lanes.finish(batch.held, batch.items[..2].to_vec(), Some(later));
-    let batch = lanes.next_batch(|_| false).unwrap();
+    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     assert_eq!(batch.items[0].number, 5);
     finish(&mut lanes, batch);
     lanes.wake(later);
@@ -138,7 +141,7 @@ fn a_strict_key_has_one_event_a_request() {
         lanes.push(&a, Thing { strict: true, ..thing(Some("s"), n) });
         lanes.push(&a, thing(Some("k"), 10 + n));
     }
-    let batch = lanes.next_batch(|_| false).unwrap();
+    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     assert_eq!(batch.items.iter().map(|i| i.number).collect::<Vec<_>>(), [0, 10, 11, 12]);
 }
 
@@ -149,7 +152,7 @@ fn an_event_alone_has_a_request_of_its_own() {
     lanes.push(&a, Thing { alone: true, ..thing(Some("y"), 1) });
     lanes.push(&a, thing(Some("z"), 2));
     for expected in [0, 1, 2] {
-        let batch = lanes.next_batch(|_| false).unwrap();
+        let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
         assert_eq!(batch.items.iter().map(|i| i.number).collect::<Vec<_>>(), [expected]);
         finish(&mut lanes, batch);
     }
@@ -161,7 +164,7 @@ fn a_body_stays_within_its_bytes() {
     for n in 0..5 {
         lanes.push(&a, Thing { bytes: 400_000, ..thing(Some(&n.to_string()), n) });
     }
-    let batch = lanes.next_batch(|_| false).unwrap();
+    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     assert_eq!(batch.items.len(), 2, "a third would pass 1,200,000 with the text around it");
 }
 
@@ -170,8 +173,8 @@ fn a_blocked_namespace_stands_aside() {
     let (mut lanes, a, b) = (Lanes::new(), channel("/a/x"), channel("/b/x"));
     lanes.push(&a, thing(None, 0));
     lanes.push(&b, thing(None, 1));
-    assert_eq!(numbers(lanes.next_batch(|n| n == "a").as_ref()), [1]);
-    assert!(lanes.next_batch(|n| n == "a").is_none());
+    assert_eq!(numbers(lanes.next_batch(|n| if n == "a" { 0 } else { MAX_EVENTS }).as_ref()), [1]);
+    assert!(lanes.next_batch(|n| if n == "a" { 0 } else { MAX_EVENTS }).is_none());
     lanes.unpark(Some("a"));
     assert_eq!(next(&mut lanes), [0]);
 }
@@ -183,7 +186,7 @@ fn a_hot_key_leaves_the_others_their_turn() {
         lanes.push(&a, thing(Some("hot"), n));
     }
     lanes.push(&a, thing(Some("cold"), 1_000));
-    let batch = lanes.next_batch(|_| false).unwrap();
+    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     finish(&mut lanes, batch);
     assert_eq!(next(&mut lanes)[0], 1_000);
 }
@@ -192,7 +195,7 @@ fn a_hot_key_leaves_the_others_their_turn() {
 fn an_empty_lane_is_forgotten() {
     let (mut lanes, a) = (Lanes::new(), channel("/a"));
     lanes.push(&a, thing(Some("k"), 0));
-    let batch = lanes.next_batch(|_| false).unwrap();
+    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     finish(&mut lanes, batch);
     assert!(lanes.hold_nothing());
 }
@@ -322,11 +325,11 @@ proptest! {
                     lanes.push(&to, Thing { number, order, strict, alone, bytes });
                     number += 1;
                 }
-                Step::Send => if let Some(batch) = lanes.next_batch(|_| false) {
+                Step::Send => if let Some(batch) = lanes.next_batch(|_| MAX_EVENTS) {
                     model.sent(&batch);
                     out.push(batch);
                 },
-                Step::SendBlocked => if let Some(batch) = lanes.next_batch(|n| n == "c0") {
+                Step::SendBlocked => if let Some(batch) = lanes.next_batch(|n| if n == "c0" { 0 } else { MAX_EVENTS }) {
                     prop_assert_ne!(batch.channel.namespace(), "c0");
                     model.sent(&batch);
                     out.push(batch);
@@ -355,7 +358,7 @@ proptest! {
                 model.ended(&batch, &[]);
                 lanes.finish(batch.held, Vec::new(), None);
             }
-            while let Some(batch) = lanes.next_batch(|_| false) {
+            while let Some(batch) = lanes.next_batch(|_| MAX_EVENTS) {
                 model.sent(&batch);
                 out.push(batch);
             }

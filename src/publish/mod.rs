@@ -88,7 +88,6 @@ pub struct Publisher<P> {
     accepted_at: Option<Instant>,
     fault_log: FaultLog,
     refusals: HashMap<Scope, Refusals>,
-    why_paused: Option<String>,
     why_silent: String,
     name: Arc<str>,
 }
@@ -138,7 +137,6 @@ impl<P: Post> Publisher<P> {
             accepted_at: None,
             fault_log: FaultLog::default(),
             refusals: HashMap::new(),
-            why_paused: None,
             why_silent: String::new(),
             name: Arc::clone(name),
         }
@@ -214,15 +212,22 @@ impl<P: Post> Publisher<P> {
         self.lanes.wake(now);
         for scope in self.pauses.due(now) {
             self.unpark(&scope);
+            self.dispatch(Some(&scope), now);
         }
+        self.dispatch(None, now);
+        self.intake.set_open(!self.is_closed());
+        self.metrics.concurrency.set(self.concurrency.limit());
+        self.metrics.rate.set(self.gate.rate());
+    }
+
+    /// Sends batches; one of what is paused only to ask `asking`.
+    fn dispatch(&mut self, asking: Option<&Scope>, now: Instant) {
         while self.concurrency.allows(self.workers.requests())
             && self.breaker.allows(now)
             && self.gate.is_open(now)
         {
-            let Some(batch) = self.lanes.next_batch(|namespace| self.pauses.blocks(namespace, now))
-            else {
-                break;
-            };
+            let room = |namespace: &str| self.pauses.room(namespace, asking, now);
+            let Some(batch) = self.lanes.next_batch(room) else { break };
             self.pauses.sent(batch.channel.namespace(), now);
             self.breaker.sent(now);
             self.gate.sent(batch.items.len());
@@ -230,11 +235,20 @@ impl<P: Post> Publisher<P> {
             self.metrics.batch.observe(batch.items.len() as f64);
             self.workers.send(batch, now);
         }
-        let closed = self.breaker.is_open() || self.pauses.holds_all();
-        let asks = self.lanes.queued() > 0 || self.workers.requests() > 0;
-        self.intake.set_open(!(closed && asks));
-        self.metrics.concurrency.set(self.concurrency.limit());
-        self.metrics.rate.set(self.gate.rate());
+    }
+
+    /// Whether more events would only wait. If those of namespaces that are refused themselves are all
+    /// that is left to ask the API with, it is open: they may never learn that the API is back.
+    fn is_closed(&self) -> bool {
+        let idle = self.workers.requests() == 0;
+        if idle && self.lanes.queued() == 0 {
+            return false;
+        }
+        let mut parked = self.lanes.parked().peekable();
+        let refused = |name: &str| self.pauses.contains(&Scope::Namespace(name.to_owned()));
+        self.breaker.is_open()
+            || self.pauses.contains(&Scope::Api)
+                && !(idle && parked.peek().is_some() && parked.all(refused))
     }
 
     /// When [`send`](Self::send) has something to look at, if nothing else happens.

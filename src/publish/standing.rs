@@ -22,12 +22,16 @@ pub(super) struct FaultLog {
     since: u64,
 }
 
-/// What was said of the refusals of one scope.
+/// The refusals of one scope, and what was said of them.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
+    /// In the words of the last one.
+    why: String,
     log: FaultLog,
     /// Whether the log says last that it refuses us.
     told: bool,
+    /// Of events that are refused while others are taken.
+    events: FaultLog,
 }
 
 impl FaultLog {
@@ -53,22 +57,36 @@ impl<P: Post> Publisher<P> {
         }
     }
 
-    /// `scope` refuses us.
-    pub(super) fn pause(&mut self, scope: Scope, fault: Fault, why: &str, now: Instant) {
+    /// `scope` refused a request that was sent then.
+    pub(super) fn pause(
+        &mut self,
+        scope: &Scope,
+        fault: Fault,
+        why: &str,
+        (sent, now): (Instant, Instant),
+    ) {
+        let new = self.pauses.refused(scope, sent, now);
         let hint = if fault == Fault::Trust { TRUST_HINT } else { self.post.hint() };
-        let who = scope.to_string();
         let refusals = self.refusals.entry(scope.clone()).or_default();
-        let new = self.pauses.refused(scope, now);
+        why.clone_into(&mut refusals.why);
         if let Some(count) = refusals.log.due(now) {
             refusals.told = true;
             if new {
-                warn!(api = %self.name, who, why, hint, "we are refused: everything is kept and tried again once a second");
+                warn!(api = %self.name, who = %scope, why, hint, "we are refused: everything is kept and tried again once a second");
             } else {
-                warn!(api = %self.name, who, why, hint, count, "still refused");
+                warn!(api = %self.name, who = %scope, why, hint, count, "still refused");
             }
         }
-        self.why_paused = Some(format!("{who} refuses us: {why}"));
         self.report();
+    }
+
+    /// `scope` refuses some events while it takes others.
+    pub(super) fn refuses_some(&mut self, scope: &Scope, why: &str, now: Instant) {
+        let refusals = self.refusals.entry(scope.clone()).or_default();
+        if let Some(count) = refusals.events.due(now) {
+            let hint = self.post.hint();
+            warn!(api = %self.name, who = %scope, why, hint, count, "events are refused while others are taken: they are kept and tried alone");
+        }
     }
 
     /// `scope` did not refuse a request that was sent then: if it was paused before that, it goes on.
@@ -92,18 +110,16 @@ impl<P: Post> Publisher<P> {
     }
 
     /// Says to metrics and `/readyz` how the API stands.
-    pub(super) fn report(&mut self) {
-        if self.pauses.is_empty() {
-            self.why_paused = None;
-        }
-        self.metrics.paused.set(i64::from(self.why_paused.is_some()));
+    pub(super) fn report(&self) {
+        self.metrics.paused.set(i64::from(!self.pauses.is_empty()));
         self.metrics.breaker.set(i64::from(self.breaker.is_open()));
-        match &self.why_paused {
-            Some(why) => self.health.not_ready(why),
-            None if self.breaker.is_open() => {
-                self.health.not_ready(format!("the API does not answer: {}", self.why_silent));
-            }
-            None => self.health.ready(),
+        if let Some(scope) = self.pauses.any() {
+            let why = self.refusals.get(scope).map_or("", |refusals| &refusals.why);
+            self.health.not_ready(format!("{scope} refuses us: {why}"));
+        } else if self.breaker.is_open() {
+            self.health.not_ready(format!("the API does not answer: {}", self.why_silent));
+        } else {
+            self.health.ready();
         }
     }
 

@@ -41,8 +41,8 @@ pub enum Verdict {
     Refused {
         /// In the words of the service.
         why: String,
-        /// The whole API, and not only the namespace: the credentials themselves are no good.
-        whole: bool,
+        /// Who refuses us.
+        who: Refuser,
     },
     /// The request is bad, and with it perhaps one of its events: each is tried in a request of its
     /// own, and found guilty only if the API takes others.
@@ -57,6 +57,17 @@ pub enum Verdict {
         /// In the words of the handler.
         why: String,
     },
+}
+
+/// Who refuses us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refuser {
+    /// The API, whatever the namespace: for the credentials, the clock, or because it is another one.
+    Api,
+    /// The namespace, or a policy for it; or somebody who does not say who.
+    Namespace,
+    /// A firewall before the API, which may mean us, or what is in an event.
+    Firewall,
 }
 
 /// What the answer says of one event.
@@ -150,8 +161,8 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
     }
     let error = ErrorKind::of(answer);
     let why = error.words(answer.status);
-    if let Some(whole) = error.is_about_us(answer.status) {
-        return Verdict::Refused { why, whole };
+    if let Some(who) = error.is_about_us(answer.status) {
+        return Verdict::Refused { why, who };
     }
     if error.is_throttling() {
         return retry(Fault::Throttled);
@@ -160,12 +171,10 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
         _ if success => retry(Fault::UnknownAnswer),
         429 => retry(Fault::Throttled),
         408 | 425 | 500 | 502 | 503 | 504 | 520..=599 => retry(Fault::Unavailable),
-        // A firewall before the API may mean us, or what is in the event.
-        403 if error.is_firewall() => Verdict::Bad { why, certain: false },
         403 if error.kind.is_some() => Verdict::HandlerRefused { why },
-        401 | 403 => Verdict::Refused { why, whole: false },
+        401 | 403 => Verdict::Refused { why, who: Refuser::Namespace },
         // 3xx is never followed: credentials go to no other host. 404: a wrong endpoint.
-        300..=399 | 404 => Verdict::Refused { why, whole: true },
+        300..=399 | 404 => Verdict::Refused { why, who: Refuser::Api },
         status => Verdict::Bad { why, certain: status == 413 },
     }
 }
@@ -191,8 +200,8 @@ pub fn refusal(answer: &Answer) -> Option<String> {
     }
 }
 
-/// Reads a success: `None` unless each index stands at most once and none is out of range; and if there
-/// are errors besides, each has to stand somewhere.
+/// Reads a success: `None` unless each index stands at most once and none is out of range. Errors beside
+/// the lists are about what stands in neither; they may be about the whole request, if that is all.
 fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     let lists = PublishAnswer::parse(&answer.body)?;
     let mut verdicts: Vec<Option<EventVerdict>> = vec![None; events];
@@ -206,10 +215,16 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
             return None;
         }
     }
+    let mut unnamed = EventVerdict::Unconfirmed;
     if verdicts.contains(&None) && ErrorAnswer::parse(&answer.body).is_some() {
-        return None;
+        let error = ErrorKind::of(answer);
+        let none = verdicts.iter().all(Option::is_none);
+        if none && (error.is_about_us(answer.status).is_some() || error.is_throttling()) {
+            return None;
+        }
+        unnamed = EventVerdict::Retry { why: error.words(answer.status), own_fault: true };
     }
-    let verdicts = verdicts.into_iter().map(|v| v.unwrap_or(EventVerdict::Unconfirmed)).collect();
+    let verdicts = verdicts.into_iter().map(|v| v.unwrap_or_else(|| unnamed.clone())).collect();
     Some(Verdict::Decided(verdicts))
 }
 
@@ -262,14 +277,16 @@ impl ErrorKind {
         }
     }
 
-    /// Whether the service refuses *us*, whatever the status: over WebSocket a bad signature was seen
-    /// as a `BadRequestException`, so over HTTP it may be a 400. True inside when it is the credentials
-    /// or the clock, which are no better for another namespace.
-    fn is_about_us(&self, status: u16) -> Option<bool> {
+    /// Who, if anybody, refuses *us*, whatever the status: over WebSocket a bad signature was seen as a
+    /// `BadRequestException`, so over HTTP it may be a 400.
+    fn is_about_us(&self, status: u16) -> Option<Refuser> {
         let kind = self.kind.as_deref()?;
         let named = |names: &[&str]| names.iter().any(|n| kind.starts_with(n));
         if named(&["UnauthorizedException", "AccessDenied", "ForbiddenException"]) {
-            return Some(false);
+            return Some(Refuser::Namespace);
+        }
+        if named(&["WAFForbidden"]) {
+            return Some(Refuser::Firewall);
         }
         let credentials = [
             "ExpiredToken",
@@ -284,17 +301,12 @@ impl ErrorKind {
             "RequestExpired",
         ];
         let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
-        let speaks =
-            ["signature", "credential", "security token", "expired", "x-amz-date", "clock"];
-        // A handler may call its own refusal so, and speak of what has expired: that is a 403.
-        let doubts = status != 403
-            && kind == "BadRequestException"
-            && speaks.iter().any(|w| message.contains(w));
-        (named(&credentials) || doubts).then_some(true)
-    }
-
-    fn is_firewall(&self) -> bool {
-        self.kind.as_deref().is_some_and(|kind| kind.starts_with("WAFForbidden"))
+        let speaks = |words: &[&str]| words.iter().any(|word| message.contains(word));
+        // A 403 may be a handler's, which calls itself so and speaks of what has expired.
+        let doubts = kind == "BadRequestException"
+            && (speaks(&["signature", "credential", "security token", "x-amz-date"])
+                || status != 403 && speaks(&["expired", "clock"]));
+        (named(&credentials) || doubts).then_some(Refuser::Api)
     }
 
     fn is_throttling(&self) -> bool {

@@ -77,11 +77,12 @@ fn the_kind_decides_before_the_status() {
         Verdict::Bad { .. }
     ));
     assert_eq!(errors(400, "ThrottlingException", "m"), retry(Fault::Throttled));
-    for (kind, whole) in [("UnauthorizedException", false), ("ExpiredTokenException", true)] {
-        assert_eq!(
-            errors(403, kind, "m"),
-            Verdict::Refused { why: format!("403 {kind}: m"), whole }
-        );
+    for (kind, who) in [
+        ("UnauthorizedException", Refuser::Namespace),
+        ("WAFForbiddenException", Refuser::Firewall),
+        ("ExpiredTokenException", Refuser::Api),
+    ] {
+        assert_eq!(errors(403, kind, "m"), Verdict::Refused { why: format!("403 {kind}: m"), who });
     }
     for (kind, message) in [
         ("TenantBlocked", "not today"),
@@ -91,10 +92,10 @@ fn the_kind_decides_before_the_status() {
         let why = format!("403 {kind}: {message}");
         assert_eq!(errors(403, kind, message), Verdict::HandlerRefused { why });
     }
-    assert_eq!(
-        errors(403, "WAFForbiddenException", "m"),
-        Verdict::Bad { why: "403 WAFForbiddenException: m".into(), certain: false }
-    );
+    for status in [400, 403] {
+        let bad = errors(status, "BadRequestException", "Signature mismatch");
+        assert!(matches!(bad, Verdict::Refused { who: Refuser::Api, .. }), "{status}");
+    }
 }
 
 #[test]
@@ -109,9 +110,13 @@ fn errors_beside_the_lists_are_not_passed_over() {
             1,
         )
     };
-    assert_eq!(with("X", "[]"), retry(Fault::UnknownAnswer));
+    let own = EventVerdict::Retry { why: "200 X: m".into(), own_fault: true };
+    assert_eq!(with("X", "[]"), Verdict::Decided(vec![own]));
     assert_eq!(with("ThrottlingException", "[]"), retry(Fault::Throttled));
-    assert!(matches!(with("UnauthorizedException", "[]"), Verdict::Refused { whole: false, .. }));
+    assert!(matches!(
+        with("UnauthorizedException", "[]"),
+        Verdict::Refused { who: Refuser::Namespace, .. }
+    ));
     let named = r#"[{"index":0,"identifier":"x"}]"#;
     assert_eq!(with("X", named), Verdict::Decided(vec![EventVerdict::Accepted]));
     let none = r#"{"errors":[],"failed":[],"successful":[]}"#;
@@ -154,11 +159,11 @@ fn statuses_without_a_readable_body() {
         (431, Verdict::Bad { why: "status 431".into(), certain: false }),
         (501, Verdict::Bad { why: "status 501".into(), certain: false }),
         (505, Verdict::Bad { why: "status 505".into(), certain: false }),
-        (301, Verdict::Refused { why: "status 301".into(), whole: true }),
-        (307, Verdict::Refused { why: "status 307".into(), whole: true }),
-        (401, Verdict::Refused { why: "status 401".into(), whole: false }),
-        (403, Verdict::Refused { why: "status 403".into(), whole: false }),
-        (404, Verdict::Refused { why: "status 404".into(), whole: true }),
+        (301, Verdict::Refused { why: "status 301".into(), who: Refuser::Api }),
+        (307, Verdict::Refused { why: "status 307".into(), who: Refuser::Api }),
+        (401, Verdict::Refused { why: "status 401".into(), who: Refuser::Namespace }),
+        (403, Verdict::Refused { why: "status 403".into(), who: Refuser::Namespace }),
+        (404, Verdict::Refused { why: "status 404".into(), who: Refuser::Api }),
     ] {
         assert_eq!(judge(&answer(status, "<html>"), 1), expected, "{status}");
     }

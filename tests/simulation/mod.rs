@@ -29,7 +29,7 @@ use serde_json::json;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 
-use world::{Endpoint, Grave, Seen, World};
+use world::{Endpoint, Grave, OUTAGES, Seen, World};
 
 /// Seeds of every run; the long tier has more.
 const SEEDS: u64 = 200;
@@ -290,14 +290,7 @@ fn the_promises_hold_for_every_seed() {
     println!("{total:?}");
     // I11: every kind of fault has occurred.
     if one.is_none() {
-        for fault in [
-            "gone",
-            "503",
-            "429",
-            "401",
-            "namespace",
-            "html",
-            "400",
+        let others = [
             "cut before",
             "cut after",
             "truncated",
@@ -305,7 +298,8 @@ fn the_promises_hold_for_every_seed() {
             "transient",
             "dead letter",
             "crash",
-        ] {
+        ];
+        for fault in OUTAGES.into_iter().chain(others) {
             assert!(
                 total.get(fault).is_some_and(|n| *n > 20),
                 "{fault} hardly ever struck: {total:?}"

@@ -14,6 +14,22 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+/// Faults that last for a while.
+pub(super) const OUTAGES: [&str; 12] = [
+    "gone",
+    "untrusted",
+    "no credentials",
+    "namespace",
+    "bare 403",
+    "401",
+    "firewall",
+    "429",
+    "503",
+    "404",
+    "html",
+    "400",
+];
+
 /// What the world is like, for one seed.
 pub(super) struct World {
     random: Mutex<StdRng>,
@@ -82,8 +98,7 @@ impl World {
         let mut random = self.random.lock().unwrap();
         let from = now + random.random_range(Duration::from_millis(50)..Duration::from_secs(3));
         let to = from + random.random_range(Duration::from_millis(200)..Duration::from_secs(8));
-        let kinds = ["gone", "503", "429", "401", "namespace", "html", "400"];
-        *outage = Some((from, to, kinds[random.random_range(0..kinds.len())]));
+        *outage = Some((from, to, OUTAGES[random.random_range(0..OUTAGES.len())]));
         None
     }
 }
@@ -101,51 +116,21 @@ impl Post for Endpoint {
         let most =
             if world.chance(0.02) { Duration::from_secs(3) } else { Duration::from_millis(40) };
         sleep(world.within(most)).await;
-        let failure = |fault, why: &str| Err(Failure { fault, why: why.to_owned() });
-        match world.outage() {
-            Some("gone") => {
-                world.strike("gone");
-                return failure(Fault::Connect, "connection refused");
-            }
-            Some("namespace") if request.channel.starts_with("/b/") => {
-                world.strike("namespace");
-                return Ok(error(401, "UnauthorizedException"));
-            }
-            Some("401") => {
-                world.strike("401");
-                return Ok(error(401, "ExpiredTokenException"));
-            }
-            Some("429") if world.chance(0.7) => {
-                world.strike("429");
-                return Ok(error(429, "ThrottlingException"));
-            }
-            Some("503") => {
-                world.strike("503");
-                return Ok(Answer { status: 503, ..Answer::default() });
-            }
-            Some("html") => {
-                world.strike("html");
-                return Ok(Answer {
-                    status: 200,
-                    body: Bytes::from_static(b"<html>"),
-                    ..Answer::default()
-                });
-            }
-            Some("400") => {
-                world.strike("400");
-                return Ok(error(400, "BadRequestException"));
-            }
-            _ => {}
+        if let Some(kind) = world.outage()
+            && let Some(answer) = self.out(kind, &request.channel)
+        {
+            world.strike(kind);
+            return answer;
         }
         if world.chance(0.01) {
             world.strike("cut before");
-            return failure(Fault::Ambiguous, "reset");
+            return failure(Fault::Ambiguous);
         }
         let body = self.process(&request);
         if world.chance(0.01) {
             world.strike("cut after");
             *world.ambiguous.lock().unwrap() += 1;
-            return failure(Fault::Ambiguous, "reset");
+            return failure(Fault::Ambiguous);
         }
         if world.chance(0.005) {
             world.strike("truncated");
@@ -165,6 +150,27 @@ impl Post for Endpoint {
 }
 
 impl Endpoint {
+    /// What is answered during an outage of this kind; `None`: as else.
+    fn out(&self, kind: &str, channel: &str) -> Option<Result<Answer, Failure>> {
+        let bare = |status, body| {
+            Ok(Answer { status, body: Bytes::from_static(body), ..Answer::default() })
+        };
+        Some(match kind {
+            "gone" => failure(Fault::Connect),
+            "untrusted" => failure(Fault::Trust),
+            "no credentials" => failure(Fault::Refused),
+            "namespace" if channel.starts_with("/b/") => Ok(error(401, "UnauthorizedException")),
+            "bare 403" if channel.starts_with("/b/") => bare(403, b""),
+            "401" => Ok(error(401, "ExpiredTokenException")),
+            "firewall" => Ok(error(403, "WAFForbiddenException")),
+            "429" if self.0.chance(0.7) => Ok(error(429, "ThrottlingException")),
+            "503" | "404" => bare(kind.parse().unwrap(), b""),
+            "html" => bare(200, b"<html>"),
+            "400" => Ok(error(400, "BadRequestException")),
+            _ => return None,
+        })
+    }
+
     fn process(&self, request: &PublishRequest) -> Vec<u8> {
         let world = &self.0;
         let (mut failed, mut successful) = (Vec::new(), Vec::new());
@@ -193,6 +199,10 @@ impl Endpoint {
         world.accepted.lock().unwrap().append(&mut taken);
         json!({ "failed": failed, "successful": successful }).to_string().into_bytes()
     }
+}
+
+fn failure(fault: Fault) -> Result<Answer, Failure> {
+    Err(Failure { fault, why: "as the seed says".to_owned() })
 }
 
 fn error(status: u16, kind: &str) -> Answer {

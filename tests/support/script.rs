@@ -27,6 +27,8 @@ pub(crate) enum Play {
     Accept,
     Answer(u16, String),
     RetryAfter(u16, u64),
+    /// So many milliseconds later, a status.
+    After(u64, u16),
     Fail(Fault),
     /// There is no answer, ever.
     Silence,
@@ -93,6 +95,10 @@ impl Post for Script {
             Play::Answer(status, body) => Ok(answer(status, &body)),
             Play::RetryAfter(status, seconds) => {
                 Ok(Answer { retry_after: Some(Duration::from_secs(seconds)), ..answer(status, "") })
+            }
+            Play::After(wait, status) => {
+                sleep(Duration::from_millis(wait)).await;
+                Ok(answer(status, ""))
             }
             Play::Silence => std::future::pending().await,
             Play::Fail(fault) => Err(Failure { fault, why: "as the script says".to_owned() }),
@@ -194,7 +200,9 @@ pub(crate) fn play_by(
         assert_eq!(ends.len(), count, "each duty ends once");
         let accepted =
             ends.iter().filter(|(_, o)| *o == Outcome::Accepted).map(|(id, _)| *id).collect();
-        Run { accepted, refused, posts, metrics: metrics.encode() }
+        let run = Run { accepted, refused, posts, metrics: metrics.encode() };
+        assert_eq!(run.metric("api_paused{api=\"main\"}"), 0, "nothing is left to end the pause");
+        run
     })
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::event_api::MAX_EVENTS;
 use crate::seeded::{self, Bug};
 
 /// How long a refused namespace rests between two probes.
@@ -18,13 +19,13 @@ pub enum Scope {
     Namespace(String),
 }
 
-/// What refuses us. Nothing goes there but one probe a second, until one that was sent since is answered
+/// What refuses us. Nothing goes there but one event a second, until one that was sent since is answered
 /// otherwise: what was under way when the refusal came says nothing of the time after it.
 #[derive(Debug, Default)]
 pub struct Pauses {
     scopes: HashMap<Scope, Pause>,
-    /// When a pause of a namespace last ended.
-    lifted: HashMap<String, Instant>,
+    /// When a pause last ended.
+    lifted: HashMap<Scope, Instant>,
 }
 
 #[derive(Debug)]
@@ -36,14 +37,23 @@ struct Pause {
 }
 
 impl Pauses {
-    /// Whether a batch for `namespace` has to wait.
-    pub fn blocks(&self, namespace: &str, now: Instant) -> bool {
+    /// How many events a request for `namespace` may hold now, if what is asked is `asking`: one if it
+    /// is the probe. A namespace that is paused itself goes only when it is its turn, so that it does not
+    /// ask for the API in place of others.
+    pub fn room(&self, namespace: &str, asking: Option<&Scope>, now: Instant) -> usize {
         if self.is_empty() {
-            return false;
+            return MAX_EVENTS;
         }
-        let waits = |p: &Pause| p.probe.is_some() || now < p.probe_at;
-        seeded::is(Bug::PauseWholeApi)
-            || scopes(namespace).iter().any(|s| self.scopes.get(s).is_some_and(waits))
+        let scopes = scopes(namespace);
+        if seeded::is(Bug::PauseWholeApi) || scopes.iter().any(|scope| self.waits(scope, now)) {
+            return 0;
+        }
+        let [api, own] = scopes;
+        let paused = [own, api].into_iter().find(|scope| self.scopes.contains_key(scope));
+        match paused {
+            None => MAX_EVENTS,
+            Some(scope) => usize::from(asking == Some(&scope)),
+        }
     }
 
     /// A batch for `namespace` goes out now: if that is paused, it is the probe.
@@ -61,12 +71,15 @@ impl Pauses {
         });
     }
 
-    /// A request was refused. True when `scope` was not paused before.
-    pub fn refused(&mut self, scope: Scope, now: Instant) -> bool {
-        let new = !self.scopes.contains_key(&scope);
-        let pause = Pause { began: now, probe_at: now + PROBE_EVERY, probe: None };
-        self.scopes.entry(scope).or_insert(pause);
-        new
+    /// `scope` refused a request that went out at `sent`. True when a pause began, which what was under
+    /// way before the last one ended can't do.
+    pub fn refused(&mut self, scope: &Scope, sent: Instant, now: Instant) -> bool {
+        let begins = !self.scopes.contains_key(scope) && !self.lifted_since(scope, sent);
+        if begins {
+            let pause = Pause { began: now, probe_at: now + PROBE_EVERY, probe: None };
+            self.scopes.insert(scope.clone(), pause);
+        }
+        begins
     }
 
     /// `scope` did not refuse a request that went out at `sent`. True when that ended its pause.
@@ -74,22 +87,27 @@ impl Pauses {
         let ends = self.scopes.get(scope).is_some_and(|pause| pause.began < sent);
         if ends {
             self.scopes.remove(scope);
-            if let Scope::Namespace(name) = scope {
-                self.lifted.insert(name.clone(), now);
-            }
+            self.lifted.insert(scope.clone(), now);
         }
         ends
     }
 
-    /// Whether a pause of `namespace` has ended since.
-    pub fn lifted_since(&self, namespace: &str, since: Instant) -> bool {
-        self.lifted.get(namespace).is_some_and(|at| *at > since)
+    /// Whether a pause of `scope` has ended at that time or since.
+    pub fn lifted_since(&self, scope: &Scope, since: Instant) -> bool {
+        self.lifted.get(scope).is_some_and(|at| *at >= since)
     }
 
-    /// What is due to be probed.
+    /// What is due to be probed: first the API, then namespaces, who waits longest first. Nothing while
+    /// the API has to wait.
     pub fn due(&self, now: Instant) -> Vec<Scope> {
-        let due = |p: &Pause| p.probe.is_none() && p.probe_at <= now;
-        self.scopes.iter().filter(|(_, p)| due(p)).map(|(scope, _)| scope.clone()).collect()
+        if self.is_empty() || self.waits(&Scope::Api, now) {
+            return Vec::new();
+        }
+        let due = self.scopes.iter().filter(|(scope, _)| !self.waits(scope, now));
+        let mut due: Vec<_> =
+            due.map(|(scope, p)| (*scope != Scope::Api, p.probe_at, scope)).collect();
+        due.sort_by_key(|(namespace, probe_at, _)| (*namespace, *probe_at));
+        due.into_iter().map(|(_, _, scope)| scope.clone()).collect()
     }
 
     /// When the next probe is due, after `now`.
@@ -98,14 +116,28 @@ impl Pauses {
         self.scopes.values().filter(due).map(|p| p.probe_at).min()
     }
 
+    /// Who refuses us: the API, if it does, else some namespace.
+    pub fn any(&self) -> Option<&Scope> {
+        self.scopes.keys().min_by_key(|scope| **scope != Scope::Api)
+    }
+
     /// Whether nothing is paused.
     pub fn is_empty(&self) -> bool {
         self.scopes.is_empty()
     }
 
-    /// Whether the API as a whole is paused.
-    pub fn holds_all(&self) -> bool {
-        self.scopes.contains_key(&Scope::Api)
+    /// Whether `scope` is paused.
+    pub fn contains(&self, scope: &Scope) -> bool {
+        self.scopes.contains_key(scope)
+    }
+
+    /// Whether what is for `namespace` waits for a probe of it or of the API.
+    pub fn hold(&self, namespace: &str) -> bool {
+        !self.is_empty() && scopes(namespace).iter().any(|scope| self.contains(scope))
+    }
+
+    fn waits(&self, scope: &Scope, now: Instant) -> bool {
+        self.scopes.get(scope).is_some_and(|p| p.probe.is_some() || now < p.probe_at)
     }
 
     fn change(&mut self, namespace: &str, change: impl Fn(&mut Pause)) {
@@ -136,56 +168,72 @@ impl fmt::Display for Scope {
 mod tests {
     use super::*;
 
-    fn a() -> Scope {
-        Scope::Namespace("a".to_owned())
+    fn of(name: &str) -> Scope {
+        Scope::Namespace(name.to_owned())
     }
 
     #[test]
     fn a_refused_namespace_is_probed_once_a_second() {
-        let (mut pauses, now) = (Pauses::default(), Instant::now());
-        assert!(!pauses.blocks("a", now));
-        assert!(pauses.refused(a(), now));
-        assert!(pauses.blocks("a", now) && !pauses.blocks("b", now));
+        let (mut pauses, now, a) = (Pauses::default(), Instant::now(), of("a"));
+        assert_eq!(pauses.room("a", None, now), MAX_EVENTS);
+        assert!(pauses.refused(&a, now, now));
+        assert_eq!((pauses.room("a", None, now), pauses.room("b", None, now)), (0, MAX_EVENTS));
         let later = now + PROBE_EVERY;
         assert_eq!(pauses.next_due(now), Some(later));
-        assert_eq!(pauses.due(later), [a()]);
-        assert!(!pauses.blocks("a", later));
+        assert_eq!(pauses.due(later), std::slice::from_ref(&a));
+        assert_eq!((pauses.room("a", None, later), pauses.room("a", Some(&a), later)), (0, 1));
         pauses.sent("a", later);
-        assert!(pauses.blocks("a", later + PROBE_EVERY), "one probe at a time");
-        assert!(pauses.due(later + PROBE_EVERY).is_empty());
+        let long = later + 5 * PROBE_EVERY;
+        assert_eq!(pauses.room("a", Some(&a), long), 0, "one probe at a time");
+        assert!(pauses.due(long).is_empty());
         pauses.ended("a", later, later);
-        assert!(!pauses.refused(a(), later));
-        assert!(pauses.blocks("a", later) && !pauses.blocks("a", later + PROBE_EVERY));
-        assert!(pauses.taken(&a(), later, later));
-        assert!(!pauses.blocks("a", later) && pauses.is_empty());
-        assert!(pauses.lifted_since("a", now) && !pauses.lifted_since("a", later));
-        assert!(!pauses.lifted_since("b", now));
+        assert!(!pauses.refused(&a, later, later));
+        assert_eq!(pauses.due(later + PROBE_EVERY), std::slice::from_ref(&a));
+        assert!(pauses.due(later).is_empty());
+        assert!(pauses.taken(&a, later, later));
+        assert_eq!(pauses.room("a", None, later), MAX_EVENTS);
+        assert!(pauses.lifted_since(&a, now) && !pauses.lifted_since(&a, long));
+        assert!(!pauses.lifted_since(&of("b"), now));
     }
 
     #[test]
-    fn what_went_out_before_the_refusal_neither_ends_nor_begins_anything() {
-        let (mut pauses, now) = (Pauses::default(), Instant::now());
-        pauses.refused(a(), now);
-        assert!(!pauses.taken(&a(), now, now), "it was sent before");
+    fn what_went_out_before_neither_ends_a_pause_nor_begins_one() {
+        let (mut pauses, now, a) = (Pauses::default(), Instant::now(), of("a"));
+        pauses.refused(&a, now, now);
+        assert!(!pauses.taken(&a, now, now), "it was sent before");
         let later = now + PROBE_EVERY;
         pauses.sent("a", later);
         pauses.ended("a", now, later);
-        assert!(!pauses.refused(a(), later));
-        assert!(pauses.blocks("a", later + PROBE_EVERY), "the probe is still out");
-        assert!(pauses.taken(&a(), later, later));
+        assert!(!pauses.refused(&a, now, later));
+        assert!(pauses.due(later + PROBE_EVERY).is_empty(), "the probe is still out");
+        assert!(pauses.taken(&a, later, later));
+        assert!(!pauses.refused(&a, now, later + PROBE_EVERY), "a slow one");
+        assert!(pauses.is_empty());
+        assert!(pauses.refused(&a, later + PROBE_EVERY, later + PROBE_EVERY));
     }
 
     #[test]
-    fn a_refused_api_blocks_every_namespace_and_any_of_them_probes() {
+    fn a_refused_api_is_probed_by_who_is_not_refused_and_else_by_who_waits_longest() {
         let (mut pauses, now) = (Pauses::default(), Instant::now());
-        pauses.refused(Scope::Api, now);
-        assert!(pauses.blocks("a", now) && pauses.blocks("b", now));
-        let later = now + PROBE_EVERY;
-        assert!(!pauses.blocks("a", later) && !pauses.blocks("b", later));
-        pauses.sent("a", later);
-        assert!(pauses.blocks("b", later));
-        pauses.ended("a", later, later);
-        assert!(pauses.blocks("b", later) && !pauses.blocks("b", later + PROBE_EVERY));
-        assert!(pauses.taken(&Scope::Api, later + PROBE_EVERY, later + PROBE_EVERY));
+        let (a, b) = (of("a"), of("b"));
+        pauses.refused(&b, now, now);
+        pauses.refused(&a, now, now + PROBE_EVERY);
+        pauses.refused(&Scope::Api, now, now);
+        let later = now + 3 * PROBE_EVERY;
+        assert_eq!(pauses.due(later), [Scope::Api, b.clone(), a.clone()]);
+        let room = |pauses: &Pauses, asking| {
+            ["a", "b", "c"].map(|namespace| pauses.room(namespace, Some(asking), later))
+        };
+        assert_eq!(room(&pauses, &Scope::Api), [0, 0, 1]);
+        assert_eq!(room(&pauses, &b), [0, 1, 0]);
+        pauses.sent("b", later);
+        assert_eq!((room(&pauses, &a), pauses.due(later)), ([0, 0, 0], Vec::new()));
+        pauses.ended("b", later, later);
+        assert!(pauses.due(later).is_empty(), "whoever asks would ask the API");
+        assert_eq!(pauses.due(later + PROBE_EVERY), [Scope::Api, a, b]);
+        assert_eq!(pauses.any(), Some(&Scope::Api));
+        assert!(pauses.hold("c"));
+        assert!(pauses.taken(&Scope::Api, later, later));
+        assert!(pauses.hold("a") && !pauses.hold("c"));
     }
 }
