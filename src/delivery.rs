@@ -164,7 +164,8 @@ pub struct Intake {
     gates: Vec<Gate>,
 }
 
-/// Whether an API takes anything: closed while it is paused as a whole or does not answer.
+/// Whether an API takes anything: closed while it is paused as a whole or does not answer, as long as
+/// something is there to ask it again with.
 #[derive(Clone, Debug, Default)]
 pub struct Gate {
     closed: Arc<AtomicBool>,

@@ -11,7 +11,7 @@ use appsync_bridge::shutdown::Shutdown;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::support::script::{Ends, Play, Posted, Run, Script, entry, error, play, play_by};
 
@@ -71,6 +71,74 @@ fn a_namespace_that_is_refused_for_good_does_not_keep_the_others_out() {
         let tried: Vec<_> = good.iter().filter(|at| gone(**at)).collect();
         assert!((5..=7).contains(&tried.len()), "{tried:?}");
     }
+}
+
+#[test]
+fn who_never_gets_a_verdict_does_not_keep_the_others_from_asking() {
+    // Which namespace comes first is a matter of chance: once is not enough.
+    for turn in 0..10 {
+        let channels = ["/a/x", "/b/x", "/c/x"];
+        let broken = channels[turn % 3];
+        let events = (0..30).map(|id| (100 * MS, channels[id as usize % 3], id.to_string(), id));
+        // The credentials expire, and when they are good again the handler of one namespace is broken.
+        let run = play_by(events.collect(), move |posted| match posted.at.as_millis() {
+            1_000..4_000 => error(401, "ExpiredTokenException"),
+            at if at < 30_000 && posted.channel == broken => Play::Answer(503, String::new()),
+            _ => Play::Accept,
+        });
+        assert_eq!(run.accepted.len(), 30);
+        let others = times(&run, |posted| posted.channel != broken);
+        assert!(*others.last().unwrap() < 9_000 * MS, "{broken}: {others:?}");
+    }
+}
+
+#[test]
+fn what_has_no_order_goes_behind_the_others_when_it_is_refused() {
+    // The first of all, when nobody knows yet; and one in the midst.
+    for bad in [0, 100] {
+        let events = (0..2_000).map(|id| (20 * MS, "/a/x", "", id));
+        let run = play_by(events.collect(), move |posted| {
+            let blocked = posted.ids.contains(&bad);
+            if blocked { error(403, "WAFForbiddenException") } else { Play::Accept }
+        });
+        assert_eq!((run.accepted.len(), run.refused.len()), (1_999, 1));
+        let last = times(&run, |posted| posted.ids.contains(&bad)).pop().unwrap();
+        assert!(last < Duration::from_secs(30), "{last:?}");
+    }
+}
+
+#[test]
+fn under_full_load_refused_namespaces_get_their_probes() {
+    // Each request takes 20 ms and only eight go at a time: 400 a second, with 800 channels in need of them.
+    let channels: Vec<String> = (0..800).map(|n| format!("/c/{n}")).collect();
+    let refused = ["/r/x", "/s/x"].map(str::to_owned);
+    let load = (0..8_000).map(|id| (Duration::ZERO, channels[id % 800].as_str(), "k", id as u64));
+    let first = (0..2).map(|id| (Duration::ZERO, refused[id].as_str(), "k", 8_000 + id as u64));
+    let run = play_by(first.chain(load).collect(), |posted| match &*posted.channel {
+        "/r/x" | "/s/x" if posted.at < 4_000 * MS => Play::After(20, 401),
+        _ => Play::After(20, 200),
+    });
+    assert_eq!(run.accepted.len(), 8_002);
+    for channel in refused {
+        let probes = times(&run, |posted| posted.channel == channel);
+        // The others take 2 s for a round, after which it is a refused one's turn, like anybody's.
+        assert!(probes.len() >= 3 && *probes.last().unwrap() < 6_500 * MS, "{probes:?}");
+    }
+}
+
+#[test]
+fn a_refusal_right_after_a_pause_pauses_at_once() {
+    // A firewall that lets through single events, and so each probe, but no batch.
+    let channels: Vec<String> = (0..40).map(|n| format!("/a/{n}")).collect();
+    let events = (0..200).map(|id| (Duration::ZERO, channels[id % 40].as_str(), "k", id as u64));
+    let run = play_by(events.collect(), |posted| match posted.ids.len() {
+        1 => Play::Accept,
+        _ => error(403, "WAFForbiddenException"),
+    });
+    assert_eq!(run.accepted.len(), 200);
+    // As many as may be out at first, once a second.
+    let batches = times(&run, |posted| posted.ids.len() > 1 && posted.at.as_secs() < 8);
+    assert!((28..=40).contains(&batches.len()), "{batches:?}");
 }
 
 #[test]
@@ -192,7 +260,7 @@ async fn others_are_let_in_when_only_the_refused_are_left_to_ask() {
     // It is the wrong endpoint for a while, twice; one namespace is refused all the time.
     let post = Script::new(|posted| match posted.at.as_secs() {
         2..5 | 20..25 => Play::Answer(404, String::new()),
-        _ if posted.channel == "/bad/x" => Play::Answer(403, String::new()),
+        _ if posted.channel == "/bad/x" => Play::After(500, 403),
         _ => Play::Accept,
     });
     let (metrics, ends, shutdown) = (Metrics::new(), Arc::new(Ends::default()), Shutdown::new());
@@ -206,11 +274,14 @@ async fn others_are_let_in_when_only_the_refused_are_left_to_ask() {
     let push = |channel, id| drop(entries.send(entry(channel, "k", id, &ends)));
 
     push("/bad/x", 0);
-    at(8).await;
+    at(7).await;
     // What asks is refused itself, so nobody knows that the API is good again: who will find out?
-    assert!(intake.is_open());
+    for _ in 0..30 {
+        assert!(intake.is_open());
+        sleep(100 * MS).await;
+    }
     push("/good/x", 1);
-    at(10).await;
+    at(13).await;
     assert_eq!(ends.all(), [(1, Outcome::Accepted)]);
     at(20).await;
     push("/good/x", 2);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::lanes::Item;
+use super::batch::Item;
 use crate::delivery::{Delivery, OrderKey};
 use crate::event_api::{Channel, EscapedLen, Event};
 
@@ -98,6 +98,9 @@ impl Item for Entry {
     }
     fn alone(&self) -> bool {
         self.tries.as_ref().is_some_and(|tries| tries.alone)
+    }
+    fn yields(&self) -> bool {
+        self.tries.as_ref().is_some_and(|tries| tries.alone || tries.refused_at.is_some())
     }
     fn body_bytes(&self) -> usize {
         self.escaped_len.bytes()

@@ -16,43 +16,13 @@ use std::time::Instant;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use slab::Slab;
 
+use super::batch::{Batch, Held, Item};
 use super::queues::{Queue, Queues};
 use super::sleepers::Sleepers;
 use crate::delivery::OrderKey;
 use crate::event_api::wire::body_overhead;
 use crate::event_api::{Channel, MAX_BODY_BYTES, MAX_EVENTS};
 use crate::seeded::{self, Bug};
-
-/// What a lane must know of the things in it.
-pub trait Item {
-    /// What orders it, if anything does.
-    fn order(&self) -> Option<&OrderKey>;
-    /// Whether a request may hold only one item of its key.
-    fn strict(&self) -> bool;
-    /// Whether it must be in a request of its own.
-    fn alone(&self) -> bool;
-    /// Its bytes inside a request body.
-    fn body_bytes(&self) -> usize;
-}
-
-/// Items of one channel for one request.
-#[derive(Debug)]
-pub struct Batch<T> {
-    /// Where they go.
-    pub channel: Channel,
-    /// One to five, in the order of their keys.
-    pub items: Vec<T>,
-    /// What waits for the end of the request.
-    pub held: Held,
-}
-
-/// A lane with a request out, and its keys that are in it: [`Lanes::finish`] lets them go on.
-#[derive(Debug)]
-#[must_use = "a lane that is not told of the end of its request waits for ever"]
-pub struct Held {
-    lane: LaneId,
-    keys: Vec<KeyId>,
-}
 
 /// All lanes of an API.
 #[derive(Debug)]
@@ -252,12 +222,15 @@ impl<T: Item> Lanes<T> {
         self.sleepers.first()
     }
 
-    /// Takes the lanes of a namespace up again, `None` those of all.
-    pub fn unpark(&mut self, namespace: Option<&str>) {
-        match namespace {
-            Some(namespace) => self.ready.extend(self.parked.remove(namespace).unwrap_or_default()),
-            None => self.parked.drain().for_each(|(_, lanes)| self.ready.extend(lanes)),
-        }
+    /// Takes the lanes of a namespace up again, before others.
+    pub fn unpark(&mut self, namespace: &str) {
+        let lanes = self.parked.remove(namespace).unwrap_or_default();
+        lanes.into_iter().rev().for_each(|lane| self.ready.push_front(lane));
+    }
+
+    /// Takes all lanes up again.
+    pub fn unpark_all(&mut self) {
+        self.parked.drain().for_each(|(_, lanes)| self.ready.extend(lanes));
     }
 
     /// The namespaces of the lanes that were set aside.
@@ -304,7 +277,12 @@ impl<T: Item> Lanes<T> {
     }
 
     fn put_back(&mut self, id: KeyId, item: T) {
-        self.items.push_front(&mut self.keys[id].items, item);
+        let items = &mut self.keys[id].items;
+        if item.order().is_none() && item.yields() {
+            self.items.push_back(items, item);
+        } else {
+            self.items.push_front(items, item);
+        }
         self.grown(id);
     }
 

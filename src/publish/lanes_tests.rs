@@ -26,6 +26,9 @@ impl Item for Thing {
     fn alone(&self) -> bool {
         self.alone
     }
+    fn yields(&self) -> bool {
+        self.alone
+    }
     fn body_bytes(&self) -> usize {
         self.bytes
     }
@@ -175,7 +178,7 @@ fn a_blocked_namespace_stands_aside() {
     lanes.push(&b, thing(None, 1));
     assert_eq!(numbers(lanes.next_batch(|n| if n == "a" { 0 } else { MAX_EVENTS }).as_ref()), [1]);
     assert!(lanes.next_batch(|n| if n == "a" { 0 } else { MAX_EVENTS }).is_none());
-    lanes.unpark(Some("a"));
+    lanes.unpark("a");
     assert_eq!(next(&mut lanes), [0]);
 }
 
@@ -334,7 +337,7 @@ proptest! {
                     model.sent(&batch);
                     out.push(batch);
                 },
-                Step::Unpark => lanes.unpark((number % 2 == 0).then_some("c0")),
+                Step::Unpark => if number % 2 == 0 { lanes.unpark("c0") } else { lanes.unpark_all() },
                 Step::WakeAll => lanes.wake_all(),
                 Step::End { which, back, asleep } => if !out.is_empty() {
                     let batch = out.remove(which % out.len());
@@ -352,7 +355,7 @@ proptest! {
         }
         // Nothing is forgotten: with everything ended and awake, all that waits is sent.
         for _ in 0..=number {
-            lanes.unpark(None);
+            lanes.unpark_all();
             lanes.wake(now + Duration::from_mins(1));
             for batch in out.drain(..) {
                 model.ended(&batch, &[]);

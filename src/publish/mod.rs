@@ -3,9 +3,11 @@
 //!
 //! One loop decides; workers post. Transient faults are retried until they
 //! succeed or the bridge stops. What the API will never take is handed back with its reason. A refusal
-//! of *us* (401, 403, no credentials) pauses the namespace: everything is kept, nothing acknowledged.
+//! of *us* (401, 403, no credentials) pauses the namespace, or the API: everything is kept, nothing
+//! acknowledged.
 
 mod auth;
+pub mod batch;
 mod client;
 mod connect;
 mod connection;
@@ -89,6 +91,7 @@ pub struct Publisher<P> {
     fault_log: FaultLog,
     refusals: HashMap<Scope, Refusals>,
     why_silent: String,
+    last_refused: Scope,
     name: Arc<str>,
 }
 
@@ -138,6 +141,7 @@ impl<P: Post> Publisher<P> {
             fault_log: FaultLog::default(),
             refusals: HashMap::new(),
             why_silent: String::new(),
+            last_refused: Scope::Api,
             name: Arc::clone(name),
         }
     }
@@ -210,23 +214,29 @@ impl<P: Post> Publisher<P> {
     /// the loop, whatever woke it, so that no time can be passed over.
     fn send(&mut self, now: Instant) {
         self.lanes.wake(now);
-        for scope in self.pauses.due(now) {
-            self.unpark(&scope);
-            self.dispatch(Some(&scope), now);
+        for namespace in self.pauses.due(now) {
+            self.lanes.unpark(&namespace);
         }
         self.dispatch(None, now);
+        if self.pauses.may_ask_api(now) && self.may_send(now) {
+            // Everything is set aside now. Whoever has something to send asks for all.
+            for namespace in self.pauses.in_turn(self.lanes.parked()) {
+                self.lanes.unpark(&namespace);
+                self.dispatch(Some(&namespace), now);
+                if !self.pauses.may_ask_api(now) {
+                    break;
+                }
+            }
+        }
         self.intake.set_open(!self.is_closed());
         self.metrics.concurrency.set(self.concurrency.limit());
         self.metrics.rate.set(self.gate.rate());
     }
 
-    /// Sends batches; one of what is paused only to ask `asking`.
-    fn dispatch(&mut self, asking: Option<&Scope>, now: Instant) {
-        while self.concurrency.allows(self.workers.requests())
-            && self.breaker.allows(now)
-            && self.gate.is_open(now)
-        {
-            let room = |namespace: &str| self.pauses.room(namespace, asking, now);
+    /// Sends batches. `asker` may ask the API, if that is paused.
+    fn dispatch(&mut self, asker: Option<&str>, now: Instant) {
+        while self.may_send(now) {
+            let room = |namespace: &str| self.pauses.room(namespace, asker, now);
             let Some(batch) = self.lanes.next_batch(room) else { break };
             self.pauses.sent(batch.channel.namespace(), now);
             self.breaker.sent(now);
@@ -237,18 +247,26 @@ impl<P: Post> Publisher<P> {
         }
     }
 
-    /// Whether more events would only wait. If those of namespaces that are refused themselves are all
-    /// that is left to ask the API with, it is open: they may never learn that the API is back.
+    fn may_send(&mut self, now: Instant) -> bool {
+        self.concurrency.allows(self.workers.requests())
+            && self.breaker.allows(now)
+            && self.gate.is_open(now)
+    }
+
+    /// Whether more events would only wait. While the API is paused and what is left to ask it with is of
+    /// namespaces that are refused themselves, it is open: they may never learn that the API is back.
     fn is_closed(&self) -> bool {
-        let idle = self.workers.requests() == 0;
-        if idle && self.lanes.queued() == 0 {
+        let out = self.workers.requests();
+        if out == 0 && self.lanes.queued() == 0 {
             return false;
         }
+        if self.breaker.is_open() || !self.pauses.contains(&Scope::Api) {
+            return self.breaker.is_open();
+        }
+        let in_vain = usize::from(self.pauses.refused_asks());
         let mut parked = self.lanes.parked().peekable();
-        let refused = |name: &str| self.pauses.contains(&Scope::Namespace(name.to_owned()));
-        self.breaker.is_open()
-            || self.pauses.contains(&Scope::Api)
-                && !(idle && parked.peek().is_some() && parked.all(refused))
+        let asleep = parked.peek().is_none() && in_vain == 0;
+        out > in_vain || asleep || parked.any(|name| !self.pauses.contains_namespace(name))
     }
 
     /// When [`send`](Self::send) has something to look at, if nothing else happens.

@@ -69,6 +69,7 @@ impl<P: Post> Publisher<P> {
         let hint = if fault == Fault::Trust { TRUST_HINT } else { self.post.hint() };
         let refusals = self.refusals.entry(scope.clone()).or_default();
         why.clone_into(&mut refusals.why);
+        self.last_refused.clone_from(scope);
         if let Some(count) = refusals.log.due(now) {
             refusals.told = true;
             if new {
@@ -98,22 +99,19 @@ impl<P: Post> Publisher<P> {
         if told {
             info!(api = %self.name, who = %scope, "takes events again");
         }
-        self.unpark(scope);
-        self.report();
-    }
-
-    pub(super) fn unpark(&mut self, scope: &Scope) {
         match scope {
-            Scope::Api => self.lanes.unpark(None),
-            Scope::Namespace(name) => self.lanes.unpark(Some(name)),
+            Scope::Api => self.lanes.unpark_all(),
+            Scope::Namespace(name) => self.lanes.unpark(name),
         }
+        self.report();
     }
 
     /// Says to metrics and `/readyz` how the API stands.
     pub(super) fn report(&self) {
         self.metrics.paused.set(i64::from(!self.pauses.is_empty()));
         self.metrics.breaker.set(i64::from(self.breaker.is_open()));
-        if let Some(scope) = self.pauses.any() {
+        let last = Some(&self.last_refused).filter(|scope| self.pauses.contains(scope));
+        if let Some(scope) = last.or(self.pauses.any()) {
             let why = self.refusals.get(scope).map_or("", |refusals| &refusals.why);
             self.health.not_ready(format!("{scope} refuses us: {why}"));
         } else if self.breaker.is_open() {

@@ -218,11 +218,14 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     let mut unnamed = EventVerdict::Unconfirmed;
     if verdicts.contains(&None) && ErrorAnswer::parse(&answer.body).is_some() {
         let error = ErrorKind::of(answer);
-        let none = verdicts.iter().all(Option::is_none);
-        if none && (error.is_about_us(answer.status).is_some() || error.is_throttling()) {
-            return None;
+        if verdicts.iter().all(Option::is_none) {
+            let of_events = error.is_about_us(answer.status).is_none()
+                && !error.is_throttling()
+                && !error.is_of_the_service();
+            return of_events.then(|| Verdict::HandlerRefused { why: error.words(answer.status) });
         }
-        unnamed = EventVerdict::Retry { why: error.words(answer.status), own_fault: true };
+        let (why, own_fault) = (error.words(answer.status), !error.is_throttling());
+        unnamed = EventVerdict::Retry { why, own_fault };
     }
     let verdicts = verdicts.into_iter().map(|v| v.unwrap_or_else(|| unnamed.clone())).collect();
     Some(Verdict::Decided(verdicts))
@@ -302,11 +305,19 @@ impl ErrorKind {
         ];
         let message = self.message.as_deref().unwrap_or_default().to_ascii_lowercase();
         let speaks = |words: &[&str]| words.iter().any(|word| message.contains(word));
-        // A 403 may be a handler's, which calls itself so and speaks of what has expired.
-        let doubts = kind == "BadRequestException"
-            && (speaks(&["signature", "credential", "security token", "x-amz-date"])
-                || status != 403 && speaks(&["expired", "clock"]));
-        (named(&credentials) || doubts).then_some(Refuser::Api)
+        let signature = speaks(&["signature", "credential", "security token", "x-amz-date"]);
+        let doubts = signature || speaks(&["expired", "clock"]);
+        match kind {
+            "BadRequestException" if status != 403 && doubts => Some(Refuser::Api),
+            // It may be a handler's own, which must not stop the whole API.
+            "BadRequestException" if signature => Some(Refuser::Namespace),
+            _ => named(&credentials).then_some(Refuser::Api),
+        }
+    }
+
+    fn is_of_the_service(&self) -> bool {
+        let kind = self.kind.as_deref().unwrap_or_default();
+        ["Internal", "Unavailable", "Timeout", "Failure"].iter().any(|word| kind.contains(word))
     }
 
     fn is_throttling(&self) -> bool {

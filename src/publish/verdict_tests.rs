@@ -92,9 +92,10 @@ fn the_kind_decides_before_the_status() {
         let why = format!("403 {kind}: {message}");
         assert_eq!(errors(403, kind, message), Verdict::HandlerRefused { why });
     }
-    for status in [400, 403] {
+    for (status, who) in [(400, Refuser::Api), (403, Refuser::Namespace)] {
+        let why = format!("{status} BadRequestException: Signature mismatch");
         let bad = errors(status, "BadRequestException", "Signature mismatch");
-        assert!(matches!(bad, Verdict::Refused { who: Refuser::Api, .. }), "{status}");
+        assert_eq!(bad, Verdict::Refused { why, who });
     }
 }
 
@@ -110,8 +111,8 @@ fn errors_beside_the_lists_are_not_passed_over() {
             1,
         )
     };
-    let own = EventVerdict::Retry { why: "200 X: m".into(), own_fault: true };
-    assert_eq!(with("X", "[]"), Verdict::Decided(vec![own]));
+    assert_eq!(with("X", "[]"), Verdict::HandlerRefused { why: "200 X: m".into() });
+    assert_eq!(with("InternalFailureException", "[]"), retry(Fault::UnknownAnswer));
     assert_eq!(with("ThrottlingException", "[]"), retry(Fault::Throttled));
     assert!(matches!(
         with("UnauthorizedException", "[]"),
@@ -119,6 +120,14 @@ fn errors_beside_the_lists_are_not_passed_over() {
     ));
     let named = r#"[{"index":0,"identifier":"x"}]"#;
     assert_eq!(with("X", named), Verdict::Decided(vec![EventVerdict::Accepted]));
+    for (kind, own_fault) in [("X", true), ("ThrottlingException", false)] {
+        let body = format!(
+            r#"{{"errors":[{{"errorType":"{kind}"}}],"failed":[],"successful":[{{"index":0}}]}}"#
+        );
+        let other = EventVerdict::Retry { why: format!("200 {kind}"), own_fault };
+        let expected = Verdict::Decided(vec![EventVerdict::Accepted, other]);
+        assert_eq!(judge(&answer(200, &body), 2), expected);
+    }
     let none = r#"{"errors":[],"failed":[],"successful":[]}"#;
     let unconfirmed = Verdict::Decided(vec![EventVerdict::Unconfirmed]);
     assert_eq!(judge(&answer(200, none), 1), unconfirmed);

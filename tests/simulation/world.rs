@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 /// Faults that last for a while.
-pub(super) const OUTAGES: [&str; 12] = [
+pub(super) const OUTAGES: [&str; 13] = [
     "gone",
     "untrusted",
     "no credentials",
@@ -27,6 +27,7 @@ pub(super) const OUTAGES: [&str; 12] = [
     "503",
     "404",
     "html",
+    "errors",
     "400",
 ];
 
@@ -166,6 +167,10 @@ impl Endpoint {
             "429" if self.0.chance(0.7) => Ok(error(429, "ThrottlingException")),
             "503" | "404" => bare(kind.parse().unwrap(), b""),
             "html" => bare(200, b"<html>"),
+            "errors" => bare(
+                200,
+                br#"{"errors":[{"errorType":"InternalFailureException"}],"failed":[],"successful":[]}"#,
+            ),
             "400" => Ok(error(400, "BadRequestException")),
             _ => return None,
         })
@@ -217,7 +222,7 @@ pub(super) struct Grave(pub(super) Arc<World>);
 impl Target for Grave {
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
         sleep(self.0.within(Duration::from_millis(5))).await;
-        if self.0.chance(0.1) {
+        if self.0.chance(0.25) {
             self.0.strike("dead letter");
             return Err(WriteError { kept: 0, why: "no space".to_owned() });
         }

@@ -98,7 +98,8 @@ impl Post for Script {
             }
             Play::After(wait, status) => {
                 sleep(Duration::from_millis(wait)).await;
-                Ok(answer(status, ""))
+                let body = if status == 200 { accepted(posted.ids.len()) } else { String::new() };
+                Ok(answer(status, &body))
             }
             Play::Silence => std::future::pending().await,
             Play::Fail(fault) => Err(Failure { fault, why: "as the script says".to_owned() }),
@@ -156,8 +157,8 @@ pub(crate) fn play(count: u64, script: Vec<Play>) -> Run {
     play_by(events.collect(), move |_| script.pop_front().unwrap_or(Play::Accept))
 }
 
-/// Publishes events, each so long after the one before it, to this channel, with this key, and lets
-/// everything come to its end.
+/// Publishes events, each so long after the one before it, to this channel, with this key (an empty one
+/// is none), and lets everything come to its end.
 pub(crate) fn play_by(
     events: Vec<(Duration, &str, impl AsRef<str>, u64)>,
     judge: impl FnMut(&Posted) -> Play + Send + 'static,
@@ -223,7 +224,8 @@ pub(crate) fn entry(channel: &str, key: &str, id: u64, ends: &Arc<Ends>) -> Addr
     let delivery = Delivery::new(message, settlement);
     let policy = Policy { route: 0, strict_order: false, give_up_after: 5 };
     let channel = Channel::parse(channel).unwrap();
-    (channel, Entry::new(delivery, escaped_len, Some(key.as_bytes().into()), policy))
+    let order = (!key.is_empty()).then(|| key.as_bytes().into());
+    (channel, Entry::new(delivery, escaped_len, order, policy))
 }
 
 /// The body of an answer that accepts so many events.

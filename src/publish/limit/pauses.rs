@@ -26,6 +26,8 @@ pub struct Pauses {
     scopes: HashMap<Scope, Pause>,
     /// When a pause last ended.
     lifted: HashMap<Scope, Instant>,
+    /// When a namespace last asked for the API.
+    asked: HashMap<String, Instant>,
 }
 
 #[derive(Debug)]
@@ -37,28 +39,27 @@ struct Pause {
 }
 
 impl Pauses {
-    /// How many events a request for `namespace` may hold now, if what is asked is `asking`: one if it
-    /// is the probe. A namespace that is paused itself goes only when it is its turn, so that it does not
-    /// ask for the API in place of others.
-    pub fn room(&self, namespace: &str, asking: Option<&Scope>, now: Instant) -> usize {
+    /// How many events a request for `namespace` may hold now: one if it is a probe. Who asks the API, if
+    /// that is paused, is chosen: `asker`.
+    pub fn room(&self, namespace: &str, asker: Option<&str>, now: Instant) -> usize {
         if self.is_empty() {
             return MAX_EVENTS;
         }
-        let scopes = scopes(namespace);
-        if seeded::is(Bug::PauseWholeApi) || scopes.iter().any(|scope| self.waits(scope, now)) {
+        let [api, own] = scopes(namespace);
+        let elsewhere = self.contains(&api) && asker != Some(namespace);
+        let waits = self.waits(&api, now) || self.waits(&own, now);
+        if waits || elsewhere || seeded::is(Bug::PauseWholeApi) {
             return 0;
         }
-        let [api, own] = scopes;
-        let paused = [own, api].into_iter().find(|scope| self.scopes.contains_key(scope));
-        match paused {
-            None => MAX_EVENTS,
-            Some(scope) => usize::from(asking == Some(&scope)),
-        }
+        if self.contains(&api) || self.contains(&own) { 1 } else { MAX_EVENTS }
     }
 
     /// A batch for `namespace` goes out now: if that is paused, it is the probe.
     pub fn sent(&mut self, namespace: &str, now: Instant) {
         self.change(namespace, |pause| pause.probe = Some(now));
+        if self.contains(&Scope::Api) {
+            self.asked.insert(namespace.to_owned(), now);
+        }
     }
 
     /// The request for `namespace` that went out at `sent` has ended, in whatever way: if it was the
@@ -74,7 +75,7 @@ impl Pauses {
     /// `scope` refused a request that went out at `sent`. True when a pause began, which what was under
     /// way before the last one ended can't do.
     pub fn refused(&mut self, scope: &Scope, sent: Instant, now: Instant) -> bool {
-        let begins = !self.scopes.contains_key(scope) && !self.lifted_since(scope, sent);
+        let begins = !self.contains(scope) && !self.lifted_since(scope, sent);
         if begins {
             let pause = Pause { began: now, probe_at: now + PROBE_EVERY, probe: None };
             self.scopes.insert(scope.clone(), pause);
@@ -87,27 +88,50 @@ impl Pauses {
         let ends = self.scopes.get(scope).is_some_and(|pause| pause.began < sent);
         if ends {
             self.scopes.remove(scope);
+            if *scope == Scope::Api {
+                self.asked.clear();
+            }
             self.lifted.insert(scope.clone(), now);
         }
         ends
     }
 
-    /// Whether a pause of `scope` has ended at that time or since.
+    /// Whether a pause of `scope` has ended since.
     pub fn lifted_since(&self, scope: &Scope, since: Instant) -> bool {
-        self.lifted.get(scope).is_some_and(|at| *at >= since)
+        self.lifted.get(scope).is_some_and(|at| *at > since)
     }
 
-    /// What is due to be probed: first the API, then namespaces, who waits longest first. Nothing while
-    /// the API has to wait.
-    pub fn due(&self, now: Instant) -> Vec<Scope> {
-        if self.is_empty() || self.waits(&Scope::Api, now) {
+    /// The namespaces that are due to be probed: none while the API is paused, for which one is chosen.
+    pub fn due(&self, now: Instant) -> Vec<String> {
+        if self.is_empty() || self.contains(&Scope::Api) {
             return Vec::new();
         }
-        let due = self.scopes.iter().filter(|(scope, _)| !self.waits(scope, now));
-        let mut due: Vec<_> =
-            due.map(|(scope, p)| (*scope != Scope::Api, p.probe_at, scope)).collect();
-        due.sort_by_key(|(namespace, probe_at, _)| (*namespace, *probe_at));
-        due.into_iter().map(|(_, _, scope)| scope.clone()).collect()
+        let due = self.scopes.keys().filter(|scope| !self.waits(scope, now));
+        due.filter_map(|scope| match scope {
+            Scope::Api => None,
+            Scope::Namespace(name) => Some(name.clone()),
+        })
+        .collect()
+    }
+
+    /// Whether the API is paused, and due to be probed.
+    pub fn may_ask_api(&self, now: Instant) -> bool {
+        self.contains(&Scope::Api) && !self.waits(&Scope::Api, now)
+    }
+
+    /// Of these namespaces those that are not refused themselves first, and who has not asked for the
+    /// longest time: one whose answers never tell does not keep the others from asking.
+    pub fn in_turn<'a>(&self, namespaces: impl Iterator<Item = &'a str>) -> Vec<String> {
+        let mut names: Vec<String> = namespaces.map(str::to_owned).collect();
+        names.sort_by_cached_key(|name| (self.contains_namespace(name), self.asked.get(name)));
+        names
+    }
+
+    /// Whether the probe of the API that is out is of a namespace that is refused itself.
+    pub fn refused_asks(&self) -> bool {
+        let probe = self.scopes.get(&Scope::Api).and_then(|pause| pause.probe);
+        let asks = |at: &Instant| Some(*at) == probe;
+        self.asked.iter().any(|(name, at)| asks(at) && self.contains_namespace(name))
     }
 
     /// When the next probe is due, after `now`.
@@ -129,6 +153,11 @@ impl Pauses {
     /// Whether `scope` is paused.
     pub fn contains(&self, scope: &Scope) -> bool {
         self.scopes.contains_key(scope)
+    }
+
+    /// Whether this namespace is paused for itself.
+    pub fn contains_namespace(&self, name: &str) -> bool {
+        self.contains(&Scope::Namespace(name.to_owned()))
     }
 
     /// Whether what is for `namespace` waits for a probe of it or of the API.
@@ -166,6 +195,8 @@ impl fmt::Display for Scope {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn of(name: &str) -> Scope {
@@ -180,15 +211,14 @@ mod tests {
         assert_eq!((pauses.room("a", None, now), pauses.room("b", None, now)), (0, MAX_EVENTS));
         let later = now + PROBE_EVERY;
         assert_eq!(pauses.next_due(now), Some(later));
-        assert_eq!(pauses.due(later), std::slice::from_ref(&a));
-        assert_eq!((pauses.room("a", None, later), pauses.room("a", Some(&a), later)), (0, 1));
+        assert_eq!((pauses.due(later), pauses.room("a", None, later)), (vec!["a".to_owned()], 1));
         pauses.sent("a", later);
         let long = later + 5 * PROBE_EVERY;
-        assert_eq!(pauses.room("a", Some(&a), long), 0, "one probe at a time");
+        assert_eq!(pauses.room("a", None, long), 0, "one probe at a time");
         assert!(pauses.due(long).is_empty());
         pauses.ended("a", later, later);
         assert!(!pauses.refused(&a, later, later));
-        assert_eq!(pauses.due(later + PROBE_EVERY), std::slice::from_ref(&a));
+        assert_eq!(pauses.due(later + PROBE_EVERY), ["a"]);
         assert!(pauses.due(later).is_empty());
         assert!(pauses.taken(&a, later, later));
         assert_eq!(pauses.room("a", None, later), MAX_EVENTS);
@@ -213,27 +243,33 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_api_is_probed_by_who_is_not_refused_and_else_by_who_waits_longest() {
+    fn a_refused_api_is_asked_in_turn_and_by_the_refused_last() {
         let (mut pauses, now) = (Pauses::default(), Instant::now());
-        let (a, b) = (of("a"), of("b"));
-        pauses.refused(&b, now, now);
-        pauses.refused(&a, now, now + PROBE_EVERY);
+        let all = || ["a", "b", "c", "d"].into_iter();
+        pauses.refused(&of("a"), now, now);
         pauses.refused(&Scope::Api, now, now);
-        let later = now + 3 * PROBE_EVERY;
-        assert_eq!(pauses.due(later), [Scope::Api, b.clone(), a.clone()]);
-        let room = |pauses: &Pauses, asking| {
-            ["a", "b", "c"].map(|namespace| pauses.room(namespace, Some(asking), later))
-        };
-        assert_eq!(room(&pauses, &Scope::Api), [0, 0, 1]);
-        assert_eq!(room(&pauses, &b), [0, 1, 0]);
-        pauses.sent("b", later);
-        assert_eq!((room(&pauses, &a), pauses.due(later)), ([0, 0, 0], Vec::new()));
-        pauses.ended("b", later, later);
-        assert!(pauses.due(later).is_empty(), "whoever asks would ask the API");
-        assert_eq!(pauses.due(later + PROBE_EVERY), [Scope::Api, a, b]);
+        assert!(!pauses.may_ask_api(now) && pauses.hold("c"));
+        let mut asked = Vec::new();
+        for second in 1..=4 {
+            let at = now + second * PROBE_EVERY;
+            assert!(pauses.may_ask_api(at) && pauses.due(at).is_empty());
+            let names = pauses.in_turn(all());
+            assert_eq!(names[3], "a");
+            let name = names[0].clone();
+            let room = |asker: &str| all().map(|n| pauses.room(n, Some(asker), at)).sum::<usize>();
+            assert_eq!(room(&name), 1, "nobody else");
+            pauses.sent(&name, at);
+            assert!(!pauses.may_ask_api(at + PROBE_EVERY) && !pauses.refused_asks());
+            pauses.ended(&name, at, at);
+            asked.push(name);
+        }
+        assert_eq!(asked[0], asked[3]);
+        assert_eq!(BTreeSet::from_iter(&asked).len(), 3, "{asked:?}");
+        let late = now + 9 * PROBE_EVERY;
+        pauses.sent("a", late);
+        assert!(pauses.refused_asks());
         assert_eq!(pauses.any(), Some(&Scope::Api));
-        assert!(pauses.hold("c"));
-        assert!(pauses.taken(&Scope::Api, later, later));
+        assert!(pauses.taken(&Scope::Api, late, late));
         assert!(pauses.hold("a") && !pauses.hold("c"));
     }
 }
