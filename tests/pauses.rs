@@ -127,6 +127,29 @@ fn under_full_load_refused_namespaces_get_their_probes() {
 }
 
 #[test]
+fn many_refused_namespaces_leave_room_for_a_good_one() {
+    // Their probes alone would take more than there is room for: eight at a time, of 200 ms each.
+    let refused: Vec<String> = (0..80).map(|n| format!("/r{n}/x")).collect();
+    let first = refused.iter().enumerate().map(|(id, channel)| (Duration::ZERO, &**channel, id));
+    let good = (80..480).map(|id| (50 * MS, "/good/x", id));
+    let events = first.chain(good).map(|(after, channel, id)| (after, channel, "k", id as u64));
+    let run = play_by(events.collect(), |posted| match &*posted.channel {
+        "/good/x" => Play::After(200, 200),
+        _ if posted.at < Duration::from_secs(40) => Play::After(200, 401),
+        _ => Play::Accept,
+    });
+    assert_eq!(run.accepted.len(), 480);
+    // A round of all takes 2 to 4 s.
+    let early = |posted: &Posted| posted.at < Duration::from_secs(40);
+    let good = times(&run, |posted| early(posted) && posted.channel == "/good/x");
+    assert!(good.len() >= 8, "{good:?}");
+    for channel in refused {
+        let probes = times(&run, |posted| early(posted) && posted.channel == channel);
+        assert!(probes.len() > 5, "{channel}: {probes:?}");
+    }
+}
+
+#[test]
 fn a_refusal_right_after_a_pause_pauses_at_once() {
     // A firewall that lets through single events, and so each probe, but no batch.
     let channels: Vec<String> = (0..40).map(|n| format!("/a/{n}")).collect();

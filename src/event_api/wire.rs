@@ -130,10 +130,30 @@ pub struct ErrorAnswer {
 }
 
 impl ErrorAnswer {
-    /// Reads the body of an error; `None` for anything that names none.
+    /// Reads the body of an error; `None` for anything that names none. Whatever form an error has, it is
+    /// one: to pass it over would be to take its events for accepted.
     #[must_use]
     pub fn parse(body: &[u8]) -> Option<Self> {
-        serde_json::from_slice(body).ok().filter(|answer: &Self| !answer.errors.is_empty())
+        let mut body: Value = serde_json::from_slice(body).ok()?;
+        let errors = match body.get_mut("errors")?.take() {
+            Value::Null => return None,
+            Value::Array(errors) => errors,
+            other => vec![other],
+        };
+        let text = |value: Option<Value>| Some(words(value)).filter(|text| !text.is_empty());
+        let item = |mut error: Value| {
+            let mut take = |name| error.get_mut(name).map(Value::take);
+            let (error_type, code) = (text(take("errorType")), text(take("errorCode")));
+            let message = text(take("message"));
+            let whole = || if error.is_object() { None } else { text(Some(error)) };
+            ErrorItem {
+                error_type: error_type.map(Cow::from),
+                error_code: code.and_then(|code| code.parse().ok()),
+                message: message.or_else(whole).map(Cow::from),
+            }
+        };
+        let errors: Vec<ErrorItem> = errors.into_iter().map(item).collect();
+        (!errors.is_empty()).then_some(Self { errors })
     }
 }
 

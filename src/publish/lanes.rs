@@ -1,7 +1,7 @@
 //! What waits to be published: a lane a channel, in it a queue an ordering key.
 //!
 //! Pure bookkeeping. A key is in at most one request at a time, and what comes back from a request
-//! goes to the front of its key, so the order of a key holds through retries and re-batching. Lanes
+//! goes to the front of its key (to the end, if nothing orders it and it yields), so the order of a key holds through retries and re-batching. Lanes
 //! take turns, and within a lane its keys do, so that neither a busy channel nor a hot key starves
 //! the others. A batch that is not full waits while its lane has a request out: batches fill by
 //! themselves, and a quiet lane sends at once.
@@ -222,10 +222,9 @@ impl<T: Item> Lanes<T> {
         self.sleepers.first()
     }
 
-    /// Takes the lanes of a namespace up again, before others.
+    /// Takes the lanes of a namespace up again, behind others: what is refused takes turns with what is not.
     pub fn unpark(&mut self, namespace: &str) {
-        let lanes = self.parked.remove(namespace).unwrap_or_default();
-        lanes.into_iter().rev().for_each(|lane| self.ready.push_front(lane));
+        self.ready.extend(self.parked.remove(namespace).unwrap_or_default());
     }
 
     /// Takes all lanes up again.

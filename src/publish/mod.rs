@@ -220,7 +220,7 @@ impl<P: Post> Publisher<P> {
         self.dispatch(None, now);
         if self.pauses.may_ask_api(now) && self.may_send(now) {
             // Everything is set aside now. Whoever has something to send asks for all.
-            for namespace in self.pauses.in_turn(self.lanes.parked()) {
+            for namespace in self.pauses.in_turn(self.lanes.parked(), now) {
                 self.lanes.unpark(&namespace);
                 self.dispatch(Some(&namespace), now);
                 if !self.pauses.may_ask_api(now) {
@@ -253,8 +253,8 @@ impl<P: Post> Publisher<P> {
             && self.gate.is_open(now)
     }
 
-    /// Whether more events would only wait. While the API is paused and what is left to ask it with is of
-    /// namespaces that are refused themselves, it is open: they may never learn that the API is back.
+    /// Whether more events would only wait: the API does not answer, or is paused. It is not closed while
+    /// all that is left to ask a paused API with is refused itself, and may never learn that it is back.
     fn is_closed(&self) -> bool {
         let out = self.workers.requests();
         if out == 0 && self.lanes.queued() == 0 {

@@ -201,7 +201,8 @@ pub fn refusal(answer: &Answer) -> Option<String> {
 }
 
 /// Reads a success: `None` unless each index stands at most once and none is out of range. Errors beside
-/// the lists are about what stands in neither; they may be about the whole request, if that is all.
+/// the lists are about what stands in neither. If nothing stands there, they may be about the whole
+/// request: `None`, too, unless they are of the events.
 fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     let lists = PublishAnswer::parse(&answer.body)?;
     let mut verdicts: Vec<Option<EventVerdict>> = vec![None; events];
@@ -315,9 +316,10 @@ impl ErrorKind {
         }
     }
 
+    /// Whether it is the service's own, or nobody's.
     fn is_of_the_service(&self) -> bool {
-        let kind = self.kind.as_deref().unwrap_or_default();
-        ["Internal", "Unavailable", "Timeout", "Failure"].iter().any(|word| kind.contains(word))
+        let names = ["InternalFailure", "InternalServer", "InternalError", "ServiceUnavailable"];
+        self.kind.as_deref().is_none_or(|kind| names.iter().any(|name| kind.starts_with(name)))
     }
 
     fn is_throttling(&self) -> bool {

@@ -128,6 +128,19 @@ fn errors_beside_the_lists_are_not_passed_over() {
         let expected = Verdict::Decided(vec![EventVerdict::Accepted, other]);
         assert_eq!(judge(&answer(200, &body), 2), expected);
     }
+    // Whatever form they have.
+    for errors in [
+        r#"[{"errorType":"InternalFailure","errorCode":"500"}]"#,
+        r#"[{"errorType":7}]"#,
+        r#"["text"]"#,
+        r#"{"message":"m"}"#,
+        r#""text""#,
+    ] {
+        let body = format!(r#"{{"errors":{errors},"failed":[],"successful":[]}}"#);
+        let verdict = judge(&answer(200, &body), 1);
+        let kept = matches!(verdict, Verdict::HandlerRefused { .. } | Verdict::Retry { .. });
+        assert!(kept, "{errors}: {verdict:?}");
+    }
     let none = r#"{"errors":[],"failed":[],"successful":[]}"#;
     let unconfirmed = Verdict::Decided(vec![EventVerdict::Unconfirmed]);
     assert_eq!(judge(&answer(200, none), 1), unconfirmed);
