@@ -66,6 +66,10 @@ impl<P: Post> Publisher<P> {
         (sent, now): (Instant, Instant),
     ) {
         let new = self.pauses.refused(scope, sent, now);
+        if !self.pauses.contains(scope) {
+            // A slow answer, from before a pause that is over.
+            return;
+        }
         let hint = if fault == Fault::Trust { TRUST_HINT } else { self.post.hint() };
         let refusals = self.refusals.entry(scope.clone()).or_default();
         why.clone_into(&mut refusals.why);
