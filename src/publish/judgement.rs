@@ -102,7 +102,7 @@ impl<P: Post> Publisher<P> {
         }
         self.metrics.reordered.inc_by(reordered);
         self.metrics.request(if back.is_empty() { "ok" } else { "partial" });
-        let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
+        let not_before = time_of(&back, now);
         self.lanes.finish(held, back, not_before);
     }
 
@@ -172,20 +172,15 @@ impl<P: Post> Publisher<P> {
 
     /// Not the namespace is refused, but an event. Alone it goes on at its own pace; what a firewall never
     /// lets through is given up. The next refusal of it pauses all the same, for who knows.
-    fn set_apart(&mut self, batch: Batch<Entry>, why: &str, who: Refuser, now: Instant) {
+    fn set_apart(&mut self, mut batch: Batch<Entry>, why: &str, who: Refuser, now: Instant) {
         self.refuses_some(&namespace_of(&batch), why, now);
         self.metrics.request(Fault::Refused.word());
         self.metrics.retry(Fault::Refused.word(), batch.items.len());
-        let Batch { channel, mut items, held } = batch;
-        if items.len() > 1 {
-            return self.lanes.finish(held, items, None);
+        if batch.items.len() > 1 {
+            return self.lanes.finish(batch.held, batch.items, None);
         }
-        items[0].tries_mut().refused_at = Some(now);
-        let own_fault = who == Refuser::Firewall;
-        let back = items.into_iter().filter_map(|e| self.another_try(e, &channel, why, own_fault));
-        let back: Vec<Entry> = back.collect();
-        let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
-        self.lanes.finish(held, back, not_before);
+        batch.items[0].tries_mut().refused_at = Some(now);
+        self.try_each_again(batch, why, who == Refuser::Firewall, now);
     }
 
     /// A bad request: its events are tried alone. One that is called bad alone, again and again while
@@ -198,7 +193,11 @@ impl<P: Post> Publisher<P> {
         certain: bool,
         (sent, now): (Instant, Instant),
     ) {
-        self.is_there(now);
+        if certain {
+            self.answered(&batch, sent, now);
+        } else {
+            self.is_there(now);
+        }
         let alone = batch.items.len() == 1;
         let before = batch.items.first().and_then(|e| e.tries().bad_at);
         for entry in &mut batch.items {
@@ -209,9 +208,6 @@ impl<P: Post> Publisher<P> {
         let others = certain || self.accepted_at > since;
         if alone && !others {
             return self.refuse(batch, Fault::Refused, why, Refuser::Namespace, (sent, now));
-        }
-        if certain {
-            self.answered(&batch, sent, now);
         }
         self.metrics.request(Fault::BadRequest.word());
         let Batch { channel, mut items, held } = batch;
@@ -229,23 +225,27 @@ impl<P: Post> Publisher<P> {
             .collect::<Vec<_>>();
         for entry in guilty {
             // So it was not the namespace, for which nobody else may be there to ask.
-            self.resume(&Scope::Namespace(channel.namespace().to_owned()), sent, now);
+            self.resume(&Scope::of(channel.namespace()), sent, now);
             self.give_back(entry, &channel, why.to_owned());
         }
-        let not_before = (!items.is_empty()).then(|| now + wait_of(&items));
+        let not_before = time_of(&items, now);
         self.lanes.finish(held, items, not_before);
     }
 
     /// The namespace's handler refuses: alone each, and not for ever.
     fn handler_refused(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
         self.metrics.request(Fault::Event.word());
-        let Batch { channel, mut items, held } = batch;
-        if items.len() > 1 {
-            return self.try_alone(held, items);
+        if batch.items.len() > 1 {
+            return self.try_alone(batch.held, batch.items);
         }
-        let back: Vec<Entry> =
-            items.drain(..).filter_map(|e| self.another_try(e, &channel, why, true)).collect();
-        let not_before = (!back.is_empty()).then(|| now + wait_of(&back));
+        self.try_each_again(batch, why, true, now);
+    }
+
+    fn try_each_again(&mut self, batch: Batch<Entry>, why: &str, own_fault: bool, now: Instant) {
+        let Batch { channel, items, held } = batch;
+        let back = items.into_iter().filter_map(|e| self.another_try(e, &channel, why, own_fault));
+        let back: Vec<Entry> = back.collect();
+        let not_before = time_of(&back, now);
         self.lanes.finish(held, back, not_before);
     }
 
@@ -285,7 +285,12 @@ impl<P: Post> Publisher<P> {
 }
 
 fn namespace_of(batch: &Batch<Entry>) -> Scope {
-    Scope::Namespace(batch.channel.namespace().to_owned())
+    Scope::of(batch.channel.namespace())
+}
+
+/// When entries are tried again together, if there are any.
+fn time_of(entries: &[Entry], now: Instant) -> Option<Instant> {
+    (!entries.is_empty()).then(|| now + wait_of(entries))
 }
 
 /// The wait of entries that are tried again together.

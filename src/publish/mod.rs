@@ -260,13 +260,16 @@ impl<P: Post> Publisher<P> {
         if out == 0 && self.lanes.queued() == 0 {
             return false;
         }
-        if self.breaker.is_open() || !self.pauses.contains(&Scope::Api) {
-            return self.breaker.is_open();
+        if self.breaker.is_open() {
+            return true;
+        }
+        if !self.pauses.contains(&Scope::Api) {
+            return false;
         }
         let in_vain = usize::from(self.pauses.refused_asks());
         let mut parked = self.lanes.parked().peekable();
         let asleep = parked.peek().is_none() && in_vain == 0;
-        out > in_vain || asleep || parked.any(|name| !self.pauses.contains_namespace(name))
+        out > in_vain || asleep || parked.any(|name| !self.pauses.contains(&Scope::of(name)))
     }
 
     /// When [`send`](Self::send) has something to look at, if nothing else happens.

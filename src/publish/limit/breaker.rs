@@ -133,6 +133,12 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    fn opened(now: Instant) -> Breaker {
+        let mut breaker = Breaker::new(now);
+        assert_eq!((0..IN_A_ROW).filter(|_| breaker.failed(now, false)).count(), 1);
+        breaker
+    }
+
     #[test]
     fn it_opens_after_failures_in_a_row_and_probes_once_a_second() {
         let now = Instant::now();
@@ -160,10 +166,7 @@ mod tests {
     #[test]
     fn a_probe_that_tells_nothing_is_followed_by_another() {
         let now = Instant::now();
-        let mut breaker = Breaker::new(now);
-        for _ in 0..IN_A_ROW {
-            breaker.failed(now, false);
-        }
+        let mut breaker = opened(now);
         let later = now + PROBE_EVERY;
         breaker.sent(later);
         assert_eq!(breaker.probes_at(), None);
@@ -174,10 +177,7 @@ mod tests {
     #[test]
     fn three_answers_close_it() {
         let now = Instant::now();
-        let mut breaker = Breaker::new(now);
-        for _ in 0..IN_A_ROW {
-            breaker.failed(now, false);
-        }
+        let mut breaker = opened(now);
         let later = now + PROBE_EVERY;
         for n in 1..=TO_CLOSE {
             assert!(breaker.allows(later), "the probe after a good one does not wait");

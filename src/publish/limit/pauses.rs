@@ -129,12 +129,11 @@ impl Pauses {
         namespaces: impl Iterator<Item = &'a str>,
         now: Instant,
     ) -> Vec<String> {
-        let own = |name: &str| Scope::Namespace(name.to_owned());
-        let may = namespaces.filter(|name| !self.waits(&own(name), now));
+        let may = namespaces.filter(|name| !self.waits(&Scope::of(name), now));
         let mut names: Vec<String> = may.map(str::to_owned).collect();
         let refused_first = self.asks % 4 == 3;
         names.sort_by_cached_key(|name| {
-            (self.contains_namespace(name) != refused_first, self.asked.get(name))
+            (self.contains(&Scope::of(name)) != refused_first, self.asked.get(name))
         });
         names
     }
@@ -143,7 +142,7 @@ impl Pauses {
     pub fn refused_asks(&self) -> bool {
         let probe = self.scopes.get(&Scope::Api).and_then(|pause| pause.probe);
         let asks = |at: &Instant| Some(*at) == probe;
-        self.asked.iter().any(|(name, at)| asks(at) && self.contains_namespace(name))
+        self.asked.iter().any(|(name, at)| asks(at) && self.contains(&Scope::of(name)))
     }
 
     /// When the next probe is due, after `now`.
@@ -167,11 +166,6 @@ impl Pauses {
         self.scopes.contains_key(scope)
     }
 
-    /// Whether this namespace is paused for itself.
-    pub fn contains_namespace(&self, name: &str) -> bool {
-        self.contains(&Scope::Namespace(name.to_owned()))
-    }
-
     /// Whether what is for `namespace` waits for a probe of it or of the API.
     pub fn hold(&self, namespace: &str) -> bool {
         !self.is_empty() && scopes(namespace).iter().any(|scope| self.contains(scope))
@@ -193,7 +187,14 @@ impl Pauses {
 
 /// What a request for `namespace` asks.
 fn scopes(namespace: &str) -> [Scope; 2] {
-    [Scope::Api, Scope::Namespace(namespace.to_owned())]
+    [Scope::Api, Scope::of(namespace)]
+}
+
+impl Scope {
+    /// A namespace.
+    pub fn of(namespace: &str) -> Self {
+        Self::Namespace(namespace.to_owned())
+    }
 }
 
 impl fmt::Display for Scope {
@@ -211,13 +212,9 @@ mod tests {
 
     use super::*;
 
-    fn of(name: &str) -> Scope {
-        Scope::Namespace(name.to_owned())
-    }
-
     #[test]
     fn a_refused_namespace_is_probed_once_a_second() {
-        let (mut pauses, now, a) = (Pauses::default(), Instant::now(), of("a"));
+        let (mut pauses, now, a) = (Pauses::default(), Instant::now(), Scope::of("a"));
         assert_eq!(pauses.room("a", None, now), MAX_EVENTS);
         assert!(pauses.refused(&a, now, now));
         assert_eq!((pauses.room("a", None, now), pauses.room("b", None, now)), (0, MAX_EVENTS));
@@ -235,12 +232,12 @@ mod tests {
         assert!(pauses.taken(&a, later, later));
         assert_eq!(pauses.room("a", None, later), MAX_EVENTS);
         assert!(pauses.lifted_since(&a, now) && !pauses.lifted_since(&a, long));
-        assert!(!pauses.lifted_since(&of("b"), now));
+        assert!(!pauses.lifted_since(&Scope::of("b"), now));
     }
 
     #[test]
     fn what_went_out_before_neither_ends_a_pause_nor_begins_one() {
-        let (mut pauses, now, a) = (Pauses::default(), Instant::now(), of("a"));
+        let (mut pauses, now, a) = (Pauses::default(), Instant::now(), Scope::of("a"));
         pauses.refused(&a, now, now);
         assert!(!pauses.taken(&a, now, now), "it was sent before");
         let later = now + PROBE_EVERY;
@@ -258,7 +255,7 @@ mod tests {
     fn a_refused_api_is_asked_in_turn_and_by_the_refused_last() {
         let (mut pauses, now) = (Pauses::default(), Instant::now());
         let all = || ["a", "b", "c", "d"].into_iter();
-        pauses.refused(&of("a"), now, now);
+        pauses.refused(&Scope::of("a"), now, now);
         pauses.refused(&Scope::Api, now, now);
         assert!(!pauses.may_ask_api(now) && pauses.hold("c"));
         let mut asked = Vec::new();
