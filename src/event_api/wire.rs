@@ -108,16 +108,17 @@ pub struct AcceptedEvent {
     pub index: usize,
 }
 
-/// One refused event. `code` was seen as a string (`EventTooLargeException`), while a client of AWS
-/// models a number: both are read, and kept as text.
+/// One refused event, its members in the order of AWS: a public test suite compares the text.
+/// `code` was seen as a string (`EventTooLargeException`), while a client of AWS models a number: both
+/// are read, and kept as text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FailedEvent {
+    /// What kind of failure.
+    pub code: String,
     /// A UUID that the service made.
     pub identifier: String,
     /// The position in the request.
     pub index: usize,
-    /// What kind of failure.
-    pub code: String,
     /// In words.
     pub message: String,
 }

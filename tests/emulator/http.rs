@@ -29,6 +29,13 @@ async fn an_answer_has_a_uuid_and_an_index_for_every_event() {
     assert_eq!(indices("failed"), [1]);
     assert_eq!(body["failed"][0]["code"], "EventTooLargeException");
     assert_eq!(body["failed"][0]["message"], "Transformed event is larger than 240KB");
+    // A public suite compares the text, so the order of the members counts.
+    let id = body["failed"][0]["identifier"].as_str().unwrap();
+    let failed = format!(
+        r#""failed":[{{"code":"EventTooLargeException","identifier":"{id}","index":1,"message":"Transformed event is larger than 240KB"}}]"#
+    );
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    assert!(text.contains(&failed), "{text}");
 }
 
 #[tokio::test]

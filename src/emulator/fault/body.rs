@@ -122,4 +122,15 @@ mod tests {
             (&json!(429), &json!("Bad"))
         );
     }
+
+    #[test]
+    fn a_failed_event_has_its_members_in_the_order_of_the_service() {
+        for (code, shown) in [("Bad", r#""Bad""#), ("429", "429")] {
+            let body = answer_body(answer(&[], &[(0, code)]), None);
+            let expected = format!(
+                r#"{{"failed":[{{"code":{shown},"identifier":"","index":0,"message":""}}],"successful":[]}}"#
+            );
+            assert_eq!(String::from_utf8(body).unwrap(), expected);
+        }
+    }
 }

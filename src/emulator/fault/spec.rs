@@ -1,7 +1,7 @@
 //! The JSON of a fault: read strictly, checked once, shown again as it was written.
 
 use std::str::FromStr;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -193,13 +193,14 @@ impl FromStr for Fault {
 }
 
 impl Offset {
-    /// The time that the clock shows at `now`.
+    /// The time that the clock shows at `now`. Whatever `now` is, the first and the last moment that a
+    /// `date` can tell are the bounds.
     pub(super) fn apply(self, now: SystemTime) -> SystemTime {
-        match self {
+        let shown = match self {
             Self::Ahead(by) => now.checked_add(by),
             Self::Behind(by) => now.checked_sub(by),
-        }
-        .unwrap_or(now)
+        };
+        shown.unwrap_or(now).clamp(UNIX_EPOCH, UNIX_EPOCH + LAST_DATE)
     }
 }
 
@@ -243,6 +244,11 @@ fn offset<'de, D: Deserializer<'de>>(from: D) -> Result<Offset, D::Error> {
         None => (true, text.strip_prefix('+').unwrap_or(&text)),
     };
     let by = time(by.into_deserializer())?;
+    if by > FARTHEST {
+        return Err(D::Error::custom(format!(
+            "`{text}`: a clock can be off by 50 years, from `-50y` to `+50y`"
+        )));
+    }
     Ok(if ahead { Offset::Ahead(by) } else { Offset::Behind(by) })
 }
 
@@ -323,6 +329,12 @@ fn indexes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<usize>, D::Error> {
 /// Far enough, and can be added to a clock.
 const LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
 
+/// How far a clock can be off: years of 365.25 days, as they are read.
+const FARTHEST: Duration = Duration::from_hours(50 * 8_766);
+
+/// From 1970 to the end of the year 9999, which is the last that a `date` can tell.
+const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,6 +376,8 @@ mod tests {
             (r#"{"fault":{"cut":{}},"probability":1.5}"#, "not between 0 and 1"),
             (r#"{"fault":{"slow":{"delay":"5 apples"}}}"#, "`5 apples`"),
             (r#"{"fault":{"clock":{"offset":"-9000000d"}}}"#, "hundred years"),
+            (r#"{"fault":{"clock":{"offset":"-57y"}}}"#, "from `-50y` to `+50y`"),
+            (r#"{"fault":{"clock":{"offset":"+50y 1d"}}}"#, "from `-50y` to `+50y`"),
             (r#"{"fault":{"fail_events":{"indexes":[5]}}}"#, "no request has an event 5"),
             (r#"{"fault":{"cut":{}},"channel":"/a b"}"#, "`/a b`"),
             (r#"{"fault":{"cut":{}},"namespace":"a/b"}"#, "`a/b`"),
@@ -385,10 +399,15 @@ mod tests {
             };
             offset
         };
-        let now = SystemTime::UNIX_EPOCH + LONGEST;
+        let now = UNIX_EPOCH + LONGEST;
         let minute = Duration::from_mins(1);
         assert_eq!(offset("+1m").apply(now), now + minute);
         assert_eq!(offset("1m").apply(now), now + minute);
         assert_eq!(offset("-1m").apply(now), now - minute);
+        // A machine whose own clock is far off shows a date all the same.
+        for (now, off) in [(UNIX_EPOCH, "-50y"), (UNIX_EPOCH + LAST_DATE, "50y")] {
+            assert_eq!(offset(off).apply(now), now);
+            httpdate::fmt_http_date(offset(off).apply(now));
+        }
     }
 }
