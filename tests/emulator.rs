@@ -5,5 +5,7 @@ mod command;
 mod faults;
 mod http;
 mod limits;
+mod log;
+mod memory;
 mod realtime;
 mod signature;

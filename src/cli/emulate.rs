@@ -14,6 +14,7 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::emulator::{Emulator, Fault, IamUser, Settings, Tls};
 use crate::event_api::Segment;
 use crate::shutdown::Shutdown;
+use crate::telemetry::{self, Format};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -126,6 +127,11 @@ pub struct Args {
     #[arg(long)]
     control: bool,
 
+    /// What the log on standard error says: `info` has a line for each refusal, `debug` one for what was
+    /// accepted, too
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = level)]
+    log_level: String,
+
     /// Print one JSON line with `endpoint`, `realtime`, `api_key` and `ca_file`, and nothing else
     #[arg(long)]
     json: bool,
@@ -136,6 +142,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let loopback = args.listen.ip().is_loopback();
     let api_key = args.api_key.first().cloned().unwrap_or_default();
     let json = args.json;
+    telemetry::start(&args.log_level, Format::Auto);
     let mut settings = args.clone().settings();
     if let Some(path) = &args.faults {
         let named = || format!("cannot take the faults of `{}`", path.display());
@@ -222,12 +229,24 @@ fn namespace(text: &str) -> Result<String, String> {
 
 /// As the times of a fault, such as `250ms`, `60s` or `5m`; or a bare number of seconds.
 fn time(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse() {
-        return Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string());
-    }
-    humantime::parse_duration(text)
-        .map_err(|_| "a time looks like `250ms`, `60s` or `5m`".to_owned())
+    let time = match text.parse() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())?,
+        Err(_) => humantime::parse_duration(text)
+            .map_err(|_| "a time looks like `250ms`, `60s` or `5m`".to_owned())?,
+    };
+    if time > LONGEST { Err("a day is the longest".to_owned()) } else { Ok(time) }
 }
+
+/// As in `[log]` of a configuration.
+fn level(text: &str) -> Result<String, String> {
+    if telemetry::is_level(text) {
+        return Ok(text.to_owned());
+    }
+    Err("a level is `error`, `warn`, `info`, `debug` or `trace`".to_owned())
+}
+
+/// Nobody waits longer, and a clock can be set ahead by it.
+const LONGEST: Duration = Duration::from_hours(24);
 
 #[cfg(test)]
 mod tests {
@@ -287,6 +306,9 @@ mod tests {
             "--keep-alive 1x",
             "--keep-alive inf",
             "--keep-alive -1s",
+            "--keep-alive 25h",
+            "--latency 1e18",
+            "--log-level loud",
             r#"--fault {"fault":"hang"}"#,
         ] {
             assert!(settings(line).is_err(), "{line}");

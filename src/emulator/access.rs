@@ -53,15 +53,41 @@ pub(super) struct Access {
 #[derive(Debug, Default)]
 pub(super) struct Presented<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-/// Why a client may not call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Why a client may not call. The words are for the log: they hold nothing that the client sent.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Denied {
-    /// No credential, or an unknown one.
-    Unauthorized,
-    /// A signature of an unknown user, or with another session token.
+    /// No credential.
+    #[error("it shows no credential")]
+    Nobody,
+    /// Not one of ours.
+    #[error("its `x-api-key` is none that is accepted")]
+    UnknownKey,
+    /// Not one of ours.
+    #[error("its `authorization` is no token that is accepted")]
+    UnknownToken,
+    /// Not one of ours.
+    #[error("its signature is of an unknown access key id")]
     UnknownUser,
+    /// None where one is due, one where none is, or another.
+    #[error("its `x-amz-security-token` is not that of the user")]
+    OtherSession,
     /// A signature that does not hold.
+    #[error("{}", .0.kind())]
     Signature(SignatureFault),
+}
+
+impl Denied {
+    /// What would be right.
+    pub(super) fn hint(&self) -> &'static str {
+        match self {
+            Self::Nobody => "send `x-api-key`, a token as `authorization`, or a signature",
+            Self::UnknownKey => "send a key of `--api-key` (`da2-local` unless set)",
+            Self::UnknownToken => "send a token of `--token`",
+            Self::UnknownUser => "sign as the user of `--access-key-id`",
+            Self::OtherSession => "send the token of `--session-token`, or none if it is not set",
+            Self::Signature(fault) => fault.hint(),
+        }
+    }
 }
 
 impl<'a> Presented<'a> {
@@ -104,11 +130,12 @@ impl Access {
     /// Whether the one who shows `signed.presented` may call.
     pub(super) fn check(&self, signed: Signed<'_>, now: SystemTime) -> Result<(), Denied> {
         if let Some(key) = signed.presented.one("x-api-key") {
-            return one_of(&self.api_keys, key);
+            return one_of(&self.api_keys, key).ok_or(Denied::UnknownKey);
         }
-        let text = signed.presented.one("authorization").ok_or(Denied::Unauthorized)?;
+        let text = signed.presented.one("authorization").ok_or(Denied::Nobody)?;
         if !Authorization::is_meant(text) {
-            return one_of(&self.tokens, text.strip_prefix("Bearer ").unwrap_or(text));
+            let token = text.strip_prefix("Bearer ").unwrap_or(text);
+            return one_of(&self.tokens, token).ok_or(Denied::UnknownToken);
         }
         let authorization = Authorization::parse(text).map_err(Denied::Signature)?;
         if !self.verify_signatures {
@@ -117,7 +144,7 @@ impl Access {
         let user = self.users.iter().find(|u| u.access_key_id == authorization.access_key_id);
         let user = user.ok_or(Denied::UnknownUser)?;
         if user.session_token.as_deref() != signed.presented.one("x-amz-security-token") {
-            return Err(Denied::UnknownUser);
+            return Err(Denied::OtherSession);
         }
         authorization
             .verify(&user.secret_access_key, self.region.as_deref(), signed, now)
@@ -137,11 +164,11 @@ pub(super) fn subprotocol_object(headers: &HeaderMap) -> Option<Map<String, Valu
     serde_json::from_slice(&bytes).ok()
 }
 
-fn one_of(known: &[String], said: &str) -> Result<(), Denied> {
+fn one_of(known: &[String], said: &str) -> Option<()> {
     let equal = |known: &String| {
         constant_time::verify_slices_are_equal(known.as_bytes(), said.as_bytes()).is_ok()
     };
-    if known.iter().any(equal) { Ok(()) } else { Err(Denied::Unauthorized) }
+    known.iter().any(equal).then_some(())
 }
 
 #[cfg(test)]
@@ -166,7 +193,7 @@ mod tests {
 
     fn check(access: &Access, pairs: &[(&str, &str)]) -> Result<(), Denied> {
         let presented = Presented::of(pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())));
-        let signed = Signed { presented: &presented, query: "", payload: b"{}" };
+        let signed = Signed { presented: &presented, own_host: "", query: "", payload: b"{}" };
         access.check(signed, SystemTime::now())
     }
 
@@ -181,15 +208,15 @@ mod tests {
         ] {
             assert_eq!(check(&access, &good), Ok(()), "{good:?}");
         }
-        for bad in [
-            &[("x-api-key", "da2-on")][..],
-            &[("x-api-key", "")][..],
-            &[("authorization", "da2-one")][..],
-            &[("authorization", "Bearer tokens")][..],
-            &[("x-api-key", "no"), ("authorization", "token")][..],
-            &[][..],
+        for (bad, why) in [
+            (&[("x-api-key", "da2-on")][..], Denied::UnknownKey),
+            (&[("x-api-key", "")][..], Denied::UnknownKey),
+            (&[("authorization", "da2-one")][..], Denied::UnknownToken),
+            (&[("authorization", "Bearer tokens")][..], Denied::UnknownToken),
+            (&[("x-api-key", "no"), ("authorization", "token")][..], Denied::UnknownKey),
+            (&[][..], Denied::Nobody),
         ] {
-            assert_eq!(check(&access, bad), Err(Denied::Unauthorized), "{bad:?}");
+            assert_eq!(check(&access, bad), Err(why), "{bad:?}");
         }
     }
 
@@ -217,14 +244,13 @@ mod tests {
         };
         assert_eq!(check(&access, "AKIA", None), Ok(()));
         assert_eq!(check(&access, "ASIA", Some("session")), Ok(()));
-        for (id, token) in
-            [("AKIB", None), ("ASIA", None), ("ASIA", Some("other")), ("AKIA", Some("session"))]
-        {
-            assert_eq!(check(&access, id, token), Err(Denied::UnknownUser), "{id} {token:?}");
+        assert_eq!(check(&access, "AKIB", None), Err(Denied::UnknownUser));
+        for (id, token) in [("ASIA", None), ("ASIA", Some("other")), ("AKIA", Some("session"))] {
+            assert_eq!(check(&access, id, token), Err(Denied::OtherSession), "{id} {token:?}");
         }
         access.users[0].secret_access_key = "another".to_owned();
-        let mismatch = Err(Denied::Signature(SignatureFault::Mismatch));
-        assert_eq!(check(&access, "AKIA", None), mismatch);
+        let refused = check(&access, "AKIA", None);
+        assert!(matches!(refused, Err(Denied::Signature(SignatureFault::Mismatch { .. }))));
         access.verify_signatures = false;
         assert_eq!(check(&access, "AKIA", None), Ok(()));
     }

@@ -6,7 +6,7 @@
 //! | `GET /_emulator/faults` | the list, each fault as it was written, with `asked` (requests it was meant for), `struck` and `events` |
 //! | `PUT /_emulator/faults` | takes a list in the place of the one before, all counts at zero, and shows it |
 //! | `DELETE /_emulator/faults` | takes an empty one |
-//! | `GET /_emulator/stats` | `connections` that brought a publish, `requests` to publish, `accepted_requests` and `accepted_events`, all over HTTP |
+//! | `GET /_emulator/stats` | `connections` that brought a publish, `requests` to publish, `accepted_requests` and `accepted_events`, all over HTTP; `cut_connections` that held too much for too long |
 //!
 //! Whoever may change the faults may stop the API, so this is there only on the loopback, or if it was
 //! asked for. No browser is allowed in from another origin.
@@ -55,9 +55,10 @@ impl Stats {
         self.accepted_events.fetch_add(events as u64, Ordering::Relaxed);
     }
 
-    fn show(&self) -> Value {
+    fn show(&self, cuts: u64) -> Value {
         let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         json!({
+            "cut_connections": cuts,
             "connections": number(&self.connections),
             "requests": number(&self.requests),
             "accepted_requests": number(&self.accepted_requests),
@@ -85,7 +86,9 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Res
                 Err(why) => return bad_request(StatusCode::BAD_REQUEST, why.to_string()),
             }
         }
-        (STATS, &Method::GET) => return json_answer(StatusCode::OK, &service.stats.show()),
+        (STATS, &Method::GET) => {
+            return json_answer(StatusCode::OK, &service.stats.show(service.memory.cuts()));
+        }
         (FAULTS | STATS, _) => {
             return bad_request(StatusCode::METHOD_NOT_ALLOWED, "the method is not supported here");
         }

@@ -1,30 +1,20 @@
 //! Accepted events on their way to the sockets: the [`Hub`] behind a lock, and one queue a connection.
 //!
-//! A publisher never waits for a subscriber. Each connection has a queue of at most
-//! [`MAX_QUEUED_BYTES`]; a subscriber that falls further behind loses its connection, without a
-//! closing frame, as that would have to wait behind all the others.
+//! A publisher never waits for a subscriber. One that falls too far behind, or holds the most of what
+//! all may, loses its connection (see `memory`), without a closing frame, as that would have to wait
+//! behind all the others.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::extract::ws::Utf8Bytes;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
-
 use super::hub::{ConnectionId, Hub, Pattern, Refused};
+use super::memory::{Frame, Holding, Memory};
 use crate::event_api::Channel;
 use crate::event_api::wire::ServerFrame;
 
-/// Bytes that may wait for one connection: some seconds of a busy channel.
-const MAX_QUEUED_BYTES: usize = 32 * 1024 * 1024;
-
-/// What a queued frame is charged on top of its text.
-const FRAME_BYTES: usize = 64;
-
 /// All connections and what they listen to.
-#[derive(Default)]
 pub(super) struct Fanout {
+    memory: Arc<Memory>,
     state: Mutex<State>,
 }
 
@@ -35,32 +25,27 @@ struct State {
     next: u64,
 }
 
-/// The writing end of a connection's queue.
+/// A connection's queue, to be written to.
 #[derive(Clone)]
 pub(super) struct Outbox {
-    frames: mpsc::UnboundedSender<Utf8Bytes>,
-    queued: Arc<AtomicUsize>,
-    overflow: CancellationToken,
-}
-
-/// The reading end of a connection's queue.
-pub(super) struct Inbox {
-    frames: mpsc::UnboundedReceiver<Utf8Bytes>,
-    queued: Arc<AtomicUsize>,
+    memory: Arc<Memory>,
+    holding: Arc<Holding>,
 }
 
 impl Fanout {
-    /// Opens a queue for a new connection.
-    pub(super) fn join(&self) -> (ConnectionId, Outbox, Inbox) {
-        let (frames, receiver) = mpsc::unbounded_channel();
-        let queued = Arc::new(AtomicUsize::new(0));
-        let inbox = Inbox { frames: receiver, queued: Arc::clone(&queued) };
-        let outbox = Outbox { frames, queued, overflow: CancellationToken::new() };
+    /// Nobody listens yet; what waits for those who will is held in `memory`.
+    pub(super) fn new(memory: Arc<Memory>) -> Self {
+        Self { memory, state: Mutex::default() }
+    }
+
+    /// Takes in a new connection, whose frames are queued in `holding`.
+    pub(super) fn join(&self, holding: Arc<Holding>) -> (ConnectionId, Outbox) {
+        let outbox = Outbox { memory: Arc::clone(&self.memory), holding };
         let mut state = self.lock();
         state.next += 1;
         let connection = ConnectionId(state.next);
         state.outboxes.insert(connection, outbox.clone());
-        (connection, outbox, inbox)
+        (connection, outbox)
     }
 
     /// Forgets a connection and its subscriptions.
@@ -104,8 +89,11 @@ impl Fanout {
             return;
         }
         for event in events {
+            // A text can't fail to be written.
+            let text = self.memory.hold(&serde_json::to_string(event).unwrap_or_default());
             for (outbox, id) in &targets {
-                outbox.push(&ServerFrame::Data { id, event });
+                let subscription = Some(Arc::clone(id));
+                outbox.holding.push(Frame { subscription, text: Arc::clone(&text) });
             }
         }
     }
@@ -117,43 +105,11 @@ impl Fanout {
 }
 
 impl Outbox {
-    /// Queues a frame; never waits. Past the limit the frame is dropped and the connection told to
-    /// end.
+    /// Queues a frame that is for this connection alone; never waits.
     pub(super) fn push(&self, frame: &ServerFrame<'_>) {
         // None of the frames can fail to be written: their maps have text keys.
         let Ok(text) = serde_json::to_string(frame) else { return };
-        let size = text.len() + FRAME_BYTES;
-        if self.queued.fetch_add(size, Ordering::Relaxed) + size > MAX_QUEUED_BYTES {
-            self.overflow.cancel();
-            return;
-        }
-        // The receiver is gone when the connection is ending; its frames go nowhere.
-        let _ = self.frames.send(text.into());
-    }
-
-    /// Waits until the queue has run over.
-    pub(super) async fn overflowed(&self) {
-        self.overflow.cancelled().await;
-    }
-}
-
-impl Inbox {
-    /// The next frame, in the order of queueing.
-    pub(super) async fn next(&mut self) -> Option<Utf8Bytes> {
-        let frame = self.frames.recv().await;
-        self.taken(frame)
-    }
-
-    /// The next frame if it is there already.
-    pub(super) fn try_next(&mut self) -> Option<Utf8Bytes> {
-        let frame = self.frames.try_recv().ok();
-        self.taken(frame)
-    }
-
-    fn taken(&self, frame: Option<Utf8Bytes>) -> Option<Utf8Bytes> {
-        let frame = frame?;
-        self.queued.fetch_sub(frame.len() + FRAME_BYTES, Ordering::Relaxed);
-        Some(frame)
+        self.holding.push(Frame { subscription: None, text: self.memory.hold(&text) });
     }
 }
 
@@ -161,16 +117,22 @@ impl Inbox {
 mod tests {
     use super::*;
 
+    fn fanout() -> (Fanout, Arc<Memory>) {
+        let memory = Memory::new(usize::MAX);
+        (Fanout::new(Arc::clone(&memory)), memory)
+    }
+
     #[test]
     fn events_come_after_the_success_and_in_order() {
-        let fanout = Fanout::default();
-        let (connection, _outbox, mut inbox) = fanout.join();
+        let (fanout, memory) = fanout();
+        let holding = Arc::new(memory.holding());
+        let (connection, _outbox) = fanout.join(Arc::clone(&holding));
         let channel = Channel::parse("a/b").unwrap();
         fanout.publish(&channel, ["0"]);
         fanout.subscribe(connection, "s", Pattern::parse("a/*").unwrap()).unwrap();
         fanout.publish(&channel, ["1", "{\"n\":2}"]);
         let frames: Vec<String> =
-            std::iter::from_fn(|| inbox.try_next()).map(|f| f.to_string()).collect();
+            std::iter::from_fn(|| holding.try_next()).map(Frame::into_text).collect();
         assert_eq!(
             frames,
             [
@@ -181,31 +143,15 @@ mod tests {
         );
     }
 
-    #[tokio::test]
-    async fn a_subscriber_that_does_not_read_loses_its_connection_and_nobody_else_does() {
-        let fanout = Fanout::default();
-        let channel = Channel::parse("a/b").unwrap();
-        let (slow, slow_outbox, _unread) = fanout.join();
-        let (quick, quick_outbox, mut read) = fanout.join();
-        fanout.subscribe(slow, "s", Pattern::parse("a/b").unwrap()).unwrap();
-        fanout.subscribe(quick, "q", Pattern::parse("a/b").unwrap()).unwrap();
-        let big = format!("\"{}\"", "x".repeat(200_000));
-        for _ in 0..=MAX_QUEUED_BYTES / 200_000 {
-            fanout.publish(&channel, [big.as_str()]);
-            while read.try_next().is_some() {}
-        }
-        slow_outbox.overflowed().await;
-        assert!(!quick_outbox.overflow.is_cancelled());
-    }
-
     #[test]
     fn a_connection_that_left_gets_nothing() {
-        let fanout = Fanout::default();
-        let (connection, _outbox, mut inbox) = fanout.join();
+        let (fanout, memory) = fanout();
+        let holding = Arc::new(memory.holding());
+        let (connection, _outbox) = fanout.join(Arc::clone(&holding));
         fanout.subscribe(connection, "s", Pattern::parse("a/b").unwrap()).unwrap();
-        assert!(inbox.try_next().is_some());
+        assert!(holding.try_next().is_some());
         fanout.leave(connection);
         fanout.publish(&Channel::parse("a/b").unwrap(), ["1"]);
-        assert!(inbox.try_next().is_none());
+        assert!(holding.try_next().is_none());
     }
 }

@@ -7,9 +7,9 @@
 //! | case | guess |
 //! | --- | --- |
 //! | status of the seen errors | 401 and 400, as the control plane has them |
-//! | a signature that does not hold | 403 `InvalidSignatureException`, as AppSync answers GraphQL requests |
-//! | a signature of an unknown user | 403 `UnrecognizedClientException` |
-//! | an unreadable signature | 403 `IncompleteSignatureException` |
+//! | a signature that does not hold | 403 `InvalidSignatureException`, as AppSync answers GraphQL requests, with the words of the WebSocket |
+//! | a signature of an unknown user, or with another session token | 403 `UnrecognizedClientException` |
+//! | an unreadable signature | 403 `IncompleteSignatureException`, with the words of the WebSocket |
 //! | a body, a channel or an event that cannot be read | 400 `BadRequestException`, the whole request |
 //! | a body over 1.2 MB | 413 `BadRequestException` |
 //! | a ledger that cannot be written | 500 `InternalFailureException` |
@@ -20,6 +20,7 @@
 //! What `fault` decides is done here, around the publish.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -34,8 +35,10 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::access::{Denied, Presented};
+use super::caller::Caller;
 use super::control;
 use super::fault::{Reply, Stage, Strike, Subject, answer_body};
+use super::memory::{Holding, Side};
 use super::realtime;
 use super::service::{HTTP, Publish, Refusal, Service};
 use super::signature::{SignatureFault, Signed};
@@ -51,8 +54,13 @@ const MAX_DISCARDED_BYTES: u64 = 16_000_000;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 
-/// A refusal: its status and the one item of its body.
-struct Failure(StatusCode, ErrorItem);
+/// A refusal: its status and the one item of its body; and for the log why, and what would be right.
+struct Failure {
+    status: StatusCode,
+    item: ErrorItem,
+    why: String,
+    hint: &'static str,
+}
 
 /// A fault ends the connection.
 #[derive(Debug, thiserror::Error)]
@@ -74,26 +82,36 @@ pub(super) async fn answer(
     service: Arc<Service>,
     sockets: TaskTracker,
     shutdown: Shutdown,
+    client: SocketAddr,
+    holding: Arc<Holding>,
     first: impl FnOnce() -> bool,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Cut> {
     let id = Uuid::new_v4().to_string();
+    let caller = Caller { address: client, transport: HTTP };
     let mut response = match (request.uri().path(), request.method()) {
         (EVENT_PATH, &Method::POST) => {
             service.stats.request(first());
-            event(&service, &shutdown, &id, request).await?
+            event(&service, &shutdown, caller, &holding, &id, request).await?
         }
         (EVENT_PATH, &Method::OPTIONS) => preflight(request.headers()),
         (REALTIME_PATH, &Method::GET) => {
-            realtime::upgrade(service, sockets, shutdown, request.into_parts().0).await
+            realtime::upgrade(service, sockets, shutdown, client, holding, request.into_parts().0)
+                .await
         }
-        (EVENT_PATH | REALTIME_PATH, _) => {
+        (path @ (EVENT_PATH | REALTIME_PATH), method) => {
+            let hint = "`POST /event` publishes, `GET /event/realtime` opens a WebSocket";
+            caller.refused("request", None, format!("{method} {path} is nothing"), hint);
             bad_request(StatusCode::METHOD_NOT_ALLOWED, "the method is not supported here")
         }
         (path, _) if service.control && path.starts_with(control::PREFIX) => {
             return Ok(control::answer(&service, request).await);
         }
-        _ => bad_request(StatusCode::NOT_FOUND, "there is nothing at this path"),
+        (path, _) => {
+            let hint = "the endpoint is `/event`, and `/event/realtime` for a WebSocket";
+            caller.refused("request", Some(path), "there is nothing at this path", hint);
+            bad_request(StatusCode::NOT_FOUND, "there is nothing at this path")
+        }
     };
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
@@ -111,15 +129,18 @@ pub(super) async fn answer(
 async fn event(
     service: &Service,
     shutdown: &Shutdown,
+    caller: Caller,
+    holding: &Holding,
     id: &str,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Cut> {
     let (parts, body) = request.into_parts();
-    let body = match read(body).await {
+    let body = read(body, holding).await;
+    // Whole, and used at once; or not kept.
+    holding.clear(Side::Read);
+    let body = match body {
         Ok(body) => body,
-        Err(Failure(status, item)) => {
-            return Ok(json_answer(status, &ErrorAnswer { errors: vec![item] }));
-        }
+        Err(failure) => return Ok(failure.answer(caller, None)),
     };
     let request: Result<PublishRequest, _> = serde_json::from_slice(&body);
     let channel = request.as_ref().ok().and_then(|request| Channel::parse(&request.channel).ok());
@@ -137,12 +158,14 @@ async fn event(
         response
     } else {
         let now = clock.unwrap_or_else(SystemTime::now);
+        let named = request.as_ref().ok().map(|request| request.channel.clone());
         match publish(service, id, &parts, &body, request, now) {
             Ok(answer) => {
+                caller.accepted("publish", named.as_deref());
                 let wrong = service.faults.wrong(subject, Instant::now());
                 whole(StatusCode::OK, answer_body(answer, wrong))
             }
-            Err(Failure(status, item)) => json_answer(status, &ErrorAnswer { errors: vec![item] }),
+            Err(failure) => failure.answer(caller, named.as_deref()),
         }
     };
     if let Some(instead) = passage.strikes(Stage::Answered).await? {
@@ -179,6 +202,14 @@ impl Passage<'_> {
             }
         }
         Ok(None)
+    }
+}
+
+impl Failure {
+    /// Says what is refused, and gives the answer.
+    fn answer(self, caller: Caller, channel: Option<&str>) -> Response<Body> {
+        caller.refused("publish", channel, self.why, self.hint);
+        json_answer(self.status, &ErrorAnswer { errors: vec![self.item] })
     }
 }
 
@@ -236,11 +267,17 @@ fn publish(
 ) -> Result<PublishAnswer, Failure> {
     let presented = Presented::headers(&parts.headers);
     let query = parts.uri.query().unwrap_or_default();
-    let signed = Signed { presented: &presented, query, payload: body };
-    service.access.check(signed, now).map_err(denied)?;
+    let own_host = presented.one("host").unwrap_or_default();
+    let signed = Signed { presented: &presented, own_host, query, payload: body };
+    service.access.check(signed, now).map_err(|why| denied(&why))?;
     let request = request.map_err(|e| {
         let message = format!("the body is no publish request: {e}");
-        Failure(StatusCode::BAD_REQUEST, item("BadRequestException", message))
+        Failure {
+            status: StatusCode::BAD_REQUEST,
+            why: message.clone(),
+            item: item("BadRequestException", message),
+            hint: r#"send `{"channel":"/demo/a","events":["{}"]}`: each event is a text of JSON"#,
+        }
     })?;
     let publish = Publish {
         request: id,
@@ -251,22 +288,28 @@ fn publish(
     service.publish(publish).map_err(|refusal| refused(&refusal))
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Failure> {
+async fn read(body: Incoming, holding: &Holding) -> Result<Bytes, Failure> {
     let too_large = || {
         let message = "the body is larger than 1.2 MB";
-        Failure(StatusCode::PAYLOAD_TOO_LARGE, item("BadRequestException", message))
+        Failure {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            item: item("BadRequestException", message),
+            why: message.to_owned(),
+            hint: "send fewer or smaller events",
+        }
     };
     if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-        discard(body).await;
+        discard(body, holding).await;
         return Err(too_large());
     }
     let collected = Limited::new(body, MAX_BODY_BYTES).collect().await;
     collected.map(http_body_util::Collected::to_bytes).map_err(|_| too_large())
 }
 
-async fn discard(mut body: Incoming) {
+async fn discard(mut body: Incoming, holding: &Holding) {
     let mut left = MAX_DISCARDED_BYTES;
     while let Some(Ok(frame)) = body.frame().await {
+        holding.clear(Side::Read);
         let size = frame.data_ref().map_or(0, Bytes::len) as u64;
         if size > left {
             return;
@@ -275,50 +318,41 @@ async fn discard(mut body: Incoming) {
     }
 }
 
-fn denied(denied: Denied) -> Failure {
-    let forbidden = |kind, message| Failure(StatusCode::FORBIDDEN, item(kind, message));
-    match denied {
-        Denied::Unauthorized => {
-            Failure(StatusCode::UNAUTHORIZED, item("UnauthorizedException", NOT_AUTHORIZED))
+fn denied(denied: &Denied) -> Failure {
+    let (status, item) = match denied {
+        Denied::Nobody | Denied::UnknownKey | Denied::UnknownToken => {
+            (StatusCode::UNAUTHORIZED, item("UnauthorizedException", NOT_AUTHORIZED))
         }
-        Denied::UnknownUser => forbidden(
-            "UnrecognizedClientException",
-            "The security token included in the request is invalid.",
-        ),
-        Denied::Signature(SignatureFault::Incomplete) => forbidden(
-            "IncompleteSignatureException",
-            "Authorization header requires a readable credential, signed headers, signature and date.",
-        ),
-        Denied::Signature(SignatureFault::Scope) => forbidden(
-            "InvalidSignatureException",
-            "Credential should be scoped to a valid date, region and service.",
-        ),
-        Denied::Signature(SignatureFault::Date) => forbidden(
-            "InvalidSignatureException",
-            "Signature expired or not yet current: its date is more than 5 minutes off.",
-        ),
-        Denied::Signature(SignatureFault::Mismatch) => forbidden(
-            "InvalidSignatureException",
-            "The request signature we calculated does not match the signature you provided.",
-        ),
-    }
+        Denied::UnknownUser | Denied::OtherSession => {
+            let words = "The security token included in the request is invalid.";
+            (StatusCode::FORBIDDEN, item("UnrecognizedClientException", words))
+        }
+        Denied::Signature(fault) => {
+            let kind = match fault {
+                SignatureFault::Incomplete(_) => "IncompleteSignatureException",
+                _ => "InvalidSignatureException",
+            };
+            (StatusCode::FORBIDDEN, item(kind, fault.to_string()))
+        }
+    };
+    Failure { status, item, why: denied.to_string(), hint: denied.hint() }
 }
 
 fn refused(refusal: &Refusal) -> Failure {
-    match refusal {
-        Refusal::TooManyEvents => Failure(
-            StatusCode::BAD_REQUEST,
-            item("BadRequestException", "Input exceeded 5 event limit"),
-        ),
-        Refusal::UnknownNamespace => Failure(StatusCode::UNAUTHORIZED, unknown_namespace()),
-        Refusal::Ledger(_) => Failure(
+    let (status, item) = match refusal {
+        Refusal::TooManyEvents => {
+            (StatusCode::BAD_REQUEST, item("BadRequestException", "Input exceeded 5 event limit"))
+        }
+        Refusal::UnknownNamespace => (StatusCode::UNAUTHORIZED, unknown_namespace()),
+        Refusal::Ledger(_) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             item("InternalFailureException", refusal.to_string()),
         ),
         Refusal::NoEvents | Refusal::BadChannel { .. } | Refusal::NotJson { .. } => {
-            Failure(StatusCode::BAD_REQUEST, item("BadRequestException", refusal.to_string()))
+            (StatusCode::BAD_REQUEST, item("BadRequestException", refusal.to_string()))
         }
-    }
+    };
+    Failure { status, item, why: refusal.to_string(), hint: refusal.hint() }
 }
 
 /// Allows what the browser asks for: names cannot be listed with `*`, as that leaves out

@@ -17,17 +17,21 @@
 //! dials `wss://` even for an `http://` endpoint, unless the scheme is written `HTTP://`.
 
 mod access;
+mod caller;
 mod control;
 mod fanout;
 mod fault;
 mod http;
 mod hub;
 mod ledger;
+mod memory;
+mod metered;
 mod rate;
 mod realtime;
 mod service;
 mod signature;
 mod tls;
+mod writer;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -59,6 +63,8 @@ use control::Stats;
 use fanout::Fanout;
 use fault::Faults;
 use ledger::Ledger;
+use memory::{Holding, MAX_HELD_BYTES, Memory};
+use metered::Metered;
 use service::Service;
 
 /// How long a client may take for its TLS handshake.
@@ -66,6 +72,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long to let be after the system refused a connection, mostly for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How much of a request is read ahead; a body goes on from there.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
 
 /// What an emulator is to be like.
 pub struct Settings {
@@ -147,6 +156,7 @@ impl Emulator {
             Ledger::open(path).map_err(named(what))
         };
         let ledger = settings.ledger.as_ref().map(open).transpose()?;
+        let memory = Memory::new(MAX_HELD_BYTES);
         let service = Service {
             access: Access {
                 api_keys: settings.api_keys,
@@ -156,7 +166,8 @@ impl Emulator {
                 verify_signatures: settings.verify_signatures,
             },
             namespaces: settings.namespaces,
-            fanout: Fanout::default(),
+            fanout: Fanout::new(Arc::clone(&memory)),
+            memory,
             ledger,
             // A timer of nothing cannot be made.
             keep_alive: settings.keep_alive.max(Duration::from_millis(1)),
@@ -204,14 +215,16 @@ impl Emulator {
                 accepted = self.listener.accept() => accepted,
                 () = shutdown.drain() => break,
             };
-            let Ok((stream, _)) = accepted else {
+            let Ok((stream, client)) = accepted else {
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
             let connection = Connection {
                 service: Arc::clone(&self.service),
+                holding: Arc::new(self.service.memory.holding()),
                 tasks: tasks.clone(),
                 shutdown: shutdown.clone(),
+                client,
                 published: Arc::default(),
             };
             tasks.spawn(connection.open(stream, self.tls.clone()));
@@ -238,8 +251,10 @@ impl Emulator {
 /// One client's TCP connection.
 struct Connection {
     service: Arc<Service>,
+    holding: Arc<Holding>,
     tasks: TaskTracker,
     shutdown: Shutdown,
+    client: SocketAddr,
     /// Whether a request to publish has come over it.
     published: Arc<AtomicBool>,
 }
@@ -258,12 +273,16 @@ impl Connection {
     }
 
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let stream = Metered { stream, holding: Arc::clone(&self.holding) };
         let service = service_fn(|request| self.answer(request));
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(MAX_BUFFER_BYTES);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection.with_upgrades());
         // How a connection ends is the client's business: most errors are one that went away.
         tokio::select! {
             _ = connection.as_mut() => return,
+            () = self.holding.cut() => return,
             () = self.shutdown.drain() => connection.as_mut().graceful_shutdown(),
         }
         tokio::select! {
@@ -279,6 +298,8 @@ impl Connection {
         let service = Arc::clone(&self.service);
         let published = Arc::clone(&self.published);
         let first = move || !published.swap(true, Ordering::Relaxed);
-        http::answer(service, self.tasks.clone(), self.shutdown.clone(), first, request)
+        let (tasks, shutdown) = (self.tasks.clone(), self.shutdown.clone());
+        let holding = Arc::clone(&self.holding);
+        http::answer(service, tasks, shutdown, self.client, holding, first, request)
     }
 }

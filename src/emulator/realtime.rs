@@ -12,6 +12,7 @@
 //! | an operation before `connection_init` | as after it, if the connection may connect |
 //! | after `connection_error` | closed with 1000 |
 //! | a signature that does not hold, on connect | errorCode 400 beside the seen `BadRequestException` |
+//! | the words for an incomplete signature, another scope or time | those of other services; a mismatch is seen |
 //! | a signature of an unknown user | `UnauthorizedException` |
 //! | an id that is live already | `subscribe_error` `DuplicatedOperationError` |
 //! | more than 200 subscriptions | `subscribe_error` `MaxSubscriptionsReachedError` |
@@ -22,17 +23,20 @@
 //! The cut after 24 hours is not emulated, nor is the window after a subscription in which AWS may
 //! miss events.
 
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use axum::body::Body;
 use axum::extract::FromRequestParts as _;
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::IntoResponse as _;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
+use futures_util::stream::SplitStream;
 use http::request::Parts;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -40,12 +44,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::{Denied, Presented, subprotocol_object};
-use super::fanout::{Inbox, Outbox};
+use super::caller::Caller;
+use super::fanout::Outbox;
 use super::http::{NOT_AUTHORIZED, bad_request, item, unknown_namespace};
 use super::hub::{ConnectionId, Pattern, Refused};
+use super::memory::{Holding, Side};
 use super::rate::Rate;
 use super::service::{Publish, Refusal, Service};
 use super::signature::Signed;
+use super::writer::{self, CLOSE_GRACE};
 use crate::event_api::wire::{ClientFrame, ErrorItem, ServerFrame};
 use crate::event_api::{
     CONNECTION_TIMEOUT_MS, MAX_BODY_BYTES, MAX_ID_CHARS, MAX_SOCKET_PUBLISHES_PER_SECOND,
@@ -57,28 +64,40 @@ use crate::shutdown::Shutdown;
 /// is well above the limit of a publish.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 
-/// How long a client may take to answer a close.
-const CLOSE_GRACE: Duration = Duration::from_secs(1);
+/// Bytes of what a socket reads ahead.
+const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Answers an upgrade; the conversation runs as a task of `sockets`.
 pub(super) async fn upgrade(
     service: Arc<Service>,
     sockets: TaskTracker,
     shutdown: Shutdown,
+    client: SocketAddr,
+    holding: Arc<Holding>,
     mut parts: Parts,
 ) -> Response<Body> {
+    let caller = Caller { address: client, transport: "ws" };
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &()).await {
-        Ok(upgrade) => upgrade.protocols([SUBPROTOCOL]).max_message_size(MAX_MESSAGE_BYTES),
-        Err(rejection) => return rejection.into_response(),
+        Ok(upgrade) => upgrade
+            .protocols([SUBPROTOCOL])
+            .max_message_size(MAX_MESSAGE_BYTES)
+            .read_buffer_size(READ_BUFFER_BYTES)
+            // A frame is written before the next one is made.
+            .write_buffer_size(0),
+        Err(rejection) => {
+            caller.refused("connect", None, &rejection, "open it with a WebSocket client");
+            return rejection.into_response();
+        }
     };
     if upgrade.selected_protocol().is_none() {
         let message = "the subprotocol `aws-appsync-event-ws` is missing";
+        caller.refused("connect", None, message, "name it in `sec-websocket-protocol`");
         return bad_request(StatusCode::BAD_REQUEST, message);
     }
     // Taken before the answer, so that a stopping emulator waits for the conversation.
     let token = sockets.token();
     upgrade.max_frame_size(MAX_MESSAGE_BYTES).on_upgrade(async move |socket| {
-        converse(service, shutdown, parts.headers, socket).await;
+        converse(service, shutdown, caller, holding, parts.headers, socket).await;
         drop(token);
     })
 }
@@ -87,25 +106,33 @@ pub(super) async fn upgrade(
 async fn converse(
     service: Arc<Service>,
     shutdown: Shutdown,
+    caller: Caller,
+    holding: Arc<Holding>,
     headers: HeaderMap,
     socket: WebSocket,
 ) {
-    let (id, outbox, inbox) = service.fanout.join();
+    holding.clear(Side::Read);
+    let (id, outbox) = service.fanout.join(Arc::clone(&holding));
     let close = CancellationToken::new();
     let (sink, frames) = socket.split();
+    let own_host =
+        headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let mut conversation = Conversation {
         service: &service,
+        caller,
+        own_host,
         id,
         outbox: &outbox,
+        holding: &holding,
         close: &close,
-        connect: connect_credentials(&service, &headers),
+        connect: connect_credentials(&service, &headers, own_host),
         acknowledged: false,
         rate: Rate::new(MAX_SOCKET_PUBLISHES_PER_SECOND, Instant::now()),
     };
     tokio::select! {
         () = conversation.listen(frames) => {}
-        () = write(sink, inbox, &close) => {}
-        () = outbox.overflowed() => {}
+        () = writer::write(sink, &holding, &close) => {}
+        () = holding.cut() => {}
         () = async { shutdown.drain().await; close.cancel(); sleep(CLOSE_GRACE).await } => {}
         () = shutdown.abort() => {}
     }
@@ -113,61 +140,39 @@ async fn converse(
 }
 
 /// Whether the upgrade may connect: by its auth object, or else by its own headers.
-fn connect_credentials(service: &Service, headers: &HeaderMap) -> Result<(), Denied> {
+fn connect_credentials(
+    service: &Service,
+    headers: &HeaderMap,
+    own_host: &str,
+) -> Result<(), Denied> {
     let object = subprotocol_object(headers);
     let presented = match &object {
         Some(object) => Presented::object(object),
         None => Presented::headers(headers),
     };
-    let signed = Signed { presented: &presented, query: "", payload: b"{}" };
+    let signed = Signed { presented: &presented, own_host, query: "", payload: b"{}" };
     service.access.check(signed, SystemTime::now())
-}
-
-/// Writes what is queued, then the close once it is asked for, and lets the client answer that.
-async fn write(
-    mut sink: SplitSink<WebSocket, Message>,
-    mut inbox: Inbox,
-    close: &CancellationToken,
-) {
-    loop {
-        let frame = tokio::select! {
-            biased;
-            Some(frame) = inbox.next() => frame,
-            () = close.cancelled() => break,
-        };
-        if feed(&mut sink, &mut inbox, frame).await.is_err() {
-            return;
-        }
-    }
-    // The service closes with 1000 even after failures.
-    let normal = CloseFrame { code: close_code::NORMAL, reason: Utf8Bytes::default() };
-    if sink.send(Message::Close(Some(normal))).await.is_ok() {
-        sleep(CLOSE_GRACE).await;
-    }
-}
-
-/// Writes `frame` and all that is queued behind it, with one flush.
-async fn feed(
-    sink: &mut SplitSink<WebSocket, Message>,
-    inbox: &mut Inbox,
-    frame: Utf8Bytes,
-) -> Result<(), axum::Error> {
-    sink.feed(Message::Text(frame)).await?;
-    while let Some(frame) = inbox.try_next() {
-        sink.feed(Message::Text(frame)).await?;
-    }
-    sink.flush().await
 }
 
 /// What a connection is in the middle of.
 struct Conversation<'a> {
     service: &'a Service,
+    caller: Caller,
+    own_host: &'a str,
     id: ConnectionId,
     outbox: &'a Outbox,
+    holding: &'a Holding,
     close: &'a CancellationToken,
     connect: Result<(), Denied>,
     acknowledged: bool,
     rate: Rate,
+}
+
+/// A refusal: the item of its answer; and for the log why, and what would be right.
+struct Failure {
+    item: ErrorItem,
+    why: String,
+    hint: &'static str,
 }
 
 /// What can be told of a frame that is not understood.
@@ -190,12 +195,17 @@ impl Conversation<'_> {
                     continue;
                 }
             };
+            // It is whole, and used at once.
+            self.holding.clear(Side::Read);
             let before = self.acknowledged;
             match message {
                 // Nothing is done any more for a client that is being sent away.
                 Some(Ok(_)) if self.close.is_cancelled() => {}
                 Some(Ok(Message::Text(text))) => self.hear(&text),
-                Some(Ok(Message::Binary(_))) => self.outbox.push(&not_understood("binary frames")),
+                Some(Ok(Message::Binary(_))) => {
+                    self.caller.refused("frame", None, "it is binary", "send text frames");
+                    self.outbox.push(&not_understood("binary frames"));
+                }
                 Some(Ok(_)) => {} // pings are answered below us; a close ends the stream
                 Some(Err(_)) | None => return,
             }
@@ -211,12 +221,11 @@ impl Conversation<'_> {
             Ok(frame) => frame,
             Err(e) => return self.misheard(text, &e),
         };
-        if let Err(denied) = self.connect {
-            let (mut errors, code) = match denied {
-                Denied::Signature(_) => (denied_item(denied), 400),
-                Denied::Unauthorized | Denied::UnknownUser => (denied_item(denied), 401),
-            };
-            errors.error_code = Some(code);
+        if let Err(denied) = &self.connect {
+            self.caller.refused("connect", None, denied, denied.hint());
+            let mut errors = denied_item(denied);
+            errors.error_code =
+                Some(if matches!(denied, Denied::Signature(_)) { 400 } else { 401 });
             self.outbox.push(&ServerFrame::ConnectionError { errors: vec![errors] });
             self.close.cancel();
             return;
@@ -227,11 +236,15 @@ impl Conversation<'_> {
                 self.outbox.push(&ServerFrame::ConnectionAck { connection_timeout_ms });
                 self.outbox.push(&ServerFrame::Ka);
                 self.acknowledged = true;
+                self.caller.accepted("connect", None);
             }
             ClientFrame::Subscribe { id, channel, authorization } => {
-                if let Err(error) = self.subscribe(&id, &channel, &authorization) {
-                    let errors = vec![error];
-                    self.outbox.push(&ServerFrame::SubscribeError { id: &id, errors });
+                match self.subscribe(&id, &channel, &authorization) {
+                    Ok(()) => self.caller.accepted("subscribe", Some(&channel)),
+                    Err(failure) => {
+                        let errors = failure.report(self.caller, "subscribe", &channel);
+                        self.outbox.push(&ServerFrame::SubscribeError { id: &id, errors });
+                    }
                 }
             }
             ClientFrame::Unsubscribe { id } => {
@@ -239,14 +252,19 @@ impl Conversation<'_> {
                     ServerFrame::UnsubscribeSuccess { id: &id }
                 } else {
                     let message = format!("Unknown operation id {id}");
+                    let hint = "subscribe first, on this connection";
+                    self.caller.refused("unsubscribe", None, "there is no such subscription", hint);
                     let errors = vec![item("UnknownOperationError", message)];
                     ServerFrame::UnsubscribeError { id: &id, errors }
                 });
             }
             ClientFrame::Publish { id, channel, events, authorization } => {
-                if let Err(error) = self.publish(&id, &channel, &events, &authorization) {
-                    let errors = vec![error];
-                    self.outbox.push(&ServerFrame::PublishError { id: &id, errors });
+                match self.publish(&id, &channel, &events, &authorization) {
+                    Ok(()) => self.caller.accepted("publish", Some(&channel)),
+                    Err(failure) => {
+                        let errors = failure.report(self.caller, "publish", &channel);
+                        self.outbox.push(&ServerFrame::PublishError { id: &id, errors });
+                    }
                 }
             }
         }
@@ -255,6 +273,8 @@ impl Conversation<'_> {
     /// Answers a frame that cannot be read, by its id where it has one.
     fn misheard(&self, text: &str, why: &serde_json::Error) {
         let errors = || vec![item("BadRequestException", format!("the frame is not whole: {why}"))];
+        let hint = "see the frames of the protocol in the AWS AppSync Events guide";
+        self.caller.refused("frame", None, why, hint);
         let frame = serde_json::from_str::<Unread>(text).ok();
         let frame = frame.as_ref().and_then(|f| Some((f.r#type.as_deref()?, f.id.as_deref()?)));
         self.outbox.push(&match frame {
@@ -269,22 +289,28 @@ impl Conversation<'_> {
         id: &str,
         channel: &str,
         authorization: &Map<String, Value>,
-    ) -> Result<(), ErrorItem> {
+    ) -> Result<(), Failure> {
         check_id(id)?;
         let signed = serde_json::json!({ "channel": channel }).to_string();
         self.check(authorization, &signed)?;
         let pattern = Pattern::parse(channel).map_err(|why| {
-            item("BadRequestException", format!("`{channel}` is no channel: {why}"))
+            let hint = "a channel has one to five segments, of which the last may be `*`";
+            Failure::bad_request(format!("`{channel}` is no channel: {why}"), hint)
         })?;
         if !self.service.has_namespace(pattern.namespace()) {
-            return Err(unknown_namespace());
+            let refusal = Refusal::UnknownNamespace;
+            return Err(Failure::new(unknown_namespace(), &refusal, refusal.hint()));
         }
         self.service.fanout.subscribe(self.id, id, pattern).map_err(|refused| match refused {
             Refused::Duplicate => {
-                item("DuplicatedOperationError", format!("Duplicated operation id {id}"))
+                let words = format!("Duplicated operation id {id}");
+                let why = "its id is that of a live subscription";
+                Failure::new(item("DuplicatedOperationError", words), why, "choose another id")
             }
             Refused::TooMany => {
-                item("MaxSubscriptionsReachedError", "Max number of 200 subscriptions reached")
+                let words = "Max number of 200 subscriptions reached";
+                let hint = "open another connection, or end a subscription";
+                Failure::new(item("MaxSubscriptionsReachedError", words), words, hint)
             }
         })
     }
@@ -295,25 +321,31 @@ impl Conversation<'_> {
         channel: &str,
         events: &[String],
         authorization: &Map<String, Value>,
-    ) -> Result<(), ErrorItem> {
+    ) -> Result<(), Failure> {
         check_id(id)?;
         if !self.rate.admit(Instant::now()) {
-            return Err(item("LimitExceededError", "more than 25 publish requests a second"));
+            let words = "more than 25 publish requests a second";
+            let hint = "publish in bulk over HTTP";
+            return Err(Failure::new(item("LimitExceededError", words), words, hint));
         }
         let signed = Payload { channel, events };
         let signed = serde_json::to_string(&signed).unwrap_or_default();
         if signed.len() > MAX_BODY_BYTES {
-            return Err(item("BadRequestException", "the payload is larger than 1.2 MB"));
+            let hint = "send fewer or smaller events";
+            return Err(Failure::bad_request("the payload is larger than 1.2 MB", hint));
         }
         self.check(authorization, &signed)?;
         let publish = Publish { request: id, transport: "ws", channel, events };
-        let answer = self.service.publish(publish).map_err(|refusal| match refusal {
-            Refusal::TooManyEvents => item("InvalidInputError", "input exceeded 5 event limit"),
-            Refusal::UnknownNamespace => unknown_namespace(),
-            Refusal::Ledger(_) => item("InternalFailureException", refusal.to_string()),
-            Refusal::NoEvents | Refusal::BadChannel { .. } | Refusal::NotJson { .. } => {
-                item("BadRequestException", refusal.to_string())
-            }
+        let answer = self.service.publish(publish).map_err(|refusal| {
+            let item = match refusal {
+                Refusal::TooManyEvents => item("InvalidInputError", "input exceeded 5 event limit"),
+                Refusal::UnknownNamespace => unknown_namespace(),
+                Refusal::Ledger(_) => item("InternalFailureException", refusal.to_string()),
+                Refusal::NoEvents | Refusal::BadChannel { .. } | Refusal::NotJson { .. } => {
+                    item("BadRequestException", refusal.to_string())
+                }
+            };
+            Failure::new(item, &refusal, refusal.hint())
         })?;
         let (successful, failed) = (answer.successful, answer.failed);
         self.outbox.push(&ServerFrame::PublishSuccess { id, successful, failed });
@@ -322,10 +354,30 @@ impl Conversation<'_> {
 
     /// Checks the credentials of one operation; a signature covers `payload`, written as
     /// `JSON.stringify` writes it.
-    fn check(&self, authorization: &Map<String, Value>, payload: &str) -> Result<(), ErrorItem> {
+    fn check(&self, authorization: &Map<String, Value>, payload: &str) -> Result<(), Failure> {
         let presented = Presented::object(authorization);
-        let signed = Signed { presented: &presented, query: "", payload: payload.as_bytes() };
-        self.service.access.check(signed, SystemTime::now()).map_err(denied_item)
+        let own_host = self.own_host;
+        let payload = payload.as_bytes();
+        let signed = Signed { presented: &presented, own_host, query: "", payload };
+        let checked = self.service.access.check(signed, SystemTime::now());
+        checked.map_err(|denied| Failure::new(denied_item(&denied), &denied, denied.hint()))
+    }
+}
+
+impl Failure {
+    fn new(item: ErrorItem, why: impl Display, hint: &'static str) -> Self {
+        Self { item, why: format!("{why}"), hint }
+    }
+
+    fn bad_request(why: impl Into<Cow<'static, str>>, hint: &'static str) -> Self {
+        let why = why.into();
+        Self::new(item("BadRequestException", why.clone()), why, hint)
+    }
+
+    /// Says what is refused, and gives what the answer says.
+    fn report(self, caller: Caller, operation: &str, channel: &str) -> Vec<ErrorItem> {
+        caller.refused(operation, Some(channel), self.why, self.hint);
+        vec![self.item]
     }
 }
 
@@ -336,19 +388,19 @@ struct Payload<'a> {
     events: &'a [String],
 }
 
-fn check_id(id: &str) -> Result<(), ErrorItem> {
+fn check_id(id: &str) -> Result<(), Failure> {
     let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'+');
     if id.is_empty() || id.len() > MAX_ID_CHARS || !id.bytes().all(known) {
         let message = "an id is 1 to 128 letters, digits, `-`, `_` or `+`";
-        return Err(item("BadRequestException", message));
+        return Err(Failure::bad_request(message, "a UUID does"));
     }
     Ok(())
 }
 
-fn denied_item(denied: Denied) -> ErrorItem {
+fn denied_item(denied: &Denied) -> ErrorItem {
     match denied {
-        Denied::Unauthorized | Denied::UnknownUser => item("UnauthorizedException", NOT_AUTHORIZED),
-        Denied::Signature(_) => item("BadRequestException", "signature mismatch"),
+        Denied::Signature(fault) => item("BadRequestException", fault.to_string()),
+        _ => item("UnauthorizedException", NOT_AUTHORIZED),
     }
 }
 

@@ -2,6 +2,7 @@
 //! worded is the transport's business, as AWS words the same mistake in two ways.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
@@ -11,6 +12,7 @@ use super::control::Stats;
 use super::fanout::Fanout;
 use super::fault::{EventFailure, Faults, Subject};
 use super::ledger::{Ledger, LedgerLine};
+use super::memory::Memory;
 use crate::event_api::wire::{AcceptedEvent, FailedEvent, PublishAnswer};
 use crate::event_api::{Channel, Event, EventError, MAX_EVENTS};
 
@@ -20,6 +22,8 @@ pub(super) struct Service {
     /// Empty: every well-formed namespace exists.
     pub(super) namespaces: Vec<String>,
     pub(super) fanout: Fanout,
+    /// What the connections hold.
+    pub(super) memory: Arc<Memory>,
     pub(super) ledger: Option<Ledger>,
     pub(super) keep_alive: Duration,
     pub(super) latency: Duration,
@@ -76,6 +80,21 @@ pub(super) enum Refusal {
     /// The ledger could not be written, so nothing may be called accepted.
     #[error("the ledger cannot be written: {0}")]
     Ledger(#[from] io::Error),
+}
+
+impl Refusal {
+    /// What would be right, for the log.
+    pub(super) fn hint(&self) -> &'static str {
+        match self {
+            Self::TooManyEvents | Self::NoEvents => "send one to five events",
+            Self::BadChannel { .. } => {
+                "a channel has one to five segments of 1 to 50 letters, digits and `-`"
+            }
+            Self::UnknownNamespace => "name it with `--namespace`",
+            Self::NotJson { .. } => "each event is a text of JSON, such as \"{\\\"n\\\":1}\"",
+            Self::Ledger(_) => "make room for the file of `--ledger`",
+        }
+    }
 }
 
 impl Service {
@@ -153,7 +172,7 @@ impl Service {
                 }
                 Some(EventFailure { code, message }) => {
                     let AcceptedEvent { identifier, index } = event;
-                    answer.failed.push(FailedEvent { identifier, index, code, message });
+                    answer.failed.push(FailedEvent { code, identifier, index, message });
                 }
             }
         }
@@ -199,7 +218,8 @@ mod tests {
                 verify_signatures: true,
             },
             namespaces: vec!["demo".to_owned()],
-            fanout: Fanout::default(),
+            fanout: Fanout::new(Memory::new(usize::MAX)),
+            memory: Memory::new(usize::MAX),
             ledger,
             keep_alive: Duration::from_mins(1),
             latency: Duration::ZERO,

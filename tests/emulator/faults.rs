@@ -299,7 +299,9 @@ async fn a_clock_that_is_off_refuses_good_signatures_and_says_its_time() {
             } else {
                 let (status, kind, message) = answer.error();
                 assert_eq!((status, kind.as_str()), (403, "InvalidSignatureException"));
-                assert!(message.unwrap().starts_with("Signature expired"));
+                let words =
+                    if ahead > 0 { "Signature expired: " } else { "Signature not yet current: " };
+                assert!(message.unwrap().starts_with(words));
             }
             let date = httpdate::parse_http_date(answer.header("date")).unwrap();
             let off = date.duration_since(shifted(now, ahead - 5)).unwrap();
@@ -307,6 +309,18 @@ async fn a_clock_that_is_off_refuses_good_signatures_and_says_its_time() {
         }
         assert_eq!(emulator.strikes().await, [2]);
     }
+    // As far off as it may be, and no farther.
+    for offset in ["-50y", "+50y"] {
+        emulator.set_faults(json!([{ "fault": { "clock": { "offset": offset } } }])).await;
+        assert_eq!(emulator.publish("/a/b", &["1"]).await.status, 200, "{offset}");
+    }
+    for offset in ["-57y", "51y", "-99y"] {
+        let faults = json!([{ "fault": { "clock": { "offset": offset } } }]).to_string();
+        let (status, _, words) = emulator.control(Method::PUT, "faults", &faults).await.error();
+        assert_eq!(status, 400, "{offset}");
+        assert!(words.unwrap().contains("from `-50y` to `+50y`"), "{offset}");
+    }
+    assert_eq!(emulator.publish("/a/b", &["1"]).await.status, 200);
 }
 
 fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
@@ -320,8 +334,10 @@ async fn the_control_endpoint_shows_counts_and_names_mistakes() {
     emulator.publish("a/b", &["1", "2"]).await;
     emulator.publish("a/*", &["1"]).await;
     let stats = emulator.control(Method::GET, "stats", "").await.json();
-    let expected =
-        json!({ "connections": 2, "requests": 2, "accepted_requests": 1, "accepted_events": 2 });
+    let expected = json!({
+        "connections": 2, "requests": 2, "accepted_requests": 1, "accepted_events": 2,
+        "cut_connections": 0,
+    });
     assert_eq!(stats, expected);
 
     let fault = json!({ "fault": { "cut": {} }, "namespace": "a" });

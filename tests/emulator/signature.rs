@@ -1,10 +1,13 @@
 //! Signatures made by others: `curl`, and the bridge's own signer on the ways that Amplify leaves out.
 
+use std::fmt::Write as _;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use appsync_bridge::event_api::sign::Signer;
-use serde_json::json;
+use appsync_bridge::event_api::sign::{
+    Signer, amz_date, hex, sha256_hex, signing_key, string_to_sign,
+};
+use serde_json::{Value, json};
 
 use crate::support::emulator::{Answer, Emulator};
 use crate::support::socket::Socket;
@@ -40,6 +43,19 @@ fn curl(emulator: &Emulator, region: &str, user: &str) -> (String, Vec<(String, 
     (String::from_utf8(output.stdout).unwrap(), sent)
 }
 
+/// The words of AWS, as a real log of the WebSocket shows them, and the canonical request.
+fn assert_mismatch(message: &str) {
+    let words = "The request signature we calculated does not match the signature you provided. Check \
+                 your AWS Secret Access Key and signing method. ";
+    assert!(message.starts_with(words), "{message}");
+    let canonical = "The Canonical String for this request should have been\n'POST\n/event\n\n";
+    assert!(message.contains(canonical), "{message}");
+    assert!(
+        message.contains("The String-to-Sign should have been\n'AWS4-HMAC-SHA256\n"),
+        "{message}"
+    );
+}
+
 async fn replay(emulator: &Emulator, headers: &[(String, String)], body: &str) -> Answer {
     let headers: Vec<(&str, &str)> =
         headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
@@ -55,20 +71,23 @@ async fn curl_publishes_and_its_signature_covers_what_it_sent() {
     // The captured headers are good for the same body, or the refusals below would prove nothing.
     assert_eq!(replay(&emulator, &sent, BODY).await.status, 200);
     let changed = replay(&emulator, &sent, &BODY.replace('1', "2")).await;
-    let mismatch = "The request signature we calculated does not match the signature you provided.";
-    let refused = |kind: &str, message: &str| (403, kind.to_owned(), Some(message.to_owned()));
-    assert_eq!(changed.error(), refused("InvalidSignatureException", mismatch));
+    let mismatched = |answer: &Answer| {
+        let (status, kind, message) = answer.error();
+        assert_eq!((status, kind.as_str()), (403, "InvalidSignatureException"));
+        assert_mismatch(&message.unwrap());
+    };
+    mismatched(&changed);
 
     let mut later = sent.clone();
     let date = later.iter_mut().find(|(n, _)| n == "x-amz-date").unwrap();
     date.1 = appsync_bridge::event_api::sign::amz_date(SystemTime::now() + Duration::from_secs(2));
-    let later = replay(&emulator, &later, BODY).await;
-    assert_eq!(later.error(), refused("InvalidSignatureException", mismatch));
+    mismatched(&replay(&emulator, &later, BODY).await);
 
     let (answer, _) = curl(&emulator, "eu-west-1", "AKIDLOCAL:another");
     assert!(answer.contains("InvalidSignatureException"), "{answer}");
     let (answer, _) = curl(&emulator, "eu-west-2", "AKIDLOCAL:secret/+");
-    assert!(answer.contains("Credential should be scoped"), "{answer}");
+    let scope = "Credential should be scoped to a valid region, not 'eu-west-2'";
+    assert!(answer.contains(scope), "{answer}");
     let (answer, _) = curl(&emulator, "eu-west-1", "AKIDOTHER:secret/+");
     assert!(answer.contains("UnrecognizedClientException"), "{answer}");
 }
@@ -98,7 +117,9 @@ async fn a_date_more_than_five_minutes_off_is_refused() {
         } else {
             let (status, kind, message) = answer.error();
             assert_eq!((status, kind.as_str()), (403, "InvalidSignatureException"));
-            assert!(message.unwrap().starts_with("Signature expired"));
+            let words =
+                if at < now { "Signature expired: " } else { "Signature not yet current: " };
+            assert!(message.unwrap().starts_with(words));
         }
     }
 }
@@ -115,6 +136,80 @@ async fn a_host_signed_without_its_port_is_accepted_and_another_is_not() {
             ("authorization", signed.authorization.as_str()),
         ];
         assert_eq!(emulator.post(&headers, BODY).await.status, status, "{host}");
+    }
+}
+
+/// As the client of a public suite that runs against AWS does: neither the date nor the token is signed.
+fn by_hand(names: &str, payload: &str, host: &str, token: Option<&str>) -> Value {
+    let date = amz_date(SystemTime::now());
+    let fixed = |name: &str| match name {
+        "accept" => "application/json, text/javascript".to_owned(),
+        "content-encoding" => "amz-1.0".to_owned(),
+        "content-type" => "application/json; charset=UTF-8".to_owned(),
+        _ => host.to_owned(),
+    };
+    let mut canonical = "POST\n/event\n\n".to_owned();
+    for name in names.split(';') {
+        let _ = writeln!(canonical, "{name}:{}", fixed(name));
+    }
+    let _ = write!(canonical, "\n{names}\n{}", sha256_hex(payload.as_bytes()));
+    let scope = format!("{}/eu-west-1/appsync/aws4_request", &date[..8]);
+    let key = signing_key("secret/+", &date[..8], "eu-west-1", "appsync");
+    let to_sign = string_to_sign(&date, &scope, &canonical);
+    let signature = hex(aws_lc_rs::hmac::sign(&key, to_sign.as_bytes()).as_ref());
+    let mut object = json!({
+        "x-amz-date": date,
+        "Authorization": format!(
+            "AWS4-HMAC-SHA256 Credential=AKIDLOCAL/{scope}, SignedHeaders={names}, Signature={signature}"
+        ),
+    });
+    for name in names.split(';') {
+        object[name] = json!(fixed(name));
+    }
+    if let Some(token) = token {
+        object["X-Amz-Security-Token"] = json!(token);
+    }
+    object
+}
+
+#[tokio::test]
+async fn a_client_that_signs_no_date_is_accepted_over_both_ways() {
+    let names = "accept;content-encoding;content-type;host";
+    for token in [None, Some("a-session-token")] {
+        let user = ["--access-key-id", "AKIDLOCAL", "--secret-access-key", "secret/+"];
+        let session = token.map_or(vec![], |token| vec!["--session-token", token]);
+        let emulator = Emulator::start(&[&user[..], &session].concat());
+        let host = emulator.host();
+
+        let object = by_hand(names, BODY, host, token);
+        let headers: Vec<_> = object.as_object().unwrap().iter().collect();
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(n, v)| (n.as_str(), v.as_str().unwrap())).collect();
+        let answer = emulator.post(&headers, BODY).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let other = emulator.post(&headers, BODY.replace('1', "2")).await;
+        assert_mismatch(&other.error().2.unwrap());
+
+        let mut socket = Socket::open(&emulator, &by_hand(names, "{}", host, token)).await;
+        socket.init().await;
+        let object = by_hand(names, r#"{"channel":"/demo/*"}"#, host, token);
+        assert_eq!(socket.subscribe_as("s", "/demo/*", &object).await["type"], "subscribe_success");
+        assert_eq!(socket.subscribe_as("t", "/demo/a", &object).await["type"], "subscribe_error");
+    }
+}
+
+#[tokio::test]
+async fn a_host_shown_without_its_port_and_signed_with_it_is_accepted() {
+    let emulator = emulator();
+    let host = emulator.host();
+    let bare = host.split(':').next().unwrap();
+    for (signed, good) in [(host, true), (bare, true), ("127.0.0.2:1", false)] {
+        let mut object = by_hand("host", "{}", signed, None);
+        object["host"] = json!(bare);
+        let mut socket = Socket::open(&emulator, &object).await;
+        socket.say(&json!({ "type": "connection_init" })).await;
+        let kind = if good { "connection_ack" } else { "connection_error" };
+        assert_eq!(socket.hear().await["type"], kind, "{signed}");
     }
 }
 
@@ -142,10 +237,13 @@ async fn a_native_client_signs_the_upgrade_itself_and_each_frame_after() {
     let good = object(r#"{"channel":"/demo/*"}"#);
     let success = json!({ "type": "subscribe_success", "id": "good" });
     assert_eq!(socket.subscribe_as("good", "/demo/*", &good).await, success);
-    let mismatch = json!([{ "errorType": "BadRequestException", "message": "signature mismatch" }]);
+    let mismatched = |refused: &Value| {
+        assert_eq!(refused["errors"][0]["errorType"], "BadRequestException");
+        assert_mismatch(refused["errors"][0]["message"].as_str().unwrap());
+    };
     let refused = socket.subscribe_as("other", "/demo/a", &good).await;
     assert_eq!(refused["type"], "subscribe_error");
-    assert_eq!(refused["errors"], mismatch);
+    mismatched(&refused);
 
     let authorization = object(BODY);
     let publish = |events: serde_json::Value| {
@@ -156,7 +254,8 @@ async fn a_native_client_signs_the_upgrade_itself_and_each_frame_after() {
     };
     socket.say(&publish(json!([r#"{"n":2}"#]))).await;
     let refused = socket.hear().await;
-    assert_eq!((&refused["type"], &refused["errors"]), (&json!("publish_error"), &mismatch));
+    assert_eq!(refused["type"], "publish_error");
+    mismatched(&refused);
     socket.say(&publish(json!([r#"{"n":1}"#]))).await;
     let data = json!({ "type": "data", "id": "good", "event": r#"{"n":1}"# });
     assert_eq!(socket.hear().await, data);
@@ -177,7 +276,8 @@ async fn a_bad_signature_on_connect_is_a_bad_request() {
     let error = socket.hear().await;
     assert_eq!(error["type"], "connection_error");
     assert_eq!(error["errors"][0]["errorType"], "BadRequestException");
-    assert_eq!(error["errors"][0]["message"], "signature mismatch");
+    assert_eq!(error["errors"][0]["errorCode"], 400);
+    assert_mismatch(error["errors"][0]["message"].as_str().unwrap());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::ledger::Ledger;
 
@@ -23,6 +23,7 @@ pub(crate) struct Emulator {
     pub(crate) endpoint: String,
     pub(crate) realtime: String,
     pub(crate) ca_file: Option<String>,
+    log: NamedTempFile,
 }
 
 /// What came back for a request.
@@ -56,24 +57,38 @@ impl Emulator {
 
     /// Starts one on this address, with `args` besides.
     pub(crate) fn start_at(listen: &str, args: &[&str]) -> Self {
+        let log = NamedTempFile::new().unwrap();
         let mut child = bridge()
             .args(["emulate", "--json", "--listen", listen])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let said: Value = serde_json::from_str(&line)
-            .unwrap_or_else(|e| panic!("the emulator said {line:?} instead of JSON: {e}"));
+        let said: Value = serde_json::from_str(&line).unwrap_or_else(|e| {
+            let log = std::fs::read_to_string(log.path()).unwrap();
+            panic!("the emulator said {line:?} instead of JSON: {e}\n{log}")
+        });
         let text = |name: &str| said[name].as_str().map(str::to_owned);
         Self {
             child,
             endpoint: text("endpoint").unwrap(),
             realtime: text("realtime").unwrap(),
             ca_file: text("ca_file"),
+            log,
         }
+    }
+
+    /// What it has logged, a value a line.
+    pub(crate) fn log(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.log.path()).unwrap();
+        let line = |line: &str| {
+            serde_json::from_str(line).unwrap_or_else(|e| panic!("{line:?} is no JSON: {e}"))
+        };
+        text.lines().map(line).collect()
     }
 
     /// The spelling that makes Amplify go without TLS.
@@ -85,6 +100,13 @@ impl Emulator {
     pub(crate) fn host(&self) -> &str {
         let (_, rest) = self.endpoint.split_once("://").unwrap();
         rest.split_once('/').unwrap().0
+    }
+
+    /// The most memory that it has had so far, in MiB.
+    pub(crate) fn peak_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -136,6 +158,9 @@ impl Drop for Emulator {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(self.log.path()).unwrap_or_default());
+        }
     }
 }
 

@@ -8,6 +8,8 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -80,6 +82,13 @@ impl Socket {
 
     pub(crate) async fn send(&mut self, message: Message) {
         self.0.send(message).await.unwrap();
+    }
+
+    /// Sends a text that goes on and never ends.
+    pub(crate) async fn begin(&mut self, text: &[u8]) {
+        let frame = Frame::message(text.to_vec(), OpCode::Data(Data::Text), false);
+        // One that is cut meanwhile can't be written to.
+        let _ = self.0.send(Message::Frame(frame)).await;
     }
 
     /// The next message; `None` at the end of the stream.

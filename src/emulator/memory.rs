@@ -1,0 +1,380 @@
+//! What clients make the emulator hold, in bytes, with one bound over all of them: bodies that are not
+//! whole yet, frames that came in pieces, events that wait for a subscriber.
+//!
+//! Nobody is refused for want of memory. When the bound is passed, the connection that has held
+//! something for the longest is cut, and the next one, until the rest fits: whoever reads and writes
+//! holds things for moments, and is never the one. An event that waits for many subscribers is held, and
+//! counted, once.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// Bytes over all connections.
+pub(super) const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
+
+/// Bytes that may wait for one connection: some seconds of a busy channel.
+pub(super) const MAX_QUEUED_BYTES: usize = 32 * 1024 * 1024;
+
+/// What a queued frame is charged on top of its text.
+const FRAME_BYTES: usize = 64;
+
+/// The bytes that are held, and by whom.
+#[derive(Debug)]
+pub(super) struct Memory {
+    held: AtomicUsize,
+    limit: usize,
+    holders: Mutex<HashMap<u64, Arc<Holder>>>,
+    next: AtomicU64,
+    cuts: AtomicU64,
+}
+
+/// A connection, for as long as it may hold something.
+#[derive(Debug)]
+pub(super) struct Holding {
+    memory: Arc<Memory>,
+    id: u64,
+    holder: Arc<Holder>,
+}
+
+#[derive(Debug, Default)]
+struct Holder {
+    state: Mutex<State>,
+    /// Something was queued.
+    queued: Notify,
+    cut: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Of its own, by [`Side`].
+    own: [Own; 2],
+    queue: VecDeque<Queued>,
+    /// Bytes of the queue, each frame charged in full.
+    queue_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Own {
+    bytes: usize,
+    /// Since when there are any.
+    since: Option<Instant>,
+}
+
+/// What a connection holds for itself alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Side {
+    /// What was read and is not whole yet: a body, a frame.
+    Read,
+    /// The frame that is being written.
+    Written,
+}
+
+#[derive(Debug)]
+struct Queued {
+    frame: Frame,
+    at: Instant,
+}
+
+/// A frame that waits: an event of a subscription, or a text that is sent as it is.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    /// The id of the subscription that the event is for: letters, digits, `-`, `_` and `+`.
+    pub(super) subscription: Option<Arc<str>>,
+    /// The event as a string of JSON, or the text.
+    pub(super) text: Arc<Held>,
+}
+
+/// A text that is charged until the last one who holds it lets go.
+#[derive(Debug)]
+pub(super) struct Held {
+    text: Box<str>,
+    memory: Arc<Memory>,
+}
+
+impl Memory {
+    /// Nothing held, and this many bytes at most.
+    pub(super) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            held: AtomicUsize::new(0),
+            limit,
+            holders: Mutex::default(),
+            next: AtomicU64::new(0),
+            cuts: AtomicU64::new(0),
+        })
+    }
+
+    /// A connection that may hold something from now on.
+    pub(super) fn holding(self: &Arc<Self>) -> Holding {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let holder = Arc::<Holder>::default();
+        lock(&self.holders).insert(id, Arc::clone(&holder));
+        Holding { memory: Arc::clone(self), id, holder }
+    }
+
+    /// A text that may be queued for many.
+    pub(super) fn hold(self: &Arc<Self>, text: &str) -> Arc<Held> {
+        self.take(text.len());
+        Arc::new(Held { text: text.into(), memory: Arc::clone(self) })
+    }
+
+    /// Connections that were cut because they held too much for too long.
+    pub(super) fn cuts(&self) -> u64 {
+        self.cuts.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) {
+        if self.held.fetch_add(bytes, Ordering::Relaxed) + bytes > self.limit {
+            self.make_room();
+        }
+    }
+
+    fn give(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Cuts those who have held something for the longest until the rest fits.
+    fn make_room(&self) {
+        // One at a time, or each of several would cut somebody for the same bytes.
+        let holders = lock(&self.holders);
+        let mut oldest: Vec<_> =
+            holders.values().filter_map(|h| Some((lock(&h.state).since()?, h))).collect();
+        oldest.sort_unstable_by_key(|(since, _)| *since);
+        for (_, holder) in oldest {
+            if self.held.load(Ordering::Relaxed) <= self.limit {
+                return;
+            }
+            self.cut(holder, "the connections hold too much, this one for the longest");
+        }
+    }
+
+    /// Lets go of what a connection holds, and has it end.
+    fn cut(&self, holder: &Holder, why: &str) {
+        let (own, queue) = lock(&holder.state).clear();
+        self.give(own + queue.len() * FRAME_BYTES);
+        drop(queue);
+        if !holder.cut.is_cancelled() {
+            holder.cut.cancel();
+            let cuts = self.cuts.fetch_add(1, Ordering::Relaxed) + 1;
+            warn!(
+                why,
+                cuts,
+                hint = "read what comes, and send bodies at once",
+                "cut a connection that is too slow"
+            );
+        }
+    }
+}
+
+impl Holding {
+    /// `bytes` more on this side.
+    pub(super) fn add(&self, side: Side, bytes: usize) {
+        {
+            let mut state = lock(&self.holder.state);
+            if self.holder.cut.is_cancelled() || bytes == 0 {
+                return;
+            }
+            let own = &mut state.own[side as usize];
+            own.bytes += bytes;
+            own.since.get_or_insert_with(Instant::now);
+        }
+        self.memory.take(bytes);
+    }
+
+    /// Nothing on this side any more.
+    pub(super) fn clear(&self, side: Side) {
+        let own = std::mem::take(&mut lock(&self.holder.state).own[side as usize]);
+        self.memory.give(own.bytes);
+    }
+
+    /// Queues a frame; never waits. Whoever falls too far behind is cut.
+    pub(super) fn push(&self, frame: Frame) {
+        let overflow = {
+            let mut state = lock(&self.holder.state);
+            if self.holder.cut.is_cancelled() {
+                return;
+            }
+            state.queue_bytes += frame.text.len() + FRAME_BYTES;
+            state.queue.push_back(Queued { frame, at: Instant::now() });
+            state.queue_bytes > MAX_QUEUED_BYTES
+        };
+        self.memory.take(FRAME_BYTES);
+        if overflow {
+            self.memory.cut(&self.holder, "more waits for it than it may fall behind");
+        }
+        self.holder.queued.notify_one();
+    }
+
+    /// The next frame, in the order of queueing; for one reader.
+    pub(super) async fn next(&self) -> Frame {
+        loop {
+            if let Some(frame) = self.try_next() {
+                return frame;
+            }
+            self.holder.queued.notified().await;
+        }
+    }
+
+    /// The next frame if it is there already.
+    pub(super) fn try_next(&self) -> Option<Frame> {
+        let frame = {
+            let mut state = lock(&self.holder.state);
+            let Queued { frame, .. } = state.queue.pop_front()?;
+            state.queue_bytes -= frame.text.len() + FRAME_BYTES;
+            frame
+        };
+        self.memory.give(FRAME_BYTES);
+        Some(frame)
+    }
+
+    /// Waits until the connection has to end.
+    pub(super) async fn cut(&self) {
+        self.holder.cut.cancelled().await;
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        lock(&self.memory.holders).remove(&self.id);
+        let (own, queue) = lock(&self.holder.state).clear();
+        self.memory.give(own + queue.len() * FRAME_BYTES);
+    }
+}
+
+impl State {
+    /// Since when it has held what it has held for the longest.
+    fn since(&self) -> Option<Instant> {
+        let queued = self.queue.front().map(|queued| queued.at);
+        self.own.iter().map(|own| own.since).chain([queued]).flatten().min()
+    }
+
+    fn clear(&mut self) -> (usize, VecDeque<Queued>) {
+        self.queue_bytes = 0;
+        let own = std::mem::take(&mut self.own);
+        (own.iter().map(|own| own.bytes).sum(), std::mem::take(&mut self.queue))
+    }
+}
+
+impl Frame {
+    /// What goes out: for each subscriber a text of its own, so the event was escaped before.
+    pub(super) fn into_text(self) -> String {
+        match &self.subscription {
+            Some(id) => [r#"{"type":"data","id":""#, id, r#"","event":"#, &self.text, "}"].concat(),
+            None => self.text.to_string(),
+        }
+    }
+}
+
+impl std::ops::Deref for Held {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.memory.give(self.text.len());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change under a lock here is whole before anything in it could panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event_api::wire::ServerFrame;
+
+    fn frame(text: &Arc<Held>) -> Frame {
+        Frame { subscription: None, text: Arc::clone(text) }
+    }
+
+    #[test]
+    fn an_event_for_many_is_charged_once_and_all_is_given_back() {
+        let memory = Memory::new(10_000);
+        let readers: Vec<_> = (0..10).map(|_| memory.holding()).collect();
+        let text = memory.hold(&"x".repeat(5_000));
+        for reader in &readers {
+            reader.push(frame(&text));
+        }
+        drop(text);
+        assert_eq!(memory.held.load(Ordering::Relaxed), 5_000 + 10 * FRAME_BYTES);
+        for reader in &readers[..9] {
+            assert_eq!(reader.try_next().unwrap().text.len(), 5_000);
+        }
+        assert_eq!(memory.held.load(Ordering::Relaxed), 5_000 + FRAME_BYTES);
+        drop(readers);
+        assert_eq!((memory.held.load(Ordering::Relaxed), memory.cuts()), (0, 0));
+    }
+
+    #[test]
+    fn who_has_held_something_for_the_longest_is_cut_and_nobody_else() {
+        let memory = Memory::new(10_000);
+        let (slow, quick, idle) = (memory.holding(), memory.holding(), memory.holding());
+        slow.add(Side::Read, 4_000);
+        for _ in 0..10 {
+            quick.add(Side::Written, 5_900);
+            quick.clear(Side::Written);
+        }
+        quick.add(Side::Written, 5_900);
+        assert_eq!(memory.cuts(), 0);
+        quick.add(Side::Read, 200);
+        let cut = |holding: &Holding| holding.holder.cut.is_cancelled();
+        assert_eq!((cut(&slow), cut(&quick), cut(&idle)), (true, false, false));
+        assert_eq!((memory.held.load(Ordering::Relaxed), memory.cuts()), (6_100, 1));
+        // What it does until it has ended counts no more.
+        slow.add(Side::Read, 100_000);
+        slow.push(frame(&memory.hold("x")));
+        assert_eq!(memory.held.load(Ordering::Relaxed), 6_100);
+        quick.clear(Side::Written);
+        quick.clear(Side::Read);
+        drop((slow, quick));
+        assert_eq!((memory.held.load(Ordering::Relaxed), memory.cuts()), (0, 1));
+    }
+
+    #[test]
+    fn a_queue_has_a_bound_of_its_own() {
+        let memory = Memory::new(usize::MAX);
+        let (slow, quick) = (memory.holding(), memory.holding());
+        let text = memory.hold(&"x".repeat(200_000));
+        for _ in 0..=MAX_QUEUED_BYTES / 200_000 {
+            slow.push(frame(&text));
+            quick.push(frame(&text));
+            quick.try_next().unwrap();
+        }
+        assert!(slow.holder.cut.is_cancelled() && !quick.holder.cut.is_cancelled());
+        assert!(slow.try_next().is_none());
+    }
+
+    #[test]
+    fn an_event_goes_out_as_the_protocol_has_it() {
+        let event = "{\"a\":\"\u{fc}\\n\"}";
+        let text = serde_json::to_string(event).unwrap();
+        let frame = Frame { subscription: Some("s-1".into()), text: Memory::new(99).hold(&text) };
+        let expected = serde_json::to_string(&ServerFrame::Data { id: "s-1", event }).unwrap();
+        assert_eq!(frame.into_text(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_reader_is_woken_by_what_is_queued_in_its_order() {
+        let memory = Memory::new(10_000);
+        let reader = Arc::new(memory.holding());
+        let task = tokio::spawn({
+            let reader = Arc::clone(&reader);
+            async move { [reader.next().await, reader.next().await].map(|f| f.text.to_string()) }
+        });
+        tokio::task::yield_now().await;
+        reader.push(frame(&memory.hold("one")));
+        reader.push(frame(&memory.hold("two")));
+        assert_eq!(task.await.unwrap(), ["one", "two"]);
+    }
+}

@@ -1,0 +1,59 @@
+//! The writing half of a WebSocket: what is queued for a connection goes out, and the close behind it.
+
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
+use futures_util::SinkExt as _;
+use futures_util::stream::SplitSink;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::memory::{Frame, Holding, Side};
+
+/// How long a client may take to answer a close.
+pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// How often a frame is in memory while it is written: its text, and the copy that goes out.
+const COPIES: usize = 2;
+
+/// Writes what is queued, then the close once it is asked for, and lets the client answer that.
+pub(super) async fn write(
+    mut sink: SplitSink<WebSocket, Message>,
+    holding: &Holding,
+    close: &CancellationToken,
+) {
+    loop {
+        let frame = tokio::select! {
+            biased;
+            frame = holding.next() => frame,
+            () = close.cancelled() => break,
+        };
+        if feed(&mut sink, holding, frame).await.is_err() {
+            return;
+        }
+    }
+    // The service closes with 1000 even after failures.
+    let normal = CloseFrame { code: close_code::NORMAL, reason: Utf8Bytes::default() };
+    if sink.send(Message::Close(Some(normal))).await.is_ok() {
+        sleep(CLOSE_GRACE).await;
+    }
+}
+
+/// Writes `frame` and all that is queued behind it, with one flush.
+async fn feed(
+    sink: &mut SplitSink<WebSocket, Message>,
+    holding: &Holding,
+    frame: Frame,
+) -> Result<(), axum::Error> {
+    let mut next = Some(frame);
+    while let Some(frame) = next {
+        let text = frame.into_text();
+        holding.clear(Side::Written);
+        holding.add(Side::Written, text.len() * COPIES);
+        sink.feed(Message::Text(text.into())).await?;
+        next = holding.try_next();
+    }
+    sink.flush().await?;
+    holding.clear(Side::Written);
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! One line a refusal: who, what for, why, and what would be right; and no credential in it.
+
+use http::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::emulator::{Emulator, KEY, request};
+use crate::support::socket::{Socket, key_object, publish_frame};
+
+const WRONG: &str = "da2-a-wrong-one-that-is-secret";
+
+/// The lines of the log that speak of refusals.
+fn refusals(emulator: &Emulator) -> Vec<Value> {
+    emulator.log().into_iter().filter(|line| line["message"] == "refused").collect()
+}
+
+fn assert_line(line: &Value, what: [&str; 4]) {
+    let [transport, operation, channel, why] = what;
+    assert_eq!((line["level"].as_str(), &line["transport"]), (Some("WARN"), &json!(transport)));
+    assert_eq!(line["operation"], operation, "{line}");
+    assert_eq!(line["channel"].as_str().unwrap_or_default(), channel, "{line}");
+    assert!(line["why"].as_str().unwrap().contains(why), "{line}");
+    assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    assert!(!line["hint"].as_str().unwrap().is_empty(), "{line}");
+}
+
+#[tokio::test]
+async fn a_refusal_is_a_line_whichever_way_it_came() {
+    let emulator = Emulator::start(&["--namespace", "demo"]);
+    let body = |channel: &str, events: &[&str]| {
+        json!({ "channel": channel, "events": events }).to_string()
+    };
+    let key = [("x-api-key", KEY)];
+    for (headers, body) in [
+        (&[("x-api-key", WRONG)][..], body("/demo/a", &["1"])),
+        (&[("authorization", WRONG)][..], body("/demo/a", &["1"])),
+        (&[][..], body("/demo/a", &["1"])),
+        (&key[..], body("/other/a", &["1"])),
+        (&key[..], body("/demo/a\n\u{1b}[31m", &["1"])),
+        (&key[..], body("/demo/a", &["1"; 6])),
+        (&key[..], body("/demo/a", &["{"])),
+        (&key[..], "{".to_owned()),
+    ] {
+        assert!(emulator.post(headers, body).await.status.is_client_error());
+    }
+    let elsewhere = emulator.endpoint.replace("/event", "/graphql");
+    assert_eq!(request(Method::POST, &elsewhere, &key, "{}").await.status, 404);
+
+    let mut socket = Socket::open(&emulator, &key_object(WRONG)).await;
+    socket.say(&json!({ "type": "connection_init" })).await;
+    assert_eq!(socket.hear().await["type"], "connection_error");
+    let mut socket = Socket::connect(&emulator).await;
+    assert_eq!(socket.subscribe("s", "/other/*").await["type"], "subscribe_error");
+    let mut publish = publish_frame("p", "/demo/a", &["1"]);
+    publish["authorization"] = key_object(WRONG);
+    socket.say(&publish).await;
+    assert_eq!(socket.hear().await["type"], "publish_error");
+    socket.say_text("{").await;
+    assert_eq!(socket.hear().await["type"], "error");
+
+    let lines = refusals(&emulator);
+    let expected = [
+        ["http", "publish", "/demo/a", "`x-api-key` is none"],
+        ["http", "publish", "/demo/a", "`authorization` is no token"],
+        ["http", "publish", "/demo/a", "no credential"],
+        ["http", "publish", "/other/a", "unknown namespace"],
+        ["http", "publish", r"/demo/a\n\u{1b}[31m", "is no channel"],
+        ["http", "publish", "/demo/a", "more than 5 events"],
+        ["http", "publish", "/demo/a", "event 0 is not"],
+        ["http", "publish", "", "no publish request"],
+        ["http", "request", "/graphql", "nothing at this path"],
+        ["ws", "connect", "", "`x-api-key` is none"],
+        ["ws", "subscribe", "/other/*", "unknown namespace"],
+        ["ws", "publish", "/demo/a", "`x-api-key` is none"],
+        ["ws", "frame", "", "EOF"],
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    for (line, what) in lines.iter().zip(expected) {
+        assert_line(line, what);
+    }
+    assert!(!format!("{:?}", emulator.log()).contains(WRONG));
+}
+
+#[tokio::test]
+async fn what_is_accepted_is_a_line_at_debug_only() {
+    for (arguments, expected) in [
+        (&[][..], &[][..]),
+        (&["--log-level", "debug"][..], &["publish", "connect", "subscribe", "publish"][..]),
+    ] {
+        let emulator = Emulator::start(arguments);
+        emulator.publish("/demo/a", &["1"]).await;
+        let mut socket = Socket::connect(&emulator).await;
+        socket.subscribe("s", "/demo/b").await;
+        socket.publish("p", "/demo/a", &["1"]).await;
+        let log = emulator.log();
+        let accepted = log.iter().filter(|line| line["message"] == "accepted");
+        let operations: Vec<_> = accepted.map(|line| line["operation"].as_str().unwrap()).collect();
+        assert_eq!(operations, expected, "{log:?}");
+    }
+}
+
+/// A text that a proxy or a person would send: the line stays one line, whatever the path is.
+#[tokio::test]
+async fn a_strange_path_stays_on_its_line() {
+    let emulator = Emulator::start(&[]);
+    let mut stream = TcpStream::connect(emulator.host()).await.unwrap();
+    let path = "x".repeat(5_000);
+    let head = format!("GET /{path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    let lines = refusals(&emulator);
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].to_string().len() < 1_000, "{}", lines[0]);
+}
