@@ -2,13 +2,14 @@
 //!
 //! The text itself is what gets published, so it is checked and not rebuilt. Fields are found by
 //! walking the text: a key that stands twice on the way to a routing field is refused, because two
-//! readers may disagree on which of the two counts.
+//! readers may disagree on which of the two counts. JSON allows half of a surrogate pair (`\ud800`) in a
+//! string, which is no text: as a key it is just another name, as a routing value it is refused.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Reason, Rejection};
@@ -41,14 +42,15 @@ impl<'a> Document<'a> {
 
     /// The text of the field at `path`: a string that is not empty, a number or a boolean.
     pub fn field(&self, path: &[String]) -> Result<Cow<'a, str>, Rejection> {
-        let missing = || {
-            Rejection::new(Reason::NoRouteValue, format!("no usable value at `{}`", path.join(".")))
+        let unusable = |why: &str| {
+            let detail = format!("no usable value at `{}`: {why}", path.join("."));
+            Rejection::new(Reason::NoRouteValue, detail)
         };
         let mut value = self.root;
         for name in path {
             value = match child(value, name) {
                 Ok(Some(child)) => child,
-                Ok(None) => return Err(missing()),
+                Ok(None) => return Err(unusable("there is none")),
                 Err(Twice) => {
                     return Err(Rejection::new(
                         Reason::DuplicateKey,
@@ -59,12 +61,16 @@ impl<'a> Document<'a> {
         }
         let text = value.get();
         match text.as_bytes().first() {
-            Some(b'"') => {
-                let text = serde_json::from_str::<Text<'a>>(text).map_err(|_| missing())?.0;
-                if text.is_empty() { Err(missing()) } else { Ok(text) }
-            }
+            Some(b'"') => match serde_json::from_str(text) {
+                Ok(Text(text)) if text.is_empty() => Err(unusable("it is empty")),
+                Ok(Text(text)) => Ok(text),
+                // The syntax is right, so nothing else is left to be wrong.
+                Err(_) => Err(unusable("it holds half of a surrogate pair, which is no text")),
+            },
             Some(b'0'..=b'9' | b'-' | b't' | b'f') => Ok(Cow::Borrowed(text)),
-            _ => Err(missing()),
+            Some(b'n') => Err(unusable("it is null")),
+            Some(b'[') => Err(unusable("it is an array")),
+            _ => Err(unusable("it is an object")),
         }
     }
 }
@@ -72,6 +78,29 @@ impl<'a> Document<'a> {
 /// A string that is borrowed where it has no escapes.
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Whether a key is this name. Compared as bytes: half of a surrogate pair has some, and is no text.
+struct IsNamed<'n>(&'n str);
+
+impl<'de> DeserializeSeed<'de> for IsNamed<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, key: D) -> Result<bool, D::Error> {
+        key.deserialize_bytes(self)
+    }
+}
+
+impl Visitor<'_> for IsNamed<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_bytes<E>(self, key: &[u8]) -> Result<bool, E> {
+        Ok(key == self.0.as_bytes())
+    }
+}
 
 /// A key stands twice.
 struct Twice;
@@ -90,8 +119,8 @@ fn child<'a>(value: &'a RawValue, name: &str) -> Result<Option<&'a RawValue>, Tw
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let (mut found, mut twice) = (None, false);
-            while let Some(key) = map.next_key::<Text<'de>>()? {
-                if key.0 == self.0 {
+            while let Some(is_it) = map.next_key_seed(IsNamed(self.0))? {
+                if is_it {
                     twice |= found.is_some();
                     found = Some(map.next_value()?);
                 } else {
@@ -157,10 +186,14 @@ mod tests {
     }
 
     fn field(payload: &str, path: &str) -> Result<String, Reason> {
+        looked_up(payload, path).map_err(|rejection| rejection.reason)
+    }
+
+    fn looked_up(payload: &str, path: &str) -> Result<String, Rejection> {
         let payload = Bytes::from(payload.to_owned());
         let path: Vec<String> = path.split('.').map(str::to_owned).collect();
         let document = Document::parse(&payload).unwrap();
-        document.field(&path).map(Cow::into_owned).map_err(|r| r.reason)
+        document.field(&path).map(Cow::into_owned)
     }
 
     #[test]
@@ -200,6 +233,45 @@ mod tests {
         ] {
             assert_eq!(field(payload, path), expected.map(str::to_owned), "{path}");
         }
+    }
+
+    #[test]
+    fn why_a_value_is_of_no_use_is_true() {
+        let payload = r#"{"null":null,"list":[1],"object":{},"empty":"","half":"a\udc00","number":1}"#;
+        for (path, why) in [
+            ("none", "there is none"),
+            ("number.x", "there is none"),
+            ("list.7", "there is none"),
+            ("null", "it is null"),
+            ("list", "it is an array"),
+            ("object", "it is an object"),
+            ("empty", "it is empty"),
+            ("half", "it holds half of a surrogate pair, which is no text"),
+        ] {
+            let Rejection { reason, detail } = looked_up(payload, path).unwrap_err();
+            assert_eq!(reason, Reason::NoRouteValue);
+            assert_eq!(detail, format!("no usable value at `{path}`: {why}"));
+        }
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_a_name_like_another() {
+        // Before, behind and beside the way to the field; as key, as value, and below either.
+        for payload in [
+            r#"{"id":"b","\ud800":"x"}"#,
+            r#"{"\ud800":"x","id":"b"}"#,
+            r#"{"\udc00\ud800":{"\udfff":["\ud800"]},"id":"b","x":"\udead"}"#,
+            r#"{"\ud800":1,"\ud800":2,"\ud800id":3,"id\ud800":4,"id":"b"}"#,
+            r#"{"\u0069d":"b","\ud83d\ude00":1,"\ud83d":2}"#,
+            r#"{"id":"\u0062","\ud800\u0041":{}}"#,
+        ] {
+            assert_eq!(field(payload, "id"), Ok("b".into()), "{payload}");
+            let nested = format!(r#"{{"\udbff":{payload},"a":[0,{payload}],"\udc00":0}}"#);
+            assert_eq!(field(&nested, "a.1.id"), Ok("b".into()), "{nested}");
+        }
+        assert_eq!(field(r#"{"id":"\ud83d\ude00"}"#, "id"), Ok("😀".into()), "a whole pair is text");
+        let twice = r#"{"\ud800":0,"i\u0064":"a","\udc00":0,"\u0069d":"b"}"#;
+        assert_eq!(field(twice, "id"), Err(Reason::DuplicateKey));
     }
 
     #[test]

@@ -149,11 +149,6 @@ impl Value {
     fn lookup<'c>(&self, context: &Context<'c>) -> Result<Cow<'c, str>, Rejection> {
         let missing =
             |what: &str| Rejection::new(Reason::NoRouteValue, format!("the message has no {what}"));
-        let text = |bytes: &'c [u8], what: &str| {
-            std::str::from_utf8(bytes)
-                .map(Cow::Borrowed)
-                .map_err(|_| missing(&format!("{what} that is text")))
-        };
         match self {
             Self::Capture { index, .. } => context
                 .captures
@@ -161,11 +156,14 @@ impl Value {
                 .map(|v| Cow::Borrowed(*v))
                 .ok_or_else(|| missing("capture")),
             Self::Topic => Ok(Cow::Borrowed(context.message.topic.as_str())),
-            Self::Key => text(context.message.key.as_deref().ok_or_else(|| missing("key"))?, "key"),
+            Self::Key => {
+                let key = context.message.key.as_deref().ok_or_else(|| missing("key"))?;
+                text(key, || "key".to_owned())
+            }
             Self::Header(name) => {
                 let mut headers = context.message.headers.iter().filter(|(n, _)| n == name);
                 match (headers.next(), headers.next()) {
-                    (Some((_, value)), None) => text(value, "header"),
+                    (Some((_, value)), None) => text(value, || format!("header `{name}`")),
                     (None, _) => Err(missing(&format!("header `{name}`"))),
                     (Some(_), Some(_)) => Err(Rejection::new(
                         Reason::DuplicateKey,
@@ -176,6 +174,14 @@ impl Value {
             Self::Json(path) => context.document.field(path),
         }
     }
+}
+
+fn text(bytes: &[u8], what: impl FnOnce() -> String) -> Result<Cow<'_, str>, Rejection> {
+    let no_text = |error: std::str::Utf8Error| {
+        let detail = format!("the {} is not UTF-8 at byte {}", what(), error.valid_up_to());
+        Rejection::new(Reason::NoRouteValue, detail)
+    };
+    std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(no_text)
 }
 
 /// Splits at the slashes outside of placeholders, with the byte offset of each part.

@@ -15,6 +15,7 @@ fn message(topic: &str, payload: &str) -> Message {
             ("tenant".into(), Bytes::from_static(b"t1")),
             ("two".into(), Bytes::new()),
             ("two".into(), Bytes::new()),
+            ("bytes".into(), Bytes::from_static(b"ab\xff")),
         ],
         payload: Bytes::from(payload.to_owned()),
         order: None,
@@ -24,13 +25,22 @@ fn message(topic: &str, payload: &str) -> Message {
 }
 
 fn render(pattern: &str, template: &str, topic: &str, payload: &str) -> Result<String, Reason> {
+    rendered(pattern, template, topic, payload).map_err(|rejection| rejection.reason)
+}
+
+fn rendered(
+    pattern: &str,
+    template: &str,
+    topic: &str,
+    payload: &str,
+) -> Result<String, Rejection> {
     let pattern = Pattern::parse(pattern, '/').unwrap();
     let template = Template::channel(template, pattern.captures()).unwrap();
     let message = message(topic, payload);
     let captures = pattern.matches(&message.topic).unwrap();
     let document = Document::parse(&message.payload).unwrap();
     let context = Context { message: &message, captures: &captures, document: &document };
-    template.render_channel(&context).map(|c| c.to_string()).map_err(|r| r.reason)
+    template.render_channel(&context).map(|c| c.to_string())
 }
 
 #[test]
@@ -78,6 +88,13 @@ fn what_does_not_fit_is_rejected_with_its_reason() {
             "{template} {payload}"
         );
     }
+}
+
+#[test]
+fn a_header_that_is_no_text_is_called_so() {
+    let rejection = rendered("*", "/ns/{header.bytes}", "x", "{}").unwrap_err();
+    assert_eq!(rejection.reason, Reason::NoRouteValue);
+    assert_eq!(rejection.detail, "the header `bytes` is not UTF-8 at byte 2");
 }
 
 #[test]
