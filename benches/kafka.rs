@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use appsync_bridge::config::kafka::{KafkaConfig, Protocol, Start, Tombstones};
 use appsync_bridge::config::source::Limits;
-use appsync_bridge::delivery::{Intake, Outcome};
+use appsync_bridge::delivery::{Done, Intake, Outcome};
 use appsync_bridge::health::Health;
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::shutdown::Shutdown;
@@ -98,7 +98,7 @@ async fn source(kafka: &Kafka, run: usize) -> (f64, f64) {
             counter.fetch_add(batch.len() as u64, Ordering::Relaxed);
             for delivery in batch.drain(..) {
                 let delivery: appsync_bridge::delivery::Delivery = delivery;
-                delivery.settle(Outcome::Accepted);
+                delivery.settle(Outcome::Accepted(Done::Published));
             }
         }
         first.unwrap()

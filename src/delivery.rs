@@ -15,30 +15,66 @@ use crate::seeded::{self, Bug};
 /// How a duty ended; the later one is the worse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// Done, for whatever counted reason: published, unrouted, dead-lettered, discarded, ….
-    Accepted,
+    /// Done, and in which way.
+    Accepted(Done),
     /// Never to be done, and left to the broker.
     Rejected,
     /// Not done, given back.
     Released,
 }
 
+/// In which way a duty was done; the later one is the worse one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Done {
+    /// The API accepted it.
+    Published,
+    /// No route takes it.
+    Unrouted,
+    /// A rule of the operator takes it out, like that for tombstones.
+    Filtered,
+    /// A newer one of its key took its place.
+    Superseded,
+    /// A good answer of the API named it in neither list. It is not sent again.
+    Unconfirmed,
+    /// It was too old when its turn came.
+    Expired,
+    /// It can't be published, and the operator wants such dropped.
+    Discarded,
+    /// It can't be published, and a dead letter has confirmed that it keeps it.
+    DeadLettered,
+}
+
 impl Outcome {
-    fn from_rank(rank: u8) -> Self {
-        match rank {
-            0 => Self::Accepted,
-            1 => Self::Rejected,
-            _ => Self::Released,
+    /// Every outcome by its [`rank`](Self::rank).
+    pub const ALL: [Self; 10] = [
+        Self::Accepted(Done::Published),
+        Self::Accepted(Done::Unrouted),
+        Self::Accepted(Done::Filtered),
+        Self::Accepted(Done::Superseded),
+        Self::Accepted(Done::Unconfirmed),
+        Self::Accepted(Done::Expired),
+        Self::Accepted(Done::Discarded),
+        Self::Accepted(Done::DeadLettered),
+        Self::Rejected,
+        Self::Released,
+    ];
+
+    /// How bad it is: 0 is the best.
+    pub const fn rank(self) -> u8 {
+        match self {
+            Self::Accepted(done) => done as u8,
+            Self::Rejected => Done::DeadLettered as u8 + 1,
+            Self::Released => Done::DeadLettered as u8 + 2,
         }
+    }
+
+    fn from_rank(rank: u8) -> Self {
+        Self::ALL.get(usize::from(rank)).copied().unwrap_or(Self::Released)
     }
 }
 
 /// Who wants to know how the duty of a message ended: a source's record of what is in flight.
 pub trait Tracker: Send + Sync {
-    /// The API took the message without confirming one of its events. It counts as done all the same,
-    /// and only who keeps accounts of single messages needs to know.
-    fn unconfirmed(&self, _token: u64) {}
-
     /// The duty of the message that `token` stands for has ended. Called once a token.
     fn settled(&self, token: u64, outcome: Outcome);
 }
@@ -109,14 +145,6 @@ impl Delivery {
         Self { carried: Arc::clone(&self.carried), settled: false }
     }
 
-    /// Notes that a good answer of the API named an event of the message in neither list.
-    pub fn unconfirmed(&self) {
-        let Settlement { tracker, token } = &self.carried.settlement;
-        if let Some(tracker) = tracker {
-            tracker.unconfirmed(*token);
-        }
-    }
-
     /// Ends this part of the duty.
     pub fn settle(mut self, outcome: Outcome) {
         self.end(outcome);
@@ -124,9 +152,10 @@ impl Delivery {
 
     fn end(&mut self, outcome: Outcome) {
         let settled = std::mem::replace(&mut self.settled, true);
-        if !settled && outcome != Outcome::Accepted {
+        // Nearly every part ends in the best way, which is what is there already.
+        if !settled && outcome.rank() > 0 {
             // Whoever goes last sees it: that follows from the counting of the parts.
-            self.carried.worst.fetch_max(outcome as u8, Ordering::Relaxed);
+            self.carried.worst.fetch_max(outcome.rank(), Ordering::Relaxed);
         }
     }
 }
@@ -270,15 +299,31 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_part_wins_and_only_the_last_one_reports() {
-        let log = Arc::new(Log::default());
-        let first = delivery(&log, 3);
-        let (second, third) = (first.split(), first.split());
-        first.settle(Outcome::Accepted);
-        second.settle(Outcome::Rejected);
-        assert_eq!(log.seen(), []);
-        third.settle(Outcome::Accepted);
-        assert_eq!(log.seen(), [(3, Outcome::Rejected)]);
+    fn ranks_are_places_and_the_order_of_the_type() {
+        for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(
+                (usize::from(outcome.rank()), Outcome::from_rank(outcome.rank())),
+                (place, outcome)
+            );
+        }
+        assert!(Outcome::ALL.is_sorted());
+        assert_eq!(Outcome::from_rank(10), Outcome::Released, "whatever is not known is not done");
+    }
+
+    #[test]
+    fn the_worst_part_wins_in_any_order_and_only_the_last_one_reports() {
+        for one in Outcome::ALL {
+            for other in Outcome::ALL {
+                let log = Arc::new(Log::default());
+                let first = delivery(&log, 3);
+                let (second, third) = (first.split(), first.split());
+                first.settle(one);
+                second.settle(Outcome::Accepted(Done::Published));
+                assert_eq!(log.seen(), []);
+                third.settle(other);
+                assert_eq!(log.seen(), [(3, one.max(other))]);
+            }
+        }
     }
 
     #[test]
@@ -286,7 +331,7 @@ mod tests {
         let log = Arc::new(Log::default());
         let first = delivery(&log, 3);
         drop(first.split());
-        first.settle(Outcome::Accepted);
+        first.settle(Outcome::Accepted(Done::Published));
         assert_eq!(log.seen(), [(3, Outcome::Released)]);
     }
 

@@ -24,6 +24,20 @@ pub use kafka::{KafkaMetrics, PartitionMetrics};
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// The outcomes of a message, the best first: by the rank of `delivery::Outcome`.
+pub const OUTCOMES: [&str; 10] = [
+    "published",
+    "unrouted",
+    "filtered",
+    "superseded",
+    "unconfirmed",
+    "expired",
+    "discarded",
+    "dead_lettered",
+    "left_to_broker",
+    "released",
+];
+
 type Labels = Vec<(&'static str, String)>;
 
 /// The registry and its families; cheap to clone.
@@ -44,8 +58,8 @@ type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
 pub struct SourceMetrics {
     /// Messages taken.
     pub received: Counter,
-    /// Messages whose duty ended, by outcome: accepted, rejected, released.
-    pub settled: [Counter; 3],
+    /// Messages that are no longer in flight, by the worst end of their events, as [`OUTCOMES`] stand.
+    pub settled: [Counter; OUTCOMES.len()],
     /// Messages between the oldest not yet acknowledged and the newest taken.
     pub in_flight: Gauge,
     /// Bytes of payload and rendered events held for them.
@@ -141,7 +155,7 @@ impl Metrics {
         r.register("source_received", "Messages taken from the broker", f.source_received.clone());
         r.register(
             "source_settled",
-            "Messages whose duty ended; accepted: done with, dead-lettered or discarded ones too",
+            "Messages no longer in flight, by what became of them: the worst of their events",
             f.source_settled.clone(),
         );
         r.register(
@@ -236,7 +250,7 @@ impl Metrics {
         };
         SourceMetrics {
             received: f.source_received.get_or_create_owned(&labels),
-            settled: [settled("accepted"), settled("rejected"), settled("released")],
+            settled: OUTCOMES.map(settled),
             in_flight: f.source_in_flight.get_or_create_owned(&labels),
             in_flight_bytes: f.source_in_flight_bytes.get_or_create_owned(&labels),
             connected: f.source_connected.get_or_create_owned(&labels),
@@ -379,9 +393,13 @@ mod tests {
         source.received.inc_by(3);
         api.seconds.observe(0.01);
         let text = metrics.encode();
+        for outcome in OUTCOMES {
+            let series =
+                format!("source_settled_total{{source=\"plant\",outcome=\"{outcome}\"}} 0");
+            assert!(text.contains(&series), "{series} in\n{text}");
+        }
         for line in [
             r#"appsync_bridge_source_received_total{source="plant"} 3"#,
-            r#"appsync_bridge_source_settled_total{source="plant",outcome="released"} 0"#,
             r#"appsync_bridge_route_rejected_total{route="telemetry",reason="invalid_json"} 0"#,
             r#"appsync_bridge_publish_requests_total{api="main",result="ok"} 0"#,
             r#"appsync_bridge_publish_retries_total{api="main",fault="throttled"} 0"#,

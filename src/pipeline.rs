@@ -1,6 +1,8 @@
 //! The middle: a delivery is routed, its events go to the publishers, and what can't be published goes
 //! to the dead letter, which has to confirm before the message is acknowledged.
 
+mod repeats;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,19 +12,20 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::dead_letter::{Record, Target};
-use crate::delivery::{Delivery, Outcome};
+use crate::delivery::{Delivery, Done, Outcome};
 use crate::health::Part;
-use crate::message::SourceName;
+use crate::message::{SourceName, Topic};
 use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
 use crate::publish::{Addressed, Entry, Policy, Refused};
 use crate::route::{Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec};
 use crate::seeded::{self, Bug};
 use crate::shutdown::Shutdown;
+use repeats::Repeats;
 
 /// Records a dead letter writes at once.
 const LETTERS_AT_ONCE: usize = 256;
 
-/// A topic that no route takes is named this often.
+/// What is dropped or kept goes on being so: it is said this often.
 const LOG_EVERY: Duration = Duration::from_mins(5);
 
 /// What the pipeline must know of a source.
@@ -43,10 +46,16 @@ pub struct Pipeline {
     /// In the order of the table; `None` without a publisher, which no configuration is.
     routes: Vec<Option<RouteState>>,
     /// A handful, and asked for each message: a list is quicker than a table.
-    sources: Vec<(SourceName, SourcePolicy)>,
+    sources: Vec<SourceState>,
     rejects: Rejects,
-    /// When an unrouted topic was last named.
-    named: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct SourceState {
+    name: SourceName,
+    policy: SourcePolicy,
+    /// Messages that no route takes, and that are dropped.
+    unrouted: Mutex<Repeats>,
 }
 
 #[derive(Debug)]
@@ -68,13 +77,12 @@ pub struct Rejects {
 pub struct Letter {
     record: Record,
     delivery: Delivery,
-    outcome: Outcome,
 }
 
 impl Letter {
-    /// A record whose confirmation ends `delivery` with `outcome`.
-    pub fn new(record: Record, delivery: Delivery, outcome: Outcome) -> Self {
-        Self { record, delivery, outcome }
+    /// A record whose confirmation ends `delivery` as dead-lettered.
+    pub fn new(record: Record, delivery: Delivery) -> Self {
+        Self { record, delivery }
     }
 }
 
@@ -94,18 +102,16 @@ impl Pipeline {
             Some(RouteState { policy, publisher, metrics })
         };
         let routes = table.routes().iter().enumerate().map(state).collect();
-        Self {
-            table,
-            routes,
-            sources: sources.into_iter().collect(),
-            rejects,
-            named: Mutex::default(),
-        }
+        let sources = sources.into_iter();
+        let sources = sources
+            .map(|(name, policy)| SourceState { name, policy, unrouted: Mutex::default() })
+            .collect();
+        Self { table, routes, sources, rejects }
     }
 
     /// Routes a delivery. Never waits.
     pub fn route(&self, delivery: Delivery) {
-        let limit = self.source_of(&delivery).map_or(usize::MAX, |s| s.max_payload);
+        let limit = self.source_of(&delivery).map_or(usize::MAX, |s| s.policy.max_payload);
         let mut routed = false;
         for decision in self.table.decide(delivery.message(), limit) {
             routed = true;
@@ -114,8 +120,8 @@ impl Pipeline {
         if !routed {
             return self.unrouted(delivery);
         }
-        // Every part has its own duty now.
-        delivery.settle(Outcome::Accepted);
+        // Every part has its own duty now, and none can end better.
+        delivery.settle(Outcome::Accepted(Done::Published));
     }
 
     fn apply(&self, delivery: &Delivery, decision: Decision<'_>) {
@@ -137,26 +143,44 @@ impl Pipeline {
         }
     }
 
-    fn source_of(&self, delivery: &Delivery) -> Option<&SourcePolicy> {
+    fn source_of(&self, delivery: &Delivery) -> Option<&SourceState> {
         let name = &delivery.message().source;
-        self.sources.iter().find(|(source, _)| source == name).map(|(_, policy)| policy)
+        self.sources.iter().find(|source| source.name == *name)
     }
 
     fn unrouted(&self, delivery: Delivery) {
         let Some(source) = self.source_of(&delivery) else { return };
-        source.metrics.unrouted.inc();
-        let mut named = self.named.lock().unwrap_or_else(PoisonError::into_inner);
-        if named.is_none_or(|at| at.elapsed() > LOG_EVERY) {
-            *named = Some(Instant::now());
-            info!(source = %delivery.message().source, topic = delivery.message().topic.as_str(), "no route takes this topic");
-        }
-        drop(named);
-        match &source.unrouted {
-            None => delivery.settle(Outcome::Accepted),
+        source.policy.metrics.unrouted.inc();
+        match &source.policy.unrouted {
+            None => {
+                source.dropped(&delivery.message().topic);
+                delivery.settle(Outcome::Accepted(Done::Unrouted));
+            }
             Some(to) => {
                 let rejection = Rejection::new(Reason::Unrouted, "no route takes this topic");
                 self.rejects.send(to, delivery, None, None, rejection);
             }
+        }
+    }
+}
+
+impl SourceState {
+    /// Says that no route takes `topic`, unless something like it was said just now.
+    fn dropped(&self, topic: &Topic) {
+        let mut unrouted = self.unrouted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = unrouted.again(LOG_EVERY, Instant::now()) {
+            let hint = "give it a route, or keep such messages with `unrouted = \"dead-letter\"` in the source";
+            warn!(source = %self.name, topic = topic.as_str(), count, hint, "no route takes this topic: what comes of it is dropped");
+        }
+    }
+}
+
+impl Drop for SourceState {
+    /// The rest, which nobody would hear of.
+    fn drop(&mut self) {
+        let count = self.unrouted.get_mut().unwrap_or_else(PoisonError::into_inner).rest();
+        if count > 0 {
+            warn!(source = %self.name, count, "so many more were dropped since, because no route takes them");
         }
     }
 }
@@ -225,7 +249,7 @@ impl Rejects {
         rejection: Rejection,
     ) {
         let letters = match to {
-            RejectTo::Discard => return delivery.settle(Outcome::Accepted),
+            RejectTo::Discard => return delivery.settle(Outcome::Accepted(Done::Discarded)),
             RejectTo::DeadLetter(name) => self.letters.get(name),
         };
         let Rejection { reason, detail } = rejection;
@@ -239,7 +263,7 @@ impl Rejects {
         };
         // Without a target the delivery is dropped, which releases the message.
         if let Some(letters) = letters {
-            drop(letters.send(Letter::new(record, delivery, Outcome::Accepted)));
+            drop(letters.send(Letter::new(record, delivery)));
         }
     }
 }
@@ -261,8 +285,8 @@ pub async fn write_letters<T: Target>(
     }
     let mut ready = batch.is_empty();
     while !batch.is_empty() || letters.recv_many(&mut batch, LETTERS_AT_ONCE).await > 0 {
-        let (records, duties): (Vec<Record>, Vec<(Delivery, Outcome)>) =
-            batch.drain(..).map(|l| (l.record, (l.delivery, l.outcome))).unzip();
+        let (records, duties): (Vec<Record>, Vec<Delivery>) =
+            batch.drain(..).map(|letter| (letter.record, letter.delivery)).unzip();
         let (mut records, mut duties) = (records.as_slice(), duties.into_iter());
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         while !records.is_empty() {
@@ -273,10 +297,10 @@ pub async fn write_letters<T: Target>(
                 _ => records.len(),
             };
             let (done, left) = records.split_at(kept);
-            for (record, (delivery, outcome)) in done.iter().zip(&mut duties) {
+            for (record, delivery) in done.iter().zip(&mut duties) {
                 metrics.dead_letters(record.reason).inc();
                 log.note(record);
-                delivery.settle(outcome);
+                delivery.settle(Outcome::Accepted(Done::DeadLettered));
             }
             records = left;
             let Some(error) = failure else { break };

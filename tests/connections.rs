@@ -24,7 +24,7 @@ const AMBIGUOUS: &str = "ambiguous_total{api=\"main\"}";
 const HTTP1: Manner = Manner::Http1 { life: None };
 
 async fn all_accepted(bridge: &Bridge, count: u64) {
-    let accepted = "source_settled_total{source=\"plant\",outcome=\"accepted\"}";
+    let accepted = "source_settled_total{source=\"plant\",outcome=\"published\"}";
     bridge.metric_is(accepted, |v| v == count as f64).await;
     bridge.nothing_in_flight().await;
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use appsync_bridge::config::source::SourceKind;
 use appsync_bridge::config::{self, Environment};
-use appsync_bridge::delivery::{Intake, Outcome};
+use appsync_bridge::delivery::{Done, Intake, Outcome};
 use appsync_bridge::health::Health;
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::shutdown::Shutdown;
@@ -204,7 +204,7 @@ async fn what_is_given_back_comes_again_with_what_is_behind_it<B: Broker>(lines:
             continue;
         }
         sequence.push(seq);
-        delivery.settle(Outcome::Accepted);
+        delivery.settle(Outcome::Accepted(Done::Published));
     }
     assert_eq!(sequence.iter().filter(|s| **s == 7).count(), 1);
     let again = sequence.iter().position(|s| *s == 7).unwrap();
@@ -212,7 +212,7 @@ async fn what_is_given_back_comes_again_with_what_is_behind_it<B: Broker>(lines:
     shutdown.start_drain();
     run.await.unwrap();
     relay.is_acknowledged(20).await;
-    assert_eq!(numbers.settled[Outcome::Released as usize].get(), 1);
+    assert_eq!(numbers.settled[usize::from(Outcome::Released.rank())].get(), 1);
 }
 
 async fn the_limit_in_flight_holds<B: Broker>(lines: &'static str) {

@@ -36,6 +36,8 @@ async fn a_message_that_was_given_back_is_read_again() {
         watch.end().await
     );
     assert_eq!(bridge.metric("source_paused_partitions{source=\"shop\"}").await, 0.0);
+    let ends = bridge.settled("shop").await;
+    assert!(ends["published"] >= count as f64 && ends["released"] > 0.0, "{ends:?}");
     assert!(bridge.log().contains("is read again from there"), "{}", bridge.log());
     stop(bridge).await;
 }

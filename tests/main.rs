@@ -29,6 +29,7 @@ mod kafka_security;
 mod kafka_trouble;
 mod lifecycle;
 mod mqtt;
+mod outcomes;
 mod pauses;
 mod proxy;
 mod publish;

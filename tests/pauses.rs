@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use appsync_bridge::delivery::{Intake, Outcome};
+use appsync_bridge::delivery::{Done, Intake, Outcome};
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::publish::verdict::Fault;
 use appsync_bridge::shutdown::Shutdown;
@@ -305,7 +305,7 @@ async fn others_are_let_in_when_only_the_refused_are_left_to_ask() {
     }
     push("/good/x", 1);
     at(13).await;
-    assert_eq!(ends.all(), [(1, Outcome::Accepted)]);
+    assert_eq!(ends.all(), [(1, Outcome::Accepted(Done::Published))]);
     at(20).await;
     push("/good/x", 2);
     at(22).await;

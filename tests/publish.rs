@@ -88,9 +88,8 @@ async fn a_refused_namespace_pauses_alone() {
     ledger.has_ids(201, PATIENCE).await;
     assert!(ledger.read().iter().all(|a| a.channel.starts_with("/good/")));
     assert!(bridge.get("/readyz").await.1.contains("namespace `bad`"));
-    bridge
-        .metric_is("source_settled_total{source=\"plant\",outcome=\"accepted\"}", |v| v == 200.0)
-        .await;
+    let accepted = "publish_events_total{api=\"main\",outcome=\"accepted\"}";
+    bridge.metric_is(accepted, |v| v == 200.0 + 1.0).await;
     // Under traffic the probes go on, and when the namespace exists the event arrives.
     let traffic = (201..=3_200_u64)
         .map(|id| ("plant/ok/data".to_owned(), json!({ "id": id }).to_string().into_bytes()));

@@ -10,7 +10,7 @@ use super::verdict::{EventVerdict, Fault, Refuser, Verdict, judge};
 use super::workers::Ended;
 use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, LATELY, Publisher};
 use crate::backoff::full_jitter;
-use crate::delivery::Outcome;
+use crate::delivery::{Done, Outcome};
 use crate::event_api::Channel;
 use crate::seeded::{self, Bug};
 
@@ -79,12 +79,11 @@ impl<P: Post> Publisher<P> {
             match verdict {
                 EventVerdict::Accepted => {
                     accepted += 1;
-                    entry.delivery.settle(Outcome::Accepted);
+                    entry.delivery.settle(Outcome::Accepted(Done::Published));
                 }
                 EventVerdict::Unconfirmed => {
                     self.metrics.unconfirmed.inc();
-                    entry.delivery.unconfirmed();
-                    entry.delivery.settle(Outcome::Accepted);
+                    entry.delivery.settle(Outcome::Accepted(Done::Unconfirmed));
                 }
                 EventVerdict::Hopeless { why } => self.give_back(entry, &channel, why),
                 EventVerdict::Retry { why, own_fault } => {
@@ -139,7 +138,10 @@ impl<P: Post> Publisher<P> {
         (sent, now): (Instant, Instant),
     ) {
         if seeded::is(Bug::DropOnRefusal) {
-            batch.items.into_iter().for_each(|e| e.delivery.settle(Outcome::Accepted));
+            batch
+                .items
+                .into_iter()
+                .for_each(|e| e.delivery.settle(Outcome::Accepted(Done::Published)));
             return self.lanes.finish(batch.held, Vec::new(), None);
         }
         if who == Refuser::Api {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::delivery::{Outcome, Settlement, Tracker};
+use crate::delivery::{Done, Outcome, Settlement, Tracker};
 
 /// Records in flight at most.
 const MAX_IN_FLIGHT: usize = 1_000;
@@ -118,7 +118,6 @@ struct State {
 struct Held {
     place: Place,
     bytes: usize,
-    unconfirmed: bool,
     unknown_route: Option<Arc<str>>,
 }
 
@@ -153,7 +152,7 @@ impl Tally {
         let token = state.next;
         state.next += 1;
         state.bytes += bytes;
-        state.held.insert(token, Held { place, bytes, unconfirmed: false, unknown_route });
+        state.held.insert(token, Held { place, bytes, unknown_route });
         drop(state);
         Settlement::new(Arc::clone(self) as Arc<dyn Tracker>, token)
     }
@@ -176,23 +175,20 @@ impl Tally {
 }
 
 impl Tracker for Tally {
-    fn unconfirmed(&self, token: u64) {
-        if let Some(held) = self.lock().held.get_mut(&token) {
-            held.unconfirmed = true;
-        }
-    }
-
     fn settled(&self, token: u64, outcome: Outcome) {
         let mut state = self.lock();
         let Some(held) = state.held.remove(&token) else { return };
         state.bytes -= held.bytes;
         let account = &mut state.account;
         match (outcome, held.unknown_route) {
-            (Outcome::Accepted, _) if held.unconfirmed => account.unconfirmed += 1,
-            (Outcome::Accepted, _) => account.published += 1,
-            (Outcome::Rejected, None) => account.rejected += 1,
-            (Outcome::Rejected, Some(route)) => account.unknown(&route),
-            (Outcome::Released, _) => account.unsettled.push(held.place),
+            (Outcome::Accepted(Done::Published), _) => account.published += 1,
+            (Outcome::Accepted(Done::Unconfirmed), _) => account.unconfirmed += 1,
+            (Outcome::Accepted(Done::DeadLettered), None) => account.rejected += 1,
+            (Outcome::Accepted(Done::DeadLettered), Some(route)) => account.unknown(&route),
+            // Whatever else may come of a record, it was neither published nor kept.
+            (Outcome::Accepted(_) | Outcome::Rejected | Outcome::Released, _) => {
+                account.unsettled.push(held.place);
+            }
         }
         drop(state);
         self.changed.notify_one();
@@ -211,18 +207,17 @@ mod tests {
             tally.count(|a| a.read += 1);
             tally.take(Place { file: 0, line }, 10, unknown.map(Into::into))
         };
-        take(1, None).settle(Outcome::Accepted);
-        let odd = take(2, None);
-        tally.unconfirmed(1);
-        odd.settle(Outcome::Accepted);
-        take(3, None).settle(Outcome::Rejected);
-        take(4, Some("gone")).settle(Outcome::Rejected);
+        let end = |settlement: Settlement, done| settlement.settle(Outcome::Accepted(done));
+        end(take(1, None), Done::Published);
+        end(take(2, None), Done::Unconfirmed);
+        end(take(3, None), Done::DeadLettered);
+        end(take(4, Some("gone")), Done::DeadLettered);
         drop(take(5, None));
         let held: Vec<_> = (6..6 + MAX_IN_FLIGHT as u64).map(|line| take(line, None)).collect();
         let room = tokio::time::timeout(Duration::from_secs(1), tally.room(1)).await;
         assert!(room.is_err(), "{} are in flight", tally.now().1);
         for settlement in held {
-            settlement.settle(Outcome::Accepted);
+            end(settlement, Done::Published);
         }
         tally.idle().await;
         let (account, in_flight) = tally.now();

@@ -26,7 +26,7 @@ pub use preview::{Preview, dry_run};
 use crate::config::Config;
 use crate::dead_letter::record::Kept;
 use crate::dead_letter::{FileTarget, Record};
-use crate::delivery::{Delivery, Outcome};
+use crate::delivery::{Delivery, Done, Outcome};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::pipeline::{Letter, entries, policy, write_letters};
@@ -298,7 +298,7 @@ impl Feed {
                 }
             }
         }
-        delivery.settle(Outcome::Accepted);
+        delivery.settle(Outcome::Accepted(Done::Published));
     }
 }
 
@@ -322,7 +322,7 @@ impl Rejects {
     ) {
         let message = Arc::new(delivery.message().clone());
         let record = Record { message, route, channel, reason, detail, at: SystemTime::now() };
-        let letter = Letter::new(record, delivery, Outcome::Rejected);
+        let letter = Letter::new(record, delivery);
         // A writer that is gone drops the letter, which leaves the record unsettled.
         if let Some(letters) = self.letters.get(self.file.load(Ordering::Acquire)) {
             drop(letters.send(letter));

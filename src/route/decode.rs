@@ -237,7 +237,8 @@ mod tests {
 
     #[test]
     fn why_a_value_is_of_no_use_is_true() {
-        let payload = r#"{"null":null,"list":[1],"object":{},"empty":"","half":"a\udc00","number":1}"#;
+        let payload =
+            r#"{"null":null,"list":[1],"object":{},"empty":"","half":"a\udc00","number":1}"#;
         for (path, why) in [
             ("none", "there is none"),
             ("number.x", "there is none"),
@@ -269,7 +270,11 @@ mod tests {
             let nested = format!(r#"{{"\udbff":{payload},"a":[0,{payload}],"\udc00":0}}"#);
             assert_eq!(field(&nested, "a.1.id"), Ok("b".into()), "{nested}");
         }
-        assert_eq!(field(r#"{"id":"\ud83d\ude00"}"#, "id"), Ok("😀".into()), "a whole pair is text");
+        assert_eq!(
+            field(r#"{"id":"\ud83d\ude00"}"#, "id"),
+            Ok("😀".into()),
+            "a whole pair is text"
+        );
         let twice = r#"{"\ud800":0,"i\u0064":"a","\udc00":0,"\u0069d":"b"}"#;
         assert_eq!(field(twice, "id"), Err(Reason::DuplicateKey));
     }

@@ -103,6 +103,12 @@ impl Room {
         self.metrics.in_flight_bytes.inc_by(signed(bytes));
     }
 
+    /// Counts how a message ended that leaves what is in flight: at no time is the sum of these and of
+    /// what is in flight another than what was received, whatever waits behind a slow head.
+    fn ended(&self, outcome: Outcome) {
+        self.metrics.settled[usize::from(outcome.rank())].inc();
+    }
+
     fn free(&self, messages: usize, bytes: usize) {
         if messages > 0 {
             self.metrics.in_flight.dec_by(signed(messages));
@@ -152,10 +158,13 @@ impl<A: Send + 'static> InFlight<A> {
         if state.ownership == Ownership::Abandoned {
             return acks;
         }
-        while let Some(Slot { outcome: Some(Outcome::Accepted | Outcome::Rejected), .. }) =
-            state.slots.front()
+        while let Some(&Slot {
+            outcome: Some(outcome @ (Outcome::Accepted(_) | Outcome::Rejected)),
+            ..
+        }) = state.slots.front()
         {
             let Some(slot) = state.slots.pop_front() else { break };
+            self.room.ended(outcome);
             state.first += 1;
             (messages, bytes) = (messages + 1, bytes + slot.bytes);
             acks.extend(slot.ack);
@@ -179,8 +188,11 @@ impl<A: Send + 'static> InFlight<A> {
         if std::mem::replace(&mut state.ownership, Ownership::Abandoned) == Ownership::Abandoned {
             return 0;
         }
-        let settled = state.slots.iter().filter(|s| s.outcome.is_some());
-        let (messages, bytes) = settled.fold((0, 0), |(n, sum), s| (n + 1, sum + s.bytes));
+        let settled = state.slots.iter().filter_map(|s| Some((s.outcome?, s.bytes)));
+        let (messages, bytes) = settled.fold((0, 0), |(n, sum), (outcome, bytes)| {
+            self.room.ended(outcome);
+            (n + 1, sum + bytes)
+        });
         self.room.free(messages, bytes);
         state.slots.len() - messages
     }
@@ -219,9 +231,9 @@ impl<A: Send + 'static> Tracker for InFlight<A> {
         if slot.outcome.replace(outcome).is_some() {
             return;
         }
-        self.room.metrics.settled[outcome as usize].inc();
         state.released |= outcome == Outcome::Released;
         if state.ownership == Ownership::Abandoned {
+            self.room.ended(outcome);
             self.room.free(1, bytes);
         } else if head || outcome == Outcome::Released {
             self.changed.notify_one();
@@ -243,8 +255,12 @@ fn signed(bytes: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::delivery::Done;
     use crate::metrics::Metrics;
+    use prometheus_client::metrics::counter::Counter;
     use proptest::prelude::*;
+
+    const PUBLISHED: Outcome = Outcome::Accepted(Done::Published);
 
     fn record(messages: usize, bytes: usize) -> (Arc<InFlight<u16>>, Arc<Room>, SourceMetrics) {
         let metrics = Metrics::new().source("s");
@@ -256,23 +272,82 @@ mod tests {
     fn acknowledgements_keep_the_order_of_receipt() {
         let (record, _, metrics) = record(10, 1_000);
         let mut settlements: Vec<_> = (0..4).map(|i| record.take(Some(i), 10).unwrap()).collect();
-        settlements.pop().unwrap().settle(Outcome::Accepted);
+        settlements.pop().unwrap().settle(PUBLISHED);
         settlements.remove(1).settle(Outcome::Rejected);
         assert!(record.acknowledgeable().is_empty());
-        settlements.remove(0).settle(Outcome::Accepted);
+        settlements.remove(0).settle(PUBLISHED);
         assert_eq!(record.acknowledgeable(), [0, 1]);
         assert_eq!(metrics.in_flight.get(), 2);
-        settlements.remove(0).settle(Outcome::Accepted);
+        settlements.remove(0).settle(PUBLISHED);
         assert_eq!(record.acknowledgeable(), [2, 3]);
         assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (0, 0));
-        assert_eq!(metrics.settled[0].get(), 3);
+        assert_eq!((metrics.settled[0].get(), metrics.settled[8].get()), (3, 1));
+    }
+
+    /// Whatever stands behind a slow head, on a lost record or on the next one: what was received is in
+    /// flight or has ended, once, in the way of its worst event.
+    #[test]
+    fn the_sum_is_exact_at_every_step() {
+        let (record, room, metrics) = record(100, 10_000);
+        let ended = || metrics.settled.each_ref().map(Counter::get);
+        let adds_up = || {
+            let in_flight = u64::try_from(metrics.in_flight.get()).unwrap();
+            assert_eq!(ended().iter().sum::<u64>() + in_flight, metrics.received.get());
+        };
+        let head = record.take(Some(0), 1).unwrap();
+        for (id, outcome) in (1..).zip(Outcome::ALL) {
+            record.take(Some(id), 1).unwrap().settle(outcome);
+            adds_up();
+        }
+        assert_eq!((ended(), metrics.in_flight.get()), ([0; 10], 11), "they wait behind the head");
+        head.settle(PUBLISHED);
+        assert_eq!(record.acknowledgeable().len(), 10, "but for the one that was released");
+        adds_up();
+        let late = record.take(Some(11), 1).unwrap();
+        assert_eq!(record.abandon(), 1);
+        assert_eq!((ended(), metrics.in_flight.get()), ([2, 1, 1, 1, 1, 1, 1, 1, 1, 1], 1));
+        adds_up();
+        // The same message again, over the next connection.
+        let next = InFlight::<u16>::new(room, Arc::default());
+        let again = next.take(Some(11), 1).unwrap();
+        late.settle(Outcome::Accepted(Done::DeadLettered));
+        adds_up();
+        drop(again);
+        adds_up();
+        next.abandon();
+        assert_eq!((ended(), metrics.in_flight.get()), ([2, 1, 1, 1, 1, 1, 1, 2, 1, 2], 0));
+        adds_up();
+    }
+
+    #[test]
+    fn each_outcome_has_its_word() {
+        let all = Metrics::new();
+        let room = Room::new(Limits { messages: 99, bytes: 99 }, all.source("s"));
+        let words = [
+            (PUBLISHED, "published"),
+            (Outcome::Accepted(Done::Unrouted), "unrouted"),
+            (Outcome::Accepted(Done::Filtered), "filtered"),
+            (Outcome::Accepted(Done::Superseded), "superseded"),
+            (Outcome::Accepted(Done::Unconfirmed), "unconfirmed"),
+            (Outcome::Accepted(Done::Expired), "expired"),
+            (Outcome::Accepted(Done::Discarded), "discarded"),
+            (Outcome::Accepted(Done::DeadLettered), "dead_lettered"),
+            (Outcome::Rejected, "left_to_broker"),
+            (Outcome::Released, "released"),
+        ];
+        for (count, (outcome, word)) in (1..).zip(words) {
+            (0..count).for_each(|_| room.ended(outcome));
+            let series =
+                format!("source_settled_total{{source=\"s\",outcome=\"{word}\"}} {count}\n");
+            assert!(all.encode().contains(&series), "{series}{}", all.encode());
+        }
     }
 
     #[test]
     fn nothing_behind_a_released_message_is_acknowledged() {
         let (record, _, _) = record(10, 1_000);
         let (first, second) = (record.take(Some(1), 1).unwrap(), record.take(Some(2), 1).unwrap());
-        second.settle(Outcome::Accepted);
+        second.settle(PUBLISHED);
         drop(first);
         assert!(record.has_released());
         assert!(record.acknowledgeable().is_empty());
@@ -285,7 +360,7 @@ mod tests {
         let first = record.take(Some(1), 60).unwrap();
         assert!(room.fits(40) && !room.fits(41));
         assert_eq!(metrics.in_flight_bytes.get(), 60);
-        first.settle(Outcome::Accepted);
+        first.settle(PUBLISHED);
         assert!(!room.fits(41), "settled is not yet acknowledged");
         assert_eq!(record.acknowledgeable(), [1]);
         assert!(room.fits(100) && room.messages_left() == 2);
@@ -299,7 +374,7 @@ mod tests {
         assert!(!record.has_shed());
         assert!(record.take(Some(2), 60).is_none());
         assert!(record.has_shed());
-        first.settle(Outcome::Accepted);
+        first.settle(PUBLISHED);
         assert_eq!(record.acknowledgeable(), [1]);
         assert!(record.take(Some(3), 1).is_none(), "2 has to come first");
         assert!(record.take(None, 1).is_some());
@@ -311,18 +386,18 @@ mod tests {
         let (record, room, metrics) = record(3, 100);
         let (first, second) =
             (record.take(Some(1), 10).unwrap(), record.take(Some(2), 10).unwrap());
-        second.settle(Outcome::Accepted);
+        second.settle(PUBLISHED);
         record.abandon();
         assert_eq!(room.messages_left(), 2, "the settled one is free");
         assert!(record.take(Some(3), 1).is_none());
         let next = InFlight::<u16>::new(Arc::clone(&room), Arc::default());
         let held = [next.take(Some(1), 10).unwrap(), next.take(Some(2), 10).unwrap()];
         assert!(next.take(Some(3), 10).is_none(), "the old one counts");
-        first.settle(Outcome::Accepted);
+        first.settle(PUBLISHED);
         assert_eq!(room.messages_left(), 1);
         assert!(record.acknowledgeable().is_empty());
         for settlement in held {
-            settlement.settle(Outcome::Accepted);
+            settlement.settle(PUBLISHED);
         }
         assert_eq!(next.acknowledgeable(), [1, 2]);
         assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (0, 0));
@@ -335,11 +410,11 @@ mod tests {
         let record = InFlight::new(Arc::clone(&room), Arc::clone(&changed));
         let (one, two) = (record.take(Some(1), 1).unwrap(), record.take(Some(2), 1).unwrap());
         let half = tokio::spawn(async move { room.half_free().await });
-        let task = tokio::spawn(async move { one.settle(Outcome::Accepted) });
+        let task = tokio::spawn(async move { one.settle(PUBLISHED) });
         changed.notified().await;
         assert_eq!(record.acknowledgeable(), [1]);
         half.await.unwrap();
-        two.settle(Outcome::Accepted);
+        two.settle(PUBLISHED);
         task.await.unwrap();
     }
 
@@ -351,7 +426,7 @@ mod tests {
             let mut settlements: Vec<_> = (0..40).map(|i| record.take(Some(i), 1)).collect();
             let (mut done, mut acked) = (vec![false; 40], Vec::new());
             for i in order {
-                settlements[usize::from(i)].take().unwrap().settle(Outcome::Accepted);
+                settlements[usize::from(i)].take().unwrap().settle(PUBLISHED);
                 done[usize::from(i)] = true;
                 acked.extend(record.acknowledgeable());
                 let prefix = done.iter().take_while(|d| **d).count();

@@ -16,7 +16,7 @@ use appsync_bridge::config::source::Limits;
 use appsync_bridge::delivery::{Delivery, Intake};
 use appsync_bridge::health::Health;
 use appsync_bridge::message::{Coordinates, Message, Topic};
-use appsync_bridge::metrics::Metrics;
+use appsync_bridge::metrics::{Metrics, OUTCOMES};
 use appsync_bridge::pipeline::{Pipeline, Rejects, SourcePolicy, write_letters};
 use appsync_bridge::publish::Publisher;
 use appsync_bridge::route::{OrderBy, Pattern, RejectTo, RouteTable, Spec, Template};
@@ -248,13 +248,13 @@ async fn run(seed: u64) -> BTreeMap<&'static str, u64> {
     assert!(said <= (accepted.len() - before.0) as u64);
     assert_eq!(number("source_in_flight{source=\"fake\"}"), 0);
     assert_eq!(number("source_in_flight_bytes{source=\"fake\"}"), 0);
-    let settled = number("source_settled_total{source=\"fake\",outcome=\"accepted\"}");
-    assert_eq!(settled, number("source_received_total{source=\"fake\"}"));
-    assert_eq!(
-        settled,
-        said + number("dead_letters_total{reason=\"refused\"}"),
-        "received is accepted and dead-lettered"
-    );
+    let settled =
+        |outcome| number(&format!("source_settled_total{{source=\"fake\",outcome=\"{outcome}\"}}"));
+    assert_eq!(settled("published"), said);
+    assert_eq!(settled("dead_lettered"), number("dead_letters_total{reason=\"refused\"}"));
+    let all: u64 = OUTCOMES.into_iter().map(settled).sum();
+    assert_eq!(all, number("source_received_total{source=\"fake\"}"));
+    assert_eq!(all, settled("published") + settled("dead_lettered"));
     assert!(
         began.elapsed() < Duration::from_mins(30),
         "it took {:?} of simulated time",

@@ -183,6 +183,24 @@ impl Bridge {
         *metrics.get(&name).unwrap_or_else(|| panic!("no {name} in {:?}", metrics.keys()))
     }
 
+    /// How many messages of a source ended in which way, without the ways in which none did. Together
+    /// with what is in flight they are exactly what was received.
+    pub(crate) async fn settled(&self, source: &str) -> BTreeMap<String, f64> {
+        let metrics = self.metrics().await;
+        let of =
+            |name: &str| metrics[&format!("appsync_bridge_source_{name}{{source=\"{source}\"}}")];
+        let start = format!("appsync_bridge_source_settled_total{{source=\"{source}\",outcome=\"");
+        let outcome = |(series, count): (&String, &f64)| {
+            let outcome = series.strip_prefix(&start)?.strip_suffix("\"}")?;
+            Some((outcome.to_owned(), *count))
+        };
+        let all: BTreeMap<_, _> = metrics.iter().filter_map(outcome).collect();
+        assert_eq!(all.len(), 10, "{all:?}");
+        let settled: f64 = all.values().sum();
+        assert_eq!(of("received_total"), settled + of("in_flight"), "{all:?}");
+        all.into_iter().filter(|(_, count)| *count > 0.0).collect()
+    }
+
     /// Waits until a series has a value.
     pub(crate) async fn metric_is(&self, series: &str, good: impl Fn(f64) -> bool) {
         until(series, Duration::from_secs(30), async || {

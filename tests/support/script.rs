@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use appsync_bridge::delivery::{Delivery, Outcome, Settlement, Tracker};
+use appsync_bridge::delivery::{Delivery, Done, Outcome, Settlement, Tracker};
 use appsync_bridge::event_api::wire::PublishRequest;
 use appsync_bridge::event_api::{Channel, Event};
 use appsync_bridge::health::Health;
@@ -199,8 +199,8 @@ pub(crate) fn play_by(
         let ends = ends.all();
         assert!(ends.iter().all(|(_, o)| *o != Outcome::Released), "something was dropped");
         assert_eq!(ends.len(), count, "each duty ends once");
-        let accepted =
-            ends.iter().filter(|(_, o)| *o == Outcome::Accepted).map(|(id, _)| *id).collect();
+        let is_taken = |o: Outcome| o <= Outcome::Accepted(Done::Unconfirmed);
+        let accepted = ends.iter().filter(|(_, o)| is_taken(*o)).map(|(id, _)| *id).collect();
         let run = Run { accepted, refused, posts, metrics: metrics.encode() };
         assert_eq!(run.metric("api_paused{api=\"main\"}"), 0, "nothing is left to end the pause");
         run

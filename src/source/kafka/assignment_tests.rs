@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::source::Limits;
-use crate::delivery::Outcome;
+use crate::delivery::{Done, Outcome};
 use crate::metrics::Metrics;
 
 const LATER: Duration = Duration::from_mins(1);
@@ -42,10 +42,10 @@ fn partitions_move_on_by_themselves() {
     assignment.add("t", 1);
     let (first, second) = (take(&mut assignment, 0, 5), take(&mut assignment, 0, 8));
     let other = take(&mut assignment, 1, 70);
-    second.settle(Outcome::Accepted);
-    other.settle(Outcome::Accepted);
+    second.settle(Outcome::Accepted(Done::Published));
+    other.settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), [(1, 71)]);
-    first.settle(Outcome::Accepted);
+    first.settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), [(0, 9)]);
     assert_eq!(stored(&mut assignment), []);
 }
@@ -59,9 +59,9 @@ fn what_is_settled_after_a_revocation_moves_nothing_and_is_counted() {
     assert_eq!(metrics.late.get(), 1);
     assert!(assignment.find("t", 0, 6).is_none());
     assignment.add("t", 0);
-    late.settle(Outcome::Accepted);
+    late.settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), []);
-    take(&mut assignment, 0, 5).settle(Outcome::Accepted);
+    take(&mut assignment, 0, 5).settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), [(0, 6)]);
 }
 
@@ -75,10 +75,10 @@ fn a_step_back_into_what_is_in_flight_passes_nothing() {
     assert_eq!(assignment.due_rewinds(Instant::now()), std::slice::from_ref(&place));
     assignment.rewound(&place, true, Instant::now());
     for settlement in held {
-        settlement.settle(Outcome::Accepted);
+        settlement.settle(Outcome::Accepted(Done::Published));
     }
     assert_eq!(stored(&mut assignment), [], "those were of an older generation");
-    take(&mut assignment, 0, 5).settle(Outcome::Accepted);
+    take(&mut assignment, 0, 5).settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), [(0, 6)]);
 }
 
@@ -89,7 +89,7 @@ fn what_was_settled_before_a_release_is_committed_when_the_partition_goes() {
     let (first, second) = (take(&mut assignment, 0, 5), take(&mut assignment, 0, 6));
     let of = [("t".to_owned(), 0)];
     assignment.close_only(&of);
-    first.settle(Outcome::Accepted);
+    first.settle(Outcome::Accepted(Done::Published));
     drop(second);
     assert!(assignment.settle(Instant::now()).is_empty(), "it is not read again here");
     assert!(assignment.is_drained(&of));
@@ -114,13 +114,13 @@ fn a_message_that_was_given_back_sets_its_partition_back() {
     let now = Instant::now();
     let taken: Vec<_> = (5..8).map(|offset| take(&mut assignment, 0, offset)).collect();
     let [first, second, third] = taken.try_into().unwrap_or_else(|_| panic!());
-    first.settle(Outcome::Accepted);
+    first.settle(Outcome::Accepted(Done::Published));
     drop(second);
     assert_eq!(assignment.settle(now), [("t".to_owned(), 0)]);
     // Until it was set back, what comes is not what is to come next.
     assert!(assignment.find("t", 0, 8).is_none());
     assert_eq!(assignment.settle(now + LATER), []);
-    third.settle(Outcome::Accepted);
+    third.settle(Outcome::Accepted(Done::Published));
     assert_eq!(metrics.late.get(), 1, "the third");
     let due = assignment.due_rewinds(now + LATER);
     assert_eq!(due, [Place { topic: "t".into(), partition: 0, offset: 6 }]);
@@ -128,7 +128,7 @@ fn a_message_that_was_given_back_sets_its_partition_back() {
     assert_eq!(assignment.due_rewinds(now + LATER), due, "it did not work, and is tried again");
     assignment.rewound(&due[0], true, now);
     assert_eq!(assignment.due_rewinds(now + LATER), []);
-    take(&mut assignment, 0, 6).settle(Outcome::Accepted);
+    take(&mut assignment, 0, 6).settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), [(0, 7)]);
 }
 
@@ -141,8 +141,8 @@ fn what_is_settled_soon_after_a_message_behind_it_was_given_back_is_not_read_aga
     let [first, second, third] = taken.try_into().unwrap_or_else(|_| panic!());
     drop(third);
     assert_eq!(assignment.settle(now), [("t".to_owned(), 0)]);
-    first.settle(Outcome::Accepted);
-    second.settle(Outcome::Accepted);
+    first.settle(Outcome::Accepted(Done::Published));
+    second.settle(Outcome::Accepted(Done::Published));
     assert_eq!(assignment.settle(now + LATER), []);
     let due = assignment.due_rewinds(now + LATER);
     assert_eq!(due, [Place { topic: "t".into(), partition: 0, offset: 7 }]);
@@ -155,9 +155,9 @@ fn a_partition_that_was_set_back_by_others_begins_anew() {
     assignment.add("t", 0);
     let before = take(&mut assignment, 0, 500);
     // The topic was made anew: its offsets begin at 0.
-    take(&mut assignment, 0, 0).settle(Outcome::Accepted);
+    take(&mut assignment, 0, 0).settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), [(0, 1)]);
-    before.settle(Outcome::Accepted);
+    before.settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), []);
 }
 
@@ -168,7 +168,7 @@ fn without_room_nothing_is_taken_and_nothing_is_lost() {
     let (one, _two) = (take(&mut assignment, 0, 1), take(&mut assignment, 0, 2));
     let found = assignment.find("t", 0, 3).unwrap();
     assert!(matches!(assignment.admit(found, 3, 1), Admitted::Full));
-    one.settle(Outcome::Accepted);
+    one.settle(Outcome::Accepted(Done::Published));
     assignment.settle(Instant::now());
     assert!(matches!(assignment.admit(found, 3, 1), Admitted::Taken(_)));
 }
@@ -185,7 +185,7 @@ fn a_closed_assignment_waits_for_what_it_has() {
     assignment.close();
     assert!(assignment.find("t", 0, 6).is_none());
     assert!(!assignment.all_drained());
-    held.settle(Outcome::Accepted);
+    held.settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), [(0, 6)]);
     assert!(assignment.all_drained() && !assignment.has_released());
 }
@@ -203,7 +203,7 @@ fn a_partition_that_waits_to_be_read_again_ends_no_drain_and_is_read_no_more() {
     assignment.close();
     assert_eq!(assignment.due_rewinds(now + LATER), []);
     assert!(!assignment.all_drained(), "7 is under way");
-    held.settle(Outcome::Accepted);
+    held.settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), [(1, 8)]);
     assert!(assignment.all_drained() && assignment.has_released());
     assert_eq!(metrics.rewinds.get(), 0);
@@ -262,7 +262,7 @@ proptest! {
                     let (p, offset, settlement) = flying.swap_remove(index.index(flying.len()));
                     if good {
                         done[p].insert(offset);
-                        settlement.settle(Outcome::Accepted);
+                        settlement.settle(Outcome::Accepted(Done::Published));
                     }
                 }
                 Event::Settle(..) => {}

@@ -21,7 +21,7 @@ use super::shared::Shared;
 use super::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, Unclean, record, settings, trouble};
 use crate::backoff::Backoff;
 use crate::config::kafka::Tombstones;
-use crate::delivery::{Delivery, Outcome};
+use crate::delivery::{Delivery, Done, Outcome};
 use crate::kafka::{password, plain, words};
 use crate::message::Message;
 
@@ -303,7 +303,7 @@ impl Poller {
             drop(assignment);
             if let Admitted::Taken(settlement) = admitted {
                 shared.kafka.tombstones.inc();
-                return settlement.settle(Outcome::Accepted);
+                return settlement.settle(Outcome::Accepted(Done::Filtered));
             }
             return self.give_back(message);
         }
