@@ -38,8 +38,8 @@
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. `kafka`: what all clients of a cluster share, the source and the dead letter.
-//! 12. [`aws`], [`backoff`], [`causes`], [`health`], [`metrics`], [`oauth2`], [`renewal`],
-//!     [`shutdown`], [`telemetry`], [`tls`]: tools that know nothing of the rest.
+//! 12. [`aws`], [`backoff`], [`causes`], [`health`], [`metrics`], [`oauth2`], [`regular_file`],
+//!     [`renewal`], [`shutdown`], [`telemetry`], [`tls`]: tools that know nothing of the rest.
 //!
 //! # Who may import whom
 //!
@@ -58,7 +58,7 @@
 //! kafka → aws, config, oauth2, renewal, tls
 //! emulator → event_api, shutdown
 //! admin → health, metrics, shutdown
-//! config → message, route
+//! config → message, regular_file, route
 //! route → event_api, message
 //! delivery → message, seeded
 //! aws → causes, renewal
@@ -88,6 +88,7 @@ pub mod metrics;
 pub mod oauth2;
 pub mod pipeline;
 pub mod publish;
+pub mod regular_file;
 pub mod renewal;
 pub mod replay;
 pub mod route;

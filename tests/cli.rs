@@ -1,7 +1,7 @@
 //! The command line: what it says, and what it ends with.
 
 use std::fs;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use crate::support::emulator::bridge;
 
@@ -88,4 +88,32 @@ fn usage_is_two_and_help_has_examples() {
     }
     let (code, stdout, _) = run(&["--version"]);
     assert_eq!((code, stdout.trim()), (0, concat!("appsync-bridge ", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn a_configuration_is_a_regular_file_or_standard_input() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    // Who opens it to read would wait for a writer that never comes.
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let large = directory.path().join("large.toml");
+    fs::File::create(&large).unwrap().set_len((4 << 20) + 1).unwrap();
+    for (path, said) in [
+        (fifo.to_str().unwrap(), "this is a FIFO"),
+        ("/dev/zero", "this is a device"),
+        (large.to_str().unwrap(), "larger than 4 MiB"),
+    ] {
+        for command in ["check", "run"] {
+            let (code, _, stderr) = run(&[command, "-c", path]);
+            assert!(code == 78 && stderr.contains(said), "{command} {path}: {code} {stderr}");
+        }
+    }
+    let from = |stdin: fs::File| {
+        let command = bridge().args(["check", "-c", "-"]).stdin(stdin).output().unwrap();
+        (command.status.code().unwrap(), String::from_utf8(command.stderr).unwrap())
+    };
+    let (code, stderr) = from(fs::File::open("config/kafka.toml").unwrap());
+    assert!(code == 78 && stderr.contains("--> standard input:"), "{stderr}");
+    let (code, stderr) = from(fs::File::open("/dev/zero").unwrap());
+    assert!(code == 78 && stderr.contains("larger than 4 MiB"), "{stderr}");
 }

@@ -19,7 +19,7 @@ Exit codes: 0 good, 1 a broker can't be reached or won't have us, 77 this user m
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The configuration to check
+    /// The configuration to check: a file of 4 MiB at most, or `-` for standard input
     #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
 
@@ -107,7 +107,7 @@ fn summary(path: &Path, config: &Config) -> String {
     ];
     let counts =
         counts.map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }));
-    format!("{} is good: {}", path.display(), counts.join(", "))
+    format!("{} is good: {}", config::shown(path), counts.join(", "))
 }
 
 #[cfg(test)]

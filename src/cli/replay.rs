@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
-    /// The configuration, for its routes and APIs
+    /// The configuration, for its routes and APIs; `-` is standard input
     #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
 

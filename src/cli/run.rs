@@ -24,7 +24,7 @@ Exit codes: 0 done, 1 failed or the drain was not clean, 77 permissions, 78 conf
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The configuration file
+    /// The configuration: a file of 4 MiB at most, or `-` for standard input
     #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
 }

@@ -6,7 +6,6 @@
 //! again. Nothing here reaches a broker or an API.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ mod dead_letter;
 mod endpoint;
 mod environment;
 mod field;
+mod file;
 mod filter;
 pub mod kafka;
 mod ledger;
@@ -40,6 +40,7 @@ pub use api::{ApiConfig, ApiName};
 pub use daemon::{AdminConfig, LogConfig, LogFormat};
 pub use dead_letter::{DeadLetterConfig, DeadLetterName, Rotation};
 pub use environment::{Environment, NoText};
+pub use file::shown;
 pub use problem::{Kind, Problem, Problems};
 pub use secret::Secret;
 pub use source::SourceConfig;
@@ -75,56 +76,24 @@ pub struct Loaded {
     pub warnings: Problems,
 }
 
-/// Reads the file at `path`; relative paths in it start at the working directory.
+/// Reads the file at `path`, or standard input where that is `-`; relative paths in it start at the
+/// working directory.
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
-    let shown = path.display().to_string();
-    match std::fs::read(path) {
-        Ok(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => parse(&text, path, environment),
-            Err(error) => Err(not_utf8(&shown, &error)),
-        },
-        Err(error) => Err(unreadable(&shown, &error)),
+    match file::read(path) {
+        Ok(text) => parse(&text, path, environment),
+        Err(problem) => Err(Problems::new(&file::shown(path), "", &[], vec![problem])),
     }
 }
 
 /// As [`load`], of a text that was read already; `path` is only shown.
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
-    let shown = path.display().to_string();
+    let shown = file::shown(path);
     let (config, list, secrets) = whole::read(text, environment);
     let found = Problems::new(&shown, text, &secrets, list);
     match config {
         Some(config) if found.errors() == 0 => Ok(Loaded { config, warnings: found }),
         _ => Err(found),
     }
-}
-
-fn unreadable(path: &str, error: &std::io::Error) -> Problems {
-    let (kind, message, hint) = match error.kind() {
-        ErrorKind::NotFound => {
-            let hint = "create it, or name another with `--config FILE`";
-            (Kind::Unreadable, "there is no such file".to_owned(), hint)
-        }
-        ErrorKind::PermissionDenied => {
-            let hint = "let this user read it: `ls -l` shows whose it is";
-            (Kind::Forbidden, "this user may not read the file".to_owned(), hint)
-        }
-        ErrorKind::IsADirectory => {
-            (Kind::Unreadable, "this is a directory".to_owned(), "name the file in it")
-        }
-        _ => {
-            let message = format!("the file can't be read: {error}");
-            (Kind::Unreadable, message, "name another with `--config FILE`")
-        }
-    };
-    Problems::new(path, "", &[], vec![Problem::new(kind, None, message).help(hint)])
-}
-
-fn not_utf8(path: &str, error: &std::string::FromUtf8Error) -> Problems {
-    let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-    let line = valid.split(|b| *b == b'\n').count();
-    let message = format!("line {line} is not UTF-8");
-    let problem = Problem::new(Kind::Syntax, None, message).help("TOML is UTF-8: save it as that");
-    Problems::new(path, "", &[], vec![problem])
 }
 
 #[cfg(test)]

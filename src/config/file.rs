@@ -1,0 +1,94 @@
+//! The file of a configuration: read whole, from a path or from standard input.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use super::problem::{Kind, Problem};
+use crate::regular_file::{self, Unreadable};
+
+/// What a file holds at most. Thousands of routes take less; more is another file, or a mistake.
+pub const MAX_BYTES: u64 = 4 << 20;
+
+/// How standard input is written.
+const STDIN: &str = "-";
+
+/// How a file is called in what people read.
+pub fn shown(path: &Path) -> String {
+    if path == Path::new(STDIN) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// The text of the file at `path`, or why there is none.
+pub(super) fn read(path: &Path) -> Result<String, Problem> {
+    let bytes = if path == Path::new(STDIN) {
+        regular_file::bounded(std::io::stdin().lock(), MAX_BYTES)
+    } else {
+        regular_file::read(path, MAX_BYTES).map(|content| content.bytes)
+    };
+    text(bytes.map_err(|why| unreadable(&why))?)
+}
+
+fn unreadable(why: &Unreadable) -> Problem {
+    let another = "name another with `--config FILE`";
+    let (kind, message, hint) = match (why, why.kind()) {
+        (_, Some(ErrorKind::NotFound)) => {
+            let hint = "create it, or name another with `--config FILE`";
+            (Kind::Unreadable, "there is no such file".to_owned(), hint)
+        }
+        (_, Some(ErrorKind::PermissionDenied)) => {
+            let hint = "let this user read it: `ls -l` shows whose it is";
+            (Kind::Forbidden, "this user may not read the file".to_owned(), hint)
+        }
+        (Unreadable::NotRegular("a directory"), _) => {
+            (Kind::Unreadable, "this is a directory".to_owned(), "name the file in it")
+        }
+        (Unreadable::NotRegular(what), _) => {
+            let message = format!("this is {what}, not a regular file");
+            (Kind::Unreadable, message, "what comes through a pipe is read with `--config -`")
+        }
+        (Unreadable::TooLarge { .. }, _) => {
+            let message = "the file is larger than 4 MiB".to_owned();
+            (Kind::Unreadable, message, "no configuration is that large: is it another file?")
+        }
+        (Unreadable::Io(error), _) => {
+            (Kind::Unreadable, format!("the file can't be read: {error}"), another)
+        }
+    };
+    Problem::new(kind, None, message).help(hint)
+}
+
+fn text(bytes: Vec<u8>) -> Result<String, Problem> {
+    let wide = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    let refuse = |message: String| {
+        let problem = Problem::new(Kind::Syntax, None, message);
+        Err(problem.help("TOML is UTF-8: save it as that"))
+    };
+    if wide {
+        return refuse("the file is UTF-16".to_owned());
+    }
+    if let Some(at) = memchr::memchr(0, &bytes) {
+        let line = line_of(&bytes, at);
+        return refuse(format!("line {line} holds a NUL: this is no text, or UTF-16"));
+    }
+    String::from_utf8(bytes).or_else(|error| {
+        let line = line_of(error.as_bytes(), error.utf8_error().valid_up_to());
+        refuse(format!("line {line} is not UTF-8"))
+    })
+}
+
+fn line_of(bytes: &[u8], at: usize) -> usize {
+    memchr::memchr_iter(b'\n', &bytes[..at]).count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_is_no_text() {
+        let said = |bytes: &[u8]| text(bytes.to_vec()).unwrap_err().message().to_owned();
+        assert_eq!(said(b"\xff\xfea\0"), "the file is UTF-16");
+        assert_eq!(said(b"a\0\n\0"), "line 1 holds a NUL: this is no text, or UTF-16");
+        assert_eq!(said(b"a = 1\nb = \"\xff\"\n"), "line 2 is not UTF-8");
+        assert_eq!(text("\u{feff}a = 1".into()).unwrap(), "\u{feff}a = 1");
+    }
+}

@@ -1,0 +1,157 @@
+//! Files that are read whole: regular ones, up to a limit.
+//!
+//! What a path leads to is seldom known for sure. A FIFO blocks who opens it until somebody writes, a
+//! device never ends, and a file of gigabytes takes the memory away: none of them is opened or read
+//! further than that can be told.
+
+use std::fmt;
+use std::fs::{Metadata, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// A file as it was when it was read.
+#[derive(Debug)]
+pub struct Content {
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// Of the file that the bytes are from, whoever has its name by now.
+    pub metadata: Metadata,
+}
+
+/// Why a file was not read. `Display` is a clause about it: "is a FIFO, not a regular file".
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// Reading it could block, or never end.
+    #[error("is {0}, not a regular file")]
+    NotRegular(&'static str),
+    /// It holds more than was asked for.
+    #[error("is larger than {limit} bytes", limit = Grouped(*limit))]
+    TooLarge {
+        /// In bytes.
+        limit: u64,
+    },
+    /// The system's word: it does not exist, may not be read, and so on.
+    #[error("can't be read: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Reads the regular file at `path`, of `limit` bytes at most. Symbolic links are followed. Blocks as
+/// long as its file system does, which on a network may be for ever.
+pub fn read(path: &Path, limit: u64) -> Result<Content, Unreadable> {
+    // Before it is opened, too: opening a device can do something, and a FIFO's writer would be woken.
+    fit(&std::fs::metadata(path)?, limit)?;
+    // What took the name in between must not block either.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
+    let metadata = file.metadata()?;
+    fit(&metadata, limit)?;
+    let bytes = bounded(&file, limit)?;
+    Ok(Content { bytes, metadata })
+}
+
+/// Reads all that comes from `source`, `limit` bytes at most.
+pub fn bounded(source: impl Read, limit: u64) -> Result<Vec<u8>, Unreadable> {
+    let mut bytes = Vec::new();
+    source.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(Unreadable::TooLarge { limit }) } else { Ok(bytes) }
+}
+
+impl Unreadable {
+    /// The kind of the system's error, if it is one.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match self {
+            Self::Io(error) => Some(error.kind()),
+            Self::NotRegular(_) | Self::TooLarge { .. } => None,
+        }
+    }
+}
+
+fn fit(metadata: &Metadata, limit: u64) -> Result<(), Unreadable> {
+    let kind = metadata.file_type();
+    if kind.is_file() {
+        let fits = metadata.len() <= limit;
+        return if fits { Ok(()) } else { Err(Unreadable::TooLarge { limit }) };
+    }
+    Err(Unreadable::NotRegular(if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }))
+}
+
+/// A number in groups of three.
+struct Grouped(u64);
+
+impl fmt::Display for Grouped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        for (at, digit) in digits.chars().enumerate() {
+            let comma = if at > 0 && (digits.len() - at).is_multiple_of(3) { "," } else { "" };
+            write!(f, "{comma}{digit}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_regular_files_up_to_the_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(read(&link, 9).unwrap_err().kind(), Some(ErrorKind::NotFound));
+        std::fs::write(&path, "123456").unwrap();
+        for name in [&path, &link] {
+            assert_eq!(read(name, 6).unwrap().bytes, b"123456");
+            let refused = read(name, 5).unwrap_err();
+            assert_eq!(refused.to_string(), "is larger than 5 bytes");
+        }
+        assert_eq!(read(&path, u64::MAX).unwrap().metadata.len(), 6);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_without_a_size_is_bounded_too() {
+        // The kernel's own files say that they are empty.
+        assert!(!read(Path::new("/proc/self/status"), 1 << 20).unwrap().bytes.is_empty());
+        let refused = read(Path::new("/proc/self/status"), 10).unwrap_err();
+        assert!(matches!(refused, Unreadable::TooLarge { limit: 10 }), "{refused}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn nothing_else_is_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let (fifo, socket) = (directory.path().join("fifo"), directory.path().join("socket"));
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+        let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        for (path, what) in [
+            (fifo.as_path(), "a FIFO"),
+            (&socket, "a socket"),
+            (directory.path(), "a directory"),
+            (Path::new("/dev/zero"), "a device"),
+        ] {
+            let refused = read(path, 100).unwrap_err().to_string();
+            assert_eq!(refused, format!("is {what}, not a regular file"));
+        }
+    }
+
+    #[test]
+    fn a_stream_is_bounded() {
+        assert_eq!(bounded(&b"123"[..], 3).unwrap(), b"123");
+        let refused = bounded(io::repeat(0), 4_194_304).unwrap_err().to_string();
+        assert_eq!(refused, "is larger than 4,194,304 bytes");
+    }
+}
