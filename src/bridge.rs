@@ -6,6 +6,7 @@
 //! grace is over the abort ends whatever is left, and what was not settled stays with the brokers.
 
 mod dead_letters;
+mod waiting;
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -35,6 +36,7 @@ use crate::source::kafka::KafkaSource;
 #[cfg(feature = "mqtt")]
 use crate::source::mqtt::MqttSource;
 pub use dead_letters::probe_dead_letter;
+use waiting::Waiting;
 
 /// After the abort every part has this long to let go.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -49,6 +51,7 @@ pub struct Bridge {
     grace: Duration,
     shutdown: Shutdown,
     health: Health,
+    waiting: Waiting,
     admin: Admin,
 }
 
@@ -181,7 +184,10 @@ impl Bridge {
             let part = health.register(format!("source {}", source.name), "not connected yet");
             parts.push(source_part(source, &metrics, part, intake.behind(gates), &shutdown).await?);
         }
-        Ok(Self { parts, grace: config.grace, shutdown, health, admin })
+        let in_flight = config.sources.iter().map(|s| (s.name.clone(), metrics.source(&s.name)));
+        let in_flight = in_flight.map(|(name, metrics)| (name, metrics.in_flight)).collect();
+        let waiting = Waiting { in_flight, health: health.clone() };
+        Ok(Self { parts, grace: config.grace, shutdown, health, waiting, admin })
     }
 
     /// The address of the admin port.
@@ -213,7 +219,7 @@ impl Bridge {
                 error!(part, "stopped unexpectedly");
                 Err(RunError::Stopped(part))
             }
-            _ => drain(&mut tasks, &self.shutdown, self.grace).await,
+            _ => drain(&mut tasks, &self.shutdown, self.grace, &self.waiting).await,
         };
         if result.is_err() {
             self.shutdown.start_abort();
@@ -229,6 +235,7 @@ async fn drain(
     tasks: &mut JoinSet<Ended>,
     shutdown: &Shutdown,
     grace: Duration,
+    waiting: &Waiting,
 ) -> Result<(), RunError> {
     info!("draining");
     let all = async {
@@ -247,6 +254,7 @@ async fn drain(
         () = shutdown.abort() => Err(RunError::Aborted),
         result = all => result,
         () = tokio::time::sleep(grace) => Err(RunError::Grace(grace)),
+        never = waiting.say(grace) => match never {},
     }
 }
 

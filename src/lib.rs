@@ -49,7 +49,7 @@
 //! main → cli
 //! cli → bridge, emulator, demo, config, event_api, health, replay, shutdown, telemetry
 //! demo → bridge, emulator, config, shutdown
-//! bridge → admin, config, dead_letter, delivery, health, kafka, metrics, pipeline, publish, route, shutdown, source
+//! bridge → admin, config, dead_letter, delivery, health, kafka, message, metrics, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
 //! source → backoff, causes, config, delivery, health, kafka, message, metrics, seeded, shutdown, tls

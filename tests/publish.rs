@@ -71,6 +71,31 @@ async fn no_more_events_a_second_are_sent_than_the_api_may_get() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_while_something_is_held_says_what_waits_and_how_to_end_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, _ledger) = Emulator::with_ledger(&directory, &["--namespace", "good"]);
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
+    let mut bridge = setup.start_ready().await;
+    let event = |n| (format!("plant/{n}/data"), b"{}".to_vec());
+    publish(mosquitto.port, 1_000, [event(1), event(2)]).await;
+    bridge.metric_is("api_paused{api=\"main\"}", |v| v == 1.0).await;
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 2.0).await;
+    bridge.signal("TERM");
+    let line = until("the drain says so", PATIENCE, async || {
+        bridge.lines(&["the drain waits for what is in flight"]).pop()
+    })
+    .await;
+    for words in
+        ["\"WARN\"", "plant: 2", "api main: namespace `plant` refuses us", "at once", "25s"]
+    {
+        assert!(line.contains(words), "{words} in {line}");
+    }
+    bridge.signal("TERM");
+    assert_eq!(bridge.ended(PATIENCE).await.code(), Some(130));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_namespace_pauses_alone() {
     let directory = tempfile::tempdir().unwrap();
     let (emulator, ledger) = Emulator::with_ledger(&directory, &["--namespace", "good"]);
