@@ -95,9 +95,7 @@ pub enum BuildError {
         kind: &'static str,
     },
     /// A dead letter.
-    #[error(
-        "dead_letter `{name}`: {why}; make its directory writable, or set `path` in `[dead_letter.{name}]`"
-    )]
+    #[error("dead_letter `{name}`: the `path` of `[dead_letter.{name}]` can't be used: {why}")]
     DeadLetter {
         /// Its name.
         name: String,

@@ -137,6 +137,11 @@ impl Delivery {
         &self.carried.message
     }
 
+    /// What its tracker knows it by.
+    pub fn token(&self) -> u64 {
+        self.carried.settlement.token
+    }
+
     /// The same message with a further part of its duty.
     pub fn split(&self) -> Self {
         if seeded::is(Bug::AckBeforePublish) {

@@ -260,6 +260,7 @@ impl Rejects {
             reason: reason.word(),
             detail,
             at: SystemTime::now(),
+            first: None,
         };
         // Without a target the delivery is dropped, which releases the message.
         if let Some(letters) = letters {
@@ -277,7 +278,7 @@ pub async fn write_letters<T: Target>(
     health: Part,
     shutdown: Shutdown,
 ) {
-    let (mut batch, mut log) = (Vec::new(), LetterLog::default());
+    let (mut batch, mut log) = (Vec::new(), LetterLog::of(&target));
     // Letters do not wait for it: what it finds out, writing them finds out, too.
     tokio::select! {
         () = open(&mut target, &health) => {}
@@ -336,21 +337,21 @@ async fn open<T: Target>(target: &mut T, health: &Part) {
 }
 
 /// Names what goes to the dead letter: a line for each route and reason, and not again for a while.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct LetterLog {
-    named: HashMap<(Option<RouteName>, &'static str), (Instant, u64)>,
+    place: String,
+    named: HashMap<(Option<RouteName>, &'static str), Repeats>,
 }
 
 impl LetterLog {
+    fn of(target: &impl Target) -> Self {
+        Self { place: target.place(), named: HashMap::new() }
+    }
+
     fn note(&mut self, record: &Record) {
         let key = (record.route.clone(), record.reason);
-        let (named, more) = self.named.entry(key).or_insert_with(|| (Instant::now(), 0));
-        if *more > 0 && named.elapsed() < LOG_EVERY {
-            *more += 1;
-            return;
-        }
-        let letters = std::mem::replace(more, 1).max(1);
-        *named = Instant::now();
+        let named = self.named.entry(key).or_default();
+        let Some(letters) = named.again(LOG_EVERY, Instant::now()) else { return };
         warn!(
             source = %record.message.source,
             topic = record.message.topic.as_str(),
@@ -358,7 +359,8 @@ impl LetterLog {
             reason = record.reason,
             detail = record.detail,
             letters,
-            "can't be published, and is kept in the dead letter"
+            kept_in = self.place,
+            "can't be published, and is kept"
         );
     }
 }

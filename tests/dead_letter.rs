@@ -1,13 +1,15 @@
 //! The dead-letter file under a real bridge: a full disk, and a full file.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::support::bridge::Setup;
-use crate::support::emulator::Emulator;
+use crate::support::emulator::{Emulator, bridge};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::publish;
 use crate::support::{until, whole_lines};
@@ -91,6 +93,81 @@ async fn a_full_disk_holds_the_source_and_recovers_by_itself() {
         (acknowledged(&mosquitto) == 2 * BAD).then_some(())
     })
     .await;
+}
+
+/// Puts something in the place of the file.
+type Put = fn(&Path);
+
+/// What is put in the file's place while the bridge runs is not followed, read by others or filled: the
+/// messages wait until it is gone. A file that was moved away is let go, and one that is opened to others
+/// is closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_its_owner_reads_it_whatever_is_put_in_its_place() {
+    let emulator = Emulator::start(&[]);
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
+    let path = setup.file("rejects.jsonl");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let loosen =
+        |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    for file in ["rejects.jsonl", "rejects.jsonl.1"].map(|file| setup.file(file)) {
+        fs::write(&file, "").unwrap();
+        loosen(&file);
+    }
+    let bridge = setup.start_ready().await;
+    assert_eq!((mode(&path), mode(&setup.file("rejects.jsonl.1"))), (0o600, 0o600));
+    let loose = bridge.lines(&["\"WARN\"", "others could read this file", "\"0644\""]);
+    assert_eq!(loose.len(), 2, "{}", bridge.log());
+    let shown = path.to_str().unwrap();
+    let started = bridge.lines(&["\"started\"", &format!("rejects: {shown}")]);
+    assert_eq!(started.len(), 1, "{}", bridge.log());
+
+    publish(mosquitto.port, 1_000, [bad(0, 10)]).await;
+    until("it is kept", PATIENCE, async || (numbers(&path) == [0]).then_some(())).await;
+    let kept = bridge.lines(&["\"WARN\"", &format!("\"kept_in\":\"{shown}\"")]);
+    assert_eq!(kept.len(), 1, "{}", bridge.log());
+    loosen(&path);
+    publish(mosquitto.port, 1_000, [bad(1, 10)]).await;
+    until("it is kept", PATIENCE, async || (numbers(&path) == [0, 1]).then_some(())).await;
+    assert_eq!(mode(&path), 0o600);
+
+    let places: [(&str, Put); 4] = [
+        ("it is a symbolic link", |path| symlink(path.with_extension("away"), path).unwrap()),
+        ("it is a symbolic link", |path| symlink(path.with_extension("theirs"), path).unwrap()),
+        ("it is a FIFO", |path| {
+            assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+        }),
+        ("it has 1 more name", |path| {
+            fs::hard_link(path.with_extension("theirs"), path).unwrap();
+        }),
+    ];
+    fs::write(path.with_extension("theirs"), "").unwrap();
+    for (id, (why, put)) in (2..).zip(places) {
+        fs::rename(&path, path.with_extension("away")).unwrap();
+        put(&path);
+        publish(mosquitto.port, 1_000, [bad(id, 10)]).await;
+        until(why, PATIENCE, async || bridge.get("/readyz").await.1.contains(why).then_some(()))
+            .await;
+        assert_eq!(bridge.metric("source_in_flight{source=\"plant\"}").await, 1.0);
+        fs::remove_file(&path).unwrap();
+        bridge.ready().await;
+        bridge.nothing_in_flight().await;
+        assert_eq!((numbers(&path), mode(&path)), (vec![id], 0o600), "a new file");
+    }
+    assert!(fs::read(path.with_extension("theirs")).unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_another_bridge_writes_is_no_matter_of_its_directory() {
+    let emulator = Emulator::start(&[]);
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
+    let _bridge = setup.start_ready().await;
+    let mut second = bridge();
+    let second = second.args(["run", "-c"]).arg(setup.file("bridge.toml")).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("another process writes to it: stop that one"), "{said}");
+    assert!(!second.status.success() && !said.contains("writable"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

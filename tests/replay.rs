@@ -1,6 +1,7 @@
 //! `replay`, with the real binary against the emulator: everything is published or accounted for.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -162,6 +163,18 @@ fn what_can_not_be_published_is_counted_kept_and_named() {
     let mut reasons: Vec<_> = again.iter().map(|r| r["reason"].as_str().unwrap()).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["bad_channel_segment", "unknown_route", "unrouted", "unrouted"]);
+    // What each became a dead letter for at first goes with it.
+    let first = json!({ "at": at, "reason": "refused", "detail": "no" });
+    assert!(again.iter().all(|record| record["first"] == first), "{text}");
+    let rejects = case.file("rejects.jsonl.rejected");
+    assert_eq!(fs::metadata(&rejects).unwrap().permissions().mode() & 0o777, 0o600);
+    // It goes on with it through another replay, and the log names the file.
+    let (code, _, err) = case.run(&rejects, &[]);
+    let once_more = case.file("rejects.jsonl.rejected.rejected");
+    assert!(code == 1 && err.contains(once_more.to_str().unwrap()), "{err}");
+    assert!(!err.contains("the dead letter"), "{err}");
+    let again = fs::read_to_string(once_more).unwrap();
+    assert_eq!(again.matches(&first.to_string()).count(), 4, "{again}");
 
     let (code, account) = case
         .account(&file, &["--route", "tenants", "--rejects", case.file("else").to_str().unwrap()]);
@@ -187,7 +200,10 @@ fn a_dry_run_shows_channels_and_bytes_and_touches_nothing() {
     let (code, out, _) = case.run(&file, &["--dry-run", "--json", "--route", "tenants"]);
     let lines: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!((code, lines.len(), &lines[0]["line"]), (1, 2, &json!(2)));
-    assert_eq!((&lines[1]["skipped"], &lines[1]["rejected"]), (&json!(1), &json!(1)));
+    assert_eq!((&lines[1]["skipped"], &lines[1]["would_reject"]), (&json!(1), &json!(1)));
+    assert_eq!(lines[1]["would_publish"], json!(0));
+    let said = ["published", "rejected"].map(|name| lines[1].get(name));
+    assert_eq!(said, [None, None], "nothing was done");
     let mut left: Vec<_> = fs::read_dir(case.directory.path())
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -214,6 +230,32 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
             "{args:?}: {found} {err}"
         );
     }
+}
+
+/// What is rejected again would be read by others, or go elsewhere: before anything is sent.
+#[test]
+fn a_file_for_rejects_that_is_no_file_of_ours_is_refused() {
+    let (case, _emulator, ledger, _) = case(&[]);
+    let file = case.write("r", &data(3, 1));
+    let rejects = case.file("r.rejected");
+    symlink(case.file("theirs"), &rejects).unwrap();
+    let (code, _, err) = case.run(&file, &[]);
+    let why = format!("`{}` can't be written: it is a symbolic link", rejects.display());
+    assert!(code == 1 && err.contains(&why), "{code} {err}");
+    fs::remove_file(&rejects).unwrap();
+    fs::create_dir(&rejects).unwrap();
+    let (code, _, err) = case.run(&file, &[]);
+    assert!(code == 1 && err.contains("it is a directory"), "{code} {err}");
+    fs::remove_dir(&rejects).unwrap();
+    assert!(Command::new("mkfifo").arg(case.file("fifo")).status().unwrap().success());
+    let (code, _, err) = case.run(&case.file("fifo"), &[]);
+    assert!(code == 1 && err.contains("it is no regular file"), "{code} {err}");
+    assert_eq!(ledger.len(), 0);
+    // One that is there and open to others is closed.
+    fs::write(&rejects, "").unwrap();
+    fs::set_permissions(&rejects, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(case.run(&file, &[]).0, 0);
+    assert_eq!(fs::metadata(&rejects).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 fn start(case: &Case, file: &Path) -> Child {

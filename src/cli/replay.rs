@@ -33,7 +33,8 @@ names the channel which failed goes to that channel only, if the route still ren
 published in their order and at least once. The files are not changed: after an end with 0 they are done
 with. What is rejected again, or names a route that is gone, is in FILE.rejected then; correct the routes
 and replay that. To replay FILE itself once more publishes its records again, and appends to FILE.rejected
-what is rejected again.
+what is rejected again; a record there has the new reason, and under `first` the one that it became a dead
+letter for.
 
 SIGTERM and SIGINT finish what is in flight and say what is left. A second one aborts.
 Exit codes: 0 everything was published, 1 something is left, 2 usage, 77 permissions, 78 configuration,
@@ -76,7 +77,8 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
 
-    /// Print the account as one line of JSON; with `--dry-run`, a line for every event before it
+    /// Print the account as one line of JSON; with `--dry-run`, a line for every event before it, and the
+    /// account says `would_publish` and `would_reject`
     #[arg(long)]
     json: bool,
 }
@@ -204,8 +206,9 @@ async fn show_progress(progress: Progress, shutdown: Shutdown) {
             account.rejected + account.unknown_route
         );
         if shutdown.is_draining() {
-            text.push_str(", stopping");
-        } else if let Some(why) = progress.held_up() {
+            text.push_str(", stopping (a second signal stops at once)");
+        }
+        if let Some(why) = progress.held_up() {
             text = format!("{text}, held up by {}", why.escape_debug());
         }
         if terminal {
@@ -244,13 +247,19 @@ impl Report<'_> {
             object
         };
         let rejects: Vec<_> = self.rejects();
+        // What was not done is not said to be.
+        let (published, rejected) = if self.dry_run {
+            ("would_publish", "would_reject")
+        } else {
+            ("published", "rejected")
+        };
         json!({
             "dry_run": self.dry_run,
             "read": account.read,
             "skipped": account.skipped,
-            "published": account.published,
+            published: account.published,
             "unconfirmed": account.unconfirmed,
-            "rejected": account.rejected,
+            rejected: account.rejected,
             "unknown_route": account.unknown_route,
             "unsettled": account.unsettled.len(),
             "unreadable": account.unreadable,
@@ -336,12 +345,15 @@ fn shown(options: &Options, place: Place) -> String {
     format!("{}:{}", options.files[place.file].display(), place.line)
 }
 
+fn is_denied(why: &io::Error) -> bool {
+    why.kind() == ErrorKind::PermissionDenied
+}
+
 fn exit_code(why: &BuildError) -> ExitCode {
     ExitCode::from(match why {
-        BuildError::File { why, .. } if why.kind() == ErrorKind::PermissionDenied => {
-            EXIT_PERMISSIONS
-        }
-        BuildError::File { .. } => EXIT_FAILED,
+        BuildError::File { why, .. } if is_denied(why) => EXIT_PERMISSIONS,
+        BuildError::Rejects(error) if is_denied(&error.why) => EXIT_PERMISSIONS,
+        BuildError::File { .. } | BuildError::Rejects(_) => EXIT_FAILED,
         BuildError::Twice(_) | BuildError::Both(_) | BuildError::Route { .. } => EXIT_USAGE,
         BuildError::Api { .. } => EXIT_CONFIGURATION,
     })

@@ -52,7 +52,11 @@ pub async fn run(args: &Args) -> ExitCode {
         }
     };
     if let Ok(admin) = bridge.admin_addr() {
-        info!(%admin, sources = config.sources.len(), routes = config.routes.len(), apis = config.apis.len(), "started");
+        let files = config.dead_letters.iter();
+        let files =
+            files.filter_map(|(name, to)| Some(format!("{name}: {}", to.path()?.display())));
+        let dead_letter_files = files.collect::<Vec<_>>().join(", ");
+        info!(%admin, sources = config.sources.len(), routes = config.routes.len(), apis = config.apis.len(), dead_letter_files, "started");
     }
     signals::tell_systemd(bridge.health(), shutdown.clone());
     match bridge.run().await {

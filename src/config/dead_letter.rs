@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::environment::Environment;
@@ -35,6 +35,16 @@ pub enum DeadLetterConfig {
         /// Which no source reads whose rejects come here.
         topic: String,
     },
+}
+
+impl DeadLetterConfig {
+    /// The file that it is, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. } => Some(path),
+            Self::Kafka { .. } => None,
+        }
+    }
 }
 
 /// The settings, and where in the file that is which is checked against others.

@@ -1,19 +1,19 @@
 //! Dead letters as JSON lines in a file, on disk before their messages are acknowledged.
 
-use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use prometheus_client::metrics::counter::Counter;
 
 use super::record::line;
-use super::rotation::{set_aside, sync_directory};
-use super::{Record, Target, WriteError};
+use super::rotation::{all_aside, set_aside, sync_directory};
+use super::{Record, Target, WriteError, private_file};
 use crate::config::Rotation;
 
-/// A file of JSON lines; one record a line, mode 0600. When it is full it is set aside.
+/// A file of JSON lines; one record a line, for its owner's eyes only. When it is full it is set aside.
 #[derive(Debug)]
 pub struct FileTarget {
     place: Arc<Place>,
@@ -41,32 +41,54 @@ struct Open {
 
 /// Why the file can't be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the dead-letter file `{path}` can't be written: {why}")]
+#[error("`{path}` can't be written: {why}")]
 pub struct OpenError {
     /// As configured.
     pub path: String,
-    /// What went wrong.
+    /// What went wrong, and what to do about it.
     pub why: io::Error,
+}
+
+impl OpenError {
+    fn new(path: &Path, why: io::Error) -> Self {
+        Self { path: path.display().to_string(), why: private_file::explained(path, why) }
+    }
 }
 
 impl FileTarget {
     /// Opens the file, making it and its directory if need be. Files that `rotation` removes are
-    /// counted in `removed`.
+    /// counted in `removed`. It and those that were set aside are closed to other users.
     pub fn open(path: &Path, rotation: Rotation, removed: Counter) -> Result<Self, OpenError> {
-        let open =
-            Open::at(path).map_err(|why| OpenError { path: path.display().to_string(), why })?;
+        let fail = |why| OpenError::new(path, why);
+        let open = Open::at(path).map_err(fail)?;
+        for (_, aside) in all_aside(path).map_err(fail)? {
+            private_file::close_to_others(&aside);
+        }
         let place = Place { path: path.to_owned(), rotation, removed };
         Ok(Self { place: Arc::new(place), file: Some(open) })
     }
 
-    /// A file that is made with the first record, and grows without end.
-    pub fn when_needed(path: PathBuf) -> Self {
+    /// Whether the file at `path` could be used, as far as that can be told without a change: whether
+    /// another process writes to it can't.
+    pub fn look(path: &Path) -> Result<(), OpenError> {
+        private_file::look(path).map_err(|why| OpenError::new(path, why))
+    }
+
+    /// A file that is made with the first record, unless it is there, and grows without end.
+    pub fn when_needed(path: PathBuf) -> Result<Self, OpenError> {
+        let there = private_file::open_if_there(&path);
+        let opened = there.and_then(|opened| opened.map(|it| Open::take(&path, it)).transpose());
+        let file = opened.map_err(|why| OpenError::new(&path, why))?;
         let place = Place { path, rotation: Rotation::default(), removed: Counter::default() };
-        Self { place: Arc::new(place), file: None }
+        Ok(Self { place: Arc::new(place), file })
     }
 }
 
 impl Target for FileTarget {
+    fn place(&self) -> String {
+        self.place.path.display().to_string()
+    }
+
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
         let lines: Vec<Vec<u8>> = records
             .iter()
@@ -87,7 +109,8 @@ impl Target for FileTarget {
             why: format!("`{}`: {why}", self.place.path.display()),
         };
         let (file, kept, result) = written.await.map_err(|e| fail(0, e.to_string()))?;
-        result.map_err(|e| fail(kept, e.to_string()))?;
+        let explained = |error| private_file::explained(&self.place.path, error).to_string();
+        result.map_err(|error| fail(kept, explained(error)))?;
         self.file = file;
         Ok(())
     }
@@ -102,8 +125,9 @@ impl Place {
         kept: &mut usize,
     ) -> io::Result<()> {
         while *kept < lines.len() {
-            // Somebody may have moved it away, to replay it; what goes there now would not be found.
-            let open = match file.take().filter(|open| open.is_at(&self.path)) {
+            // Somebody may have moved it away, to replay it; what goes there now would not be found. Or
+            // it was opened to others, or something else was put in its place.
+            let open = match file.take().filter(|open| open.is_still(&self.path)) {
                 Some(open) => file.insert(open),
                 None => file.insert(Open::at(&self.path)?),
             };
@@ -138,11 +162,10 @@ fn fitting(lines: &[Vec<u8>], room: u64) -> usize {
 
 impl Open {
     fn at(path: &Path) -> io::Result<Self> {
-        if let Some(directory) = path.parent() {
-            make_directory(directory)?;
-        }
-        let mut file =
-            OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(path)?;
+        Self::take(path, private_file::open_or_make(path)?)
+    }
+
+    fn take(path: &Path, (mut file, facts): (File, Metadata)) -> io::Result<Self> {
         lock(&file)?;
         let mut good = file.seek(SeekFrom::End(0))?;
         if good > 0 {
@@ -157,13 +180,16 @@ impl Open {
         }
         // The name of a new file is on disk only when its directory is.
         sync_directory(path)?;
-        let facts = file.metadata()?;
         Ok(Self { file, good, identity: identity(&facts), is_regular: facts.is_file() })
     }
 
-    /// Whether this is still the file of that name.
-    fn is_at(&self, path: &Path) -> bool {
-        fs::metadata(path).is_ok_and(|facts| identity(&facts) == self.identity)
+    /// Whether this is still the file of that name, private, and as long as it was left.
+    fn is_still(&self, path: &Path) -> bool {
+        let untouched = |facts: &Metadata| {
+            !self.is_regular || (private_file::is_private(facts) && facts.len() == self.good)
+        };
+        fs::symlink_metadata(path)
+            .is_ok_and(|facts| identity(&facts) == self.identity && untouched(&facts))
     }
 
     fn append(&mut self, text: &[u8]) -> io::Result<()> {
@@ -182,28 +208,13 @@ impl Open {
     }
 }
 
-/// Makes a directory and those it is in, each on disk before the next: what is in them would be lost
-/// with their names.
-fn make_directory(path: &Path) -> io::Result<()> {
-    if path.as_os_str().is_empty() || path.exists() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        make_directory(parent)?;
-    }
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => sync_directory(path),
-    }
-}
-
 /// One writer at a time: a second one, cutting back a write that failed, would cut away what the
 /// first has confirmed. The lock ends with the handle, and so with the process.
 fn lock(file: &File) -> io::Result<()> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
-            let why = "another process writes to it; give each its own file";
+            let why = "another process writes to it: stop that one, or give each a file of its own";
             Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
         }
         // A file system without locks is no reason to keep nothing.
@@ -217,191 +228,5 @@ fn identity(facts: &Metadata) -> (u64, u64) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::message::{Coordinates, Message, Topic};
-    use bytes::Bytes;
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-    use std::os::unix::fs::PermissionsExt;
-    use std::time::{Duration, UNIX_EPOCH};
-
-    fn record(payload: impl Into<Bytes>) -> Record {
-        let message = Message {
-            source: "plant".into(),
-            topic: Topic::new("a/b", '/'),
-            key: None,
-            headers: vec![("h".into(), Bytes::from_static(b"v"))],
-            payload: payload.into(),
-            order: Some(b"a/b"[..].into()),
-            published: None,
-            coordinates: Coordinates::Named(vec![("qos".into(), "1".into())]),
-        };
-        Record {
-            message: Arc::new(message),
-            route: Some("telemetry".into()),
-            channel: None,
-            reason: "invalid_json",
-            detail: "not JSON".into(),
-            at: UNIX_EPOCH + Duration::from_millis(1_795_343_476_123),
-        }
-    }
-
-    fn open(path: &Path, rotation: Rotation) -> FileTarget {
-        FileTarget::open(path, rotation, Counter::default()).unwrap()
-    }
-
-    fn lines(path: &Path) -> Vec<Value> {
-        let text = fs::read_to_string(path).unwrap();
-        text.lines().map(|l| serde_json::from_str(l).unwrap_or(Value::Null)).collect()
-    }
-
-    #[tokio::test]
-    async fn a_record_holds_all_that_came() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("new/rejects.jsonl");
-        let mut target = open(&path, Rotation::default());
-        target.write(&[record(&b"{"[..]), record(&b"\xff"[..])]).await.unwrap();
-        target.write(&[record(&b"3"[..])]).await.unwrap();
-        let lines = lines(&path);
-        assert_eq!(lines.len(), 3);
-        assert_eq!(
-            lines[0],
-            json!({
-                "at": "2026-11-22T10:31:16.123Z", "reason": "invalid_json", "detail": "not JSON",
-                "source": "plant", "route": "telemetry", "channel": null, "topic": "a/b",
-                "headers": [{ "name": "h", "value": "v" }], "coordinates": { "qos": "1" }, "payload": "{"
-            })
-        );
-        assert_eq!(lines[1]["payload_base64"], json!("/w=="));
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(
-            fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777,
-            0o700
-        );
-    }
-
-    #[tokio::test]
-    async fn a_line_that_a_crash_cut_off_spoils_no_other() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("rejects.jsonl");
-        fs::write(&path, "{\"at\":\"20").unwrap();
-        open(&path, Rotation::default()).write(&[record(&b"1"[..])]).await.unwrap();
-        let lines = lines(&path);
-        assert_eq!((lines.len(), lines[1]["payload"].clone()), (2, json!("1")));
-    }
-
-    #[test]
-    fn a_second_writer_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("rejects.jsonl");
-        let open = || FileTarget::open(&path, Rotation::default(), Counter::default());
-        let first = open().unwrap();
-        assert!(open().unwrap_err().to_string().contains("another process writes to it"));
-        drop(first);
-        assert!(open().is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_fails_the_write() {
-        // The kernel's own always-full device.
-        let rotation = Rotation { max_size: Some(1), max_files: Some(2) };
-        let mut target = open(Path::new("/dev/full"), rotation);
-        let error = target.write(&[record(&b"1"[..])]).await.unwrap_err();
-        assert!(error.to_string().contains("No space left") && error.kept == 0, "{error}");
-    }
-
-    #[test]
-    fn a_place_that_can_not_be_written_says_so() {
-        let error = FileTarget::open(
-            Path::new("/proc/none/rejects.jsonl"),
-            Rotation::default(),
-            Counter::default(),
-        )
-        .unwrap_err();
-        assert!(error.to_string().contains("/proc/none/rejects.jsonl"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn a_file_that_was_moved_away_gets_nothing_more() {
-        let directory = tempfile::tempdir().unwrap();
-        let (path, moved) = (directory.path().join("r"), directory.path().join("todo"));
-        let mut target = open(&path, Rotation::default());
-        target.write(&[record("1")]).await.unwrap();
-        fs::rename(&path, &moved).unwrap();
-        target.write(&[record("2")]).await.unwrap();
-        fs::remove_file(&path).unwrap();
-        target.write(&[record("3")]).await.unwrap();
-        assert_eq!((lines(&moved).len(), lines(&path)[0]["payload"].clone()), (1, json!("3")));
-    }
-
-    #[tokio::test]
-    async fn what_was_kept_before_a_failure_is_said() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("r");
-        let one = line(&record("1")).to_string().len() as u64 + 1;
-        let mut target = open(&path, Rotation { max_size: Some(one * 2), max_files: Some(2) });
-        // A directory in the place of the oldest can't be removed.
-        fs::create_dir(directory.path().join("r.1")).unwrap();
-        let records = ["1", "2", "3"].map(record);
-        let error = target.write(&records).await.unwrap_err();
-        assert_eq!(error.kept, 2, "{error}");
-        fs::remove_dir(directory.path().join("r.1")).unwrap();
-        target.write(&records[error.kept..]).await.unwrap();
-        let payloads = |file: &str| -> Vec<Value> {
-            lines(&directory.path().join(file)).iter().map(|l| l["payload"].clone()).collect()
-        };
-        assert_eq!(
-            (payloads("r.1"), payloads("r")),
-            (vec![json!("1"), json!("2")], vec![json!("3")])
-        );
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    /// Every line of the file and of those set aside, the oldest first, and the size of each file.
-    fn everything(path: &Path) -> (Vec<Value>, Vec<(u64, usize)>) {
-        let (mut all, mut sizes) = (Vec::new(), Vec::new());
-        let name = |n: usize| PathBuf::from(format!("{}.{n}", path.display()));
-        let aside = (1..1_000).take_while(|n| name(*n).exists()).count();
-        for file in (1..=aside).rev().map(name).chain([path.to_owned()]) {
-            let found = lines(&file);
-            sizes.push((fs::metadata(&file).unwrap().len(), found.len()));
-            all.extend(found);
-        }
-        (all, sizes)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-
-        // Random sizes, batches and limits, with a stop and a start here and there.
-        #[test]
-        fn no_confirmed_line_is_lost_or_broken(
-            batches in proptest::collection::vec(
-                (proptest::collection::vec(0..2_000_usize, 1..6), any::<bool>()), 1..8),
-            max_size in 300..3_000_u64,
-        ) {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join("r");
-            let rotation = Rotation { max_size: Some(max_size), max_files: None };
-            let mut target = Some(open(&path, rotation));
-            let mut written = Vec::new();
-            for (sizes, again) in batches {
-                let payload = |size: usize| format!("{}:{}", written.len(), "x".repeat(size));
-                let payloads: Vec<String> = sizes.into_iter().map(payload).collect();
-                let records: Vec<Record> = payloads.iter().cloned().map(record).collect();
-                runtime.block_on(target.as_mut().unwrap().write(&records)).unwrap();
-                written.extend(payloads.into_iter().map(Value::String));
-                if again {
-                    drop(target.take());
-                    target = Some(open(&path, rotation));
-                }
-            }
-            let (found, sizes) = everything(&path);
-            let found: Vec<Value> = found.iter().map(|l| l["payload"].clone()).collect();
-            prop_assert_eq!(found, written);
-            prop_assert!(sizes.iter().all(|(size, lines)| *size <= max_size || *lines == 1));
-        }
-    }
-}
+#[path = "file_tests.rs"]
+mod tests;

@@ -72,6 +72,7 @@ mod tests {
             reason: "refused",
             detail: String::new(),
             at: UNIX_EPOCH,
+            first: None,
         };
         let headers = headers(&record);
         let found = headers.iter().find(|header| header.key == "appsync-bridge.published")?;

@@ -315,6 +315,10 @@ impl KafkaTarget {
 }
 
 impl Target for KafkaTarget {
+    fn place(&self) -> String {
+        format!("topic {}", self.topic)
+    }
+
     async fn open(&mut self) -> Result<(), WriteError> {
         self.look().await.map(|_| ()).map_err(|why| WriteError { kept: 0, why })
     }

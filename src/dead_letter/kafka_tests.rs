@@ -36,6 +36,7 @@ fn record(number: usize) -> Record {
         reason: "refused",
         detail: String::new(),
         at: UNIX_EPOCH,
+        first: None,
     }
 }
 

@@ -11,6 +11,7 @@ mod file;
 mod headers;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod private_file;
 pub mod record;
 mod rotation;
 
@@ -33,10 +34,26 @@ pub struct Record {
     pub detail: String,
     /// When it was given up.
     pub at: SystemTime,
+    /// What it was a dead letter for at first, if it was one before and is so again.
+    pub first: Option<First>,
+}
+
+/// Why a message became a dead letter for the first time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct First {
+    /// The kind of reason.
+    pub reason: String,
+    /// The reason in words.
+    pub detail: String,
+    /// When it was given up, to the millisecond.
+    pub at: SystemTime,
 }
 
 /// A place that keeps records.
 pub trait Target: Send + 'static {
+    /// Where that is, for a person who looks for one.
+    fn place(&self) -> String;
+
     /// Whether it could keep a record, as far as that can be told without one. It may be dropped before
     /// it is done.
     fn open(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::Record;
+use super::{First, Record};
 use crate::message::{Coordinates, Message, Topic};
 
 /// The first second of the year 10000, which RFC 3339 can't name.
@@ -31,6 +31,8 @@ pub struct Kept {
     pub detail: String,
     /// When it was given up, to the millisecond.
     pub at: SystemTime,
+    /// What it was a dead letter for at first, if it was one before.
+    pub first: Option<First>,
 }
 
 /// Why a line is no record.
@@ -56,6 +58,10 @@ pub fn line(record: &Record) -> Value {
     line.insert("at".into(), json!(humantime::format_rfc3339_millis(record.at).to_string()));
     line.insert("reason".into(), json!(record.reason));
     line.insert("detail".into(), json!(record.detail));
+    if let Some(First { reason, detail, at }) = &record.first {
+        let at = humantime::format_rfc3339_millis(*at).to_string();
+        line.insert("first".into(), json!({ "at": at, "reason": reason, "detail": detail }));
+    }
     line.insert("source".into(), json!(&*message.source));
     line.insert("route".into(), json!(record.route.as_deref()));
     line.insert("channel".into(), json!(record.channel));
@@ -114,6 +120,7 @@ pub fn parse(text: &[u8], separator: impl Fn(&str) -> char) -> Result<Kept, NoRe
         reason: line.text("reason")?,
         detail: line.optional_text("detail")?.unwrap_or_default(),
         at: time("at", &line.text("at")?)?,
+        first: line.first()?,
     })
 }
 
@@ -165,6 +172,19 @@ impl Line {
             Ok(bytes) => Ok(Some(bytes.into())),
             Err(error) => Err(NoRecord(format!("`{name}` is no base64: {error}"))),
         }
+    }
+
+    fn first(&mut self) -> Result<Option<First>, NoRecord> {
+        let mut first = match self.0.remove("first") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Object(first)) => Self(first),
+            Some(_) => return Err(NoRecord("`first` is no object".to_owned())),
+        };
+        Ok(Some(First {
+            reason: first.text("reason")?,
+            detail: first.optional_text("detail")?.unwrap_or_default(),
+            at: time("at", &first.text("at")?)?,
+        }))
     }
 
     fn headers(&mut self) -> Result<Vec<(String, Bytes)>, NoRecord> {
@@ -247,20 +267,25 @@ mod tests {
             channel in proptest::option::of(any::<String>()),
             detail in any::<String>(),
             at in 0..END_OF_TIME * 1_000,
+            again in any::<bool>(),
         ) {
+            let at = UNIX_EPOCH + Duration::from_millis(at);
+            let first = First { reason: "r".to_owned(), detail: detail.clone(), at };
             let record = Record {
                 message: Arc::new(message),
                 route: route.map(Into::into),
                 channel,
                 reason: "refused",
                 detail,
-                at: UNIX_EPOCH + Duration::from_millis(at),
+                at,
+                first: again.then_some(first),
             };
             let text = line(&record).to_string();
             prop_assert!(!text.contains('\n'));
-            let Record { message, route, channel, reason, detail, at } = record;
+            let Record { message, route, channel, reason, detail, at, first } = record;
             let message = Arc::unwrap_or_clone(message);
-            let expected = Kept { message, route, channel, reason: reason.to_owned(), detail, at };
+            let reason = reason.to_owned();
+            let expected = Kept { message, route, channel, reason, detail, at, first };
             prop_assert_eq!(parse(text.as_bytes(), |_| '/').unwrap(), expected);
         }
 
@@ -282,6 +307,8 @@ mod tests {
             (r#""topic":"a""#, r#""topic":1"#, "`topic` is no string"),
             (r#""source":"s""#, r#""source":null"#, "there is no `source`"),
             ("}", r#","headers":[1]}"#, "`headers` is no list"),
+            ("}", r#","first":[]}"#, "`first` is no object"),
+            ("}", r#","first":{"at":"2026-11-22T10:31:16Z"}}"#, "there is no `reason`"),
             ("}", "", "EOF"),
             (good, "[]", "no JSON object"),
         ] {

@@ -55,7 +55,7 @@ fn remove(file: &Path, removed: &Counter) -> io::Result<()> {
 }
 
 /// The files that were set aside, with their numbers.
-fn all_aside(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+pub(super) fn all_aside(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(found) };
     for entry in fs::read_dir(directory(path))? {
@@ -77,7 +77,7 @@ fn aside(path: &Path, number: u64) -> PathBuf {
     name.into()
 }
 
-fn directory(path: &Path) -> &Path {
+pub(super) fn directory(path: &Path) -> &Path {
     path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

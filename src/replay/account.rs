@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::dead_letter::First;
 use crate::delivery::{Done, Outcome, Settlement, Tracker};
 
 /// Records in flight at most.
@@ -119,6 +120,7 @@ struct Held {
     place: Place,
     bytes: usize,
     unknown_route: Option<Arc<str>>,
+    first: First,
 }
 
 impl Tally {
@@ -129,44 +131,42 @@ impl Tally {
 
     /// Waits until a record of `bytes` may be taken.
     pub(super) async fn room(&self, bytes: usize) {
-        self.until(|state| {
+        let fits = |state: &State| {
             state.held.is_empty()
                 || (state.held.len() < MAX_IN_FLIGHT && state.bytes + bytes <= MAX_BYTES)
-        })
-        .await;
+        };
+        while !fits(&self.lock()) {
+            self.changed.notified().await;
+        }
     }
 
-    /// Waits until nothing is in flight.
-    pub(super) async fn idle(&self) {
-        self.until(|state| state.held.is_empty()).await;
-    }
-
-    /// Takes a record; `unknown_route` is its route if there is none of that name.
+    /// Takes a record that became one for `first`; `unknown_route` is its route if there is none of that
+    /// name.
     pub(super) fn take(
         self: &Arc<Self>,
         place: Place,
         bytes: usize,
         unknown_route: Option<Arc<str>>,
+        first: First,
     ) -> Settlement {
         let mut state = self.lock();
         let token = state.next;
         state.next += 1;
         state.bytes += bytes;
-        state.held.insert(token, Held { place, bytes, unknown_route });
+        state.held.insert(token, Held { place, bytes, unknown_route, first });
         drop(state);
         Settlement::new(Arc::clone(self) as Arc<dyn Tracker>, token)
+    }
+
+    /// Of a record in flight, by its token: where it stands, and what it became one for.
+    pub(super) fn origin(&self, token: u64) -> Option<(Place, First)> {
+        self.lock().held.get(&token).map(|held| (held.place, held.first.clone()))
     }
 
     /// The account so far, and how many records are in flight.
     pub(super) fn now(&self) -> (Account, usize) {
         let state = self.lock();
         (state.account.clone(), state.held.len())
-    }
-
-    async fn until(&self, good: impl Fn(&State) -> bool) {
-        while !good(&self.lock()) {
-            self.changed.notified().await;
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -198,14 +198,15 @@ impl Tracker for Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     #[tokio::test(start_paused = true)]
     async fn every_record_is_counted_once_and_room_is_bounded() {
         let tally = Arc::new(Tally::default());
         let take = |line, unknown: Option<&str>| {
             tally.count(|a| a.read += 1);
-            tally.take(Place { file: 0, line }, 10, unknown.map(Into::into))
+            let first = First { reason: "r".into(), detail: String::new(), at: SystemTime::now() };
+            tally.take(Place { file: 0, line }, 10, unknown.map(Into::into), first)
         };
         let end = |settlement: Settlement, done| settlement.settle(Outcome::Accepted(done));
         end(take(1, None), Done::Published);
@@ -219,7 +220,6 @@ mod tests {
         for settlement in held {
             end(settlement, Done::Published);
         }
-        tally.idle().await;
         let (account, in_flight) = tally.now();
         assert_eq!((account.published, account.unconfirmed, account.rejected), (1_001, 1, 1));
         assert_eq!(account.unknown_routes, BTreeMap::from([("gone".to_owned(), 1)]));

@@ -3,10 +3,12 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use rustix::fs::OFlags;
 use tokio::sync::mpsc;
 
 use super::BuildError;
@@ -71,10 +73,15 @@ impl Input {
         for path in &options.files {
             let fail = |why| BuildError::File { path: path.display().to_string(), why };
             let real = path.canonicalize().map_err(fail)?;
-            let file = File::open(&real).map_err(fail)?;
+            // A FIFO would block until somebody writes to it.
+            let flags = OFlags::NONBLOCK.bits().cast_signed();
+            let file = File::options().read(true).custom_flags(flags).open(&real).map_err(fail)?;
             let facts = file.metadata().map_err(fail)?;
             if !facts.is_file() {
-                return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, "it is no file")));
+                return Err(fail(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "it is no regular file",
+                )));
             }
             if !seen.insert(real) {
                 return Err(BuildError::Twice(path.display().to_string()));

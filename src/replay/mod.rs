@@ -13,7 +13,7 @@ mod preview;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
@@ -25,7 +25,7 @@ pub use preview::{Preview, dry_run};
 
 use crate::config::Config;
 use crate::dead_letter::record::Kept;
-use crate::dead_letter::{FileTarget, Record};
+use crate::dead_letter::{FileTarget, First, OpenError, Record};
 use crate::delivery::{Delivery, Done, Outcome};
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -62,6 +62,9 @@ pub enum BuildError {
         "`{0}` would be read and written: what is rejected again goes there; replay it by itself, or name another file with `--rejects`"
     )]
     Both(String),
+    /// Where records are to go that are rejected again.
+    #[error(transparent)]
+    Rejects(#[from] OpenError),
     /// No such route.
     #[error("there is no route `{name}`; there is {known}")]
     Route {
@@ -103,8 +106,8 @@ struct Feed {
 struct Rejects {
     /// One a file.
     letters: Vec<mpsc::UnboundedSender<Letter>>,
-    /// Everything in flight comes from this file.
-    file: Arc<AtomicUsize>,
+    /// Knows what file a record comes from.
+    tally: Arc<Tally>,
     /// The names of the routes, as the configuration numbers them.
     routes: Arc<[RouteName]>,
 }
@@ -134,7 +137,7 @@ impl Replay {
         for path in rejects_of(options) {
             let (sender, queue) = mpsc::unbounded_channel();
             let part = health.register(format!("rejects {}", path.display()), "starting");
-            let target = FileTarget::when_needed(path);
+            let target = FileTarget::when_needed(path)?;
             parts.spawn(write_letters(target, queue, metrics.clone(), part, shutdown.clone()));
             letters.push(sender);
         }
@@ -142,7 +145,8 @@ impl Replay {
             letters = vec![only.clone(); options.files.len()];
         }
         let routes = config.routes.iter().map(|route| Arc::clone(&route.name)).collect();
-        let rejects = Rejects { letters, file: Arc::default(), routes };
+        let tally = Arc::<Tally>::default();
+        let rejects = Rejects { letters, tally: Arc::clone(&tally), routes };
 
         let (refused, refused_entries) = mpsc::unbounded_channel();
         let wanted: HashSet<_> = input.wanted(config).map(|route| &route.api).collect();
@@ -163,8 +167,7 @@ impl Replay {
             policies.map(|(n, route)| (Arc::clone(&route.name), policy(n, route))).collect();
         let feed = Feed { publishers, policies, rejects };
         let total_bytes = input.lengths.iter().sum();
-        let progress =
-            Progress { total_bytes, bytes: Arc::default(), tally: Arc::default(), health };
+        let progress = Progress { total_bytes, bytes: Arc::default(), tally, health };
         Ok(Self { input, parts, feed, progress, grace: config.grace, shutdown })
     }
 
@@ -225,27 +228,18 @@ impl Feed {
     async fn run(&self, input: &mut Input, progress: &Progress, shutdown: &Shutdown) -> Vec<Read> {
         let tally = &progress.tally;
         let mut read = input.start();
-        let mut file = 0;
         while let Some(line) = input.next(shutdown).await {
             let bytes = line.kept.as_ref().map_or(0, |kept| kept.message.payload.len());
-            let room = async {
-                if line.place.file != file {
-                    tally.idle().await;
-                }
-                tally.room(bytes).await;
-            };
             tokio::select! {
                 biased;
                 () = shutdown.drain() => break,
-                () = room => {}
+                () = tally.room(bytes) => {}
             }
-            file = line.place.file;
-            self.rejects.file.store(file, Ordering::Release);
             // A publisher that stopped releases whatever it is given.
             if self.publishers.values().any(mpsc::UnboundedSender::is_closed) {
                 break;
             }
-            read[file].take(&line);
+            read[line.place.file].take(&line);
             progress.bytes.fetch_add(line.bytes, Ordering::Relaxed);
             match line.kept {
                 Err(why) => tally.count(|account| account.unreadable(line.place, why)),
@@ -264,17 +258,22 @@ impl Feed {
 
     fn hand_over(&self, place: Place, kept: Kept, routes: &Routes, tally: &Arc<Tally>) {
         let bytes = kept.message.payload.len();
+        let first = kept.first.clone().unwrap_or_else(|| First {
+            reason: kept.reason.clone(),
+            detail: kept.detail.clone(),
+            at: kept.at,
+        });
         let plan = routes.plan(&kept);
         let decisions = match plan {
             Ok(decisions) => decisions,
             Err(Unknown(route)) => {
-                let settlement = tally.take(place, bytes, Some(Arc::clone(&route)));
+                let settlement = tally.take(place, bytes, Some(Arc::clone(&route)), first);
                 let delivery = Delivery::new(kept.message, settlement);
                 let why = (UNKNOWN_ROUTE, unknown(&route));
                 return self.rejects.write(delivery, Some(route), kept.channel, why);
             }
         };
-        let delivery = Delivery::new(kept.message, tally.take(place, bytes, None));
+        let delivery = Delivery::new(kept.message, tally.take(place, bytes, None, first));
         if decisions.is_empty() {
             let Rejection { reason, detail } = unrouted(kept.route.as_deref());
             let why = (reason.word(), detail);
@@ -320,13 +319,13 @@ impl Rejects {
         channel: Option<String>,
         (reason, detail): (&'static str, String),
     ) {
-        let message = Arc::new(delivery.message().clone());
-        let record = Record { message, route, channel, reason, detail, at: SystemTime::now() };
-        let letter = Letter::new(record, delivery);
-        // A writer that is gone drops the letter, which leaves the record unsettled.
-        if let Some(letters) = self.letters.get(self.file.load(Ordering::Acquire)) {
-            drop(letters.send(letter));
-        }
+        // What is not written to its file is dropped, which leaves the record unsettled.
+        let Some((place, first)) = self.tally.origin(delivery.token()) else { return };
+        let Some(letters) = self.letters.get(place.file) else { return };
+        let (message, at) = (Arc::new(delivery.message().clone()), SystemTime::now());
+        let first = Some(first);
+        let record = Record { message, route, channel, reason, detail, at, first };
+        drop(letters.send(Letter::new(record, delivery)));
     }
 }
 

@@ -220,6 +220,10 @@ fn error(status: u16, kind: &str) -> Answer {
 pub(super) struct Grave(pub(super) Arc<World>);
 
 impl Target for Grave {
+    fn place(&self) -> String {
+        "the grave".to_owned()
+    }
+
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
         sleep(self.0.within(Duration::from_millis(5))).await;
         if self.0.chance(0.25) {

@@ -185,6 +185,7 @@ impl Bridge {
 
     /// How many messages of a source ended in which way, without the ways in which none did. Together
     /// with what is in flight they are exactly what was received.
+    #[allow(clippy::float_cmp)] // whole numbers
     pub(crate) async fn settled(&self, source: &str) -> BTreeMap<String, f64> {
         let metrics = self.metrics().await;
         let of =
