@@ -147,7 +147,6 @@ impl Bridge {
         let (metrics, health) = (Metrics::new(), Health::default());
         let listen = config.admin.listen;
         let admin = Admin::bind(listen, metrics.clone(), health.clone(), shutdown.clone())
-            .await
             .map_err(|why| BuildError::Admin { listen: listen.to_string(), why })?;
         let table = Arc::new(RouteTable::new(config.routes.iter().cloned()));
         let mut parts = Parts::new();

@@ -38,8 +38,9 @@
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. `kafka`: what all clients of a cluster share, the source and the dead letter.
-//! 12. [`aws`], [`backoff`], [`causes`], [`health`], [`metrics`], [`oauth2`], [`regular_file`],
-//!     [`renewal`], [`shutdown`], [`telemetry`], [`tls`]: tools that know nothing of the rest.
+//! 12. [`aws`], [`backoff`], [`causes`], [`descriptors`], [`health`], [`listener`], [`metrics`],
+//!     [`oauth2`], [`regular_file`], [`renewal`], [`shutdown`], [`telemetry`], [`tls`]: tools that know
+//!     nothing of the rest.
 //!
 //! # Who may import whom
 //!
@@ -47,8 +48,8 @@
 //!
 //! ```text
 //! main → cli
-//! cli → bridge, emulator, demo, config, event_api, health, replay, shutdown, telemetry
-//! demo → bridge, emulator, config, shutdown
+//! cli → bridge, emulator, demo, config, descriptors, event_api, health, replay, shutdown, telemetry
+//! demo → bridge, emulator, config, descriptors, listener, shutdown
 //! bridge → admin, config, dead_letter, delivery, health, kafka, message, metrics, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
@@ -56,8 +57,8 @@
 //! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, oauth2, renewal, seeded, shutdown, tls
 //! dead_letter → config, kafka, message
 //! kafka → aws, config, oauth2, renewal, tls
-//! emulator → event_api, shutdown
-//! admin → health, metrics, shutdown
+//! emulator → descriptors, event_api, listener, shutdown
+//! admin → descriptors, health, listener, metrics, shutdown
 //! config → message, regular_file, route
 //! route → event_api, message
 //! delivery → message, seeded
@@ -77,12 +78,14 @@ pub mod dead_letter;
 pub mod delivery;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod descriptors;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 pub mod event_api;
 pub mod health;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod listener;
 pub mod message;
 pub mod metrics;
 pub mod oauth2;

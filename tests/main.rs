@@ -13,6 +13,7 @@ mod config;
 mod connections;
 mod contract;
 mod credentials;
+mod crowd;
 mod dead_letter;
 mod demo;
 mod emulator;

@@ -1,5 +1,6 @@
 //! The admin port: `/metrics`, `/livez`, `/readyz`. Read-only, on loopback unless told otherwise.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 
@@ -8,16 +9,23 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
 
+use crate::descriptors;
 use crate::health::Health;
+use crate::listener::Listener;
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::shutdown::Shutdown;
+
+/// A scraper and a prober take one each; the rest is for people, and for strangers.
+const MOST_CONNECTIONS: usize = 256;
+
+/// Of so many parts of the file descriptors one is for this port.
+const SHARE: u64 = 4;
 
 /// A bound admin port.
 #[derive(Debug)]
 pub struct Admin {
-    listener: TcpListener,
+    listener: Listener,
     view: View,
 }
 
@@ -30,13 +38,14 @@ struct View {
 
 impl Admin {
     /// Takes the port.
-    pub async fn bind(
+    pub fn bind(
         listen: SocketAddr,
         metrics: Metrics,
         health: Health,
         shutdown: Shutdown,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(listen).await?;
+        let most = descriptors::share(SHARE, MOST_CONNECTIONS);
+        let listener = Listener::bind(listen, "the admin port", most)?;
         Ok(Self { listener, view: View { metrics, health, shutdown } })
     }
 
@@ -46,13 +55,13 @@ impl Admin {
     }
 
     /// Answers for ever; the caller drops it when nothing is left to tell.
-    pub async fn run(self) -> io::Result<()> {
+    pub async fn run(self) -> Infallible {
         let router = Router::new()
             .route("/metrics", get(metrics))
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .with_state(self.view);
-        axum::serve(self.listener, router).await
+        self.listener.serve(router).await
     }
 }
 
@@ -65,8 +74,7 @@ async fn livez(State(view): State<View>) -> Response {
     if stuck.is_empty() {
         return "alive\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("no progress: {}\n", stuck.join(", ")))
-        .into_response()
+    unavailable(&format!("no progress: {}\n", stuck.join(", ")))
 }
 
 async fn readyz(State(view): State<View>) -> Response {
@@ -78,5 +86,9 @@ async fn readyz(State(view): State<View>) -> Response {
     if reasons.is_empty() {
         return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, reasons.concat()).into_response()
+    unavailable(&reasons.concat())
+}
+
+fn unavailable(reasons: &str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, reasons.to_owned()).into_response()
 }

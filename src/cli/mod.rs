@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
+use crate::descriptors;
+
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -58,6 +60,7 @@ impl Cli {
     /// Runs the command to its end. What is asynchronous begins and ends in here, so that it is
     /// compiled with this library, and not once more with the program.
     pub fn run(self) -> ExitCode {
+        descriptors::raise();
         let runtime = match Runtime::new() {
             Ok(runtime) => runtime,
             Err(error) => return failed(&error.into()),

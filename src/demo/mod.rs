@@ -8,7 +8,6 @@ mod fleet;
 mod page;
 
 use std::fs;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -17,17 +16,23 @@ use anyhow::{Context, anyhow};
 use mqtt5::broker::config::{BrokerConfig, StorageBackend, StorageConfig};
 use mqtt5::broker::{BrokerShutdownHandle, MqttBroker};
 use serde_json::json;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 use crate::bridge::{Bridge, RunError};
 use crate::config::{self, Environment};
+use crate::descriptors;
 use crate::emulator::{Emulator, Settings};
+use crate::listener::Listener;
 use crate::shutdown::Shutdown;
 use fleet::Fleet;
 
 /// Only this process accepts it, and only on loopback.
 const API_KEY: &str = "da2-demo-local-only";
+
+/// Of the page, and of the broker.
+const MOST_CONNECTIONS: usize = 256;
+
+/// Of so many parts of the file descriptors one is for each of them.
+const SHARE: u64 = 8;
 
 /// What a browser and a client subscribe to.
 const CHANNEL: &str = "/demo/*";
@@ -39,7 +44,7 @@ pub struct Demo {
     emulator: Emulator,
     bridge: Bridge,
     fleet: Fleet,
-    page: TcpListener,
+    page: Listener,
     directory: Directory,
     /// The part of the bridge: drained first.
     bridge_shutdown: Shutdown,
@@ -84,9 +89,11 @@ impl Demo {
             .map_err(|problems| anyhow!("the demo's own configuration is wrong:\n{problems}"))?;
         let bridge_shutdown = Shutdown::new();
         let bridge = Bridge::build(&loaded.config, bridge_shutdown.clone()).await?;
-        let page = TcpListener::bind(loopback(page_port)).await.with_context(|| {
-            format!("port {page_port} can't be taken for the page; try another `--port`")
-        })?;
+        let most = descriptors::share(SHARE, MOST_CONNECTIONS);
+        let page =
+            Listener::bind(loopback(page_port), "the page's port", most).with_context(|| {
+                format!("port {page_port} can't be taken for the page; try another `--port`")
+            })?;
         let facts = Facts {
             page: format!("http://{}/", page.local_addr()?),
             endpoint,
@@ -126,8 +133,7 @@ impl Demo {
         } = self;
         let router = page::router(facts.document(), fleet.published());
         let background = Shutdown::new();
-        let page: JoinHandle<io::Result<()>> =
-            tokio::spawn(axum::serve(page, router).into_future());
+        let page = tokio::spawn(page.serve(router));
         let broker = tokio::spawn(async move { broker.run().await });
         let emulator = tokio::spawn(emulator.run(background.clone()));
         let health = bridge.health();
@@ -209,6 +215,7 @@ channel.subscribe({{
 async fn broker() -> anyhow::Result<MqttBroker> {
     let config = BrokerConfig::new()
         .with_bind_address(loopback(0))
+        .with_max_clients(descriptors::share(SHARE, MOST_CONNECTIONS))
         .with_storage(StorageConfig::new().with_backend(StorageBackend::Memory))
         .with_auth(mqtt5::broker::config::AuthConfig::new().with_allow_anonymous(true))
         .with_sys_topics_enabled(false);

@@ -12,6 +12,7 @@
 //! | an unreadable signature | 403 `IncompleteSignatureException`, with the words of the WebSocket |
 //! | a body, a channel or an event that cannot be read | 400 `BadRequestException`, the whole request |
 //! | a body over 1.2 MB | 413 `BadRequestException` |
+//! | a body that takes longer than 30 s | 408 `BadRequestException` |
 //! | a ledger that cannot be written | 500 `InternalFailureException` |
 //! | another method or path | 405, 404 `BadRequestException` |
 //!
@@ -30,7 +31,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::{Body as _, Incoming};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -51,6 +52,9 @@ pub(super) const NOT_AUTHORIZED: &str = "You are not authorized to make this cal
 
 /// How much of an oversized body is read and dropped, so that its sender gets to read the answer.
 const MAX_DISCARDED_BYTES: u64 = 16_000_000;
+
+/// A body has come by then, or its sender is sent away: it holds a connection.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 
@@ -289,6 +293,19 @@ fn publish(
 }
 
 async fn read(body: Incoming, holding: &Holding) -> Result<Bytes, Failure> {
+    let late = |_| {
+        let message = "the body did not come within 30 s";
+        Err(Failure {
+            status: StatusCode::REQUEST_TIMEOUT,
+            item: item("BadRequestException", message),
+            why: message.to_owned(),
+            hint: "send the body behind its head at once",
+        })
+    };
+    timeout(BODY_TIMEOUT, read_whole(body, holding)).await.unwrap_or_else(late)
+}
+
+async fn read_whole(body: Incoming, holding: &Holding) -> Result<Bytes, Failure> {
     let too_large = || {
         let message = "the body is larger than 1.2 MB";
         Failure {

@@ -43,12 +43,8 @@ use std::time::{Duration, Instant};
 use ::http::{Request, Response};
 use axum::body::Body;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
@@ -56,7 +52,9 @@ pub use access::IamUser;
 pub use fault::{Fault, FaultError};
 pub use tls::Tls;
 
+use crate::descriptors;
 use crate::event_api::{EVENT_PATH, REALTIME_PATH};
+use crate::listener::{Listener, Seat, Seated};
 use crate::shutdown::Shutdown;
 use access::Access;
 use control::Stats;
@@ -67,14 +65,11 @@ use memory::{Holding, MAX_HELD_BYTES, Memory};
 use metered::Metered;
 use service::Service;
 
-/// How long a client may take for its TLS handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Subscribers are what it is there for.
+const MOST_CONNECTIONS: usize = 4_096;
 
-/// How long to let be after the system refused a connection, mostly for want of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// How much of a request is read ahead; a body goes on from there.
-const MAX_BUFFER_BYTES: usize = 64 * 1024;
+/// Of so many parts of the file descriptors one is for its connections.
+const SHARE: u64 = 3;
 
 /// What an emulator is to be like.
 pub struct Settings {
@@ -132,7 +127,7 @@ impl Settings {
 
 /// A local Event API that has its port and waits to be run.
 pub struct Emulator {
-    listener: TcpListener,
+    listener: Listener,
     local: SocketAddr,
     tls: Option<TlsAcceptor>,
     ca_file: Option<PathBuf>,
@@ -146,8 +141,8 @@ impl Emulator {
     pub async fn bind(settings: Settings) -> io::Result<Self> {
         let named =
             |what: String| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
-        let listener = TcpListener::bind(settings.listen)
-            .await
+        let most = descriptors::share(SHARE, MOST_CONNECTIONS);
+        let listener = Listener::bind(settings.listen, "the emulator's port", most)
             .map_err(named(format!("cannot listen on `{}`", settings.listen)))?;
         let local = listener.local_addr()?;
         let tls = settings.tls.as_ref().map(|tls| tls.acceptor(local.ip())).transpose()?;
@@ -211,14 +206,11 @@ impl Emulator {
     pub async fn run(self, shutdown: Shutdown) -> io::Result<()> {
         let tasks = TaskTracker::new();
         loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+            let stream = tokio::select! {
+                stream = self.listener.accept() => stream,
                 () = shutdown.drain() => break,
             };
-            let Ok((stream, client)) = accepted else {
-                sleep(ACCEPT_PAUSE).await;
-                continue;
-            };
+            let client = stream.client();
             let connection = Connection {
                 service: Arc::clone(&self.service),
                 holding: Arc::new(self.service.memory.holding()),
@@ -260,33 +252,26 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(self, stream: TcpStream, tls: Option<TlsAcceptor>) {
-        // Answers are small and whole; waiting to fill a packet would only delay them.
-        let _ = stream.set_nodelay(true);
+    async fn open(self, stream: Seated<TcpStream>, tls: Option<TlsAcceptor>) {
+        let seat = Arc::clone(stream.seat());
         let Some(tls) = tls else {
-            return self.serve(stream).await;
+            return self.serve(stream, &seat).await;
         };
         // A client that does not trust the certificate, or stays silent, is its own trouble.
-        if let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-            self.serve(stream).await;
+        if let Some(Ok(stream)) = seat.hold(tls.accept(stream)).await {
+            self.serve(stream, &seat).await;
         }
     }
 
-    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    async fn serve(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        seat: &Arc<Seat>,
+    ) {
         let stream = Metered { stream, holding: Arc::clone(&self.holding) };
-        let service = service_fn(|request| self.answer(request));
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(MAX_BUFFER_BYTES);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection.with_upgrades());
-        // How a connection ends is the client's business: most errors are one that went away.
         tokio::select! {
-            _ = connection.as_mut() => return,
-            () = self.holding.cut() => return,
-            () = self.shutdown.drain() => connection.as_mut().graceful_shutdown(),
-        }
-        tokio::select! {
-            _ = connection => {}
+            () = seat.serve(stream, |request| self.answer(request), self.shutdown.drain()) => {}
+            () = self.holding.cut() => {}
             () = self.shutdown.abort() => {}
         }
     }

@@ -88,6 +88,17 @@ impl Setup {
         self
     }
 
+    /// Starts the bridge with no more than so many file descriptors.
+    pub(crate) fn with_descriptors(mut self, most: u32) -> Self {
+        self.through = ["prlimit".to_owned(), format!("--nofile={most}:{most}")].to_vec();
+        self
+    }
+
+    /// The file of the configuration.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.file("bridge.toml")
+    }
+
     /// A file in the directory.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
@@ -164,6 +175,11 @@ impl Bridge {
         let url = format!("http://{}{path}", self.admin);
         let answer = request(Method::GET, &url, &[], "").await;
         (answer.status.as_u16(), String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
+    /// The address of its admin port.
+    pub(crate) fn admin(&self) -> &str {
+        &self.admin
     }
 
     /// Every series with its value.

@@ -15,7 +15,7 @@ use super::emulator::bridge;
 const END: &str = "Ctrl-C ends it.";
 
 /// From the process's start to its last line.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running `appsync-bridge demo`; killed when dropped.
 pub(crate) struct Demo {
@@ -30,9 +30,14 @@ pub(crate) struct Demo {
 impl Demo {
     /// Starts one on a free port and waits until it has said everything.
     pub(crate) fn start() -> Self {
+        Self::start_by(bridge())
+    }
+
+    /// As [`start`](Self::start), by this command.
+    pub(crate) fn start_by(mut command: Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let started = SystemTime::now();
-        let mut child = bridge()
+        let mut child = command
             .arg("demo")
             .env("TMPDIR", directory.path())
             .stdin(Stdio::null())

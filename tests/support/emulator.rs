@@ -42,6 +42,16 @@ pub(crate) fn bridge() -> Command {
     command
 }
 
+/// As [`bridge`], with no more than so many file descriptors.
+pub(crate) fn with_descriptors(most: u32) -> Command {
+    let (mut command, bridge) = (Command::new("prlimit"), bridge());
+    command
+        .arg(format!("--nofile={most}:{most}"))
+        .arg(bridge.get_program())
+        .args(bridge.get_args());
+    command
+}
+
 impl Emulator {
     /// Starts one on a free port, with `args` besides.
     pub(crate) fn start(args: &[&str]) -> Self {
@@ -57,8 +67,13 @@ impl Emulator {
 
     /// Starts one on this address, with `args` besides.
     pub(crate) fn start_at(listen: &str, args: &[&str]) -> Self {
+        Self::start_by(bridge(), listen, args)
+    }
+
+    /// As [`start_at`](Self::start_at), by this command.
+    pub(crate) fn start_by(mut command: Command, listen: &str, args: &[&str]) -> Self {
         let log = NamedTempFile::new().unwrap();
-        let mut child = bridge()
+        let mut child = command
             .args(["emulate", "--json", "--listen", listen])
             .args(args)
             .stdin(Stdio::null())
