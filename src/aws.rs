@@ -6,14 +6,19 @@ use std::time::{Duration, SystemTime};
 use aws_config::sts::AssumeRoleProvider;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials as Keys;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 
 use crate::causes;
+use crate::redact;
 use crate::renewal::{Fresh, Held, Renewal};
 
 /// How long keys are taken to be good that have expired by our clock when they come: the clock is
 /// wrong, and whether they are good will be seen.
 const EXPIRED_ON_ARRIVAL: Duration = Duration::from_mins(1);
+
+/// Begins what a `credential_process` wrote to standard error, in an error of AWS's library.
+const STDERR: &str = ". Stderr:";
 
 /// What the session of an assumed role is called, in the logs of the account that owns it.
 const SESSION: &str = "appsync-bridge";
@@ -69,6 +74,36 @@ impl Credentials {
     }
 }
 
+/// Gives credentials and sees to it that they are shown nowhere: those that a role is assumed with, too.
+#[derive(Debug)]
+struct Learned(SharedCredentialsProvider);
+
+impl ProvideCredentials for Learned {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let keys = self.0.provide_credentials().await?;
+            let until = keys.expiry().and_then(|end| end.duration_since(SystemTime::now()).ok());
+            redact::learn_for(keys.secret_access_key(), until);
+            if let Some(token) = keys.session_token() {
+                redact::learn_for(token, until);
+            }
+            Ok(keys)
+        })
+    }
+}
+
+/// Why there are none; without what a program says that was to give them, which may be anything.
+fn words(error: &CredentialsError) -> String {
+    let words = causes::in_one_line(error);
+    match words.split_once(STDERR) {
+        Some((before, _)) => format!("{before}; what it says is not shown: run it to see"),
+        None => words,
+    }
+}
+
 impl Source {
     async fn load(&self) -> SdkConfig {
         let mut loader = aws_config::defaults(BehaviorVersion::latest());
@@ -85,6 +120,7 @@ impl Source {
     async fn fetch(&self) -> Result<Fresh<Keys>, String> {
         let config = self.load().await;
         let chain = config.credentials_provider().ok_or("the default chain is empty")?;
+        let chain = SharedCredentialsProvider::new(Learned(chain));
         let provider = match &self.role_arn {
             None => chain,
             Some(role) => {
@@ -96,11 +132,23 @@ impl Source {
                 SharedCredentialsProvider::new(role.build_from_provider(chain).await)
             }
         };
-        let value =
-            provider.provide_credentials().await.map_err(|error| causes::in_one_line(&error))?;
+        let provider = Learned(provider);
+        let value = provider.provide_credentials().await.map_err(|error| words(&error))?;
         let lifetime = value
             .expiry()
             .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or(EXPIRED_ON_ARRIVAL));
         Ok(Fresh { value, lifetime })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_program_says_is_not_shown() {
+        let said = "external process exited with code exit status: 3. Stderr: the key is hunter2";
+        let shown = words(&CredentialsError::provider_error(said));
+        assert!(shown.contains("exit status: 3") && !shown.contains("hunter2"), "{shown}");
     }
 }

@@ -39,8 +39,8 @@
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. `kafka`: what all clients of a cluster share, the source and the dead letter.
 //! 12. [`aws`], [`backoff`], [`causes`], [`descriptors`], [`health`], [`listener`], [`metrics`],
-//!     [`oauth2`], [`regular_file`], [`renewal`], [`shutdown`], [`telemetry`], [`tls`]: tools that know
-//!     nothing of the rest.
+//!     [`oauth2`], [`redact`], [`regular_file`], [`renewal`], [`shutdown`], [`telemetry`], [`tls`]: tools
+//!     that know nothing of the rest.
 //!
 //! # Who may import whom
 //!
@@ -48,23 +48,24 @@
 //!
 //! ```text
 //! main → cli
-//! cli → bridge, emulator, demo, config, descriptors, event_api, health, replay, shutdown, telemetry
+//! cli → bridge, emulator, demo, config, descriptors, event_api, health, redact, replay, shutdown, telemetry
 //! demo → bridge, emulator, config, descriptors, listener, shutdown
 //! bridge → admin, config, dead_letter, delivery, health, kafka, message, metrics, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
 //! source → backoff, causes, config, delivery, health, kafka, message, metrics, seeded, shutdown, tls
-//! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, oauth2, renewal, seeded, shutdown, tls
+//! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, oauth2, redact, renewal, seeded, shutdown, tls
 //! dead_letter → config, kafka, message
-//! kafka → aws, config, oauth2, renewal, tls
+//! kafka → aws, config, oauth2, redact, renewal, tls
 //! emulator → descriptors, event_api, listener, shutdown
-//! admin → descriptors, health, listener, metrics, shutdown
-//! config → message, regular_file, route
+//! admin → descriptors, health, listener, metrics, redact, shutdown
+//! config → message, redact, regular_file, route
 //! route → event_api, message
 //! delivery → message, seeded
-//! aws → causes, renewal
-//! oauth2 → causes, config, renewal, tls
+//! aws → causes, redact, renewal
+//! oauth2 → causes, config, redact, renewal, tls
 //! renewal → backoff
+//! telemetry → redact
 //! ```
 
 pub mod admin;
@@ -91,6 +92,7 @@ pub mod metrics;
 pub mod oauth2;
 pub mod pipeline;
 pub mod publish;
+pub mod redact;
 pub mod regular_file;
 pub mod renewal;
 pub mod replay;

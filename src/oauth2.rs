@@ -1,6 +1,5 @@
 //! Tokens of OAuth 2.0 client credentials (RFC 6749, section 4.4), for Cognito and OpenID Connect.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +11,7 @@ use serde::Deserialize;
 
 use crate::causes;
 use crate::config::api::OAuth2;
+use crate::redact;
 use crate::renewal::{Fresh, Renewal};
 use crate::tls::{self, TlsError};
 
@@ -107,6 +107,7 @@ impl<T> Issuer<T> {
             other => other.as_u64(),
         });
         let lifetime = lifetime.map(Duration::from_secs);
+        redact::learn_for(&granted.access_token, lifetime);
         Ok(Fresh { value: (self.make)(&granted.access_token, lifetime)?, lifetime })
     }
 
@@ -164,19 +165,7 @@ fn words(status: StatusCode, body: &[u8]) -> String {
 
 /// As a form encodes it, which RFC 6749 2.3.1 wants of an id and a secret before they go into the header.
 fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => {
-                out.push(char::from(byte));
-            }
-            b' ' => out.push('+'),
-            other => {
-                let _ = write!(out, "%{other:02X}");
-            }
-        }
-    }
-    out
+    form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 #[cfg(test)]

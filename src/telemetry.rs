@@ -1,15 +1,26 @@
-//! Log lines: text on a terminal, JSON elsewhere, always to standard error.
+//! Log lines: text on a terminal, JSON elsewhere, always to standard error, and never with a secret.
 
-use std::io::{self, IsTerminal};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, Write as _};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::SystemTime;
 
+use serde_json::json;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::redact;
+
 /// Libraries whose warnings say in many lines what our own error says in one. A level of the
 /// configuration that names them comes later and wins.
 const QUIET: &str = "aws_config=error,aws_runtime=error";
+
+/// Whether the lines that were started are JSON.
+static JSON: OnceLock<bool> = OnceLock::new();
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +52,53 @@ pub fn start(level: &str, format: Format) {
         Format::Text => false,
         Format::Auto => !terminal,
     };
-    let _ = if json {
-        registry.with(layer().json().flatten_event(true).with_writer(io::stderr)).try_init()
+    let started = if json {
+        registry.with(layer().json().flatten_event(true).with_writer(redact::stderr)).try_init()
     } else {
-        registry.with(layer().with_ansi(colour).with_writer(io::stderr)).try_init()
+        registry.with(layer().with_ansi(colour).with_writer(redact::stderr)).try_init()
     };
+    if started.is_ok() {
+        let _ = JSON.set(json);
+    }
+}
+
+/// Whether all that is said on standard error has to be JSON, because the log there is.
+#[must_use]
+pub fn is_json() -> bool {
+    JSON.get().copied().unwrap_or_default()
+}
+
+/// Says of a panic what Rust would say, as a line like the others.
+pub fn tell_of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let backtrace =
+            (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        // Not through the log: that may be what panics, or be told to keep quiet.
+        let line = if is_json() { as_json(panic, backtrace) } else { as_text(panic, backtrace) };
+        let _ = writeln!(redact::stderr(), "{line}");
+    }));
+}
+
+fn as_text(panic: &PanicHookInfo<'_>, backtrace: Option<String>) -> String {
+    let thread = thread::current();
+    let (name, backtrace) = (thread.name().unwrap_or("<unnamed>"), backtrace.unwrap_or_default());
+    format!("thread `{name}` {panic}\n{backtrace}").trim_end().to_owned()
+}
+
+fn as_json(panic: &PanicHookInfo<'_>, backtrace: Option<String>) -> String {
+    let now = humantime::format_rfc3339_micros(SystemTime::now());
+    let words = panic.payload_as_str().unwrap_or("no words");
+    let mut line = json!({
+        "timestamp": now.to_string(),
+        "level": "ERROR",
+        "message": format!("panicked: {words}"),
+        "location": panic.location().map(ToString::to_string),
+        "thread": thread::current().name(),
+        "target": module_path!(),
+    });
+    if let Some(backtrace) = backtrace {
+        line["backtrace"] = backtrace.into();
+    }
+    line.to_string()
 }

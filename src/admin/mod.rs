@@ -1,5 +1,7 @@
-//! The admin port: `/metrics`, `/livez`, `/readyz`. Read-only, on loopback unless told otherwise.
+//! The admin port: `/metrics`, `/livez`, `/readyz`. Read-only, on loopback unless told otherwise, and
+//! without any secret, whoever put one into a reason or a name.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -14,6 +16,7 @@ use crate::descriptors;
 use crate::health::Health;
 use crate::listener::Listener;
 use crate::metrics::{CONTENT_TYPE, Metrics};
+use crate::redact;
 use crate::shutdown::Shutdown;
 
 /// A scraper and a prober take one each; the rest is for people, and for strangers.
@@ -66,7 +69,7 @@ impl Admin {
 }
 
 async fn metrics(State(view): State<View>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], view.metrics.encode())
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], without_secrets(view.metrics.encode()))
 }
 
 async fn livez(State(view): State<View>) -> Response {
@@ -90,5 +93,33 @@ async fn readyz(State(view): State<View>) -> Response {
 }
 
 fn unavailable(reasons: &str) -> Response {
-    (StatusCode::SERVICE_UNAVAILABLE, reasons.to_owned()).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, redact::clean(reasons).into_owned()).into_response()
+}
+
+/// Only values of labels may be other than they are: a scraper reads the rest.
+fn without_secrets(text: String) -> String {
+    if let Cow::Borrowed(_) = redact::clean(&text) {
+        return text;
+    }
+    let line = |line: &str| match line.split_once('{') {
+        Some((name, rest)) if !line.starts_with('#') => match rest.rsplit_once('}') {
+            Some((labels, value)) => format!("{name}{{{}}}{value}", redact::clean(labels)),
+            None => line.to_owned(),
+        },
+        _ => line.to_owned(),
+    };
+    text.split_inclusive('\n').map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_labels_of_metrics_are_covered() {
+        redact::learn("source_received");
+        let text = "# TYPE source_received counter\nsource_received_total{source=\"source_received}\"} 7\n# EOF\n";
+        let shown = without_secrets(text.to_owned());
+        assert_eq!(shown, text.replace("\"source_received}", "\"…}"));
+    }
 }

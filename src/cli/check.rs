@@ -4,9 +4,13 @@ use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use tracing::{error, warn};
+
 use super::{EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS};
 use crate::bridge;
-use crate::config::{self, Config, Environment, Loaded, Problems};
+use crate::config::{self, Config, Environment, Loaded, Problems, Told};
+use crate::redact;
+use crate::telemetry;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -35,7 +39,7 @@ pub async fn run(args: &Args) -> ExitCode {
         Err(code) => return code,
     };
     // Nobody is left to tell when standard output is closed.
-    let _ = writeln!(io::stdout(), "{}", summary(&args.config, &loaded.config));
+    let _ = writeln!(redact::stdout(), "{}", summary(&args.config, &loaded.config));
     if args.connect { connect(&loaded.config).await } else { ExitCode::SUCCESS }
 }
 
@@ -45,23 +49,26 @@ async fn connect(config: &Config) -> ExitCode {
     for source in &config.sources {
         let name = &source.name;
         let _ = match bridge::probe(source).await {
-            Some(Ok(found)) => writeln!(io::stdout(), "source {name}: connected: {found}"),
+            Some(Ok(found)) => writeln!(redact::stdout(), "source {name}: connected: {found}"),
             Some(Err(why)) => {
                 code = ExitCode::from(EXIT_FAILED);
-                writeln!(io::stderr(), "error: source {name}: {why}")
+                writeln!(redact::stderr(), "error: source {name}: {why}")
             }
             None => {
                 let kind = source.kind.word();
-                writeln!(io::stdout(), "source {name}: not tried: this version tries no `{kind}`")
+                writeln!(
+                    redact::stdout(),
+                    "source {name}: not tried: this version tries no `{kind}`"
+                )
             }
         };
     }
     for (name, dead_letter) in &config.dead_letters {
         let _ = match bridge::probe_dead_letter(config, dead_letter).await {
-            Some(Ok(found)) => writeln!(io::stdout(), "dead_letter {name}: connected: {found}"),
+            Some(Ok(found)) => writeln!(redact::stdout(), "dead_letter {name}: connected: {found}"),
             Some(Err(why)) => {
                 code = ExitCode::from(EXIT_FAILED);
-                writeln!(io::stderr(), "error: dead_letter {name}: {why}")
+                writeln!(redact::stderr(), "error: dead_letter {name}: {why}")
             }
             None => Ok(()),
         };
@@ -70,7 +77,7 @@ async fn connect(config: &Config) -> ExitCode {
 }
 
 /// Reads the file and shows what is to be said of it; without a configuration, the exit code.
-pub(super) fn load(path: &Path) -> Result<Loaded, ExitCode> {
+fn load(path: &Path) -> Result<Loaded, ExitCode> {
     match config::load(path, &Environment::of_process()) {
         Ok(loaded) => {
             show(&loaded.warnings);
@@ -84,19 +91,37 @@ pub(super) fn load(path: &Path) -> Result<Loaded, ExitCode> {
 }
 
 /// The exit code for a configuration with these problems.
-fn exit_code(problems: &Problems) -> ExitCode {
+pub(super) fn exit_code(problems: &Problems) -> ExitCode {
     ExitCode::from(if problems.is_forbidden() { EXIT_PERMISSIONS } else { EXIT_CONFIGURATION })
 }
 
-/// Prints problems to stderr; in colour on a terminal, unless `NO_COLOR` is set.
-fn show(problems: &Problems) {
+/// Prints problems to stderr: a report for people, in colour on a terminal unless `NO_COLOR` is set; or
+/// a line of the log each, where all that is said has to be one.
+pub(super) fn show(problems: &Problems) {
     if problems.is_empty() {
         return;
     }
+    if telemetry::is_json() {
+        return log(problems);
+    }
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let mut stderr = io::stderr().lock();
-    let colour = stderr.is_terminal() && !no_colour;
-    let _ = writeln!(stderr, "{}", problems.render(colour));
+    let colour = io::stderr().is_terminal() && !no_colour;
+    let _ = writeln!(redact::stderr(), "{}", problems.render(colour));
+}
+
+fn log(problems: &Problems) {
+    for Told { warning, message, file, place, help } in problems.told() {
+        let (line, column) = place.unzip();
+        if warning {
+            warn!(file, line, column, help, "{message}");
+        } else {
+            error!(file, line, column, help, "{message}");
+        }
+    }
+    if problems.errors() > 0 {
+        let (problems, warnings) = (problems.errors(), problems.warnings());
+        error!(problems, warnings, "the configuration can't be used");
+    }
 }
 
 fn summary(path: &Path, config: &Config) -> String {

@@ -26,7 +26,7 @@ pub struct Args {
 
 /// Runs the demo until it is told to stop.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    telemetry::start("warn,mqtt5=error", Format::Text);
+    telemetry::start("warn,mqtt5=error", Format::Auto);
     let shutdown = Shutdown::new();
     signals::listen(shutdown.clone());
     let demo = Demo::build(args.port).await?;

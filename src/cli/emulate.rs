@@ -13,6 +13,7 @@ use clap::builder::NonEmptyStringValueParser;
 
 use crate::emulator::{Emulator, Fault, IamUser, Settings, Tls};
 use crate::event_api::Segment;
+use crate::redact;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Format};
 
@@ -143,6 +144,9 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let api_key = args.api_key.first().cloned().unwrap_or_default();
     let json = args.json;
     telemetry::start(&args.log_level, Format::Auto);
+    // What it is told to accept is no more for a log than what is sent elsewhere.
+    let secrets = [&args.secret_access_key, &args.session_token].into_iter().flatten();
+    secrets.chain(&args.token).chain(&args.api_key).for_each(|secret| redact::learn(secret));
     let mut settings = args.clone().settings();
     if let Some(path) = &args.faults {
         let named = || format!("cannot take the faults of `{}`", path.display());
@@ -151,11 +155,10 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     }
     let emulator = Emulator::bind(settings).await?;
     if !loopback {
-        let _ = writeln!(
-            std::io::stderr(),
-            "warning: {} can be reached from other machines; the emulator is made for local use",
-            emulator.local_addr()
-        );
+        let address = emulator.local_addr();
+        super::caution(&format_args!(
+            "{address} can be reached from other machines; the emulator is made for local use"
+        ));
     }
     announce(&emulator, &api_key, json).context("cannot write to standard output")?;
     emulator.run(shutdown).await?;

@@ -1,13 +1,19 @@
 //! The command line: words to people, and what a command's end means to the shell.
 
+use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
+use tracing::error;
+#[cfg(feature = "emulator")]
+use tracing::warn;
 
 use crate::descriptors;
+use crate::redact;
+use crate::telemetry;
 
 pub mod check;
 #[cfg(feature = "demo")]
@@ -60,6 +66,8 @@ impl Cli {
     /// Runs the command to its end. What is asynchronous begins and ends in here, so that it is
     /// compiled with this library, and not once more with the program.
     pub fn run(self) -> ExitCode {
+        telemetry::tell_of_panics();
+        redact::learn_environment();
         descriptors::raise();
         let runtime = match Runtime::new() {
             Ok(runtime) => runtime,
@@ -92,7 +100,26 @@ impl Cli {
 
 /// Says what went wrong.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
-    // Nobody is left to tell when standard error is closed.
-    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+    complain(&format_args!("{error:#}"));
     ExitCode::from(EXIT_FAILED)
+}
+
+/// Says what may not be meant: as a line of the log, if all that is said has to be one.
+#[cfg(feature = "emulator")]
+fn caution(what: &dyn Display) {
+    if telemetry::is_json() {
+        warn!("{what}");
+    } else {
+        let _ = writeln!(redact::stderr(), "warning: {what}");
+    }
+}
+
+/// Says what went wrong: as a line of the log, if all that is said has to be one.
+fn complain(why: &dyn Display) {
+    if telemetry::is_json() {
+        error!("{why}");
+    } else {
+        // Nobody is left to tell when standard error is closed.
+        let _ = writeln!(redact::stderr(), "error: {why}");
+    }
 }

@@ -7,14 +7,18 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
+use tracing::info;
 
-use super::{EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS, EXIT_USAGE, signals};
+use super::{
+    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS, EXIT_USAGE, complain, signals,
+};
 use crate::config::{self, Config};
+use crate::redact;
 use crate::replay::{
     self, Account, BuildError, Options, Place, Preview, Progress, Replay, rejects_beside,
 };
 use crate::shutdown::Shutdown;
-use crate::telemetry::{self, Format};
+use crate::telemetry;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,6 +43,9 @@ letter for.
 SIGTERM and SIGINT finish what is in flight and say what is left. A second one aborts.
 Exit codes: 0 everything was published, 1 something is left, 2 usage, 77 permissions, 78 configuration,
 130 aborted.";
+
+/// What is logged: what goes wrong, and how far it is.
+const LEVEL: &str = "warn,appsync_bridge::cli::replay=info";
 
 /// Without a terminal, progress is a line in so many seconds.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -85,11 +92,10 @@ pub struct Args {
 
 /// Replays the files; the account on stdout, all else on stderr.
 pub async fn run(args: &Args) -> ExitCode {
-    let config = match super::check::load(&args.config) {
+    let config = match super::run::load(&args.config, Some(LEVEL)) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    telemetry::start("warn", Format::Text);
     let shutdown = Shutdown::new();
     signals::listen(shutdown.clone());
     let options = Options {
@@ -106,16 +112,16 @@ pub async fn run(args: &Args) -> ExitCode {
     let account = match ended {
         Ok(account) => account,
         Err(why) => {
-            let _ = writeln!(io::stderr(), "error: {why}");
+            complain(&why);
             return exit_code(&why);
         }
     };
     let report = Report { account: &account, options: &options, dry_run: args.dry_run };
     // Nobody is left to tell when standard output is closed.
     let _ = if args.json {
-        writeln!(io::stdout(), "{}", report.json())
+        writeln!(redact::stdout(), "{}", report.json())
     } else {
-        write!(io::stdout(), "{}", report.text())
+        write!(redact::stdout(), "{}", report.text())
     };
     if account.aborted {
         return ExitCode::from(EXIT_ABORTED);
@@ -142,7 +148,7 @@ async fn preview(
     shutdown: &Shutdown,
     json: bool,
 ) -> Result<Account, BuildError> {
-    let mut out = io::BufWriter::new(io::stdout());
+    let mut out = io::BufWriter::new(redact::stdout());
     let account = replay::dry_run(config, options, shutdown, |place, preview| {
         let line = if json {
             preview_json(options, place, &preview)
@@ -183,9 +189,9 @@ fn preview_text(options: &Options, place: Place, preview: &Preview) -> String {
     }
 }
 
-/// A bar on a terminal, lines elsewhere; never ends.
+/// A bar on a terminal, lines elsewhere, of the log if that is JSON; never ends.
 async fn show_progress(progress: Progress, shutdown: Shutdown) {
-    let terminal = io::stderr().is_terminal();
+    let terminal = io::stderr().is_terminal() && !telemetry::is_json();
     let bar = ProgressBar::with_draw_target(
         Some(progress.total_bytes),
         if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
@@ -213,10 +219,14 @@ async fn show_progress(progress: Progress, shutdown: Shutdown) {
         }
         if terminal {
             bar.set_position(bytes);
-            bar.set_message(text);
+            bar.set_message(redact::clean(&text).into_owned());
+            continue;
+        }
+        let percent = bytes * 100 / progress.total_bytes.max(1);
+        if telemetry::is_json() {
+            info!(percent, "{text}");
         } else {
-            let percent = bytes * 100 / progress.total_bytes.max(1);
-            let _ = writeln!(io::stderr(), "{percent}%, {text}");
+            let _ = writeln!(redact::stderr(), "{percent}%, {text}");
         }
     }
 }

@@ -1,14 +1,14 @@
 //! `run`: the daemon.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tracing::{error, info, warn};
 
-use super::{EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS, signals};
+use super::{EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS, check, signals};
 use crate::bridge::{Bridge, BuildError, RunError};
-use crate::config::{self, LogFormat};
+use crate::config::{self, Environment, Loaded, LogFormat};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Format};
 
@@ -31,17 +31,10 @@ pub struct Args {
 
 /// Runs the bridge until it is drained.
 pub async fn run(args: &Args) -> ExitCode {
-    let loaded = match super::check::load(&args.config) {
-        Ok(loaded) => loaded,
+    let config = match load(&args.config, None) {
+        Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    let config = loaded.config;
-    let format = match config.log.format {
-        LogFormat::Auto => Format::Auto,
-        LogFormat::Text => Format::Text,
-        LogFormat::Json => Format::Json,
-    };
-    telemetry::start(&config.log.level, format);
     let shutdown = Shutdown::new();
     signals::listen(shutdown.clone());
     let bridge = match Bridge::build(&config, shutdown.clone()).await {
@@ -72,6 +65,32 @@ pub async fn run(args: &Args) -> ExitCode {
             error!("{why}");
             ExitCode::from(EXIT_FAILED)
         }
+    }
+}
+
+/// Reads the file, starts the log as it says, at `level` if that is given, and says there what is to be
+/// said of the file; without a configuration, the exit code.
+pub(super) fn load(path: &Path, level: Option<&str>) -> Result<Loaded, ExitCode> {
+    match config::load(path, &Environment::of_process()) {
+        Ok(loaded) => {
+            let log = &loaded.config.log;
+            telemetry::start(level.unwrap_or(&log.level), format(log.format));
+            check::show(&loaded.warnings);
+            Ok(loaded)
+        }
+        Err(problems) => {
+            telemetry::start("info", format(problems.log_format()));
+            check::show(&problems);
+            Err(check::exit_code(&problems))
+        }
+    }
+}
+
+fn format(configured: LogFormat) -> Format {
+    match configured {
+        LogFormat::Auto => Format::Auto,
+        LogFormat::Text => Format::Text,
+        LogFormat::Json => Format::Json,
     }
 }
 

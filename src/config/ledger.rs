@@ -1,11 +1,12 @@
 //! What one run of the loader has found so far, and what it reads values with.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::daemon::LogFormat;
 use super::environment::Environment;
 use super::problem::{Kind, Problem, quoted};
 use super::reader::{Located, Table};
@@ -18,6 +19,8 @@ pub(super) struct Ledger<'a> {
     /// Where variables are looked up.
     pub(super) environment: &'a Environment,
     pub(super) broken: Vec<Range<usize>>,
+    /// How log lines are to look, whatever is wrong elsewhere.
+    pub(super) log_format: Cell<Option<LogFormat>>,
     found: RefCell<Vec<Problem>>,
     secrets: RefCell<Vec<Range<usize>>>,
 }
@@ -39,7 +42,7 @@ impl<'a> Ledger<'a> {
         broken: Vec<Range<usize>>,
     ) -> Self {
         let (found, secrets) = (RefCell::new(found), RefCell::default());
-        Self { text, environment, broken, found, secrets }
+        Self { text, environment, broken, log_format: Cell::default(), found, secrets }
     }
 
     /// Adds a problem or a warning.

@@ -41,7 +41,7 @@ pub use daemon::{AdminConfig, LogConfig, LogFormat};
 pub use dead_letter::{DeadLetterConfig, DeadLetterName, Rotation};
 pub use environment::{Environment, NoText};
 pub use file::shown;
-pub use problem::{Kind, Problem, Problems};
+pub use problem::{Kind, Problem, Problems, Told};
 pub use secret::Secret;
 pub use source::SourceConfig;
 
@@ -88,8 +88,8 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
 /// As [`load`], of a text that was read already; `path` is only shown.
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     let shown = file::shown(path);
-    let (config, list, secrets) = whole::read(text, environment);
-    let found = Problems::new(&shown, text, &secrets, list);
+    let (config, list, secrets, log_format) = whole::read(text, environment);
+    let found = Problems::new(&shown, text, &secrets, list).of_log(log_format);
     match config {
         Some(config) if found.errors() == 0 => Ok(Loaded { config, warnings: found }),
         _ => Err(found),

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
+use super::daemon::LogFormat;
 use super::mask::{Masked, line_end};
 
 /// What kind of mistake a problem is.
@@ -62,6 +63,22 @@ pub struct Problems {
     path: String,
     masked: Masked,
     list: Vec<Problem>,
+    log_format: LogFormat,
+}
+
+/// A problem as a line of a log says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told<'a> {
+    /// Not wrong, but probably not meant.
+    pub warning: bool,
+    /// What is wrong, in one line.
+    pub message: &'a str,
+    /// The file.
+    pub file: &'a str,
+    /// Line and column, from 1, where a place can be shown.
+    pub place: Option<(usize, usize)>,
+    /// The hints; maybe empty.
+    pub help: String,
 }
 
 impl Problem {
@@ -161,7 +178,41 @@ impl Problems {
     ) -> Self {
         let place = |problem: &Problem| problem.place.as_ref().map_or(usize::MAX, |at| at.start);
         list.sort_by_key(place);
-        Self { path: path.to_owned(), masked: Masked::new(text, secrets), list }
+        let masked = Masked::new(text, secrets);
+        Self { path: path.to_owned(), masked, list, log_format: LogFormat::Auto }
+    }
+
+    /// Of a file that says how log lines are to look.
+    pub(super) fn of_log(self, format: Option<LogFormat>) -> Self {
+        Self { log_format: format.unwrap_or(self.log_format), ..self }
+    }
+
+    /// How the file says that log lines are to look; the default where it says nothing readable.
+    pub fn log_format(&self) -> LogFormat {
+        self.log_format
+    }
+
+    /// Each one, warnings included, as a line of a log says it.
+    pub fn told(&self) -> impl Iterator<Item = Told<'_>> {
+        let text = self.masked.text();
+        let (mut seen, mut line) = (0, 1);
+        self.list.iter().map(move |problem| {
+            let place = problem.place.as_ref().map(|place| {
+                let at = self.masked.shift(place).start;
+                line += text[seen.min(at)..at].matches('\n').count();
+                seen = at;
+                let start = text[..at].rfind('\n').map_or(0, |found| found + 1);
+                (line, text[start..at].chars().count() + 1)
+            });
+            let (message, file) = (problem.message(), self.path.as_str());
+            Told {
+                warning: problem.is_warning(),
+                message,
+                file,
+                place,
+                help: problem.help.join("; "),
+            }
+        })
     }
 
     /// Each one, warnings included, in the order of the file.
@@ -275,6 +326,8 @@ error: unknown key `endpont`
 
 bridge.toml: 1 problem";
         assert_eq!(problems.to_string(), expected);
+        let told: Vec<_> = problems.told().map(|told| (told.place, told.help)).collect();
+        assert_eq!(told, [(Some((2, 1)), "did you mean `endpoint`?".to_owned())]);
         assert!(problems.render(true).contains('\u{1b}'));
     }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::redact;
+
 /// What a file with a secret in it holds at most; more is not a secret but a mistake.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
@@ -74,6 +76,7 @@ impl Secret {
     }
 
     fn kept(text: Arc<str>, file: Option<PathBuf>) -> Self {
+        redact::learn(&text);
         let last = Last { text, stamp: None, looked: Instant::now(), warned: false };
         Self(Arc::new(Kept { file, last: Mutex::new(last) }))
     }
@@ -115,6 +118,7 @@ impl Last {
         match read(file) {
             Ok(content) => {
                 if *self.text != *content.text {
+                    redact::learn(&content.text);
                     self.text = content.text.into();
                     tracing::info!(file = %file.display(), "the secret in the file changed; the new one is used");
                 }

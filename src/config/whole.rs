@@ -11,23 +11,24 @@ use super::problem::{Kind, Problem, listed, quoted};
 use super::reader::Table;
 use super::source::SourceKind;
 use super::syntax::Repaired;
-use super::{Config, Environment, api, daemon, dead_letter, route, source};
+use super::{Config, Environment, LogFormat, api, daemon, dead_letter, route, source};
 use crate::route::{Pattern, Spec};
 
-/// Reads a text: the configuration if there could be one, everything found, and the bytes that must
-/// not be shown.
+/// Reads a text: the configuration if there could be one, everything found, the bytes that must not be
+/// shown, and how log lines are to look as far as the text says so.
 pub(super) fn read(
     text: &str,
     environment: &Environment,
-) -> (Option<Config>, Vec<Problem>, Vec<Range<usize>>) {
+) -> (Option<Config>, Vec<Problem>, Vec<Range<usize>>, Option<LogFormat>) {
     let mut repaired = Repaired::new(text);
     let (found, broken) =
         (std::mem::take(&mut repaired.problems), std::mem::take(&mut repaired.broken));
     let tree = repaired.tree();
     let ledger = Ledger::new(text, environment, found, broken);
     let config = sections(Table::new(&ledger, "", "the file".to_owned(), 0..0, &tree));
+    let log_format = ledger.log_format.get();
     let (found, secrets) = ledger.close();
-    (config, found, secrets)
+    (config, found, secrets, log_format)
 }
 
 fn sections(mut root: Table<'_>) -> Option<Config> {

@@ -15,6 +15,7 @@ use crate::config::api::Aws;
 use crate::config::kafka::KafkaConfig;
 use crate::config::sasl::Sasl;
 use crate::oauth2;
+use crate::redact;
 use crate::renewal::Renewal;
 
 /// A token of which the issuer does not say how long it is good is taken for as good as this.
@@ -138,6 +139,7 @@ impl Token {
         if left.is_zero() {
             return Err("the last token has expired, and no other came".to_owned());
         }
+        redact::learn_for(&self.text, Some(left));
         let until =
             (now + (left / 2).min(ASKED_WITHIN)).duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(OAuthToken {

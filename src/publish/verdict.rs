@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::event_api::wire::{ErrorAnswer, FailedEvent, PublishAnswer};
+use crate::redact;
 use crate::seeded::{self, Bug};
 
 /// An answer as far as it matters.
@@ -342,7 +343,9 @@ impl ErrorKind {
     }
 }
 
-fn cut(mut words: String) -> String {
+/// Without secrets first: half of one is more than enough.
+fn cut(words: String) -> String {
+    let mut words = redact::clean(&words).into_owned();
     if let Some((end, _)) = words.char_indices().nth(MOST_WORDS) {
         words.truncate(end);
         words.push('…');

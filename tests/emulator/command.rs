@@ -75,6 +75,6 @@ fn an_address_that_others_can_reach_is_warned_of() {
     let _ = child.wait();
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(said.starts_with("warning:"), "{said}");
+    assert!(said.contains("\"WARN\"") && said.contains("from other machines"), "{said}");
     assert!(line.contains("http://127.0.0.1:"), "{line}");
 }

@@ -1,0 +1,301 @@
+//! What must not be seen: every secret value that this process knows, taken out of all that it prints
+//! or serves.
+//!
+//! Who reads, fetches or is given a secret says so to [`learn`]. All output passes here: the log and
+//! other talk through [`stderr`], answers to commands through [`stdout`], what is served through
+//! [`clean`]. So it does not matter who repeats a secret: an API in an error, a library, a panic.
+//!
+//! A value is found as it is and as it reads in escapes (of JSON, of URLs, of HTML, in one another) and
+//! in Base64; of a long one each piece is found, too, because who repeats it may cut it.
+//!
+//! Not here: the text of a configuration file, which is covered by the look of what stands in it, because
+//! a value that can't be read is not known.
+
+mod escapes;
+mod known;
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
+
+use escapes::{Kind, Unescaped};
+use known::Known;
+
+/// What stands in place of a secret.
+const COVER: &str = "…";
+
+/// An escaped text in an escaped text, and so on: an error of an API that is JSON, as a text in a log
+/// line that is JSON, and one more.
+const MOST_LAYERS: usize = 3;
+
+/// A token is known for so long after its end: who repeats it may be late, and clocks differ.
+const AFTER_THE_END: Duration = Duration::from_hours(1);
+
+/// Values that the environment holds for libraries, which read them by themselves.
+const VARIABLES: [&str; 3] =
+    ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"];
+
+/// Addresses that may hold a password.
+const PROXIES: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
+
+static KNOWN: LazyLock<RwLock<Known>> = LazyLock::new(RwLock::default);
+
+/// Remembers a secret for good: an old key is a key until somebody withdraws it. Values of less than
+/// eight characters are not remembered: words would be covered everywhere.
+pub fn learn(value: &str) {
+    remember(value, None);
+}
+
+/// Remembers a secret that is worth nothing after `lifetime`; `None`: for good.
+pub fn learn_for(value: &str, lifetime: Option<Duration>) {
+    let now = Instant::now();
+    // One that outlives every clock is as good as for good.
+    let until = lifetime.and_then(|life| now.checked_add(life)?.checked_add(AFTER_THE_END));
+    remember(value, until);
+}
+
+/// Remembers what the environment of this process holds for its libraries.
+pub fn learn_environment() {
+    let value = |name: &str| std::env::var(name).ok();
+    for secret in VARIABLES.into_iter().filter_map(value) {
+        learn(&secret);
+    }
+    let either = |name: &str| [value(name), value(&name.to_ascii_lowercase())];
+    for proxy in PROXIES.into_iter().flat_map(either).flatten() {
+        let user = proxy.rsplit_once('@').map(|(user, _)| user.rsplit("//").next().unwrap_or(user));
+        if let Some((_, password)) = user.and_then(|user| user.split_once(':')) {
+            learn(password);
+        }
+    }
+}
+
+/// A text without the secrets in it.
+pub fn clean(text: &str) -> Cow<'_, str> {
+    match cleaned(text.as_bytes()) {
+        None => Cow::Borrowed(text),
+        // Whole characters were covered.
+        Some(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+    }
+}
+
+/// Standard error, for everything that is said there. Lines are written whole.
+pub fn stderr() -> Clean<io::Stderr> {
+    Clean::new(io::stderr())
+}
+
+/// Standard output, for everything that people or scripts read there. Lines are written whole.
+pub fn stdout() -> Clean<io::Stdout> {
+    Clean::new(io::stdout())
+}
+
+/// Writes lines without the secrets in them, however they come in pieces. A line that has no end is
+/// written by `flush` or when this is dropped.
+#[derive(Debug)]
+pub struct Clean<W: Write> {
+    inner: W,
+    line: Vec<u8>,
+}
+
+impl<W: Write> Clean<W> {
+    /// In front of `inner`.
+    pub fn new(inner: W) -> Self {
+        Self { inner, line: Vec::new() }
+    }
+
+    fn write_out(&mut self, end: usize) -> io::Result<()> {
+        let text: Vec<u8> = self.line.drain(..end).collect();
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.inner.write_all(cleaned(&text).as_deref().unwrap_or(&text))
+    }
+}
+
+impl<W: Write> Write for Clean<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        if let Some(end) = memchr::memrchr(b'\n', bytes) {
+            self.write_out(self.line.len() - bytes.len() + end + 1)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.write_out(self.line.len())?;
+        self.inner.flush()
+    }
+}
+
+impl<W: Write> Drop for Clean<W> {
+    fn drop(&mut self) {
+        // Nobody is left to tell.
+        let _ = self.flush();
+    }
+}
+
+fn remember(value: &str, until: Option<Instant>) {
+    let knows = read().knows(value, until);
+    if !knows {
+        let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+        known.learn(value, until, Instant::now());
+    }
+}
+
+fn read() -> RwLockReadGuard<'static, Known> {
+    KNOWN.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `None` if there is no secret in it.
+fn cleaned(text: &[u8]) -> Option<Vec<u8>> {
+    let spans = secrets(&read(), text);
+    let mut shown = Vec::with_capacity(text.len());
+    let mut from = 0;
+    for span in &spans {
+        shown.extend_from_slice(&text[from..span.start]);
+        shown.extend_from_slice(COVER.as_bytes());
+        from = span.end;
+    }
+    shown.extend_from_slice(&text[from..]);
+    (!spans.is_empty()).then_some(shown)
+}
+
+/// Where secrets are, in order and apart.
+fn secrets(known: &Known, text: &[u8]) -> Vec<Range<usize>> {
+    if known.is_empty() {
+        return Vec::new();
+    }
+    let mut found = known.find(text);
+    below(known, |kind| Unescaped::of(text, kind), MOST_LAYERS, &mut found);
+    found.iter_mut().for_each(|span| widen(text, span));
+    found.sort_by_key(|span| (span.start, span.end));
+    found.dedup_by(|next, kept| {
+        let meets = next.start <= kept.end;
+        if meets {
+            kept.end = kept.end.max(next.end);
+        }
+        meets
+    });
+    found
+}
+
+/// What is found with one kind of escapes undone, and below that with another: a value may hold what
+/// looks like an escape of a kind that it was not written in.
+fn below(
+    known: &Known,
+    undo: impl Fn(Kind) -> Option<Unescaped>,
+    layers: usize,
+    found: &mut Vec<Range<usize>>,
+) {
+    for layer in Kind::ALL.into_iter().filter_map(undo) {
+        found.extend(known.find(layer.bytes()).into_iter().map(|span| layer.origin(&span)));
+        if layers > 1 {
+            let again: &dyn Fn(Kind) -> Option<Unescaped> = &|kind| layer.again(kind);
+            below(known, again, layers - 1, found);
+        }
+    }
+}
+
+/// To whole characters: a piece of a secret may begin within one.
+fn widen(text: &[u8], span: &mut Range<usize>) {
+    let within = |at: usize| text.get(at).is_some_and(|byte| byte & 0xC0 == 0x80);
+    while span.start > 0 && within(span.start) {
+        span.start -= 1;
+    }
+    while within(span.end) {
+        span.end += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+
+    fn covered(secrets: &[&str], text: &str) -> String {
+        let mut known = Known::default();
+        for secret in secrets {
+            known.learn(secret, None, Instant::now());
+        }
+        let mut shown = text.to_owned();
+        for span in super::secrets(&known, text.as_bytes()).into_iter().rev() {
+            shown.replace_range(span, COVER);
+        }
+        shown
+    }
+
+    #[test]
+    fn a_value_is_covered_wherever_it_stands_and_a_word_is_not() {
+        let secrets = ["hunter2-of-no-one", "s3cr3t-ä-\"q\"", "short"];
+        for (text, expected) in [
+            ("token hunter2-of-no-one expired", "token … expired"),
+            ("hunter2-of-no-onehunter2-of-no-one", "…"),
+            ("short words stay, hunter2 too", "short words stay, hunter2 too"),
+            ("a s3cr3t-ä-\"q\" b", "a … b"),
+            (r#"{"m":"s3cr3t-ä-\"q\""}"#, r#"{"m":"…"}"#),
+            (r#"{"m":"{\"m\":\"s3cr3t-\\u00e4-\\\"q\\\"\"}"}"#, r#"{"m":"{\"m\":\"…\"}"}"#),
+            ("?t=s3cr3t-%C3%A4-%22q%22&u=1", "?t=…&u=1"),
+            ("<b>s3cr3t-&#228;-&quot;q&#x22;</b>", "<b>…</b>"),
+        ] {
+            assert_eq!(covered(&secrets, text), expected);
+        }
+    }
+
+    #[test]
+    fn base64_is_covered_wherever_in_it_the_value_stands() {
+        let secret = "p4ss/w+rd?of~someone";
+        for before in ["", "u", "us", "user:", "a-client:"] {
+            let plain = format!("{before}{secret}&more");
+            for text in [STANDARD.encode(&plain), URL_SAFE_NO_PAD.encode(&plain)] {
+                let shown = covered(&[secret], &format!("Basic {text}, refused"));
+                assert!(shown.starts_with("Basic ") && shown.ends_with(", refused"), "{shown}");
+                // At either end a character is made of a neighbour's bits, too.
+                assert!(shown.contains('…') && shown.len() < 45, "{shown}");
+            }
+        }
+        // RFC 6749 has both encoded before they are joined.
+        let basic = STANDARD.encode("a-client:p4ss%2Fw%2Brd%3Fof%7Esomeone");
+        assert!(covered(&[secret], &basic).contains('…'));
+    }
+
+    #[test]
+    fn of_a_long_value_every_piece_is_covered() {
+        let secret: String = (0..400u32).map(|n| char::from(b'!' + (n * n % 89) as u8)).collect();
+        for (from, to) in [(0, 16), (0, 399), (1, 400), (123, 139), (200, 317)] {
+            let text = format!("ends in {}", &secret[from..to]);
+            let shown = covered(&[&secret], &text);
+            assert_eq!(shown, "ends in …", "{from}..{to}");
+        }
+        assert_eq!(covered(&[&secret], &secret[5..15]), &secret[5..15], "too little to be one");
+        let lines = "-----BEGIN KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC";
+        assert_eq!(covered(&[lines], "got: MIIEvQIBADANBgkq hkiG9w0BAQEFAASC"), "got:…");
+    }
+
+    #[test]
+    fn a_line_is_covered_however_it_comes_in_pieces() {
+        learn("in-pieces-and-whole");
+        let mut written = Vec::new();
+        {
+            let mut writer = Clean::new(&mut written);
+            for piece in ["one in-pie", "ces-and-who", "le two\nthree in-pieces-", "and-whole"] {
+                writer.write_all(piece.as_bytes()).unwrap();
+            }
+        }
+        assert_eq!(String::from_utf8(written).unwrap(), "one … two\nthree …");
+        assert_eq!(clean("nothing in it"), Cow::Borrowed("nothing in it"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_value_it_is_gone_from_its_json(secret in "[ -~äé€𝄞]{8,40}", text in "\\PC{0,20}") {
+            let line = serde_json::json!({ "why": format!("{text}{secret}{text}") }).to_string();
+            let line = serde_json::json!({ "message": line }).to_string();
+            let shown = covered(&[&secret], &line);
+            let outer: serde_json::Value = serde_json::from_str(&shown).unwrap();
+            proptest::prop_assert!(!outer["message"].as_str().unwrap().contains(&secret));
+            proptest::prop_assert!(shown.contains('…'));
+        }
+    }
+}
