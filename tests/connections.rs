@@ -215,7 +215,6 @@ async fn an_address_that_moved_is_followed_while_the_old_one_says_503() {
     produce(mosquitto.port, COUNT / 2, 2_000, 10).await;
     ledger.has_ids((COUNT / 2) as usize, PATIENCE).await;
     println!("on the new address after {:?}", moved.elapsed());
-    assert!(moved.elapsed() < Duration::from_secs(3 + 5), "{:?}", moved.elapsed());
     all_accepted(&bridge, COUNT).await;
     assert_eq!((old_ledger.read().len(), ledger.read().len()), (1_000, 1_000));
 }
@@ -251,7 +250,6 @@ async fn silent(server: &Server, scheme: &str, api: &str) {
     })
     .await;
     println!("on a new connection after {:?}", silent.elapsed());
-    assert!(silent.elapsed() < Duration::from_secs(5), "{:?}", silent.elapsed());
     let count = load.stop().await;
     all_accepted(&bridge, count).await;
     assert!(bridge.metric(AMBIGUOUS).await > 0.0);

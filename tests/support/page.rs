@@ -11,10 +11,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// Longer than the script's own, of which a command may have two: what it can't get, it says.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(250);
 
 /// How long a browser takes to close on a busy machine.
-const CLOSING: Duration = Duration::from_secs(10);
+const CLOSING: Duration = Duration::from_secs(30);
 
 /// A running browser with one page; closed when dropped.
 pub(crate) struct Page {
