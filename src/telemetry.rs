@@ -33,11 +33,6 @@ pub enum Format {
     Json,
 }
 
-/// Whether [`start`] can be told `level`.
-pub fn is_level(level: &str) -> bool {
-    level.parse::<EnvFilter>().is_ok()
-}
-
 /// Starts logging at `level`, a directive of `EnvFilter` such as `info` or `appsync_bridge=debug`.
 /// A second start in one process is ignored.
 pub fn start(level: &str, format: Format) {

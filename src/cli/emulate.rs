@@ -130,7 +130,8 @@ pub struct Args {
 
     /// What the log on standard error says: `info` has a line for each refusal, `debug` one for what was
     /// accepted, too
-    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = level)]
+    #[arg(long, value_name = "LEVEL", default_value = "info",
+          value_parser = ["error", "warn", "info", "debug", "trace"])]
     log_level: String,
 
     /// Print one JSON line with `endpoint`, `realtime`, `api_key` and `ca_file`, and nothing else
@@ -238,14 +239,6 @@ fn time(text: &str) -> Result<Duration, String> {
             .map_err(|_| "a time looks like `250ms`, `60s` or `5m`".to_owned())?,
     };
     if time > LONGEST { Err("a day is the longest".to_owned()) } else { Ok(time) }
-}
-
-/// As in `[log]` of a configuration.
-fn level(text: &str) -> Result<String, String> {
-    if telemetry::is_level(text) {
-        return Ok(text.to_owned());
-    }
-    Err("a level is `error`, `warn`, `info`, `debug` or `trace`".to_owned())
 }
 
 /// Nobody waits longer, and a clock can be set ahead by it.
