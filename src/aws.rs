@@ -1,15 +1,24 @@
 //! AWS credentials and region, from the default chain: environment, profile, container, instance; and
 //! a role that is assumed with them.
 
+mod profile;
+
+use std::error::Error as _;
 use std::time::{Duration, SystemTime};
 
+use aws_config::meta::ProviderChainError;
 use aws_config::sts::AssumeRoleProvider;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_smithy_http_client::proxy::ProxyConfig;
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::{Builder, ConnectorBuilder};
 
 use crate::causes;
+use crate::outbound::{Proxies, ProxyError};
 use crate::redact;
 use crate::renewal::{Fresh, Held, Renewal};
 
@@ -46,20 +55,28 @@ pub enum AwsError {
     /// Nobody names a region.
     #[error("no AWS region is known; set `region` in `aws`, `AWS_REGION`, or one in the profile")]
     NoRegion,
+    /// The profile asks for what this build can't do: a clause with what to write in its place.
+    #[error("{0}")]
+    NotBuiltIn(String),
+    /// A proxy.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The chain ended without credentials.
     #[error("no AWS credentials: {0}")]
     NoCredentials(String),
 }
 
 impl Credentials {
-    /// Opens the chain; does not yet fetch. Gives the region that is in force, too.
+    /// Opens the chain, and begins to fetch, so that it is said at the start if there is nothing. Gives the
+    /// region that is in force, too.
     pub async fn open(mut source: Source) -> Result<(Self, String), AwsError> {
-        let region = source.load().await.region().ok_or(AwsError::NoRegion)?.to_string();
+        let region = source.check().await?;
         source.region = Some(region.clone());
         let renewal = Renewal::new("AWS credentials", move || {
             let source = source.clone();
             Box::pin(async move { source.fetch().await })
         });
+        renewal.begin_early();
         Ok((Self(renewal), region))
     }
 
@@ -95,30 +112,31 @@ impl ProvideCredentials for Learned {
     }
 }
 
-/// Why there are none; without what a program says that was to give them, which may be anything.
-fn words(error: &CredentialsError) -> String {
-    let words = causes::in_one_line(error);
-    match words.split_once(STDERR) {
-        Some((before, _)) => format!("{before}; what it says is not shown: run it to see"),
-        None => words,
-    }
-}
-
 impl Source {
-    async fn load(&self) -> SdkConfig {
-        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+    /// Says what is wrong with the settings as they are, and fetches no credentials; else gives the region
+    /// in force. Asks this instance's metadata service only if nobody else names a region.
+    pub async fn check(&self) -> Result<String, AwsError> {
+        if let Some(words) = profile::not_built_in(self.profile.as_deref()).await {
+            return Err(AwsError::NotBuiltIn(words));
+        }
+        let region = self.load().await?.region().map(ToString::to_string);
+        region.filter(|region| !region.trim().is_empty()).ok_or(AwsError::NoRegion)
+    }
+
+    async fn load(&self) -> Result<SdkConfig, AwsError> {
+        let mut loader = through_proxies(aws_config::defaults(BehaviorVersion::latest()))?;
         if let Some(profile) = &self.profile {
             loader = loader.profile_name(profile);
         }
         if let Some(region) = &self.region {
             loader = loader.region(Region::new(region.clone()));
         }
-        loader.load().await
+        Ok(loader.load().await)
     }
 
     /// Opens the chain anew, because it remembers the profile files that it has read.
     async fn fetch(&self) -> Result<Fresh<Keys>, String> {
-        let config = self.load().await;
+        let config = self.load().await.map_err(|error| error.to_string())?;
         let chain = config.credentials_provider().ok_or("the default chain is empty")?;
         let chain = SharedCredentialsProvider::new(Learned(chain));
         let provider = match &self.role_arn {
@@ -133,11 +151,56 @@ impl Source {
             }
         };
         let provider = Learned(provider);
-        let value = provider.provide_credentials().await.map_err(|error| words(&error))?;
+        let value = provider.provide_credentials().await.map_err(|error| why(&error))?;
         let lifetime = value
             .expiry()
             .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or(EXPIRED_ON_ARRIVAL));
         Ok(Fresh { value, lifetime })
+    }
+}
+
+/// The same proxies as ours, and read in the same way. Plain text, such as this machine's metadata, goes
+/// through none: behind it there are the credentials of another machine.
+fn through_proxies(loader: ConfigLoader) -> Result<ConfigLoader, AwsError> {
+    let proxies = Proxies::of_process()?;
+    let proxy = match proxies.for_ports(&[443]) {
+        // One that was read has a form that is taken.
+        Some((proxy, no)) => ProxyConfig::https(proxy.url()).map(|config| config.no_proxy(no)).ok(),
+        None => None,
+    };
+    let proxy = proxy.unwrap_or_else(ProxyConfig::disabled);
+    let client = Builder::new().build_with_connector_fn(move |settings, components| {
+        let mut connector =
+            ConnectorBuilder::default().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+        connector.set_connector_settings(settings.cloned());
+        if let Some(components) = components {
+            connector.set_sleep_impl(components.sleep_impl());
+        }
+        connector.set_proxy_config(Some(proxy.clone()));
+        connector.build()
+    });
+    Ok(loader.http_client(client))
+}
+
+/// Why there are none: where they were looked for, and what is wrong there.
+fn why(error: &CredentialsError) -> String {
+    let chain = error.source().and_then(|cause| cause.downcast_ref());
+    let Some(chain) = chain.map(ProviderChainError::<CredentialsError>::attempts) else {
+        return without_stderr(causes::in_one_line(error));
+    };
+    let attempts = chain.iter().map(|attempt| {
+        let error = attempt.error();
+        let why = error.source().map_or_else(|| error.to_string(), causes::in_one_line);
+        format!("{} ({})", attempt.name(), without_stderr(why))
+    });
+    format!("tried: {}", attempts.collect::<Vec<_>>().join(", "))
+}
+
+/// Without what a program says that was to give them, which may be anything.
+fn without_stderr(words: String) -> String {
+    match words.split_once(STDERR) {
+        Some((before, _)) => format!("{before}; what it says is not shown: run it to see"),
+        None => words,
     }
 }
 
@@ -148,7 +211,7 @@ mod tests {
     #[test]
     fn what_a_program_says_is_not_shown() {
         let said = "external process exited with code exit status: 3. Stderr: the key is hunter2";
-        let shown = words(&CredentialsError::provider_error(said));
+        let shown = why(&CredentialsError::provider_error(said));
         assert!(shown.contains("exit status: 3") && !shown.contains("hunter2"), "{shown}");
     }
 }

@@ -39,8 +39,8 @@
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. `kafka`: what all clients of a cluster share, the source and the dead letter.
 //! 12. [`aws`], [`backoff`], [`causes`], [`descriptors`], [`health`], [`listener`], [`metrics`],
-//!     [`oauth2`], [`redact`], [`regular_file`], [`renewal`], [`shutdown`], [`telemetry`], [`tls`]: tools
-//!     that know nothing of the rest.
+//!     [`oauth2`], [`outbound`], [`redact`], [`regular_file`], [`renewal`], [`shutdown`], [`telemetry`],
+//!     [`tls`]: tools that know nothing of the rest.
 //!
 //! # Who may import whom
 //!
@@ -54,7 +54,7 @@
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
 //! source → backoff, causes, config, delivery, health, kafka, message, metrics, seeded, shutdown, tls
-//! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, oauth2, redact, renewal, seeded, shutdown, tls
+//! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, oauth2, outbound, redact, renewal, seeded, shutdown, tls
 //! dead_letter → config, kafka, message
 //! kafka → aws, config, oauth2, redact, renewal, tls
 //! emulator → descriptors, event_api, listener, shutdown
@@ -62,8 +62,9 @@
 //! config → message, redact, regular_file, route
 //! route → event_api, message
 //! delivery → message, seeded
-//! aws → causes, redact, renewal
-//! oauth2 → causes, config, redact, renewal, tls
+//! aws → causes, outbound, redact, renewal
+//! oauth2 → causes, config, outbound, redact, renewal, tls
+//! outbound → config
 //! renewal → backoff
 //! telemetry → redact
 //! ```
@@ -90,6 +91,7 @@ pub mod listener;
 pub mod message;
 pub mod metrics;
 pub mod oauth2;
+pub mod outbound;
 pub mod pipeline;
 pub mod publish;
 pub mod redact;

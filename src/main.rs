@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use appsync_bridge::cli::Cli;
+use appsync_bridge::cli::{self, Cli};
 use clap::Parser;
 use mimalloc::MiMalloc;
 
@@ -12,5 +12,6 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    cli::forget_empty();
     Cli::parse().run()
 }

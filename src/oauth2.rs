@@ -8,11 +8,13 @@ use std::time::Duration;
 use http::{StatusCode, header};
 use reqwest::{Client, Response, redirect};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::causes;
 use crate::config::api::OAuth2;
+use crate::outbound::{Proxies, ProxyError, Resolver};
 use crate::redact;
-use crate::renewal::{Fresh, Renewal};
+use crate::renewal::{Fresh, LONGEST, Renewal};
 use crate::tls::{self, TlsError};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,6 +28,9 @@ pub enum OAuth2Error {
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A proxy.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The HTTP client.
     #[error("the client of the token endpoint can't be made: {0}")]
     Client(reqwest::Error),
@@ -41,14 +46,16 @@ struct Issuer<T> {
     /// The client's id and secret go into the form: RFC 6749 lets an issuer refuse that, so it is
     /// tried only where the header was refused.
     in_form: AtomicBool,
+    /// Of an `expires_in` that says nothing.
+    warned: AtomicBool,
 }
 
 /// What the issuer grants.
 #[derive(Deserialize)]
 struct Granted {
     access_token: String,
-    /// Seconds; some write it as a string.
-    expires_in: Option<serde_json::Value>,
+    /// Seconds; some write it as a string, or as a fraction.
+    expires_in: Option<Value>,
 }
 
 /// Why the issuer refuses.
@@ -71,14 +78,24 @@ pub fn tokens<T: PartialEq + Send + Sync + 'static>(
         .redirect(redirect::Policy::none())
         .user_agent(concat!("appsync-bridge/", env!("CARGO_PKG_VERSION")))
         .timeout(TIMEOUT);
-    if plain {
-        // It is loopback, which no proxy can reach.
-        client = client.no_proxy();
-    }
+    // One or the other: a proxy looks up the issuer's name itself.
+    client = match Proxies::of_process()?.toward(&config.token_url) {
+        Some(proxy) => {
+            let proxy = reqwest::Proxy::all(proxy.url()).map_err(OAuth2Error::Client)?;
+            client.no_proxy().proxy(proxy)
+        }
+        None => client.no_proxy().dns_resolver(Resolver::new()),
+    };
     let client = client.build().map_err(OAuth2Error::Client)?;
     let in_form = AtomicBool::new(false);
     let make = Box::new(make);
-    let issuer = Arc::new(Issuer { client, config: config.clone(), make, in_form });
+    let issuer = Arc::new(Issuer {
+        client,
+        config: config.clone(),
+        make,
+        in_form,
+        warned: AtomicBool::new(false),
+    });
     Ok(Renewal::new("the OAuth token", move || {
         let issuer = Arc::clone(&issuer);
         Box::pin(async move { issuer.fetch().await })
@@ -100,13 +117,15 @@ impl<T> Issuer<T> {
         if !status.is_success() {
             return Err(words(status, &body));
         }
-        let granted: Granted = serde_json::from_slice(&body)
-            .map_err(|_| "the token endpoint's answer holds no `access_token`".to_owned())?;
-        let lifetime = granted.expires_in.and_then(|seconds| match seconds {
-            serde_json::Value::String(text) => text.parse().ok(),
-            other => other.as_u64(),
-        });
-        let lifetime = lifetime.map(Duration::from_secs);
+        let granted: Granted = serde_json::from_slice(&body).map_err(|_| no_token(&body))?;
+        if granted.access_token.is_empty() {
+            return Err("the token endpoint's `access_token` is empty".to_owned());
+        }
+        let said = granted.expires_in.filter(|said| !said.is_null());
+        let lifetime = said.as_ref().and_then(lifetime);
+        if said.is_some() && lifetime.is_none() && !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(token_url = %self.config.token_url, "`expires_in` of the token endpoint's answer is no time to come; its tokens are used until they are refused");
+        }
         redact::learn_for(&granted.access_token, lifetime);
         Ok(Fresh { value: (self.make)(&granted.access_token, lifetime)?, lifetime })
     }
@@ -143,6 +162,28 @@ fn failure(error: reqwest::Error) -> String {
     causes::in_one_line(&error.without_url())
 }
 
+/// How long a token is good that expires in so many seconds, [`LONGEST`] at most; `None` if that is no
+/// time to come.
+fn lifetime(expires_in: &Value) -> Option<Duration> {
+    let seconds = match expires_in {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    // What is no number is not more than 0 either.
+    (seconds > 0.0).then(|| Duration::from_secs_f64(seconds.min(LONGEST.as_secs_f64())))
+}
+
+/// What an answer is that should hold a token. What is in it is not shown: it may be one.
+fn no_token(body: &[u8]) -> String {
+    let what = if body.trim_ascii_start().starts_with(b"<") {
+        "is answered with HTML: is a proxy or a login page between?"
+    } else {
+        "holds no `access_token`"
+    };
+    format!("the token endpoint's answer {what}")
+}
+
 /// Whether another way to show who we are may help.
 fn doubts_the_client(status: StatusCode, body: &[u8]) -> bool {
     let named = serde_json::from_slice(body).map(|Refused { error }| error);
@@ -155,7 +196,9 @@ fn doubts_the_client(status: StatusCode, body: &[u8]) -> bool {
 fn words(status: StatusCode, body: &[u8]) -> String {
     let code = serde_json::from_slice(body).map(|Refused { error }| error).unwrap_or_default();
     let plain = |c: char| c.is_ascii_lowercase() || c == '_';
-    let said = if (1..=40).contains(&code.len()) && code.chars().all(plain) {
+    let said = if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        ": a proxy in between wants to know who asks; see `HTTPS_PROXY`".to_owned()
+    } else if (1..=40).contains(&code.len()) && code.chars().all(plain) {
         format!(" {code}")
     } else {
         String::new()
@@ -182,6 +225,39 @@ mod tests {
             let body = format!(r#"{{"error":"{echo}"}}"#);
             let said = words(StatusCode::BAD_REQUEST, body.as_bytes());
             assert_eq!(said, "the token endpoint answers 400");
+        }
+    }
+
+    #[test]
+    fn a_lifetime_is_a_time_to_come_and_has_an_end() {
+        let hour = Duration::from_hours(1);
+        for (said, expected) in [
+            ("3600", Some(hour)),
+            ("3600.0", Some(hour)),
+            ("\"3600\"", Some(hour)),
+            ("\" 3600 \"", Some(hour)),
+            ("\"3600.0\"", Some(hour)),
+            ("3.6e3", Some(hour)),
+            ("0.5", Some(Duration::from_millis(500))),
+            ("9223372036854775807", Some(LONGEST)),
+            ("18446744073709551615", Some(LONGEST)),
+            ("99999999999999999999999999", Some(LONGEST)),
+            ("1e300", Some(LONGEST)),
+            ("\"1e999\"", Some(LONGEST)),
+            ("\"inf\"", Some(LONGEST)),
+            ("0", None),
+            ("-0.0", None),
+            ("-1", None),
+            ("-9223372036854775808", None),
+            ("-1e300", None),
+            ("\"NaN\"", None),
+            ("\"soon\"", None),
+            ("\"\"", None),
+            ("true", None),
+            ("[3600]", None),
+            ("{}", None),
+        ] {
+            assert_eq!(lifetime(&serde_json::from_str(said).unwrap()), expected, "{said}");
         }
     }
 

@@ -25,6 +25,13 @@ const AHEAD: Duration = Duration::from_mins(5);
 /// … or between once and twice this part of the lifetime, if that is shorter.
 const AHEAD_PART: u32 = 6;
 
+/// No value is taken to live longer, whatever is said of it: what comes from outside must not get to where
+/// times end.
+pub const LONGEST: Duration = Duration::from_hours(366 * 24);
+
+/// A value is renewed after this, though it would be good for longer.
+const RENEWED_AFTER: Duration = Duration::from_hours(24);
+
 /// A value that is dead on arrival is taken to live this long: a clock is wrong, not the value.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -43,7 +50,7 @@ pub type Fetching<T> = Pin<Box<dyn Future<Output = Result<Fresh<T>, String>> + S
 pub struct Fresh<T> {
     /// The value.
     pub value: T,
-    /// How long it is good from now; `None`: until it is refused.
+    /// How long it is good from now, [`LONGEST`] at most; `None`: until it is refused.
     pub lifetime: Option<Duration>,
 }
 
@@ -131,6 +138,13 @@ impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
         state.good(Instant::now()).cloned().ok_or_else(|| state.why.clone())
     }
 
+    /// Begins to fetch the first one, so that it is there, or said that it is not, before somebody asks.
+    pub fn begin_early(&self) {
+        if let Step::Use(_, true) | Step::Wait(true) = self.0.lock().step(Instant::now()) {
+            self.begin();
+        }
+    }
+
     /// The value of this generation was refused. Whether there is another one now.
     pub async fn refused(&self, generation: u64) -> bool {
         let mut ended = self.0.ended.subscribe();
@@ -167,16 +181,16 @@ struct Running<T: PartialEq> {
 
 impl<T: PartialEq> Running<T> {
     fn end(&mut self, result: Result<Fresh<T>, String>) {
-        // From here on another may run, which is not ours to end.
-        self.ended = true;
         self.shared.end(result);
+        // Only now: if that panics, too, who waits must be told all the same.
+        self.ended = true;
     }
 }
 
 impl<T: PartialEq> Drop for Running<T> {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(Err("the renewal broke off".to_owned()));
+            self.shared.end(Err("the renewal broke off".to_owned()));
         }
     }
 }
@@ -192,7 +206,12 @@ impl<T: PartialEq> Shared<T> {
         if let Err(why) = &result
             && !failing
         {
-            tracing::warn!(what = self.what, %why, "can't be renewed; the old is used as long as it is good");
+            let fate = if state.good(Instant::now()).is_some() {
+                "can't be renewed; the old is used as long as it is good, and it is tried again"
+            } else {
+                "there is none, and without it nothing goes out; it is tried again"
+            };
+            tracing::warn!(what = self.what, %why, "{fate}");
         } else if failing && result.is_ok() {
             tracing::info!(what = self.what, "renewed again");
         }
@@ -258,13 +277,15 @@ impl<T: PartialEq> State<T> {
         self.running = false;
         match result {
             Ok(Fresh { value, lifetime }) => {
+                let same = self.held.as_ref().is_some_and(|held| *held.value == value);
                 self.backoff.reset();
                 self.not_before = None;
                 self.life = lifetime.map(|lifetime| {
-                    let lifetime = lifetime.max(SHORTEST);
-                    (now + lifetime - ahead(lifetime), now + lifetime)
+                    let lifetime = lifetime.clamp(SHORTEST, LONGEST);
+                    let due = lifetime.saturating_sub(ahead(lifetime)).min(RENEWED_AFTER);
+                    (now + due, now + lifetime)
                 });
-                if self.held.as_ref().is_some_and(|held| *held.value == value) {
+                if same {
                     return;
                 }
                 let generation = self.held.as_ref().map_or(1, |held| held.generation + 1);

@@ -45,6 +45,15 @@ fn renewal() -> (Renewal<u64>, Arc<Source>) {
     (renewal, source)
 }
 
+/// Whose comparison panics, where a renewal is already ending.
+struct Odd;
+
+impl PartialEq for Odd {
+    fn eq(&self, _: &Self) -> bool {
+        panic!("on purpose")
+    }
+}
+
 async fn value(renewal: &Renewal<u64>) -> Result<u64, String> {
     renewal.get().await.map(|held| *held.value)
 }
@@ -77,6 +86,40 @@ async fn a_short_lifetime_is_renewed_ahead_and_nobody_waits() {
     }
     // 300 s, a renewal every 20 to 25 s.
     assert!((12..=16).contains(&source.asked()), "{}", source.asked());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lifetime_beyond_all_times_is_a_long_one() {
+    for lifetime in [Duration::MAX, Duration::from_secs(i64::MAX as u64), 2 * LONGEST, LONGEST] {
+        let (renewal, source) = renewal();
+        source.says(1, lifetime);
+        assert_eq!(value(&renewal).await, Ok(1));
+        source.says(2, lifetime);
+        advance(RENEWED_AFTER.saturating_sub(S)).await;
+        assert_eq!((value(&renewal).await, source.asked()), (Ok(1), 1), "{lifetime:?}");
+        advance(2 * S).await;
+        assert_eq!(value(&renewal).await, Ok(1), "it is good while the next one is fetched");
+        sleep(S).await;
+        assert_eq!((value(&renewal).await, source.asked()), (Ok(2), 2));
+        // An issuer that is down does not take away what is good, but not for ever.
+        source.fails();
+        advance(LONGEST.saturating_sub(2 * S)).await;
+        assert_eq!(value(&renewal).await, Ok(2));
+        advance(2 * S).await;
+        assert_eq!(value(&renewal).await, Err("down".to_owned()));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_value_may_be_fetched_early() {
+    let (renewal, source) = renewal();
+    source.says(3, None);
+    renewal.begin_early();
+    renewal.begin_early();
+    sleep(S).await;
+    let before = Instant::now();
+    assert_eq!((value(&renewal).await, before), (Ok(3), Instant::now()), "nobody waits");
+    assert_eq!(source.asked(), 1);
 }
 
 #[test]
@@ -170,6 +213,13 @@ async fn a_refused_value_that_can_not_be_renewed_stays() {
 async fn a_fetch_that_hangs_or_panics_has_failed() {
     let hangs = Renewal::<u64>::new("test", || Box::pin(std::future::pending()));
     assert_eq!(value(&hangs).await, Err("no answer within 20s".to_owned()));
+    let short = Some(MS);
+    let odd = Renewal::new("test", move || {
+        Box::pin(async move { Ok(Fresh { value: Odd, lifetime: short }) })
+    });
+    assert!(odd.get().await.is_ok());
+    sleep(2 * S).await;
+    assert_eq!(odd.get().await.err().as_deref(), Some("the renewal broke off"));
     let panics = Renewal::<u64>::new("test", || Box::pin(async { panic!("on purpose") }));
     assert_eq!(value(&panics).await, Err("the renewal broke off".to_owned()));
 }

@@ -309,15 +309,22 @@ async fn servers_of_http2_that_leave_or_refuse_lose_and_double_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_is_taken_and_left_as_the_environment_says() {
-    for (no_proxy, taken) in [("", true), ("example.com", true), ("localhost", false)] {
+    for (no_proxy, host, taken) in [
+        ("", "localhost", true),
+        ("example.com, localhost:1", "localhost", true),
+        ("localhost", "localhost", false),
+        ("*", "127.0.0.1", false),
+        ("[::1]:9 127.0.0.0/8", "127.0.0.1", false),
+    ] {
         let directory = tempfile::tempdir().unwrap();
         let ours = Authority::new();
-        let acceptor = ours.acceptor(&["localhost"], "http/1.1", |_| {});
+        let acceptor = ours.acceptor(&[host], "http/1.1", |_| {});
         let server = Server::start(Some(acceptor), HTTP1).await;
         let tunnels = Tunnels::start().await;
         let mosquitto = Mosquitto::start("").await;
         let api = trusting(&ours, &directory);
-        let setup = Setup::new(&server.endpoint("https"), mosquitto.port, &api, "", "")
+        let endpoint = format!("https://{host}:{}/event", server.address.port());
+        let setup = Setup::new(&endpoint, mosquitto.port, &api, "", "")
             .env("HTTPS_PROXY", &format!("http://user:s3cret@{}", tunnels.address))
             .env("NO_PROXY", no_proxy);
         let bridge = setup.start_ready().await;

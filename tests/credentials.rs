@@ -242,6 +242,130 @@ async fn oauth2_tokens_are_renewed_ahead_and_after_a_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lifetime_that_is_none_or_beyond_all_times_stops_nothing() {
+    for said in ["9223372036854775807", "18446744073709551615", "\"1e999\"", "-1", "0", "null"] {
+        let issuer = Stub::start(Duration::ZERO, move |_| {
+            let text =
+                format!("{{ \"access_token\": \"bearer-number-1\", \"expires_in\": {said} }}");
+            Response::builder().body(Body::from(text)).unwrap()
+        })
+        .await;
+        let accepted = Arc::new(Accepted::default());
+        let judge = Arc::clone(&accepted);
+        let api = Stub::start(Duration::ZERO, move |asked| judge.answer(asked, None)).await;
+        let mosquitto = Mosquitto::start("").await;
+        let auth = format!(
+            "auth = {{ type = \"oauth2\", token_url = \"{}\", client_id = \"bridge\", client_secret = \"client-secret-42\" }}",
+            issuer.url("/token")
+        );
+        let setup = Setup::new(&api.url("/event"), mosquitto.port, &auth, "", "");
+        let bridge = setup.start_ready().await;
+        produce(mosquitto.port, 100, 0..50).await;
+        until(said, PATIENCE, async || (accepted.len() >= 50).then_some(())).await;
+        accepted.assert_each_once(50);
+        assert_eq!(issuer.count(), 1, "{said}");
+        let told = bridge.log().contains("`expires_in` of the token endpoint's answer");
+        assert_eq!(told, ["-1", "0"].contains(&said), "{said}");
+        assert!(!bridge.log().contains("panicked"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_that_are_set_to_nothing_count_as_not_set() {
+    let directory = tempfile::tempdir().unwrap();
+    let user = [
+        "--access-key-id",
+        "AKIDONE",
+        "--secret-access-key",
+        "one-secret",
+        "--region",
+        "eu-west-1",
+    ];
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &user);
+    let mosquitto = Mosquitto::start("").await;
+    let auth = "auth = { type = \"iam\" }";
+    let mut setup = Setup::new(&emulator.endpoint, mosquitto.port, auth, "", "")
+        .env("AWS_DEFAULT_REGION", "eu-west-1")
+        .env("AWS_ACCESS_KEY_ID", "AKIDONE")
+        .env("AWS_SECRET_ACCESS_KEY", "one-secret");
+    for name in [
+        "AWS_REGION",
+        "AWS_PROFILE",
+        "AWS_CONFIG_FILE",
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_SESSION_TOKEN",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_ENDPOINT_URL",
+        "AWS_MAX_ATTEMPTS",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+    ] {
+        setup = setup.env(name, "");
+    }
+    let bridge = setup.start_ready().await;
+    produce(mosquitto.port, 1_000, 0..5).await;
+    ledger.has_ids(5, PATIENCE).await;
+    assert!(!bridge.log().contains("WARN"), "{}", bridge.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_aws_take_the_same_way_and_plain_text_no_proxy_at_all() {
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let api = Stub::start(Duration::ZERO, |_| reply(500, &json!({}))).await;
+    let role = "auth = { type = \"iam\", aws = { region = \"eu-west-1\", role_arn = \"arn:aws:iam::111122223333:role/publisher\" } }";
+    for (no_proxy, taken) in [("", true), ("*", false), ("sts.invalid:443", false)] {
+        let mosquitto = Mosquitto::start("").await;
+        let setup = Setup::new(&api.url("/event"), mosquitto.port, role, "", "")
+            .env("AWS_ENDPOINT_URL_STS", "https://sts.invalid")
+            .env("AWS_ACCESS_KEY_ID", "AKIDBASE")
+            .env("AWS_SECRET_ACCESS_KEY", "base-secret-word")
+            .env("HTTPS_PROXY", &url)
+            .env("NO_PROXY", no_proxy);
+        let bridge = setup.start_ready().await;
+        if taken {
+            let (stream, _) =
+                tokio::time::timeout(PATIENCE, proxy.accept()).await.unwrap().unwrap();
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).await.unwrap();
+            assert_eq!(line, "CONNECT sts.invalid:443 HTTP/1.1\r\n");
+        } else {
+            // Said when the name was looked up in vain, which is not done for a proxy.
+            let said = || bridge.log().contains("without it nothing goes out");
+            until(no_proxy, PATIENCE, async || said().then_some(())).await;
+            let asked = tokio::time::timeout(Duration::ZERO, proxy.accept()).await;
+            assert!(asked.is_err(), "NO_PROXY={no_proxy}");
+        }
+    }
+    // What a container's agent gives out in plain text, and until when it is good: for ever, says this one.
+    let keys = json!({
+        "AccessKeyId": "AKIDONE", "SecretAccessKey": "one-secret", "Token": "one-session",
+        "Expiration": "9999-12-31T23:59:59Z",
+    });
+    let agent = Stub::start(Duration::ZERO, move |_| reply(200, &keys)).await;
+    let accepted = Arc::new(Accepted::default());
+    let judge = Arc::clone(&accepted);
+    let api = Stub::start(Duration::ZERO, move |asked| judge.answer(asked, None)).await;
+    let mosquitto = Mosquitto::start("").await;
+    let auth = "auth = { type = \"iam\", aws = { region = \"eu-west-1\" } }";
+    let mut setup = Setup::new(&api.url("/event"), mosquitto.port, auth, "", "")
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &agent.url("/keys"))
+        .env("HOME", "/nonexistent");
+    for name in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"] {
+        setup = setup.env(name, &url);
+    }
+    let bridge = setup.start_ready().await;
+    produce(mosquitto.port, 1_000, 0..5).await;
+    until("5 events", PATIENCE, async || (accepted.len() >= 5).then_some(())).await;
+    assert!(tokio::time::timeout(Duration::ZERO, proxy.accept()).await.is_err());
+    assert_eq!(agent.count(), 1);
+    drop(bridge);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_is_asked_through_the_proxy_and_its_loss_is_shown() {
     let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let emulator = Emulator::start(&[]);

@@ -20,9 +20,12 @@ pub mod check;
 pub mod demo;
 #[cfg(feature = "emulator")]
 pub mod emulate;
+mod environment;
 pub mod replay;
 pub mod run;
 mod signals;
+
+pub use environment::forget_empty;
 
 /// Failed while running, or the drain was not clean.
 pub const EXIT_FAILED: u8 = 1;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::auth::{self, AUTHS};
 pub use super::auth::{Auth, Aws, OAuth2};
 pub use super::endpoint::Endpoint;
-use super::endpoint::Reason;
 use super::ledger::Text;
 use super::problem::{Kind, Problem, listed};
 use super::reader::{Field, Located, Reported, Setting, Table};
@@ -150,15 +149,12 @@ fn endpoint(table: &Table<'_>, text: &Located<Text>, plaintext: bool) -> Option<
     match Endpoint::parse(&located.value.value, plaintext) {
         Ok(endpoint) => Some(endpoint),
         Err((reason, problem, hint)) => {
-            let kind = match reason {
-                Reason::Form => Kind::BadValue,
-                Reason::Safety => Kind::Unsafe,
-            };
             let message = match &located.value.variable {
                 Some(_) => format!("{} {problem}", located.value.shown()),
                 None => format!("`endpoint` {problem}"),
             };
-            let problem = Problem::new(kind, Some(text.span.clone()), message).maybe_help(hint);
+            let problem =
+                Problem::new(reason.kind(), Some(text.span.clone()), message).maybe_help(hint);
             table.ledger.report(problem);
             None
         }

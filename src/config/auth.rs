@@ -5,7 +5,7 @@ use std::ops::Range;
 use http::Uri;
 
 use super::Secret;
-use super::endpoint::{Endpoint, is_loopback, is_region};
+use super::endpoint::{Endpoint, Purpose, SafeUrl, is_region};
 use super::ledger::{Ledger, Text};
 use super::problem::{Kind, Problem, quoted};
 use super::reader::{Field, Located, Table};
@@ -171,36 +171,25 @@ pub(super) fn oauth2(mut table: Table<'_>) -> Option<OAuth2> {
     })
 }
 
+const TOKEN_URL: Purpose = Purpose {
+    form: "write `\"https://…\"`",
+    user_info: "write `client_id` and `client_secret`; a URL ends up in logs",
+    plaintext: "write `https://`: the client's secret is sent there",
+};
+
 fn token_url(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Uri> {
-    let refuse = |kind, problem: &str, hint: &str| {
+    let refuse = |kind, problem: &str, hint: Option<String>| {
         let subject = match text.value.variable {
             Some(_) => text.value.shown(),
             None => "`token_url`".to_owned(),
         };
         let problem = Problem::new(kind, Some(text.span.clone()), format!("{subject} {problem}"));
-        ledger.report(problem.help(hint));
+        ledger.report(problem.maybe_help(hint));
         None
     };
-    let form = "write `\"https://…\"`";
-    let url = text.value.value.as_str();
-    let authority = url.split_once("://").map_or("", |(_, rest)| rest);
-    if authority.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
-        let hint = "write `client_id` and `client_secret`; a URL ends up in logs";
-        return refuse(Kind::Unsafe, "holds user info (`user:password@`)", hint);
-    }
-    let Ok(uri) = url.parse::<Uri>() else { return refuse(Kind::BadValue, "is not a URL", form) };
-    let Some(host) = uri.host().filter(|host| !host.is_empty()) else {
-        return refuse(Kind::BadValue, "names no host", form);
-    };
-    match uri.scheme_str() {
-        Some("https") => Some(uri),
-        Some("http") if is_loopback(host) => Some(uri),
-        Some("http") => refuse(
-            Kind::Unsafe,
-            "is plain `http` off loopback",
-            "write `https://`: the client's secret is sent there",
-        ),
-        _ => refuse(Kind::BadValue, "is neither `https` nor `http`", form),
+    match SafeUrl::parse(&text.value.value, false, &TOKEN_URL) {
+        Ok(url) => Some(url.uri),
+        Err((reason, problem, hint)) => refuse(reason.kind(), &problem, hint),
     }
 }
 

@@ -1,9 +1,10 @@
 //! The address of an Event API, and which addresses may not be one.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use super::address::{forbidden, is_loopback};
+use super::problem::Kind;
 
 /// An HTTP endpoint that passed the checks: `https`, or `http` where that was allowed; a path of
-/// `/event`; no user info; not link-local.
+/// `/event`; no user info; not an address that nothing is sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The whole URL, ending in `/event`.
@@ -24,50 +25,97 @@ pub(super) enum Reason {
     Safety,
 }
 
+impl Reason {
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Form => Kind::BadValue,
+            Self::Safety => Kind::Unsafe,
+        }
+    }
+}
+
+/// An `https` URL, or an `http` one where that is allowed, that something secret may be sent to.
+#[derive(Clone, Debug)]
+pub(super) struct SafeUrl {
+    pub(super) uri: http::Uri,
+    /// In lower case.
+    pub(super) host: String,
+}
+
+/// What a URL is for, as far as the hints go.
+pub(super) struct Purpose {
+    /// How it is written.
+    pub(super) form: &'static str,
+    /// What to do about user info.
+    pub(super) user_info: &'static str,
+    /// What to do about plain text off loopback.
+    pub(super) plaintext: &'static str,
+}
+
+const ENDPOINT: Purpose = Purpose {
+    form: "write `\"https://…/event\"`",
+    user_info: "the bridge proves itself by `auth`; remove what stands before the `@`",
+    plaintext: "write `https://`; for an emulator in another container, `dangerously_plaintext = true`",
+};
+
+impl SafeUrl {
+    /// Checks a URL; `http` off loopback only with `plaintext`.
+    pub(super) fn parse(text: &str, plaintext: bool, purpose: &Purpose) -> Result<Self, Refusal> {
+        let form = |problem: &str, hint: Option<&str>| {
+            Err((Reason::Form, problem.to_owned(), hint.map(str::to_owned)))
+        };
+        let unsafe_ =
+            |problem: String, hint: &str| Err((Reason::Safety, problem, Some(hint.to_owned())));
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return form("is not a URL", Some(purpose.form));
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if authority.contains('@') {
+            return unsafe_("holds user info (`user@`)".to_owned(), purpose.user_info);
+        }
+        if !authority.is_ascii() {
+            let hint = "write the host's name in letters, digits and hyphens (an international one as `xn--…`)";
+            return form("names its host in characters that no host's name has", Some(hint));
+        }
+        let Ok(uri) = text.parse::<http::Uri>() else {
+            return form("is not a URL", Some(purpose.form));
+        };
+        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+        if host.is_empty() {
+            return form("names no host", None);
+        }
+        if let Some(port) = authority.get(host.len()..).and_then(|rest| rest.strip_prefix(':'))
+            && !(port.bytes().all(|b| b.is_ascii_digit())
+                && port.parse::<u16>().is_ok_and(|port| port > 0))
+        {
+            return form(
+                "names a port that there is not",
+                Some("a port is a number from 1 to 65535"),
+            );
+        }
+        if let Some(what) = forbidden(&host) {
+            let hint = "such addresses serve a machine's own credentials, or nobody; name the host that is meant";
+            return unsafe_(format!("is {what}"), hint);
+        }
+        match scheme.to_ascii_lowercase().as_str() {
+            "https" => {}
+            "http" if plaintext || is_loopback(&host) => {}
+            "http" => {
+                return unsafe_("is plain `http` off loopback".to_owned(), purpose.plaintext);
+            }
+            _ => return form("is neither `https` nor `http`", Some(purpose.form)),
+        }
+        Ok(Self { uri, host })
+    }
+}
+
 impl Endpoint {
     /// Checks a URL; `http` off loopback only with `plaintext`.
     pub(super) fn parse(text: &str, plaintext: bool) -> Result<Self, Refusal> {
         let form = |problem: &str, hint: Option<&str>| {
             Err((Reason::Form, problem.to_owned(), hint.map(str::to_owned)))
         };
-        let unsafe_ = |problem: &str, hint: &str| {
-            Err((Reason::Safety, problem.to_owned(), Some(hint.to_owned())))
-        };
-        let Some((scheme, rest)) = text.split_once("://") else {
-            return form("is not a URL", Some("write `\"https://…/event\"`"));
-        };
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        if authority.contains('@') {
-            return unsafe_(
-                "holds user info (`user@`)",
-                "the bridge proves itself by `auth`; remove what stands before the `@`",
-            );
-        }
-        let Ok(uri) = text.parse::<http::Uri>() else {
-            return form("is not a URL", Some("write `\"https://…/event\"`"));
-        };
-        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
-        if host.is_empty() {
-            return form("names no host", None);
-        }
-        let address = address(&host);
-        if address.is_some_and(is_link_local) {
-            return unsafe_(
-                "is a link-local address",
-                "such addresses serve an instance's own credentials, no Event API",
-            );
-        }
-        match scheme.to_ascii_lowercase().as_str() {
-            "https" => {}
-            "http" if plaintext || is_loopback(&host) => {}
-            "http" => {
-                return unsafe_(
-                    "is plain `http` off loopback",
-                    "write `https://`; for an emulator in another container, `dangerously_plaintext = true`",
-                );
-            }
-            _ => return form("is neither `https` nor `http`", Some("write `\"https://…/event\"`")),
-        }
+        let SafeUrl { uri, host } = SafeUrl::parse(text, plaintext, &ENDPOINT)?;
         if host.contains(".appsync-realtime-api.") {
             let hint = host.replace(".appsync-realtime-api.", ".appsync-api.");
             return form(
@@ -114,15 +162,6 @@ impl Endpoint {
     }
 }
 
-/// Whether a host is this machine: 127.0.0.0/8, `::1` or `localhost`.
-pub(super) fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost")
-        || address(host).is_some_and(|address| match address {
-            IpAddr::V4(v4) => v4.is_loopback(),
-            IpAddr::V6(v6) => v6.is_loopback(),
-        })
-}
-
 /// The region of `<26 letters or digits>.appsync-api.<region>.amazonaws.com`, or `….com.cn`.
 fn region(host: &str) -> Option<String> {
     let (api, rest) = host.split_once(".appsync-api.")?;
@@ -136,63 +175,6 @@ fn region(host: &str) -> Option<String> {
 pub(super) fn is_region(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     text.contains('-') && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => {
-            let [first, second, ..] = v6.segments();
-            v6.is_unicast_link_local() || (first == 0xfd00 && second == 0x0ec2)
-        }
-    }
-}
-
-/// A host's address in any spelling a resolver takes: `169.254.169.254`, `0xa9fea9fe`, `2852039166`,
-/// `[::ffff:a9fe:a9fe]`. An IPv4 address inside of an IPv6 one counts as what it stands for.
-fn address(host: &str) -> Option<IpAddr> {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        let inner = inner.split('%').next().unwrap_or(inner);
-        return inner.parse::<Ipv6Addr>().ok().map(unwrapped);
-    }
-    if let Ok(v6) = host.parse::<Ipv6Addr>() {
-        return Some(unwrapped(v6));
-    }
-    let parts: Vec<u32> = host.split('.').map(number).collect::<Option<_>>()?;
-    let (last, leading) = parts.split_last()?;
-    if leading.len() > 3 || leading.iter().any(|part| *part > 255) {
-        return None;
-    }
-    let room = 8 * (4 - u32::try_from(leading.len()).ok()?);
-    if room < 32 && last >> room != 0 {
-        return None;
-    }
-    let high = leading.iter().zip([24, 16, 8]).fold(0, |sum, (part, shift)| sum | part << shift);
-    Some(Ipv4Addr::from(high | last).into())
-}
-
-fn unwrapped(v6: Ipv6Addr) -> IpAddr {
-    let translated = v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
-    let compatible = v6.segments()[..6] == [0; 6] && !v6.is_loopback();
-    let [.., a, b, c, d] = v6.octets();
-    match v6.to_ipv4_mapped() {
-        Some(v4) => v4.into(),
-        None if translated || compatible => Ipv4Addr::new(a, b, c, d).into(),
-        None => v6.into(),
-    }
-}
-
-/// A number as C reads it: decimal, `0x…`, or octal behind a `0`.
-fn number(text: &str) -> Option<u32> {
-    if !text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'x') {
-        return None;
-    }
-    if let Some(hex) = text.strip_prefix("0x") {
-        return if hex.is_empty() { Some(0) } else { u32::from_str_radix(hex, 16).ok() };
-    }
-    let radix = if text.len() > 1 && text.starts_with('0') { 8 } else { 10 };
-    u32::from_str_radix(text, radix).ok()
 }
 
 #[cfg(test)]
@@ -226,34 +208,48 @@ mod tests {
 
     #[test]
     fn refuses_unsafe_ones() {
-        for host in [
-            "169.254.169.254",
-            "169.254.1.1",
-            "2852039166",
-            "0xa9fea9fe",
-            "0xA9.254.0xa9.254",
-            "0251.0376.0251.0376",
-            "169.254.43518",
-            "169.16689662",
-            "169.254.169.254.",
-            "[fe80::1]",
-            "[febf::1]",
-            "[fd00:ec2::254]",
-            "[::ffff:169.254.169.254]",
-            "[::ffff:a9fe:a9fe]",
-            "[::169.254.169.254]",
-            "[64:ff9b::a9fe:a9fe]",
+        for (host, what) in [
+            ("169.254.169.254", "is a link-local address"),
+            ("[2002:a9fe:a9fe::]", "is a link-local address"),
+            ("[64:ff9b:1::a9fe:a9fe]", "is a link-local address"),
+            ("2852039166:8443", "is a link-local address"),
+            ("100.100.100.200", "is an address of a cloud's metadata service"),
+            ("0.0.0.0", "is not the address of one host"),
+            ("255.255.255.255", "is not the address of one host"),
+            ("metadata.google.internal", "is the name of a cloud's metadata service"),
         ] {
             for scheme in ["https", "http"] {
                 let text = format!("{scheme}://{host}/event");
-                let problem = Endpoint::parse(&text, true).unwrap_err().1;
-                assert_eq!(problem, "is a link-local address", "{text}");
+                assert_eq!(Endpoint::parse(&text, true).unwrap_err().1, what, "{text}");
             }
         }
         assert_eq!(refused("http://example.com/event"), "is plain `http` off loopback");
         assert_eq!(refused("http://localhost.example.com/event"), "is plain `http` off loopback");
         assert_eq!(refused("http://127.0.0.1.example.com/event"), "is plain `http` off loopback");
         assert_eq!(refused("https://me:secret@example.com/event"), "holds user info (`user@`)");
+    }
+
+    #[test]
+    fn refuses_ports_that_there_are_not_and_names_that_nobody_has() {
+        for port in ["0", "00", "65536", "99999", "", "+80", "8 0", "x", "1e3", "-1"] {
+            for host in ["a.example", "[::1]", "127.0.0.1"] {
+                let problem = refused(&format!("https://{host}:{port}/event"));
+                let url = problem == "is not a URL";
+                assert!(url || problem == "names a port that there is not", "{port}: {problem}");
+            }
+        }
+        for port in [0, 99_999] {
+            let problem = refused(&format!("https://a.example:{port}/event"));
+            assert_eq!(problem, "names a port that there is not");
+        }
+        for host in ["１６９.254.169.254", "169。254。169。254", "①②7.0.0.1", "exämple.com"]
+        {
+            let problem = refused(&format!("https://{host}/event"));
+            assert_eq!(problem, "names its host in characters that no host's name has");
+        }
+        for port in [1, 443, 65_535] {
+            assert!(Endpoint::parse(&format!("https://a.example:{port}/event"), false).is_ok());
+        }
     }
 
     #[test]

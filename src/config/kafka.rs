@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::endpoint::is_loopback;
+use super::address::is_loopback;
 use super::ledger::{Ledger, Text};
 use super::librdkafka;
 use super::problem::{Kind, Problem, quoted};

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+pub mod address;
 pub mod api;
 mod auth;
 mod daemon;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::endpoint::is_loopback;
+use super::address::is_loopback;
 use super::filter::{FILTERS, Filter, filters, qos};
 use super::ledger::{Ledger, Text};
 use super::problem::{Kind, Problem};

@@ -274,6 +274,41 @@ fn no_secret_is_ever_shown() {
 }
 
 #[test]
+fn a_secret_goes_to_no_address_that_serves_others() {
+    for host in [
+        "169.254.169.254",
+        "2852039166",
+        "0xa9fea9fe",
+        "[::ffff:169.254.169.254]",
+        "[2002:a9fe:a9fe::]",
+        "[64:ff9b:1::a9fe:a9fe]",
+        "metadata.google.internal",
+        "0.0.0.0",
+        "255.255.255.255",
+        "example.com:0",
+        "example.com:99999",
+    ] {
+        let auth = format!(
+            "auth = {{ type = \"oauth2\", token_url = \"https://{host}/t\", client_id = \"b\", client_secret = \"s\" }}"
+        );
+        let endpoint = format!("endpoint = \"https://{host}/event\"");
+        for (key, line) in [("token_url", auth), ("endpoint", endpoint)] {
+            let found = read(&with("api.main", &line)).unwrap_err();
+            let problems: Vec<_> = found.iter().filter(|p| p.kind() != Kind::Warning).collect();
+            let message = problems.iter().map(|p| p.message()).collect::<Vec<_>>().join("; ");
+            let kinds = [Kind::Unsafe, Kind::BadValue];
+            assert!(
+                problems.len() == 1 && kinds.contains(&problems[0].kind()),
+                "{line}: {message}"
+            );
+            assert!(message.contains(&format!("`{key}`")), "{line}: {message}");
+        }
+    }
+    let good = "auth = { type = \"oauth2\", token_url = \"http://127.0.0.1:9/t\", client_id = \"b\", client_secret = \"s\" }";
+    assert!(read(&with("api.main", good)).is_ok());
+}
+
+#[test]
 fn a_mistake_has_no_followers() {
     // What was misspelt or broken is not missing or dangling on top.
     let cases = [

@@ -10,6 +10,9 @@ pub(super) const DURATION: &str =
 pub(super) const SIZE: &str =
     "a size is a whole number and a unit: `\"512B\"`, `\"300KB\"` (1,000), `\"64MiB\"` (1,024)";
 
+/// Longer is as good as for ever; where times end, additions do not go.
+const LONGEST: Duration = Duration::from_hours(1_000 * 366 * 24);
+
 const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 
 const SIZES: [(&str, u64); 7] = [
@@ -22,9 +25,9 @@ const SIZES: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
 ];
 
-/// Reads `"250ms"`, `"30s"`, `"5m"`, `"24h"`.
+/// Reads `"250ms"`, `"30s"`, `"5m"`, `"24h"`; a thousand years at most.
 pub(super) fn duration(text: &str) -> Option<Duration> {
-    scaled(text, &TIMES).map(Duration::from_millis)
+    scaled(text, &TIMES).map(|milliseconds| Duration::from_millis(milliseconds).min(LONGEST))
 }
 
 /// Reads `"512B"`, `"300KB"`, `"64MiB"` into bytes.
@@ -68,6 +71,7 @@ mod tests {
         assert_eq!(duration("30s"), Some(Duration::from_secs(30)));
         assert_eq!(duration("5m"), Some(Duration::from_mins(5)));
         assert_eq!(duration("24h"), Some(Duration::from_hours(24)));
+        assert_eq!(duration("18446744073709551615ms"), Some(LONGEST));
         for bad in
             ["", "s", "30", "1.5s", "-1s", "1m30s", "1d", "99999999999999999999s", "１s", " "]
         {

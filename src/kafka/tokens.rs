@@ -16,7 +16,7 @@ use crate::config::kafka::KafkaConfig;
 use crate::config::sasl::Sasl;
 use crate::oauth2;
 use crate::redact;
-use crate::renewal::Renewal;
+use crate::renewal::{LONGEST, Renewal};
 
 /// A token of which the issuer does not say how long it is good is taken for as good as this.
 const UNSAID: Duration = Duration::from_mins(10);
@@ -72,16 +72,16 @@ impl Desk {
     /// Has `tokens` put one there, and every new one.
     pub fn open(tokens: Tokens) -> Self {
         let lying = Arc::<Lying>::default();
-        let desk = Arc::clone(&lying);
+        let (desk, tokens) = (Arc::clone(&lying), Arc::new(tokens));
         let task = tokio::spawn(async move {
-            let mut clock = interval(LOOK_EVERY);
-            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                tokio::select! {
-                    _ = clock.tick() => {}
-                    () = desk.refused.notified() => tokens.refused().await,
+                let look_after = look_after(Arc::clone(&desk), Arc::clone(&tokens));
+                // It ends by a panic only, and then there must be somebody to renew the next token.
+                if let Err(error) = AbortOnDropHandle::new(tokio::spawn(look_after)).await {
+                    tracing::error!(%error, "what renews the broker's tokens broke off; it is started again");
+                    desk.put(Err("what renews the tokens broke off".to_owned()));
                 }
-                desk.put(tokens.token().await);
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         });
         Self { lying, _task: AbortOnDropHandle::new(task) }
@@ -116,6 +116,19 @@ impl Desk {
     /// Waits for another token, or for another reason why there is none.
     pub async fn changed(&self) {
         self.lying.changed.notified().await;
+    }
+}
+
+/// Puts every new token on the desk, for ever.
+async fn look_after(desk: Arc<Lying>, tokens: Arc<Tokens>) {
+    let mut clock = interval(LOOK_EVERY);
+    clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = clock.tick() => {}
+            () = desk.refused.notified() => tokens.refused().await,
+        }
+        desk.put(tokens.token().await);
     }
 }
 
@@ -157,7 +170,7 @@ impl Tokens {
             Some(Sasl::OAuthBearer(issuer)) => {
                 let ca_file = config.tls.as_ref().and_then(|tls| tls.ca_file.as_deref());
                 let make = |text: &str, lifetime: Option<Duration>| {
-                    let expires = SystemTime::now() + lifetime.unwrap_or(UNSAID);
+                    let expires = SystemTime::now() + lifetime.unwrap_or(UNSAID).min(LONGEST);
                     Ok(Token { text: text.to_owned(), expires })
                 };
                 Ok(Some(Self::Issuer(oauth2::tokens(issuer, ca_file, make)?)))

@@ -16,13 +16,14 @@ use hyper_util::client::legacy;
 use tokio::time::{Instant, timeout};
 
 use super::auth::{AuthError, Authorizer};
-use super::connect::{ConnectError, Connections, Number, Pool, ProxyError};
+use super::connect::{ConnectError, Connections, Number, Pool};
 use super::connection::{Connection, ExchangeError};
 use super::post::{Failure, Post};
 use super::skew::{Clock, Told};
 use super::verdict::{Answer, Fault, refusal};
 use crate::causes;
 use crate::config::api::ApiConfig;
+use crate::outbound::ProxyError;
 use crate::tls::TlsError;
 
 /// More of an answer than this is not read: five refused events with their words take far less.

@@ -18,9 +18,8 @@ use http::Uri;
 use http_body_util::Full;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::client::legacy::connect::{HttpConnector, dns::GaiResolver};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
@@ -28,6 +27,7 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::config::api::ApiConfig;
+use crate::outbound::{Proxies, Proxy, ProxyError, Resolver};
 use crate::tls::{self, TlsError};
 
 /// A connection that was idle for so long is not used again: a server is likely to close it just then.
@@ -55,13 +55,6 @@ pub(super) type Stream = <HttpsConnector<Way> as Service<Uri>>::Response;
 pub(super) type Pool = Client<HttpsConnector<Way>, Full<Bytes>>;
 
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
-
-/// A proxy that can't be used.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the proxy that HTTPS_PROXY or ALL_PROXY names is `{0}://`; it has to be `http` or `https`"
-)]
-pub struct ProxyError(String);
 
 /// Why connections can't be set up.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +90,7 @@ pub(super) struct Number(u64);
 /// The way to an endpoint, before TLS.
 #[derive(Clone)]
 pub(super) enum Way {
-    Direct(HttpConnector),
+    Direct(HttpConnector<Resolver>),
     /// A tunnel through a proxy, which may itself be reached over TLS.
     Proxy(Box<Tunnel<HttpsConnector<HttpConnector>>>),
 }
@@ -112,9 +105,7 @@ impl Connections {
         } else {
             tls::trusting_nobody()?
         };
-        // Plain text is for the loopback and for containers: it is never shown to a proxy.
-        let proxy = if secure { Matcher::from_env().intercept(uri) } else { None };
-        let way = way(api.timeout, proxy.as_ref(), &tls)?;
+        let way = way(api.timeout, Proxies::of_process()?.toward(uri), &tls);
         let builder =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
         let shared = api.http2 && secure;
@@ -195,33 +186,26 @@ impl fmt::Debug for Connections {
 }
 
 /// What has to be done to get to the endpoint. `tls` is for the proxy, if that is reached over TLS.
-fn way(
-    timeout: Duration,
-    proxy: Option<&Intercept>,
-    tls: &ClientConfig,
-) -> Result<Way, ProxyError> {
-    let tcp = tcp(timeout);
-    let Some(proxy) = proxy else { return Ok(Way::Direct(tcp)) };
-    match proxy.uri().scheme_str() {
-        None | Some("http" | "https") => {}
-        Some(other) => return Err(ProxyError(other.to_owned())),
-    }
+fn way(timeout: Duration, proxy: Option<&Proxy>, tls: &ClientConfig) -> Way {
+    let Some(proxy) = proxy.map(Proxy::intercept) else {
+        return Way::Direct(tcp(Resolver::new(), timeout));
+    };
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls.clone())
         .https_or_http()
         .enable_http1()
-        .wrap_connector(tcp);
+        .wrap_connector(tcp(GaiResolver::new(), timeout));
     let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
     if let Some(auth) = proxy.basic_auth() {
         tunnel = tunnel.with_auth(auth.clone());
     }
     // The URI is without user and password.
     tracing::info!(proxy = %proxy.uri(), "the endpoint is reached through a proxy");
-    Ok(Way::Proxy(Box::new(tunnel)))
+    Way::Proxy(Box::new(tunnel))
 }
 
-fn tcp(timeout: Duration) -> HttpConnector {
-    let mut tcp = HttpConnector::new();
+fn tcp<R>(resolver: R, timeout: Duration) -> HttpConnector<R> {
+    let mut tcp = HttpConnector::new_with_resolver(resolver);
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(KEEP_ALIVE));
@@ -232,6 +216,26 @@ fn tcp(timeout: Duration) -> HttpConnector {
     // Before the attempt itself times out, so that the reason names the connection.
     tcp.set_connect_timeout(Some(timeout / 2));
     tcp
+}
+
+/// What a proxy has against a tunnel; the library says it in fewer words.
+#[derive(Debug, thiserror::Error)]
+#[error("{hint}")]
+struct ProxyRefusal {
+    hint: &'static str,
+    source: BoxError,
+}
+
+fn of_proxy(error: impl Error + Send + Sync + 'static) -> BoxError {
+    let words = error.to_string();
+    let hint = if words.contains("authorization required") {
+        "the proxy wants to know who asks (407): put `USER:PASSWORD@` before its host in `HTTPS_PROXY`, or other ones"
+    } else if words.contains("unsuccessful") {
+        "the proxy makes no tunnel to the API: does it allow its host and port? else name the host in `NO_PROXY`"
+    } else {
+        "the proxy that `HTTPS_PROXY` or `ALL_PROXY` names can't be used"
+    };
+    Box::new(ProxyRefusal { hint, source: error.into() })
 }
 
 fn pool(connector: HttpsConnector<Way>) -> Pool {
@@ -272,7 +276,7 @@ impl Service<Uri> for Way {
             }
             Self::Proxy(tunnel) => {
                 let connecting = tunnel.call(to);
-                Box::pin(async move { Ok(connecting.await?) })
+                Box::pin(async move { connecting.await.map_err(of_proxy) })
             }
         }
     }
@@ -291,7 +295,7 @@ pub(super) mod tests {
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Way::Direct(tcp(AGE)));
+            .wrap_connector(Way::Direct(tcp(Resolver::new(), AGE)));
         Connections::over(connector, false, AGE)
     }
 
@@ -322,20 +326,5 @@ pub(super) mod tests {
         }
         let (second, _) = connections.at(Instant::now());
         assert_eq!(second, Number(1), "the errors of the old ones don't count for the new ones");
-    }
-
-    #[test]
-    fn a_proxy_is_over_http_and_its_password_is_not_shown() {
-        let tls = tls::trusting_nobody().unwrap();
-        let uri = Uri::from_static("https://api.example/event");
-        let way = |proxy: &str| {
-            way(AGE, Matcher::builder().all(proxy).build().intercept(&uri).as_ref(), &tls)
-        };
-        assert!(matches!(way("http://user:s3cret@proxy.example:3128"), Ok(Way::Proxy(_))));
-        assert!(matches!(way("https://proxy.example"), Ok(Way::Proxy(_))));
-        assert!(matches!(way(""), Ok(Way::Direct(_))));
-        let Err(error) = way("socks5://user:s3cret@proxy.example") else { panic!("taken") };
-        let error = error.to_string();
-        assert!(error.contains("socks5://") && !error.contains("s3cret"), "{error}");
     }
 }
