@@ -37,6 +37,7 @@ mod proxy;
 mod publish;
 mod replay;
 mod secrets;
+mod said;
 mod simulation;
 mod steering;
 mod support;

@@ -149,9 +149,19 @@ impl Authorizer {
         matches!(self, Self::Iam(_))
     }
 
-    /// What to look at when the API refuses.
-    pub(super) fn hint(&self) -> &str {
+    /// What to look at when the API refuses; `elsewhere`: not for what proves who we are, which is taken
+    /// where other namespaces are concerned.
+    pub(super) fn hint(&self, elsewhere: bool) -> &str {
         match self {
+            Self::ApiKey(_) if elsewhere => {
+                "the same key is taken for others: does this namespace exist, and does it take API keys?"
+            }
+            Self::Token(_) | Self::OAuth2(_) if elsewhere => {
+                "the same token is taken for others: does this namespace exist, and does it take such tokens?"
+            }
+            Self::Iam(_) if elsewhere => {
+                "the same credentials are taken for others: does this namespace exist, does it take IAM, and does their policy allow `appsync:EventPublish` on it?"
+            }
             Self::ApiKey(_) => {
                 "API keys expire: is there a newer one? then check the endpoint, and that the namespace exists and takes API keys"
             }

@@ -19,6 +19,7 @@ use super::auth::{AuthError, Authorizer};
 use super::connect::{ConnectError, Connections, Number, Pool};
 use super::connection::{Connection, ExchangeError};
 use super::post::{Failure, Post};
+use super::retry_after;
 use super::skew::{Clock, Told};
 use super::verdict::{Answer, Fault, refusal};
 use crate::causes;
@@ -143,8 +144,10 @@ impl Client {
     /// What the API says to a request that was made at `sent`, if it was signed.
     fn read(&self, head: &Parts, body: Bytes, sent: Option<SystemTime>) -> Answer {
         let text = |name: &HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok());
-        let retry_after =
-            text(&header::RETRY_AFTER).and_then(|v| v.trim().parse().ok()).map(Duration::from_secs);
+        let retry_after = text(&header::RETRY_AFTER).and_then(|after| {
+            let now = self.clock.skew().apply(SystemTime::now());
+            retry_after::parse(after, text(&header::DATE), now)
+        });
         let error_type = text(&ERROR_TYPE).map(str::to_owned);
         let answer = Answer { status: head.status.as_u16(), error_type, retry_after, body };
         if let Some(sent) = sent {
@@ -192,8 +195,8 @@ impl Post for Client {
         connection.idle().await
     }
 
-    fn hint(&self) -> &str {
-        self.authorizer.hint()
+    fn hint(&self, elsewhere: bool) -> &str {
+        self.authorizer.hint(elsewhere)
     }
 }
 

@@ -6,7 +6,7 @@ use super::batch::{Batch, Held, Item};
 use super::entry::{Entry, Refused};
 use super::limit::Scope;
 use super::post::{Failure, Post};
-use super::verdict::{EventVerdict, Fault, Refuser, Verdict, judge};
+use super::verdict::{EventVerdict, Fault, Refuser, Verdict, judge, why_again};
 use super::workers::Ended;
 use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, LATELY, Publisher};
 use crate::backoff::full_jitter;
@@ -24,7 +24,7 @@ impl<P: Post> Publisher<P> {
         self.breaker.ended(sent, now);
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {
-                retry @ Verdict::Retry { .. } => (retry, format!("status {}", answer.status)),
+                retry @ Verdict::Retry { .. } => (retry, why_again(&answer)),
                 // Only a retry needs a reason from here.
                 verdict => (verdict, String::new()),
             },
@@ -37,6 +37,7 @@ impl<P: Post> Publisher<P> {
         match verdict {
             Verdict::Decided(verdicts) => {
                 self.answered(&batch, sent, now);
+                self.vouchers.took(batch.channel.namespace(), now);
                 self.decided(batch, verdicts, now);
             }
             Verdict::HandlerRefused { why } => {
@@ -63,6 +64,9 @@ impl<P: Post> Publisher<P> {
             self.resume(&namespace_of(batch), sent, now);
         }
         self.is_there(now);
+        if self.left_alone.take().is_some() {
+            self.report();
+        }
     }
 
     /// Each event has its verdict: settle, hand back, or try again.

@@ -18,10 +18,12 @@ pub mod lanes;
 pub mod limit;
 pub mod post;
 mod queues;
+mod retry_after;
 mod skew;
 mod sleepers;
 mod standing;
 pub mod verdict;
+mod words;
 mod workers;
 
 use std::collections::HashMap;
@@ -45,7 +47,7 @@ use deadline::Deadline;
 use lanes::Lanes;
 use limit::{Breaker, Concurrency, Pauses, RateGate, Scope};
 use post::Post;
-use standing::{FaultLog, Refusals};
+use standing::{FaultLog, LeftAlone, Refusals, Vouchers};
 use verdict::Fault;
 use workers::Workers;
 
@@ -90,7 +92,11 @@ pub struct Publisher<P> {
     accepted_at: Option<Instant>,
     fault_log: FaultLog,
     refusals: HashMap<Scope, Refusals>,
+    /// Why the breaker opened.
     why_silent: String,
+    left_alone: Option<LeftAlone>,
+    left_alone_log: FaultLog,
+    vouchers: Vouchers,
     last_refused: Scope,
     name: Arc<str>,
 }
@@ -141,6 +147,9 @@ impl<P: Post> Publisher<P> {
             fault_log: FaultLog::default(),
             refusals: HashMap::new(),
             why_silent: String::new(),
+            left_alone: None,
+            left_alone_log: FaultLog::default(),
+            vouchers: Vouchers::default(),
             last_refused: Scope::Api,
             name: Arc::clone(name),
         }

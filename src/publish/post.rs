@@ -26,8 +26,9 @@ pub trait Post: Send + Sync + 'static {
         std::future::pending()
     }
 
-    /// What to look at when the API refuses us.
-    fn hint(&self) -> &str;
+    /// What to look at when the API refuses us; `elsewhere`: it does so in one namespace, and takes what is
+    /// sent to others with the same credentials.
+    fn hint(&self, elsewhere: bool) -> &str;
 }
 
 /// Why an attempt brought no answer.

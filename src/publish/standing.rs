@@ -1,6 +1,6 @@
 //! How the API stands: who refuses us, whether it answers, and who is told.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{info, warn};
 
@@ -11,6 +11,12 @@ use super::verdict::Fault;
 
 /// What to look at when the endpoint's certificate is not trusted.
 const TRUST_HINT: &str = "nothing was sent: is this the right host? if its CA is your own, name it in `ca_file`; if its certificate expired, renew it; is this clock right?";
+
+/// How long a namespace that was taken speaks for the credentials.
+const VOUCHES: Duration = Duration::from_mins(1);
+
+/// Who wants to be left alone for longer makes us not ready.
+const BRIEF: Duration = Duration::from_secs(3);
 
 /// A fault that goes on is logged this often.
 const LOG_EVERY: Duration = Duration::from_secs(30);
@@ -32,6 +38,43 @@ pub(super) struct Refusals {
     told: bool,
     /// Of events that are refused while others are taken.
     events: FaultLog,
+}
+
+/// Until when the API wants to be left alone, and its words for that.
+#[derive(Debug)]
+pub(super) struct LeftAlone {
+    until: SystemTime,
+    why: String,
+}
+
+/// The namespaces that were taken last, two different ones: they speak for the credentials when another
+/// one is refused.
+#[derive(Debug, Default)]
+pub(super) struct Vouchers {
+    last: Option<(String, Instant)>,
+    other: Option<(String, Instant)>,
+}
+
+impl Vouchers {
+    /// What was sent to a namespace was taken.
+    pub(super) fn took(&mut self, namespace: &str, now: Instant) {
+        if self.last.as_ref().is_none_or(|(name, _)| name != namespace) {
+            std::mem::swap(&mut self.last, &mut self.other);
+        }
+        match &mut self.last {
+            Some((name, at)) if name == namespace => *at = now,
+            last => *last = Some((namespace.to_owned(), now)),
+        }
+    }
+
+    /// Whether another one than this was taken lately.
+    fn speak(&self, scope: &Scope, now: Instant) -> bool {
+        let Scope::Namespace(namespace) = scope else { return false };
+        [&self.last, &self.other]
+            .into_iter()
+            .flatten()
+            .any(|(name, at)| name != namespace && now.saturating_duration_since(*at) < VOUCHES)
+    }
 }
 
 impl FaultLog {
@@ -70,7 +113,8 @@ impl<P: Post> Publisher<P> {
             // A slow answer, from before a pause that is over.
             return;
         }
-        let hint = if fault == Fault::Trust { TRUST_HINT } else { self.post.hint() };
+        let elsewhere = self.vouchers.speak(scope, now);
+        let hint = if fault == Fault::Trust { TRUST_HINT } else { self.post.hint(elsewhere) };
         let refusals = self.refusals.entry(scope.clone()).or_default();
         why.clone_into(&mut refusals.why);
         self.last_refused.clone_from(scope);
@@ -89,7 +133,7 @@ impl<P: Post> Publisher<P> {
     pub(super) fn refuses_some(&mut self, scope: &Scope, why: &str, now: Instant) {
         let refusals = self.refusals.entry(scope.clone()).or_default();
         if let Some(count) = refusals.events.due(now) {
-            let hint = self.post.hint();
+            let hint = self.post.hint(true);
             warn!(api = %self.name, who = %scope, why, hint, count, "events are refused while others are taken: they are kept and tried alone");
         }
     }
@@ -112,14 +156,18 @@ impl<P: Post> Publisher<P> {
 
     /// Says to metrics and `/readyz` how the API stands.
     pub(super) fn report(&self) {
-        self.metrics.paused.set(i64::from(!self.pauses.is_empty()));
+        let paused = !self.pauses.is_empty() || self.left_alone.is_some();
+        self.metrics.paused.set(i64::from(paused));
         self.metrics.breaker.set(i64::from(self.breaker.is_open()));
         let last = Some(&self.last_refused).filter(|scope| self.pauses.contains(scope));
         if let Some(scope) = last.or(self.pauses.any()) {
             let why = self.refusals.get(scope).map_or("", |refusals| &refusals.why);
             self.health.not_ready(format!("{scope} refuses us: {why}"));
         } else if self.breaker.is_open() {
-            self.health.not_ready(format!("the API does not answer: {}", self.why_silent));
+            self.health.not_ready(self.why_silent.as_str());
+        } else if let Some(LeftAlone { until, why }) = &self.left_alone {
+            let until = humantime::format_rfc3339_seconds(*until);
+            self.health.not_ready(format!("left alone until {until}: {why}"));
         } else {
             self.health.ready();
         }
@@ -145,16 +193,61 @@ impl<P: Post> Publisher<P> {
                 self.concurrency.overloaded(sent, now);
             }
             if self.breaker.failed(now, fault == Fault::UnknownAnswer) {
-                warn!(api = %self.name, fault = fault.word(), why, "the API does not answer: asking once a second, everything is kept");
-                why.clone_into(&mut self.why_silent);
+                let what = if matches!(fault, Fault::UnknownAnswer | Fault::Unavailable) {
+                    "the API gives no answer that counts"
+                } else {
+                    "the API does not answer"
+                };
+                warn!(api = %self.name, fault = fault.word(), why, "{what}: asking once a second, everything is kept");
+                self.why_silent = format!("{what}: {why}");
                 self.report();
             }
         }
+        let told = self.leave_alone(after, why, now);
         if fault == Fault::Ambiguous {
             self.metrics.ambiguous.inc();
         }
-        if let Some(count) = self.fault_log.due(now) {
+        if let Some(count) = self.fault_log.due(now).filter(|_| !told) {
             warn!(api = %self.name, fault = fault.word(), why, count, "publishing fails and is tried again");
         }
+    }
+
+    /// The API wants to be left alone for so long, if at all. Whether the log says so now.
+    fn leave_alone(&mut self, after: Option<Duration>, why: &str, now: Instant) -> bool {
+        let new = after
+            .filter(|after| *after > BRIEF)
+            .map(|after| LeftAlone { until: SystemTime::now() + after, why: why.to_owned() });
+        if self.left_alone.is_none() && new.is_none() {
+            return false;
+        }
+        self.left_alone = new;
+        self.report();
+        let Some(LeftAlone { until, .. }) = &self.left_alone else { return false };
+        let Some(count) = self.left_alone_log.due(now) else { return false };
+        let until = humantime::format_rfc3339_seconds(*until);
+        warn!(api = %self.name, why, %until, count, "the API wants to be left alone: it is tried again then, everything is kept");
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_taken_lately_speaks_for_the_credentials_of_others_but_not_its_own() {
+        let (mut vouchers, now) = (Vouchers::default(), Instant::now());
+        let speak = |vouchers: &Vouchers, name: &str, at| vouchers.speak(&Scope::of(name), at);
+        assert!(!speak(&vouchers, "a", now));
+        vouchers.took("a", now);
+        vouchers.took("a", now);
+        assert!(!speak(&vouchers, "a", now) && speak(&vouchers, "b", now));
+        assert!(!vouchers.speak(&Scope::Api, now));
+        let later = now + VOUCHES / 2;
+        vouchers.took("b", later);
+        assert!(speak(&vouchers, "a", later) && speak(&vouchers, "b", later));
+        assert!(!speak(&vouchers, "b", now + VOUCHES) && speak(&vouchers, "a", now + VOUCHES));
+        vouchers.took("a", later);
+        assert!(speak(&vouchers, "b", now + VOUCHES));
     }
 }

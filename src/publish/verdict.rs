@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::words;
 use crate::event_api::wire::{ErrorAnswer, FailedEvent, PublishAnswer};
-use crate::redact;
 use crate::seeded::{self, Bug};
 
 /// An answer as far as it matters.
@@ -19,7 +19,7 @@ pub struct Answer {
     pub status: u16,
     /// The `x-amzn-errortype` header.
     pub error_type: Option<String>,
-    /// The `retry-after` header, in seconds.
+    /// How long the API wants to be left alone, by the `retry-after` header.
     pub retry_after: Option<Duration>,
     /// The body.
     pub body: Bytes,
@@ -145,15 +145,17 @@ impl Fault {
     }
 }
 
-/// No `Retry-After` is taken for longer.
-const LONGEST_FLOOR: Duration = Duration::from_mins(5);
+/// No `Retry-After` is taken for longer: an outage that is over is found within this, whatever was asked
+/// for in it.
+pub(super) const LONGEST_FLOOR: Duration = Duration::from_secs(30);
 
-/// Characters of what a service says that are passed on.
-const MOST_WORDS: usize = 300;
+/// What an answer says that is to be followed by another try.
+pub fn why_again(answer: &Answer) -> String {
+    words::with_wait(ErrorKind::of(answer).words(answer), answer)
+}
 
 /// Judges the answer to a request with `events` events.
 pub fn judge(answer: &Answer, events: usize) -> Verdict {
-    // A year would be a floor, too; nobody means that.
     let after = answer.retry_after.map(|after| after.min(LONGEST_FLOOR));
     let retry = |fault| Verdict::Retry { fault, after };
     let success = matches!(answer.status, 200..=299);
@@ -161,7 +163,7 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
         return decided;
     }
     let error = ErrorKind::of(answer);
-    let why = error.words(answer.status);
+    let why = error.words(answer);
     if let Some(who) = error.is_about_us(answer.status) {
         return Verdict::Refused { why, who };
     }
@@ -175,7 +177,8 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
         403 if error.kind.is_some() => Verdict::HandlerRefused { why },
         401 | 403 => Verdict::Refused { why, who: Refuser::Namespace },
         // 3xx is never followed: credentials go to no other host. 404: a wrong endpoint.
-        300..=399 | 404 => Verdict::Refused { why, who: Refuser::Api },
+        // 407 and 511: who asks for a password, or for somebody to log in, is no API.
+        300..=399 | 404 | 407 | 511 => Verdict::Refused { why, who: Refuser::Api },
         status => Verdict::Bad { why, certain: status == 413 },
     }
 }
@@ -224,9 +227,9 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
             let of_events = error.is_about_us(answer.status).is_none()
                 && !error.is_throttling()
                 && !error.is_of_the_service();
-            return of_events.then(|| Verdict::HandlerRefused { why: error.words(answer.status) });
+            return of_events.then(|| Verdict::HandlerRefused { why: error.words(answer) });
         }
-        let (why, own_fault) = (error.words(answer.status), !error.is_throttling());
+        let (why, own_fault) = (error.words(answer), !error.is_throttling());
         unnamed = EventVerdict::Retry { why, own_fault };
     }
     let verdicts = verdicts.into_iter().map(|v| v.unwrap_or_else(|| unnamed.clone())).collect();
@@ -239,7 +242,7 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
         ("", message) => message.to_owned(),
         (code, message) => format!("{code}: {message}"),
     };
-    let why = cut(why);
+    let why = words::said(&why);
     let code = event.code.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|w| code.contains(w));
     let number: Option<u16> = code.parse().ok();
@@ -331,26 +334,17 @@ impl ErrorKind {
         })
     }
 
-    /// In words, of which a service may send more than anybody wants in a log.
-    fn words(&self, status: u16) -> String {
+    /// In words.
+    fn words(&self, answer: &Answer) -> String {
+        let status = answer.status;
         let words = match (&self.kind, &self.message) {
             (Some(kind), Some(message)) => format!("{status} {kind}: {message}"),
             (Some(kind), None) => format!("{status} {kind}"),
             (None, Some(message)) => format!("{status}: {message}"),
-            (None, None) => format!("status {status}"),
+            (None, None) => words::of_status(answer),
         };
-        cut(words)
+        words::said(&words)
     }
-}
-
-/// Without secrets first: half of one is more than enough.
-fn cut(words: String) -> String {
-    let mut words = redact::clean(&words).into_owned();
-    if let Some((end, _)) = words.char_indices().nth(MOST_WORDS) {
-        words.truncate(end);
-        words.push('…');
-    }
-    words
 }
 
 #[cfg(test)]

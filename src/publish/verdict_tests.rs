@@ -1,5 +1,6 @@
 //! Answers, literal where the service was seen, and what is made of them.
 
+use super::super::words::MOST_WORDS;
 use super::*;
 
 fn answer(status: u16, body: &str) -> Answer {
@@ -179,6 +180,7 @@ fn statuses_without_a_readable_body() {
         (400, Verdict::Bad { why: "status 400".into(), certain: false }),
         (413, Verdict::Bad { why: "status 413".into(), certain: true }),
         (431, Verdict::Bad { why: "status 431".into(), certain: false }),
+        (407, Verdict::Refused { why: "status 407".into(), who: Refuser::Api }),
         (501, Verdict::Bad { why: "status 501".into(), certain: false }),
         (505, Verdict::Bad { why: "status 505".into(), certain: false }),
         (301, Verdict::Refused { why: "status 301".into(), who: Refuser::Api }),
@@ -186,8 +188,14 @@ fn statuses_without_a_readable_body() {
         (401, Verdict::Refused { why: "status 401".into(), who: Refuser::Namespace }),
         (403, Verdict::Refused { why: "status 403".into(), who: Refuser::Namespace }),
         (404, Verdict::Refused { why: "status 404".into(), who: Refuser::Api }),
+        (511, Verdict::Refused { why: "status 511".into(), who: Refuser::Api }),
     ] {
-        assert_eq!(judge(&answer(status, "<html>"), 1), expected, "{status}");
+        let mut verdict = judge(&answer(status, "no JSON"), 1);
+        if let Verdict::Refused { why, .. } | Verdict::Bad { why, .. } = &mut verdict {
+            // What more is said of it is not the verdict.
+            why.truncate("status 000".len());
+        }
+        assert_eq!(verdict, expected, "{status}");
     }
 }
 
@@ -236,6 +244,21 @@ fn a_floor_and_words_have_an_end() {
     );
     let Verdict::HandlerRefused { why } = errors(403, "Own", &"é".repeat(5_000)) else { panic!() };
     assert_eq!(why.chars().count(), MOST_WORDS + 1);
+    // As JSON spells them; what they do to a terminal is not passed on.
+    for (status, kind) in [(403, "Own"), (403, "AccessDenied"), (400, "Bad\\u001b[0m")] {
+        let verdict = errors(status, kind, "\\u001b[2J\\u009b1m\\u202ex\\r\\ny");
+        let (Verdict::HandlerRefused { why }
+        | Verdict::Refused { why, .. }
+        | Verdict::Bad { why, .. }) = verdict
+        else {
+            panic!("{verdict:?}")
+        };
+        assert!(!why.contains(char::is_control) && why.contains("\\u{202e}x  y"), "{why}");
+    }
+    let own =
+        r#"{"failed":[{"index":0,"code":"InvalidEvent","message":"\u001b[2J"}],"successful":[]}"#;
+    let Verdict::Decided(verdicts) = judge(&super::tests::answer(200, own), 1) else { panic!() };
+    assert_eq!(verdicts, [EventVerdict::Hopeless { why: "InvalidEvent: \\u{1b}[2J".to_owned() }]);
 }
 
 #[test]

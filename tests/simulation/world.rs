@@ -145,7 +145,7 @@ impl Post for Endpoint {
         Ok(Answer { status: 200, body: body.into(), ..Answer::default() })
     }
 
-    fn hint(&self) -> &'static str {
+    fn hint(&self, _elsewhere: bool) -> &'static str {
         "look at the seed"
     }
 }

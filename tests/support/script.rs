@@ -106,7 +106,7 @@ impl Post for Script {
         }
     }
 
-    fn hint(&self) -> &'static str {
+    fn hint(&self, _elsewhere: bool) -> &'static str {
         "look at the script"
     }
 }

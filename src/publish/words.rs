@@ -1,0 +1,110 @@
+//! What an answer says, in words for the log, `/readyz` and dead letters. Pure.
+
+use super::verdict::{Answer, LONGEST_FLOOR};
+use crate::causes;
+use crate::redact;
+
+/// Characters of what a service says that are passed on.
+pub(super) const MOST_WORDS: usize = 300;
+
+/// What may be behind an answer that no Event API gives.
+const BETWEEN: &str = "is a proxy or a login page between?";
+
+/// The words of a service, of which it may send more than anybody wants in a log, and other characters.
+/// Without secrets first: half of one is more than enough.
+pub(super) fn said(words: &str) -> String {
+    causes::printable(&redact::clean(words), MOST_WORDS)
+}
+
+/// Of an answer that has no words of its own.
+pub(super) fn of_status(answer: &Answer) -> String {
+    let status = answer.status;
+    match status {
+        407 => format!(
+            "status {status}: a proxy in between wants to know who asks; put `USER:PASSWORD@` before its host in `HTTPS_PROXY`"
+        ),
+        511 => format!("status {status}: the network wants somebody to log in; {BETWEEN}"),
+        // A load balancer of the service itself has pages for its faults.
+        200..=299 if is_html(&answer.body) => {
+            format!("status {status}, answered with HTML: {BETWEEN}")
+        }
+        300..=499 if is_html(&answer.body) => format!("status {status}, with HTML: {BETWEEN}"),
+        200..=299 if answer.body.is_empty() => {
+            format!("status {status}, answered with nothing: {BETWEEN}")
+        }
+        200..=299 => {
+            format!(
+                "status {status}, but the answer is none to a publish: is it the API's endpoint?"
+            )
+        }
+        _ => format!("status {status}"),
+    }
+}
+
+/// Adds how long the service wants to be left alone, if it says so.
+pub(super) fn with_wait(words: String, answer: &Answer) -> String {
+    match answer.retry_after {
+        None => words,
+        Some(after) if after > LONGEST_FLOOR => {
+            let (asked, most) = (after.as_secs(), LONGEST_FLOOR.as_secs());
+            format!(
+                "{words}; it wants to be left alone for {asked} s (`Retry-After`), and is for {most} s, the most"
+            )
+        }
+        Some(after) => {
+            format!("{words}; it wants to be left alone for {} s (`Retry-After`)", after.as_secs())
+        }
+    }
+}
+
+fn is_html(body: &[u8]) -> bool {
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body).trim_ascii_start();
+    ["<!doctype html", "<html", "<head", "<body", "<!--", "<?xml"].iter().any(|tag| {
+        body.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn words(status: u16, body: &str) -> String {
+        of_status(&Answer { status, body: body.to_owned().into(), ..Answer::default() })
+    }
+
+    #[test]
+    fn what_is_between_is_named() {
+        for page in [
+            "<html>",
+            "\u{feff}\n <!DOCTYPE html><html>",
+            "<HTML lang=en>",
+            "<?xml version=\"1.0\"?><html>",
+        ] {
+            assert_eq!(
+                words(200, page),
+                "status 200, answered with HTML: is a proxy or a login page between?"
+            );
+            assert_eq!(
+                words(403, page),
+                "status 403, with HTML: is a proxy or a login page between?"
+            );
+            assert_eq!(words(503, page), "status 503");
+        }
+        assert!(words(200, "").contains("with nothing"));
+        assert!(words(200, "{}").contains("none to a publish"));
+        assert!(words(407, "").contains("`HTTPS_PROXY`"));
+        assert!(words(511, "<html>").contains("log in"));
+    }
+
+    #[test]
+    fn a_wait_is_said_with_its_end() {
+        let with = |seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            with_wait("status 503".to_owned(), &Answer { retry_after, ..Answer::default() })
+        };
+        assert!(with(7).ends_with("for 7 s (`Retry-After`)"), "{}", with(7));
+        assert!(with(86_400).contains("86400 s") && with(86_400).contains("30 s, the most"));
+    }
+}
