@@ -70,6 +70,8 @@ pub struct SourceMetrics {
     pub reconnects: Counter,
     /// Connections that found the broker had forgotten the session.
     pub session_lost: Counter,
+    /// Messages taken beyond the limits in flight, since the broker sent them.
+    pub over_limit: Counter,
     /// Messages that could not be held and that nobody will send again.
     pub dropped: Counter,
     /// Messages that no route takes.
@@ -123,6 +125,7 @@ struct Families {
     source_connected: Family<Labels, Gauge>,
     source_reconnects: Family<Labels, Counter>,
     session_lost: Family<Labels, Counter>,
+    source_over_limit: Family<Labels, Counter>,
     source_dropped: Family<Labels, Counter>,
     unrouted: Family<Labels, Counter>,
     route_matched: Family<Labels, Counter>,
@@ -179,6 +182,7 @@ impl Metrics {
             "Connections that found the session forgotten",
             f.session_lost.clone(),
         );
+        r.register("source_over_limit", "Messages beyond the limits", f.source_over_limit.clone());
         r.register(
             "source_dropped",
             "Messages that could not be held and are lost",
@@ -256,6 +260,7 @@ impl Metrics {
             connected: f.source_connected.get_or_create_owned(&labels),
             reconnects: f.source_reconnects.get_or_create_owned(&labels),
             session_lost: f.session_lost.get_or_create_owned(&labels),
+            over_limit: f.source_over_limit.get_or_create_owned(&labels),
             dropped: f.source_dropped.get_or_create_owned(&labels),
             unrouted: f.unrouted.get_or_create_owned(&labels),
         }

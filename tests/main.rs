@@ -31,6 +31,7 @@ mod kafka_trouble;
 mod lifecycle;
 mod log;
 mod mqtt;
+mod mqtt_backlog;
 mod outcomes;
 mod pauses;
 mod proxy;

@@ -24,6 +24,7 @@ use crate::metrics::SourceMetrics;
 #[derive(Debug)]
 pub struct Room {
     limits: Limits,
+    ceiling: Limits,
     freed: Notify,
     metrics: SourceMetrics,
 }
@@ -61,12 +62,17 @@ struct Slot<A> {
 }
 
 impl Room {
-    /// All of `limits`.
+    /// All of `limits`, and nothing beyond.
     pub fn new(limits: Limits, metrics: SourceMetrics) -> Arc<Self> {
-        Arc::new(Self { limits, freed: Notify::new(), metrics })
+        Self::with_ceiling(limits, limits, metrics)
     }
 
-    /// How many messages may still be taken.
+    /// All of `limits`, and up to `ceiling` for a broker that sends more than it is asked for.
+    pub fn with_ceiling(limits: Limits, ceiling: Limits, metrics: SourceMetrics) -> Arc<Self> {
+        Arc::new(Self { limits, ceiling, freed: Notify::new(), metrics })
+    }
+
+    /// How many messages may still be asked for.
     pub fn messages_left(&self) -> usize {
         self.limits.messages.saturating_sub(self.held().0)
     }
@@ -86,9 +92,12 @@ impl Room {
     /// Whether one more message of `bytes` fits. One that is larger than the whole limit does when
     /// nothing else is in flight, so that it can't jam the source for ever.
     pub fn fits(&self, bytes: usize) -> bool {
+        self.fits_within(self.ceiling, bytes)
+    }
+
+    fn fits_within(&self, most: Limits, bytes: usize) -> bool {
         let (messages, held) = self.held();
-        messages == 0
-            || (messages < self.limits.messages && held.saturating_add(bytes) <= self.limits.bytes)
+        messages == 0 || (messages < most.messages && held.saturating_add(bytes) <= most.bytes)
     }
 
     /// Messages and bytes in flight.
@@ -98,6 +107,9 @@ impl Room {
     }
 
     fn take(&self, bytes: usize) {
+        if !self.fits_within(self.limits, bytes) {
+            self.metrics.over_limit.inc();
+        }
         self.metrics.received.inc();
         self.metrics.in_flight.inc();
         self.metrics.in_flight_bytes.inc_by(signed(bytes));
@@ -153,6 +165,11 @@ impl<A: Send + 'static> InFlight<A> {
     /// Takes out what can be acknowledged now: the settled messages before the oldest that is not.
     /// Stops at a released one for good: nothing behind it may be acknowledged on this record.
     pub fn acknowledgeable(&self) -> Vec<A> {
+        self.acknowledgeable_up_to(usize::MAX)
+    }
+
+    /// The same, with `most` acknowledgements at most.
+    pub fn acknowledgeable_up_to(&self, most: usize) -> Vec<A> {
         let mut state = self.lock();
         let (mut acks, mut messages, mut bytes) = (Vec::new(), 0, 0);
         if state.ownership == Ownership::Abandoned {
@@ -163,6 +180,9 @@ impl<A: Send + 'static> InFlight<A> {
             ..
         }) = state.slots.front()
         {
+            if acks.len() == most {
+                break;
+            }
             let Some(slot) = state.slots.pop_front() else { break };
             self.room.ended(outcome);
             state.first += 1;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{free_port, until};
+use super::{free_port, signal, until};
 
 /// A running mosquitto; killed when dropped. What it confirmed it keeps, unless a test says otherwise.
 pub(crate) struct Mosquitto {
@@ -78,6 +78,24 @@ impl Mosquitto {
             (behind.lines().count() > 2).then_some(())
         })
         .await;
+    }
+
+    /// Ends it as an operator would: it saves everything.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            signal(child.id(), "TERM");
+            child.wait().unwrap();
+        }
+    }
+
+    /// Has nothing but its port, its place and these lines in its configuration from its next start on.
+    pub(crate) fn configure(&self, lines: &str) {
+        let (port, path) = (self.port, self.directory.path().display());
+        let text = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\npersistence_location {path}/\n\
+             log_dest none\n{lines}"
+        );
+        fs::write(self.file("mosquitto.conf"), text).unwrap();
     }
 
     /// Ends it as a power cut would.

@@ -72,11 +72,34 @@ pub(crate) async fn publish(
     }
 }
 
+/// Publishes these as fast as the broker takes them, to be kept as the last of their topics, and returns
+/// when it has confirmed every one.
+pub(crate) async fn publish_retained(
+    port: u16,
+    messages: impl IntoIterator<Item = (String, Vec<u8>)> + Send,
+) {
+    let messages: Vec<_> = messages.into_iter().collect();
+    let count = messages.len() as u64;
+    let mut left = messages.into_iter();
+    let options = PublishOptions::at_least_once().retained();
+    publish_so(port, 1_000_000, options, |n| n + 1 == count, |_| left.next().unwrap()).await;
+}
+
 /// Publishes messages, each made when its turn comes, at `rate` a second, up to that which is the
 /// `last` when its turn comes, and returns their number when the broker has confirmed every one.
 pub(crate) async fn publish_until(
     port: u16,
     rate: u64,
+    last: impl FnMut(u64) -> bool,
+    make: impl FnMut(u64) -> (String, Vec<u8>),
+) -> u64 {
+    publish_so(port, rate, PublishOptions::at_least_once(), last, make).await
+}
+
+async fn publish_so(
+    port: u16,
+    rate: u64,
+    so: PublishOptions,
     mut last: impl FnMut(u64) -> bool,
     mut make: impl FnMut(u64) -> (String, Vec<u8>),
 ) -> u64 {
@@ -105,7 +128,7 @@ pub(crate) async fn publish_until(
             let (topic, payload) = make(n);
             let user_properties = vec![("tenant".to_owned(), TENANT.to_owned())];
             let properties = PublishProperties { user_properties, ..PublishProperties::default() };
-            let options = PublishOptions::at_least_once().properties(properties);
+            let options = so.clone().properties(properties);
             client.publish(topic, payload, options).await.unwrap();
             if is_last {
                 break;

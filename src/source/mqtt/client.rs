@@ -23,6 +23,13 @@ use crate::config::source::{MqttConfig, MqttVersion, Qos, Subscription};
 /// 3.1.1, an endless reconnect loop, and in 5, that the broker discards the message without a word.
 const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
 
+/// PUBACKs that are due together are written together, and the broker is read in between.
+const WRITTEN_TOGETHER: usize = 64;
+
+/// What the client of a mark is not subscribed to. The broker confirms all the same, after it has read
+/// what came before; a PINGREQ would do, but the client library keeps that to itself.
+const MARK: &str = "appsync-bridge/none";
+
 /// What can be asked of a connection; never waits, from any task.
 pub(super) enum Client {
     V3(v4::AsyncClient),
@@ -45,6 +52,14 @@ pub(super) enum Event {
     Publish(Box<Incoming>),
     /// A PUBACK was written to the socket.
     AckWritten,
+    /// A mark was written to the socket.
+    MarkWritten(u16),
+    /// The broker has read a mark.
+    MarkRead(u16),
+    /// A ping was written to the socket.
+    PingWritten,
+    /// The broker has read a ping.
+    PingRead,
     /// Our DISCONNECT was written to the socket.
     Disconnected,
     /// The broker says goodbye, in its words.
@@ -89,6 +104,7 @@ pub(super) fn open(
                 .set_ack_mode(v4::AckMode::Manual)
                 .set_max_packet_size(PROTOCOL_MAX_PACKET, 1 << 20)
                 .set_inflight(1)
+                .set_max_request_batch(WRITTEN_TOGETHER)
                 .set_socket_connector(move |address, _| {
                     Lingering::connect(address, closed.clone())
                 });
@@ -116,6 +132,7 @@ pub(super) fn open(
                 .set_session_expiry_interval(Some(expiry))
                 .set_receive_maximum(Some(receive_maximum))
                 .set_outgoing_inflight_upper_limit(1)
+                .set_max_request_batch(WRITTEN_TOGETHER)
                 .set_unlimited_incoming_packet_size()
                 .set_socket_connector(move |address, _| {
                     Lingering::connect(address, closed.clone())
@@ -149,6 +166,14 @@ impl Client {
             Self::V5(client) => client
                 .try_manual_ack(v5::ManualAck::PubAck(v5::PubAck::new(packet_id, None)))
                 .map_err(|_| Gone),
+        }
+    }
+
+    /// Queues a mark: its answer tells that the broker has read what was written before it.
+    pub(super) fn mark(&self) -> Result<(), Gone> {
+        match self {
+            Self::V3(client) => client.try_unsubscribe(MARK).map_err(|_| Gone),
+            Self::V5(client) => client.try_unsubscribe(MARK).map_err(|_| Gone),
         }
     }
 
@@ -209,6 +234,10 @@ impl Connection {
 fn from_v3(event: v4::Event) -> Event {
     match event {
         v4::Event::Outgoing(v4::Outgoing::PubAck(_)) => Event::AckWritten,
+        v4::Event::Outgoing(v4::Outgoing::Unsubscribe(packet_id)) => Event::MarkWritten(packet_id),
+        v4::Event::Incoming(v4::Packet::UnsubAck(ack)) => Event::MarkRead(ack.pkid),
+        v4::Event::Outgoing(v4::Outgoing::PingReq) => Event::PingWritten,
+        v4::Event::Incoming(v4::Packet::PingResp) => Event::PingRead,
         v4::Event::Outgoing(v4::Outgoing::Disconnect) => Event::Disconnected,
         v4::Event::Incoming(v4::Packet::ConnAck(ack)) => {
             Event::Connected { session_present: ack.session_present }
@@ -236,6 +265,10 @@ fn from_v3(event: v4::Event) -> Event {
 fn from_v5(event: v5::Event) -> Event {
     match event {
         v5::Event::Outgoing(v5::Outgoing::PubAck(_)) => Event::AckWritten,
+        v5::Event::Outgoing(v5::Outgoing::Unsubscribe(packet_id)) => Event::MarkWritten(packet_id),
+        v5::Event::Incoming(v5::Packet::UnsubAck(ack)) => Event::MarkRead(ack.pkid),
+        v5::Event::Outgoing(v5::Outgoing::PingReq) => Event::PingWritten,
+        v5::Event::Incoming(v5::Packet::PingResp) => Event::PingRead,
         v5::Event::Outgoing(v5::Outgoing::Disconnect) => Event::Disconnected,
         v5::Event::Incoming(v5::Packet::ConnAck(ack)) => {
             Event::Connected { session_present: ack.session_present }

@@ -1,7 +1,7 @@
 //! One connection, as its poller and its owner share it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
@@ -9,6 +9,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::client::{self, Client, Connection};
+use super::pace::{Goodbye, Pace};
 use crate::config::source::MqttConfig;
 use crate::source::{InFlight, Room};
 
@@ -22,12 +23,11 @@ pub(super) struct Generation {
     /// Something may be acknowledged, was released, or was left to the broker.
     pub(super) changed: Arc<Notify>,
     made: Mutex<Option<Made>>,
-    /// A PUBACK was written.
-    wrote: Notify,
+    pace: Mutex<Pace>,
+    /// A PUBACK was written, or a mark was answered.
+    progress: Notify,
     connected: AtomicBool,
     subscribed: OnceLock<Instant>,
-    released: AtomicU64,
-    written: AtomicU64,
 }
 
 impl Generation {
@@ -46,11 +46,10 @@ impl Generation {
             in_flight: InFlight::new(Arc::clone(room), Arc::clone(&changed)),
             changed,
             made: Mutex::new(Some((connection, all_closed))),
-            wrote: Notify::new(),
+            pace: Mutex::new(Pace::new(config.keep_alive)),
+            progress: Notify::new(),
             connected: AtomicBool::new(false),
             subscribed: OnceLock::new(),
-            released: AtomicU64::new(0),
-            written: AtomicU64::new(0),
         }
     }
 
@@ -76,30 +75,66 @@ impl Generation {
 
     /// A PUBACK was written to the socket.
     pub(super) fn ack_written(&self) {
-        self.written.fetch_add(1, Ordering::AcqRel);
-        self.wrote.notify_one();
+        self.pace().ack_written();
+        self.progress.notify_one();
     }
 
-    /// Sends the PUBACKs that are due, in the order of receipt.
-    pub(super) fn acknowledge(&self) {
-        for packet_id in self.in_flight.acknowledgeable() {
-            self.released.fetch_add(1, Ordering::AcqRel);
-            if self.client.ack(packet_id).is_err() {
-                // The connection is gone, and its poller says so; the broker sends the message again.
-                return;
-            }
+    /// A mark was written to the socket.
+    pub(super) fn mark_written(&self, packet_id: u16) {
+        self.pace().mark_written(packet_id);
+    }
+
+    /// The broker has read a mark, and all before it.
+    pub(super) fn mark_read(&self, packet_id: u16) {
+        if self.pace().mark_read(packet_id, Instant::now()) {
+            self.more_may_go();
         }
     }
 
-    /// Sees the last PUBACKs written, which DISCONNECT would overtake, and says goodbye. True when
-    /// both were done, or when the broker had not taken us yet.
+    /// A ping was written to the socket.
+    pub(super) fn ping_written(&self) {
+        self.pace().ping_written();
+    }
+
+    /// The broker has read a ping, and all before it.
+    pub(super) fn ping_read(&self) {
+        self.pace().ping_read();
+        self.more_may_go();
+    }
+
+    fn more_may_go(&self) {
+        self.changed.notify_one();
+        self.progress.notify_one();
+    }
+
+    /// Sends the PUBACKs that are due, in the order of receipt, as the broker reads them.
+    pub(super) fn acknowledge(&self) {
+        let mut pace = self.pace();
+        let due = self.in_flight.acknowledgeable_up_to(pace.room());
+        pace.released(due.len());
+        // If the connection is gone, its poller says so; the broker sends the messages again.
+        let sent = due.into_iter().try_for_each(|packet_id| self.client.ack(packet_id));
+        if sent.is_ok() && pace.wants_mark(Instant::now()) {
+            let _ = self.client.mark();
+        }
+    }
+
+    /// Waits until the broker has read the last PUBACK, and says goodbye. It may take its time, as long
+    /// as the connection lives: the keep-alive judges that. True when it is done, or when the broker had
+    /// not taken us yet.
     pub(super) async fn farewell(&self, poller: &mut JoinSet<String>) -> bool {
         if !self.connected.load(Ordering::Acquire) {
             return true;
         }
-        while self.written.load(Ordering::Acquire) < self.released.load(Ordering::Acquire) {
+        loop {
+            let next = self.pace().goodbye(Instant::now());
+            match next {
+                Goodbye::Say => break,
+                Goodbye::Mark if self.client.mark().is_err() => return false,
+                Goodbye::Mark | Goodbye::Wait => {}
+            }
             tokio::select! {
-                () = self.wrote.notified() => {}
+                () = self.progress.notified() => {}
                 _ = poller.join_next() => return false,
             }
         }
@@ -109,5 +144,9 @@ impl Generation {
         // The poller ends when DISCONNECT is written.
         poller.join_next().await;
         true
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

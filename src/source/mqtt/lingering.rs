@@ -2,8 +2,8 @@
 //!
 //! Closing a socket that has unread data in it makes the kernel reset the connection, and the broker
 //! then loses PUBACKs it had not read yet: under load it sends hundreds of acknowledged messages
-//! again. So a stream that is dropped is half-closed and read to its end, in the background, for a
-//! few seconds at most.
+//! again. So a stream that is dropped is half-closed and read to its end, in the background, as long as
+//! the broker goes on.
 
 use std::io;
 use std::pin::Pin;
@@ -16,8 +16,11 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// A broker that does not close its side within this long is left alone.
+/// A broker that neither closes its side nor sends anything within this long is left alone.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// No broker is listened to longer: it has more to send than it will ever read.
+const LINGER_MOST: Duration = Duration::from_mins(2);
 
 /// Connections may take this long to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,11 +55,11 @@ impl Drop for Lingering {
             let half_close = async {
                 tcp.shutdown().await?;
                 let mut unread = vec![0; 64 << 10];
-                while tcp.read(&mut unread).await? > 0 {}
+                while timeout(LINGER, tcp.read(&mut unread)).await?? > 0 {}
                 io::Result::Ok(())
             };
             // However it ends, there is nothing left to do about it.
-            let _ = timeout(LINGER, half_close).await;
+            let _ = timeout(LINGER_MOST, half_close).await;
             drop(tcp);
             drop(closed);
         });

@@ -4,15 +4,18 @@
 //! Each connection is a generation with an event loop and an in-flight record of its own. What is
 //! settled late, for an earlier connection, finds that record and not this one; the broker sends the
 //! message again. Nothing slows the source but its in-flight limits, which all its connections share:
-//! in MQTT 5 they are announced as the receive maximum; a QoS 1 message that does not fit all the same
-//! (too many bytes, or 3.1.1) is left to the broker with all behind it, and when what was taken is
-//! acknowledged a new connection fetches them in order. The connection is always read, or the
-//! keep-alive would starve. QoS 0 has nothing to withhold: what does not fit is dropped and counted.
+//! in MQTT 5 they are announced as the receive maximum. What comes beyond them all the same is held and
+//! counted, up to a ceiling: too many bytes, which no version can announce; 3.1.1, which announces
+//! nothing; and mosquitto before 2.0.13 (Debian 12 has 2.0.11), which keeps the window only until the
+//! first PUBACK of a backlog and then lets a window's worth out with each (its issue 2301), as it does
+//! with retained messages. Beyond the ceiling, QoS 1 is left to the broker with all behind it, and when
+//! what was taken is acknowledged a new connection fetches them in order; QoS 0, with nothing to
+//! withhold, is dropped and counted. The connection is always read, or the keep-alive would starve.
 //!
-//! mosquitto before 2.0.13 (Debian 12 has 2.0.11) keeps the window only until the first PUBACK of a
-//! backlog: each one lets a window's worth of queued messages out, in both versions of the protocol (its
-//! issue 2301). Nothing is lost or doubled, but while the bridge is behind there is a new connection for
-//! every window: with 6,000 messages and a window of 1,000, 5 of them and 19,004 messages sent.
+//! PUBACKs go out as the broker reads them, and a goodbye waits until it has read the last one: with
+//! `autosave_on_changes` mosquitto saves everything after each, and one that it has not read is lost with
+//! the connection. To know, requests are put between them whose answer tells (*marks*: an UNSUBSCRIBE of
+//! what nobody is subscribed to).
 //!
 //! Not here: QoS 2, the WebSocket transport, shared subscriptions.
 //!
@@ -34,13 +37,16 @@
 //! | CPU a message, QoS 1 with manual PUBACK | 23.9 µs (5), 20.8 µs (3.1.1) | 10.9, 7.9 µs | not examined |
 //! | brings `ring` | no | yes | yes |
 //!
-//! `rumqttc-next` costs more CPU because it flushes each PUBACK; it was chosen for the hook that makes
+//! `rumqttc-next` cost more CPU because it flushed each PUBACK; now it flushes those that are due together,
+//! which was not measured again. It was chosen for the hook that makes
 //! the lingering close possible, for one rustls provider, and because it is maintained. Its
 //! DISCONNECT overtakes queued PUBACKs, so the drain waits until it has seen them written.
 
 mod client;
 mod generation;
 mod lingering;
+mod overflow;
+mod pace;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +55,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustls::ClientConfig;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::Room;
@@ -63,6 +69,7 @@ use crate::shutdown::Shutdown;
 use crate::tls::{self, TlsError};
 use client::{Connection, Event, Incoming};
 use generation::Generation;
+use overflow::Overflow;
 
 /// The first reconnect waits up to this long.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -80,8 +87,8 @@ const ALIVE_EVERY: Duration = Duration::from_secs(10);
 /// The broker has this long to confirm our subscriptions.
 const SUBACK_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The DISCONNECT has this long to be written.
-const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// What does not fit is told this long after it began, so that it has a count.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// A source over one MQTT session.
 #[derive(Debug)]
@@ -127,7 +134,7 @@ impl MqttSource {
                 Some(Arc::new(tls::client_config(tls.ca_file.as_deref(), identity)?))
             }
         };
-        let room = Room::new(limits, metrics.clone());
+        let room = Room::with_ceiling(limits, overflow::ceiling(limits), metrics.clone());
         Ok(Self { name, config, room, tls, metrics, health, known: AtomicBool::new(false) })
     }
 
@@ -136,12 +143,13 @@ impl MqttSource {
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
         let source = Arc::new(self);
         let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
+        let mut overflow = Overflow::default();
         while !shutdown.is_draining() {
             let generation = match source.wait(source.room.half_free(), &shutdown).await {
                 Some(()) => Arc::new(source.open()),
                 None => break,
             };
-            let end = source.connect(&generation, &intake, &shutdown).await;
+            let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
             source.metrics.connected.set(0);
             let why = match end {
                 End::Drained(result) => return result,
@@ -178,6 +186,23 @@ impl MqttSource {
         }
     }
 
+    /// Waits for `what`, giving signs of life; `None` when the abort comes first.
+    async fn until_abort<T>(
+        &self,
+        what: impl Future<Output = T>,
+        shutdown: &Shutdown,
+    ) -> Option<T> {
+        let mut alive = tokio::time::interval(ALIVE_EVERY);
+        tokio::pin!(what);
+        loop {
+            tokio::select! {
+                done = &mut what => return Some(done),
+                () = shutdown.abort() => return None,
+                _ = alive.tick() => self.health.alive(),
+            }
+        }
+    }
+
     /// A generation whose connection is not made yet.
     fn open(&self) -> Generation {
         Generation::open(&self.config, self.tls.clone(), &self.room)
@@ -188,6 +213,7 @@ impl MqttSource {
         self: &Arc<Self>,
         generation: &Arc<Generation>,
         intake: &Intake,
+        overflow: &mut Overflow,
         shutdown: &Shutdown,
     ) -> End {
         let Some((connection, mut closed)) = generation.connection() else {
@@ -196,7 +222,7 @@ impl MqttSource {
         // A task of its own: a poll is never cancelled midway but with its whole connection.
         let mut poller = JoinSet::new();
         poller.spawn(Arc::clone(self).poll(connection, Arc::clone(generation), intake.clone()));
-        let end = self.settle(generation, &mut poller, shutdown).await;
+        let end = self.settle(generation, &mut poller, overflow, shutdown).await;
         generation.in_flight.abandon();
         // Wait for the connection to be dropped, and to close: a process that exits now would reset
         // it. On the abort nobody waits.
@@ -213,13 +239,16 @@ impl MqttSource {
         &self,
         generation: &Generation,
         poller: &mut JoinSet<String>,
+        overflow: &mut Overflow,
         shutdown: &Shutdown,
     ) -> End {
         let mut alive = tokio::time::interval(ALIVE_EVERY);
+        let mut tell = tokio::time::interval(TELL_EVERY);
         let mut draining = false;
         loop {
             tokio::select! {
                 _ = alive.tick() => self.health.alive(),
+                _ = tell.tick() => overflow.tell(&self.name, &self.config, &self.metrics),
                 Some(why) = poller.join_next() => {
                     let why = why.unwrap_or_else(|e| e.to_string());
                     return match (draining, generation.in_flight.is_empty()) {
@@ -244,14 +273,18 @@ impl MqttSource {
                 return End::Lost("a message was given back; the broker sends it again".to_owned());
             }
             if record.is_empty() && (draining || record.has_shed()) {
-                let said =
-                    timeout(FAREWELL_TIMEOUT, generation.farewell(poller)).await.unwrap_or(false);
+                if !draining {
+                    overflow.shed();
+                }
+                overflow.tell(&self.name, &self.config, &self.metrics);
+                let farewell = generation.farewell(poller);
+                let said = self.until_abort(farewell, shutdown).await.unwrap_or(false);
                 return match (draining, said) {
                     (false, _) => End::Full,
                     (true, true) => End::Drained(Ok(())),
-                    (true, false) => {
-                        End::Drained(Err(Unclean("the last acknowledgements were not written")))
-                    }
+                    (true, false) => End::Drained(Err(Unclean(
+                        "the broker has not read the last acknowledgements",
+                    ))),
                 };
             }
         }
@@ -291,6 +324,10 @@ impl MqttSource {
                 }
                 Ok(Event::Publish(incoming)) => self.take(&generation, &intake, &incoming),
                 Ok(Event::AckWritten) => generation.ack_written(),
+                Ok(Event::MarkWritten(packet_id)) => generation.mark_written(packet_id),
+                Ok(Event::MarkRead(packet_id)) => generation.mark_read(packet_id),
+                Ok(Event::PingWritten) => generation.ping_written(),
+                Ok(Event::PingRead) => generation.ping_read(),
                 Ok(Event::Disconnected) => return "disconnected".to_owned(),
                 Ok(Event::Other) => {}
                 Ok(Event::Ended(why)) | Err(why) => return why,

@@ -1,0 +1,122 @@
+//! What comes beyond the limits in flight: how much of it is held, and how often it is said.
+
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use crate::config::source::{Limits, MqttConfig, MqttVersion};
+use crate::message::SourceName;
+use crate::metrics::SourceMetrics;
+
+/// So many times `max_in_flight` are held at most. mosquitto 2.0 sends a backlog as a whole: this is one
+/// of 64,000 messages with the default.
+const CEILING_MESSAGES: usize = 64;
+
+/// So many times `max_in_flight_bytes` are held at most: the memory is that of the operator.
+const CEILING_BYTES: usize = 2;
+
+/// The same is not said again sooner.
+const SAY_EVERY: Duration = Duration::from_mins(5);
+
+/// What a source holds at most, of `limits`. A connection has 65,535 packet ids.
+pub(super) fn ceiling(limits: Limits) -> Limits {
+    Limits {
+        messages: limits.messages.saturating_mul(CEILING_MESSAGES).min(u16::MAX.into()),
+        bytes: limits.bytes.saturating_mul(CEILING_BYTES),
+    }
+}
+
+/// What was said of messages beyond the limits.
+#[derive(Debug, Default)]
+pub(super) struct Overflow {
+    held: Said,
+    dropped: Said,
+    shed: Said,
+    sheds: u64,
+}
+
+/// How much of a count was said, and when.
+#[derive(Debug, Default)]
+struct Said {
+    count: u64,
+    at: Option<Instant>,
+}
+
+impl Overflow {
+    /// A connection ends because messages were left to the broker.
+    pub(super) fn shed(&mut self) {
+        self.sheds += 1;
+    }
+
+    /// Says what is new, and what is to be done about it.
+    pub(super) fn tell(
+        &mut self,
+        source: &SourceName,
+        config: &MqttConfig,
+        metrics: &SourceMetrics,
+    ) {
+        const MORE: &str = "raise `max_in_flight` or `max_in_flight_bytes`";
+        let now = Instant::now();
+        if let Some(messages) = self.held.due(metrics.over_limit.get(), now) {
+            let other = match config.version {
+                MqttVersion::V5 => "or update the broker: mosquitto before 2.0.13 does so",
+                MqttVersion::V3 => {
+                    "or limit what the broker sends (mosquitto: `max_inflight_messages`), \
+                     which version 3 can't"
+                }
+            };
+            let in_flight = metrics.in_flight.get();
+            warn!(
+                %source, messages, in_flight, hint = format!("{MORE}, {other}"),
+                "the broker sent more than the limit in flight; it is held all the same"
+            );
+        }
+        if let Some(messages) = self.dropped.due(metrics.dropped.get(), now) {
+            warn!(
+                %source, messages, hint = format!("{MORE}, or subscribe with `qos = 1`"),
+                "no room for messages of QoS 0; they were dropped"
+            );
+        }
+        if let Some(times) = self.shed.due(self.sheds, now) {
+            warn!(
+                %source, times, hint = format!("{MORE}, or have the broker send less at once"),
+                "no room for more; the rest was left to the broker, and comes over a new connection"
+            );
+        }
+    }
+}
+
+impl Said {
+    /// `Some` if it is to be said: by how much `count` has grown since it was said last.
+    fn due(&mut self, count: u64, now: Instant) -> Option<u64> {
+        let new = count.saturating_sub(self.count);
+        if new == 0 || self.at.is_some_and(|at| now.duration_since(at) < SAY_EVERY) {
+            return None;
+        }
+        *self = Self { count, at: Some(now) };
+        Some(new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_said_when_it_begins_and_then_now_and_then_with_a_count() {
+        let (mut said, start) = (Said::default(), Instant::now());
+        assert_eq!(said.due(0, start), None);
+        assert_eq!(said.due(3, start), Some(3));
+        assert_eq!(said.due(9, start + SAY_EVERY / 2), None);
+        assert_eq!(said.due(10, start + SAY_EVERY), Some(7));
+        assert_eq!(said.due(10, start + SAY_EVERY * 3), None, "nothing new");
+    }
+
+    #[test]
+    fn the_ceiling_is_a_multiple_that_packet_ids_can_tell_apart() {
+        let of = |messages| ceiling(Limits { messages, bytes: 100 });
+        assert_eq!(of(1), Limits { messages: 64, bytes: 200 });
+        assert_eq!(of(1_000).messages, 64_000);
+        assert_eq!(of(65_535).messages, 65_535);
+    }
+}
