@@ -154,7 +154,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         let text = std::fs::read(path).with_context(named)?;
         settings.faults.splice(..0, Fault::list(&text).with_context(named)?);
     }
-    let emulator = Emulator::bind(settings).await?;
+    let emulator = Emulator::bind(settings)?;
     if !loopback {
         let address = emulator.local_addr();
         super::caution(&format_args!(

@@ -81,7 +81,7 @@ impl Demo {
         let mut settings = Settings::new(loopback(0));
         settings.namespaces = vec!["demo".to_owned()];
         settings.api_keys = vec![API_KEY.to_owned()];
-        let emulator = Emulator::bind(settings).await.context("the emulator can't start")?;
+        let emulator = Emulator::bind(settings).context("the emulator can't start")?;
         let (endpoint, realtime) = (emulator.endpoint(), emulator.realtime());
         let rejects = directory.0.join("rejects.jsonl");
         let config = configuration(&endpoint, broker_addr, &rejects);

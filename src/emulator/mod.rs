@@ -138,7 +138,7 @@ impl Emulator {
     /// Takes the port, opens the ledger and makes or reads the certificate. From here on clients can
     /// connect; they are answered once it runs. Errors are of the system and name what they are
     /// about.
-    pub async fn bind(settings: Settings) -> io::Result<Self> {
+    pub fn bind(settings: Settings) -> io::Result<Self> {
         let named =
             |what: String| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
         let most = descriptors::share(SHARE, MOST_CONNECTIONS);

@@ -218,7 +218,7 @@ mod tests {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
     /// Answers `yes`, or what a path asks for: `/held` when there is a permit, `/large` a lot.
-    async fn port(seats: usize) -> (SocketAddr, Arc<Semaphore>, Arc<AtomicUsize>) {
+    fn port(seats: usize) -> (SocketAddr, Arc<Semaphore>, Arc<AtomicUsize>) {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), "a port", seats).unwrap();
         let address = listener.local_addr().unwrap();
         let (permits, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_is_answered_however_many_wait_and_who_waited_longest_goes() {
-        let (address, ..) = port(3).await;
+        let (address, ..) = port(3);
         let mut silent = Client::connect(address).await.unwrap();
         let mut slow = Client::connect(address).await.unwrap();
         slow.write_all(&REQUEST[..10]).await.unwrap();
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_takes_no_answer_goes_and_who_is_worked_for_stays() {
-        let (address, permits, asked) = port(2).await;
+        let (address, permits, asked) = port(2);
         let mut held = Client::connect(address).await.unwrap();
         held.write_all(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         let mut large = Client::connect(address).await.unwrap();
@@ -319,7 +319,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_head_and_an_idle_connection_have_their_time() {
-        let (address, ..) = port(10).await;
+        let (address, ..) = port(10);
         let began = tokio::time::Instant::now();
         let mut slow = Client::connect(address).await.unwrap();
         slow.write_all(&REQUEST[..10]).await.unwrap();

@@ -136,7 +136,7 @@ impl Seats {
                 let waited =
                     state.waiting.first_entry().map(|longest| longest.get().since.elapsed());
                 match waited {
-                    Some(waited) if waited < GRACE => GRACE - waited,
+                    Some(waited) if waited < GRACE => GRACE.saturating_sub(waited),
                     _ => {
                         let longest = state.waiting.pop_first();
                         drop(state);

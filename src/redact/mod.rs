@@ -168,7 +168,9 @@ fn secrets(known: &Known, text: &[u8]) -> Vec<Range<usize>> {
     }
     let mut found = known.find(text);
     below(known, |kind| Unescaped::of(text, kind), MOST_LAYERS, &mut found);
-    found.iter_mut().for_each(|span| widen(text, span));
+    for span in &mut found {
+        widen(text, span);
+    }
     found.sort_by_key(|span| (span.start, span.end));
     found.dedup_by(|next, kept| {
         let meets = next.start <= kept.end;
