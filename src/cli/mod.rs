@@ -3,8 +3,10 @@
 use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::RwLock;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tracing::error;
@@ -72,9 +74,9 @@ impl Cli {
         telemetry::tell_of_panics();
         redact::learn_environment();
         descriptors::raise();
-        let runtime = match Runtime::new() {
+        let runtime = match enough_threads().and_then(|()| Ok(Runtime::new()?)) {
             Ok(runtime) => runtime,
-            Err(error) => return failed(&error.into()),
+            Err(error) => return failed(&error),
         };
         let code = runtime.block_on(self.drive());
         // A blocking call that hangs (a name that is not resolved, a disk that does not answer) must
@@ -99,6 +101,28 @@ impl Cli {
             }
         }
     }
+}
+
+/// Whether this user may have the threads that any command needs: a runtime that gets none panics.
+fn enough_threads() -> anyhow::Result<()> {
+    // Its workers, and some for what blocks: names, files, signals.
+    let count = std::thread::available_parallelism().map_or(1, usize::from) + 4;
+    let gate = RwLock::new(());
+    let closed = gate.write();
+    std::thread::scope(|scope| {
+        // All at once: each waits until the last was made, or could not be.
+        let made = (0..count).try_for_each(|_| {
+            let wait = || drop(gate.read());
+            std::thread::Builder::new().spawn_scoped(scope, wait).map(drop)
+        });
+        drop(closed);
+        made.with_context(|| {
+            format!(
+                "{count} threads can't be started; raise the limit of processes \
+                 (`ulimit -u`, `TasksMax=` of systemd, the container's `pids` limit)"
+            )
+        })
+    })
 }
 
 /// Says what went wrong.

@@ -1,6 +1,6 @@
 //! `[dead_letter.NAME]`: where events go that can't be published.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -179,9 +179,13 @@ pub(super) fn in_circles(
 ) {
     let name = |at: usize| quoted(&sources[at].config.name);
     let ways = ways(dead_letters, sources, routes);
+    let mut onward = HashMap::<_, Vec<_>>::new();
+    for way in &ways {
+        onward.entry(way.from).or_default().push(way);
+    }
     let mut told = BTreeSet::new();
     for first in &ways {
-        let Some(circle) = circle(first, &ways) else { continue };
+        let Some(circle) = circle(first, &onward) else { continue };
         let mut members: Vec<_> = circle.iter().map(|way| way.from).collect();
         members.sort_unstable();
         // Of a longer one every way is a first.
@@ -211,41 +215,63 @@ pub(super) fn in_circles(
     }
 }
 
+/// Ways from one source to another that are looked at; more are in no file that was meant. Those from a source
+/// to itself are all found.
+const MOST_WAYS: usize = 1000;
+
 fn ways(
     dead_letters: &[(DeadLetterName, Read)],
     sources: &[source::Read],
     routes: &[Spec],
 ) -> Vec<Way> {
-    let kafka = |source: &source::Read| match &source.config.kind {
-        SourceKind::Kafka(kafka) => Some(kafka.clone()),
+    let kafka = |at: usize| match &sources[at].config.kind {
+        SourceKind::Kafka(kafka) => Some(kafka),
         SourceKind::Mqtt(_) => None,
     };
+    let known: HashMap<_, _> =
+        sources.iter().enumerate().map(|(at, source)| (&source.config.name, at)).collect();
+    let mut rejecting = HashMap::<_, BTreeSet<usize>>::new();
+    for route in routes {
+        if let RejectTo::DeadLetter(to) = &route.dead_letter {
+            let from = route.from.iter().filter_map(|name| known.get(name));
+            rejecting.entry(to).or_default().extend(from);
+        }
+    }
+    let mut readers = HashMap::<_, BTreeMap<usize, usize>>::new();
+    for (at, source) in sources.iter().enumerate() {
+        if let Unrouted::DeadLetter(to) = &source.config.unrouted {
+            rejecting.entry(to).or_default().insert(at);
+        }
+        for (number, topic) in kafka(at).iter().flat_map(|kafka| &kafka.topics).enumerate() {
+            readers.entry(topic).or_default().entry(at).or_insert(number);
+        }
+    }
     let mut ways = Vec::new();
     for (name, Read { config, topic: place }) in dead_letters {
         let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
-        let Some(home) = sources.iter().find(|s| s.config.name == *home).and_then(kafka) else {
+        let Some(home) = known.get(home).and_then(|at| kafka(*at)) else { continue };
+        let (Some(from), Some(readers)) = (rejecting.get(name), readers.get(topic)) else {
             continue;
         };
-        let to = RejectTo::DeadLetter(name.clone());
-        let unrouted = Unrouted::DeadLetter(name.clone());
-        let rejects = |source: &source::Read| {
-            let route = |r: &Spec| r.from.contains(&source.config.name) && r.dead_letter == to;
-            routes.iter().any(route) || source.config.unrouted == unrouted
+        let meets = |at: usize| kafka(at).is_some_and(|kafka| kafka.may_meet(home));
+        let way = |from: usize, to: usize, number: usize| {
+            let (place, read) = (place.clone(), sources[to].filters[number].clone());
+            Way { from, to, place, read }
         };
-        for (reader, source) in sources.iter().enumerate() {
-            let Some(kafka) = kafka(source).filter(|kafka| kafka.may_meet(&home)) else { continue };
-            let Some(at) = kafka.topics.iter().position(|read| read == topic) else { continue };
-            for (from, _) in sources.iter().enumerate().filter(|(_, source)| rejects(source)) {
-                let (place, read) = (place.clone(), source.filters[at].clone());
-                ways.push(Way { from, to: reader, place, read });
-            }
-        }
+        let own = from.iter().filter_map(|at| readers.get(at).map(|number| (*at, *number)));
+        ways.extend(own.filter(|(at, _)| meets(*at)).map(|(at, number)| way(at, at, number)));
+        let room = MOST_WAYS.saturating_sub(ways.len());
+        let others = readers.iter().filter(|(at, _)| room > 0 && meets(**at));
+        let others =
+            others.flat_map(|(to, number)| from.iter().map(move |from| (*from, *to, *number)));
+        let others = others.filter(|(from, to, _)| from != to).take(room);
+        ways.extend(others.map(|(from, to, number)| way(from, to, number)));
     }
     ways
 }
 
-/// The shortest circle that begins with this way, if there is one.
-fn circle<'a>(first: &'a Way, ways: &'a [Way]) -> Option<Vec<&'a Way>> {
+/// The shortest circle that begins with this way, if there is one; `ways` are by their beginnings.
+fn circle<'a>(first: &'a Way, ways: &HashMap<usize, Vec<&'a Way>>) -> Option<Vec<&'a Way>> {
     let mut reached = BTreeSet::from([first.to]);
     let mut open = VecDeque::from([vec![first]]);
     while let Some(path) = open.pop_front() {
@@ -253,9 +279,9 @@ fn circle<'a>(first: &'a Way, ways: &'a [Way]) -> Option<Vec<&'a Way>> {
         if end == first.from {
             return Some(path);
         }
-        for way in ways.iter().filter(|way| way.from == end) {
+        for way in ways.get(&end).into_iter().flatten() {
             if reached.insert(way.to) {
-                open.push_back([path.as_slice(), &[way]].concat());
+                open.push_back([path.as_slice(), &[*way]].concat());
             }
         }
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::environment::NoText;
+use super::harmless::{betrays, looks_secret};
 use super::ledger::Text;
-use super::mask::looks_secret;
-use super::problem::{Kind, Problem, listed, quoted};
+use super::problem::{Kind, Problem, listed};
 use super::reader::{Field, Located, Table};
 use super::{value, words};
 
@@ -24,9 +24,7 @@ impl<'a> Table<'a> {
             let text = ledger.string(key, entry.value)?;
             if text.value.value.is_empty() {
                 let message = match &text.value.variable {
-                    Some(name) => {
-                        format!("`{key}` is empty, because {} is", quoted(&format!("${name}")))
-                    }
+                    Some(_) => format!("`{key}` is empty: {} is", text.value.shown()),
                     None => format!("`{key}` is empty"),
                 };
                 ledger.report(Problem::new(Kind::BadValue, Some(text.span), message));
@@ -176,27 +174,30 @@ impl<'a> Table<'a> {
         let default =
             match default.map(|entry| entry.value).map(|value| (value.span(), value.get_ref())) {
                 None => None,
-                Some((_, DeValue::String(text))) => Some(text.clone().into_owned()),
+                Some((span, DeValue::String(text))) => {
+                    let hidden = self.ledger.hides(&span);
+                    Some(Text { value: text.clone().into_owned(), variable: None, hidden })
+                }
                 Some((span, other)) => {
                     self.ledger.wrong_type("default", span, "a string", other);
                     return None;
                 }
             };
-        let variable = quoted(&format!("${name_text}"));
+        let shown = self.ledger.quoted(&name.value.span(), &format!("${name_text}"));
         let why = match self.ledger.environment.text(name_text) {
             Ok(value) => {
-                let variable = Some(name_text.clone().into_owned());
-                return Some(Text { value: value.to_owned(), variable });
+                let hidden = betrays(value);
+                return Some(Text { value: value.to_owned(), variable: Some(shown), hidden });
             }
             Err(NoText::Unset) => match default {
-                Some(value) => return Some(Text { value, variable: None }),
+                Some(text) => return Some(text),
                 None => "is not set",
             },
             Err(NoText::NotUtf8) => "is not UTF-8",
         };
-        let message = format!("`{key}` is to come from {variable}, which {why}");
+        let message = format!("`{key}` is to come from {shown}, which {why}");
         let problem = Problem::new(Kind::Unresolved, Some(self.span.clone()), message);
-        let hint = if looks_secret(key) {
+        let hint = if looks_secret(key) || self.ledger.hides(&name.value.span()) {
             "set it where the bridge is started".to_owned()
         } else {
             format!("set it, or write `{{ env = {name_text:?}, default = \"…\" }}`")

@@ -7,7 +7,7 @@ use super::problem::{Kind, Problem};
 use crate::regular_file::{self, Unreadable};
 
 /// What a file holds at most. Thousands of routes take less; more is another file, or a mistake.
-pub const MAX_BYTES: u64 = 4 << 20;
+const MAX_BYTES: u64 = 4 << 20;
 
 /// How standard input is written.
 const STDIN: &str = "-";

@@ -7,7 +7,7 @@ use toml::de::DeValue;
 
 use super::ledger::Ledger;
 use super::mqtt::LONGEST_STRING;
-use super::problem::{Kind, Problem, quoted};
+use super::problem::{Kind, Problem};
 use super::reader::{Field, Located, Table};
 use super::source::Qos;
 
@@ -37,7 +37,8 @@ pub(super) fn filters(table: &mut Table<'_>) -> Field<Vec<Filter>> {
         let mut seen = BTreeSet::new();
         for filter in all.iter().flatten() {
             if !seen.insert(&filter.text) {
-                let message = format!("{} is subscribed to twice", quoted(&filter.text));
+                let message =
+                    format!("{} is subscribed to twice", ledger.quoted(&filter.span, &filter.text));
                 ledger.report(Problem::new(Kind::BadValue, Some(filter.span.clone()), message));
             }
         }

@@ -6,8 +6,10 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::broken::Broken;
 use super::daemon::LogFormat;
 use super::environment::Environment;
+use super::mask::{COVER, Masked};
 use super::problem::{Kind, Problem, quoted};
 use super::reader::{Located, Table};
 use super::value;
@@ -18,31 +20,35 @@ pub(super) struct Ledger<'a> {
     pub(super) text: &'a str,
     /// Where variables are looked up.
     pub(super) environment: &'a Environment,
-    pub(super) broken: Vec<Range<usize>>,
+    pub(super) broken: Broken<'a>,
     /// How log lines are to look, whatever is wrong elsewhere.
     pub(super) log_format: Cell<Option<LogFormat>>,
+    masked: &'a Masked,
     found: RefCell<Vec<Problem>>,
-    secrets: RefCell<Vec<Range<usize>>>,
 }
 
 /// A string, as written or from the environment.
 #[derive(Clone, Debug)]
 pub(super) struct Text {
     pub(super) value: String,
-    /// The variable it came from.
+    /// The variable it came from, as an error shows it.
     pub(super) variable: Option<String>,
+    /// It may be a secret.
+    pub(super) hidden: bool,
 }
 
 impl<'a> Ledger<'a> {
     /// Starts with what is wrong with the syntax.
     pub(super) fn new(
         text: &'a str,
+        masked: &'a Masked,
         environment: &'a Environment,
         found: Vec<Problem>,
         broken: Vec<Range<usize>>,
     ) -> Self {
-        let (found, secrets) = (RefCell::new(found), RefCell::default());
-        Self { text, environment, broken, log_format: Cell::default(), found, secrets }
+        let broken = Broken::new(text, broken);
+        let (log_format, found) = (Cell::default(), RefCell::new(found));
+        Self { text, environment, broken, log_format, masked, found }
     }
 
     /// Adds a problem or a warning.
@@ -50,18 +56,20 @@ impl<'a> Ledger<'a> {
         self.found.borrow_mut().push(problem);
     }
 
-    /// Never shows these bytes.
-    pub(super) fn hide(&self, span: Range<usize>) {
-        self.secrets.borrow_mut().push(span);
+    /// Whether something of these bytes is never shown.
+    pub(super) fn hides(&self, span: &Range<usize>) -> bool {
+        self.masked.hides(span)
+    }
+
+    /// What was written at `span`, as an error shows it: as its line does.
+    pub(super) fn quoted(&self, span: &Range<usize>, text: &str) -> String {
+        if self.hides(span) { format!("`{COVER}`") } else { quoted(text) }
     }
 
     /// Whether a statement with broken syntax within `extent` names `word`: what it would have said
     /// is unknown, so nothing is missing.
     pub(super) fn lost(&self, word: &str, extent: &Range<usize>) -> bool {
-        self.broken
-            .iter()
-            .filter(|span| span.start < extent.end && extent.start <= span.end)
-            .any(|span| self.text[span.clone()].contains(word))
+        self.broken.names(word, extent)
     }
 
     /// As [`lost`](Self::lost), anywhere.
@@ -74,9 +82,9 @@ impl<'a> Ledger<'a> {
         self.found.borrow().iter().filter(|problem| problem.kind() != Kind::Warning).count()
     }
 
-    /// Everything found, and what must not be shown.
-    pub(super) fn close(self) -> (Vec<Problem>, Vec<Range<usize>>) {
-        (self.found.into_inner(), self.secrets.into_inner())
+    /// Everything found.
+    pub(super) fn close(self) -> Vec<Problem> {
+        self.found.into_inner()
     }
 
     /// The bytes of the file that `within` (bytes of the string written at `span`) stands for; all
@@ -106,7 +114,8 @@ impl<'a> Ledger<'a> {
         let span = value.span();
         match value.get_ref() {
             DeValue::String(text) => {
-                let text = Text { value: text.clone().into_owned(), variable: None };
+                let hidden = self.hides(&span);
+                let text = Text { value: text.clone().into_owned(), variable: None, hidden };
                 Some(Located { value: text, span })
             }
             DeValue::Table(table) if table.contains_key("env") => {
@@ -155,7 +164,8 @@ impl Text {
     /// As an error shows it. What comes from the environment may be a secret and stays there.
     pub(super) fn shown(&self) -> String {
         match &self.variable {
-            Some(name) => format!("the value of {}", quoted(&format!("${name}"))),
+            Some(variable) => format!("the value of {variable}"),
+            None if self.hidden => format!("`{COVER}`"),
             None => quoted(&self.value),
         }
     }

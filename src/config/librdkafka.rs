@@ -3,7 +3,7 @@
 
 use toml::de::DeValue;
 
-use super::problem::{Kind, Problem, quoted};
+use super::problem::{Kind, Problem};
 use super::reader::{Field, Located, Table};
 
 const AT_LEAST_ONCE: &str = "the bridge commits what is settled, and nothing else: \
@@ -68,7 +68,10 @@ pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, Strin
         for entry in entries {
             // One without quotes is a table in a table to TOML.
             if let DeValue::Table(_) = entry.value.get_ref() {
-                let message = format!("{} is no property of librdkafka", quoted(entry.key));
+                let message = format!(
+                    "{} is no property of librdkafka",
+                    ledger.quoted(&entry.key_span, entry.key)
+                );
                 let problem = Problem::new(Kind::WrongType, Some(entry.key_span), message);
                 ledger.report(problem.help("write the name in quotes: `\"client.rack\" = \"a\"`"));
                 good = false;
@@ -79,10 +82,10 @@ pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, Strin
                 *name == entry.key || below
             };
             if let Some((_, why)) = MANAGED.iter().find(managed) {
-                if super::mask::looks_secret(entry.key) {
-                    ledger.hide(entry.value.span());
-                }
-                let message = format!("{} is managed by the bridge", quoted(entry.key));
+                let message = format!(
+                    "{} is managed by the bridge",
+                    ledger.quoted(&entry.key_span, entry.key)
+                );
                 let problem = Problem::new(Kind::Impossible, Some(entry.key_span), message);
                 ledger.report(problem.help(*why));
                 good = false;

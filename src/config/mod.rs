@@ -12,16 +12,21 @@ use std::time::Duration;
 pub mod address;
 pub mod api;
 mod auth;
+mod broken;
+mod cover;
 mod daemon;
 mod dead_letter;
 mod endpoint;
 mod environment;
+mod excerpt;
 mod field;
 mod file;
 mod filter;
+mod harmless;
 pub mod kafka;
 mod ledger;
 mod librdkafka;
+mod lines;
 mod mask;
 mod mqtt;
 mod names;
@@ -82,20 +87,25 @@ pub struct Loaded {
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     match file::read(path) {
         Ok(text) => parse(&text, path, environment),
-        Err(problem) => Err(Problems::new(&file::shown(path), "", &[], vec![problem])),
+        Err(problem) => Err(Problems::alone(&file::shown(path), problem)),
     }
 }
 
 /// As [`load`], of a text that was read already; `path` is only shown.
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     let shown = file::shown(path);
-    let (config, list, secrets, log_format) = whole::read(text, environment);
-    let found = Problems::new(&shown, text, &secrets, list).of_log(log_format);
+    let masked = mask::Masked::new(text);
+    let (config, list, log_format) = whole::read(text, &masked, environment);
+    let found = Problems::new(&shown, text, masked, list).of_log(log_format);
     match config {
         Some(config) if found.errors() == 0 => Ok(Loaded { config, warnings: found }),
         _ => Err(found),
     }
 }
 
+#[cfg(test)]
+mod hiding_tests;
+#[cfg(test)]
+mod size_tests;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,13 @@
 //! Names of tables, and references to them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use toml::de::DeValue;
 
 use super::ledger::{Ledger, Text};
-use super::problem::{Kind, Problem, listed, quoted};
+use super::mask::COVER;
+use super::problem::{Kind, Problem, listed};
 use super::reader::{Entry, Located, Reported, Table};
 use super::words;
 
@@ -14,7 +16,12 @@ use super::words;
 pub(super) struct Names {
     section: &'static str,
     list: Vec<String>,
+    known: HashSet<String>,
 }
+
+/// With more names than these the time to compare one with all of them is noticed, and nobody sees at a
+/// glance which of them was meant.
+const MOST_SUGGESTED: usize = 50;
 
 impl Names {
     /// Of the tables of a section; `otherwise` is what exists if there is none.
@@ -27,12 +34,18 @@ impl Names {
         if list.is_empty() {
             list.extend(otherwise.map(str::to_owned));
         }
-        Self { section, list }
+        let known = list.iter().cloned().collect();
+        Self { section, list, known }
     }
 
     /// All of them, in the order of the file.
     pub(super) fn all(&self) -> &[String] {
         &self.list
+    }
+
+    /// Whether one of them is this.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.known.contains(name)
     }
 
     /// The only one.
@@ -46,7 +59,7 @@ impl Names {
     /// The name that a text refers to; a dangling one is reported.
     pub(super) fn resolve(&self, ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Arc<str>> {
         let name = text.value.value.as_str();
-        if self.list.iter().any(|known| known == name) {
+        if self.has(name) {
             return Some(name.into());
         }
         // Without any table of the kind, that is what has been reported; and what a broken line
@@ -57,11 +70,11 @@ impl Names {
         let section = self.section;
         let message = format!("no `[{section}.NAME]` is called {}", text.value.shown());
         let problem = Problem::new(Kind::Dangling, Some(text.span.clone()), message);
-        let known: Vec<_> = self.list.iter().map(String::as_str).collect();
+        let known: Vec<_> = self.list.iter().map(String::as_str).take(MOST_SUGGESTED).collect();
         let meant = words::meant("", name, &known).filter(|_| text.value.variable.is_none());
         ledger.report(match meant {
             Some(meant) => problem.help(format!("did you mean `{meant}`?")),
-            None => problem.help(format!("there is {}", listed(&known, "and"))),
+            None => problem.help(format!("there is {}", listed(&self.list, "and"))),
         });
         None
     }
@@ -101,7 +114,7 @@ pub(super) fn tables<'a>(
         let DeValue::Table(table) = entry.value.get_ref() else {
             // One report for a table without a name, however many keys it has.
             if !nameless {
-                let key = quoted(entry.key);
+                let key = ledger.quoted(&entry.key_span, entry.key);
                 wrong(
                     entry.key_span,
                     format!("{key} is not a table, but `[{section}]` holds tables"),
@@ -112,11 +125,13 @@ pub(super) fn tables<'a>(
         };
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if entry.key.is_empty() || !entry.key.chars().all(allowed) {
-            let message = format!("{} can't be a name", quoted(entry.key));
-            let problem = Problem::new(Kind::BadValue, Some(entry.key_span), message);
+            let key = ledger.quoted(&entry.key_span, entry.key);
+            let message = format!("{key} can't be a name");
+            let problem = Problem::new(Kind::BadValue, Some(entry.key_span.clone()), message);
             ledger.report(problem.help("a name has letters, digits, `-` and `_`"));
         }
-        let title = format!("`[{section}.{}]`", entry.key.escape_debug());
+        let shown = if ledger.hides(&entry.key_span) { COVER } else { entry.key };
+        let title = format!("`[{section}.{}]`", shown.escape_debug());
         let table = Table::new(ledger, section, title, entry.value.span(), table);
         tables.push((entry.key, table));
     }

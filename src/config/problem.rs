@@ -3,10 +3,13 @@
 use std::fmt;
 use std::ops::Range;
 
-use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{Level, Origin, Renderer};
 
 use super::daemon::LogFormat;
-use super::mask::{Masked, line_end};
+use super::excerpt::Excerpt;
+use super::harmless;
+use super::lines::Lines;
+use super::mask::{COVER, Masked};
 
 /// What kind of mistake a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,13 +59,16 @@ pub struct Problem {
 
 /// All problems of one file, in the order of the file, with the text they point into.
 ///
-/// `Display` shows every one and ends in a line that counts them. The text in here is masked: no
-/// secret of the file is left in it.
+/// `Display` shows them, the first thousand if there are more, and ends in a line that counts all. The text
+/// in here is masked: no secret of the file is left in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Problems {
     path: String,
     masked: Masked,
+    lines: Lines,
     list: Vec<Problem>,
+    /// Line and column of each in the file as it was written, which the mask moves; from 1.
+    origins: Vec<(usize, usize)>,
     log_format: LogFormat,
 }
 
@@ -80,6 +86,9 @@ pub struct Told<'a> {
     /// The hints; maybe empty.
     pub help: String,
 }
+
+/// So many problems are shown; nobody reads more at once.
+const SHOWN: usize = 1000;
 
 impl Problem {
     /// A problem at the bytes `place` of the file; `None` where no place can be shown.
@@ -135,51 +144,55 @@ impl Problem {
         self.kind == Kind::Warning
     }
 
-    fn render(&self, path: &str, masked: &Masked) -> Group<'_> {
+    /// With its line and column; from 1.
+    fn render(
+        &self,
+        renderer: &Renderer,
+        path: &str,
+        (line, column): (usize, usize),
+        masked: &Masked,
+        lines: &Lines,
+    ) -> String {
         let level = if self.is_warning() { Level::WARNING } else { Level::ERROR };
         let title = level.primary_title(self.message.as_str());
+        let mut moved = column;
         let group = match &self.place {
             Some(place) => {
-                // Only the lines in question are handed over: the whole file for each of a thousand
-                // problems would take minutes.
-                let text = masked.text();
                 let place = masked.shift(place);
-                let others: Vec<_> =
-                    self.others.iter().map(|(at, label)| (masked.shift(at), label)).collect();
-                let first = others.iter().map(|(at, _)| at.start).fold(place.start, usize::min);
-                let last = others.iter().map(|(at, _)| at.end).fold(place.end, usize::max);
-                let from = text[..first].rfind('\n').map_or(0, |found| found + 1);
-                let line = text[..from].matches('\n').count() + 1;
-                let lines = text[from..line_end(text, last)].trim_end_matches('\r').to_owned();
-                let length = lines.len();
-                let within =
-                    |at: &Range<usize>| (at.start - from).min(length)..(at.end - from).min(length);
-                let primary = AnnotationKind::Primary.span(within(&place));
-                let others = others.iter().map(|(at, label)| -> Annotation<'_> {
-                    AnnotationKind::Context.span(within(at)).label(label.as_str())
-                });
-                let snippet = Snippet::source(lines).line_start(line).path(path.to_owned());
-                let primary = primary.label(self.label.as_deref());
-                title.element(snippet.annotation(primary).annotations(others))
+                let others: Vec<_> = self
+                    .others
+                    .iter()
+                    .map(|(at, label)| (masked.shift(at), label.as_str()))
+                    .collect();
+                let primary = (place, self.label.as_deref());
+                let (excerpt, far) = Excerpt::around(masked.text(), lines, primary, others);
+                moved = excerpt.column();
+                let snippets = std::iter::once(excerpt).chain(far);
+                title.elements(snippets.map(|excerpt| excerpt.into_snippet().path(path.to_owned())))
             }
             None => title.element(Origin::path(path.to_owned())),
         };
-        group.elements(self.help.iter().map(|hint| Level::HELP.message(hint.as_str())))
+        let group = group.elements(self.help.iter().map(|hint| Level::HELP.message(hint.as_str())));
+        let shown = renderer.render(&[group]);
+        // The column is that of the file, not that of what is left of its line.
+        let origin = |column| format!("{path}:{line}:{column}");
+        if moved == column { shown } else { shown.replacen(&origin(moved), &origin(column), 1) }
     }
 }
 
 impl Problems {
-    /// Sorts `list` by place; what has none comes last. `secrets` are the bytes never to show.
-    pub(super) fn new(
-        path: &str,
-        text: &str,
-        secrets: &[Range<usize>],
-        mut list: Vec<Problem>,
-    ) -> Self {
+    /// Sorts `list` by place; what has none comes last.
+    pub(super) fn new(path: &str, text: &str, masked: Masked, mut list: Vec<Problem>) -> Self {
         let place = |problem: &Problem| problem.place.as_ref().map_or(usize::MAX, |at| at.start);
         list.sort_by_key(place);
-        let masked = Masked::new(text, secrets);
-        Self { path: path.to_owned(), masked, list, log_format: LogFormat::Auto }
+        let origins = origins(text, list.iter().map(place));
+        let lines = Lines::new(masked.text());
+        Self { path: path.to_owned(), masked, lines, list, origins, log_format: LogFormat::Auto }
+    }
+
+    /// A problem of the file as a whole, of which nothing is shown.
+    pub(super) fn alone(path: &str, problem: Problem) -> Self {
+        Self::new(path, "", Masked::new(""), vec![problem])
     }
 
     /// Of a file that says how log lines are to look.
@@ -194,24 +207,12 @@ impl Problems {
 
     /// Each one, warnings included, as a line of a log says it.
     pub fn told(&self) -> impl Iterator<Item = Told<'_>> {
-        let text = self.masked.text();
-        let (mut seen, mut line) = (0, 1);
-        self.list.iter().map(move |problem| {
-            let place = problem.place.as_ref().map(|place| {
-                let at = self.masked.shift(place).start;
-                line += text[seen.min(at)..at].matches('\n').count();
-                seen = at;
-                let start = text[..at].rfind('\n').map_or(0, |found| found + 1);
-                (line, text[start..at].chars().count() + 1)
-            });
-            let (message, file) = (problem.message(), self.path.as_str());
-            Told {
-                warning: problem.is_warning(),
-                message,
-                file,
-                place,
-                help: problem.help.join("; "),
-            }
+        self.list.iter().zip(&self.origins).map(|(problem, origin)| Told {
+            warning: problem.is_warning(),
+            message: problem.message(),
+            file: self.path.as_str(),
+            place: problem.place.as_ref().map(|_| *origin),
+            help: problem.help.join("; "),
         })
     }
 
@@ -244,9 +245,13 @@ impl Problems {
     pub fn render(&self, colour: bool) -> String {
         let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
         let mut shown = String::new();
-        for problem in &self.list {
-            shown.push_str(&renderer.render(&[problem.render(&self.path, &self.masked)]));
+        for (problem, origin) in self.list.iter().zip(&self.origins).take(SHOWN) {
+            let (path, masked, lines) = (&self.path, &self.masked, &self.lines);
+            shown.push_str(&problem.render(&renderer, path, *origin, masked, lines));
             shown.push_str("\n\n");
+        }
+        if let more @ 1.. = self.list.len().saturating_sub(SHOWN) {
+            shown.push_str(&format!("{more} more are not shown: correct these first\n\n"));
         }
         let counts = [(self.errors(), "problem"), (self.warnings(), "warning")];
         let counts: Vec<_> = counts
@@ -278,8 +283,25 @@ impl fmt::Debug for Problems {
 
 impl std::error::Error for Problems {}
 
-/// A text as an error shows it: in backticks, control characters escaped, cut at 64 characters.
+/// Line and column, from 1, of places that are in order; of what has none, 1 and 1.
+fn origins(text: &str, places: impl Iterator<Item = usize>) -> Vec<(usize, usize)> {
+    let (mut line, mut column, mut at) = (1, 1, 0);
+    let origin = |place: usize| {
+        for c in text.get(at..place).unwrap_or_default().chars() {
+            (line, column) = if c == '\n' { (line + 1, 1) } else { (line, column + 1) };
+        }
+        at = place.max(at);
+        (line, column)
+    };
+    places.map(origin).collect()
+}
+
+/// A text as an error shows it: in backticks, control characters escaped, cut at 64 characters. What looks
+/// like a secret is not shown, wherever it is from.
 pub(super) fn quoted(text: &str) -> String {
+    if harmless::betrays(text) {
+        return format!("`{COVER}`");
+    }
     let mut shown: String = text.chars().take(64).flat_map(escaped).collect();
     if text.chars().nth(64).is_some() {
         shown.push('…');
@@ -287,9 +309,15 @@ pub(super) fn quoted(text: &str) -> String {
     format!("`{shown}`")
 }
 
-/// Several names: `a`, `b` and `c`.
+/// Several names: `a`, `b` and `c`; of many the first ones and how many more.
 pub(super) fn listed<T: AsRef<str>>(names: &[T], and: &str) -> String {
+    const MOST: usize = 30;
+    let more = names.len().saturating_sub(MOST);
+    let names = &names[..names.len() - more];
     let mut names: Vec<_> = names.iter().map(|name| quoted(name.as_ref())).collect();
+    if more > 0 {
+        return format!("{} {and} {more} more", names.join(", "));
+    }
     match names.pop() {
         Some(last) if names.is_empty() => last,
         Some(last) => format!("{} {and} {last}", names.join(", ")),
@@ -314,12 +342,12 @@ mod tests {
         let text = "[api.main]\nendpont = \"x\"\n";
         let problem = Problem::new(Kind::UnknownKey, Some(11..18), "unknown key `endpont`")
             .help("did you mean `endpoint`?");
-        let problems = Problems::new("bridge.toml", text, &[], vec![problem]);
+        let problems = Problems::new("bridge.toml", text, Masked::new(text), vec![problem]);
         let expected = "\
 error: unknown key `endpont`
  --> bridge.toml:2:1
   |
-2 | endpont = \"x\"
+2 | endpont = \"…\"
   | ^^^^^^^
   |
   = help: did you mean `endpoint`?
@@ -339,7 +367,7 @@ bridge.toml: 1 problem";
             Problem::new(Kind::BadValue, Some(2..3), "second"),
             Problem::new(Kind::Warning, Some(0..1), "first"),
         ];
-        let problems = Problems::new("x.toml", text, &[], list);
+        let problems = Problems::new("x.toml", text, Masked::new(text), list);
         let messages: Vec<_> = problems.iter().map(Problem::message).collect();
         assert_eq!(messages, ["first", "second", "last"]);
         assert!(problems.to_string().ends_with("x.toml: 2 problems, 1 warning"));
@@ -348,7 +376,7 @@ bridge.toml: 1 problem";
     #[test]
     fn escapes_and_cuts_what_it_quotes() {
         assert_eq!(quoted("a\u{1b}[1m"), "`a\\u{1b}[1m`");
-        assert_eq!(quoted(&"x".repeat(65)), format!("`{}…`", "x".repeat(64)));
+        assert_eq!(quoted(&"x ".repeat(33)), format!("`{}…`", "x ".repeat(32)));
         assert_eq!(listed(&["a", "b", "c"], "and"), "`a`, `b` and `c`");
     }
 }

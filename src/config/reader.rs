@@ -10,8 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ledger::Ledger;
-use super::mask::looks_secret;
-use super::problem::{Kind, Problem, listed, quoted};
+use super::problem::{Kind, Problem, listed};
 use super::{syntax, words};
 
 /// A table whose keys are taken out.
@@ -120,7 +119,8 @@ impl<'a> Table<'a> {
         read: impl FnOnce(&'a Ledger<'a>, &Entry<'a>) -> Option<T>,
     ) -> Field<T> {
         let Some(entry) = self.take(key) else {
-            return if self.ledger.lost(key, &self.extent()) { Field::Bad } else { Field::Absent };
+            let lost = !self.ledger.broken.is_empty() && self.ledger.lost(key, &self.extent());
+            return if lost { Field::Bad } else { Field::Absent };
         };
         if self.is_broken(&entry) {
             return Field::Bad;
@@ -170,13 +170,8 @@ impl<'a> Table<'a> {
         let mut meant = Vec::new();
         for entry in self.rest() {
             let place = Some(entry.key_span.clone());
-            let key = quoted(entry.key);
+            let key = self.ledger.quoted(&entry.key_span, entry.key);
             let word = words::meant(self.section, entry.key, &self.asked);
-            // A table holds a reference; a default in it is covered by its look.
-            let secret = looks_secret(entry.key) || word.is_some_and(looks_secret);
-            if secret && entry.value.get_ref().as_table().is_none() {
-                self.ledger.hide(entry.value.span());
-            }
             if later.contains(&entry.key) {
                 let message = format!("{key} is not in this version");
                 self.ledger.report(
@@ -220,9 +215,8 @@ impl<'a> Table<'a> {
     }
 
     fn is_broken(&self, entry: &Entry<'_>) -> bool {
-        self.ledger.broken.iter().any(|span| {
-            span.contains(&entry.key_span.start) || span.contains(&entry.value.span().start)
-        })
+        let broken = &self.ledger.broken;
+        broken.holds(entry.key_span.start) || broken.holds(entry.value.span().start)
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use toml::de::DeValue;
 
-use super::ledger::Ledger;
-use super::problem::{Kind, Problem, quoted};
+use super::ledger::{Ledger, Text};
+use super::problem::{Kind, Problem};
 use super::reader::{Field, Located, Table};
 use super::secret::{self, Secret, Unreadable};
 
@@ -19,7 +19,6 @@ impl Table<'_> {
         self.field(key, |ledger, entry| {
             let span = entry.value.span();
             let DeValue::Table(table) = entry.value.get_ref() else {
-                ledger.hide(span.clone());
                 let DeValue::String(text) = entry.value.get_ref() else {
                     let wanted = "a string or a reference to a secret";
                     ledger.wrong_type(key, span, wanted, entry.value.get_ref());
@@ -32,19 +31,7 @@ impl Table<'_> {
                 }
                 return filled(ledger, key, &span, "", text.clone().into_owned());
             };
-            for (place, value) in table {
-                // A secret in the wrong place is a secret all the same.
-                let named = match (place.get_ref().as_ref(), value.get_ref()) {
-                    ("env" | "credential", DeValue::String(_)) => true,
-                    ("file", DeValue::String(path)) => path.contains('/'),
-                    _ => false,
-                };
-                if !named {
-                    ledger.hide(value.span());
-                }
-            }
             if let Some((_, default)) = table.iter().find(|(key, _)| key.get_ref() == "default") {
-                ledger.hide(default.span());
                 let message = format!("the default of `{key}` is in plain text");
                 let warning = Problem::new(Kind::Warning, Some(default.span()), message);
                 ledger
@@ -52,7 +39,7 @@ impl Table<'_> {
             }
             if table.contains_key("env") {
                 let Located { value: text, span } = ledger.string(key, entry.value)?;
-                let from = text.variable.map_or(String::new(), |name| format!("${name}"));
+                let from = text.variable.unwrap_or_default();
                 return filled(ledger, key, &span, &from, text.value);
             }
             let mut table = Table::new(ledger, "secret", format!("`{key}`"), span.clone(), table);
@@ -63,10 +50,10 @@ impl Table<'_> {
             table.finish();
             match (file.ok()?, credential.ok()?) {
                 (Some(path), None) => {
-                    let path = path.value.value;
-                    read(ledger, key, &span, &path, Path::new(&path), true)
+                    let shown = path.value.shown();
+                    read(ledger, key, &span, &shown, Path::new(&path.value.value), true)
                 }
-                (None, Some(name)) => from_credential(ledger, key, &span, &name.value.value),
+                (None, Some(name)) => from_credential(ledger, key, &span, &name.value),
                 (Some(_), Some(_)) => {
                     let message = format!("`{key}` names two places for one secret");
                     ledger.report(Problem::new(Kind::BadValue, Some(span), message));
@@ -93,25 +80,25 @@ fn from_credential(
     ledger: &Ledger<'_>,
     key: &str,
     span: &Range<usize>,
-    name: &str,
+    text: &Text,
 ) -> Option<Secret> {
+    let (name, shown) = (text.value.as_str(), text.shown());
     let refuse = |message: String, hint: String| {
         ledger.report(Problem::new(Kind::Unresolved, Some(span.clone()), message).help(hint));
         None
     };
     if name.contains('/') || name.starts_with('.') {
-        let message = format!("{} is not the name of a credential", quoted(name));
+        let message = format!("{shown} is not the name of a credential");
         return refuse(message, "a path is written `{ file = \"/path\" }`".to_owned());
     }
     let Some(directory) = ledger.environment.directory("CREDENTIALS_DIRECTORY") else {
-        let message = format!(
-            "`{key}` is the credential {}, but `$CREDENTIALS_DIRECTORY` is not set",
-            quoted(name)
-        );
+        let message =
+            format!("`{key}` is the credential {shown}, but `$CREDENTIALS_DIRECTORY` is not set");
+        let name = shown.trim_matches('`');
         let hint = format!("systemd sets it for a unit with `LoadCredential={name}:/path`");
         return refuse(message, hint);
     };
-    read(ledger, key, span, &format!("credential {name}"), &directory.join(name), false)
+    read(ledger, key, span, &format!("the credential {shown}"), &directory.join(name), false)
 }
 
 /// Reads a secret's file; what is wrong with it is reported.
@@ -124,7 +111,7 @@ fn read(
     warn: bool,
 ) -> Option<Secret> {
     let refuse = |why: &str, hint: &str| {
-        let message = format!("`{key}` is to come from {}, which {why}", quoted(shown));
+        let message = format!("`{key}` is to come from {shown}, which {why}");
         let problem = Problem::new(Kind::Unresolved, Some(span.clone()), message);
         ledger.report(if hint.is_empty() { problem } else { problem.help(hint) });
         None
@@ -133,9 +120,9 @@ fn read(
     match secret::read(path) {
         Ok(content) => {
             if content.open_to_others && warn {
-                let message = format!("{} holds `{key}` and others can read it", quoted(shown));
+                let message = format!("{shown} holds `{key}` and others can read it");
                 let warning = Problem::new(Kind::Warning, Some(span.clone()), message);
-                ledger.report(warning.help(format!("chmod 600 {shown}")));
+                ledger.report(warning.help(format!("chmod 600 {}", shown.trim_matches('`'))));
             }
             Some(Secret::of_file(content.text, path))
         }
@@ -165,7 +152,7 @@ fn filled(
     }
     let message = match from {
         "" => format!("`{key}` is empty"),
-        from => format!("`{key}` is to come from {}, which is empty", quoted(from)),
+        from => format!("`{key}` is to come from {from}, which is empty"),
     };
     ledger.report(Problem::new(Kind::Unresolved, Some(span.clone()), message));
     None

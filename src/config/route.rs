@@ -192,6 +192,11 @@ fn twice(ledger: &Ledger<'_>, key: &str, texts: &[Located<Text>]) {
 
 fn report(ledger: &Ledger<'_>, text: &Text, span: &std::ops::Range<usize>, fault: Fault) {
     let place = ledger.inside(span, text, fault.span);
+    if text.hidden {
+        // The fault's words quote parts of it.
+        let message = format!("{} can't be read", text.shown());
+        return ledger.report(Problem::new(Kind::BadTemplate, Some(place), message));
+    }
     let message = match &text.variable {
         Some(_) => format!("{}: {}", text.shown(), fault.problem),
         None => fault.problem,

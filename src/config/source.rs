@@ -231,8 +231,9 @@ pub(super) fn read(
         if !to.value {
             return Some(Unrouted::Ignore);
         }
-        let default = || dead_letters.all().iter().find(|name| *name == dead_letter::DEFAULT);
-        let name = dead_letters.only().or_else(|| default().map(|name| name.as_str().into()));
+        let default =
+            || dead_letters.has(dead_letter::DEFAULT).then(|| dead_letter::DEFAULT.into());
+        let name = dead_letters.only().or_else(default);
         if name.is_none() {
             let names = listed(dead_letters.all(), "and");
             let message = format!("`unrouted` can't choose between {names}");

@@ -4,12 +4,14 @@
 //! Such a statement is blanked out and the text parsed again, so that what follows is still read and
 //! one mistake stays one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::mask::{is_key_char, line_end, statement_end};
+use super::cover::is_key_char;
+use super::lines::{Lines, line_end};
+use super::mask::{COVER, Masked};
 use super::problem::{Kind, Problem, quoted};
 
 /// A text that parses as far as it goes, of the same length and lines as the one it was made from.
@@ -30,6 +32,9 @@ struct Fault {
 /// Statements that are blanked out at most; beyond that the rest of the faults is reported as it is.
 const MAX_REPAIRS: usize = 100;
 
+/// Bytes that are parsed at most in search of them, so that a large file takes no longer than it needs.
+const MAX_PARSED: usize = 16 << 20;
+
 /// How the parser says it.
 const DUPLICATE: &str = "duplicate key";
 
@@ -44,11 +49,14 @@ impl Fault {
 
 impl Repaired {
     /// Parses `text` and repairs what would swallow the rest.
-    pub(super) fn new(text: &str) -> Self {
+    ///
+    /// What its problems quote is taken from `masked`.
+    pub(super) fn new(text: &str, masked: &Masked) -> Self {
         let mut repaired = Self { text: text.to_owned(), problems: Vec::new(), broken: Vec::new() };
-        while repaired.broken.len() < MAX_REPAIRS && repaired.blank_one() {}
+        let repairs = MAX_REPAIRS.min(MAX_PARSED / text.len().max(1));
+        while repaired.broken.len() < repairs && repaired.blank_one() {}
         let faults = faults(&repaired.text);
-        repaired.report(faults);
+        repaired.report(faults, masked);
         repaired
     }
 
@@ -69,7 +77,7 @@ impl Repaired {
         let line = line_start(&self.text, fault.span.start);
         let (region, problem) = match statement {
             Some((key, value)) if fault.is_endless() => {
-                let end = statement_end(&self.text, value.start);
+                let end = statement_end(&self.text, value.start, self.text.len());
                 (line_start(&self.text, key)..end, never_closed(&self.text, &value))
             }
             Some((key, value)) => {
@@ -95,18 +103,20 @@ impl Repaired {
         true
     }
 
-    fn report(&mut self, mut faults: Vec<Fault>) {
+    fn report(&mut self, mut faults: Vec<Fault>, masked: &Masked) {
         let text = self.text.clone();
+        let lines = Lines::new(&text);
         faults.sort_by_key(|fault| fault.span.start);
-        let mut lines = BTreeSet::new();
+        let mut declared = None;
+        let mut seen = BTreeSet::new();
         let mut twice: Option<Range<usize>> = None;
         for fault in faults {
-            let start = line_start(&text, fault.span.start);
-            let end = line_end(&text, fault.span.end);
+            let start = lines.start(fault.span.start);
             // What follows a first fault in a line mostly follows from it.
-            if !lines.insert(start) {
+            if !seen.insert(start) {
                 continue;
             }
+            let end = lines.end(fault.span.end);
             if fault.message == DUPLICATE {
                 // The keys of a table that is defined twice are not reported once more.
                 if twice.as_ref().is_some_and(|table| table.contains(&fault.span.start)) {
@@ -115,7 +125,8 @@ impl Repaired {
                 if text[start..].trim_start().starts_with('[') {
                     twice = Some(end..next_header(&text, end));
                 }
-                self.problems.push(duplicate(&text, start, &fault.span));
+                let declared = declared.get_or_insert_with(|| Declared::of(&text));
+                self.problems.push(declared.twice(&text, start..end, &fault.span, masked));
             } else {
                 self.problems.push(described(&text, &fault));
                 self.broken.push(start..end);
@@ -167,8 +178,12 @@ fn statement_of(table: &DeTable<'_>, fault: &Fault, text: &str) -> Option<(usize
     all.retain(|(key, _)| *key < at);
     if fault.is_endless() {
         // Where the parser gave up looking says little: the first that has no end by itself is meant.
-        all.retain(|(_, value)| !is_closed(&text[value.start..statement_end(text, value.start)]));
-        return all.into_iter().min_by_key(|(key, _)| *key);
+        all.sort_unstable_by_key(|(key, _)| *key);
+        let limits: Vec<_> = all.iter().skip(1).map(|(key, _)| *key).chain([text.len()]).collect();
+        let open = |((_, value), limit): &(&(_, Range<usize>), &usize)| {
+            !is_closed(&text[value.start..statement_end(text, value.start, **limit)])
+        };
+        return all.iter().zip(&limits).find(open).map(|(statement, _)| statement.clone());
     }
     all.into_iter().find(|(_, value)| value.contains(&at) || value.end == at)
 }
@@ -183,7 +198,7 @@ fn is_closed(value: &str) -> bool {
             '"' | '\'' => {
                 let (width, close) = match long {
                     Some(quote) => (3, rest[3..].find(quote)),
-                    None => (1, closing_quote(&rest[1..line_end(rest, 0)], next)),
+                    None => (1, closing_quote(&rest[1..], next)),
                 };
                 match close {
                     Some(at) => width + at + width,
@@ -208,11 +223,14 @@ fn is_closed(value: &str) -> bool {
 }
 
 /// Where a string of one line ends.
-fn closing_quote(line: &str, quote: char) -> Option<usize> {
+fn closing_quote(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
-    for (at, c) in line.char_indices() {
+    for (at, c) in text.char_indices() {
         if c == quote && !escaped {
             return Some(at);
+        }
+        if c == '\n' {
+            return None;
         }
         escaped = quote == '"' && c == '\\' && !escaped;
     }
@@ -277,70 +295,91 @@ fn described(text: &str, fault: &Fault) -> Problem {
     Problem::new(Kind::Syntax, place, format!("not TOML: {message}"))
 }
 
-fn duplicate(text: &str, line: usize, span: &Range<usize>) -> Problem {
-    let statement = text[line..line_end(text, line)].trim();
-    let (name, first) = if statement.starts_with('[') {
-        let header = statement.split('#').next().unwrap_or_default().trim();
-        (
-            header.to_owned(),
-            line_like(text, 0..line, |other| {
-                other.split('#').next().is_some_and(|other| squeezed(other) == squeezed(header))
-            }),
-        )
-    } else {
-        let name = text[span.clone()].to_owned();
-        let table = headers_before(text, line);
-        let first = line_like(text, table..line, |other| {
-            other
-                .strip_prefix(name.as_str())
-                .is_some_and(|rest| rest.trim_start().starts_with(['=', '.']))
-        });
-        (name, first)
-    };
-    let place = line_like(text, line..line_end(text, line), |_| true).unwrap_or(span.clone());
-    let place = if statement.starts_with('[') { place } else { span.clone() };
-    let problem =
-        Problem::new(Kind::Duplicate, Some(place), format!("{} is defined twice", quoted(&name)))
-            .label("defined again");
-    match first {
-        Some(first) => problem.also(first, "first defined here"),
-        None => problem,
-    }
+/// What a text declares, and where for the first time.
+struct Declared<'t> {
+    headers: HashMap<String, Range<usize>>,
+    /// By the last header before them.
+    keys: HashMap<(usize, &'t str), Range<usize>>,
+    /// Where each table begins.
+    tables: Vec<usize>,
 }
 
-/// The first line within `range` whose trimmed text is as asked for.
-fn line_like(
-    text: &str,
-    range: Range<usize>,
-    wanted: impl Fn(&str) -> bool,
-) -> Option<Range<usize>> {
-    let mut at = range.start;
-    for line in text[range].split_inclusive('\n') {
-        let trimmed = line.trim();
-        if wanted(trimmed) {
+impl<'t> Declared<'t> {
+    fn of(text: &'t str) -> Self {
+        let (mut headers, mut keys) = (HashMap::new(), HashMap::new());
+        let mut tables = vec![0];
+        let (mut table, mut at) = (0, 0);
+        for line in text.split_inclusive('\n') {
+            let trimmed = line.trim();
             let start = at + line.len() - line.trim_start().len();
-            let width = if trimmed.starts_with('[') {
-                trimmed.split('#').next().unwrap_or_default().trim_end().len()
+            at += line.len();
+            if trimmed.starts_with('[') {
+                let header = header(trimmed);
+                headers.entry(squeezed(header)).or_insert(start..start + header.len());
+                table = at;
+                tables.push(at);
             } else {
-                trimmed.len() - trimmed.trim_start_matches(is_key_char).len()
-            };
-            return Some(start..start + width.max(1));
+                let key = &trimmed[..trimmed.find(|c| c == '.' || !is_key_char(c)).unwrap_or(0)];
+                keys.entry((table, key)).or_insert(start..start + key.len().max(1));
+            }
         }
-        at += line.len();
+        Self { headers, keys, tables }
     }
-    None
+
+    /// That what the statement in `line` declares was declared before.
+    fn twice(
+        &self,
+        text: &str,
+        line: Range<usize>,
+        span: &Range<usize>,
+        masked: &Masked,
+    ) -> Problem {
+        let statement = text[line.clone()].trim();
+        let (name, place, first) = if statement.starts_with('[') {
+            let header = header(statement);
+            let start = line.end - text[line.clone()].trim_start().len();
+            let place = start..start + header.len();
+            (header, place, self.headers.get(&squeezed(header)))
+        } else {
+            let name = &text[span.clone()];
+            let before = self.tables.partition_point(|table| *table <= line.start);
+            let table = self.tables[before.saturating_sub(1)];
+            (name, span.clone(), self.keys.get(&(table, name)))
+        };
+        let name = if masked.hides(&place) { format!("`{COVER}`") } else { quoted(name) };
+        let problem =
+            Problem::new(Kind::Duplicate, Some(place), format!("{name} is defined twice"))
+                .label("defined again");
+        match first.filter(|first| first.start < line.start) {
+            Some(first) => problem.also(first.clone(), "first defined here"),
+            None => problem,
+        }
+    }
 }
 
-fn headers_before(text: &str, line: usize) -> usize {
-    let mut at = 0;
-    let mut last = 0;
-    for each in text[..line].split_inclusive('\n') {
-        at += each.len();
-        if each.trim_start().starts_with('[') {
-            last = at;
+/// A header without a comment behind it.
+fn header(statement: &str) -> &str {
+    statement.split('#').next().unwrap_or_default().trim_end()
+}
+
+/// Where a value that starts at `from` and may be broken must have ended: before the next line that
+/// looks like a table's header or like a key with its value, or that begins behind `limit`.
+fn statement_end(text: &str, from: usize, limit: usize) -> usize {
+    let mut at = line_end(text, from);
+    while at < limit {
+        let end = line_end(text, at + 1);
+        let line = text[at + 1..end].trim_start();
+        let header = line.starts_with('[')
+            && line.trim_start_matches('[').starts_with(is_key_char)
+            && line.split('#').next().is_some_and(|head| head.trim_end().ends_with(']'));
+        let behind_key = line.trim_start_matches(is_key_char).trim_start();
+        let pair = line.starts_with(is_key_char) && behind_key.starts_with('=');
+        if header || pair {
+            return at;
         }
+        at = end;
     }
-    last
+    at.min(text.len())
 }
 
 fn squeezed(header: &str) -> String {
@@ -351,8 +390,12 @@ fn squeezed(header: &str) -> String {
 mod tests {
     use super::*;
 
+    fn repaired(text: &str) -> Repaired {
+        Repaired::new(text, &Masked::new(text))
+    }
+
     fn messages(text: &str) -> Vec<(String, usize)> {
-        let repaired = Repaired::new(text);
+        let repaired = repaired(text);
         assert_eq!(repaired.text.len(), text.len());
         let line =
             |problem: &Problem| text[..problem.place().unwrap().start].lines().count().max(1);
@@ -385,7 +428,7 @@ mod tests {
         for header in ["[a b]", "[a.]", "[[a]", "[\"a]", "[a] b", "[[a]]]"] {
             let text = format!("[q]\nx = 1\n{header}\nx = 2\n[c]\nx = 3\n");
             assert_eq!(messages(&text).len(), 1, "{text:?} {:?}", messages(&text));
-            assert!(Repaired::new(&text).tree().contains_key("c"), "{text:?}");
+            assert!(repaired(&text).tree().contains_key("c"), "{text:?}");
         }
         one("[a]\nx = 1\n[b]\n[a]\nx = 2\n", "`[a]` is defined twice");
         one("[a]\nx = 1\nx = 2\n", "`x` is defined twice");
@@ -395,7 +438,7 @@ mod tests {
     fn several_are_all_found_and_the_rest_is_read() {
         let text = "[a]\nx = [1\ny = 2\n[b]\nz = \"q\nw = 3\nv = [ { a = 1 ]\n";
         assert_eq!(messages(text).len(), 3);
-        let repaired = Repaired::new(text);
+        let repaired = repaired(text);
         let tree = repaired.tree();
         assert!(tree["a"].get_ref().get("y").is_some());
         assert!(tree["b"].get_ref().get("w").is_some());
@@ -404,14 +447,14 @@ mod tests {
     #[test]
     fn shows_both_places_of_what_is_defined_twice() {
         let text = "[a]\nx = 1 # one\n[ a ] # two\n";
-        let repaired = Repaired::new(text);
+        let repaired = repaired(text);
         assert!(format!("{:?}", repaired.problems).contains("0..3"), "{repaired:?}");
     }
 
     proptest::proptest! {
         #[test]
         fn never_panics(text in "(\\[|\\]|\\{|\\}|=|,|\"|\"\"\"|'''|\n|#|\\.| |a|b|é|1){0,40}") {
-            let repaired = Repaired::new(&text);
+            let repaired = repaired(&text);
             let _ = repaired.tree();
         }
     }

@@ -232,48 +232,6 @@ fn open_to(file: &Path, mode: u32) {
 }
 
 #[test]
-fn no_secret_is_ever_shown() {
-    for line in [
-        "password = \"hunter2\"\nx = 1",
-        "password = 'hunter2' x",
-        "password = \"hunter2",
-        "password = hunter2",
-        "password = [\"hunter2\"]",
-        "password = [\"hunter2\"",
-        "password = [\n\"hunter2\"",
-        "password = \"\"\"\nhunter2",
-        "password = { env = \"NONE\", default = \"hunter2\", x = 1 }",
-        "password = { evn = \"NONE\", default = \"hunter2\" }",
-        "password = { env = \"NONE\", default = \"hunter2\"",
-        "password : \"hunter2\"",
-        "passwrod = \"hunter2\"\nmqtt_passwd = \"hunter2\"",
-        "url = \"mqtt://me:hunter2@h\"",
-        "url = \"mqtt://me:hunter2@h",
-        "url = mqtt://me:hunter2@h",
-    ] {
-        let shown = read(&with("source.plant", line)).unwrap_err();
-        let texts = format!("{shown}{shown:?}{}", shown.render(true));
-        assert!(!texts.contains("hunter2"), "{line}\n{shown}");
-    }
-    for line in [
-        "auth = { type = \"api-key\", key = \"hunter2\", x = 1 }",
-        "auth = { type = \"api-key\", key = \"hunter2\"",
-        "auth = { type = \"api_key\", key = \"hunter2\" }",
-        "auth = { type = \"api-key\", api_key = \"hunter2\" }",
-        "auth = { type = \"token\", token = \"hunter2\", x = 1 }",
-        "auth = { type = \"token\", tokn = \"hunter2\" }",
-        "auth = { type = \"oauth2\", client_secret = \"hunter2\" }",
-        "auth = { type = \"oauth2\", token_url = \"https://me:hunter2@x/\" }",
-        "auth = \"hunter2\"",
-        "auth.type = \"api-key\"\nauth.key = 'hunter2\\u0007'\nauth.key = \"\\u0007hunter2\"",
-        "endpoint = \"https://me:hunter2@example.com/event\"",
-    ] {
-        let shown = read(&with("api.main", line)).unwrap_err();
-        assert!(!format!("{shown}{shown:?}").contains("hunter2"), "{line}\n{shown}");
-    }
-}
-
-#[test]
 fn a_secret_goes_to_no_address_that_serves_others() {
     for host in [
         "169.254.169.254",

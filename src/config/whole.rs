@@ -1,11 +1,11 @@
 //! The file as a whole: its sections, and what must hold between them.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::dead_letter::DeadLetterConfig;
 use super::ledger::Ledger;
+use super::mask::Masked;
 use super::names::{self, Names};
 use super::problem::{Kind, Problem, listed, quoted};
 use super::reader::Table;
@@ -14,21 +14,21 @@ use super::syntax::Repaired;
 use super::{Config, Environment, LogFormat, api, daemon, dead_letter, route, source};
 use crate::route::{Pattern, Spec};
 
-/// Reads a text: the configuration if there could be one, everything found, the bytes that must not be
-/// shown, and how log lines are to look as far as the text says so.
+/// Reads a text, of which only what is left in `masked` may be shown: the configuration if there could
+/// be one, everything found, and how log lines are to look as far as the text says so.
 pub(super) fn read(
     text: &str,
+    masked: &Masked,
     environment: &Environment,
-) -> (Option<Config>, Vec<Problem>, Vec<Range<usize>>, Option<LogFormat>) {
-    let mut repaired = Repaired::new(text);
+) -> (Option<Config>, Vec<Problem>, Option<LogFormat>) {
+    let mut repaired = Repaired::new(text, masked);
     let (found, broken) =
         (std::mem::take(&mut repaired.problems), std::mem::take(&mut repaired.broken));
     let tree = repaired.tree();
-    let ledger = Ledger::new(text, environment, found, broken);
+    let ledger = Ledger::new(text, masked, environment, found, broken);
     let config = sections(Table::new(&ledger, "", "the file".to_owned(), 0..0, &tree));
     let log_format = ledger.log_format.get();
-    let (found, secrets) = ledger.close();
-    (config, found, secrets, log_format)
+    (config, ledger.close(), log_format)
 }
 
 fn sections(mut root: Table<'_>) -> Option<Config> {
@@ -124,6 +124,7 @@ fn read_dead_letters<'a>(
         return Some(vec![(dead_letter::DEFAULT.into(), default)]);
     }
     let mut all: Vec<(Arc<str>, dead_letter::Read)> = Vec::new();
+    let mut paths = BTreeMap::new();
     let mut complete = true;
     for (name, table) in tables {
         let span = table.span.clone();
@@ -132,16 +133,14 @@ fn read_dead_letters<'a>(
             continue;
         };
         // Of a topic there may be several writers.
-        let path = |read: &dead_letter::Read| match &read.config {
-            DeadLetterConfig::File { path, .. } => Some(path.clone()),
-            DeadLetterConfig::Kafka { .. } => None,
-        };
-        let this = path(&read);
-        let same = |known: &dead_letter::Read| this.is_some() && path(known) == this;
-        if let Some((other, _)) = all.iter().find(|(_, known)| same(known)) {
-            let message = format!("{} and {} write to the same file", quoted(name), quoted(other));
-            let problem = Problem::new(Kind::BadValue, Some(span), message);
-            ledger.report(problem.help("one table is enough: several routes can name it"));
+        if let DeadLetterConfig::File { path, .. } = &read.config {
+            let other = *paths.entry(path.clone()).or_insert(name);
+            if other != name {
+                let message =
+                    format!("{} and {} write to the same file", quoted(name), quoted(other));
+                let problem = Problem::new(Kind::BadValue, Some(span), message);
+                ledger.report(problem.help("one table is enough: several routes can name it"));
+            }
         }
         all.push((name.into(), read));
     }
@@ -164,12 +163,14 @@ fn same_clients(ledger: &Ledger<'_>, sources: &[&source::Read]) {
             Some((at, kafka.instance.clone()?, "group_instance_id"))
         }
     };
-    for (at, source) in sources.iter().enumerate() {
+    let mut known = BTreeMap::new();
+    for source in sources {
         let Some(this) = client(source) else { continue };
-        let Some(other) = sources[..at].iter().find(|other| client(other).as_ref() == Some(&this))
-        else {
+        let own = this.2;
+        let other: &source::Read = known.entry(this).or_insert(source);
+        if std::ptr::eq(other, *source) {
             continue;
-        };
+        }
         let names = [&other.config.name, &source.config.name];
         let message = format!("{} are the same client of one broker", listed(&names, "and"));
         let problem = Problem::new(Kind::Impossible, Some(source.client_id.clone()), message)
@@ -177,7 +178,7 @@ fn same_clients(ledger: &Ledger<'_>, sources: &[&source::Read]) {
             .help(format!(
                 "the broker would give the session now to one and now to the other: \
                  give each source its own `{}`",
-                this.2
+                own
             ));
         ledger.report(problem);
     }

@@ -45,11 +45,14 @@ pub(super) fn meant<'a>(section: &str, word: &str, known: &[&'a str]) -> Option<
         ours.into_iter().find_map(|ours| known.iter().find(|known| **known == ours))
     };
     let similar = || {
+        // Words whose lengths alone tell them apart are not compared: one may have a million letters.
+        let most = |known: &str| known.len().max(plain.len()).div_ceil(4);
         let distance = |known: &str| strsim::damerau_levenshtein(&plain, &self::plain(known));
         known
             .iter()
+            .filter(|known| known.len().abs_diff(plain.len()) <= most(known))
             .map(|known| (distance(known), known))
-            .filter(|(distance, known)| *distance <= known.len().max(plain.len()).div_ceil(4))
+            .filter(|(distance, known)| *distance <= most(known))
             .min_by_key(|(distance, _)| *distance)
             .map(|(_, known)| known)
     };
