@@ -118,18 +118,13 @@ impl<'t> Cover<'t> {
         loop {
             self.blanks();
             let start = self.at;
-            let key = match self.next() {
-                Some(quote @ ('"' | '\'')) => match self.closing(start + 1, quote) {
-                    Some(close) => {
-                        self.at = close + 1;
-                        &self.text[start + 1..close]
-                    }
-                    None => break,
-                },
-                _ => {
-                    self.skip(|c| is_key_char(c) && c != '.');
-                    &self.text[start..self.at]
-                }
+            let key = if let Some(quote @ ('"' | '\'')) = self.next() {
+                let Some(close) = self.closing(start + 1, quote) else { break };
+                self.at = close + 1;
+                &self.text[start + 1..close]
+            } else {
+                self.skip(|c| is_key_char(c) && c != '.');
+                &self.text[start..self.at]
             };
             if self.at == start {
                 break;

@@ -115,14 +115,34 @@ impl Endpoint {
         let form = |problem: &str, hint: Option<&str>| {
             Err((Reason::Form, problem.to_owned(), hint.map(str::to_owned)))
         };
-        let SafeUrl { uri, host } = SafeUrl::parse(text, plaintext, &ENDPOINT)?;
-        if host.contains(".appsync-realtime-api.") {
-            let hint = host.replace(".appsync-realtime-api.", ".appsync-api.");
+        if let Some(arn) = text.strip_prefix("arn:") {
+            let region =
+                arn.split(':').nth(2).filter(|region| is_region(region)).unwrap_or("REGION");
+            let hint = format!(
+                "write `https://….appsync-api.{region}.amazonaws.com/event`: \
+                 `aws appsync get-api --api-id ID --query api.dns.HTTP` tells its host"
+            );
+            return form("is an ARN, which names the API and not its address", Some(&hint));
+        }
+        let (scheme, rest) = text.split_once("://").unwrap_or_default();
+        // A password may hold what ends an authority, too.
+        if rest.contains('@') {
+            let problem = "holds user info (`user@`)".to_owned();
+            return Err((Reason::Safety, problem, Some(ENDPOINT.user_info.to_owned())));
+        }
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if authority.contains(".appsync-realtime-api.") {
+            let hint = authority.replace(".appsync-realtime-api.", ".appsync-api.");
             return form(
                 "is the realtime endpoint, which takes subscriptions",
                 Some(&format!("events are published to `https://{hint}/event`")),
             );
         }
+        if ["ws", "wss"].iter().any(|word| scheme.eq_ignore_ascii_case(word)) {
+            let hint = format!("events are published to `https://{authority}/event`");
+            return form("is neither `https` nor `http`", Some(&hint));
+        }
+        let SafeUrl { uri, host } = SafeUrl::parse(text, plaintext, &ENDPOINT)?;
         if text.contains('#') || uri.query().is_some() {
             return form("has more behind its path", Some("it ends in `/event`"));
         }
@@ -137,12 +157,11 @@ impl Endpoint {
             "/event/realtime" => {
                 return form(
                     "is the realtime endpoint, which takes subscriptions",
-                    Some("events are published to the HTTP endpoint, which ends in `/event`"),
+                    Some(&format!("events are published to `https://{authority}/event`")),
                 );
             }
-            path => {
-                let hint =
-                    format!("its path is exactly `/event`, not {}", super::problem::quoted(path));
+            _ => {
+                let hint = format!("write `{scheme}://{authority}/event`");
                 return form("does not end in `/event`", Some(&hint));
             }
         }

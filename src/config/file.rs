@@ -18,13 +18,13 @@ pub fn shown(path: &Path) -> String {
 }
 
 /// The text of the file at `path`, or why there is none.
-pub(super) fn read(path: &Path) -> Result<String, Problem> {
+pub(super) fn read(path: &Path) -> Result<String, Box<Problem>> {
     let bytes = if path == Path::new(STDIN) {
         regular_file::bounded(std::io::stdin().lock(), MAX_BYTES)
     } else {
         regular_file::read(path, MAX_BYTES).map(|content| content.bytes)
     };
-    text(bytes.map_err(|why| unreadable(&why))?)
+    text(bytes.map_err(|why| Box::new(unreadable(&why)))?)
 }
 
 fn unreadable(why: &Unreadable) -> Problem {
@@ -56,11 +56,11 @@ fn unreadable(why: &Unreadable) -> Problem {
     Problem::new(kind, None, message).help(hint)
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, Problem> {
+fn text(bytes: Vec<u8>) -> Result<String, Box<Problem>> {
     let wide = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
     let refuse = |message: String| {
         let problem = Problem::new(Kind::Syntax, None, message);
-        Err(problem.help("TOML is UTF-8: save it as that"))
+        Err(Box::new(problem.help("TOML is UTF-8: save it as that")))
     };
     if wide {
         return refuse("the file is UTF-16".to_owned());
@@ -79,6 +79,42 @@ fn line_of(bytes: &[u8], at: usize) -> usize {
     memchr::memchr_iter(b'\n', &bytes[..at]).count() + 1
 }
 
+/// What a text is that is no TOML, if that is plain to see.
+pub(super) fn foreign(text: &str) -> Option<Problem> {
+    let start = text.trim_start_matches('\u{feff}').trim_start();
+    let what = match start.chars().next()? {
+        '{' => "JSON",
+        '<' => "XML or HTML",
+        _ if start.starts_with("---") || is_yaml(text) => "YAML",
+        _ => return None,
+    };
+    let at = text.len() - start.len();
+    let place = at..at + start.chars().next().map_or(0, char::len_utf8);
+    let problem = Problem::new(Kind::Syntax, Some(place), format!("this is {what}, not TOML"));
+    Some(problem.help(
+        "a table is written `[api.main]`, and a key in it `endpoint = \"https://…/event\"`: see `config/` for examples",
+    ))
+}
+
+/// Whether hardly any line is TOML's, and most are keys with a colon or items of a list.
+fn is_yaml(text: &str) -> bool {
+    let (mut yaml, mut toml) = (0, 0);
+    for line in
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let key = line.trim_start_matches("- ");
+        let behind = key.trim_start_matches(|c: char| c.is_alphanumeric() || "_-.\"'".contains(c));
+        if line.starts_with('[') || behind.trim_start().starts_with('=') {
+            toml += 1;
+        } else if line.starts_with("- ")
+            || (behind.len() < key.len() && (behind == ":" || behind.starts_with(": ")))
+        {
+            yaml += 1;
+        }
+    }
+    yaml > 1 && yaml > 4 * toml
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +126,24 @@ mod tests {
         assert_eq!(said(b"a\0\n\0"), "line 1 holds a NUL: this is no text, or UTF-16");
         assert_eq!(said(b"a = 1\nb = \"\xff\"\n"), "line 2 is not UTF-8");
         assert_eq!(text("\u{feff}a = 1".into()).unwrap(), "\u{feff}a = 1");
+    }
+
+    #[test]
+    fn knows_what_is_not_toml() {
+        let said = |text: &str| foreign(text).map(|problem| problem.message().to_owned());
+        for (text, what) in [
+            ("{ \"api\": 1 }", "JSON"),
+            ("<html>", "XML or HTML"),
+            ("---\napi: x\n", "YAML"),
+            (
+                "# x\napi:\n  main:\n    endpoint: https://x\n    auth: {type: iam}\nlist:\n- a\n",
+                "YAML",
+            ),
+        ] {
+            assert_eq!(said(text), Some(format!("this is {what}, not TOML")));
+        }
+        for text in ["", "[a]\nx: 1\ny = 2\n", "a = 1", "x : 1"] {
+            assert_eq!(said(text), None, "{text}");
+        }
     }
 }

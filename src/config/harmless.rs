@@ -217,7 +217,7 @@ fn shape(path: &[&str]) -> Option<Shape> {
     }
     // Properties of librdkafka: any may be a secret, but for a time and a size.
     if above.contains(&"options") {
-        return (last.ends_with(".ms") || last.ends_with(".bytes")).then_some(Shape::Number);
+        return matches!(last.rsplit('.').next(), Some("ms" | "bytes")).then_some(Shape::Number);
     }
     KEYS.iter().find(|(_, keys)| keys.contains(last)).map(|(shape, _)| *shape)
 }

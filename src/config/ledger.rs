@@ -150,6 +150,9 @@ impl<'a> Ledger<'a> {
             (DeValue::String(text), "a whole number") if text.parse::<u64>().is_ok() => {
                 Some("write it without quotes")
             }
+            (DeValue::String(_), "a table") if key == "auth" => Some(
+                "write `auth = { type = \"iam\" }`, or `{ type = \"api-key\", key = { env = \"NAME\" } }`",
+            ),
             (DeValue::String(_), wanted) if wanted.contains("`true`") => {
                 Some("write `true` or `false` without quotes")
             }

@@ -87,7 +87,7 @@ pub struct Loaded {
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     match file::read(path) {
         Ok(text) => parse(&text, path, environment),
-        Err(problem) => Err(Problems::alone(&file::shown(path), problem)),
+        Err(problem) => Err(Problems::alone(&file::shown(path), *problem)),
     }
 }
 
@@ -95,7 +95,13 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     let shown = file::shown(path);
     let masked = mask::Masked::new(text);
-    let (config, list, log_format) = whole::read(text, &masked, environment);
+    let (config, mut list, log_format) = whole::read(text, &masked, environment);
+    // Every line of it would be wrong.
+    if list.iter().any(|problem| problem.kind() == Kind::Syntax)
+        && let Some(foreign) = file::foreign(text)
+    {
+        list = vec![foreign];
+    }
     let found = Problems::new(&shown, text, masked, list).of_log(log_format);
     match config {
         Some(config) if found.errors() == 0 => Ok(Loaded { config, warnings: found }),
@@ -105,6 +111,8 @@ pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loade
 
 #[cfg(test)]
 mod hiding_tests;
+#[cfg(test)]
+mod hint_tests;
 #[cfg(test)]
 mod size_tests;
 #[cfg(test)]

@@ -44,6 +44,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Read> {
     let qos = qos.or(Qos::AtLeastOnce);
     let filters = filters(table);
     let filters = table.require("subscriptions", filters, FILTERS);
+    let keeps = qos.as_ref().is_none_or(|qos| qos.value == Qos::AtLeastOnce);
     let subscriptions: Option<Vec<_>> = filters.as_ref().zip(qos).map(|(filters, qos)| {
         let subscription = |filter: &Filter| Subscription {
             filter: filter.text.clone(),
@@ -56,10 +57,12 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Read> {
         .is_some_and(|all| all.iter().any(|each| each.qos == Qos::AtLeastOnce));
 
     let client_id = mqtt_string(table, "client_id").optional();
-    if held && matches!(client_id, Ok(None)) {
+    // Of filters that can't be read the source's own quality of service tells.
+    let keeps = if subscriptions.is_some() { held } else { qos_known && keeps };
+    if keeps && matches!(client_id, Ok(None)) {
         let missing: Field<()> = Field::Absent;
         let hint = "the broker keeps what was not acknowledged under this name: \
-                    `client_id = { env = \"HOSTNAME\" }`";
+                    `client_id = \"appsync-bridge\"`";
         table.require("client_id", missing, hint);
     }
     let expiry = seconds(table, "session_expiry", 0..=u64::from(u32::MAX)).or(SESSION_EXPIRY);

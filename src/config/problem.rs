@@ -1,6 +1,6 @@
 //! What is wrong with a configuration, and how that is shown: the place, the line, a caret, a hint.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 
 use annotate_snippets::{Level, Origin, Renderer};
@@ -64,7 +64,7 @@ pub struct Problem {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Problems {
     path: String,
-    masked: Masked,
+    masked: Box<Masked>,
     lines: Lines,
     list: Vec<Problem>,
     /// Line and column of each in the file as it was written, which the mask moves; from 1.
@@ -187,6 +187,7 @@ impl Problems {
         list.sort_by_key(place);
         let origins = origins(text, list.iter().map(place));
         let lines = Lines::new(masked.text());
+        let masked = Box::new(masked);
         Self { path: path.to_owned(), masked, lines, list, origins, log_format: LogFormat::Auto }
     }
 
@@ -251,7 +252,7 @@ impl Problems {
             shown.push_str("\n\n");
         }
         if let more @ 1.. = self.list.len().saturating_sub(SHOWN) {
-            shown.push_str(&format!("{more} more are not shown: correct these first\n\n"));
+            let _ = write!(shown, "{more} more are not shown: correct these first\n\n");
         }
         let counts = [(self.errors(), "problem"), (self.warnings(), "warning")];
         let counts: Vec<_> = counts
@@ -326,7 +327,11 @@ pub(super) fn listed<T: AsRef<str>>(names: &[T], and: &str) -> String {
 }
 
 fn escaped(c: char) -> Vec<char> {
-    if c.is_control() || ('\u{200b}'..='\u{206f}').contains(&c) || c == '\u{feff}' {
+    if c.is_control()
+        || (c.is_whitespace() && c != ' ')
+        || ('\u{200b}'..='\u{206f}').contains(&c)
+        || c == '\u{feff}'
+    {
         c.escape_unicode().collect()
     } else {
         vec![c]

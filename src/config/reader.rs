@@ -87,12 +87,6 @@ impl<'a> Table<'a> {
         self.section = section;
     }
 
-    /// The kind of source that `type` names, if it is one of a later version.
-    pub(super) fn later_type(&self) -> Option<&'static str> {
-        let kind = self.type_word()?;
-        ["nats", "jetstream", "sqs"].into_iter().find(|later| *later == kind)
-    }
-
     /// What `type` says, right or wrong.
     pub(super) fn type_word(&self) -> Option<&'a str> {
         self.entries.iter().find(|entry| entry.key == "type")?.value.get_ref().as_str()
@@ -146,12 +140,6 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Leaves those keys unread for which nothing else is suggested.
-    pub(super) fn ignore_strangers(&mut self) {
-        let (section, asked) = (self.section, &self.asked);
-        self.entries.retain(|entry| words::meant(section, entry.key, asked).is_some());
-    }
-
     /// Leaves what is left unread.
     pub(super) fn ignore_rest(&mut self) {
         self.entries.clear();
@@ -183,6 +171,13 @@ impl<'a> Table<'a> {
             }
             meant.extend(word);
             let problem = Problem::new(Kind::UnknownKey, place, format!("unknown key {key}"));
+            let problem = if entry.key.chars().all(words::is_blank) {
+                problem.help("nothing is in it that can be seen: remove the line")
+            } else if entry.key.contains(words::is_blank) {
+                problem.help("a blank, or something else that can't be seen, is in it")
+            } else {
+                problem
+            };
             self.ledger.report(match word {
                 Some(word) => problem.help(format!("did you mean `{word}`?")),
                 None => problem.help(self.known()),

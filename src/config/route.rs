@@ -33,7 +33,9 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         .flat_map(|from| &from.value)
         .filter_map(|name| known.separators.get(name).copied())
         .collect();
+    let mut named = None;
     let topic = table.filled("topic").then(|text| {
+        named = Some(names_in(&text.value.value));
         let Located { value: text, span } = text;
         if separators.len() > 1 {
             let message = "`topic` can't fit sources whose topics have different levels";
@@ -48,9 +50,12 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
             .ok()
     });
     let topic = topic.optional();
-    let captures = topic.as_ref().ok().map(|topic| {
-        topic.as_ref().map(|topic| topic.value.captures().to_vec()).unwrap_or_default()
-    });
+    let captures = match &topic {
+        Ok(topic) => {
+            Some(topic.as_ref().map(|topic| topic.value.captures().to_vec()).unwrap_or_default())
+        }
+        Err(_) => named,
+    };
     let channels =
         table.strings("channel").then(|texts| channels(ledger, &texts.value, captures.as_deref()));
     let channel_hint = "where its events go: `channel = \"/plant/{site}\"`";
@@ -76,6 +81,18 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         give_up_after: give_up_after?.value,
         dead_letter: dead_letter?,
     })
+}
+
+/// What a pattern that can't be read seems to capture, so that what is wrong with a template beside it is seen
+/// in the same run.
+fn names_in(pattern: &str) -> Vec<Capture> {
+    let pieces = pattern.split('{').skip(1);
+    let name = |piece: &str| {
+        let inner = piece.split(['}', '/']).next().unwrap_or_default();
+        let name = inner.trim_end_matches('.');
+        Capture { name: name.trim().to_owned(), many: name.len() < inner.len() }
+    };
+    pieces.map(name).collect()
 }
 
 fn from_hint(sources: &Names) -> String {

@@ -14,7 +14,7 @@ use super::ledger::Ledger;
 use super::names::Names;
 use super::problem::{Kind, Problem, listed, quoted};
 use super::reader::{Field, Setting, Table};
-use super::{DeadLetterName, Secret, dead_letter, mqtt, words};
+use super::{DeadLetterName, Secret, dead_letter, mqtt};
 
 use crate::message::SourceName;
 
@@ -204,21 +204,10 @@ pub(super) fn read(
     grace: Option<&Setting<Duration>>,
 ) -> Option<Read> {
     let ledger = table.ledger;
-    let later = table.later_type();
     let kind = table.choice("type", &TYPES, &LATER);
     if matches!(kind, Field::Bad) {
-        let Some(later) = later else {
-            table.ignore_rest();
-            return None;
-        };
-        table.becomes(later);
-        let _ = common(&mut table, Type::Mqtt);
-        let _ = table.take("unrouted");
-        for key in words::of_later_source(later) {
-            let _ = table.take(key);
-        }
-        table.ignore_strangers();
-        table.finish();
+        // What its keys would be is known to nobody, or to a later version.
+        table.ignore_rest();
         return None;
     }
     let kind = table.require("type", kind, TYPE);

@@ -13,6 +13,7 @@ use super::cover::is_key_char;
 use super::lines::{Lines, line_end};
 use super::mask::{COVER, Masked};
 use super::problem::{Kind, Problem, quoted};
+use super::words;
 
 /// A text that parses as far as it goes, of the same length and lines as the one it was made from.
 #[derive(Debug)]
@@ -269,6 +270,23 @@ pub(super) fn next_header(text: &str, from: usize) -> usize {
 }
 
 fn described(text: &str, fault: &Fault) -> Problem {
+    let line = line_start(text, fault.span.start)..line_end(text, fault.span.end);
+    // What a word processor or a web page makes of blanks and quotes.
+    let strange = |c: &char| {
+        (words::is_blank(*c) && !matches!(c, ' ' | '\t' | '\r' | '\n'))
+            || matches!(c, '“' | '”' | '„' | '‘' | '’')
+    };
+    let hint = text[line].chars().find(strange).map(|c| {
+        let only = if words::is_blank(c) { "a blank" } else { "a quote" };
+        format!(
+            "U+{:04X} is in this line, which only looks like {only}: type it anew",
+            u32::from(c)
+        )
+    });
+    plainly(text, fault).maybe_help(hint)
+}
+
+fn plainly(text: &str, fault: &Fault) -> Problem {
     let place = Some(fault.span.clone());
     let here = text[fault.span.clone()].trim();
     let behind = &text[fault.span.end..line_end(text, fault.span.end)];

@@ -177,8 +177,7 @@ fn same_clients(ledger: &Ledger<'_>, sources: &[&source::Read]) {
             .also(other.client_id.clone(), "the same here")
             .help(format!(
                 "the broker would give the session now to one and now to the other: \
-                 give each source its own `{}`",
-                own
+                 give each source its own `{own}`"
             ));
         ledger.report(problem);
     }

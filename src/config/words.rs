@@ -12,27 +12,6 @@ pub(super) fn later(section: &str) -> &'static [&'static str] {
     }
 }
 
-/// The keys of the kinds of source that a later version will read.
-pub(super) fn of_later_source(kind: &str) -> &'static [&'static str] {
-    match kind {
-        "nats" => &["servers", "subjects", "queue", "auth", "tls_first"],
-        "jetstream" => &[
-            "servers",
-            "stream",
-            "durable",
-            "subjects",
-            "deliver",
-            "ack_wait",
-            "auth",
-            "tls_first",
-        ],
-        "sqs" => {
-            &["queue", "aws", "endpoint", "wait_time", "visibility_timeout", "receivers", "unwrap"]
-        }
-        _ => &[],
-    }
-}
-
 /// The word of `known` that `word` was probably meant to be.
 pub(super) fn meant<'a>(section: &str, word: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = plain(word);
@@ -59,9 +38,17 @@ pub(super) fn meant<'a>(section: &str, word: &str, known: &[&'a str]) -> Option<
     exact.or_else(foreign).or_else(similar).copied()
 }
 
+/// Whether a character can't be seen.
+pub(super) fn is_blank(c: char) -> bool {
+    c.is_whitespace()
+        || c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')
+}
+
 /// Without what is only a habit of spelling: `clientId`, `client-id`, `CLIENT_ID`.
 fn plain(word: &str) -> String {
-    word.chars().filter(|c| !matches!(c, '-' | '_')).flat_map(char::to_lowercase).collect()
+    let seen = |c: &char| !matches!(c, '-' | '_') && !is_blank(*c);
+    word.chars().filter(seen).flat_map(char::to_lowercase).collect()
 }
 
 /// What other products' words are called here: sections, our word, theirs without `-` and `_`. For a
@@ -141,12 +128,6 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (&["sasl"], "username", "user login name"),
     (&["sasl"], "password", "pass passwd pwd secret"),
     (&["sasl"], "aws", "region profile rolearn role"),
-    (&["nats", "jetstream"], "servers", "url urls server host hosts"),
-    (&["nats", "jetstream"], "subjects", "subject topics topic filtersubject filtersubjects"),
-    (&["nats"], "queue", "queuegroup group"),
-    (&["jetstream"], "durable", "consumer durablename consumername"),
-    (&["sqs"], "queue", "url queueurl"),
-    (&["sqs"], "wait_time", "waittimeseconds"),
     (&["tls"], "ca_file", "ca cacert cacertificate rootcasfile cafile"),
     (&["tls"], "cert_file", "cert certificate clientcert crtfile certificatefile"),
     (&["tls"], "key_file", "key privatekey clientkey"),
