@@ -64,7 +64,7 @@ async fn stay(stream: TcpStream, silent: bool) {
             }
             sleep(Duration::from_millis(500)).await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let mut nothing = [0; 64];
     tokio::select! {
@@ -119,10 +119,10 @@ async fn beside_three_thousand_at_the_admin_port_every_message_arrives() {
 /// What a crowd costs: seven pairs, printed. Nothing is asserted, which would depend on the machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cpu_of_an_event_beside_a_crowd_is_measured() {
+    const EVENTS: u64 = 10_000;
     if std::env::var_os("LONG_TESTS").is_none() {
         return;
     }
-    const EVENTS: u64 = 10_000;
     let directory = tempfile::tempdir().unwrap();
     let (_emulator, ledger, mosquitto, bridge, _setup) = relay(&directory).await;
     let mut expected = 0;

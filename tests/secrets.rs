@@ -26,8 +26,8 @@ async fn said(bridge: &Bridge, setup: &Setup) -> String {
 
 /// The ways in which an API may write `secret` into its answer.
 fn echoes(secret: &str) -> Vec<String> {
-    let percent: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let html: String = secret.chars().map(|c| format!("&#{};", c as u32)).collect();
+    let percent = secret.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat();
+    let html = secret.chars().map(|c| format!("&#{};", c as u32)).collect::<Vec<_>>().concat();
     vec![
         format!("token {secret} expired"),
         format!("body: {}", json!({ "token": secret })),
