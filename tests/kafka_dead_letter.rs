@@ -112,7 +112,8 @@ async fn without_its_broker_messages_are_held_and_none_is_lost() {
     away.create_topic("rejects", 1, &[]).await;
     away.create_topic("nothing", 1, &[]).await;
     let home = format!(
-        "[source.home]\ntype = \"kafka\"\nbrokers = \"{}\"\ngroup = \"g\"\ntopics = \"nothing\"\n",
+        "[source.home]\ntype = \"kafka\"\nbrokers = \"{}\"\ngroup = \"g\"\ntopics = \"nothing\"\n\
+         unrouted = \"ignore\"\n",
         away.address()
     );
     let bridge = setup(&shop, "home", "rejects", &home).start_ready().await;

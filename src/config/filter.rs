@@ -10,6 +10,7 @@ use super::mqtt::LONGEST_STRING;
 use super::problem::{Kind, Problem};
 use super::reader::{Field, Located, Table};
 use super::source::Qos;
+use crate::route::wildcard::{Spelling, foreign, spelled};
 
 /// A filter whose `qos` is the source's unless it has its own.
 pub(super) struct Filter {
@@ -20,6 +21,9 @@ pub(super) struct Filter {
 
 /// What a source subscribes to, for hints.
 pub(super) const FILTERS: &str = "what to take: `subscriptions = [\"plant/+/telemetry\"]`";
+
+/// Begins a shared subscription; the second is EMQX's own.
+const SHARED: [&str; 2] = ["$share/", "$queue/"];
 
 /// The filters of `subscriptions`.
 pub(super) fn filters(table: &mut Table<'_>) -> Field<Vec<Filter>> {
@@ -66,10 +70,26 @@ fn filter<'a>(ledger: &'a Ledger<'a>, value: &'a toml::Spanned<DeValue<'a>>) -> 
     };
     let Located { value: text, span } = text;
     if let Err((within, problem, hint)) = check_filter(&text.value) {
-        let kind =
-            if text.value.starts_with("$share/") { Kind::NotInThisVersion } else { Kind::BadValue };
+        let shared = SHARED.iter().any(|prefix| text.value.starts_with(prefix));
+        let kind = if shared { Kind::NotInThisVersion } else { Kind::BadValue };
         let place = ledger.inside(&span, &text, within);
         ledger.report(Problem::new(kind, Some(place), problem).help(hint));
+        return None;
+    }
+    if let Some(within) = foreign(&text.value, '/', Spelling::Filter) {
+        let word = &text.value[within.clone()];
+        let message = match (word, &text.variable) {
+            ("^", _) => "a subscription is no regular expression".to_owned(),
+            (_, Some(_)) => format!("{} has a wildcard that is none of MQTT", text.shown()),
+            (word, None) => format!("{} is no wildcard of MQTT", quoted(word)),
+        };
+        let spelled = spelled(&text.value, '/', Spelling::Filter);
+        let write = spelled.filter(|_| text.variable.is_none());
+        let write = write.map_or(String::new(), |filter| format!(": write `{filter}`"));
+        let hint = format!("`+` takes one level, `#` at the end all that remain{write}");
+        let problem =
+            Problem::new(Kind::BadValue, Some(ledger.inside(&span, &text, within)), message);
+        ledger.report(problem.help(hint));
         return None;
     }
     Some(Filter { text: text.value, span, qos })
@@ -81,10 +101,10 @@ fn check_filter(text: &str) -> Result<(), (Range<usize>, &'static str, &'static 
     if text.is_empty() {
         return Err((all, "a filter is empty", "`#` takes every topic"));
     }
-    if text.starts_with("$share/") {
+    if let Some(shared) = SHARED.iter().find(|prefix| text.starts_with(*prefix)) {
         let hint =
             "one will write `share = \"GROUP\"`; until then, give each replica its own filters";
-        return Err((0..7, "shared subscriptions are not in this version", hint));
+        return Err((0..shared.len(), "shared subscriptions are not in this version", hint));
     }
     if text.len() > LONGEST_STRING {
         return Err((all, "a filter is longer than 65,535 bytes", "no topic is that long"));
@@ -150,6 +170,7 @@ mod tests {
             ("a/#/b", 2..3),
             ("##", 0..2),
             ("$share/g/a", 0..7),
+            ("$queue/a", 0..7),
             ("a\0", 1..2),
         ];
         for (bad, place) in cases {

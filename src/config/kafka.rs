@@ -12,6 +12,7 @@ use super::reader::{Field, Located, Reported, Setting, Table};
 use super::sasl::{self, Sasl};
 use super::source::{Common, Tls, TlsChoice};
 use super::value::show_duration;
+use crate::route::wildcard::{Spelling, foreign, spelled};
 
 /// A checked `type = "kafka"`.
 #[derive(Clone, Debug)]
@@ -234,12 +235,20 @@ fn topics(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<Located<St
         if !name.starts_with('^') && !is_topic(name) {
             let hint = "a topic has letters, digits, `.`, `_` and `-`; \
                         a regular expression begins with `^`";
-            return refuse("can't be a topic", hint);
+            let regex = spelled(name, '.', Spelling::Regex).filter(|_| is_foreign(&text.value));
+            let regex = regex.map_or(String::new(), |regex| format!(": write `'{regex}'`"));
+            return refuse("can't be a topic", &format!("{hint}{regex}"));
         }
         Some(Located { value: name.to_owned(), span: text.span.clone() })
     };
     let all: Vec<_> = texts.iter().map(&mut topic).collect();
     all.into_iter().collect()
+}
+
+/// Whether it has wildcards that are no regular expression.
+fn is_foreign(text: &Text) -> bool {
+    let foreign = |place| foreign(&text.value, '.', place).is_some();
+    text.variable.is_none() && (foreign(Spelling::Route) || foreign(Spelling::Filter))
 }
 
 /// Whether a topic can be called so.

@@ -14,6 +14,7 @@ pub mod api;
 mod auth;
 mod broken;
 mod cover;
+mod coverage;
 mod daemon;
 mod dead_letter;
 mod endpoint;

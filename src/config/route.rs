@@ -1,6 +1,7 @@
 //! `[route.NAME]`: which messages go where.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::ledger::{Ledger, Text};
@@ -20,11 +21,18 @@ pub(super) struct Known<'a> {
     pub(super) dead_letters: &'a Names,
 }
 
+/// A route, and where in the file that is which is checked against sources.
+pub(super) struct Read {
+    pub(super) spec: Spec,
+    /// Its `topic`.
+    pub(super) topic: Option<Range<usize>>,
+}
+
 const TRIES: u32 = 5;
 const MOST_TRIES: u32 = 1000;
 
 /// Reads a `[route.NAME]`.
-pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Option<Spec> {
+pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Option<Read> {
     let ledger = table.ledger;
     let from = table.strings("from").then(|texts| from(ledger, &texts.value, known.sources));
     let from = table.require("from", from, from_hint(known.sources));
@@ -70,17 +78,19 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
     let event = table.choice("event", &[("payload", ())], &["cloudevents"]).or(());
     table.finish();
     decode.and(event)?;
-    Some(Spec {
+    let (topic, place) = topic.ok()?.map(|topic| (topic.value, topic.span)).unzip();
+    let spec = Spec {
         name: name.into(),
         from: from?.value,
-        topic: topic.ok()?.map(|topic| topic.value),
+        topic,
         channels: channels?.value,
         api: api?,
         order: order?,
         strict_order: strict_order?.value,
         give_up_after: give_up_after?.value,
         dead_letter: dead_letter?,
-    })
+    };
+    Some(Read { spec, topic: place })
 }
 
 /// What a pattern that can't be read seems to capture, so that what is wrong with a template beside it is seen
@@ -207,7 +217,7 @@ fn twice(ledger: &Ledger<'_>, key: &str, texts: &[Located<Text>]) {
     }
 }
 
-fn report(ledger: &Ledger<'_>, text: &Text, span: &std::ops::Range<usize>, fault: Fault) {
+fn report(ledger: &Ledger<'_>, text: &Text, span: &Range<usize>, fault: Fault) {
     let place = ledger.inside(span, text, fault.span);
     if text.hidden {
         // The fault's words quote parts of it.
@@ -219,5 +229,7 @@ fn report(ledger: &Ledger<'_>, text: &Text, span: &std::ops::Range<usize>, fault
         None => fault.problem,
     };
     let problem = Problem::new(Kind::BadTemplate, Some(place), message);
-    ledger.report(problem.maybe_help(fault.hint));
+    // It may quote the text, which is not to be seen if it comes from the environment.
+    let hint = fault.hint.filter(|_| text.variable.is_none());
+    ledger.report(problem.maybe_help(hint));
 }

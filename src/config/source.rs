@@ -149,6 +149,8 @@ pub(super) struct Read {
     pub(super) client_id: Range<usize>,
     /// The subscriptions' filters or topics, one each.
     pub(super) filters: Vec<Range<usize>>,
+    /// `unrouted` is written: what no route takes is meant to be there.
+    pub(super) unrouted_is_meant: bool,
 }
 
 /// What every source has, as far as it could be read.
@@ -233,6 +235,7 @@ pub(super) fn read(
         name.map(Unrouted::DeadLetter)
     });
     let unrouted = unrouted.or(Unrouted::Ignore);
+    let unrouted_is_meant = unrouted.as_ref().is_none_or(|setting| setting.span.is_some());
     let span = table.span.clone();
     let broker = match of {
         Type::Mqtt => mqtt::read(&mut table, &common)
@@ -250,7 +253,7 @@ pub(super) fn read(
     common.plaintext?;
     let config = SourceConfig { name: name.into(), limits, unrouted: unrouted?.value, kind };
     let client_id = client_id.unwrap_or(span.clone());
-    Some(Read { config, table: span, client_id, filters })
+    Some(Read { config, table: span, client_id, filters, unrouted_is_meant })
 }
 
 fn common(table: &mut Table<'_>, of: Type) -> Common {

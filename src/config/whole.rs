@@ -11,8 +11,9 @@ use super::problem::{Kind, Problem, listed, quoted};
 use super::reader::Table;
 use super::source::SourceKind;
 use super::syntax::Repaired;
-use super::{Config, Environment, LogFormat, api, daemon, dead_letter, route, source};
-use crate::route::{Pattern, Spec};
+use super::{
+    Config, Environment, LogFormat, api, coverage, daemon, dead_letter, route, source,
+};
 
 /// Reads a text, of which only what is left in `masked` may be shown: the configuration if there could
 /// be one, everything found, and how log lines are to look as far as the text says so.
@@ -79,18 +80,23 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     };
     let routes: Vec<_> =
         routes.into_iter().map(|(name, table)| route::read(name, table, &known)).collect();
+    let before = ledger.errors();
     root.finish();
+    // A table that could not be read, or that has another name, may be the one that is missing.
+    let complete = ledger.broken.is_empty() && ledger.errors() == before && !routes.is_empty();
 
     let readable: Vec<_> = sources.iter().flatten().collect();
     same_clients(ledger, &readable);
     let routes: Option<Vec<_>> = routes.into_iter().collect();
+    let routes = routes?;
+    if complete {
+        coverage::check(ledger, &readable, &routes);
+    }
+    let routes: Vec<_> = routes.into_iter().map(|route| route.spec).collect();
     let sources: Option<Vec<_>> = sources.into_iter().collect();
-    let (routes, sources) = (routes?, sources?);
+    let sources = sources?;
     if let Some(dead_letters) = &dead_letters {
         dead_letter::in_circles(ledger, dead_letters, &sources, &routes);
-    }
-    if ledger.errors() == 0 {
-        idle(ledger, &sources, &routes);
     }
     let apis: Option<BTreeMap<_, _>> =
         apis.into_iter().map(|api| api.map(|api| (api.name.clone(), api))).collect();
@@ -180,43 +186,5 @@ fn same_clients(ledger: &Ledger<'_>, sources: &[&source::Read]) {
                  give each source its own `{own}`"
             ));
         ledger.report(problem);
-    }
-}
-
-/// Warns of sources and subscriptions that no route takes from.
-fn idle(ledger: &Ledger<'_>, sources: &[source::Read], routes: &[Spec]) {
-    for source in sources {
-        let name = &source.config.name;
-        let from: Vec<_> = routes.iter().filter(|route| route.from.contains(name)).collect();
-        if from.is_empty() {
-            let message = format!("no route takes from {}", quoted(name));
-            let problem = Problem::new(Kind::Warning, Some(source.table.clone()), message);
-            ledger.report(problem.help("what it brings is acknowledged and counted as unrouted"));
-            continue;
-        }
-        let filters: Vec<&str> = match &source.config.kind {
-            SourceKind::Mqtt(mqtt) => {
-                mqtt.subscriptions.iter().map(|each| each.filter.as_str()).collect()
-            }
-            SourceKind::Kafka(kafka) => kafka.topics.iter().map(String::as_str).collect(),
-        };
-        let meets = |pattern: &Pattern, filter: &str| match &source.config.kind {
-            SourceKind::Mqtt(_) => pattern.meets_filter(filter),
-            // What a regular expression brings is seen when it comes.
-            SourceKind::Kafka(_) => filter.starts_with('^') || pattern.takes(filter, '.'),
-        };
-        for (filter, place) in filters.into_iter().zip(&source.filters) {
-            let taken =
-                from.iter().any(|route| route.topic.as_ref().is_none_or(|t| meets(t, filter)));
-            if !taken {
-                let message = format!("no route takes what {} brings", quoted(filter));
-                let problem = Problem::new(Kind::Warning, Some(place.clone()), message);
-                let names: Vec<_> = from.iter().map(|route| &route.name).collect();
-                ledger.report(problem.help(format!(
-                    "see the `topic` of {}; what no route takes is counted as unrouted",
-                    listed(&names, "and")
-                )));
-            }
-        }
     }
 }

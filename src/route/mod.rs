@@ -10,6 +10,7 @@ use std::sync::Arc;
 mod decode;
 pub mod pattern;
 pub mod template;
+pub mod wildcard;
 
 pub use decode::Document;
 pub use pattern::Pattern;

@@ -1,7 +1,8 @@
 //! Topic patterns: `plant/{site}/line-{line}/*`, `orders.{event..}`.
 //!
 //! A level is literal text, `*` (any one level), or text with captures in it; `{name..}` at the end
-//! takes one or more remaining levels. Matching is linear in the topic: pieces of a level are found
+//! takes one or more remaining levels. Wildcards of other spellings are refused: as text they would take
+//! nothing. Matching is linear in the topic: pieces of a level are found
 //! leftmost first, which finds a match whenever there is one.
 
 use std::ops::Range;
@@ -9,11 +10,13 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use super::Fault;
+use super::wildcard::{self, Spelling};
 use crate::message::Topic;
 
 /// A checked topic pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
+    text: String,
     levels: Vec<Level>,
     captures: Vec<Capture>,
     rest: bool,
@@ -50,9 +53,12 @@ impl Pattern {
                 "leave `topic` out to take every topic",
             ));
         }
-        let mut pattern = Self { levels: Vec::new(), captures: Vec::new(), rest: false };
-        let mut start = 0;
-        for level in text.split(separator) {
+        if let Some(fault) = foreign(text, separator) {
+            return Err(fault);
+        }
+        let (levels, captures) = (Vec::new(), Vec::new());
+        let mut pattern = Self { text: text.to_owned(), levels, captures, rest: false };
+        for (start, level) in self::levels(text, separator) {
             let span = start..start + level.len();
             if pattern.rest {
                 return Err(fault(
@@ -62,9 +68,43 @@ impl Pattern {
                 ));
             }
             pattern.parse_level(level, span)?;
-            start += level.len() + separator.len_utf8();
         }
         Ok(pattern)
+    }
+
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// As it would be were all its text in lower case; its captures have no names then.
+    #[must_use]
+    pub fn to_lowercase(&self) -> Self {
+        let lower = |level: &Level| match level {
+            Level::Pieces(all) => Level::Pieces(all.iter().map(|t| t.to_lowercase()).collect()),
+            other => other.clone(),
+        };
+        let levels = self.levels.iter().map(lower).collect();
+        Self { text: self.text.to_lowercase(), levels, captures: Vec::new(), rest: self.rest }
+    }
+
+    /// What every topic that it takes begins with, and whether that is all of it.
+    pub fn prefix(&self, separator: char) -> (String, bool) {
+        let mut prefix = String::new();
+        for (number, level) in self.levels.iter().enumerate() {
+            if number > 0 {
+                prefix.push(separator);
+            }
+            let Level::Pieces(pieces) = level else { return (prefix, false) };
+            prefix.extend(pieces.first().map(String::as_str));
+            if pieces.len() > 1 {
+                return (prefix, false);
+            }
+        }
+        if self.rest && !self.levels.is_empty() {
+            prefix.push(separator);
+        }
+        (prefix, !self.rest)
     }
 
     /// What the pattern captures, in order.
@@ -100,6 +140,10 @@ impl Pattern {
 
     /// Whether some topic exists that both the MQTT `filter` (with `+` and `#`) and this pattern take.
     pub fn meets_filter(&self, filter: &str) -> bool {
+        // A wildcard in the place of the first level leaves those of the broker itself out (MQTT 4.7.2).
+        if filter.starts_with(['+', '#']) && self.prefix('/').0.starts_with('$') {
+            return false;
+        }
         let mut levels = self.levels.iter();
         let mut filters = filter.split('/');
         loop {
@@ -110,7 +154,9 @@ impl Pattern {
                         return false;
                     }
                 }
-                (None, Some(_)) => return self.rest,
+                (None, Some(last)) => {
+                    return self.rest && !(last.is_empty() && filters.next().is_none());
+                }
                 (Some(_), None) => return false,
                 (None, None) => return !self.rest,
             }
@@ -121,14 +167,6 @@ impl Pattern {
         if level == "*" {
             self.levels.push(Level::Any);
             return Ok(());
-        }
-        if let Some(at) = level.find('*') {
-            let at = span.start + at;
-            return Err(fault(
-                at..at + 1,
-                "`*` takes a whole level",
-                "use `{name}` to take a piece of a level",
-            ));
         }
         let mut literals = vec![String::new()];
         let mut rest = level;
@@ -230,6 +268,48 @@ fn first_level(text: &str, separator: char) -> (&str, Option<&str>) {
     }
 }
 
+/// The levels of a pattern and where each begins. What stands in braces is not parted.
+pub(super) fn levels(text: &str, separator: char) -> impl Iterator<Item = (usize, &str)> {
+    let mut depth = 0_usize;
+    let mut start = 0;
+    let parts = text.split(move |c| {
+        match c {
+            '{' => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == separator && depth == 0
+    });
+    parts.map(move |level| {
+        let at = start;
+        start += level.len() + separator.len_utf8();
+        (at, level)
+    })
+}
+
+/// The fault of a pattern that is spelled as elsewhere.
+fn foreign(text: &str, separator: char) -> Option<Fault> {
+    let spelled = || wildcard::spelled(text, separator, Spelling::Route);
+    let Some(place) = wildcard::foreign(text, separator, Spelling::Route) else {
+        let at = text.find('/').filter(|_| separator == '.')?;
+        let problem = "the levels of these topics are parted by `.`".to_owned();
+        let hint = spelled().map(|text| format!("write `{text}`"));
+        return Some(Fault { span: at..at + 1, problem, hint });
+    };
+    let problem = match &text[place.clone()] {
+        "^" => "a route's `topic` is no regular expression".to_owned(),
+        "*" => "`*` takes a whole level".to_owned(),
+        shared @ ("$share/" | "$queue/") => {
+            format!("`{shared}…` belongs to a subscription: topics come without it")
+        }
+        other => format!("`{other}` is no wildcard of a route's `topic`"),
+    };
+    let hint = "`{name}` takes one level or a piece of one, `*` one level without a name, \
+                `{rest..}` at the end all that remain";
+    let hint = spelled().map_or(hint.to_owned(), |text| format!("{hint}: write `{text}`"));
+    Some(fault(place, &problem, &hint))
+}
+
 /// A name is a word, so that it can't be mistaken for a path or a filter.
 fn check_name(name: &str, span: &Range<usize>) -> Result<(), Fault> {
     let good = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
@@ -304,9 +384,21 @@ mod tests {
             ("{a}{b}", 3..6),
             ("{}", 0..2),
             ("{json}", 0..6),
+            ("a/+/b", 2..3),
+            ("a/#", 2..3),
         ] {
             assert_eq!(Pattern::parse(pattern, '/').unwrap_err().span, span, "{pattern}");
         }
+        let fault = Pattern::parse("orders/{event}", '.').unwrap_err();
+        assert_eq!((fault.span, fault.hint.as_deref()), (6..7, Some("write `orders.{event}`")));
+    }
+
+    #[test]
+    fn the_dots_of_a_capture_part_no_levels() {
+        let pattern = Pattern::parse("orders.{event..}", '.').unwrap();
+        let topic = Topic::new("orders.eu.created", '.');
+        assert_eq!(pattern.matches(&topic).unwrap().as_slice(), ["eu.created"]);
+        assert_eq!(pattern.prefix('.'), ("orders.".to_owned(), false));
     }
 
     #[test]
@@ -322,6 +414,11 @@ mod tests {
             ("plant/{rest..}", "plant/#", true),
             ("plant/line-{n}", "plant/line-7", true),
             ("plant/line-{n}", "plant/cell-7", false),
+            ("plant/{rest..}", "plant/", false),
+            ("$SYS/{rest..}", "#", false),
+            ("$SYS/{rest..}", "+/x", false),
+            ("$SYS/{rest..}", "$SYS/#", true),
+            ("{all..}", "#", true),
         ] {
             assert_eq!(
                 Pattern::parse(pattern, '/').unwrap().meets_filter(filter),

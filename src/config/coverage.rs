@@ -1,0 +1,209 @@
+//! Whether sources and routes fit one another: what a source brings is taken, what a route takes is brought.
+
+use std::ops::Range;
+
+use regex::Regex;
+
+use super::ledger::Ledger;
+use super::problem::{Kind, Problem, listed, quoted};
+use super::route;
+use super::source::{self, SourceKind};
+use crate::route::Pattern;
+use crate::route::wildcard::{Spelling, spelled};
+
+/// What a source asks its broker for: a filter, or a topic or a regular expression of Kafka.
+struct Asked<'a> {
+    text: &'a str,
+    place: &'a Range<usize>,
+    separator: char,
+}
+
+/// Reports what no route takes, which would be acknowledged and lost, and warns of what nothing brings.
+/// `routes` are all of the file; `sources` those that could be read.
+pub(super) fn check(ledger: &Ledger<'_>, sources: &[&source::Read], routes: &[route::Read]) {
+    // A route with a slip in its topic takes nothing of what it is for: said once, of the source.
+    let mut untaken = Vec::new();
+    for source in sources {
+        let name = &source.config.name;
+        let takers: Vec<_> = routes.iter().filter(|route| route.spec.from.contains(name)).collect();
+        if source.unrouted_is_meant {
+            continue;
+        }
+        if takers.is_empty() {
+            untaken.push(name);
+            let message = format!("no route takes from {}", quoted(name));
+            let problem = Problem::new(Kind::Impossible, Some(source.table.clone()), message);
+            ledger.report(
+                problem.help(format!("write a route with `from = \"{name}\"`")).help(MEANT),
+            );
+            continue;
+        }
+        for asked in asked(source) {
+            if !takers.iter().any(|route| asked.meets(route.spec.topic.as_ref())) {
+                untaken.push(name);
+                ledger.report(untaken_filter(&asked, &takers));
+            }
+        }
+    }
+    for route in routes {
+        let from: Vec<_> = route.spec.from.iter().map(|name| of_name(sources, name)).collect();
+        let known: Option<Vec<_>> = from.into_iter().collect();
+        let (Some(from), Some(topic), Some(place)) = (known, &route.spec.topic, &route.topic)
+        else {
+            continue;
+        };
+        let brought = from.iter().flat_map(|s| asked(s)).any(|asked| asked.meets(Some(topic)));
+        if !brought && !from.iter().any(|source| untaken.contains(&&source.config.name)) {
+            ledger.report(unbrought(topic, place, &from));
+        }
+    }
+}
+
+const MEANT: &str = "where losing what it brings is meant, write `unrouted = \"ignore\"` in the source; \
+                     to keep it, `unrouted = \"dead-letter\"`";
+
+const CASE: &str = "it differs in upper and lower case alone, which count";
+
+fn untaken_filter(asked: &Asked<'_>, takers: &[&route::Read]) -> Problem {
+    let message = format!("no route takes what {} brings", quoted(asked.text));
+    let problem = Problem::new(Kind::Impossible, Some(asked.place.clone()), message);
+    let in_lower_case = asked.text.to_lowercase();
+    let lower = Asked { text: &in_lower_case, ..*asked };
+    let near = takers.iter().find_map(|route| {
+        let topic = route.spec.topic.as_ref().filter(|t| lower.meets(Some(&t.to_lowercase())))?;
+        Some((topic, route.topic.clone()?))
+    });
+    if let Some((topic, place)) = near {
+        let hint = format!("{CASE}: `topic` is {}", quoted(topic.text()));
+        return problem.also(place, "the nearest").help(hint);
+    }
+    let names: Vec<_> = takers.iter().map(|route| &route.spec.name).collect();
+    let names = listed(&names, "and");
+    let fits = spelled(asked.text, asked.separator, Spelling::Route);
+    let hint = match fits.filter(|_| !asked.is_regex()) {
+        Some(fits) => format!("`topic = \"{fits}\"` in a route takes it; see that of {names}"),
+        None => format!("see the `topic` of {names}"),
+    };
+    problem.help(hint).help(MEANT)
+}
+
+fn unbrought(topic: &Pattern, place: &Range<usize>, from: &[&source::Read]) -> Problem {
+    let names: Vec<_> = from.iter().map(|source| source.config.name.as_str()).collect();
+    let message = format!(
+        "nothing that {} takes can come from {}",
+        quoted(topic.text()),
+        listed(&names, "or")
+    );
+    let problem = Problem::new(Kind::Warning, Some(place.clone()), message);
+    let lower = topic.to_lowercase();
+    let near = from
+        .iter()
+        .flat_map(|source| asked(source))
+        .find(|asked| Asked { text: &asked.text.to_lowercase(), ..*asked }.meets(Some(&lower)));
+    if let Some(asked) = near {
+        return problem.also(asked.place.clone(), "the nearest").help(CASE);
+    }
+    let add = |key: &str, spelling, separator| {
+        let what = spelled(topic.text(), separator, spelling);
+        what.map(|what| format!("add `'{what}'` to `{key}` of the source"))
+    };
+    let hint = from.iter().find_map(|source| match &source.config.kind {
+        SourceKind::Mqtt(_) => add("subscriptions", Spelling::Filter, '/'),
+        SourceKind::Kafka(_) => match topic.prefix('.') {
+            (name, true) => Some(format!("add `\"{name}\"` to `topics` of the source")),
+            _ => add("topics", Spelling::Regex, '.'),
+        },
+    });
+    problem.maybe_help(hint)
+}
+
+fn of_name<'a>(sources: &[&'a source::Read], name: &str) -> Option<&'a source::Read> {
+    sources.iter().find(|source| source.config.name == name).copied()
+}
+
+fn asked(source: &source::Read) -> Vec<Asked<'_>> {
+    let separator = source.config.kind.separator();
+    let texts: Vec<&str> = match &source.config.kind {
+        SourceKind::Mqtt(mqtt) => {
+            mqtt.subscriptions.iter().map(|each| each.filter.as_str()).collect()
+        }
+        SourceKind::Kafka(kafka) => kafka.topics.iter().map(String::as_str).collect(),
+    };
+    let asked = |(text, place)| Asked { text, place, separator };
+    texts.into_iter().zip(&source.filters).map(asked).collect()
+}
+
+impl Asked<'_> {
+    fn is_regex(&self) -> bool {
+        self.separator == '.' && self.text.starts_with('^')
+    }
+
+    /// Whether a topic may exist that it brings and that `topic` takes; of a regular expression in doubt.
+    fn meets(&self, topic: Option<&Pattern>) -> bool {
+        let Some(topic) = topic else { return true };
+        match self.separator {
+            '/' => topic.meets_filter(self.text),
+            _ if self.is_regex() => regex_meets(self.text, topic),
+            separator => topic.takes(self.text, separator),
+        }
+    }
+}
+
+fn regex_meets(regex: &str, topic: &Pattern) -> bool {
+    let (takes, all) = topic.prefix('.');
+    if all {
+        // What only librdkafka can read may bring anything.
+        return Regex::new(regex).map_or(true, |regex| regex.is_match(&takes));
+    }
+    let brings = literal_prefix(regex);
+    takes.starts_with(&brings) || brings.starts_with(&takes)
+}
+
+/// What every topic begins with that a regular expression of Kafka brings.
+fn literal_prefix(regex: &str) -> String {
+    let mut prefix = String::new();
+    if regex.contains('|') {
+        return prefix;
+    }
+    let mut rest = regex.trim_start_matches('^').chars().peekable();
+    while let Some(c) = rest.next() {
+        let literal = match c {
+            '\\' => rest.next().filter(|escaped| !escaped.is_ascii_alphanumeric()),
+            '.' | '[' | '(' | ')' | '{' | '*' | '+' | '?' | '$' | '^' => None,
+            c => Some(c),
+        };
+        let Some(literal) = literal else { break };
+        // What may be there or not says nothing.
+        if matches!(rest.peek(), Some('*' | '?' | '{')) {
+            break;
+        }
+        prefix.push(literal);
+    }
+    prefix
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regular_expressions_meet_what_they_may_bring() {
+        for (regex, topic, meets) in [
+            ("^orders\\..*", "orders.{event}", true),
+            ("^orders\\..*", "Orders.{event}", false),
+            ("^orders\\..*", "bills.{event}", false),
+            ("^orders\\..*", "orders.created", true),
+            ("^orders\\..*", "orders", false),
+            ("^orders\\.[a-z]+$", "orders.Created", false),
+            ("^(orders|bills)\\.", "bills.{event}", true),
+            ("^orders?\\.", "order.{event}", true),
+            ("^orders{0,1}", "order.{event}", true),
+            ("^.*", "a.{b..}", true),
+            ("^(?<no", "a", true),
+            ("^ord", "orders.{event}", true),
+        ] {
+            let pattern = Pattern::parse(topic, '.').unwrap();
+            assert_eq!(regex_meets(regex, &pattern), meets, "{regex} {topic}");
+        }
+    }
+}
