@@ -5,14 +5,16 @@
 //! publishers; these, the rejects and the dead letters end each because its queue closed. When the
 //! grace is over the abort ends whatever is left, and what was not settled stays with the brokers.
 
+mod certificates;
 mod dead_letters;
+mod examine;
 mod waiting;
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -21,21 +23,23 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::admin::Admin;
-use crate::config::Config;
 use crate::config::source::{SourceConfig, SourceKind, Unrouted};
+use crate::config::{ApiConfig, Config};
 use crate::dead_letter;
 use crate::delivery::Intake;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Rejects, SourcePolicy};
-use crate::publish::{self, Publisher};
+use crate::publish::{self, Client, Publisher, Refused};
 use crate::route::{RejectTo, RouteTable};
 use crate::shutdown::Shutdown;
 #[cfg(feature = "kafka")]
 use crate::source::kafka::KafkaSource;
 #[cfg(feature = "mqtt")]
 use crate::source::mqtt::MqttSource;
+use certificates::Certificates;
 pub use dead_letters::probe_dead_letter;
+pub use examine::examine;
 use waiting::Waiting;
 
 /// After the abort every part has this long to let go.
@@ -53,6 +57,7 @@ pub struct Bridge {
     health: Health,
     waiting: Waiting,
     admin: Admin,
+    certificates: Certificates,
 }
 
 /// Parts that are made and not yet running.
@@ -156,9 +161,7 @@ impl Bridge {
         let (refused, refused_entries) = mpsc::unbounded_channel();
         let (mut publishers, mut gates) = (HashMap::new(), HashMap::new());
         for (name, api) in &config.apis {
-            let publisher = Publisher::build(api, &metrics, &health, refused.clone())
-                .await
-                .map_err(|why| BuildError::Api { name: name.to_string(), why })?;
+            let publisher = publisher(name, api, &metrics, &health, &refused).await?;
             let (entries, queue) = mpsc::unbounded_channel();
             publishers.insert(Arc::clone(name), entries);
             gates.insert(Arc::clone(name), publisher.gate());
@@ -184,7 +187,9 @@ impl Bridge {
         let in_flight = config.sources.iter().map(|s| (s.name.clone(), metrics.source(&s.name)));
         let in_flight = in_flight.map(|(name, metrics)| (name, metrics.in_flight)).collect();
         let waiting = Waiting { in_flight, health: health.clone() };
-        Ok(Self { parts, grace: config.grace, shutdown, health, waiting, admin })
+        let certificates = Certificates::of(config, &metrics, SystemTime::now());
+        let grace = config.grace;
+        Ok(Self { parts, grace, shutdown, health, waiting, admin, certificates })
     }
 
     /// The address of the admin port.
@@ -200,6 +205,7 @@ impl Bridge {
     /// Runs until the drain is done. An error says that it was not clean; nothing is lost by that.
     pub async fn run(self) -> Result<(), RunError> {
         let admin = tokio::spawn(self.admin.run());
+        let certificates = tokio::spawn(self.certificates.run());
         let health = self.health.clone();
         let ready = tokio::spawn(async move {
             health.all_ready().await;
@@ -223,6 +229,7 @@ impl Bridge {
             let ended = async { while tasks.join_next().await.is_some() {} };
             let _ = tokio::time::timeout(ABORT_TIMEOUT, ended).await;
         }
+        certificates.abort();
         admin.abort();
         result
     }
@@ -263,6 +270,18 @@ pub async fn probe(source: &SourceConfig) -> Option<Result<String, String>> {
         SourceKind::Kafka(config) => Some(crate::source::kafka::probe(config.clone()).await),
         _ => None,
     }
+}
+
+/// Makes the publisher of an API.
+async fn publisher(
+    name: &str,
+    api: &ApiConfig,
+    metrics: &Metrics,
+    health: &Health,
+    refused: &mpsc::UnboundedSender<Refused>,
+) -> Result<Publisher<Client>, BuildError> {
+    let built = Publisher::build(api, metrics, health, refused.clone()).await;
+    built.map_err(|why| BuildError::Api { name: name.to_owned(), why })
 }
 
 /// Makes a source.

@@ -38,8 +38,9 @@
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. `kafka`: what all clients of a cluster share, the source and the dead letter.
-//! 12. [`aws`], [`backoff`], [`causes`], [`descriptors`], [`health`], [`listener`], [`metrics`],
-//!     [`oauth2`], [`outbound`], [`redact`], [`regular_file`], [`renewal`], [`shutdown`], [`telemetry`],
+//! 12. [`aws`], [`backoff`], [`causes`], [`certificate`], [`descriptors`], [`health`], [`listener`],
+//!     [`metrics`], [`oauth2`], [`outbound`], [`redact`], [`regular_file`], [`renewal`], [`shutdown`],
+//!     [`telemetry`],
 //!     [`tls`]: tools that know nothing of the rest.
 //!
 //! # Who may import whom
@@ -50,7 +51,7 @@
 //! main → cli
 //! cli → bridge, emulator, demo, config, descriptors, event_api, health, redact, replay, shutdown, telemetry
 //! demo → bridge, emulator, config, descriptors, listener, shutdown
-//! bridge → admin, config, dead_letter, delivery, health, kafka, message, metrics, pipeline, publish, route, shutdown, source
+//! bridge → admin, certificate, config, dead_letter, delivery, health, kafka, message, metrics, pipeline, publish, regular_file, route, shutdown, source, tls
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
 //! source → backoff, causes, config, delivery, health, kafka, message, metrics, seeded, shutdown, tls
@@ -59,7 +60,7 @@
 //! kafka → aws, config, oauth2, redact, renewal, tls
 //! emulator → descriptors, event_api, listener, shutdown
 //! admin → descriptors, health, listener, metrics, redact, shutdown
-//! config → message, redact, regular_file, route
+//! config → certificate, message, redact, regular_file, route
 //! route → event_api, message
 //! delivery → message, seeded
 //! aws → causes, outbound, redact, renewal
@@ -67,6 +68,7 @@
 //! outbound → config
 //! renewal → backoff
 //! telemetry → redact
+//! tls → regular_file
 //! ```
 
 pub mod admin;
@@ -74,6 +76,7 @@ pub mod aws;
 pub mod backoff;
 pub mod bridge;
 pub mod causes;
+pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod dead_letter;

@@ -140,6 +140,7 @@ struct Families {
     reordered: Family<Labels, Counter>,
     ambiguous: Family<Labels, Counter>,
     dead_letters: Family<Labels, Counter>,
+    certificate_expiry: Family<Labels, Gauge>,
     dead_letter_files_removed: Counter,
 }
 
@@ -231,6 +232,7 @@ impl Metrics {
             f.ambiguous.clone(),
         );
         r.register("dead_letters", "Messages written to a dead letter", f.dead_letters.clone());
+        register_certificates(r, &f);
         r.register(
             "dead_letter_files_removed",
             "Dead-letter files removed with all they held, because of `max_files`",
@@ -324,6 +326,15 @@ impl Metrics {
         self.families.dead_letters.get_or_create_owned(&label("reason", reason))
     }
 
+    /// The end of the certificates in the file of `key`, of an `api` or a `source`.
+    pub fn certificate_expiry(&self, owner: &'static str, name: &str, key: &str) -> Gauge {
+        self.families.certificate_expiry.get_or_create_owned(&with(
+            &label(owner, name),
+            "file",
+            key,
+        ))
+    }
+
     /// The counter of dead-letter files that made room for newer ones.
     pub fn dead_letter_files_removed(&self) -> Counter {
         self.families.dead_letter_files_removed.clone()
@@ -373,6 +384,14 @@ impl ApiMetrics {
             counter.inc_by(events as u64);
         }
     }
+}
+
+fn register_certificates(r: &mut Registry, f: &Families) {
+    r.register(
+        "certificate_expiry_timestamp_seconds",
+        "When a certificate in a file ends, in seconds since 1970; of several CAs the next",
+        f.certificate_expiry.clone(),
+    );
 }
 
 fn label(name: &'static str, value: &str) -> Labels {

@@ -104,7 +104,7 @@ pub fn tokens<T: PartialEq + Send + Sync + 'static>(
 
 impl<T> Issuer<T> {
     async fn fetch(&self) -> Result<Fresh<T>, String> {
-        let secret = self.config.client_secret.reread();
+        let secret = self.config.client_secret.reread().await;
         let in_form = self.in_form.load(Ordering::Relaxed);
         let (mut status, mut body) = self.ask(&secret, in_form).await?;
         if doubts_the_client(status, &body) {

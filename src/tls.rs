@@ -9,6 +9,11 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
+use crate::regular_file;
+
+/// A file of certificates holds no more: those of every public CA take a quarter of it.
+pub const MAX_BYTES: u64 = 1 << 20;
+
 /// Why TLS can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -49,7 +54,8 @@ pub fn client_config(
     let builder = versions()?.with_root_certificates(roots);
     let Some((certificate, key)) = identity else { return Ok(builder.with_no_client_auth()) };
     let chain = certificates("certificate", certificate)?;
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| file_error("key", key, &e))?;
+    let key_der = PrivateKeyDer::from_pem_slice(&read("key", key)?);
+    let key_der = key_der.map_err(|e| file_error("key", key, &e))?;
     // The likely mistake is a key that belongs to another certificate, so the key is named.
     builder.with_client_auth_cert(chain, key_der).map_err(|e| file_error("key", key, &e))
 }
@@ -70,6 +76,14 @@ pub fn trusted_pem(ca_file: Option<&Path>) -> Result<String, TlsError> {
     Ok(all.iter().map(block).collect())
 }
 
+/// The certificate and the key of a client, as they stand in their files.
+pub fn identity_pem(certificate: &Path, key: &Path) -> Result<(String, String), TlsError> {
+    let text = |what, path| {
+        String::from_utf8(read(what, path)?).map_err(|e| file_error(what, path, &e.utf8_error()))
+    };
+    Ok((text("certificate", certificate)?, text("key", key)?))
+}
+
 /// In lines of 64, as PEM wants them.
 fn wrapped(text: &str) -> String {
     let lines = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]);
@@ -88,12 +102,18 @@ fn versions() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, TlsError> {
 }
 
 fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let certificates = read.map_err(|e| file_error(what, path, &e))?;
+    let bytes = read(what, path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let certificates = certificates.map_err(|e| file_error(what, path, &e))?;
     if certificates.is_empty() {
         return Err(file_error(what, path, &"there is no certificate in it"));
     }
     Ok(certificates)
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    let read = regular_file::read(path, MAX_BYTES).map_err(|e| file_error(what, path, &e))?;
+    Ok(read.bytes)
 }
 
 fn file_error(what: &'static str, path: &Path, why: &dyn std::fmt::Display) -> TlsError {

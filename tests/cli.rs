@@ -38,11 +38,97 @@ fn seven_mistakes_of_seven_kinds_are_seven_problems() {
     }
 }
 
+/// `check` and `run` of this configuration: their codes, and what `check` said.
+fn verdict(text: &str, variables: &[(&str, &str)]) -> (i32, i32, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bridge.toml");
+    fs::write(&path, text).unwrap();
+    let [check, run] = ["check", "run"].map(|command| {
+        let mut command = {
+            let mut with = bridge();
+            with.arg(command).arg("-c").arg(&path).env("NO_COLOR", "1");
+            with
+        };
+        for name in ["AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "STATE_DIRECTORY"] {
+            command.env_remove(name);
+        }
+        command.env("AWS_EC2_METADATA_DISABLED", "true").env("AWS_CONFIG_FILE", "/dev/null");
+        command.envs(variables.iter().copied()).output().unwrap()
+    });
+    let said = [check.stdout, check.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    let left = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(left, 1, "nothing is made: {said}");
+    (check.status.code().unwrap(), run.status.code().unwrap(), said)
+}
+
+/// A configuration that is good, but for the lines that are given.
+fn but(api: &str, source: &str, path: &str, admin: &str) -> String {
+    format!(
+        "[api.main]\nendpoint = \"https://events.example/event\"\n{api}\n[source.it]\n{source}\n\
+         [route.all]\nfrom = \"it\"\nchannel = \"/all/x\"\n[admin]\nlisten = \"{admin}\"\n\
+         [dead_letter.rejects]\ntype = \"file\"\npath = \"{path}\"\n"
+    )
+}
+
+#[test]
+fn what_run_would_refuse_check_refuses_with_the_same_code() {
+    const TOKEN: &str = "auth = { type = \"token\", token = { env = \"TOKEN\" } }";
+    const IAM: &str = "auth = { type = \"iam\" }";
+    const MQTT: &str =
+        "type = \"mqtt\"\nurl = \"mqtt://127.0.0.1:1\"\nclient_id = \"b\"\nsubscriptions = \"#\"";
+    const KAFKA: &str = "type = \"kafka\"\nbrokers = \"127.0.0.1:1\"\ngroup = \"g\"\ntopics = \"t\"\n\
+                         options = { \"fetch.min.bytes\" = \"many\" }";
+    const HERE: &str = "127.0.0.1:0";
+    for (text, code, says) in [
+        (but(IAM, MQTT, "/dev/full", HERE), 78, "no AWS region is known"),
+        (but(TOKEN, KAFKA, "/dev/full", HERE), 78, "fetch.min.bytes"),
+        (but(TOKEN, MQTT, "/proc/none/r.jsonl", HERE), 78, "make its directory writable"),
+        (but(TOKEN, MQTT, "/dev/null/r.jsonl", HERE), 78, "a part of its path is no directory"),
+        // An address of documentation is of no machine.
+        (but(TOKEN, MQTT, "/dev/full", "192.0.2.1:9464"), 1, "can't be taken"),
+    ] {
+        let (check, run, said) = verdict(&text, &[("TOKEN", "t")]);
+        assert_eq!((check, run), (code, code), "{said}");
+        assert!(said.contains(says) && !said.contains("is good"), "{said}");
+    }
+}
+
+#[test]
+fn check_says_where_the_service_may_meet_something_else_and_makes_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let text = fs::read_to_string("config/mqtt.toml").unwrap();
+    fs::write(config.path(), text).unwrap();
+    let check = |variables: &[(&str, &str)]| {
+        let mut command = bridge();
+        command.args(["check", "-c"]).arg(config.path()).env_remove("STATE_DIRECTORY");
+        command.env_remove("XDG_STATE_HOME").env_remove("INVOCATION_ID").env("HOME", home.path());
+        command.env("APPSYNC_API_KEY", "da2-x").env("MQTT_PASSWORD", "x");
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = check(&[]);
+    let place = home.path().join(".local/state/appsync-bridge/dead-letters.jsonl");
+    assert!(said.contains("`$STATE_DIRECTORY` is not set"), "{said}");
+    assert!(said.contains(place.to_str().unwrap()), "{said}");
+    assert!(!check(&[("STATE_DIRECTORY", home.path().to_str().unwrap())]).contains("is not set"));
+    assert_eq!(check(&[("INVOCATION_ID", "0")]), "", "the unit's own process");
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0, "nothing is made");
+}
+
 #[test]
 fn a_good_configuration_is_called_good() {
+    let directory = tempfile::tempdir().unwrap();
     for file in ["config/bridge.toml", "config/mqtt.toml"] {
+        let path = directory.path().join("bridge.toml");
+        let state = directory.path().to_str().unwrap();
+        let text = fs::read_to_string(file).unwrap().replace("/var/lib/appsync-bridge", state);
+        fs::write(&path, text).unwrap();
         let command = bridge()
-            .args(["check", "-c", file])
+            .args(["check", "-c"])
+            .arg(&path)
+            .env("STATE_DIRECTORY", state)
             .env("APPSYNC_API_KEY", "da2-x")
             .env("MQTT_PASSWORD", "x")
             .output()

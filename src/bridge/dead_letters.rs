@@ -7,12 +7,16 @@ use tokio::sync::mpsc;
 
 use super::{BuildError, Parts, named};
 #[cfg(feature = "kafka")]
+use crate::config::kafka::KafkaConfig;
+#[cfg(feature = "kafka")]
 use crate::config::source::SourceKind;
 use crate::config::{Config, DeadLetterConfig};
 use crate::dead_letter::FileTarget;
 #[cfg(feature = "kafka")]
 use crate::dead_letter::KafkaTarget;
 use crate::health::Health;
+#[cfg(feature = "kafka")]
+use crate::message::SourceName;
 use crate::metrics::Metrics;
 use crate::pipeline::{Letter, write_letters};
 use crate::route::Reason;
@@ -58,6 +62,38 @@ pub(super) async fn open(
     Ok(letters)
 }
 
+/// Every dead letter that could not be opened, without opening any.
+pub(super) async fn examine(config: &Config) -> Vec<BuildError> {
+    let mut found = Vec::new();
+    for (name, dead_letter) in &config.dead_letters {
+        match dead_letter {
+            DeadLetterConfig::File { path, .. } => {
+                let examined = FileTarget::look(path);
+                let unusable = |why| BuildError::DeadLetter { name: name.to_string(), why };
+                found.extend(examined.map_err(unusable).err());
+            }
+            #[cfg(feature = "kafka")]
+            DeadLetterConfig::Kafka { source, .. } => {
+                let examined = match cluster(config, source) {
+                    Ok(home) => KafkaTarget::examine(home).await,
+                    Err(why) => Err(why),
+                };
+                let unusable = |why: crate::kafka::BuildError| BuildError::DeadLetterTopic {
+                    name: name.to_string(),
+                    why: why.into(),
+                };
+                found.extend(examined.map_err(unusable).err());
+            }
+            #[cfg(not(feature = "kafka"))]
+            DeadLetterConfig::Kafka { .. } => {
+                let part = format!("dead_letter `{name}`");
+                found.push(BuildError::LeftOut { part, kind: "kafka" });
+            }
+        }
+    }
+    found
+}
+
 /// The topic of a dead letter on the cluster of `source`, which is one of the configuration's.
 #[cfg(feature = "kafka")]
 async fn kafka_target(
@@ -65,19 +101,27 @@ async fn kafka_target(
     source: &str,
     topic: &str,
 ) -> Result<KafkaTarget, crate::kafka::BuildError> {
-    let clusters: Vec<_> = config
-        .sources
-        .iter()
-        .filter_map(|source| match &source.kind {
-            SourceKind::Kafka(kafka) => Some((&source.name, kafka)),
-            SourceKind::Mqtt(_) => None,
-        })
-        .collect();
-    let unknown = || crate::kafka::BuildError::Settings(format!("there is no source `{source}`"));
-    let home = clusters.iter().find(|(name, _)| &***name == source).ok_or_else(unknown)?.1;
-    let readers = clusters.iter().filter(|(_, kafka)| kafka.may_meet(home));
-    let readers = readers.map(|(name, _)| (*name).clone()).collect();
+    let home = cluster(config, source)?;
+    let readers = clusters(config).filter(|(_, kafka)| kafka.may_meet(home));
+    let readers = readers.map(|(name, _)| name.clone()).collect();
     KafkaTarget::build(home.clone(), topic.to_owned(), readers).await
+}
+
+#[cfg(feature = "kafka")]
+fn cluster<'a>(
+    config: &'a Config,
+    source: &str,
+) -> Result<&'a KafkaConfig, crate::kafka::BuildError> {
+    let unknown = || crate::kafka::BuildError::Settings(format!("there is no source `{source}`"));
+    Ok(clusters(config).find(|(name, _)| *name == source).ok_or_else(unknown)?.1)
+}
+
+#[cfg(feature = "kafka")]
+fn clusters(config: &Config) -> impl Iterator<Item = (&SourceName, &KafkaConfig)> {
+    config.sources.iter().filter_map(|source| match &source.kind {
+        SourceKind::Kafka(kafka) => Some((&source.name, kafka)),
+        SourceKind::Mqtt(_) => None,
+    })
 }
 
 /// Tries the broker of a dead letter, and says what is there or why it could not work; `None` where

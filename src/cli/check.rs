@@ -8,7 +8,7 @@ use tracing::{error, warn};
 
 use super::{EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS};
 use crate::bridge;
-use crate::config::{self, Config, Environment, Loaded, Problems, Told};
+use crate::config::{self, Config, DeadLetterConfig, Environment, Loaded, Problems, Told};
 use crate::redact;
 use crate::telemetry;
 
@@ -17,7 +17,8 @@ Examples:
   appsync-bridge check -c bridge.toml
   appsync-bridge check -c bridge.toml --connect
 
-Exit codes: 0 good, 1 a broker can't be reached or won't have us, 77 this user may not read the file, 78 there are problems.";
+What `run` would refuse is refused here, with the same code; nothing is made, and no port is taken.
+Exit codes: 0 good, 1 a broker can't be reached or won't have us, 77 permissions, 78 there are problems.";
 
 /// Read a configuration and print every problem of it, with its place and a hint
 #[derive(clap::Args, Clone, Debug)]
@@ -38,9 +39,48 @@ pub async fn run(args: &Args) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    for note in notes(&loaded.config) {
+        let _ = writeln!(redact::stderr(), "note: {note}");
+    }
+    // What `run` would refuse is refused here, with the same code.
+    let found = bridge::examine(&loaded.config).await;
+    for why in &found {
+        let _ = writeln!(redact::stderr(), "error: {why}");
+    }
+    if let Some(first) = found.first() {
+        return super::run::exit_code(first);
+    }
     // Nobody is left to tell when standard output is closed.
     let _ = writeln!(redact::stdout(), "{}", summary(&args.config, &loaded.config));
     if args.connect { connect(&loaded.config).await } else { ExitCode::SUCCESS }
+}
+
+/// Where what was checked may be other than what the service meets.
+fn notes(config: &Config) -> Vec<String> {
+    // A unit's process has one; and what it meets is what it will meet.
+    if std::env::var_os("INVOCATION_ID").is_some() {
+        return Vec::new();
+    }
+    let default = |dead_letter: &DeadLetterConfig| match dead_letter {
+        DeadLetterConfig::File { path, .. } if path.ends_with(config::DEFAULT_DEAD_LETTERS) => {
+            Some(path.display().to_string())
+        }
+        _ => None,
+    };
+    let path = config.dead_letters.get("default").and_then(default);
+    let unset = std::env::var_os("STATE_DIRECTORY").is_none_or(|value| value.is_empty());
+    let state = path.filter(|_| unset).map(|path| {
+        format!(
+            "`$STATE_DIRECTORY` is not set, so dead letters would go to `{path}`; \
+             a systemd unit with `StateDirectory=` keeps them elsewhere"
+        )
+    });
+    let root = rustix::process::geteuid().is_root().then(|| {
+        "checked as root, who may read and write everything; a service with `User=` or `DynamicUser=` \
+         may not: check as its user (`systemd-run --pipe --wait -p User=NAME appsync-bridge check`)"
+            .to_owned()
+    });
+    state.into_iter().chain(root).collect()
 }
 
 /// Tries every broker: a line each, on stderr for those that won't do.

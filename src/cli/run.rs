@@ -94,7 +94,8 @@ fn format(configured: LogFormat) -> Format {
     }
 }
 
-fn exit_code(why: &BuildError) -> ExitCode {
+/// The exit code of a bridge that could not be made.
+pub(super) fn exit_code(why: &BuildError) -> ExitCode {
     let code = match why {
         BuildError::DeadLetter { why, .. } if why.why.kind() == ErrorKind::PermissionDenied => {
             EXIT_PERMISSIONS

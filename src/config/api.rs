@@ -1,16 +1,19 @@
 //! `[api.NAME]`: an Event API and how to speak to it.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::auth::{self, AUTHS};
 pub use super::auth::{Auth, Aws, OAuth2};
+use super::certificates;
 pub use super::endpoint::Endpoint;
 use super::ledger::Text;
 use super::problem::{Kind, Problem, listed};
 use super::reader::{Field, Located, Reported, Setting, Table};
 use super::value::show_duration;
+use crate::regular_file;
 
 /// The name of an `[api.NAME]`.
 pub type ApiName = Arc<str>;
@@ -109,8 +112,9 @@ pub(super) fn read(
 
 /// `ca_file`, which has to be there and to look like certificates.
 pub(super) fn ca_file(table: &mut Table<'_>) -> Result<Option<PathBuf>, Reported> {
-    let file = pem_file(table, "ca_file", "CERTIFICATE").optional()?;
-    Ok(file.map(|file| file.value))
+    let Some(file) = pem_file(table, "ca_file", "CERTIFICATE").optional()? else { return Ok(None) };
+    certificates::authorities(table.ledger, &file).ok_or(Reported)?;
+    Ok(Some(file.value))
 }
 
 /// A file that has to be there and to hold a PEM block with `what` in its name.
@@ -119,22 +123,25 @@ pub(super) fn pem_file(table: &mut Table<'_>, key: &'static str, what: &str) -> 
     table.filled(key).then(|text| {
         let path = PathBuf::from(&text.value.value);
         let shown = text.value.shown();
-        let (problem, hint) = match std::fs::read_to_string(&path) {
-            Ok(content) if content.contains("-----BEGIN") && content.contains(what) => {
+        let read = regular_file::read(&path, certificates::MAX_BYTES);
+        let (problem, hint) = match read.map(|content| String::from_utf8(content.bytes)) {
+            Ok(Ok(content)) if content.contains("-----BEGIN") && content.contains(what) => {
                 return Some(path);
             }
-            Ok(_) => {
+            Ok(Ok(_)) => {
                 let hint = format!("it is PEM, with a line `-----BEGIN …{what}-----`");
                 (format!("{shown} holds no {}", what.to_lowercase()), hint)
             }
-            Err(error) => {
-                let why = match error.kind() {
-                    std::io::ErrorKind::NotFound => "does not exist".to_owned(),
-                    std::io::ErrorKind::PermissionDenied => {
-                        "can't be read: permission denied".to_owned()
-                    }
-                    std::io::ErrorKind::InvalidData => "is not PEM".to_owned(),
-                    _ => format!("can't be read: {error}"),
+            other => {
+                let why = match other {
+                    Ok(_) => "is not PEM".to_owned(),
+                    Err(error) => match error.kind() {
+                        Some(ErrorKind::NotFound) => "does not exist".to_owned(),
+                        Some(ErrorKind::PermissionDenied) => {
+                            "can't be read: permission denied".to_owned()
+                        }
+                        _ => error.to_string(),
+                    },
                 };
                 (format!("{shown} {why}"), format!("`{key}` is the path of a PEM file"))
             }

@@ -41,7 +41,7 @@ pub(super) fn check(ledger: &Ledger<'_>, sources: &[&source::Read], routes: &[ro
         for asked in asked(source) {
             if !takers.iter().any(|route| asked.meets(route.spec.topic.as_ref())) {
                 untaken.push(name);
-                ledger.report(untaken_filter(&asked, &takers));
+                ledger.report(untaken_filter(ledger, &asked, &takers));
             }
         }
     }
@@ -54,7 +54,7 @@ pub(super) fn check(ledger: &Ledger<'_>, sources: &[&source::Read], routes: &[ro
         };
         let brought = from.iter().flat_map(|s| asked(s)).any(|asked| asked.meets(Some(topic)));
         if !brought && !from.iter().any(|source| untaken.contains(&&source.config.name)) {
-            ledger.report(unbrought(topic, place, &from));
+            ledger.report(unbrought(ledger, topic, place, &from));
         }
     }
 }
@@ -64,8 +64,8 @@ const MEANT: &str = "where losing what it brings is meant, write `unrouted = \"i
 
 const CASE: &str = "it differs in upper and lower case alone, which count";
 
-fn untaken_filter(asked: &Asked<'_>, takers: &[&route::Read]) -> Problem {
-    let message = format!("no route takes what {} brings", quoted(asked.text));
+fn untaken_filter(ledger: &Ledger<'_>, asked: &Asked<'_>, takers: &[&route::Read]) -> Problem {
+    let message = format!("no route takes what {} brings", shown(ledger, asked.place, asked.text));
     let problem = Problem::new(Kind::Impossible, Some(asked.place.clone()), message);
     let in_lower_case = asked.text.to_lowercase();
     let lower = Asked { text: &in_lower_case, ..*asked };
@@ -74,24 +74,29 @@ fn untaken_filter(asked: &Asked<'_>, takers: &[&route::Read]) -> Problem {
         Some((topic, route.topic.clone()?))
     });
     if let Some((topic, place)) = near {
-        let hint = format!("{CASE}: `topic` is {}", quoted(topic.text()));
+        let hint = format!("{CASE}: `topic` is {}", shown(ledger, &place, topic.text()));
         return problem.also(place, "the nearest").help(hint);
     }
     let names: Vec<_> = takers.iter().map(|route| &route.spec.name).collect();
     let names = listed(&names, "and");
     let fits = spelled(asked.text, asked.separator, Spelling::Route);
-    let hint = match fits.filter(|_| !asked.is_regex()) {
+    let hint = match fits.filter(|_| !asked.is_regex() && is_shown(ledger, asked.place)) {
         Some(fits) => format!("`topic = \"{fits}\"` in a route takes it; see that of {names}"),
         None => format!("see the `topic` of {names}"),
     };
     problem.help(hint).help(MEANT)
 }
 
-fn unbrought(topic: &Pattern, place: &Range<usize>, from: &[&source::Read]) -> Problem {
+fn unbrought(
+    ledger: &Ledger<'_>,
+    topic: &Pattern,
+    place: &Range<usize>,
+    from: &[&source::Read],
+) -> Problem {
     let names: Vec<_> = from.iter().map(|source| source.config.name.as_str()).collect();
     let message = format!(
         "nothing that {} takes can come from {}",
-        quoted(topic.text()),
+        shown(ledger, place, topic.text()),
         listed(&names, "or")
     );
     let problem = Problem::new(Kind::Warning, Some(place.clone()), message);
@@ -114,7 +119,17 @@ fn unbrought(topic: &Pattern, place: &Range<usize>, from: &[&source::Read]) -> P
             _ => add("topics", Spelling::Regex, '.'),
         },
     });
-    problem.maybe_help(hint)
+    problem.maybe_help(hint.filter(|_| is_shown(ledger, place)))
+}
+
+/// A filter or a topic as an error shows it.
+fn shown(ledger: &Ledger<'_>, place: &Range<usize>, text: &str) -> String {
+    if is_shown(ledger, place) { quoted(text) } else { "this".to_owned() }
+}
+
+/// Not what may be a secret, nor what comes from the environment: there a table stands.
+fn is_shown(ledger: &Ledger<'_>, place: &Range<usize>) -> bool {
+    !ledger.hides(place) && !ledger.text[place.clone()].starts_with('{')
 }
 
 fn of_name<'a>(sources: &[&'a source::Read], name: &str) -> Option<&'a source::Read> {

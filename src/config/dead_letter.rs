@@ -76,6 +76,9 @@ const MOST_FILES: u32 = 100_000;
 /// The name of the one that exists where none is configured.
 pub(super) const DEFAULT: &str = "default";
 
+/// The file of that one.
+pub const DEFAULT_FILE: &str = "dead-letters.jsonl";
+
 /// What a route's `dead_letter` may say beside a name, so that none can be called so.
 pub(super) const RESERVED: [&str; 2] = ["discard", "source"];
 
@@ -325,7 +328,7 @@ pub(super) fn default(environment: &Environment) -> Option<Read> {
         .or_else(|| {
             environment.directory("HOME").map(|home| home.join(".local/state").join(OURS))
         })?;
-    let path = directory.join("dead-letters.jsonl");
+    let path = directory.join(DEFAULT_FILE);
     let config = DeadLetterConfig::File { path, rotation: Rotation::default() };
     Some(Read { config, topic: 0..0 })
 }

@@ -81,10 +81,10 @@ fn filter<'a>(ledger: &'a Ledger<'a>, value: &'a toml::Spanned<DeValue<'a>>) -> 
         let message = match (word, &text.variable) {
             ("^", _) => "a subscription is no regular expression".to_owned(),
             (_, Some(_)) => format!("{} has a wildcard that is none of MQTT", text.shown()),
-            (word, None) => format!("{} is no wildcard of MQTT", quoted(word)),
+            (word, None) => format!("{} is no wildcard of MQTT", ledger.quoted(&span, word)),
         };
         let spelled = spelled(&text.value, '/', Spelling::Filter);
-        let write = spelled.filter(|_| text.variable.is_none());
+        let write = spelled.filter(|_| text.is_shown());
         let write = write.map_or(String::new(), |filter| format!(": write `{filter}`"));
         let hint = format!("`+` takes one level, `#` at the end all that remain{write}");
         let problem =

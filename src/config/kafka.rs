@@ -248,7 +248,7 @@ fn topics(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<Located<St
 /// Whether it has wildcards that are no regular expression.
 fn is_foreign(text: &Text) -> bool {
     let foreign = |place| foreign(&text.value, '.', place).is_some();
-    text.variable.is_none() && (foreign(Spelling::Route) || foreign(Spelling::Filter))
+    text.is_shown() && (foreign(Spelling::Route) || foreign(Spelling::Filter))
 }
 
 /// Whether a topic can be called so.

@@ -164,6 +164,11 @@ impl<'a> Ledger<'a> {
 }
 
 impl Text {
+    /// Whether an error may quote it: what comes from the environment may be a secret, and stays there.
+    pub(super) fn is_shown(&self) -> bool {
+        self.variable.is_none() && !self.hidden
+    }
+
     /// As an error shows it. What comes from the environment may be a secret and stays there.
     pub(super) fn shown(&self) -> String {
         match &self.variable {

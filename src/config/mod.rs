@@ -13,6 +13,7 @@ pub mod address;
 pub mod api;
 mod auth;
 mod broken;
+mod certificates;
 mod cover;
 mod coverage;
 mod daemon;
@@ -45,7 +46,9 @@ mod words;
 
 pub use api::{ApiConfig, ApiName};
 pub use daemon::{AdminConfig, LogConfig, LogFormat};
-pub use dead_letter::{DeadLetterConfig, DeadLetterName, Rotation};
+pub use dead_letter::{
+    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
+};
 pub use environment::{Environment, NoText};
 pub use file::shown;
 pub use problem::{Kind, Problem, Problems, Told};

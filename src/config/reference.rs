@@ -95,7 +95,10 @@ fn from_credential(
         let message =
             format!("`{key}` is the credential {shown}, but `$CREDENTIALS_DIRECTORY` is not set");
         let name = shown.trim_matches('`');
-        let hint = format!("systemd sets it for a unit with `LoadCredential={name}:/path`");
+        let hint = format!(
+            "systemd sets it for a unit with `LoadCredential={name}:/path`; outside of the unit, set it \
+             to a directory that holds such a file"
+        );
         return refuse(message, hint);
     };
     read(ledger, key, span, &format!("the credential {shown}"), &directory.join(name), false)
@@ -129,6 +132,10 @@ fn read(
         Err(error @ Unreadable::Missing) => {
             refuse(&error.to_string(), "create it, readable by the bridge alone (`chmod 600`)")
         }
+        Err(error @ Unreadable::NotRegular(_)) => refuse(
+            &error.to_string(),
+            "write the secret into a file, which is read again when it changes",
+        ),
         Err(error @ Unreadable::Io(_)) => {
             refuse(&error.to_string(), "the bridge's user needs to read it")
         }

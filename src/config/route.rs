@@ -229,7 +229,7 @@ fn report(ledger: &Ledger<'_>, text: &Text, span: &Range<usize>, fault: Fault) {
         None => fault.problem,
     };
     let problem = Problem::new(Kind::BadTemplate, Some(place), message);
-    // It may quote the text, which is not to be seen if it comes from the environment.
-    let hint = fault.hint.filter(|_| text.variable.is_none());
+    // It may quote the text.
+    let hint = fault.hint.filter(|_| text.is_shown());
     ledger.report(problem.maybe_help(hint));
 }

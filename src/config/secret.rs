@@ -1,13 +1,16 @@
 //! Texts that must not be seen, and that may change while the bridge runs.
 
 use std::fmt;
-use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::fs::Metadata;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::Notify;
+
 use crate::redact;
+use crate::regular_file;
 
 /// What a file with a secret in it holds at most; more is not a secret but a mistake.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -15,21 +18,51 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// A secret's file is looked at no more often, unless the secret was refused.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// A file that does not answer within this is not waited for: its last content is used meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A text that never shows itself. One that came from a file follows the file: keys rotate without a
-/// restart. A file that is gone, empty or unreadable changes nothing: the last good text stays.
+/// restart. A file that is gone, empty, unreadable or does not answer changes nothing: the last good text
+/// stays. A mount that hangs may hold who reads for ever, so files are read on threads of their own, one a
+/// secret at most, which nobody waits for at the end.
 #[derive(Clone)]
 pub struct Secret(Arc<Kept>);
 
 struct Kept {
     file: Option<PathBuf>,
+    read: Box<Reader>,
     last: Mutex<Last>,
+    ended: Condvar,
+    told: Notify,
 }
+
+type Reader = dyn Fn(&Path) -> Result<Content, Unreadable> + Send + Sync;
 
 struct Last {
     text: Arc<str>,
     stamp: Option<Stamp>,
     looked: Instant,
+    look: Look,
     warned: bool,
+}
+
+/// The look at the file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    None,
+    Running,
+    /// It runs for longer than anybody waits.
+    Late,
+}
+
+/// What there is to wait for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Nothing,
+    /// The look that was begun for who asks.
+    Own,
+    /// One that may have seen the file before who asks knew why.
+    Earlier,
 }
 
 /// What tells one content of a file from the next without reading it. Symbolic links are followed, so
@@ -54,6 +87,8 @@ pub(super) struct Content {
 pub(super) enum Unreadable {
     #[error("does not exist")]
     Missing,
+    #[error("is {0}, not a regular file")]
+    NotRegular(&'static str),
     #[error("can't be read: {0}")]
     Io(io::Error),
     #[error("is far too large for a secret")]
@@ -67,18 +102,20 @@ pub(super) enum Unreadable {
 impl Secret {
     /// Wraps a text that stays as it is.
     pub fn new(text: impl Into<Arc<str>>) -> Self {
-        Self::kept(text.into(), None)
+        Self::kept(text.into(), None, Box::new(read))
     }
 
     /// A text that was read from `file`, and follows it.
     pub fn of_file(text: impl Into<Arc<str>>, file: &Path) -> Self {
-        Self::kept(text.into(), Some(file.to_owned()))
+        Self::kept(text.into(), Some(file.to_owned()), Box::new(read))
     }
 
-    fn kept(text: Arc<str>, file: Option<PathBuf>) -> Self {
+    fn kept(text: Arc<str>, file: Option<PathBuf>, read: Box<Reader>) -> Self {
         redact::learn(&text);
-        let last = Last { text, stamp: None, looked: Instant::now(), warned: false };
-        Self(Arc::new(Kept { file, last: Mutex::new(last) }))
+        let (stamp, looked) = (None, Instant::now());
+        let last = Mutex::new(Last { text, stamp, looked, look: Look::None, warned: false });
+        let (ended, told) = (Condvar::new(), Notify::new());
+        Self(Arc::new(Kept { file, read, last, ended, told }))
     }
 
     /// Whether it comes from a file, and may be another one later.
@@ -86,53 +123,143 @@ impl Secret {
         self.0.file.is_some()
     }
 
-    /// The text as it is now, for the one place that sends it. Looks at the file at most once a second.
+    /// The text as it was last seen, for the one place that sends it. Looks at nothing.
     pub fn reveal(&self) -> Arc<str> {
-        self.look(Instant::now(), false)
+        Arc::clone(&self.0.lock().text)
     }
 
-    /// As [`reveal`](Self::reveal), and surely what the file says now: the text was refused, or is used
+    /// The text as it is now. Looks at the file at most once a second, and waits for it no longer than
+    /// that.
+    pub async fn current(&self) -> Arc<str> {
+        let told = self.0.told.notified();
+        if self.begin(Instant::now(), false) == Wait::Own {
+            self.wait(told).await;
+        }
+        self.reveal()
+    }
+
+    /// As [`current`](Self::current), and surely what the file says now: the text was refused, or is used
     /// so seldom that reading costs nothing.
-    pub fn reread(&self) -> Arc<str> {
+    pub async fn reread(&self) -> Arc<str> {
+        loop {
+            let told = self.0.told.notified();
+            let wait = self.begin(Instant::now(), true);
+            if wait != Wait::Nothing {
+                self.wait(told).await;
+            }
+            if wait != Wait::Earlier {
+                return self.reveal();
+            }
+        }
+    }
+
+    /// As [`reread`](Self::reread), for a thread that may wait.
+    pub fn reread_on_thread(&self) -> Arc<str> {
         self.look(Instant::now(), true)
     }
 
     fn look(&self, now: Instant, surely: bool) -> Arc<str> {
-        let mut last = self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &self.0.file
-            && (surely || now.duration_since(last.looked) >= LOOK_EVERY)
-        {
-            last.looked = now;
-            last.follow(file, surely);
+        loop {
+            let wait = self.begin(now, surely);
+            if wait != Wait::Nothing {
+                let running = |last: &mut Last| last.look == Look::Running;
+                let waited = self.0.ended.wait_timeout_while(self.0.lock(), PATIENCE, running);
+                waited.unwrap_or_else(PoisonError::into_inner).0.late(&self.0);
+            }
+            if wait != Wait::Earlier || !surely {
+                return self.reveal();
+            }
         }
-        Arc::clone(&last.text)
+    }
+
+    async fn wait(&self, told: impl Future<Output = ()>) {
+        if tokio::time::timeout(PATIENCE, told).await.is_err() {
+            self.0.lock().late(&self.0);
+        }
+    }
+
+    /// Begins a look where one is due and none is running.
+    fn begin(&self, now: Instant, surely: bool) -> Wait {
+        let mut last = self.0.lock();
+        let due = surely || now.duration_since(last.looked) >= LOOK_EVERY;
+        if self.0.file.is_none() || !due {
+            return Wait::Nothing;
+        }
+        match last.look {
+            Look::None => {}
+            Look::Running => return Wait::Earlier,
+            Look::Late => return Wait::Nothing,
+        }
+        last.looked = now;
+        last.look = Look::Running;
+        let known = last.stamp.filter(|_| !surely);
+        let kept = Arc::clone(&self.0);
+        let thread = std::thread::Builder::new().name("secret".to_owned());
+        if let Err(error) = thread.spawn(move || kept.look(known)) {
+            last.end(&self.0, Err(Unreadable::Io(error)));
+            return Wait::Nothing;
+        }
+        Wait::Own
+    }
+}
+
+impl Kept {
+    fn lock(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at the file, and reads it unless it is as `known`.
+    fn look(&self, known: Option<Stamp>) {
+        let Some(file) = &self.file else { return };
+        let stamp = std::fs::metadata(file).ok().map(|metadata| Stamp::of(&metadata));
+        let found =
+            if known.is_some() && stamp == known { Ok(None) } else { (self.read)(file).map(Some) };
+        self.lock().end(self, found);
+        self.ended.notify_all();
+        self.told.notify_waiters();
+    }
+
+    fn shown(&self) -> impl fmt::Display + '_ {
+        self.file.as_deref().unwrap_or(Path::new("")).display()
     }
 }
 
 impl Last {
-    fn follow(&mut self, file: &Path, surely: bool) {
-        let stamp = std::fs::metadata(file).ok().map(|metadata| Stamp::of(&metadata));
-        if !surely && stamp.is_some() && stamp == self.stamp {
-            return;
-        }
-        match read(file) {
-            Ok(content) => {
+    /// The look is over; `None`: the file is as it was.
+    fn end(&mut self, kept: &Kept, found: Result<Option<Content>, Unreadable>) {
+        self.look = Look::None;
+        match found {
+            Ok(None) => self.warned = false,
+            Ok(Some(content)) => {
                 if *self.text != *content.text {
                     redact::learn(&content.text);
+                    redact::learn(&content.text);
                     self.text = content.text.into();
-                    tracing::info!(file = %file.display(), "the secret in the file changed; the new one is used");
+                    tracing::info!(file = %kept.shown(), "the secret in the file changed; the new one is used");
                 }
                 self.stamp = Some(content.stamp);
                 self.warned = false;
             }
             Err(why) => {
-                if !self.warned {
-                    tracing::warn!(file = %file.display(), %why, "the secret's file can't be used; its last content stays in force");
-                }
                 self.stamp = None;
-                self.warned = true;
+                self.warn(kept, &why);
             }
         }
+    }
+
+    /// The look is no longer waited for, if it is still running.
+    fn late(&mut self, kept: &Kept) {
+        if self.look == Look::Running {
+            self.look = Look::Late;
+            self.warn(kept, &format_args!("does not answer within {PATIENCE:?}"));
+        }
+    }
+
+    fn warn(&mut self, kept: &Kept, why: &dyn fmt::Display) {
+        if !self.warned {
+            tracing::warn!(file = %kept.shown(), %why, "the secret's file can't be used; its last content stays in force");
+        }
+        self.warned = true;
     }
 }
 
@@ -154,20 +281,15 @@ impl fmt::Debug for Secret {
 
 /// Reads a file that holds a secret.
 pub(super) fn read(path: &Path) -> Result<Content, Unreadable> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| {
-        let metadata = file.metadata()?;
-        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-        Ok(metadata)
-    });
-    let metadata = read.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Unreadable::Missing,
-        _ => Unreadable::Io(error),
+    let content = regular_file::read(path, MAX_FILE_BYTES).map_err(|why| match why {
+        regular_file::Unreadable::NotRegular(what) => Unreadable::NotRegular(what),
+        regular_file::Unreadable::TooLarge { .. } => Unreadable::TooLarge,
+        regular_file::Unreadable::Io(error) if error.kind() == ErrorKind::NotFound => {
+            Unreadable::Missing
+        }
+        regular_file::Unreadable::Io(error) => Unreadable::Io(error),
     })?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(Unreadable::TooLarge);
-    }
-    let mut text = String::from_utf8(bytes).map_err(|_| Unreadable::NotUtf8)?;
+    let mut text = String::from_utf8(content.bytes).map_err(|_| Unreadable::NotUtf8)?;
     if text.ends_with('\n') {
         text.pop();
         if text.ends_with('\r') {
@@ -177,6 +299,7 @@ pub(super) fn read(path: &Path) -> Result<Content, Unreadable> {
     if text.is_empty() {
         return Err(Unreadable::Empty);
     }
+    let metadata = content.metadata;
     Ok(Content { text, open_to_others: is_open_to_others(&metadata), stamp: Stamp::of(&metadata) })
 }
 
@@ -215,6 +338,7 @@ fn is_open_to_others(_metadata: &Metadata) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
 
     /// Replaces the content as an editor or a rotation does: another file takes the name.
     fn replace(path: &Path, text: &str) {
@@ -240,13 +364,61 @@ mod tests {
         // What can't be used changes nothing, and is tried again.
         for bad in ["", "\n", "\u{0}".repeat(70_000).as_str()] {
             replace(&path, bad);
-            assert_eq!(&*secret.reread(), "six");
+            assert_eq!(&*secret.reread_on_thread(), "six");
         }
         std::fs::remove_file(&path).unwrap();
         assert_eq!(&*at(10_000), "six");
         replace(&path, "new");
         assert_eq!(&*at(11_100), "new");
         assert_eq!(format!("{secret:?}"), "Secret(…)");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_fifo_in_its_place_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        replace(&path, "one");
+        let secret = Secret::of_file("one", &path);
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+        assert_eq!(&*secret.reread().await, "one");
+        assert!(secret.0.lock().warned && secret.0.lock().look == Look::None);
+        replace(&path, "two");
+        assert_eq!(&*secret.reread().await, "two");
+        assert!(!secret.0.lock().warned);
+    }
+
+    /// A file that hangs is waited for once; then its last content is used without a wait, no other
+    /// thread is lost to it, and what it says in the end is taken.
+    #[tokio::test]
+    async fn a_file_that_hangs_is_not_waited_for() {
+        use std::sync::mpsc;
+        let (answer, answers) = mpsc::channel::<()>();
+        let answers = Mutex::new(answers);
+        let asked = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&asked);
+        let read = move |_: &Path| {
+            *count.lock().unwrap() += 1;
+            // Ends with an error when nobody will answer any more.
+            let _ = answers.lock().unwrap().recv();
+            let stamp = Stamp { modified: None, length: 3, file: (0, 0) };
+            Ok(Content { text: "two".into(), open_to_others: false, stamp })
+        };
+        let secret = Secret::kept("one".into(), Some("/hangs".into()), Box::new(read));
+        assert_eq!(&*secret.reread().await, "one");
+        assert!(secret.0.lock().look == Look::Late && secret.0.lock().warned);
+        // Ready at once: nobody waits any more.
+        for _ in 0..3 {
+            assert_eq!(secret.reread().now_or_never().as_deref(), Some("one"));
+            assert_eq!(&*secret.reread_on_thread(), "one");
+        }
+        assert_eq!(*asked.lock().unwrap(), 1);
+        let told = secret.0.told.notified();
+        answer.send(()).unwrap();
+        told.await;
+        assert_eq!(&*secret.reveal(), "two");
+        assert!(!secret.0.lock().warned);
     }
 
     #[cfg(unix)]

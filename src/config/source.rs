@@ -1,20 +1,15 @@
 //! `[source.NAME]`: a broker and what to take from it.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
-
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
 
 use super::api::{ca_file, pem_file};
 use super::kafka::{self, KafkaConfig};
-use super::ledger::Ledger;
 use super::names::Names;
 use super::problem::{Kind, Problem, listed, quoted};
 use super::reader::{Field, Setting, Table};
-use super::{DeadLetterName, Secret, dead_letter, mqtt};
+use super::{DeadLetterName, Secret, certificates, dead_letter, mqtt};
 
 use crate::message::SourceName;
 
@@ -287,7 +282,10 @@ fn tls(table: &mut Table<'_>) -> Field<TlsChoice> {
             let key = pem_file(&mut table, "key_file", "PRIVATE KEY").optional();
             table.finish();
             let identity = match (certificate.ok()?, key.ok()?) {
-                (Some(certificate), Some(key)) => Some((certificate.value, key.value)),
+                (Some(certificate), Some(key)) => {
+                    certificates::identity(ledger, &certificate, &key)?;
+                    Some((certificate.value, key.value))
+                }
                 (None, None) => None,
                 (certificate, _) => {
                     let (has, lacks) = match certificate {
@@ -300,9 +298,6 @@ fn tls(table: &mut Table<'_>) -> Field<TlsChoice> {
                     return None;
                 }
             };
-            if let Some((certificate, key)) = &identity {
-                belong_together(ledger, &span, certificate, key)?;
-            }
             Some(TlsChoice::On(Tls { ca_file: ca_file.ok()?, identity }))
         }
         other => {
@@ -311,35 +306,4 @@ fn tls(table: &mut Table<'_>) -> Field<TlsChoice> {
             None
         }
     })
-}
-
-/// Reports a certificate and a key that can't be used with one another.
-fn belong_together(
-    ledger: &Ledger<'_>,
-    span: &Range<usize>,
-    certificate: &Path,
-    key: &Path,
-) -> Option<()> {
-    let refuse = |message: String| {
-        ledger.report(Problem::new(Kind::BadValue, Some(span.clone()), message));
-        None
-    };
-    let unusable = |path: &Path| {
-        refuse(format!("{} can't be used: its PEM is broken", quoted(&path.display().to_string())))
-    };
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-    let Ok(chain) = chain else { return unusable(certificate) };
-    if chain.is_empty() {
-        return unusable(certificate);
-    }
-    let Ok(private) = PrivateKeyDer::from_pem_file(key) else { return unusable(key) };
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    match CertifiedKey::from_der(chain, private, &provider) {
-        Ok(_) => Some(()),
-        Err(rustls::Error::InconsistentKeys(_)) => {
-            refuse("`cert_file` and `key_file` do not belong together".to_owned())
-        }
-        Err(error) => refuse(format!("the client's certificate can't be used: {error}")),
-    }
 }

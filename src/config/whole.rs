@@ -11,9 +11,7 @@ use super::problem::{Kind, Problem, listed, quoted};
 use super::reader::Table;
 use super::source::SourceKind;
 use super::syntax::Repaired;
-use super::{
-    Config, Environment, LogFormat, api, coverage, daemon, dead_letter, route, source,
-};
+use super::{Config, Environment, LogFormat, api, coverage, daemon, dead_letter, route, source};
 
 /// Reads a text, of which only what is left in `masked` may be shown: the configuration if there could
 /// be one, everything found, and how log lines are to look as far as the text says so.

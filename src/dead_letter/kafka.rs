@@ -34,7 +34,9 @@ use tracing::{debug, warn};
 use super::headers::headers;
 use super::{Record, Target, WriteError};
 use crate::config::kafka::KafkaConfig;
-use crate::kafka::{BuildError, Desk, Tokens, check, connection, plain, words};
+use crate::kafka::{
+    BuildError, Desk, Tokens, check, connection, password, plain, with_password, words,
+};
 use crate::message::SourceName;
 
 /// A topic's own limit is the limit.
@@ -63,6 +65,8 @@ const ANSWER: Duration = Duration::from_secs(8);
 /// A topic of the cluster of a source.
 pub struct KafkaTarget {
     cluster: KafkaConfig,
+    /// What a producer is made with, but for its password.
+    properties: ClientConfig,
     topic: String,
     /// Sources that may be reading the topic themselves.
     readers: Vec<SourceName>,
@@ -110,10 +114,16 @@ impl KafkaTarget {
         topic: String,
         readers: Vec<SourceName>,
     ) -> Result<Self, BuildError> {
-        check::<BaseProducer>(&properties(&cluster)?)?;
-        let tokens = Tokens::build(&cluster).await?.map(Desk::open).map(Arc::new);
+        let (properties, tokens) = examined(&cluster).await?;
+        let tokens = tokens.map(Desk::open).map(Arc::new);
         let trouble = Trouble::default();
-        Ok(Self { cluster, topic, readers, tokens, trouble, producer: None, left: Vec::new() })
+        let (producer, left) = (None, Vec::new());
+        Ok(Self { cluster, properties, topic, readers, tokens, trouble, producer, left })
+    }
+
+    /// Why there could be no target on this cluster; fetches no token.
+    pub async fn examine(cluster: &KafkaConfig) -> Result<(), BuildError> {
+        examined(cluster).await.map(drop)
     }
 
     /// How many partitions the topic has; the error says why it could not be written.
@@ -127,7 +137,7 @@ impl KafkaTarget {
     }
 
     async fn ask(&mut self) -> Result<usize, String> {
-        let (producer, topic) = (self.producer()?.clone(), self.topic.clone());
+        let (producer, topic) = (self.producer().await?.clone(), self.topic.clone());
         let asked = tokio::task::spawn_blocking(move || {
             producer.client().fetch_metadata(Some(&topic), ANSWER)
         });
@@ -144,9 +154,13 @@ impl KafkaTarget {
         }
     }
 
-    fn producer(&mut self) -> Result<&ThreadedProducer<Context>, String> {
+    async fn producer(&mut self) -> Result<&ThreadedProducer<Context>, String> {
         if self.producer.is_none() {
-            let properties = properties(&self.cluster).map_err(|error| error.to_string())?;
+            let password = match password(&self.cluster) {
+                Some(password) => Some(password.reread().await),
+                None => None,
+            };
+            let properties = with_password(&self.properties, password.as_deref());
             // That of the one before may be over, and it may be heard of until it is gone.
             self.trouble = Trouble::default();
             let context = Context {
@@ -208,7 +222,7 @@ impl KafkaTarget {
         numbers: &[usize],
     ) -> Result<Vec<Failure>, String> {
         let topic = self.topic.clone();
-        let producer = self.producer()?;
+        let producer = self.producer().await?;
         let (told, mut reports) = mpsc::unbounded_channel();
         let mut failures = Vec::new();
         for &number in numbers {
@@ -344,8 +358,11 @@ impl std::fmt::Debug for KafkaTarget {
     }
 }
 
-fn properties(cluster: &KafkaConfig) -> Result<ClientConfig, BuildError> {
-    connection(cluster, &DEFAULTS, &FIXED)
+/// What a producer is made with.
+async fn examined(cluster: &KafkaConfig) -> Result<(ClientConfig, Option<Tokens>), BuildError> {
+    let properties = connection(cluster, &DEFAULTS, &FIXED)?;
+    check::<BaseProducer>(&properties)?;
+    Ok((properties, Tokens::build(cluster).await?))
 }
 
 impl ClientContext for Context {

@@ -42,7 +42,7 @@ fn record(number: usize) -> Record {
 
 /// How many records the topic has.
 async fn there(target: &mut KafkaTarget) -> i64 {
-    let producer = target.producer().unwrap().clone();
+    let producer = target.producer().await.unwrap().clone();
     let ask = move || producer.client().fetch_watermarks(TOPIC, 0, ANSWER).unwrap().1;
     tokio::task::spawn_blocking(ask).await.unwrap()
 }
@@ -84,7 +84,7 @@ async fn trouble_that_is_over_is_not_told_again() {
     target.close();
     // It is what this one failed for.
     assert!(target.why(Code::MessageTimedOut).contains("wrong password"));
-    target.producer().unwrap();
+    target.producer().await.unwrap();
     *of_the_last.get() = trouble();
     assert!(!target.why(Code::MessageTimedOut).contains("wrong password"));
 }
@@ -93,7 +93,7 @@ async fn trouble_that_is_over_is_not_told_again() {
 fn nothing_is_confirmed_by_fewer_than_all() {
     let mut cluster = crate::config::kafka::tests::config();
     cluster.options = vec![("acks".into(), "0".into()), ("linger.ms".into(), "1".into())];
-    let properties = properties(&cluster).unwrap();
+    let properties = connection(&cluster, &DEFAULTS, &FIXED).unwrap();
     assert_eq!(properties.get("acks"), Some("all"));
     assert_eq!(properties.get("enable.idempotence"), Some("true"));
     assert_eq!(properties.get("linger.ms"), Some("1"));

@@ -15,6 +15,12 @@ use super::rotation::{directory, sync_directory};
 /// Of the file. Its directory is searched by its owner alone, too, if it is made here.
 const MODE: u32 = 0o600;
 
+/// Types of file systems, from `linux/magic.h`.
+const PROC: i64 = 0x9fa0;
+const SYSFS: i64 = 0x6265_6572;
+const CGROUP: i64 = 0x0027_e0eb;
+const CGROUP2: i64 = 0x6367_7270;
+
 /// What a mode grants its group and everybody.
 const OTHERS: u32 = 0o077;
 
@@ -48,11 +54,22 @@ pub(super) fn look(path: &Path) -> io::Result<()> {
                 there = parent;
             }
             let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
-            access(there, Access::WRITE_OK | Access::EXEC_OK)
+            // It is read to bring the file's name to the disk.
+            access(there, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
+                .and_then(|()| of_the_kernel(there))
         }
         Err(error) => Err(error),
     };
     looked.map_err(|error| explained(path, error))
+}
+
+/// What making a file would say in a file system of the kernel's own, whatever the mode of its directory.
+fn of_the_kernel(directory: &Path) -> io::Result<()> {
+    match rustix::fs::statfs(directory)?.f_type {
+        PROC => Err(Errno::NOENT.into()),
+        SYSFS | CGROUP | CGROUP2 => Err(Errno::ACCESS.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Closes a file of ours to others that is only kept; a line in the log if that can't be.
@@ -298,6 +315,29 @@ mod tests {
             let error = explained(path, code.into()).to_string();
             let said = error.split_once("; ").map_or("", |(_, hint)| hint);
             assert!(said.starts_with(hint) && said.is_empty() == hint.is_empty(), "{error}");
+        }
+    }
+
+    /// What is said is what happens, and nothing is made by saying it.
+    #[test]
+    fn looking_says_what_opening_would() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("file"), "").unwrap();
+        fs::create_dir(at("directory")).unwrap();
+        symlink(at("file"), at("link")).unwrap();
+        let ours = ["new", "a/b/new", "directory", "file/new", "file", "link"].map(at);
+        let kernels = ["/proc/none/new", "/sys/new", "/dev/full", "/dev/null/new"].map(Into::into);
+        for path in ours.into_iter().chain(kernels) {
+            let there = || (path.exists(), path.parent().is_some_and(Path::exists));
+            let before = there();
+            let looked = look(&path);
+            assert_eq!(there(), before, "looking makes nothing");
+            let opened = open_or_make(&path);
+            // The exit code is by this.
+            let denied = |error: io::Error| error.kind() == ErrorKind::PermissionDenied;
+            let (looked, opened) = (looked.err().map(denied), opened.err().map(denied));
+            assert_eq!(looked, opened, "{}", path.display());
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The way to a cluster as librdkafka's properties: the same for those who read and those who write.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::{FromClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::BuildError;
+use crate::config::Secret;
 use crate::config::kafka::KafkaConfig;
 use crate::config::sasl::{Sasl, Scram};
 use crate::tls;
@@ -18,6 +18,8 @@ const DEFAULTS: [(&str, &str); 2] =
 
 /// Begins the advice behind a certificate that does not hold.
 const ADVICE: &str = ", verify that ssl.ca.location";
+
+const PASSWORD: &str = "sasl.password";
 
 const FIXED: [(&str, &str); 2] = [
     ("enable.ssl.certificate.verification", "true"),
@@ -59,8 +61,9 @@ fn secure(config: &KafkaConfig, client: &mut ClientConfig) -> Result<(), BuildEr
         // The system's, and one more: librdkafka would trust either.
         client.set("ssl.ca.pem", tls::trusted_pem(tls.ca_file.as_deref())?);
         if let Some((certificate, key)) = &tls.identity {
-            client.set("ssl.certificate.location", certificate.to_string_lossy());
-            client.set("ssl.key.location", key.to_string_lossy());
+            // Read here: librdkafka would wait for a file that does not answer.
+            let (certificate, key) = tls::identity_pem(certificate, key)?;
+            client.set("ssl.certificate.pem", certificate).set("ssl.key.pem", key);
         }
     }
     let mechanism = match &config.sasl {
@@ -75,18 +78,27 @@ fn secure(config: &KafkaConfig, client: &mut ClientConfig) -> Result<(), BuildEr
         client.set("sasl.username", &login.username);
     }
     if let Some(password) = password(config) {
-        client.set("sasl.password", &*password);
+        client.set(PASSWORD, &*password.reveal());
     }
     Ok(())
 }
 
-/// The password as it is now: a file may have a new one since the last client was made, which keeps the
-/// one that it was made with.
-pub fn password(config: &KafkaConfig) -> Option<Arc<str>> {
+/// The password that `config` logs in with.
+pub fn password(config: &KafkaConfig) -> Option<&Secret> {
     match &config.sasl {
-        Some(Sasl::Plain(login) | Sasl::Scram(_, login)) => Some(login.password.reread()),
+        Some(Sasl::Plain(login) | Sasl::Scram(_, login)) => Some(&login.password),
         _ => None,
     }
+}
+
+/// `client` with another password: a file may have a new one since the last client was made, which keeps
+/// the one that it was made with. Certificates stay those that were read at the start.
+pub fn with_password(client: &ClientConfig, password: Option<&str>) -> ClientConfig {
+    let mut client = client.clone();
+    if let Some(password) = password {
+        client.set(PASSWORD, password);
+    }
+    client
 }
 
 /// Lets librdkafka see what it would say of the properties; connects to nothing.

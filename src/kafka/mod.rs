@@ -9,7 +9,7 @@ mod tokens;
 use crate::aws::AwsError;
 use crate::oauth2::OAuth2Error;
 use crate::tls::TlsError;
-pub use connection::{check, connection, of_code, password, plain, words};
+pub use connection::{check, connection, of_code, password, plain, with_password, words};
 pub use tokens::{Desk, Tokens};
 
 /// Why there can be no client of a cluster.

@@ -119,8 +119,8 @@ impl Authorizer {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(sign::CONTENT_TYPE));
         let generation = match self {
-            Self::ApiKey(shown) => shown.put(API_KEY, &mut headers),
-            Self::Token(shown) => shown.put(AUTHORIZATION, &mut headers),
+            Self::ApiKey(shown) => shown.put(API_KEY, &mut headers).await,
+            Self::Token(shown) => shown.put(AUTHORIZATION, &mut headers).await,
             Self::OAuth2(tokens) => {
                 let held = tokens.get().await.map_err(AuthError::NoToken)?;
                 headers.insert(AUTHORIZATION, (*held.value).clone());
@@ -136,8 +136,8 @@ impl Authorizer {
     pub(super) async fn renew(&self, generation: Generation) -> bool {
         match self {
             Self::ApiKey(shown) | Self::Token(shown) => {
-                shown.secret.reread();
-                shown.now().1 != generation.0
+                shown.secret.reread().await;
+                shown.now().await.1 != generation.0
             }
             Self::OAuth2(tokens) => tokens.refused(generation.0).await,
             Self::Iam(iam) => iam.credentials.refused(generation.0).await,
@@ -190,15 +190,15 @@ impl Shown {
         Ok(Self { secret: secret.clone(), last: Mutex::new((text, header, 1)) })
     }
 
-    fn put(&self, name: HeaderName, headers: &mut HeaderMap) -> u64 {
-        let (header, generation) = self.now();
+    async fn put(&self, name: HeaderName, headers: &mut HeaderMap) -> u64 {
+        let (header, generation) = self.now().await;
         headers.insert(name, header);
         generation
     }
 
     /// The header of the secret as it is now; of the last good one, if that can't be a header.
-    fn now(&self) -> (HeaderValue, u64) {
-        let text = self.secret.is_followed().then(|| self.secret.reveal());
+    async fn now(&self) -> (HeaderValue, u64) {
+        let text = if self.secret.is_followed() { Some(self.secret.current().await) } else { None };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (seen, header, generation) = &mut *last;
         if let Some(text) = text.filter(|text| seen != text) {

@@ -191,7 +191,7 @@ fn pieces(level: &str, to: Spelling, names: &mut usize) -> String {
             Spelling::Route => {
                 *names += 1;
                 let number = if *names == 1 { String::new() } else { names.to_string() };
-                spelled.push_str(&format!("{{name{number}}}"));
+                spelled.extend(["{name", &number, "}"]);
             }
         }
         rest = behind;

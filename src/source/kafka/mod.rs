@@ -38,6 +38,7 @@ mod watchdog;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
 use tokio::sync::oneshot;
 use tracing::warn;
@@ -74,6 +75,7 @@ const ABORT_TIMEOUT: Duration = Duration::from_millis(300);
 pub struct KafkaSource {
     name: SourceName,
     config: KafkaConfig,
+    properties: ClientConfig,
     room: Arc<Room>,
     metrics: SourceMetrics,
     kafka: KafkaMetrics,
@@ -95,16 +97,17 @@ impl KafkaSource {
         (metrics, kafka): (SourceMetrics, KafkaMetrics),
         health: Part,
     ) -> Result<Self, BuildError> {
-        kafka::check::<BaseConsumer>(&settings::properties(&config)?)?;
+        let properties = settings::properties(&config)?;
+        kafka::check::<BaseConsumer>(&properties)?;
         let room = Room::new(limits, metrics.clone());
         let tokens = Tokens::build(&config).await?;
-        Ok(Self { name, config, room, metrics, kafka, health, tokens })
+        Ok(Self { name, config, properties, room, metrics, kafka, health, tokens })
     }
 
     /// Takes messages until the drain, commits what was settled, and leaves the group; on the abort it
     /// leaves at once, and what was not committed comes again.
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
-        let Self { name, config, room, metrics, kafka, health, tokens } = self;
+        let Self { name, config, properties, room, metrics, kafka, health, tokens } = self;
         let desk = tokens.map(|tokens| Arc::new(Desk::open(tokens)));
         let shared = Arc::new(Shared::new(
             (name.clone(), config, desk),
@@ -116,7 +119,8 @@ impl KafkaSource {
         ));
         let (committed, mut result) = oneshot::channel();
         let (closed, end) = oneshot::channel::<()>();
-        let poller = Poller { shared, held: None, committed: Some(committed), password: None };
+        let committed = Some(committed);
+        let poller = Poller { shared, properties, held: None, committed, password: None };
         let thread = std::thread::Builder::new().name(format!("kafka {name}"));
         let spawned = thread.spawn(move || {
             // Dropped when the thread ends, however it does.

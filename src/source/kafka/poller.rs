@@ -18,11 +18,12 @@ use super::context::Context;
 use super::park::park;
 use super::pressure::Next;
 use super::shared::Shared;
-use super::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, Unclean, record, settings, trouble};
+use super::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, Unclean, record, trouble};
 use crate::backoff::Backoff;
+use crate::config::Secret;
 use crate::config::kafka::Tombstones;
 use crate::delivery::{Delivery, Done, Outcome};
-use crate::kafka::{password, plain, words};
+use crate::kafka::{password, plain, with_password, words};
 use crate::message::Message;
 
 /// Messages taken before anything else is looked at.
@@ -58,6 +59,8 @@ const GOOD_AFTER: Duration = Duration::from_mins(1);
 /// Polls until the drain.
 pub(super) struct Poller {
     pub(super) shared: Arc<Shared>,
+    /// What a client is made with, but for its password.
+    pub(super) properties: ClientConfig,
     /// A message that does not fit; there is no giving it back to librdkafka.
     pub(super) held: Option<Held>,
     /// Told when everything is committed, before the client is closed.
@@ -159,9 +162,8 @@ impl Poller {
 
     fn subscribe(&mut self) -> Result<BaseConsumer<Context>, String> {
         let shared = &self.shared;
-        self.password = password(&shared.config);
-        let properties: ClientConfig =
-            settings::properties(&shared.config).map_err(|error| error.to_string())?;
+        self.password = password(&shared.config).map(Secret::reread_on_thread);
+        let properties = with_password(&self.properties, self.password.as_deref());
         let context = Context { shared: Arc::clone(shared) };
         let consumer: BaseConsumer<Context> =
             properties.create_with_context(context).map_err(|error| words(&error))?;
@@ -199,7 +201,9 @@ impl Poller {
             if now.duration_since(asked) >= ASK_EVERY {
                 asked = now;
                 self.ask_for_missing(consumer);
-                if !self.shared.is_member() && self.password != password(&self.shared.config) {
+                if !self.shared.is_member()
+                    && self.password != password(&self.shared.config).map(Secret::reread_on_thread)
+                {
                     return End::Fatal("its password has changed".to_owned());
                 }
             }

@@ -151,9 +151,9 @@ pub(super) fn open(
     }
 }
 
-/// As it is now: a file may have a new one since the last connection.
+/// As it was last seen: who opens a connection has looked at its file.
 fn password(config: &MqttConfig) -> String {
-    config.password.as_ref().map_or_else(String::new, |password| password.reread().to_string())
+    config.password.as_ref().map_or_else(String::new, |password| password.reveal().to_string())
 }
 
 impl Client {

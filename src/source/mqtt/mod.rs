@@ -146,7 +146,10 @@ impl MqttSource {
         let mut overflow = Overflow::default();
         while !shutdown.is_draining() {
             let generation = match source.wait(source.room.half_free(), &shutdown).await {
-                Some(()) => Arc::new(source.open()),
+                Some(()) => match source.wait(source.look_at_password(), &shutdown).await {
+                    Some(()) => Arc::new(source.open()),
+                    None => break,
+                },
                 None => break,
             };
             let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
@@ -200,6 +203,13 @@ impl MqttSource {
                 () = shutdown.abort() => return None,
                 _ = alive.tick() => self.health.alive(),
             }
+        }
+    }
+
+    /// A file may have a new one since the last connection.
+    async fn look_at_password(&self) {
+        if let Some(password) = &self.config.password {
+            password.reread().await;
         }
     }
 

@@ -1,0 +1,49 @@
+//! Whether a bridge could be made: the steps of [`Bridge::build`](super::Bridge::build) without what they
+//! leave behind. No file or directory is made or opened for writing, no port is taken, no broker connected.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::TcpSocket;
+use tokio::sync::mpsc;
+
+use super::{BuildError, dead_letters, publisher, source_part};
+use crate::config::Config;
+use crate::delivery::Intake;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+
+/// Everything that a bridge of `config` could not be made for, in the order of its making. Left out is what
+/// lasts a moment: a port in use, a file that another process writes to.
+pub async fn examine(config: &Config) -> Vec<BuildError> {
+    let (metrics, health, shutdown) = (Metrics::new(), Health::default(), Shutdown::new());
+    let mut found = Vec::new();
+    let listen = config.admin.listen;
+    if let Err(why) = bindable(listen) {
+        found.push(BuildError::Admin { listen: listen.to_string(), why });
+    }
+    found.extend(dead_letters::examine(config).await);
+    let (refused, _) = mpsc::unbounded_channel();
+    for (name, api) in &config.apis {
+        found.extend(publisher(name, api, &metrics, &health, &refused).await.err());
+    }
+    let intake = Intake::new(drop);
+    for source in &config.sources {
+        let part = health.register(format!("source {}", source.name), "not run");
+        // Made, and dropped before it runs.
+        let made = source_part(source, &metrics, part, intake.behind(Vec::new()), &shutdown).await;
+        found.extend(made.err());
+    }
+    found
+}
+
+/// Binds without listening, so that whoever listens there is not disturbed, nor who is about to.
+fn bindable(listen: SocketAddr) -> io::Result<()> {
+    let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    match socket.bind(listen) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
+        bound => bound,
+    }
+}

@@ -1,0 +1,248 @@
+//! Certificates that the configuration names: whether they are good today, and belong to their keys.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::ledger::Ledger;
+use super::problem::{Kind, Problem, quoted};
+use super::reader::Located;
+use crate::certificate::{self, Certificate, Standing, day};
+use crate::regular_file;
+
+/// A file of certificates or a key holds no more.
+pub(super) const MAX_BYTES: u64 = 1 << 20;
+
+/// Reports what is over, not yet good or soon over in a file of CAs. One that is good is enough.
+pub(super) fn authorities(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> Option<()> {
+    let all = read(ledger, file)?;
+    let now = SystemTime::now();
+    let good =
+        |each: &&Certificate| matches!(each.standing(now), Standing::Good | Standing::Ending);
+    let some = all.iter().find(good).is_some();
+    let mut usable = true;
+    for each in &all {
+        if let Some(problem) = judged(ledger, each, file, now, some) {
+            usable &= problem.kind() == Kind::Warning;
+            ledger.report(problem);
+        }
+    }
+    usable.then_some(())
+}
+
+/// Reports what is wrong with the chain of a client and its key.
+pub(super) fn identity(
+    ledger: &Ledger<'_>,
+    chain: &Located<PathBuf>,
+    key: &Located<PathBuf>,
+) -> Option<()> {
+    let all = read(ledger, chain)?;
+    let now = SystemTime::now();
+    let mut usable = true;
+    for each in &all {
+        if let Some(problem) = judged(ledger, each, chain, now, false) {
+            usable &= problem.kind() == Kind::Warning;
+            ledger.report(problem);
+        }
+    }
+    if all.windows(2).any(|pair| !pair[0].names_as_issuer(&pair[1])) {
+        let message = format!("the certificates of {} are not in order", shown(ledger, chain));
+        let problem = Problem::new(Kind::Warning, Some(chain.span.clone()), message);
+        ledger.report(
+            problem.help("the client's own comes first, and each is followed by its issuer's"),
+        );
+    }
+    belong_together(ledger, chain, key)?;
+    usable.then_some(())
+}
+
+/// What there is to say of a certificate; where `others` are good, one that is not is a warning.
+fn judged(
+    ledger: &Ledger<'_>,
+    certificate: &Certificate,
+    file: &Located<PathBuf>,
+    now: SystemTime,
+    others: bool,
+) -> Option<Problem> {
+    let standing = certificate.standing(now);
+    let (what, hint) = match standing {
+        Standing::Good => return None,
+        Standing::Ending => ("expires on", "renew it, and restart the bridge"),
+        Standing::Over => ("expired on", "renew it"),
+        Standing::NotYet => {
+            ("is not valid before", "wait for that day, or see whether the clock is right")
+        }
+    };
+    let date = if standing == Standing::NotYet { certificate.from } else { certificate.until };
+    let subject = quoted(&certificate.subject);
+    let message =
+        format!("the certificate of {subject} in {} {what} {}", shown(ledger, file), day(date));
+    let warning = others || standing == Standing::Ending;
+    let kind = if warning { Kind::Warning } else { Kind::BadValue };
+    Some(Problem::new(kind, Some(file.span.clone()), message).help(hint))
+}
+
+/// Reports a certificate and a key that can't be used with one another.
+fn belong_together(
+    ledger: &Ledger<'_>,
+    certificate: &Located<PathBuf>,
+    key: &Located<PathBuf>,
+) -> Option<()> {
+    let refuse = |at: &Range<usize>, message: String, hint: Option<&str>| {
+        let problem = Problem::new(Kind::BadValue, Some(at.clone()), message);
+        ledger.report(problem.maybe_help(hint));
+        None
+    };
+    let Some(chain) = chain(&certificate.value) else { return unusable(ledger, certificate) };
+    let private = || {
+        let content = regular_file::read(&key.value, MAX_BYTES).ok()?;
+        PrivateKeyDer::from_pem_slice(&content.bytes).ok()
+    };
+    let Some(private) = private() else { return unusable(ledger, key) };
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let fits = |chain: Vec<CertificateDer<'static>>| {
+        CertifiedKey::from_der(chain, private.clone_key(), &provider)
+    };
+    match fits(chain.clone()) {
+        Ok(_) => Some(()),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            let later = chain.into_iter().skip(1).any(|other| fits(vec![other]).is_ok());
+            let hint = "the client's own certificate has to be the first of `cert_file`";
+            let message = "`cert_file` and `key_file` do not belong together".to_owned();
+            refuse(&key.span, message, later.then_some(hint))
+        }
+        Err(error) => {
+            let message = format!("the client's certificate can't be used: {error}");
+            refuse(&certificate.span, message, None)
+        }
+    }
+}
+
+fn chain(path: &Path) -> Option<Vec<CertificateDer<'static>>> {
+    let content = regular_file::read(path, MAX_BYTES).ok()?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content.bytes).collect();
+    chain.ok().filter(|chain| !chain.is_empty())
+}
+
+fn read(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> Option<Vec<Certificate>> {
+    let content = regular_file::read(&file.value, MAX_BYTES).ok();
+    let all = content.and_then(|content| certificate::of_pem(&content.bytes).ok());
+    all.or_else(|| unusable(ledger, file))
+}
+
+fn unusable<T>(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> Option<T> {
+    let message = format!("{} can't be used: its PEM is broken", shown(ledger, file));
+    ledger.report(Problem::new(Kind::BadValue, Some(file.span.clone()), message));
+    None
+}
+
+fn shown(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> String {
+    ledger.quoted(&file.span, &file.value.display().to_string())
+}
+
+#[cfg(feature = "emulator")]
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rcgen::{CertificateParams, Issuer, KeyPair, date_time_ymd};
+
+    use crate::config::{Environment, parse};
+
+    const OVER: (i32, i32) = (2020, 2021);
+    const GOOD: (i32, i32) = (2020, 2999);
+    const NOT_YET: (i32, i32) = (2998, 2999);
+
+    /// A certificate and its key, in PEM.
+    fn made((from, until): (i32, i32), issuer: Option<&Issuer<'_, KeyPair>>) -> (String, String) {
+        let mut params = CertificateParams::new(["client".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(until, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let signed = match issuer {
+            None => params.self_signed(&key),
+            Some(issuer) => params.signed_by(&key, issuer),
+        };
+        (signed.unwrap().pem(), key.serialize_pem())
+    }
+
+    /// What is said, of an API with this CA or of a source with this chain and key.
+    fn said(ca: Option<&str>, identity: Option<(&str, &str)>) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(directory.path().join(name), text).unwrap();
+            format!("{name}_file = {:?}\n", directory.path().join(name).to_str().unwrap())
+        };
+        let ca = ca.map_or(String::new(), |ca| write("ca", ca));
+        let tls = identity.map_or(String::new(), |(chain, key)| {
+            let (chain, key) = (write("cert", chain), write("key", key));
+            format!("tls = {{ {}, {} }}\n", chain.trim(), key.trim())
+        });
+        let text = format!(
+            "[api.main]\nendpoint = \"http://localhost/event\"\nauth = {{ type = \"token\", token = {{ env = \"T\" }} }}\n{ca}\
+             [source.plant]\ntype = \"mqtt\"\nurl = \"mqtts://b\"\nclient_id = \"b\"\nsubscriptions = \"#\"\n{tls}\
+             [route.all]\nfrom = \"plant\"\nchannel = \"/all/x\"\n"
+        );
+        let environment = Environment::of([("HOME", "/h"), ("T", "t")]);
+        match parse(&text, Path::new("t.toml"), &environment) {
+            Ok(loaded) => loaded.warnings.to_string(),
+            Err(problems) => problems.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_ca_that_is_over_is_an_error_and_one_of_several_a_warning() {
+        let (good, over, not_yet) = (made(GOOD, None).0, made(OVER, None).0, made(NOT_YET, None).0);
+        assert_eq!(said(Some(&good), None), "");
+        let found = said(Some(&over), None);
+        assert!(found.contains("expired on 2021-01-01") && found.contains("1 problem"), "{found}");
+        let found = said(Some(&not_yet), None);
+        assert!(found.contains("is not valid before 2998-01-01"), "{found}");
+        let found = said(Some(&(over.clone() + &good)), None);
+        assert!(found.contains("expired on 2021-01-01") && found.ends_with("1 warning"), "{found}");
+        let found = said(Some(&(over.clone() + &not_yet)), None);
+        assert!(found.ends_with("2 problems"), "{found}");
+        let found = said(Some("-----BEGIN CERTIFICATE-----\n???\n"), None);
+        assert!(found.contains("its PEM is broken"), "{found}");
+    }
+
+    #[test]
+    fn a_clients_certificate_that_is_over_is_an_error() {
+        for (dates, says) in
+            [(OVER, "expired on 2021-01-01"), (NOT_YET, "is not valid before 2998-01-01")]
+        {
+            let (chain, key) = made(dates, None);
+            let found = said(None, Some((&chain, &key)));
+            assert!(found.contains(says) && found.ends_with("1 problem"), "{found}");
+        }
+        let now = std::time::SystemTime::now();
+        let mut params = CertificateParams::new(["client".to_owned()]).unwrap();
+        params.not_after = (now + std::time::Duration::from_hours(48)).into();
+        let key = KeyPair::generate().unwrap();
+        let chain = params.self_signed(&key).unwrap().pem();
+        let found = said(None, Some((&chain, &key.serialize_pem())));
+        assert!(found.contains("expires on 2") && found.ends_with("1 warning"), "{found}");
+    }
+
+    #[test]
+    fn a_chain_is_in_order_and_its_first_belongs_to_the_key() {
+        let authority = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "an authority");
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&authority).unwrap().pem();
+        let issuer = Issuer::new(params, authority);
+        let (own, key) = made(GOOD, Some(&issuer));
+        let stranger = made(GOOD, None).0;
+        assert_eq!(said(None, Some((&(own.clone() + &ca), &key))), "");
+        let found = said(None, Some((&(own.clone() + &stranger), &key)));
+        assert!(found.contains("are not in order") && found.ends_with("1 warning"), "{found}");
+        let found = said(None, Some((&(ca + &own), &key)));
+        assert!(found.contains("do not belong together"), "{found}");
+        assert!(found.contains("has to be the first of `cert_file`"), "{found}");
+    }
+}
