@@ -7,7 +7,8 @@ use toml::de::DeValue;
 
 use super::ledger::Ledger;
 use super::mqtt::LONGEST_STRING;
-use super::problem::{Kind, Problem};
+use super::overlap::FilterTree;
+use super::problem::{Kind, Problem, quoted};
 use super::reader::{Field, Located, Table};
 use super::source::Qos;
 use crate::route::wildcard::{Spelling, foreign, spelled};
@@ -48,6 +49,25 @@ pub(super) fn filters(table: &mut Table<'_>) -> Field<Vec<Filter>> {
         }
         all.into_iter().collect()
     })
+}
+
+/// Warns of filters that have topics in common, where the broker can't say which one brought a message.
+pub(super) fn overlapping(ledger: &Ledger<'_>, filters: &[Filter]) {
+    let mut earlier = FilterTree::new();
+    for (number, filter) in filters.iter().enumerate() {
+        if let Some(other) = earlier.meeting(&filter.text).next().map(|other| &filters[other]) {
+            let (this, that) = (quoted(&filter.text), quoted(&other.text));
+            let message = format!("{this} takes topics that {that} takes, too");
+            let problem = Problem::new(Kind::Warning, Some(filter.span.clone()), message)
+                .also(other.span.clone(), "this one")
+                .help(
+                    "the broker may send such a message once for each, and MQTT 3.1.1 can't tell the \
+                     copies apart, so each is published: keep filters apart, or use `version = 5`",
+                );
+            ledger.report(problem);
+        }
+        earlier.insert(&filter.text, number);
+    }
 }
 
 fn filter<'a>(ledger: &'a Ledger<'a>, value: &'a toml::Spanned<DeValue<'a>>) -> Option<Filter> {

@@ -32,6 +32,7 @@ mod lines;
 mod mask;
 mod mqtt;
 mod names;
+pub mod overlap;
 mod problem;
 mod reader;
 mod reference;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::address::is_loopback;
-use super::filter::{FILTERS, Filter, filters, qos};
+use super::filter::{FILTERS, Filter, filters, overlapping, qos};
 use super::ledger::{Ledger, Text};
 use super::problem::{Kind, Problem};
 use super::reader::{Field, Located, Reported, Setting, Table};
@@ -44,6 +44,11 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Read> {
     let qos = qos.or(Qos::AtLeastOnce);
     let filters = filters(table);
     let filters = table.require("subscriptions", filters, FILTERS);
+    if let (Some(version), Some(filters)) = (&version, &filters)
+        && version.value == MqttVersion::V3
+    {
+        overlapping(ledger, &filters.value);
+    }
     let keeps = qos.as_ref().is_none_or(|qos| qos.value == Qos::AtLeastOnce);
     let subscriptions: Option<Vec<_>> = filters.as_ref().zip(qos).map(|(filters, qos)| {
         let subscription = |filter: &Filter| Subscription {
