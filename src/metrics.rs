@@ -72,6 +72,8 @@ pub struct SourceMetrics {
     pub session_lost: Counter,
     /// Messages taken beyond the limits in flight, since the broker sent them.
     pub over_limit: Counter,
+    /// Copies of messages that overlapping subscriptions brought and that were not taken.
+    pub copies_skipped: Counter,
     /// Messages that could not be held and that nobody will send again.
     pub dropped: Counter,
     /// Messages that no route takes.
@@ -126,6 +128,7 @@ struct Families {
     source_reconnects: Family<Labels, Counter>,
     session_lost: Family<Labels, Counter>,
     source_over_limit: Family<Labels, Counter>,
+    copies_skipped: Family<Labels, Counter>,
     source_dropped: Family<Labels, Counter>,
     unrouted: Family<Labels, Counter>,
     route_matched: Family<Labels, Counter>,
@@ -184,6 +187,7 @@ impl Metrics {
             f.session_lost.clone(),
         );
         r.register("source_over_limit", "Messages beyond the limits", f.source_over_limit.clone());
+        r.register("source_copies_skipped", "Copies not taken", f.copies_skipped.clone());
         r.register(
             "source_dropped",
             "Messages that could not be held and are lost",
@@ -263,6 +267,7 @@ impl Metrics {
             reconnects: f.source_reconnects.get_or_create_owned(&labels),
             session_lost: f.session_lost.get_or_create_owned(&labels),
             over_limit: f.source_over_limit.get_or_create_owned(&labels),
+            copies_skipped: f.copies_skipped.get_or_create_owned(&labels),
             dropped: f.source_dropped.get_or_create_owned(&labels),
             unrouted: f.unrouted.get_or_create_owned(&labels),
         }

@@ -32,6 +32,8 @@ mod lifecycle;
 mod log;
 mod mqtt;
 mod mqtt_backlog;
+mod mqtt_subscriptions;
+mod mqtt_trouble;
 mod outcomes;
 mod pauses;
 mod proxy;

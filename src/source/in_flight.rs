@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use crate::config::source::Limits;
@@ -39,6 +40,8 @@ pub struct InFlight<A> {
 struct State<A> {
     first: u64,
     slots: VecDeque<Slot<A>>,
+    /// Passed while nothing was in flight.
+    due: Vec<A>,
     released: bool,
     /// A message was left to the broker for want of room: so is every one behind it.
     shed: bool,
@@ -56,7 +59,8 @@ enum Ownership {
 }
 
 struct Slot<A> {
-    ack: Option<A>,
+    /// Its own, and those of what was passed behind it.
+    acks: SmallVec<[A; 1]>,
     bytes: usize,
     outcome: Option<Outcome>,
 }
@@ -136,6 +140,7 @@ impl<A: Send + 'static> InFlight<A> {
         let state = State {
             first: 0,
             slots: VecDeque::new(),
+            due: Vec::new(),
             released: false,
             shed: false,
             ownership: Ownership::Open,
@@ -149,7 +154,7 @@ impl<A: Send + 'static> InFlight<A> {
     /// would send them out of order.
     pub fn take(self: &Arc<Self>, ack: Option<A>, bytes: usize) -> Option<Settlement> {
         let mut state = self.lock();
-        if state.ownership != Ownership::Open || (ack.is_some() && state.shed) {
+        if !state.takes(ack.is_some()) {
             return None;
         }
         if !self.room.fits(bytes) {
@@ -157,9 +162,26 @@ impl<A: Send + 'static> InFlight<A> {
             return None;
         }
         let token = state.first + state.slots.len() as u64;
-        state.slots.push_back(Slot { ack, bytes, outcome: None });
+        state.slots.push_back(Slot { acks: ack.into_iter().collect(), bytes, outcome: None });
         self.room.take(bytes);
         Some(Settlement::new(Arc::clone(self) as Arc<dyn Tracker>, token))
+    }
+
+    /// Lets a message pass that there is nothing to do with but to acknowledge it, behind all that came
+    /// before it: it is not in flight, and counts nowhere. False when it is left to the broker, as
+    /// [`take`](Self::take) does.
+    pub fn pass(&self, ack: A) -> bool {
+        let mut state = self.lock();
+        if !state.takes(true) {
+            return false;
+        }
+        if let Some(newest) = state.slots.back_mut() {
+            newest.acks.push(ack);
+        } else {
+            state.due.push(ack);
+            self.changed.notify_one();
+        }
+        true
     }
 
     /// Takes out what can be acknowledged now: the settled messages before the oldest that is not.
@@ -171,23 +193,26 @@ impl<A: Send + 'static> InFlight<A> {
     /// The same, with `most` acknowledgements at most.
     pub fn acknowledgeable_up_to(&self, most: usize) -> Vec<A> {
         let mut state = self.lock();
-        let (mut acks, mut messages, mut bytes) = (Vec::new(), 0, 0);
+        let (mut messages, mut bytes) = (0, 0);
         if state.ownership == Ownership::Abandoned {
-            return acks;
+            return Vec::new();
         }
+        let passed = state.due.len().min(most);
+        let mut acks: Vec<_> = state.due.drain(..passed).collect();
         while let Some(&Slot {
             outcome: Some(outcome @ (Outcome::Accepted(_) | Outcome::Rejected)),
             ..
         }) = state.slots.front()
         {
-            if acks.len() == most {
+            // Those that were passed behind a message go with it.
+            if acks.len() >= most {
                 break;
             }
             let Some(slot) = state.slots.pop_front() else { break };
             self.room.ended(outcome);
             state.first += 1;
             (messages, bytes) = (messages + 1, bytes + slot.bytes);
-            acks.extend(slot.ack);
+            acks.extend(slot.acks);
         }
         self.room.free(messages, bytes);
         acks
@@ -234,7 +259,8 @@ impl<A: Send + 'static> InFlight<A> {
 
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
-        self.lock().slots.is_empty()
+        let state = self.lock();
+        state.slots.is_empty() && state.due.is_empty()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State<A>> {
@@ -262,6 +288,11 @@ impl<A: Send + 'static> Tracker for InFlight<A> {
 }
 
 impl<A> State<A> {
+    /// Whether a message may be taken or passed, one `to_acknowledge` or not.
+    fn takes(&self, to_acknowledge: bool) -> bool {
+        self.ownership == Ownership::Open && !(to_acknowledge && self.shed)
+    }
+
     fn slot(&mut self, token: u64) -> Option<&mut Slot<A>> {
         let index = usize::try_from(token.checked_sub(self.first)?).ok()?;
         self.slots.get_mut(index)
@@ -361,6 +392,24 @@ mod tests {
                 format!("source_settled_total{{source=\"s\",outcome=\"{word}\"}} {count}\n");
             assert!(all.encode().contains(&series), "{series}{}", all.encode());
         }
+    }
+
+    #[test]
+    fn what_passes_is_acknowledged_in_its_turn_and_counts_nowhere() {
+        let (record, _, metrics) = record(2, 100);
+        assert!(record.pass(1));
+        let (first, second) = (record.take(Some(2), 1).unwrap(), record.take(None, 1).unwrap());
+        assert!(record.pass(3) && record.pass(4), "there is no room, and it needs none");
+        assert_eq!(record.acknowledgeable(), [1]);
+        second.settle(PUBLISHED);
+        assert!(record.acknowledgeable().is_empty());
+        assert_eq!((metrics.received.get(), metrics.in_flight.get()), (2, 2));
+        first.settle(PUBLISHED);
+        assert_eq!(record.acknowledgeable(), [2, 3, 4]);
+        assert_eq!((metrics.received.get(), metrics.in_flight.get()), (2, 0));
+        assert!(record.is_empty());
+        let _held = [record.take(Some(5), 1).unwrap(), record.take(Some(6), 1).unwrap()];
+        assert!(record.take(Some(7), 1).is_none() && !record.pass(8), "7 has to come first");
     }
 
     #[test]

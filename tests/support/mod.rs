@@ -12,6 +12,7 @@ pub(crate) mod page;
 pub(crate) mod producer;
 pub(crate) mod proxy;
 pub(crate) mod script;
+pub(crate) mod scripted;
 pub(crate) mod server;
 pub(crate) mod shop;
 pub(crate) mod socket;

@@ -15,7 +15,8 @@ use rustls::ClientConfig;
 use tokio::sync::mpsc;
 
 use super::lingering::Lingering;
-use crate::causes;
+use super::subscriptions::{Answer, Ask};
+use super::trouble::Trouble;
 use crate::config::source::{MqttConfig, MqttVersion, Qos, Subscription};
 
 /// The protocol's own maximum: nothing larger can be sent by a broker. The limit of the configuration
@@ -44,10 +45,12 @@ pub(super) enum Connection {
 
 /// What happened on a connection.
 pub(super) enum Event {
-    /// The broker took us.
-    Connected { session_present: bool },
-    /// What became of each subscription: the granted QoS, or why there is none.
-    Subscribed(Vec<Result<u8, String>>),
+    /// The broker took us; `identifiers`: whether it has subscription identifiers.
+    Connected { session_present: bool, identifiers: bool },
+    /// The next SUBSCRIBE was written, with this packet id.
+    Asked(u16),
+    /// What became of the filters of a SUBSCRIBE, by its packet id.
+    Subscribed(u16, Vec<Answer>),
     /// A message.
     Publish(Box<Incoming>),
     /// A PUBACK was written to the socket.
@@ -62,8 +65,8 @@ pub(super) enum Event {
     PingRead,
     /// Our DISCONNECT was written to the socket.
     Disconnected,
-    /// The broker says goodbye, in its words.
-    Ended(String),
+    /// The broker says goodbye.
+    Ended(Trouble),
     /// Of no interest.
     Other,
 }
@@ -77,6 +80,8 @@ pub(super) struct Incoming {
     pub(super) duplicate: bool,
     pub(super) packet_id: u16,
     pub(super) properties: Vec<(String, String)>,
+    /// Of the subscriptions that it was sent for.
+    pub(super) identifiers: Vec<usize>,
 }
 
 /// The client is gone, and its connection with it.
@@ -177,8 +182,8 @@ impl Client {
         }
     }
 
-    /// Queues a SUBSCRIBE for all filters.
-    pub(super) fn subscribe(&self, subscriptions: &[Subscription]) -> Result<(), Gone> {
+    /// Queues a SUBSCRIBE.
+    pub(super) fn subscribe(&self, ask: &Ask) -> Result<(), Gone> {
         match self {
             Self::V3(client) => {
                 let filter = |s: &Subscription| {
@@ -188,7 +193,7 @@ impl Client {
                     };
                     v4::SubscribeFilter::new(s.filter.clone(), qos)
                 };
-                client.try_subscribe_many(subscriptions.iter().map(filter)).map_err(|_| Gone)
+                client.try_subscribe_many(ask.subscriptions.iter().map(filter)).map_err(|_| Gone)
             }
             Self::V5(client) => {
                 let filter = |s: &Subscription| {
@@ -202,7 +207,18 @@ impl Client {
                         .preserve_retain(true)
                         .retain_forward_rule(v5::RetainForwardRule::OnNewSubscribe)
                 };
-                client.try_subscribe_many(subscriptions.iter().map(filter)).map_err(|_| Gone)
+                let filters = ask.subscriptions.iter().map(filter);
+                let asked = match ask.identifier {
+                    None => client.try_subscribe_many(filters),
+                    Some(identifier) => {
+                        let properties = v5::SubscribeProperties {
+                            id: usize::try_from(identifier).ok(),
+                            user_properties: Vec::new(),
+                        };
+                        client.try_subscribe_many_with_properties(filters, properties)
+                    }
+                };
+                asked.map_err(|_| Gone)
             }
         }
     }
@@ -219,14 +235,10 @@ impl Client {
 impl Connection {
     /// The next event. After an error the connection is dead: drop it. Dropping the future midway
     /// loses what it read, so only drop it with the connection.
-    pub(super) async fn next(&mut self) -> Result<Event, String> {
+    pub(super) async fn next(&mut self) -> Result<Event, Trouble> {
         match self {
-            Self::V3(events) => {
-                events.poll().await.map(from_v3).map_err(|e| causes::in_one_line(&e))
-            }
-            Self::V5(events) => {
-                events.poll().await.map(from_v5).map_err(|e| causes::in_one_line(&e))
-            }
+            Self::V3(events) => events.poll().await.map(from_v3).map_err(|e| Trouble::of_v3(&e)),
+            Self::V5(events) => events.poll().await.map(from_v5).map_err(|e| Trouble::of_v5(&e)),
         }
     }
 }
@@ -239,15 +251,18 @@ fn from_v3(event: v4::Event) -> Event {
         v4::Event::Outgoing(v4::Outgoing::PingReq) => Event::PingWritten,
         v4::Event::Incoming(v4::Packet::PingResp) => Event::PingRead,
         v4::Event::Outgoing(v4::Outgoing::Disconnect) => Event::Disconnected,
+        v4::Event::Outgoing(v4::Outgoing::Subscribe(packet_id)) => Event::Asked(packet_id),
         v4::Event::Incoming(v4::Packet::ConnAck(ack)) => {
-            Event::Connected { session_present: ack.session_present }
+            Event::Connected { session_present: ack.session_present, identifiers: true }
         }
         v4::Event::Incoming(v4::Packet::SubAck(ack)) => {
             let granted = |code: &v4::SubscribeReasonCode| match code {
-                v4::SubscribeReasonCode::Success(qos) => Ok(*qos as u8),
-                v4::SubscribeReasonCode::Failure => Err("the broker gives no reason".to_owned()),
+                v4::SubscribeReasonCode::Success(qos) => Answer::Granted(*qos as u8),
+                v4::SubscribeReasonCode::Failure => {
+                    Answer::Refused("the broker gives no reason".to_owned())
+                }
             };
-            Event::Subscribed(ack.return_codes.iter().map(granted).collect())
+            Event::Subscribed(ack.pkid, ack.return_codes.iter().map(granted).collect())
         }
         v4::Event::Incoming(v4::Packet::Publish(publish)) => Event::Publish(Box::new(Incoming {
             topic: publish.topic,
@@ -257,6 +272,7 @@ fn from_v3(event: v4::Event) -> Event {
             duplicate: publish.dup,
             packet_id: publish.pkid,
             properties: Vec::new(),
+            identifiers: Vec::new(),
         })),
         _ => Event::Other,
     }
@@ -270,33 +286,41 @@ fn from_v5(event: v5::Event) -> Event {
         v5::Event::Outgoing(v5::Outgoing::PingReq) => Event::PingWritten,
         v5::Event::Incoming(v5::Packet::PingResp) => Event::PingRead,
         v5::Event::Outgoing(v5::Outgoing::Disconnect) => Event::Disconnected,
+        v5::Event::Outgoing(v5::Outgoing::Subscribe(packet_id)) => Event::Asked(packet_id),
         v5::Event::Incoming(v5::Packet::ConnAck(ack)) => {
-            Event::Connected { session_present: ack.session_present }
+            let available = ack.properties.and_then(|p| p.subscription_identifiers_available);
+            Event::Connected {
+                session_present: ack.session_present,
+                identifiers: available != Some(0),
+            }
         }
         v5::Event::Incoming(v5::Packet::SubAck(ack)) => {
             let granted = |code: &v5::SubscribeReasonCode| match code {
-                v5::SubscribeReasonCode::Success(qos) => Ok(*qos as u8),
-                other => Err(format!("{other:?}")),
+                v5::SubscribeReasonCode::Success(qos) => Answer::Granted(*qos as u8),
+                v5::SubscribeReasonCode::SubscriptionIdNotSupported => Answer::NoIdentifiers,
+                other => Answer::Refused(format!("{other:?}")),
             };
-            Event::Subscribed(ack.return_codes.iter().map(granted).collect())
+            Event::Subscribed(ack.pkid, ack.return_codes.iter().map(granted).collect())
         }
         v5::Event::Incoming(v5::Packet::Disconnect(goodbye)) => {
-            let taken_over = goodbye.reason_code == v5::DisconnectReasonCode::SessionTakenOver;
-            let hint = if taken_over { ": another client uses the same `client_id`" } else { "" };
-            Event::Ended(format!(
-                "the broker ended the connection ({:?}){hint}",
-                goodbye.reason_code
-            ))
+            Event::Ended(Trouble::of_goodbye(goodbye.reason_code))
         }
-        v5::Event::Incoming(v5::Packet::Publish(publish)) => Event::Publish(Box::new(Incoming {
-            topic: publish.topic,
-            payload: publish.payload,
-            qos: publish.qos as u8,
-            retain: publish.retain,
-            duplicate: publish.dup,
-            packet_id: publish.pkid,
-            properties: publish.properties.map(|p| p.user_properties).unwrap_or_default(),
-        })),
+        v5::Event::Incoming(v5::Packet::Publish(publish)) => {
+            let (properties, identifiers) = publish
+                .properties
+                .map(|p| (p.user_properties, p.subscription_identifiers))
+                .unwrap_or_default();
+            Event::Publish(Box::new(Incoming {
+                topic: publish.topic,
+                payload: publish.payload,
+                qos: publish.qos as u8,
+                retain: publish.retain,
+                duplicate: publish.dup,
+                packet_id: publish.pkid,
+                properties,
+                identifiers,
+            }))
+        }
         _ => Event::Other,
     }
 }

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::client::{self, Client, Connection};
 use super::pace::{Goodbye, Pace};
+use super::trouble::Trouble;
 use crate::config::source::MqttConfig;
 use crate::source::{InFlight, Room};
 
@@ -122,7 +123,7 @@ impl Generation {
     /// Waits until the broker has read the last PUBACK, and says goodbye. It may take its time, as long
     /// as the connection lives: the keep-alive judges that. True when it is done, or when the broker had
     /// not taken us yet.
-    pub(super) async fn farewell(&self, poller: &mut JoinSet<String>) -> bool {
+    pub(super) async fn farewell(&self, poller: &mut JoinSet<Trouble>) -> bool {
         if !self.connected.load(Ordering::Acquire) {
             return true;
         }

@@ -17,6 +17,9 @@
 //! the connection. To know, requests are put between them whose answer tells (*marks*: an UNSUBSCRIBE of
 //! what nobody is subscribed to).
 //!
+//! What overlaps is subscribed to so that one copy of a message counts ([`identifiers`]); what is refused
+//! is asked again ([`subscriptions`]); what ends a connection is put into words ([`trouble`]).
+//!
 //! Not here: QoS 2, the WebSocket transport, shared subscriptions.
 //!
 //! # The client
@@ -44,12 +47,17 @@
 
 mod client;
 mod generation;
+mod identifiers;
 mod lingering;
 mod overflow;
 mod pace;
+mod reconnect;
+mod subscribing;
+mod subscriptions;
+mod trouble;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,8 +67,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::Room;
-use crate::backoff::Backoff;
-use crate::config::source::{Limits, MqttConfig, Qos};
+use crate::config::source::{Limits, MqttConfig, MqttVersion};
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
 use crate::message::{Coordinates, Message, SourceName, Topic};
@@ -70,22 +77,12 @@ use crate::tls::{self, TlsError};
 use client::{Connection, Event, Incoming};
 use generation::Generation;
 use overflow::Overflow;
-
-/// The first reconnect waits up to this long.
-const BACKOFF_BASE: Duration = Duration::from_millis(100);
-
-/// No reconnect waits longer.
-const BACKOFF_CAP: Duration = Duration::from_secs(30);
-
-/// A subscription that held this long was a good one: the next failure is the first again. A shorter
-/// one counts as a failure, so that two clients of one id don't take over from each other for ever.
-const GOOD_AFTER: Duration = Duration::from_secs(10);
+use reconnect::{Next, Reconnect};
+use subscriptions::Subscriptions;
+use trouble::{Stage, Trouble};
 
 /// The source gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
-
-/// The broker has this long to confirm our subscriptions.
-const SUBACK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What does not fit is told this long after it began, so that it has a count.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -101,6 +98,7 @@ pub struct MqttSource {
     health: Part,
     /// Whether the broker has taken us before.
     known: AtomicBool,
+    subscriptions: Mutex<Subscriptions>,
 }
 
 /// A drain that was not clean: some of what was published comes again after the restart.
@@ -115,7 +113,7 @@ enum End {
     /// Messages were left to the broker for want of room, and all others are acknowledged.
     Full,
     /// To be made again.
-    Lost(String),
+    Lost(Trouble),
 }
 
 impl MqttSource {
@@ -135,14 +133,17 @@ impl MqttSource {
             }
         };
         let room = Room::with_ceiling(limits, overflow::ceiling(limits), metrics.clone());
-        Ok(Self { name, config, room, tls, metrics, health, known: AtomicBool::new(false) })
+        let identifiers = config.version == MqttVersion::V5;
+        let subscriptions = Mutex::new(Subscriptions::new(&config.subscriptions, identifiers));
+        let known = AtomicBool::new(false);
+        Ok(Self { name, config, room, tls, metrics, health, known, subscriptions })
     }
 
     /// Takes messages until the drain, acknowledges what was settled, and says goodbye; on the abort
     /// it leaves at once, and the broker keeps what was not acknowledged.
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
         let source = Arc::new(self);
-        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
+        let mut reconnect = Reconnect::new();
         let mut overflow = Overflow::default();
         while !shutdown.is_draining() {
             let generation = match source.wait(source.room.half_free(), &shutdown).await {
@@ -154,24 +155,17 @@ impl MqttSource {
             };
             let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
             source.metrics.connected.set(0);
-            let why = match end {
+            let trouble = match end {
                 End::Drained(result) => return result,
                 End::Full => {
                     source.health.not_ready("waiting for room: the limit in flight was reached");
                     continue;
                 }
-                End::Lost(why) => why,
+                End::Lost(trouble) => trouble,
             };
-            source.health.not_ready(&why);
-            if generation.subscribed_for().is_some_and(|held| held > GOOD_AFTER) {
-                backoff.reset();
-            }
-            let wait = backoff.next_wait();
-            // The first failures, and then every tenth: the waits are long by then.
-            if backoff.failures() <= 3 || backoff.failures().is_multiple_of(10) {
-                warn!(source = %source.name, broker = %source.address(), why, "not connected; trying again");
-            }
-            source.wait(sleep(wait), &shutdown).await;
+            let next = reconnect.ended(&trouble, generation.subscribed_for());
+            source.lost(&trouble, &next);
+            source.wait(sleep(next.wait), &shutdown).await;
         }
         Ok(())
     }
@@ -227,7 +221,7 @@ impl MqttSource {
         shutdown: &Shutdown,
     ) -> End {
         let Some((connection, mut closed)) = generation.connection() else {
-            return End::Lost("the connection was used before".to_owned());
+            return End::Lost(Trouble::other("the connection was used before"));
         };
         // A task of its own: a poll is never cancelled midway but with its whole connection.
         let mut poller = JoinSet::new();
@@ -248,7 +242,7 @@ impl MqttSource {
     async fn settle(
         &self,
         generation: &Generation,
-        poller: &mut JoinSet<String>,
+        poller: &mut JoinSet<Trouble>,
         overflow: &mut Overflow,
         shutdown: &Shutdown,
     ) -> End {
@@ -260,7 +254,7 @@ impl MqttSource {
                 _ = alive.tick() => self.health.alive(),
                 _ = tell.tick() => overflow.tell(&self.name, &self.config, &self.metrics),
                 Some(why) = poller.join_next() => {
-                    let why = why.unwrap_or_else(|e| e.to_string());
+                    let why = why.unwrap_or_else(|e| Trouble::other(e.to_string()));
                     return match (draining, generation.in_flight.is_empty()) {
                         (false, _) => End::Lost(why),
                         (true, true) => End::Drained(Ok(())),
@@ -280,7 +274,8 @@ impl MqttSource {
                 return End::Drained(Err(Unclean("a message was given back while draining")));
             }
             if record.has_released() {
-                return End::Lost("a message was given back; the broker sends it again".to_owned());
+                let what = "a message was given back; the broker sends it again";
+                return End::Lost(Trouble::other(what));
             }
             if record.is_empty() && (draining || record.has_shed()) {
                 if !draining {
@@ -306,48 +301,59 @@ impl MqttSource {
         mut connection: Connection,
         generation: Arc<Generation>,
         intake: Intake,
-    ) -> String {
-        let mut suback_by = None;
+    ) -> Trouble {
+        let mut stage = Stage::Connecting;
         loop {
-            let next = connection.next();
-            let event = match suback_by {
-                None => next.await,
-                Some(at) => match tokio::time::timeout_at(at, next).await {
-                    Ok(event) => event,
-                    Err(_) => return "the broker did not confirm the subscriptions".to_owned(),
-                },
+            let event = match self.next(&mut connection, &generation).await {
+                Ok(event) => event,
+                Err(trouble) => return trouble.at(stage),
             };
+            let mut asked = Ok(());
             match event {
-                Ok(Event::Connected { session_present }) => {
+                Event::Connected { session_present, identifiers } => {
                     generation.connected();
                     self.connected(session_present);
-                    // Always, resumed or not: an earlier SUBSCRIBE may have been lost.
-                    if generation.client.subscribe(&self.config.subscriptions).is_err() {
-                        return "the client is gone".to_owned();
-                    }
-                    suback_by = Some(tokio::time::Instant::now() + SUBACK_TIMEOUT);
+                    stage = Stage::Subscribing;
+                    asked = self.subscribe(&generation, identifiers);
                 }
-                Ok(Event::Subscribed(granted)) => {
-                    suback_by = None;
-                    generation.subscribed();
-                    self.subscribed(&granted);
+                Event::Asked(packet_id) => self.asked(packet_id),
+                Event::Subscribed(packet_id, answers) => {
+                    asked = self.answered(&generation, packet_id, answers).map(|now| stage = now);
                 }
-                Ok(Event::Publish(incoming)) => self.take(&generation, &intake, &incoming),
-                Ok(Event::AckWritten) => generation.ack_written(),
-                Ok(Event::MarkWritten(packet_id)) => generation.mark_written(packet_id),
-                Ok(Event::MarkRead(packet_id)) => generation.mark_read(packet_id),
-                Ok(Event::PingWritten) => generation.ping_written(),
-                Ok(Event::PingRead) => generation.ping_read(),
-                Ok(Event::Disconnected) => return "disconnected".to_owned(),
-                Ok(Event::Other) => {}
-                Ok(Event::Ended(why)) | Err(why) => return why,
+                Event::Publish(incoming) => self.take(&generation, &intake, &incoming),
+                Event::AckWritten => generation.ack_written(),
+                Event::MarkWritten(packet_id) => generation.mark_written(packet_id),
+                Event::MarkRead(packet_id) => generation.mark_read(packet_id),
+                Event::PingWritten => generation.ping_written(),
+                Event::PingRead => generation.ping_read(),
+                Event::Disconnected => return Trouble::other("disconnected"),
+                Event::Other => {}
+                Event::Ended(trouble) => {
+                    self.dismissed(&trouble);
+                    return trouble.at(stage);
+                }
             }
+            if let Err(trouble) = asked {
+                return trouble.at(stage);
+            }
+        }
+    }
+
+    /// Says that there is no connection, what to look at, and when the next one is tried.
+    fn lost(&self, trouble: &Trouble, next: &Next) {
+        let hint = next.hint(trouble, &self.config);
+        let next_try = format!("in {:.1?}", next.wait);
+        let why = &trouble.what;
+        let parted = if hint.is_empty() { "" } else { "; " };
+        self.health.not_ready(format!("{why}{parted}{hint}; next try {next_try}"));
+        if next.say {
+            let (source, broker) = (&self.name, self.address());
+            warn!(%source, broker, why, hint, next_try, "not connected; trying again");
         }
     }
 
     fn connected(&self, session_present: bool) {
         self.metrics.connected.set(1);
-        self.health.not_ready("waiting for the broker to confirm the subscriptions");
         let again = self.known.swap(true, Ordering::AcqRel);
         if again {
             self.metrics.reconnects.inc();
@@ -360,27 +366,10 @@ impl MqttSource {
         }
     }
 
-    fn subscribed(&self, granted: &[Result<u8, String>]) {
-        let mut refused = Vec::new();
-        for (subscription, granted) in self.config.subscriptions.iter().zip(granted) {
-            let filter = &subscription.filter;
-            match granted {
-                Err(why) => refused.push(format!("`{filter}` ({why})")),
-                Ok(0) if subscription.qos == Qos::AtLeastOnce => {
-                    warn!(source = %self.name, filter, "the broker grants QoS 0 only: at most once");
-                }
-                Ok(_) => {}
-            }
-        }
-        if refused.is_empty() {
-            return self.health.ready();
-        }
-        let why = format!("the broker refuses the subscription {}", refused.join(", "));
-        warn!(source = %self.name, why, hint = "check the broker's access list");
-        self.health.not_ready(why);
-    }
-
     fn take(&self, generation: &Generation, intake: &Intake, incoming: &Incoming) {
+        if self.passes(generation, incoming) {
+            return;
+        }
         let properties: usize = incoming.properties.iter().map(|(n, v)| n.len() + v.len()).sum();
         let size = incoming.payload.len() + incoming.topic.len() + properties;
         let at_least_once = incoming.qos > 0;

@@ -1,0 +1,148 @@
+//! Subscription identifiers of MQTT 5: which copy of a message counts. Pure.
+//!
+//! Where filters overlap, a broker may send a message once for each that takes it. MQTT 5 tells the
+//! copies apart: such filters are subscribed to one by one, each under an identifier of its own, and a
+//! copy bears those of the subscriptions that it was made for (MQTT-3.3.4-3 to -5). One copy counts, and
+//! the others are only acknowledged.
+//!
+//! No message may be lost by that. So an identifier stands for a filter *and* for the subscriptions that
+//! count more and were granted before it was given: whenever a copy bears it they existed, and where one
+//! of them takes the topic, another copy was made for that one. It is a hash, so that it means the same
+//! to the next process, for which the broker may have kept copies of today. A copy without an identifier,
+//! or with one that is not of this configuration, counts: rather twice than never.
+
+use std::collections::{BTreeSet, HashMap};
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::config::overlap::FilterTree;
+
+/// What identifiers mean is remembered of so many, and of those in use.
+const MEANINGS: usize = 10_000;
+
+/// An identifier has 28 bits, and is not 0.
+const BITS: u32 = 0x0fff_ffff;
+
+/// The identifiers that were given, or would be by another process of this configuration.
+#[derive(Debug)]
+pub(super) struct Identifiers {
+    filters: Vec<String>,
+    tree: FilterTree,
+    meanings: HashMap<u32, Meaning>,
+}
+
+/// A subscription, and those that count more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Meaning {
+    pub(super) filter: usize,
+    pub(super) before: BTreeSet<usize>,
+}
+
+impl Identifiers {
+    /// None yet, for these filters, which are called by their numbers.
+    pub(super) fn new(filters: Vec<String>) -> Self {
+        let mut tree = FilterTree::new();
+        for (number, filter) in filters.iter().enumerate() {
+            tree.insert(filter, number);
+        }
+        Self { filters, tree, meanings: HashMap::new() }
+    }
+
+    /// The other filters that have topics in common with this one.
+    pub(super) fn meeting(&self, number: usize) -> Vec<usize> {
+        let meeting = self.tree.meeting(&self.filters[number]);
+        meeting.filter(|other| *other != number).collect()
+    }
+
+    /// The identifier with this meaning. Where there are too many, those that are not in use are forgotten.
+    pub(super) fn give(&mut self, meaning: &Meaning, in_use: impl Fn(&Meaning) -> bool) -> u32 {
+        if self.meanings.len() >= MEANINGS {
+            self.meanings.retain(|_, meaning| in_use(meaning));
+        }
+        let text = |number: &usize| self.filters[*number].as_str();
+        // Whatever the numbers are in the next process.
+        let others: BTreeSet<_> = meaning.before.iter().map(text).collect();
+        let words: Vec<_> = [text(&meaning.filter)].into_iter().chain(others).collect();
+        let mut hash = digest(&SHA256, words.join("\0").as_bytes());
+        loop {
+            let mut bits = 0;
+            for byte in &hash.as_ref()[..4] {
+                bits = (bits << 8) | u32::from(*byte);
+            }
+            let identifier = bits & BITS;
+            let known = self.meanings.entry(identifier).or_insert_with(|| meaning.clone());
+            if identifier != 0 && known == meaning {
+                return identifier;
+            }
+            hash = digest(&SHA256, hash.as_ref());
+        }
+    }
+
+    /// Whether a copy on `topic` with these identifiers is the one that counts.
+    pub(super) fn counts(&self, topic: &str, identifiers: &[usize]) -> bool {
+        if identifiers.is_empty() {
+            return true;
+        }
+        let taking: BTreeSet<_> = self.tree.meeting(topic).collect();
+        identifiers.iter().any(|identifier| {
+            let meaning = u32::try_from(*identifier).ok().and_then(|id| self.meanings.get(&id));
+            // One of a filter that does not take the topic is not what it seems.
+            let meaning = meaning.filter(|meaning| taking.contains(&meaning.filter));
+            meaning.is_none_or(|meaning| meaning.before.is_disjoint(&taking))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identifiers(filters: &[&str]) -> Identifiers {
+        Identifiers::new(filters.iter().map(|filter| (*filter).to_owned()).collect())
+    }
+
+    fn give(of: &mut Identifiers, filter: usize, before: &[usize]) -> usize {
+        let before = before.iter().copied().collect();
+        of.give(&Meaning { filter, before }, |_| true) as usize
+    }
+
+    #[test]
+    fn a_copy_counts_unless_another_one_does() {
+        let mut of = identifiers(&["acc/#", "acc/+", "acc/x", "b"]);
+        let (all, one, x) =
+            (give(&mut of, 0, &[]), give(&mut of, 1, &[0]), give(&mut of, 2, &[0, 1]));
+        let alone = give(&mut of, 2, &[1]);
+        assert!(of.counts("acc/x", &[all]));
+        assert!(!of.counts("acc/x", &[one]) && !of.counts("acc/x", &[x]));
+        assert!(!of.counts("acc/x", &[alone]));
+        assert!(of.counts("acc/x", &[x, all, one]), "one copy for all");
+        assert!(!of.counts("acc/x", &[one, x]));
+        assert!(of.counts("acc/x", &[]), "of a subscription without an identifier");
+        assert!(of.counts("acc/x", &[12_345]) && of.counts("acc/x", &[one, usize::MAX]));
+        assert!(of.counts("acc/y/z", &[one]), "its filter does not take the topic");
+    }
+
+    #[test]
+    fn a_meaning_has_the_same_identifier_whatever_the_order_of_the_configuration() {
+        let (mut one, mut other) = (identifiers(&["a", "#", "+"]), identifiers(&["+", "#", "a"]));
+        let identifier = give(&mut one, 0, &[1, 2]);
+        assert_eq!(identifier, give(&mut other, 2, &[0, 1]));
+        assert!((1..=268_435_455).contains(&identifier));
+        assert_ne!(identifier, give(&mut one, 0, &[1]));
+        assert_ne!(identifier, give(&mut one, 1, &[0, 2]));
+        // 28 bits of the SHA-256 of its words.
+        assert_eq!(give(&mut identifiers(&["plant/#"]), 0, &[]), 189_479_737);
+    }
+
+    #[test]
+    fn what_is_not_in_use_is_forgotten_before_there_is_too_much_of_it() {
+        let filters: Vec<_> = (0..=MEANINGS).map(|n| format!("a/{n}")).collect();
+        let mut of = Identifiers::new(filters);
+        for filter in 0..=MEANINGS {
+            let meaning = Meaning { filter, before: BTreeSet::new() };
+            of.give(&meaning, |meaning| meaning.filter == 3);
+        }
+        let known: BTreeSet<_> = of.meanings.values().map(|meaning| meaning.filter).collect();
+        assert_eq!(known, [3, MEANINGS].into());
+    }
+}

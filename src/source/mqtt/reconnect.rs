@@ -1,0 +1,148 @@
+//! How fast to connect again, and what to say of it. Pure.
+
+use std::time::Duration;
+
+use super::trouble::{Kind, Stage, Trouble};
+use crate::backoff::Backoff;
+use crate::config::source::MqttConfig;
+
+/// The first reconnect waits up to this long.
+const BASE: Duration = Duration::from_millis(100);
+
+/// No reconnect waits longer.
+const CAP: Duration = Duration::from_secs(30);
+
+/// A subscription that held this long was a good one: the next failure is the first again. It is longer
+/// than any wait, or two clients of one name, each of which is connected while the other waits, would take
+/// over from each other at full speed for ever.
+const GOOD_AFTER: Duration = Duration::from_mins(1);
+
+/// So many connections in a row that the broker took and closed soon have a cause of their own.
+const SHORT_IN_A_ROW: u32 = 3;
+
+/// When to connect again.
+#[derive(Debug)]
+pub(super) struct Reconnect {
+    backoff: Backoff,
+    /// Connections in a row that the broker took and closed soon.
+    short: u32,
+    /// What was said since the last good connection.
+    said: Vec<(Kind, bool)>,
+}
+
+/// What to do after the end of a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) wait: Duration,
+    /// Whether to say so.
+    pub(super) say: bool,
+    /// Whether another client of the same name is the likely cause.
+    pub(super) maybe_taken_over: bool,
+}
+
+impl Next {
+    /// What to look at; empty where the words of the trouble say it all.
+    pub(super) fn hint(&self, trouble: &Trouble, config: &MqttConfig) -> String {
+        let hint = trouble.hint(config);
+        // A client without a name is given one that nobody else has.
+        if !self.maybe_taken_over || config.client_id.is_empty() {
+            return hint;
+        }
+        let likely = "another client may use the same `client_id`: give each its own";
+        if hint.is_empty() { likely.to_owned() } else { format!("{likely}; or {hint}") }
+    }
+}
+
+impl Reconnect {
+    /// Nothing has failed yet.
+    pub(super) fn new() -> Self {
+        Self { backoff: Backoff::new(BASE, CAP), short: 0, said: Vec::new() }
+    }
+
+    /// A connection ended, `held` after its subscriptions were confirmed.
+    pub(super) fn ended(&mut self, trouble: &Trouble, held: Option<Duration>) -> Next {
+        let (kind, stage) = (trouble.kind, trouble.stage);
+        let good = held.is_some_and(|held| held >= GOOD_AFTER);
+        if good {
+            self.backoff.reset();
+            self.said.clear();
+        }
+        let closed = matches!(kind, Kind::Closed | Kind::CutShort);
+        let short = !good && stage > Stage::Connecting && closed;
+        self.short = if short { self.short.saturating_add(1) } else { 0 };
+        let maybe_taken_over = self.short >= SHORT_IN_A_ROW;
+        let wait = self.backoff.next_wait();
+        // The first failures, and then every tenth: the waits are long by then. And what is new.
+        let failures = self.backoff.failures();
+        let new = !self.said.contains(&(kind, maybe_taken_over));
+        if new {
+            self.said.push((kind, maybe_taken_over));
+        }
+        let say = failures <= 3 || failures.is_multiple_of(10) || new;
+        Next { wait, say, maybe_taken_over }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(reconnect: &mut Reconnect, held: u64) -> Next {
+        let held = Some(Duration::from_secs(held));
+        reconnect.ended(&trouble(Kind::Closed, Stage::Subscribed), held)
+    }
+
+    fn trouble(kind: Kind, stage: Stage) -> Trouble {
+        Trouble { what: String::new(), kind, stage }
+    }
+
+    #[test]
+    fn short_connections_slow_it_down_and_have_a_likely_cause() {
+        let mut reconnect = Reconnect::new();
+        assert!(
+            !closed(&mut reconnect, 1).maybe_taken_over
+                && !closed(&mut reconnect, 0).maybe_taken_over
+        );
+        let third = closed(&mut reconnect, 9);
+        assert!(third.maybe_taken_over && third.say);
+        let mut longest = Duration::ZERO;
+        for _ in 0..100 {
+            let next = closed(&mut reconnect, 30);
+            assert!(next.maybe_taken_over && next.wait <= CAP);
+            longest = longest.max(next.wait);
+        }
+        assert!(longest > CAP / 4, "it does not slow down: {longest:?}");
+        let good = closed(&mut reconnect, 61);
+        assert!(!good.maybe_taken_over && good.wait <= BASE);
+    }
+
+    #[test]
+    fn what_the_broker_never_took_is_no_take_over() {
+        let mut reconnect = Reconnect::new();
+        for _ in 0..20 {
+            assert!(
+                !reconnect.ended(&trouble(Kind::Closed, Stage::Connecting), None).maybe_taken_over
+            );
+            assert!(
+                !reconnect.ended(&trouble(Kind::Other, Stage::Subscribed), None).maybe_taken_over
+            );
+        }
+        // A broker that restarts closes, and then nobody listens.
+        for _ in 0..5 {
+            assert!(!closed(&mut reconnect, 1).maybe_taken_over);
+            assert!(!closed(&mut reconnect, 1).maybe_taken_over);
+            let kind = Kind::NobodyListens;
+            assert!(!reconnect.ended(&trouble(kind, Stage::Connecting), None).maybe_taken_over);
+        }
+    }
+
+    #[test]
+    fn the_first_are_said_and_every_tenth_and_what_is_new() {
+        let mut reconnect = Reconnect::new();
+        let mut says = |kind| reconnect.ended(&trouble(kind, Stage::Connecting), None).say;
+        let said: Vec<_> = (1..=20).filter(|_| says(Kind::NobodyListens)).collect();
+        assert_eq!(said.len(), 5);
+        assert!(says(Kind::Credentials));
+        assert!(!says(Kind::Credentials) && !says(Kind::NobodyListens));
+    }
+}

@@ -1,0 +1,161 @@
+//! The subscribing half of the source: it asks, hears the answers, and says what changed.
+
+use std::future::pending;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::time::sleep_until;
+use tracing::{info, warn};
+
+use super::MqttSource;
+use super::client::{Connection, Event, Incoming};
+use super::generation::Generation;
+use super::subscriptions::{Answer, Change, Subscriptions};
+use super::trouble::{Kind, Stage, Trouble};
+
+impl MqttSource {
+    /// The next event of a connection; what becomes due meanwhile is asked.
+    pub(super) async fn next(
+        &self,
+        connection: &mut Connection,
+        generation: &Generation,
+    ) -> Result<Event, Trouble> {
+        let next = connection.next();
+        tokio::pin!(next);
+        loop {
+            let at = self.subscriptions().next_at();
+            let due = async {
+                match at {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                event = &mut next => return event,
+                () = due => self.ask(generation)?,
+            }
+        }
+    }
+
+    /// The broker took us, and has subscription identifiers or not: asks for everything, whether it
+    /// kept the session or not, since an earlier SUBSCRIBE may have been lost.
+    pub(super) fn subscribe(
+        &self,
+        generation: &Generation,
+        identifiers: bool,
+    ) -> Result<(), Trouble> {
+        self.health.not_ready("waiting for the broker to confirm the subscriptions");
+        let change = self.subscriptions().connected(identifiers);
+        self.say(change);
+        self.ask(generation)
+    }
+
+    /// A SUBSCRIBE was written.
+    pub(super) fn asked(&self, packet_id: u16) {
+        self.subscriptions().written(packet_id);
+    }
+
+    /// A SUBACK came: how far the connection is now.
+    pub(super) fn answered(
+        &self,
+        generation: &Generation,
+        packet_id: u16,
+        answers: Vec<Answer>,
+    ) -> Result<Stage, Trouble> {
+        let (changes, all_granted, all_answered, refused) = {
+            let mut subscriptions = self.subscriptions();
+            let changes = subscriptions.answered(packet_id, answers, Instant::now());
+            let refused = subscriptions.refused();
+            let refused: Vec<_> = refused.iter().map(|(f, why)| format!("`{f}` ({why})")).collect();
+            (changes, subscriptions.all_granted(), subscriptions.all_answered(), refused)
+        };
+        self.say(changes);
+        if all_granted {
+            self.health.ready();
+        } else if !refused.is_empty() {
+            let refused = refused.join(", ");
+            self.health.not_ready(format!(
+                "the broker refuses the subscription {refused}; it is asked again every now and then"
+            ));
+        }
+        self.ask(generation)?;
+        if !all_answered {
+            return Ok(Stage::Subscribing);
+        }
+        generation.subscribed();
+        Ok(Stage::Subscribed)
+    }
+
+    /// The broker said goodbye.
+    pub(super) fn dismissed(&self, trouble: &Trouble) {
+        if trouble.kind == Kind::NoIdentifiers {
+            let change = self.subscriptions().no_identifiers();
+            self.say(change);
+        }
+    }
+
+    /// Whether another copy of a message counts in place of this one. Then all there is to do is to
+    /// acknowledge it, in its turn.
+    pub(super) fn passes(&self, generation: &Generation, incoming: &Incoming) -> bool {
+        if incoming.identifiers.is_empty() {
+            return false;
+        }
+        let topic = String::from_utf8_lossy(&incoming.topic);
+        if self.subscriptions().counts(&topic, &incoming.identifiers) {
+            return false;
+        }
+        // One that is left to the broker comes again, and is counted then.
+        if incoming.qos == 0 || generation.in_flight.pass(incoming.packet_id) {
+            self.metrics.copies_skipped.inc();
+        }
+        true
+    }
+
+    fn ask(&self, generation: &Generation) -> Result<(), Trouble> {
+        let now = Instant::now();
+        let mut subscriptions = self.subscriptions();
+        if subscriptions.is_overdue(now) {
+            return Err(Trouble::other("the broker did not confirm the subscriptions"));
+        }
+        for ask in subscriptions.due(now) {
+            if generation.client.subscribe(&ask).is_err() {
+                return Err(Trouble::other("the client is gone"));
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&self, changes: impl IntoIterator<Item = Change>) {
+        let source = &self.name;
+        let mut refused = Vec::new();
+        for change in changes {
+            match change {
+                Change::Refused(filter, why) => refused.push(format!("`{filter}` ({why})")),
+                Change::Granted(filter) => {
+                    info!(%source, filter, "the broker grants the subscription that it refused");
+                }
+                Change::AtMostOnce(filter) => {
+                    warn!(%source, filter, "the broker grants QoS 0 only: at most once");
+                }
+                Change::NoIdentifiers => warn!(
+                    %source,
+                    hint = "keep the filters of `subscriptions` apart",
+                    "filters overlap, and the broker has no subscription identifiers: \
+                     a message that several of them take may be published several times"
+                ),
+            }
+        }
+        if !refused.is_empty() {
+            warn!(
+                %source,
+                refused = refused.join(", "),
+                hint = "check the broker's access list",
+                "the broker refuses a subscription; it is asked again until it is granted"
+            );
+        }
+    }
+
+    fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
