@@ -71,6 +71,7 @@ async fn source(kafka: &Kafka, run: usize) -> (f64, f64) {
         brokers: vec![kafka.address()],
         group: format!("bench-{run}"),
         topics: vec!["load".to_owned()],
+        never: Vec::new(),
         instance: None,
         protocol: Protocol::Classic,
         session_timeout: Duration::from_secs(45),

@@ -27,6 +27,7 @@ mod kafka_groups;
 mod kafka_log;
 mod kafka_moves;
 mod kafka_security;
+mod kafka_start;
 mod kafka_trouble;
 mod lifecycle;
 mod log;

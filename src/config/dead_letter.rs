@@ -1,19 +1,15 @@
 //! `[dead_letter.NAME]`: where events go that can't be published.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::environment::Environment;
-use super::kafka;
-use super::ledger::Ledger;
 use super::names::Names;
 use super::problem::{Kind, Problem, quoted};
 use super::reader::{Field, Table};
-use super::source::{self, SourceKind, Unrouted};
+use super::topics;
 use crate::message::SourceName;
-use crate::route::{RejectTo, Spec};
 
 /// The name of a `[dead_letter.NAME]`.
 pub type DeadLetterName = Arc<str>;
@@ -50,7 +46,7 @@ impl DeadLetterConfig {
 /// The settings, and where in the file that is which is checked against others.
 pub(super) struct Read {
     pub(super) config: DeadLetterConfig,
-    topic: Range<usize>,
+    pub(super) topic: Range<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -147,7 +143,7 @@ fn topic<'a>(
     let source = table.require("source", source, hint);
     let ledger = table.ledger;
     let topic = table.filled("topic").then(|text| {
-        if kafka::is_topic(&text.value.value) {
+        if topics::is_topic(&text.value.value) {
             return Some(text.value.value);
         }
         let message = format!("{} can't be a topic", text.value.shown());
@@ -160,135 +156,6 @@ fn topic<'a>(
     let (source, topic) = (source?.value.into(), topic?);
     let config = DeadLetterConfig::Kafka { source, topic: topic.value };
     Some(Read { config, topic: topic.span })
-}
-
-/// That what one source can't publish comes to another, or to itself, over the topic of a dead letter.
-struct Way {
-    from: usize,
-    to: usize,
-    /// Where the topic is named in the dead letter.
-    place: Range<usize>,
-    /// Where the source says that it reads it.
-    read: Range<usize>,
-}
-
-/// Reports rejects that come back to the source that they are of, be it over others: they would go round for
-/// ever. Topics that a regular expression takes in are not seen here.
-pub(super) fn in_circles(
-    ledger: &Ledger<'_>,
-    dead_letters: &[(DeadLetterName, Read)],
-    sources: &[source::Read],
-    routes: &[Spec],
-) {
-    let name = |at: usize| quoted(&sources[at].config.name);
-    let ways = ways(dead_letters, sources, routes);
-    let mut onward = HashMap::<_, Vec<_>>::new();
-    for way in &ways {
-        onward.entry(way.from).or_default().push(way);
-    }
-    let mut told = BTreeSet::new();
-    for first in &ways {
-        let Some(circle) = circle(first, &onward) else { continue };
-        let mut members: Vec<_> = circle.iter().map(|way| way.from).collect();
-        members.sort_unstable();
-        // Of a longer one every way is a first.
-        if members.len() > 1 && !told.insert(members) {
-            continue;
-        }
-        let over: Vec<_> = circle.iter().skip(1).map(|way| name(way.from)).collect();
-        let mut message = format!("{} would read its own dead letters again", name(first.from));
-        if !over.is_empty() {
-            message = format!("{message}, over those of {}", over.join(", then "));
-        }
-        let mut problem = Problem::new(Kind::Impossible, Some(first.place.clone()), message);
-        for (at, way) in circle.iter().enumerate() {
-            if at > 0 {
-                problem = problem.also(way.place.clone(), format!("rejects of {}", name(way.from)));
-            }
-            let reader =
-                if over.is_empty() { String::new() } else { format!(" by {}", name(way.to)) };
-            problem = problem.also(way.read.clone(), format!("read here{reader}"));
-        }
-        let hint = if over.is_empty() {
-            "name a topic that it does not read"
-        } else {
-            "give one of them a dead letter that none of them reads"
-        };
-        ledger.report(problem.help(hint));
-    }
-}
-
-/// Ways from one source to another that are looked at; more are in no file that was meant. Those from a source
-/// to itself are all found.
-const MOST_WAYS: usize = 1000;
-
-fn ways(
-    dead_letters: &[(DeadLetterName, Read)],
-    sources: &[source::Read],
-    routes: &[Spec],
-) -> Vec<Way> {
-    let kafka = |at: usize| match &sources[at].config.kind {
-        SourceKind::Kafka(kafka) => Some(kafka),
-        SourceKind::Mqtt(_) => None,
-    };
-    let known: HashMap<_, _> =
-        sources.iter().enumerate().map(|(at, source)| (&source.config.name, at)).collect();
-    let mut rejecting = HashMap::<_, BTreeSet<usize>>::new();
-    for route in routes {
-        if let RejectTo::DeadLetter(to) = &route.dead_letter {
-            let from = route.from.iter().filter_map(|name| known.get(name));
-            rejecting.entry(to).or_default().extend(from);
-        }
-    }
-    let mut readers = HashMap::<_, BTreeMap<usize, usize>>::new();
-    for (at, source) in sources.iter().enumerate() {
-        if let Unrouted::DeadLetter(to) = &source.config.unrouted {
-            rejecting.entry(to).or_default().insert(at);
-        }
-        for (number, topic) in kafka(at).iter().flat_map(|kafka| &kafka.topics).enumerate() {
-            readers.entry(topic).or_default().entry(at).or_insert(number);
-        }
-    }
-    let mut ways = Vec::new();
-    for (name, Read { config, topic: place }) in dead_letters {
-        let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
-        let Some(home) = known.get(home).and_then(|at| kafka(*at)) else { continue };
-        let (Some(from), Some(readers)) = (rejecting.get(name), readers.get(topic)) else {
-            continue;
-        };
-        let meets = |at: usize| kafka(at).is_some_and(|kafka| kafka.may_meet(home));
-        let way = |from: usize, to: usize, number: usize| {
-            let (place, read) = (place.clone(), sources[to].filters[number].clone());
-            Way { from, to, place, read }
-        };
-        let own = from.iter().filter_map(|at| readers.get(at).map(|number| (*at, *number)));
-        ways.extend(own.filter(|(at, _)| meets(*at)).map(|(at, number)| way(at, at, number)));
-        let room = MOST_WAYS.saturating_sub(ways.len());
-        let others = readers.iter().filter(|(at, _)| room > 0 && meets(**at));
-        let others =
-            others.flat_map(|(to, number)| from.iter().map(move |from| (*from, *to, *number)));
-        let others = others.filter(|(from, to, _)| from != to).take(room);
-        ways.extend(others.map(|(from, to, number)| way(from, to, number)));
-    }
-    ways
-}
-
-/// The shortest circle that begins with this way, if there is one; `ways` are by their beginnings.
-fn circle<'a>(first: &'a Way, ways: &HashMap<usize, Vec<&'a Way>>) -> Option<Vec<&'a Way>> {
-    let mut reached = BTreeSet::from([first.to]);
-    let mut open = VecDeque::from([vec![first]]);
-    while let Some(path) = open.pop_front() {
-        let end = path.last()?.to;
-        if end == first.from {
-            return Some(path);
-        }
-        for way in ways.get(&end).into_iter().flatten() {
-            if reached.insert(way.to) {
-                open.push_back([path.as_slice(), &[*way]].concat());
-            }
-        }
-    }
-    None
 }
 
 fn rotation(table: &mut Table<'_>) -> Option<Rotation> {

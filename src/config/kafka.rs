@@ -1,6 +1,5 @@
 //! `type = "kafka"`: its settings, and the keys they are read from.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use super::problem::{Kind, Problem, quoted};
 use super::reader::{Field, Located, Reported, Setting, Table};
 use super::sasl::{self, Sasl};
 use super::source::{Common, Tls, TlsChoice};
+use super::topics::{self, Topics};
 use super::value::show_duration;
-use crate::route::wildcard::{Spelling, foreign, spelled};
 
 /// A checked `type = "kafka"`.
 #[derive(Clone, Debug)]
@@ -23,6 +22,8 @@ pub struct KafkaConfig {
     pub group: String,
     /// Topics; one that begins with `^` is a regular expression.
     pub topics: Vec<String>,
+    /// Topics that its dead letters go to, which no regular expression takes.
+    pub never: Vec<String>,
     /// The name of a static member: a restart within the session's timeout moves no partition.
     pub instance: Option<String>,
     /// How the group shares its partitions out.
@@ -32,7 +33,7 @@ pub struct KafkaConfig {
     pub session_timeout: Duration,
     /// A partition that is taken away is waited for so long: for the answers that are under way.
     pub drain_timeout: Duration,
-    /// Where to begin where the group has no offset, or one that is gone.
+    /// Where the group begins that has committed nothing.
     pub start: Start,
     /// What becomes of a message without a payload.
     pub tombstones: Tombstones,
@@ -45,6 +46,11 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
+    /// Which topics of its cluster are taken.
+    pub fn selection(&self) -> Topics {
+        Topics::new(&self.topics, &self.never)
+    }
+
     /// Whether both may be of one cluster: they ask the same broker first.
     pub fn may_meet(&self, other: &Self) -> bool {
         let place = |broker: &str| {
@@ -66,12 +72,13 @@ pub enum Protocol {
     Consumer,
 }
 
-/// Where a group begins that has no offset.
+/// Where a group begins with a topic that is new to it. A position that the broker no longer has is followed
+/// by the oldest message that there is, whatever this says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// With the oldest message that there is.
     Earliest,
-    /// With the next one to come.
+    /// With the next one to come; what is born later begins with its first.
     Latest,
 }
 
@@ -98,13 +105,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// A broker takes 6 s at least and 30 min at most, unless it is told otherwise
 /// (`group.min.session.timeout.ms` and its like).
 const SESSION_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(30));
-/// Names of topics are no longer: they are names of directories at the broker.
-const LONGEST_TOPIC: usize = 249;
 /// Within this a member has to ask for messages, and to let go of partitions.
 const MAX_POLL_INTERVAL: &str = "max.poll.interval.ms";
 const BROKERS: &str = "the brokers to ask first: `brokers = [\"kafka-1:9092\"]`";
-const TOPICS: &str =
-    "what to take: `topics = [\"orders\"]`; `^orders\\..*` is a regular expression";
 
 /// Reads what only Kafka sources have.
 pub(super) fn read(
@@ -118,8 +121,8 @@ pub(super) fn read(
     let group = table.filled("group");
     let hint = "replicas of one group share its partitions: `group = \"appsync-bridge\"`";
     let group = table.require("group", group, hint);
-    let topics = table.strings("topics").then(|texts| topics(ledger, &texts.value));
-    let topics = table.require("topics", topics, TOPICS);
+    let topics = table.strings("topics").then(|texts| topics::read(ledger, &texts.value));
+    let topics = table.require("topics", topics, topics::HINT);
     let instance = table.filled("group_instance_id").optional();
     let protocols = [("classic", Protocol::Classic), ("consumer", Protocol::Consumer)];
     let protocol = table.choice("protocol", &protocols, &[]).or(Protocol::Classic);
@@ -162,6 +165,7 @@ pub(super) fn read(
             brokers: brokers?.value,
             group: group?.value.value,
             topics: topics.value.into_iter().map(|topic| topic.value).collect(),
+            never: Vec::new(),
             instance: instance.map(|id| id.value.value),
             protocol: protocol?.value,
             session_timeout: session?.value,
@@ -214,47 +218,6 @@ fn parts(text: &str) -> (&str, Option<&str>) {
         return (host, rest.strip_prefix(':'));
     }
     text.rsplit_once(':').map_or((text, None), |(host, port)| (host, Some(port)))
-}
-
-fn topics(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<Located<String>>> {
-    let mut seen = BTreeSet::new();
-    let mut topic = |text: &Located<Text>| {
-        let refuse = |problem: &str, hint: &str| {
-            let message = format!("{} {problem}", text.value.shown());
-            let problem = Problem::new(Kind::BadValue, Some(text.span.clone()), message);
-            ledger.report(problem.help(hint));
-            None
-        };
-        let name = text.value.value.as_str();
-        if !seen.insert(name.to_owned()) {
-            return refuse("is subscribed to twice", "once is enough");
-        }
-        if name == "^" || name.is_empty() {
-            return refuse("names no topic", TOPICS);
-        }
-        if !name.starts_with('^') && !is_topic(name) {
-            let hint = "a topic has letters, digits, `.`, `_` and `-`; \
-                        a regular expression begins with `^`";
-            let regex = spelled(name, '.', Spelling::Regex).filter(|_| is_foreign(&text.value));
-            let regex = regex.map_or(String::new(), |regex| format!(": write `'{regex}'`"));
-            return refuse("can't be a topic", &format!("{hint}{regex}"));
-        }
-        Some(Located { value: name.to_owned(), span: text.span.clone() })
-    };
-    let all: Vec<_> = texts.iter().map(&mut topic).collect();
-    all.into_iter().collect()
-}
-
-/// Whether it has wildcards that are no regular expression.
-fn is_foreign(text: &Text) -> bool {
-    let foreign = |place| foreign(&text.value, '.', place).is_some();
-    text.is_shown() && (foreign(Spelling::Route) || foreign(Spelling::Filter))
-}
-
-/// Whether a topic can be called so.
-pub(super) fn is_topic(name: &str) -> bool {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    (1..=LONGEST_TOPIC).contains(&name.len()) && name.chars().all(good)
 }
 
 fn session_timeout(table: &mut Table<'_>, protocol: Option<Protocol>) -> Option<Setting<Duration>> {
@@ -360,6 +323,7 @@ pub(crate) mod tests {
             brokers: vec!["a:1".into(), "b:2".into()],
             group: "g".into(),
             topics: vec!["t".into()],
+            never: Vec::new(),
             instance: None,
             protocol: Protocol::Classic,
             session_timeout: SESSION_TIMEOUT,

@@ -124,6 +124,45 @@ fn defaults_of_kafka_are_those_of_the_page() {
 }
 
 #[test]
+fn dead_letters_are_kept_out_of_the_regular_expressions_of_their_sources() {
+    let source = |name: &str, broker: &str| {
+        format!(
+            "[source.{name}]\ntype = \"kafka\"\nbrokers = \"{broker}\"\ngroup = \"g\"\ntopics = \"^.*\"\n\
+             [route.{name}]\nfrom = \"{name}\"\nchannel = \"/a/b\"\ndead_letter = \"{name}\"\n"
+        )
+    };
+    let dead_letter = |name: &str, home: &str| {
+        format!(
+            "[dead_letter.{name}]\ntype = \"kafka\"\nsource = \"{home}\"\ntopic = \"{name}.rejects\"\n"
+        )
+    };
+    let api = GOOD.split("[source").next().unwrap();
+    // `b` is of another cluster, and its rejects go to that of `a`.
+    let text = format!(
+        "{api}{}{}{}{}",
+        source("a", "one"),
+        source("b", "two"),
+        dead_letter("a", "a"),
+        dead_letter("b", "a")
+    );
+    let config = good(&text);
+    let never = |at: usize| match &config.sources[at].kind {
+        SourceKind::Kafka(kafka) => kafka.never.clone(),
+        SourceKind::Mqtt(_) => panic!("{at}"),
+    };
+    assert_eq!((never(0), never(1)), (vec!["a.rejects".into(), "b.rejects".into()], vec![]));
+    // Two that read what the other can't publish.
+    let circle = format!(
+        "{api}{}{}{}{}",
+        source("a", "one"),
+        source("b", "one"),
+        dead_letter("a", "a"),
+        dead_letter("b", "b")
+    );
+    assert_eq!(kinds(&circle), [Kind::Impossible]);
+}
+
+#[test]
 fn strings_come_from_the_environment() {
     let config = good(&with("source.plant", "client_id = { env = \"POD\" }"));
     let mqtt = of_mqtt(&config.sources[0].kind);

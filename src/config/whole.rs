@@ -11,7 +11,9 @@ use super::problem::{Kind, Problem, listed, quoted};
 use super::reader::Table;
 use super::source::SourceKind;
 use super::syntax::Repaired;
-use super::{Config, Environment, LogFormat, api, coverage, daemon, dead_letter, route, source};
+use super::{
+    Config, Environment, LogFormat, api, circles, coverage, daemon, dead_letter, route, source,
+};
 
 /// Reads a text, of which only what is left in `masked` may be shown: the configuration if there could
 /// be one, everything found, and how log lines are to look as far as the text says so.
@@ -92,9 +94,10 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     }
     let routes: Vec<_> = routes.into_iter().map(|route| route.spec).collect();
     let sources: Option<Vec<_>> = sources.into_iter().collect();
-    let sources = sources?;
+    let mut sources = sources?;
     if let Some(dead_letters) = &dead_letters {
-        dead_letter::in_circles(ledger, dead_letters, &sources, &routes);
+        circles::keep_out(dead_letters, &mut sources, &routes);
+        circles::in_circles(ledger, dead_letters, &sources, &routes);
     }
     let apis: Option<BTreeMap<_, _>> =
         apis.into_iter().map(|api| api.map(|api| (api.name.clone(), api))).collect();

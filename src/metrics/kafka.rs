@@ -21,8 +21,21 @@ pub struct KafkaMetrics {
     pub rewinds: Counter,
     /// Messages without a payload that were skipped.
     pub tombstones: Counter,
+    /// Partitions that were begun without a position of the group.
+    pub starts: Starts,
     labels: Labels,
     families: Families,
+}
+
+/// How often partitions began where the group had no position, by where.
+#[derive(Clone, Debug)]
+pub struct Starts {
+    /// New partitions, at their beginning.
+    pub beginning: Counter,
+    /// New topics, with their first message since they were subscribed to.
+    pub since: Counter,
+    /// What was there before the group, at its end.
+    pub end: Counter,
 }
 
 /// Numbers of one assigned partition; gone when dropped.
@@ -46,6 +59,7 @@ pub(super) struct Families {
     late: Family<Labels, Counter>,
     rewinds: Family<Labels, Counter>,
     tombstones: Family<Labels, Counter>,
+    starts: Family<Labels, Counter>,
     lag: Family<Labels, Gauge>,
     committed: Family<Labels, Gauge>,
     received: Family<Labels, Gauge>,
@@ -65,6 +79,10 @@ impl Metrics {
             late: f.late.get_or_create_owned(&labels),
             rewinds: f.rewinds.get_or_create_owned(&labels),
             tombstones: f.tombstones.get_or_create_owned(&labels),
+            starts: {
+                let at = |place| f.starts.get_or_create_owned(&with(&labels, "at", place));
+                Starts { beginning: at("beginning"), since: at("subscription"), end: at("end") }
+            },
             families: families.clone(),
             labels,
         }
@@ -99,6 +117,11 @@ impl Families {
             "source_tombstones",
             "Messages without a payload that were skipped",
             f.tombstones.clone(),
+        );
+        r.register(
+            "source_partition_starts",
+            "Partitions begun where the group had no position",
+            f.starts.clone(),
         );
         r.register("source_lag", "Messages not committed yet", f.lag.clone());
         r.register(

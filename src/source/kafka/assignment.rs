@@ -52,8 +52,10 @@ pub(super) struct Partition {
 enum Again {
     /// From the oldest message that is not settled then, but not before `due`.
     After { then: Instant, due: Instant },
-    /// From here, but not before `due`.
-    From { offset: i64, due: Instant },
+    /// From here, but not before `due`; `first`: it is where the partition begins.
+    From { offset: i64, due: Instant, first: bool },
+    /// From where it begins, which is to be asked for, but not before `due`.
+    Undecided { due: Instant },
 }
 
 /// A place in the log of a partition.
@@ -127,12 +129,10 @@ impl Assignment {
 
     /// Takes nothing more of these.
     pub(super) fn close_only(&mut self, of: &[(String, i32)]) {
-        for (topic, number) in of {
-            if let Some(index) = self.position(topic, *number) {
-                self.partitions[index].closing = true;
-                self.partitions[index].record.close();
-            }
-        }
+        self.change(of, |p| {
+            p.closing = true;
+            p.record.close();
+        });
     }
 
     /// The partition of a message, if it is ours and the message is one to take.
@@ -147,7 +147,8 @@ impl Assignment {
             // Behind what is not settled: from there, or the new generation would pass it.
             if oldest < offset {
                 let due = Instant::now();
-                self.partitions[index].again = Some(Again::From { offset: oldest, due });
+                let first = false;
+                self.partitions[index].again = Some(Again::From { offset: oldest, due, first });
                 return None;
             }
         }
@@ -202,7 +203,8 @@ impl Assignment {
                 Some(Again::After { then, due }) if then <= now => {
                     let from = partition.offsets.resume_at();
                     self.renew(index);
-                    self.partitions[index].again = from.map(|offset| Again::From { offset, due });
+                    let from = from.map(|offset| Again::From { offset, due, first: false });
+                    self.partitions[index].again = from;
                 }
                 _ => {}
             }
@@ -224,7 +226,7 @@ impl Assignment {
     /// what was given back stays uncommitted, and comes to whoever reads the partition next.
     pub(super) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
         let due = |p: &Partition| match p.again {
-            Some(Again::From { offset, due }) if due <= now && !self.closed && !p.closing => {
+            Some(Again::From { offset, due, .. }) if due <= now && !self.closed && !p.closing => {
                 Some(Place { topic: p.topic.as_str().to_owned(), partition: p.number, offset })
             }
             _ => None,
@@ -243,20 +245,75 @@ impl Assignment {
         let Some(index) = self.position(topic, number) else { return };
         let at = self.partitions[index].offsets.resume_at().unwrap_or(offset);
         self.renew(index);
-        self.partitions[index].again = Some(Again::From { offset: at, due: Instant::now() });
+        let due = Instant::now();
+        self.partitions[index].again = Some(Again::From { offset: at, due, first: false });
     }
 
     /// A partition was set back; or it was not, and is to be later.
     pub(super) fn rewound(&mut self, place: &Place, done: bool, now: Instant) {
         let Some(index) = self.position(&place.topic, place.partition) else { return };
         let partition = &mut self.partitions[index];
+        let first = matches!(partition.again, Some(Again::From { first: true, .. }));
         if done {
             partition.again = None;
-            self.metrics.rewinds.inc();
+            if !first {
+                self.metrics.rewinds.inc();
+            }
         } else {
             let due = now + partition.backoff.next_wait();
-            partition.again = Some(Again::From { offset: place.offset, due });
+            partition.again = Some(Again::From { offset: place.offset, due, first });
         }
+    }
+
+    /// Where these begin is to be asked for.
+    pub(super) fn undecide(&mut self, which: &[(String, i32)]) {
+        self.change(which, |p| p.again = Some(Again::Undecided { due: Instant::now() }));
+    }
+
+    /// Those that are to be asked for, as far as it is time.
+    pub(super) fn undecided(&self, now: Instant) -> Vec<(String, i32)> {
+        let due = |p: &&Partition| {
+            matches!(p.again, Some(Again::Undecided { due }) if due <= now) && !p.closing
+        };
+        let open = self.partitions.iter().filter(|_| !self.closed).filter(due);
+        open.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
+    }
+
+    /// Of how many it is still to be decided where they begin, or they are on the way there.
+    pub(super) fn beginning(&self) -> usize {
+        let is = |p: &Partition| {
+            matches!(p.again, Some(Again::Undecided { .. } | Again::From { first: true, .. }))
+        };
+        self.partitions.iter().filter(|p| is(p)).count()
+    }
+
+    /// Those of these that are still undecided are asked for later.
+    pub(super) fn put_off(&mut self, which: &[(String, i32)], now: Instant) {
+        self.change(which, |p| {
+            if let Some(Again::Undecided { due }) = &mut p.again {
+                *due = now + p.backoff.next_wait();
+            }
+        });
+    }
+
+    /// A partition begins here; that is to be committed if it is `new`. One that was undecided is to be set
+    /// there.
+    pub(super) fn begin_at(&mut self, topic: &str, number: i32, offset: i64, new: bool) {
+        self.change(&[(topic.to_owned(), number)], |p| {
+            if new {
+                p.offsets = Offsets::default();
+                p.offsets.begin(offset);
+            }
+            if p.again.is_some() {
+                p.again = Some(Again::From { offset, due: Instant::now(), first: true });
+            }
+            p.backoff.reset();
+        });
+    }
+
+    /// What was stored is to be stored once more.
+    pub(super) fn store_anew(&mut self) {
+        self.partitions.iter_mut().for_each(|p| p.offsets.store_anew());
     }
 
     /// Whether nothing of these is waited for: all is settled, or what is not was given back.
@@ -271,7 +328,10 @@ impl Assignment {
 
     /// Whether some message was given back and its partition not yet read again.
     pub(super) fn has_released(&self) -> bool {
-        self.partitions.iter().any(|p| p.record.has_released() || p.again.is_some())
+        let again = |p: &Partition| {
+            matches!(p.again, Some(Again::After { .. } | Again::From { first: false, .. }))
+        };
+        self.partitions.iter().any(|p| p.record.has_released() || again(p))
     }
 
     /// Topic and number of each.
@@ -282,6 +342,14 @@ impl Assignment {
     /// One of them.
     pub(super) fn get(&self, topic: &str, number: i32) -> Option<&Partition> {
         self.position(topic, number).map(|index| &self.partitions[index])
+    }
+
+    fn change(&mut self, which: &[(String, i32)], mut change: impl FnMut(&mut Partition)) {
+        for (topic, number) in which {
+            if let Some(index) = self.position(topic, *number) {
+                change(&mut self.partitions[index]);
+            }
+        }
     }
 
     fn renew(&mut self, index: usize) {

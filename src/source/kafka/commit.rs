@@ -29,7 +29,15 @@ impl Shared {
             return;
         }
         // Of a partition that is not ours any more it is refused, as it should be.
-        if let Err(error) = consumer.store_offsets(&list(&places)) {
+        let list = list(&places);
+        let births = self.births();
+        for mut element in list.elements() {
+            if let Some(note) = births.note(element.topic()) {
+                element.set_metadata(note);
+            }
+        }
+        drop(births);
+        if let Err(error) = consumer.store_offsets(&list) {
             debug!(source = %self.name, %error, "positions were not stored");
         }
         self.stored.store(true, Ordering::Relaxed);
@@ -138,7 +146,7 @@ mod tests {
             Intake::new(drop),
             Shutdown::new(),
         ));
-        let context = Context { shared: Arc::clone(&shared) };
+        let context = Context::new(Arc::clone(&shared));
         let consumer: BaseConsumer<Context> = properties.create_with_context(context).unwrap();
         consumer.subscribe(&["t"]).unwrap();
         let deadline = Instant::now() + PATIENCE;

@@ -1,19 +1,55 @@
 //! librdkafka's callbacks: rebalances, errors, numbers, tokens. It calls them while it is polled.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::{TopicPartitionList, error::KafkaResult};
+use rdkafka::{Offset, TopicPartitionList, error::KafkaResult};
 use tracing::{debug, info, warn};
 
+use super::begin::Begun;
 use super::shared::Shared;
+use crate::config::kafka::Start;
 
 /// What librdkafka calls.
 pub(super) struct Context {
     pub(super) shared: Arc<Shared>,
+    /// Where partitions begin that are being assigned.
+    begun: Mutex<Vec<Begun>>,
+}
+
+impl Context {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, begun: Mutex::default() }
+    }
+
+    fn begun(&self) -> MutexGuard<'_, Vec<Begun>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says to librdkafka where partitions begin.
+    fn begin(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
+        if self.shared.config.start != Start::Latest {
+            return;
+        }
+        let begun = self.shared.positions(consumer, &names(list));
+        for mut element in list.elements() {
+            let is =
+                |b: &&Begun| (&*b.topic, b.partition) == (element.topic(), element.partition());
+            let position = match begun.iter().find(is) {
+                // librdkafka asks for it once more, and knows then what is committed.
+                Some(known) if !known.is_new() => continue,
+                Some(new) => new.position,
+                // It is paused before anything is fetched, and nothing is taken.
+                None => 0,
+            };
+            // The only failure is an offset below zero, which no position has.
+            let _ = element.set_offset(Offset::Offset(position));
+        }
+        *self.begun() = begun;
+    }
 }
 
 impl ClientContext for Context {
@@ -56,7 +92,11 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {
     fn pre_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
-        let Rebalance::Revoke(list) = rebalance else { return };
+        let list = match rebalance {
+            Rebalance::Assign(list) => return self.begin(consumer, list),
+            Rebalance::Revoke(list) => list,
+            Rebalance::Error(_) => return,
+        };
         let revoked = names(list);
         if consumer.assignment_lost() {
             // Somebody else may have them already: nothing may be committed.
@@ -72,7 +112,9 @@ impl ConsumerContext for Context {
         for (topic, partition) in &revoked {
             assignment.remove(topic, *partition);
         }
+        let left = assignment.beginning();
         drop(assignment);
+        self.shared.stand(|standing| standing.undecided = left);
         self.shared.kafka.rebalances.inc();
         if !revoked.is_empty() {
             info!(source = %self.shared.name, partitions = revoked.len(), "partitions were taken away");
@@ -87,24 +129,44 @@ impl ConsumerContext for Context {
         for (topic, partition) in &assigned {
             assignment.add(topic, *partition);
         }
+        let begun = std::mem::take(&mut *self.begun());
+        let mut undecided = Vec::new();
+        if shared.config.start == Start::Latest {
+            undecided.clone_from(&assigned);
+            undecided.retain(|(topic, number)| {
+                begun.iter().all(|b| (&b.topic, b.partition) != (topic, *number))
+            });
+            assignment.undecide(&undecided);
+        }
+        for each in &begun {
+            assignment.begin_at(&each.topic, each.partition, each.position, each.is_new());
+        }
+        let left = assignment.beginning();
         let partitions = assignment.names().len();
         let all = assignment.not_rewinding();
         drop(assignment);
+        shared.pause(consumer, undecided.clone());
+        shared.begin_with(consumer, &begun);
         // librdkafka keeps a partition paused over a rebalance.
         shared.resume(consumer, &all);
         shared.flow().pressure.resumed();
         shared.kafka.rebalances.inc();
         shared.stand(|standing| {
             standing.member = true;
+            standing.undecided = left;
             standing.missing.retain(|(topic, _)| assigned.iter().all(|(name, _)| name != topic));
         });
         info!(source = %shared.name, new = assigned.len(), partitions, "partitions were assigned");
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result
-            && error.rdkafka_error_code() != Some(Code::NoOffset)
-        {
+        let Err(error) = result else { return };
+        let code = error.rdkafka_error_code();
+        if code == Some(Code::OffsetMetadataTooLarge) && self.shared.births().mute() {
+            warn!(source = %self.shared.name, "the brokers take no notes behind positions: raise their `offset.metadata.max.bytes`; without them `start` is where topics begin that are born while this bridge is stopped");
+            self.shared.assignment().store_anew();
+        }
+        if code != Some(Code::NoOffset) {
             debug!(source = %self.shared.name, %error, "a commit failed; the next one says the same again");
         }
     }

@@ -12,6 +12,9 @@
 //! earlier generation, finds a record that nobody reads. A message that was given back sets its
 //! partition back to it, in a new generation.
 //!
+//! A group begins where `start` says, once. With `latest` the first position in each partition is committed as
+//! soon as it is assigned, and what is born while the group lives begins with its first message.
+//!
 //! Nothing slows the source but its in-flight limits, which all partitions share. A short want of room
 //! just leaves the queue alone; a longer one pauses every partition, while the queue is polled on.
 //! A rebalance resumes them all, since librdkafka would keep them paused for their next owner.
@@ -19,6 +22,8 @@
 //! Not here: writing to Kafka, schemas, decompression (librdkafka does that).
 
 mod assignment;
+mod begin;
+mod birth;
 mod commit;
 mod context;
 mod offsets;
@@ -32,6 +37,7 @@ mod settings;
 mod shared;
 mod standing;
 mod statistics;
+mod subscription;
 mod trouble;
 mod watchdog;
 

@@ -21,14 +21,25 @@ pub(super) struct Offsets {
 pub(super) enum Step {
     /// It follows them.
     Forward,
-    /// It stands before the newest: the partition was set back, and not by us.
+    /// It stands before the newest, or before where the partition began: the partition was set back, and not by us.
     Back,
 }
 
 impl Offsets {
+    /// It begins here, which is to be stored like any other position.
+    pub(super) fn begin(&mut self, position: i64) {
+        debug_assert_eq!(*self, Self::default());
+        self.watermark = Some(position);
+    }
+
     /// A message is there to be taken.
     pub(super) fn step(&self, offset: i64) -> Step {
-        if self.newest.is_some_and(|newest| offset <= newest) { Step::Back } else { Step::Forward }
+        let before = match (self.newest, self.watermark) {
+            (Some(newest), _) => offset <= newest,
+            (None, Some(begin)) => offset < begin,
+            (None, None) => false,
+        };
+        if before { Step::Back } else { Step::Forward }
     }
 
     /// A message was taken.
@@ -61,6 +72,11 @@ impl Offsets {
         self.stored = self.stored.max(Some(position));
     }
 
+    /// What was stored is to be stored once more.
+    pub(super) fn store_anew(&mut self) {
+        self.stored = None;
+    }
+
     /// The position of the oldest message that is not settled, or of where it will be.
     pub(super) fn resume_at(&self) -> Option<i64> {
         self.watermark.or(self.first)
@@ -85,11 +101,25 @@ mod tests {
     }
 
     #[test]
+    fn where_it_begins_is_stored_before_there_is_a_message() {
+        let mut offsets = Offsets::default();
+        offsets.begin(7);
+        assert_eq!((offsets.unstored(), offsets.resume_at()), (Some(7), Some(7)));
+        offsets.stored(7);
+        offsets.received(9);
+        offsets.settled(9);
+        assert_eq!(offsets.unstored(), Some(10));
+    }
+
+    #[test]
     fn a_step_back_is_seen() {
         let mut offsets = Offsets::default();
         offsets.received(7);
         assert_eq!(offsets.step(9), Step::Forward);
         assert_eq!((offsets.step(7), offsets.step(3)), (Step::Back, Step::Back));
+        let mut begun = Offsets::default();
+        begun.begin(7);
+        assert_eq!((begun.step(6), begun.step(7)), (Step::Back, Step::Forward));
     }
 
     proptest! {

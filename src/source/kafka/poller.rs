@@ -18,7 +18,8 @@ use super::context::Context;
 use super::park::park;
 use super::pressure::Next;
 use super::shared::Shared;
-use super::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, Unclean, record, trouble};
+use super::subscription::Subscription;
+use super::{CLOSE_TIMEOUT, Unclean, record, trouble};
 use crate::backoff::Backoff;
 use crate::config::Secret;
 use crate::config::kafka::Tombstones;
@@ -41,7 +42,7 @@ const STORE_EVERY: Duration = Duration::from_millis(200);
 /// Without room, what was settled is looked at after this.
 const STALL_STEP: Duration = Duration::from_millis(2);
 
-/// Topics that are missing are asked for this often.
+/// Whether there is another password is looked at this often while the brokers do not have us.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
 /// While there is no token, that is said this often; what repeats is counted.
@@ -94,7 +95,7 @@ impl Poller {
             let began = Instant::now();
             let why = match self.subscribe() {
                 Err(why) => why,
-                Ok(consumer) => match self.drive(&consumer) {
+                Ok((consumer, subscription)) => match self.drive(&consumer, subscription) {
                     End::Fatal(why) => why,
                     End::Drained(drained) => {
                         self.tell(drained);
@@ -160,19 +161,18 @@ impl Poller {
         self.shared.kafka.paused.set(0);
     }
 
-    fn subscribe(&mut self) -> Result<BaseConsumer<Context>, String> {
+    fn subscribe(&mut self) -> Result<(BaseConsumer<Context>, Subscription), String> {
         let shared = &self.shared;
         self.password = password(&shared.config).map(Secret::reread_on_thread);
         let properties = with_password(&self.properties, self.password.as_deref());
-        let context = Context { shared: Arc::clone(shared) };
+        let context = Context::new(Arc::clone(shared));
         let consumer: BaseConsumer<Context> =
             properties.create_with_context(context).map_err(|error| words(&error))?;
-        let topics: Vec<&str> = shared.config.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(|error| words(&error))?;
-        Ok(consumer)
+        let subscription = Subscription::open(shared, &consumer, &properties)?;
+        Ok((consumer, subscription))
     }
 
-    fn drive(&mut self, consumer: &BaseConsumer<Context>) -> End {
+    fn drive(&mut self, consumer: &BaseConsumer<Context>, mut subscription: Subscription) -> End {
         let mut ticked = Instant::now();
         let (mut stored, mut asked) = (ticked, ticked);
         let mut draining = false;
@@ -191,6 +191,7 @@ impl Poller {
             if draining || now.duration_since(ticked) >= TICK {
                 ticked = now;
                 self.shared.settle(consumer, now);
+                self.shared.begin(consumer, now);
                 self.shared.read_again(consumer, now);
                 self.shared.alive();
             }
@@ -200,7 +201,6 @@ impl Poller {
             }
             if now.duration_since(asked) >= ASK_EVERY {
                 asked = now;
-                self.ask_for_missing(consumer);
                 if !self.shared.is_member()
                     && self.password != password(&self.shared.config).map(Secret::reread_on_thread)
                 {
@@ -216,6 +216,9 @@ impl Poller {
                     return End::Fatal(why);
                 }
                 continue;
+            }
+            if let Err(why) = subscription.look(&self.shared, consumer, now) {
+                return End::Fatal(why);
             }
             if let Err(why) = self.flow(consumer, now) {
                 return End::Fatal(why);
@@ -341,25 +344,6 @@ impl Poller {
             Admitted::Foreign => {}
             Admitted::Taken(settlement) => {
                 self.shared.take_in(Delivery::new(message, settlement));
-            }
-        }
-    }
-
-    /// Topics that were missing may be there by now.
-    fn ask_for_missing(&self, consumer: &BaseConsumer<Context>) {
-        let until = Instant::now() + ANSWER_TIMEOUT;
-        for missing in self.shared.missing() {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                // The others are asked for when these are there, or somebody has mended the brokers.
-                break;
-            }
-            let found = consumer.fetch_metadata(Some(&missing), left);
-            let there = found.is_ok_and(|metadata| {
-                metadata.topics().iter().any(|t| t.name() == missing && t.error().is_none())
-            });
-            if there {
-                self.shared.stand(|s| s.missing.retain(|(topic, _)| *topic != missing));
             }
         }
     }

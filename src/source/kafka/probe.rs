@@ -11,8 +11,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{Metadata, MetadataPartition};
 
+use super::subscription::counts;
 use super::{settings, trouble};
 use crate::config::kafka::KafkaConfig;
+use crate::config::topics::Chosen;
 use crate::kafka::{Desk, Tokens, of_code, plain, words};
 
 /// The brokers have this long in all.
@@ -52,13 +54,19 @@ fn ask(config: &KafkaConfig, tokens: Option<Desk>) -> Result<String, String> {
         BaseConsumer::from_config_and_context(&properties, heard).map_err(|error| words(&error))?;
     let deadline = Instant::now() + PATIENCE;
     let metadata = until(config, &client, deadline, || client.fetch_metadata(None, ANSWER))?;
-    let topics: Vec<&str> =
-        config.topics.iter().map(String::as_str).filter(|name| !name.starts_with('^')).collect();
+    let selection = config.selection();
+    let there = counts(&metadata);
+    let chosen = selection.choose(there.keys().map(String::as_str));
     let mut positions = TopicPartitionList::new();
-    for name in &topics {
-        let found = until(config, &client, deadline, || client.fetch_metadata(Some(name), ANSWER))?;
-        for partition in partitions(config, &found, name)? {
-            positions.add_partition(name, partition);
+    for name in &chosen.taken {
+        if selection.names().contains(name) {
+            let ask = || client.fetch_metadata(Some(name), ANSWER);
+            let found = until(config, &client, deadline, ask)?;
+            for partition in partitions(config, &found, name)? {
+                positions.add_partition(name, partition);
+            }
+        } else if let Some(count) = there.get(name) {
+            positions.add_partition_range(name, 0, count - 1);
         }
     }
     let count = positions.count();
@@ -67,13 +75,33 @@ fn ask(config: &KafkaConfig, tokens: Option<Desk>) -> Result<String, String> {
         until(config, &client, deadline, || client.committed_offsets(positions.clone(), ANSWER))?;
     }
     let brokers = metadata.brokers().len();
+    let topics = chosen.taken.len();
     Ok(format!(
-        "{brokers} {}, {} {} with {count} {}",
+        "{brokers} {}, {topics} {} with {count} {}{}",
         plural(brokers, "broker"),
-        topics.len(),
-        plural(topics.len(), "topic"),
+        plural(topics, "topic"),
         plural(count, "partition"),
+        left_out(&chosen),
     ))
+}
+
+/// What regular expressions would take, and do not.
+fn left_out(chosen: &Chosen) -> String {
+    let Chosen { internal, dead_letters, .. } = chosen;
+    let mut said = Vec::new();
+    if !internal.is_empty() {
+        said.push(format!("{} internal", internal.len()));
+    }
+    if !dead_letters.is_empty() {
+        said.push(format!("{} of dead letters", dead_letters.len()));
+    }
+    let all = internal.len() + dead_letters.len();
+    let what = plural(all, "topic");
+    if said.is_empty() {
+        String::new()
+    } else {
+        format!("; left out: {} {what}", said.join(" and "))
+    }
 }
 
 /// Tries until it works, the time is over, or an error comes that waiting will not mend.

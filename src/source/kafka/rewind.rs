@@ -1,4 +1,4 @@
-//! What was given back, and the way to have it again: its partition is set back to it.
+//! Partitions that are to be read from somewhere else: from what was given back, or from where they begin.
 
 use std::time::Instant;
 
@@ -46,7 +46,9 @@ impl Shared {
                 set.push((place.topic, place.partition));
             }
         }
+        let undecided = assignment.beginning();
         drop(assignment);
+        self.stand(|standing| standing.undecided = undecided);
         // While there is no room they stay paused with the others, and go on with them.
         if !self.flow().pressure.is_paused() {
             self.resume(consumer, &set);

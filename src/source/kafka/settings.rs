@@ -5,7 +5,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 
 use super::BuildError;
-use crate::config::kafka::{KafkaConfig, Protocol, Start};
+use crate::config::kafka::{KafkaConfig, Protocol};
 use crate::kafka;
 
 /// What is fetched ahead of what is taken, in kibibytes. It is not charged to the limit in flight, and
@@ -25,7 +25,10 @@ const DEFAULTS: [(&str, &str); 4] = [
     ("topic.metadata.refresh.interval.ms", "30000"),
 ];
 
-const FIXED: [(&str, &str); 5] = [
+const FIXED: [(&str, &str); 6] = [
+    // Of a position that is gone, too: what the broker still has behind it is never jumped over. Where
+    // `start = "latest"` begins is not librdkafka's to say.
+    ("auto.offset.reset", "earliest"),
     // What is stored is committed every second, and when partitions go; nothing is stored but by us.
     ("enable.auto.commit", "true"),
     ("enable.auto.offset.store", "false"),
@@ -43,14 +46,7 @@ pub(super) fn properties(config: &KafkaConfig) -> Result<ClientConfig, BuildErro
     let mut client = kafka::connection(config, &defaults, &FIXED)?;
     client
         .set("group.id", &config.group)
-        .set("statistics.interval.ms", STATISTICS_EVERY.as_millis().to_string())
-        .set(
-            "auto.offset.reset",
-            match config.start {
-                Start::Earliest => "earliest",
-                Start::Latest => "latest",
-            },
-        );
+        .set("statistics.interval.ms", STATISTICS_EVERY.as_millis().to_string());
     if let Some(instance) = &config.instance {
         client.set("group.instance.id", instance);
     }
@@ -69,6 +65,7 @@ pub(super) fn properties(config: &KafkaConfig) -> Result<ClientConfig, BuildErro
 pub(super) mod tests {
     use super::*;
     use crate::config::Secret;
+    use crate::config::kafka::Start;
     use crate::config::kafka::tests::config;
     use crate::config::sasl::Login;
     use crate::config::sasl::{Sasl, Scram};
@@ -100,6 +97,12 @@ pub(super) mod tests {
             assert_eq!(properties.get(name), Some(value), "{name}");
         }
         check::<BaseConsumer>(&properties).unwrap();
+    }
+
+    #[test]
+    fn a_position_that_is_gone_is_never_followed_by_the_end() {
+        let config = KafkaConfig { start: Start::Latest, ..config() };
+        assert_eq!(properties(&config).unwrap().get("auto.offset.reset"), Some("earliest"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::assignment::{Assignment, Place};
+use super::birth::Births;
 use super::context::Context;
 use super::pressure::Pressure;
 use super::standing::Standing;
@@ -19,6 +20,7 @@ use super::statistics::Statistics;
 use super::trouble::{self, Repeats};
 use super::watchdog::Watchdog;
 use crate::config::kafka::KafkaConfig;
+use crate::config::topics::Topics;
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
 use crate::kafka::{Desk, plain};
@@ -35,6 +37,7 @@ const HAND_OVER: usize = 256;
 pub(super) struct Shared {
     pub(super) name: SourceName,
     pub(super) config: KafkaConfig,
+    pub(super) selection: Topics,
     pub(super) room: Arc<Room>,
     pub(super) metrics: SourceMetrics,
     pub(super) kafka: KafkaMetrics,
@@ -44,6 +47,7 @@ pub(super) struct Shared {
     pub(super) changed: Arc<Notify>,
     health: Part,
     assignment: Mutex<Assignment>,
+    births: Mutex<Births>,
     handing: Mutex<Handing>,
     flow: Mutex<Flow>,
     state: Mutex<State>,
@@ -91,6 +95,9 @@ impl Shared {
     ) -> Self {
         let changed = Arc::new(Notify::new());
         let assignment = Assignment::new(Arc::clone(&room), Arc::clone(&changed), kafka.clone());
+        let selection = config.selection();
+        let names = selection.names().iter().map(String::as_str);
+        let births = Births::new(selection.patterns().chain(names));
         Self {
             name,
             config,
@@ -102,6 +109,8 @@ impl Shared {
             changed,
             health,
             assignment: Mutex::new(assignment),
+            births: Mutex::new(births),
+            selection,
             handing: Mutex::new(Handing { intake: Some(intake), taken: Vec::new() }),
             flow: Mutex::default(),
             state: Mutex::default(),
@@ -111,6 +120,15 @@ impl Shared {
 
     pub(super) fn assignment(&self) -> MutexGuard<'_, Assignment> {
         self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn births(&self) -> MutexGuard<'_, Births> {
+        self.births.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether topics come and go that nobody has named.
+    pub(super) fn has_patterns(&self) -> bool {
+        self.selection.patterns().next().is_some()
     }
 
     pub(super) fn flow(&self) -> MutexGuard<'_, Flow> {
@@ -201,7 +219,10 @@ impl Shared {
         }
         self.stand(|standing| {
             if let Some(topic) = missing {
-                standing.missing.insert(topic);
+                // One that a regular expression took may go: the next look misses it.
+                if self.config.topics.contains(&topic.0) {
+                    standing.missing.insert(topic);
+                }
             } else {
                 standing.trouble = Some(plain(reason).to_owned());
                 standing.member &= !trouble::is_total(code);

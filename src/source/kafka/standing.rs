@@ -17,6 +17,8 @@ pub(super) struct Standing {
     pub(super) trouble: Option<String>,
     /// Topics that are subscribed to and not there, with the reason.
     pub(super) missing: BTreeSet<(String, String)>,
+    /// Of so many partitions it is not known yet where they begin.
+    pub(super) undecided: usize,
     /// The lag grows, and nothing is delivered.
     pub(super) stuck: bool,
     pub(super) draining: bool,
@@ -44,6 +46,9 @@ impl Standing {
         if !self.member {
             let waiting = || "waiting for the group to assign partitions".to_owned();
             return Some(self.trouble.clone().unwrap_or_else(waiting));
+        }
+        if self.undecided > 0 {
+            return Some(format!("waiting to know where {} partitions begin", self.undecided));
         }
         if let Some((topic, why)) = self.missing.first() {
             return Some(format!("the topic `{topic}` can't be read: {why}"));
@@ -86,6 +91,9 @@ mod tests {
         assert_eq!(standing.reason().unwrap(), "no broker answers");
         standing.member = true;
         assert_eq!(standing.reason(), None, "one broker of many may be down");
+        standing.undecided = 2;
+        assert!(standing.reason().unwrap().contains("begin"));
+        standing.undecided = 0;
         standing.stuck = true;
         standing.missing.insert(("orders".into(), "unknown".into()));
         assert!(standing.reason().unwrap().contains("`orders`"));
