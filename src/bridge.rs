@@ -321,6 +321,7 @@ async fn source_part(
     }
 }
 
+#[cfg(any(feature = "mqtt", feature = "kafka"))]
 fn source_run<E: Error>(
     run: impl Future<Output = Result<(), E>> + Send + 'static,
 ) -> BoxFuture<'static, Ended> {
