@@ -31,7 +31,7 @@ fn ended(command: &mut Command) -> (Option<i32>, String) {
 async fn warnings_at_start_are_lines_of_the_log() {
     let emulator = Emulator::start(&[]);
     let mosquitto = Mosquitto::start("").await;
-    let idle = "[source.idle]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:1\"\nclient_id = \"i\"\nsubscriptions = \"x\"\n";
+    let idle = "[source.idle]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:1\"\nclient_id = \"i\"\nversion = 3\nunrouted = \"ignore\"\nsubscriptions = [\"x/#\", \"x/y\"]\n";
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", idle);
     let bridge = setup.start().await;
     let lines = lines(&bridge.log());
@@ -44,7 +44,7 @@ async fn warnings_at_start_are_lines_of_the_log() {
     assert_eq!(plain["file"], setup.config().to_str().unwrap());
     assert_eq!((&plain["line"], plain["column"].is_u64()), (&3.into(), true), "{plain}");
     assert!(plain["help"].as_str().unwrap().contains("{ env = "), "{plain}");
-    said("no route takes from `idle`");
+    said("`x/y` takes topics that `x/#` takes, too");
 }
 
 #[test]

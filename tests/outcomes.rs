@@ -78,7 +78,7 @@ fn counted<'a>(outcomes: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, 
 async fn unrouted_is_said(mut bridge: Bridge, topic: &str, count: u64) {
     bridge.signal("TERM");
     assert!(bridge.ended(Duration::from_secs(20)).await.success(), "{}", bridge.log());
-    let lines = bridge.lines(&["\"WARN\"", "no route takes this topic"]);
+    let lines = bridge.lines(&["\"WARN\"", "no route takes"]);
     let lines: Vec<Value> = lines.iter().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(lines.len(), 2, "{}", bridge.log());
     assert_eq!((&lines[0]["topic"], &lines[0]["source"]), (&json!(topic), &json!("it")));

@@ -1,13 +1,15 @@
 //! Whether sources and routes fit one another: what a source brings is taken, what a route takes is brought.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use regex::Regex;
+use regex::bytes::Regex;
 
 use super::ledger::Ledger;
 use super::problem::{Kind, Problem, listed, quoted};
 use super::route;
 use super::source::{self, SourceKind};
+use super::topics;
 use crate::route::Pattern;
 use crate::route::wildcard::{Spelling, spelled};
 
@@ -16,6 +18,8 @@ struct Asked<'a> {
     text: &'a str,
     place: &'a Range<usize>,
     separator: char,
+    /// Of a regular expression that is one.
+    regex: Option<Regex>,
 }
 
 /// Reports what no route takes, which would be acknowledged and lost, and warns of what nothing brings.
@@ -23,6 +27,9 @@ struct Asked<'a> {
 pub(super) fn check(ledger: &Ledger<'_>, sources: &[&source::Read], routes: &[route::Read]) {
     // A route with a slip in its topic takes nothing of what it is for: said once, of the source.
     let mut untaken = Vec::new();
+    let all: BTreeMap<&str, Vec<Asked<'_>>> =
+        sources.iter().map(|source| (source.config.name.as_str(), asked(source))).collect();
+    let asked_of = |name: &str| all.get(name).map_or(&[][..], Vec::as_slice);
     for source in sources {
         let name = &source.config.name;
         let takers: Vec<_> = routes.iter().filter(|route| route.spec.from.contains(name)).collect();
@@ -38,10 +45,10 @@ pub(super) fn check(ledger: &Ledger<'_>, sources: &[&source::Read], routes: &[ro
             );
             continue;
         }
-        for asked in asked(source) {
+        for asked in asked_of(name) {
             if !takers.iter().any(|route| asked.meets(route.spec.topic.as_ref())) {
                 untaken.push(name);
-                ledger.report(untaken_filter(ledger, &asked, &takers));
+                ledger.report(untaken_filter(ledger, asked, &takers));
             }
         }
     }
@@ -52,7 +59,8 @@ pub(super) fn check(ledger: &Ledger<'_>, sources: &[&source::Read], routes: &[ro
         else {
             continue;
         };
-        let brought = from.iter().flat_map(|s| asked(s)).any(|asked| asked.meets(Some(topic)));
+        let brought = route.spec.from.iter().flat_map(|name| asked_of(name));
+        let brought = brought.into_iter().any(|asked| asked.meets(Some(topic)));
         if !brought && !from.iter().any(|source| untaken.contains(&&source.config.name)) {
             ledger.report(unbrought(ledger, topic, place, &from));
         }
@@ -68,7 +76,7 @@ fn untaken_filter(ledger: &Ledger<'_>, asked: &Asked<'_>, takers: &[&route::Read
     let message = format!("no route takes what {} brings", shown(ledger, asked.place, asked.text));
     let problem = Problem::new(Kind::Impossible, Some(asked.place.clone()), message);
     let in_lower_case = asked.text.to_lowercase();
-    let lower = Asked { text: &in_lower_case, ..*asked };
+    let lower = asked.spelled(&in_lower_case);
     let near = takers.iter().find_map(|route| {
         let topic = route.spec.topic.as_ref().filter(|t| lower.meets(Some(&t.to_lowercase())))?;
         Some((topic, route.topic.clone()?))
@@ -104,7 +112,7 @@ fn unbrought(
     let near = from
         .iter()
         .flat_map(|source| asked(source))
-        .find(|asked| Asked { text: &asked.text.to_lowercase(), ..*asked }.meets(Some(&lower)));
+        .find(|asked| asked.spelled(&asked.text.to_lowercase()).meets(Some(&lower)));
     if let Some(asked) = near {
         return problem.also(asked.place.clone(), "the nearest").help(CASE);
     }
@@ -144,13 +152,32 @@ fn asked(source: &source::Read) -> Vec<Asked<'_>> {
         }
         SourceKind::Kafka(kafka) => kafka.topics.iter().map(String::as_str).collect(),
     };
-    let asked = |(text, place)| Asked { text, place, separator };
+    let asked = |(text, place)| Asked { text, place, separator, regex: regex(text, separator) };
     texts.into_iter().zip(&source.filters).map(asked).collect()
 }
 
-impl Asked<'_> {
+/// Compiled once: there may be thousands of routes.
+fn regex(text: &str, separator: char) -> Option<Regex> {
+    let is_regex = separator == '.' && topics::is_pattern(text);
+    topics::compile(text).ok().filter(|_| is_regex)
+}
+
+impl<'a> Asked<'a> {
+    /// The same with another text.
+    fn spelled<'t>(&self, text: &'t str) -> Asked<'t>
+    where
+        'a: 't,
+    {
+        Asked {
+            text,
+            place: self.place,
+            separator: self.separator,
+            regex: regex(text, self.separator),
+        }
+    }
+
     fn is_regex(&self) -> bool {
-        self.separator == '.' && self.text.starts_with('^')
+        self.separator == '.' && topics::is_pattern(self.text)
     }
 
     /// Whether a topic may exist that it brings and that `topic` takes; of a regular expression in doubt.
@@ -158,19 +185,19 @@ impl Asked<'_> {
         let Some(topic) = topic else { return true };
         match self.separator {
             '/' => topic.meets_filter(self.text),
-            _ if self.is_regex() => regex_meets(self.text, topic),
+            _ if self.is_regex() => regex_meets(self.text, self.regex.as_ref(), topic),
             separator => topic.takes(self.text, separator),
         }
     }
 }
 
-fn regex_meets(regex: &str, topic: &Pattern) -> bool {
+fn regex_meets(text: &str, regex: Option<&Regex>, topic: &Pattern) -> bool {
     let (takes, all) = topic.prefix('.');
     if all {
-        // What only librdkafka can read may bring anything.
-        return Regex::new(regex).map_or(true, |regex| regex.is_match(&takes));
+        // One that is none is refused elsewhere.
+        return regex.is_none_or(|regex| regex.is_match(takes.as_bytes()));
     }
-    let brings = literal_prefix(regex);
+    let brings = literal_prefix(text);
     takes.starts_with(&brings) || brings.starts_with(&takes)
 }
 
@@ -218,7 +245,8 @@ mod tests {
             ("^ord", "orders.{event}", true),
         ] {
             let pattern = Pattern::parse(topic, '.').unwrap();
-            assert_eq!(regex_meets(regex, &pattern), meets, "{regex} {topic}");
+            let compiled = super::regex(regex, '.');
+            assert_eq!(regex_meets(regex, compiled.as_ref(), &pattern), meets, "{regex} {topic}");
         }
     }
 }

@@ -162,9 +162,11 @@ pub(super) fn is_internal(topic: &str) -> bool {
     topic.starts_with("__")
 }
 
-/// Whether all that a regular expression takes would be internal.
+/// Whether all that a regular expression takes would be internal; in doubt not.
 pub(super) fn is_of_internal(pattern: &str) -> bool {
-    is_internal(pattern.trim_start_matches(['^', '(', '?', ':']))
+    let begins = pattern.trim_start_matches(['^', '(', '?', ':']);
+    let rest = begins.strip_prefix("__").filter(|_| !pattern.contains('|'));
+    rest.is_some_and(|rest| !rest.starts_with(['?', '*', '{']))
 }
 
 /// A regular expression over the bytes of a name, which are ASCII; or why it is none.
@@ -233,9 +235,15 @@ mod tests {
 
     #[test]
     fn a_regular_expression_of_internal_topics_is_known() {
-        for (pattern, of_internal) in
-            [("^__consumer.*", true), ("^(__a|b)", true), ("^_a", false), ("^.*", false)]
-        {
+        for (pattern, of_internal) in [
+            ("^__consumer.*", true),
+            ("^(?:__a)", true),
+            ("^(__a|b)", false),
+            ("^__.*|^orders", false),
+            ("^__?orders", false),
+            ("^_a", false),
+            ("^.*", false),
+        ] {
             assert_eq!(is_of_internal(pattern), of_internal, "{pattern}");
         }
     }

@@ -4,13 +4,14 @@
 //! settled waits until all before it are, so that a slow head can't let thousands settle behind it
 //! unseen. One record stands for one ownership (an MQTT connection, a Kafka assignment): settlements
 //! that come for an earlier one find that record and not this, and do no harm. What all records of a
-//! source hold together is bounded by its limits ([`Room`]), so that losing an ownership again and
+//! source hold together is bounded by its limits, or by a ceiling above them ([`Room`]), so that losing an ownership again and
 //! again can't pile up copies.
 //!
 //! Taking and settling happen once a message and in different threads, so what they share is kept
 //! small: the gauges of the source are the counters of its room, and room is freed many at a time.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
@@ -27,6 +28,8 @@ pub struct Room {
     limits: Limits,
     ceiling: Limits,
     freed: Notify,
+    /// Settled and not given back; the metrics count a message when it leaves.
+    done: AtomicU64,
     metrics: SourceMetrics,
 }
 
@@ -73,7 +76,13 @@ impl Room {
 
     /// All of `limits`, and up to `ceiling` for a broker that sends more than it is asked for.
     pub fn with_ceiling(limits: Limits, ceiling: Limits, metrics: SourceMetrics) -> Arc<Self> {
-        Arc::new(Self { limits, ceiling, freed: Notify::new(), metrics })
+        let done = AtomicU64::new(0);
+        Arc::new(Self { limits, ceiling, freed: Notify::new(), done, metrics })
+    }
+
+    /// Messages that were settled and not given back, those behind a slow head among them.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
     }
 
     /// How many messages may still be asked for.
@@ -119,8 +128,8 @@ impl Room {
         self.metrics.in_flight_bytes.inc_by(signed(bytes));
     }
 
-    /// Counts how a message ended that leaves what is in flight: at no time is the sum of these and of
-    /// what is in flight another than what was received, whatever waits behind a slow head.
+    /// Counts how a message ended that leaves what is in flight: whenever nothing moves, the sum of these
+    /// and of what is in flight is what was received, whatever waits behind a slow head.
     fn ended(&self, outcome: Outcome) {
         self.metrics.settled[usize::from(outcome.rank())].inc();
     }
@@ -252,7 +261,7 @@ impl<A: Send + 'static> InFlight<A> {
         self.lock().shed
     }
 
-    /// Whether no further message is taken before one is acknowledged.
+    /// Whether as many messages are in flight as the limit allows.
     pub fn is_full(&self) -> bool {
         self.room.messages_left() == 0
     }
@@ -276,6 +285,9 @@ impl<A: Send + 'static> Tracker for InFlight<A> {
         let bytes = slot.bytes;
         if slot.outcome.replace(outcome).is_some() {
             return;
+        }
+        if outcome != Outcome::Released {
+            self.room.done.fetch_add(1, Ordering::Relaxed);
         }
         state.released |= outcome == Outcome::Released;
         if state.ownership == Ownership::Abandoned {

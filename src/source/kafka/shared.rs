@@ -282,8 +282,7 @@ impl Shared {
             }
         }
         drop(assignment);
-        let settled = self.metrics.settled[0].get() + self.metrics.settled[1].get();
-        let verdict = self.state().watchdog.look(lag, settled, Instant::now());
+        let verdict = self.state().watchdog.look(lag, self.room.done(), Instant::now());
         if let Some(stuck) = verdict {
             self.stand(|standing| standing.stuck = stuck);
             if stuck {

@@ -231,10 +231,7 @@ impl MqttSource {
         // Wait for the connection to be dropped, and to close: a process that exits now would reset
         // it. On the abort nobody waits.
         poller.shutdown().await;
-        tokio::select! {
-            _ = closed.recv() => {}
-            () = shutdown.abort() => {}
-        }
+        self.until_abort(closed.recv(), shutdown).await;
         end
     }
 
