@@ -102,7 +102,10 @@ impl ProvideCredentials for Learned {
     {
         future::ProvideCredentials::new(async {
             let keys = self.0.provide_credentials().await?;
-            let until = keys.expiry().and_then(|end| end.duration_since(SystemTime::now()).ok());
+            // Expired ones come again and again: none of them is remembered for good.
+            let until = keys
+                .expiry()
+                .map(|end| end.duration_since(SystemTime::now()).unwrap_or(EXPIRED_ON_ARRIVAL));
             redact::learn_for(keys.secret_access_key(), until);
             if let Some(token) = keys.session_token() {
                 redact::learn_for(token, until);

@@ -19,6 +19,9 @@ use crate::tls::{self, TlsError};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a token is covered in all output that has no end of its own.
+const REMEMBERED: Duration = Duration::from_hours(24);
+
 /// More of an answer than this is not read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
@@ -126,7 +129,8 @@ impl<T> Issuer<T> {
         if said.is_some() && lifetime.is_none() && !self.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(token_url = %self.config.token_url, "`expires_in` of the token endpoint's answer is no time to come; its tokens are used until they are refused");
         }
-        redact::learn_for(&granted.access_token, lifetime);
+        // One that does not say how long it is good is not remembered for good.
+        redact::learn_for(&granted.access_token, lifetime.or(Some(REMEMBERED)));
         Ok(Fresh { value: (self.make)(&granted.access_token, lifetime)?, lifetime })
     }
 

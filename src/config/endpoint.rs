@@ -70,7 +70,8 @@ impl SafeUrl {
             return form("is not a URL", Some(purpose.form));
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        if authority.contains('@') {
+        // A password may hold what ends an authority, too: no path of such a URL has an `@`.
+        if rest.split(['?', '#']).next().unwrap_or_default().contains('@') {
             return unsafe_("holds user info (`user@`)".to_owned(), purpose.user_info);
         }
         if !authority.is_ascii() {
@@ -144,7 +145,8 @@ impl Endpoint {
         }
         let SafeUrl { uri, host } = SafeUrl::parse(text, plaintext, &ENDPOINT)?;
         if text.contains('#') || uri.query().is_some() {
-            return form("has more behind its path", Some("it ends in `/event`"));
+            let hint = format!("write `{scheme}://{authority}/event`");
+            return form("has more behind its path", Some(&hint));
         }
         match uri.path() {
             "/event" => {}

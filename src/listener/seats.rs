@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -127,6 +128,8 @@ impl Seats {
     /// A seat, if need be of one who waits; `None` if nobody does. One at a time may ask.
     pub(super) async fn take(self: &Arc<Self>) -> Option<Arc<Seat>> {
         loop {
+            // Of a seat that was freed while nobody asked: it would end the wait for another one.
+            let _ = self.freed.notified().now_or_never();
             let patience = {
                 let mut state = self.lock();
                 if state.taken < self.most {
@@ -139,9 +142,11 @@ impl Seats {
                     Some(waited) if waited < GRACE => GRACE.saturating_sub(waited),
                     _ => {
                         let longest = state.waiting.pop_first();
+                        // While nobody can give it work.
+                        let left = longest.map(|(_, longest)| longest.leave.cancel());
                         drop(state);
-                        self.sent_away();
-                        longest?.1.leave.cancel();
+                        self.sent_away(left.is_some());
+                        left?;
                         LEAVING
                     }
                 }
@@ -154,19 +159,22 @@ impl Seats {
         Some(seat)
     }
 
-    fn sent_away(&self) {
+    /// Says that somebody had to go: who `waited` longest, or else the newest.
+    fn sent_away(&self, waited: bool) {
         let mut state = self.lock();
         state.sent_away += 1;
         if state.said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
             state.said = Some(Instant::now());
             let (count, open) = (std::mem::take(&mut state.sent_away), state.taken);
             drop(state);
+            let who = if waited { "who waited longest" } else { "new ones: all are in use" };
             tracing::warn!(
                 port = self.what,
                 count,
                 open,
                 most = self.most,
-                "every seat is taken: connections that waited longest were closed; who opens so many?"
+                closed = who,
+                "every seat is taken: connections were closed; who opens so many?"
             );
         }
     }
