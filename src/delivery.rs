@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::message::Message;
 pub use crate::message::OrderKey;
-use crate::seeded::{self, Bug};
+use crate::seeded_bugs::{self, Bug};
 
 /// How a duty ended; the later one is the worse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,7 +144,7 @@ impl Delivery {
 
     /// The same message with a further part of its duty.
     pub fn split(&self) -> Self {
-        if seeded::is(Bug::AckBeforePublish) {
+        if seeded_bugs::is(Bug::AckBeforePublish) {
             return Self::new(self.message().clone(), Settlement { tracker: None, token: 0 });
         }
         Self { carried: Arc::clone(&self.carried), settled: false }

@@ -36,12 +36,11 @@
 //! 8. [`bridge`]: assembly and lifetime. [`replay`]: dead letters through their routes again.
 //!    [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
-//! 10. [`seeded`]: bugs that tests switch on, to prove that they would be caught.
+//! 10. [`seeded_bugs`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. `kafka`: what all clients of a cluster share, the source and the dead letter.
-//! 12. [`aws`], [`backoff`], [`causes`], [`certificate`], [`descriptors`], [`health`], [`listener`],
-//!     [`metrics`], [`oauth2`], [`outbound`], [`redact`], [`regular_file`], [`renewal`], [`shutdown`],
-//!     [`telemetry`],
-//!     [`tls`]: tools that know nothing of the rest.
+//! 12. [`aws`], [`backoff`], [`error_chain`], [`files`], [`health`], [`listener`], [`metrics`],
+//!     [`oauth2`], [`outbound`], [`redact`], [`renewal`], [`shutdown`], [`telemetry`]: tools that know
+//!     nothing of the rest.
 //!
 //! # Who may import whom
 //!
@@ -49,44 +48,42 @@
 //!
 //! ```text
 //! main → cli
-//! cli → bridge, emulator, demo, config, descriptors, event_api, health, redact, replay, shutdown, telemetry
-//! demo → bridge, emulator, config, descriptors, listener, shutdown
-//! bridge → admin, certificate, config, dead_letter, delivery, health, kafka, message, metrics, pipeline, publish, regular_file, route, shutdown, source, tls
+//! cli → bridge, config, demo, emulator, event_api, files, health, redact, replay, shutdown, telemetry
+//! demo → bridge, config, emulator, files, listener, shutdown
+//! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
-//! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded, shutdown
-//! source → backoff, causes, config, delivery, health, kafka, message, metrics, seeded, shutdown, tls
-//! publish → aws, backoff, causes, config, delivery, event_api, health, metrics, oauth2, outbound, redact, renewal, seeded, shutdown, tls
+//! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded_bugs, shutdown
+//! source → backoff, config, delivery, error_chain, health, kafka, message, metrics, outbound, seeded_bugs, shutdown
+//! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, seeded_bugs, shutdown
 //! dead_letter → config, kafka, message
-//! kafka → aws, config, oauth2, redact, renewal, tls
-//! emulator → descriptors, event_api, listener, shutdown
-//! admin → descriptors, health, listener, metrics, redact, shutdown
-//! config → certificate, message, redact, regular_file, route
+//! kafka → aws, config, oauth2, outbound, redact, renewal
+//! emulator → event_api, files, listener, shutdown
+//! admin → files, health, listener, metrics, redact, shutdown
+//! config → files, message, redact, route
 //! route → event_api, message
-//! delivery → message, seeded
-//! aws → causes, outbound, redact, renewal
-//! oauth2 → causes, config, outbound, redact, renewal, tls
-//! outbound → config
+//! delivery → message, seeded_bugs
+//! aws → error_chain, outbound, redact, renewal
+//! oauth2 → config, error_chain, outbound, redact, renewal
+//! outbound → config, files
 //! renewal → backoff
 //! telemetry → redact
-//! tls → regular_file
 //! ```
 
 pub mod admin;
 pub mod aws;
 pub mod backoff;
 pub mod bridge;
-pub mod causes;
-pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod dead_letter;
 pub mod delivery;
 #[cfg(feature = "demo")]
 pub mod demo;
-pub mod descriptors;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+pub mod error_chain;
 pub mod event_api;
+pub mod files;
 pub mod health;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -98,12 +95,10 @@ pub mod outbound;
 pub mod pipeline;
 pub mod publish;
 pub mod redact;
-pub mod regular_file;
 pub mod renewal;
 pub mod replay;
 pub mod route;
-pub mod seeded;
+pub mod seeded_bugs;
 pub mod shutdown;
 pub mod source;
 pub mod telemetry;
-pub mod tls;

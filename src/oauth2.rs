@@ -10,12 +10,12 @@ use reqwest::{Client, Response, redirect};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::causes;
 use crate::config::api::OAuth2;
+use crate::error_chain;
+use crate::outbound::tls::{self, TlsError};
 use crate::outbound::{Proxies, ProxyError, Resolver};
 use crate::redact;
 use crate::renewal::{Fresh, LONGEST, Renewal};
-use crate::tls::{self, TlsError};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -163,7 +163,7 @@ async fn read(mut answer: Response) -> Result<(StatusCode, Vec<u8>), reqwest::Er
 
 fn failure(error: reqwest::Error) -> String {
     // A URL may have a secret in its query.
-    causes::in_one_line(&error.without_url())
+    error_chain::in_one_line(&error.without_url())
 }
 
 /// How long a token is good that expires in so many seconds, [`LONGEST`] at most; `None` if that is no

@@ -12,7 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use crate::descriptors;
+use crate::files::descriptors;
 use crate::health::Health;
 use crate::listener::Listener;
 use crate::metrics::{CONTENT_TYPE, Metrics};

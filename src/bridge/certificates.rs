@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::warn;
 
-use crate::certificate::{self, AHEAD, Certificate, day};
 use crate::config::Config;
 use crate::config::source::{SourceKind, Tls};
+use crate::files::certificate::{self, AHEAD, Certificate, day};
+use crate::files::regular;
 use crate::metrics::Metrics;
-use crate::regular_file;
-use crate::tls::MAX_BYTES;
+use crate::outbound::tls::MAX_BYTES;
 
 /// The certificates are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_hours(1);
@@ -104,7 +104,7 @@ fn is_near(until: SystemTime, now: SystemTime) -> bool {
 }
 
 fn read(path: &Path) -> Option<Vec<Certificate>> {
-    let content = regular_file::read(path, MAX_BYTES).ok()?;
+    let content = regular::read(path, MAX_BYTES).ok()?;
     certificate::of_pem(&content.bytes).ok()
 }
 

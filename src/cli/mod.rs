@@ -13,7 +13,7 @@ use tracing::error;
 #[cfg(feature = "emulator")]
 use tracing::warn;
 
-use crate::descriptors;
+use crate::files::descriptors;
 use crate::redact;
 use crate::telemetry;
 

@@ -13,7 +13,7 @@ use super::ledger::Text;
 use super::problem::{Kind, Problem, listed};
 use super::reader::{Field, Located, Reported, Setting, Table};
 use super::value::show_duration;
-use crate::regular_file;
+use crate::files::regular;
 
 /// The name of an `[api.NAME]`.
 pub type ApiName = Arc<str>;
@@ -123,7 +123,7 @@ pub(super) fn pem_file(table: &mut Table<'_>, key: &'static str, what: &str) -> 
     table.filled(key).then(|text| {
         let path = PathBuf::from(&text.value.value);
         let shown = text.value.shown();
-        let read = regular_file::read(&path, certificates::MAX_BYTES);
+        let read = regular::read(&path, certificates::MAX_BYTES);
         let (problem, hint) = match read.map(|content| String::from_utf8(content.bytes)) {
             Ok(Ok(content)) if content.contains("-----BEGIN") && content.contains(what) => {
                 return Some(path);

@@ -11,8 +11,8 @@ use rustls::sign::CertifiedKey;
 use super::ledger::Ledger;
 use super::problem::{Kind, Problem, quoted};
 use super::reader::Located;
-use crate::certificate::{self, Certificate, Standing, day};
-use crate::regular_file;
+use crate::files::certificate::{self, Certificate, Standing, day};
+use crate::files::regular;
 
 /// A file of certificates or a key holds no more.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
@@ -99,7 +99,7 @@ fn belong_together(
     };
     let Some(chain) = chain(&certificate.value) else { return unusable(ledger, certificate) };
     let private = || {
-        let content = regular_file::read(&key.value, MAX_BYTES).ok()?;
+        let content = regular::read(&key.value, MAX_BYTES).ok()?;
         PrivateKeyDer::from_pem_slice(&content.bytes).ok()
     };
     let Some(private) = private() else { return unusable(ledger, key) };
@@ -123,13 +123,13 @@ fn belong_together(
 }
 
 fn chain(path: &Path) -> Option<Vec<CertificateDer<'static>>> {
-    let content = regular_file::read(path, MAX_BYTES).ok()?;
+    let content = regular::read(path, MAX_BYTES).ok()?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content.bytes).collect();
     chain.ok().filter(|chain| !chain.is_empty())
 }
 
 fn read(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> Option<Vec<Certificate>> {
-    let content = regular_file::read(&file.value, MAX_BYTES).ok();
+    let content = regular::read(&file.value, MAX_BYTES).ok();
     let all = content.and_then(|content| certificate::of_pem(&content.bytes).ok());
     all.or_else(|| unusable(ledger, file))
 }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::problem::{Kind, Problem};
-use crate::regular_file::{self, Unreadable};
+use crate::files::regular::{self, Unreadable};
 
 /// What a file holds at most. Thousands of routes take less; more is another file, or a mistake.
 const MAX_BYTES: u64 = 4 << 20;
@@ -20,9 +20,9 @@ pub fn shown(path: &Path) -> String {
 /// The text of the file at `path`, or why there is none.
 pub(super) fn read(path: &Path) -> Result<String, Box<Problem>> {
     let bytes = if path == Path::new(STDIN) {
-        regular_file::bounded(std::io::stdin().lock(), MAX_BYTES)
+        regular::bounded(std::io::stdin().lock(), MAX_BYTES)
     } else {
-        regular_file::read(path, MAX_BYTES).map(|content| content.bytes)
+        regular::read(path, MAX_BYTES).map(|content| content.bytes)
     };
     text(bytes.map_err(|why| Box::new(unreadable(&why)))?)
 }

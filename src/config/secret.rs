@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
+use crate::files::regular;
 use crate::redact;
-use crate::regular_file;
 
 /// What a file with a secret in it holds at most; more is not a secret but a mistake.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
@@ -281,13 +281,13 @@ impl fmt::Debug for Secret {
 
 /// Reads a file that holds a secret.
 pub(super) fn read(path: &Path) -> Result<Content, Unreadable> {
-    let content = regular_file::read(path, MAX_FILE_BYTES).map_err(|why| match why {
-        regular_file::Unreadable::NotRegular(what) => Unreadable::NotRegular(what),
-        regular_file::Unreadable::TooLarge { .. } => Unreadable::TooLarge,
-        regular_file::Unreadable::Io(error) if error.kind() == ErrorKind::NotFound => {
+    let content = regular::read(path, MAX_FILE_BYTES).map_err(|why| match why {
+        regular::Unreadable::NotRegular(what) => Unreadable::NotRegular(what),
+        regular::Unreadable::TooLarge { .. } => Unreadable::TooLarge,
+        regular::Unreadable::Io(error) if error.kind() == ErrorKind::NotFound => {
             Unreadable::Missing
         }
-        regular_file::Unreadable::Io(error) => Unreadable::Io(error),
+        regular::Unreadable::Io(error) => Unreadable::Io(error),
     })?;
     let mut text = String::from_utf8(content.bytes).map_err(|_| Unreadable::NotUtf8)?;
     if text.ends_with('\n') {

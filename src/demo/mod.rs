@@ -19,8 +19,8 @@ use serde_json::json;
 
 use crate::bridge::{Bridge, RunError};
 use crate::config::{self, Environment};
-use crate::descriptors;
 use crate::emulator::{Emulator, Settings};
+use crate::files::descriptors;
 use crate::listener::Listener;
 use crate::shutdown::Shutdown;
 use fleet::Fleet;

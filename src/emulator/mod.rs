@@ -52,8 +52,8 @@ pub use access::IamUser;
 pub use fault::{Fault, FaultError};
 pub use tls::Tls;
 
-use crate::descriptors;
 use crate::event_api::{EVENT_PATH, REALTIME_PATH};
+use crate::files::descriptors;
 use crate::listener::{Listener, Seat, Seated};
 use crate::shutdown::Shutdown;
 use access::Access;

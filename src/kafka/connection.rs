@@ -10,7 +10,7 @@ use super::BuildError;
 use crate::config::Secret;
 use crate::config::kafka::KafkaConfig;
 use crate::config::sasl::{Sasl, Scram};
-use crate::tls;
+use crate::outbound::tls;
 
 /// What the user may override.
 const DEFAULTS: [(&str, &str); 2] =

@@ -8,7 +8,7 @@ mod tokens;
 
 use crate::aws::AwsError;
 use crate::oauth2::OAuth2Error;
-use crate::tls::TlsError;
+use crate::outbound::tls::TlsError;
 pub use connection::{check, connection, of_code, password, plain, with_password, words};
 pub use tokens::{Desk, Tokens};
 

@@ -12,7 +12,7 @@ use crate::config::api::{ApiConfig, Auth};
 use crate::event_api::sign::{self, Signer};
 use crate::oauth2::{self, OAuth2Error};
 use crate::renewal::Renewal;
-use crate::seeded::{self, Bug};
+use crate::seeded_bugs::{self, Bug};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const AMZ_DATE: HeaderName = HeaderName::from_static("x-amz-date");
@@ -221,7 +221,7 @@ impl Iam {
     ) -> Result<u64, AuthError> {
         let held = self.credentials.keys().await?;
         // Read when the keys are there: to fetch them may have taken long.
-        let now = if seeded::is(Bug::SignedOnce) { *FIRST.get_or_init(now) } else { now() };
+        let now = if seeded_bugs::is(Bug::SignedOnce) { *FIRST.get_or_init(now) } else { now() };
         let signing = self.signing(held.generation, &held.value)?;
         let signed = signing.signer.sign(body, now);
         if let Some(token) = &signing.token {

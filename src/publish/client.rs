@@ -22,10 +22,10 @@ use super::post::{Failure, Post};
 use super::retry_after;
 use super::skew::{Clock, Told};
 use super::verdict::{Answer, Fault, refusal};
-use crate::causes;
 use crate::config::api::ApiConfig;
+use crate::error_chain;
 use crate::outbound::ProxyError;
-use crate::tls::TlsError;
+use crate::outbound::tls::TlsError;
 
 /// More of an answer than this is not read: five refused events with their words take far less.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -225,7 +225,7 @@ impl Broken {
     /// Whether the request may have been processed is what matters: `fault` says what follows from
     /// where it broke, and a server of HTTP/2 may say that it was not.
     fn read(error: &(dyn StdError + 'static), mut fault: Fault) -> Self {
-        let why = causes::in_one_line(error);
+        let why = error_chain::in_one_line(error);
         let mut of_connection = true;
         let mut cause = Some(error);
         while let Some(error) = cause {

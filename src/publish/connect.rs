@@ -27,8 +27,8 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use crate::config::api::ApiConfig;
+use crate::outbound::tls::{self, TlsError};
 use crate::outbound::{Proxies, Proxy, ProxyError, Resolver};
-use crate::tls::{self, TlsError};
 
 /// A connection that was idle for so long is not used again: a server is likely to close it just then.
 pub(super) const IDLE: Duration = Duration::from_secs(20);

@@ -12,7 +12,7 @@ use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, LATELY, Publis
 use crate::backoff::full_jitter;
 use crate::delivery::{Done, Outcome};
 use crate::event_api::Channel;
-use crate::seeded::{self, Bug};
+use crate::seeded_bugs::{self, Bug};
 
 impl<P: Post> Publisher<P> {
     pub(super) fn judge(&mut self, ended: Ended, now: Instant) {
@@ -141,7 +141,7 @@ impl<P: Post> Publisher<P> {
         who: Refuser,
         (sent, now): (Instant, Instant),
     ) {
-        if seeded::is(Bug::DropOnRefusal) {
+        if seeded_bugs::is(Bug::DropOnRefusal) {
             batch
                 .items
                 .into_iter()

@@ -22,7 +22,7 @@ use super::sleepers::Sleepers;
 use crate::delivery::OrderKey;
 use crate::event_api::wire::body_overhead;
 use crate::event_api::{Channel, MAX_BODY_BYTES, MAX_EVENTS};
-use crate::seeded::{self, Bug};
+use crate::seeded_bugs::{self, Bug};
 
 /// All lanes of an API.
 #[derive(Debug)]
@@ -159,7 +159,7 @@ impl<T: Item> Lanes<T> {
         self.all[lane].requests -= 1;
         let mut loose = Vec::new();
         for item in back.into_iter().rev() {
-            let ordered = item.order().is_some() && !seeded::is(Bug::NoLaneHold);
+            let ordered = item.order().is_some() && !seeded_bugs::is(Bug::NoLaneHold);
             if ordered || not_before.is_none() {
                 let id = self.key_of(lane, item.order());
                 self.put_back(id, item);

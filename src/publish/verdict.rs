@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::words;
 use crate::event_api::wire::{ErrorAnswer, FailedEvent, PublishAnswer};
-use crate::seeded::{self, Bug};
+use crate::seeded_bugs::{self, Bug};
 
 /// An answer as far as it matters.
 #[derive(Clone, Debug, Default)]
@@ -212,7 +212,7 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     let mut verdicts: Vec<Option<EventVerdict>> = vec![None; events];
     let accepted = lists.successful.iter().map(|e| (e.index, EventVerdict::Accepted));
     let judge = |e: &FailedEvent| {
-        if seeded::is(Bug::IgnoreFailed) { EventVerdict::Accepted } else { judge_event(e) }
+        if seeded_bugs::is(Bug::IgnoreFailed) { EventVerdict::Accepted } else { judge_event(e) }
     };
     let failed = lists.failed.iter().map(|e| (e.index, judge(e)));
     for (index, verdict) in accepted.chain(failed) {

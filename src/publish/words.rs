@@ -1,7 +1,7 @@
 //! What an answer says, in words for the log, `/readyz` and dead letters. Pure.
 
 use super::verdict::{Answer, LONGEST_FLOOR};
-use crate::causes;
+use crate::error_chain;
 use crate::redact;
 
 /// Characters of what a service says that are passed on.
@@ -13,7 +13,7 @@ const BETWEEN: &str = "is a proxy or a login page between?";
 /// The words of a service, of which it may send more than anybody wants in a log, and other characters.
 /// Without secrets first: half of one is more than enough.
 pub(super) fn said(words: &str) -> String {
-    causes::printable(&redact::clean(words), MOST_WORDS)
+    error_chain::printable(&redact::clean(words), MOST_WORDS)
 }
 
 /// Of an answer that has no words of its own.

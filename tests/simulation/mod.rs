@@ -20,7 +20,7 @@ use appsync_bridge::metrics::{Metrics, OUTCOMES};
 use appsync_bridge::pipeline::{Pipeline, Rejects, SourcePolicy, write_letters};
 use appsync_bridge::publish::Publisher;
 use appsync_bridge::route::{OrderBy, Pattern, RejectTo, RouteTable, Spec, Template};
-use appsync_bridge::seeded::{self, Bug};
+use appsync_bridge::seeded_bugs::{self, Bug};
 use appsync_bridge::shutdown::Shutdown;
 use appsync_bridge::source::{InFlight, Room};
 use rand::rngs::StdRng;
@@ -267,14 +267,14 @@ async fn run(seed: u64) -> BTreeMap<&'static str, u64> {
 
 /// Runs one seed in a runtime of its own; false when it fails.
 fn holds(seed: u64, bug: Option<Bug>) -> Option<BTreeMap<&'static str, u64>> {
-    seeded::seed(bug);
+    seeded_bugs::seed(bug);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
         .build()
         .unwrap();
     let result = std::panic::catch_unwind(|| runtime.block_on(run(seed)));
-    seeded::seed(None);
+    seeded_bugs::seed(None);
     result.ok()
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::event_api::MAX_EVENTS;
-use crate::seeded::{self, Bug};
+use crate::seeded_bugs::{self, Bug};
 
 /// How long a refused namespace rests between two probes.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ impl Pauses {
         let [api, own] = scopes(namespace);
         let elsewhere = self.contains(&api) && asker != Some(namespace);
         let waits = self.waits(&api, now) || self.waits(&own, now);
-        if waits || elsewhere || seeded::is(Bug::PauseWholeApi) {
+        if waits || elsewhere || seeded_bugs::is(Bug::PauseWholeApi) {
             return 0;
         }
         if self.contains(&api) || self.contains(&own) { 1 } else { MAX_EVENTS }

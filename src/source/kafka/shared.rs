@@ -26,7 +26,7 @@ use crate::health::Part;
 use crate::kafka::{Desk, plain};
 use crate::message::SourceName;
 use crate::metrics::{KafkaMetrics, SourceMetrics};
-use crate::seeded::{self, Bug};
+use crate::seeded_bugs::{self, Bug};
 use crate::shutdown::Shutdown;
 use crate::source::Room;
 
@@ -142,7 +142,7 @@ impl Shared {
     /// Takes a message in for the next hand-over; each may wake a publisher, so several go at once.
     pub(super) fn take_in(&self, delivery: Delivery) {
         let mut handing = self.handing.lock().unwrap_or_else(PoisonError::into_inner);
-        if seeded::is(Bug::DropsMessages) && rand::random_ratio(1, 200) {
+        if seeded_bugs::is(Bug::DropsMessages) && rand::random_ratio(1, 200) {
             return;
         }
         handing.taken.push(delivery);

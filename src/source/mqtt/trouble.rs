@@ -8,8 +8,8 @@ use rumqttc_v4 as v4;
 use rumqttc_v5 as v5;
 use rustls::AlertDescription as Alert;
 
-use crate::causes;
 use crate::config::source::{MqttConfig, MqttVersion};
+use crate::error_chain;
 
 /// The end of a connection.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Trouble {
             E::NetworkTimeout | E::FlushTimeout => Kind::Silent,
             error => of_causes(error, matches!(error, E::Tls(_))),
         };
-        Self::new(causes::in_one_line(error), kind)
+        Self::new(error_chain::in_one_line(error), kind)
     }
 
     /// An error of the client for 5.
@@ -107,7 +107,7 @@ impl Trouble {
             E::Timeout(_) => Kind::Silent,
             error => of_causes(error, matches!(error, E::Tls(_))),
         };
-        Self::new(causes::in_one_line(error), kind)
+        Self::new(error_chain::in_one_line(error), kind)
     }
 
     /// The goodbye of a broker.

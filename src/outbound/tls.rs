@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
-use crate::regular_file;
+use crate::files::regular;
 
 /// A file of certificates holds no more: those of every public CA take a quarter of it.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -112,7 +112,7 @@ fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    let read = regular_file::read(path, MAX_BYTES).map_err(|e| file_error(what, path, &e))?;
+    let read = regular::read(path, MAX_BYTES).map_err(|e| file_error(what, path, &e))?;
     Ok(read.bytes)
 }
 

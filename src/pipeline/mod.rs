@@ -18,7 +18,7 @@ use crate::message::{SourceName, Topic};
 use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
 use crate::publish::{Addressed, Entry, Policy, Refused};
 use crate::route::{Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec};
-use crate::seeded::{self, Bug};
+use crate::seeded_bugs::{self, Bug};
 use crate::shutdown::Shutdown;
 use repeats::Repeats;
 
@@ -292,7 +292,7 @@ pub async fn write_letters<T: Target>(
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         while !records.is_empty() {
             let failure = target.write(records).await.err();
-            let unseen = failure.is_none() || seeded::is(Bug::DeadLetterUnconfirmed);
+            let unseen = failure.is_none() || seeded_bugs::is(Bug::DeadLetterUnconfirmed);
             let kept = match &failure {
                 Some(failure) if !unseen => failure.kept.min(records.len()),
                 _ => records.len(),

@@ -17,7 +17,7 @@ use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::{Builder, ConnectorBuilder};
 
-use crate::causes;
+use crate::error_chain;
 use crate::outbound::{Proxies, ProxyError};
 use crate::redact;
 use crate::renewal::{Fresh, Held, Renewal};
@@ -189,11 +189,11 @@ fn through_proxies(loader: ConfigLoader) -> Result<ConfigLoader, AwsError> {
 fn why(error: &CredentialsError) -> String {
     let chain = error.source().and_then(|cause| cause.downcast_ref());
     let Some(chain) = chain.map(ProviderChainError::<CredentialsError>::attempts) else {
-        return without_stderr(causes::in_one_line(error));
+        return without_stderr(error_chain::in_one_line(error));
     };
     let attempts = chain.iter().map(|attempt| {
         let error = attempt.error();
-        let why = error.source().map_or_else(|| error.to_string(), causes::in_one_line);
+        let why = error.source().map_or_else(|| error.to_string(), error_chain::in_one_line);
         format!("{} ({})", attempt.name(), without_stderr(why))
     });
     format!("tried: {}", attempts.collect::<Vec<_>>().join(", "))
