@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::batch::Item;
+use super::lanes::Item;
 use crate::delivery::{Delivery, OrderKey};
 use crate::event_api::{Channel, EscapedLen, Event};
 

@@ -6,22 +6,15 @@
 //! of *us* (401, 403, no credentials) pauses the namespace, or the API: everything is kept, nothing
 //! acknowledged.
 
-mod auth;
-pub mod batch;
-mod client;
-mod connect;
-mod connection;
 mod deadline;
 mod entry;
-mod judgement;
+mod http;
 pub mod lanes;
 pub mod limit;
 pub mod post;
-mod queues;
+mod react;
+mod report;
 mod retry_after;
-mod skew;
-mod sleepers;
-mod standing;
 pub mod verdict;
 mod words;
 mod workers;
@@ -35,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-pub use client::{BuildError, Client};
 pub use entry::{Addressed, Entry, Policy, Refused};
+pub use http::{BuildError, Client};
 
 use crate::config::ApiConfig;
 use crate::delivery::Gate;
@@ -47,7 +40,7 @@ use deadline::Deadline;
 use lanes::Lanes;
 use limit::{Breaker, Concurrency, Pauses, RateGate, Scope};
 use post::Post;
-use standing::{FaultLog, LeftAlone, Refusals, Vouchers};
+use report::{FaultLog, LeftAlone, Refusals, Vouchers};
 use verdict::Fault;
 use workers::Workers;
 

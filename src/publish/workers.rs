@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 
 use super::AT_ONCE;
-use super::batch::Batch;
 use super::entry::Entry;
+use super::lanes::Batch;
 use super::post::{Failure, Post};
 use super::verdict::Answer;
 use crate::event_api::wire::publish_body;

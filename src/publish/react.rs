@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::batch::{Batch, Held, Item};
 use super::entry::{Entry, Refused};
+use super::lanes::{Batch, Held, Item};
 use super::limit::Scope;
 use super::post::{Failure, Post};
 use super::verdict::{EventVerdict, Fault, Refuser, Verdict, judge, why_again};

@@ -289,7 +289,7 @@ pub(super) mod tests {
     const AGE: Duration = Duration::from_secs(100);
 
     /// Of HTTP/1.1 that trust nobody.
-    pub(in super::super) fn connections() -> Connections {
+    pub(in crate::publish) fn connections() -> Connections {
         let tls = tls::trusting_nobody().unwrap();
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)

@@ -29,7 +29,7 @@ pub struct Batch<T> {
     pub held: Held,
 }
 
-/// A lane with a request out, and its keys that are in it: [`Lanes::finish`](super::lanes::Lanes::finish) lets them go on.
+/// A lane with a request out, and its keys that are in it: [`Lanes::finish`](super::Lanes::finish) lets them go on.
 #[derive(Debug)]
 #[must_use = "a lane that is not told of the end of its request waits for ever"]
 pub struct Held {

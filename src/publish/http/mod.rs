@@ -3,6 +3,11 @@
 //! HTTP/1.1 goes over a connection that belongs to who posts; HTTP/2, where requests share one, over
 //! hyper-util's pool.
 
+mod auth;
+mod exchange;
+mod pool;
+mod skew;
+
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
@@ -15,17 +20,17 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy;
 use tokio::time::{Instant, timeout};
 
-use super::auth::{AuthError, Authorizer};
-use super::connect::{ConnectError, Connections, Number, Pool};
-use super::connection::{Connection, ExchangeError};
 use super::post::{Failure, Post};
 use super::retry_after;
-use super::skew::{Clock, Told};
 use super::verdict::{Answer, Fault, refusal};
 use crate::config::api::ApiConfig;
 use crate::error_chain;
 use crate::outbound::ProxyError;
 use crate::outbound::tls::TlsError;
+use auth::{AuthError, Authorizer};
+use exchange::{Connection, ExchangeError};
+use pool::{ConnectError, Connections, Number, Pool};
+use skew::{Clock, Told};
 
 /// More of an answer than this is not read: five refused events with their words take far less.
 const MAX_ANSWER_BYTES: usize = 1 << 20;

@@ -17,8 +17,8 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::time::Instant;
 
-use super::connect::{BoxError, Connections, IDLE, Number, Stream};
-use super::deadline::Deadline;
+use super::pool::{BoxError, Connections, IDLE, Number, Stream};
+use crate::publish::deadline::Deadline;
 
 /// A connection from one request to the next; none at first, and after an error.
 #[derive(Default)]
@@ -200,8 +200,8 @@ impl fmt::Debug for Connection {
 
 #[cfg(test)]
 mod tests {
-    use super::super::connect::tests::connections;
     use super::*;
+    use crate::publish::http::pool::tests::connections;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 

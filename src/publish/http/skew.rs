@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn cases() {
         let cases: Vec<Case> =
-            serde_json::from_str(include_str!("../../tests/fixtures/clock-skew.json")).unwrap();
+            serde_json::from_str(include_str!("../../../tests/fixtures/clock-skew.json")).unwrap();
         assert!(cases.len() >= 12);
         cases.iter().for_each(run);
     }

@@ -9,6 +9,10 @@
 //! Lanes and keys come and go with their items. While one is there, a number stands for it, so that
 //! its name is looked up once an item.
 
+mod batch;
+mod queues;
+mod sleepers;
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::time::Instant;
@@ -16,13 +20,13 @@ use std::time::Instant;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use slab::Slab;
 
-use super::batch::{Batch, Held, Item};
-use super::queues::{Queue, Queues};
-use super::sleepers::Sleepers;
 use crate::delivery::OrderKey;
 use crate::event_api::wire::body_overhead;
 use crate::event_api::{Channel, MAX_BODY_BYTES, MAX_EVENTS};
 use crate::seeded_bugs::{self, Bug};
+pub use batch::{Batch, Held, Item};
+use queues::{Queue, Queues};
+use sleepers::Sleepers;
 
 /// All lanes of an API.
 #[derive(Debug)]
@@ -402,5 +406,4 @@ impl Lane {
 }
 
 #[cfg(test)]
-#[path = "lanes_tests.rs"]
 mod tests;
