@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::warn;
 
-use crate::config::Config;
-use crate::config::source::{SourceKind, Tls};
+use crate::config::source::SourceKind;
+use crate::config::{Config, Tls};
 use crate::files::certificate::{self, AHEAD, Certificate, day};
 use crate::files::regular;
 use crate::metrics::Metrics;

@@ -8,9 +8,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::ledger::Ledger;
-use super::problem::{Kind, Problem, quoted};
-use super::reader::Located;
+use super::reader::{Kind, Ledger, Located, Problem, quoted};
 use crate::files::certificate::{self, Certificate, Standing, day};
 use crate::files::regular;
 

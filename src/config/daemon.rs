@@ -3,9 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use super::problem::{Kind, Problem, listed};
-use super::reader::{Located, Setting, Table};
-use super::words;
+use super::log_format::LogFormat;
+use super::reader::{Kind, Located, Problem, Setting, Table, listed, synonyms};
 
 /// A checked `[admin]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,17 +20,6 @@ pub struct LogConfig {
     pub level: String,
     /// How lines look.
     pub format: LogFormat,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 const PORT: u16 = 9464;
@@ -73,7 +61,7 @@ pub(super) fn log(table: Option<Table<'_>>) -> Option<LogConfig> {
         // A lone word that is no level would be taken for a module's name, and silence the rest.
         let lone = !level.contains(['=', ',', '[']);
         if lone && !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
-            let hint = match words::meant("log", level, &LEVELS) {
+            let hint = match synonyms::meant("log", level, &LEVELS) {
                 Some(word) => format!("did you mean `{word}`?"),
                 None => format!("it is {}, or `info,MODULE=debug`", listed(&LEVELS, "or")),
             };

@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::environment::Environment;
-use super::names::Names;
-use super::problem::{Kind, Problem, quoted};
-use super::reader::{Field, Table};
-use super::topics;
+use super::kafka::topics;
+use super::reader::{Field, Kind, Names, Problem, Table, quoted};
 use crate::message::SourceName;
 
 /// The name of a `[dead_letter.NAME]`.

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::problem::{Kind, Problem};
+use super::reader::{Kind, Problem};
 use crate::files::regular::{self, Unreadable};
 
 /// What a file holds at most. Thousands of routes take less; more is another file, or a mistake.

@@ -9,52 +9,34 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-pub mod address;
 pub mod api;
-mod auth;
-mod broken;
 mod certificates;
-mod circles;
-mod cover;
-mod coverage;
+mod common;
 mod daemon;
 mod dead_letter;
-mod endpoint;
+mod document;
+pub mod endpoint;
 mod environment;
-mod excerpt;
-mod field;
 mod file;
-mod filter;
-mod harmless;
 pub mod kafka;
-mod ledger;
-mod librdkafka;
-mod lines;
-mod mask;
-mod mqtt;
-mod names;
-pub mod overlap;
-mod problem;
+mod log_format;
+pub mod mqtt;
 mod reader;
-mod reference;
 mod route;
-pub mod sasl;
 mod secret;
 pub mod source;
-mod syntax;
-pub mod topics;
-mod value;
-mod whole;
-mod words;
 
 pub use api::{ApiConfig, ApiName};
-pub use daemon::{AdminConfig, LogConfig, LogFormat};
+pub use common::Tls;
+pub use daemon::{AdminConfig, LogConfig};
 pub use dead_letter::{
     DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
 };
 pub use environment::{Environment, NoText};
 pub use file::shown;
-pub use problem::{Kind, Problem, Problems, Told};
+pub use log_format::LogFormat;
+use reader::Masked;
+pub use reader::{Kind, Problem, Problems, Told};
 pub use secret::Secret;
 pub use source::SourceConfig;
 
@@ -101,8 +83,8 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
 /// As [`load`], of a text that was read already; `path` is only shown.
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     let shown = file::shown(path);
-    let masked = mask::Masked::new(text);
-    let (config, mut list, log_format) = whole::read(text, &masked, environment);
+    let masked = Masked::new(text);
+    let (config, mut list, log_format) = document::read(text, &masked, environment);
     // Every line of it would be wrong.
     if list.iter().any(|problem| problem.kind() == Kind::Syntax)
         && let Some(foreign) = file::foreign(text)
@@ -116,11 +98,5 @@ pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loade
     }
 }
 
-#[cfg(test)]
-mod hiding_tests;
-#[cfg(test)]
-mod hint_tests;
-#[cfg(test)]
-mod size_tests;
 #[cfg(test)]
 mod tests;

@@ -4,10 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::ledger::{Ledger, Text};
-use super::names::Names;
-use super::problem::{Kind, Problem, listed};
-use super::reader::{Field, Located, Table};
+use super::reader::{Field, Kind, Ledger, Located, Names, Problem, Table, Text, listed};
 use crate::message::SourceName;
 use crate::route::pattern::Capture;
 use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};

@@ -8,8 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::BuildError;
 use crate::config::Secret;
-use crate::config::kafka::KafkaConfig;
-use crate::config::sasl::{Sasl, Scram};
+use crate::config::kafka::{KafkaConfig, Sasl, Scram};
 use crate::outbound::tls;
 
 /// What the user may override.

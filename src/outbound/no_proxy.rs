@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::address;
+use crate::config::endpoint;
 
 /// The entries of a `NO_PROXY`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ enum Host {
 impl Host {
     fn read(host: &str) -> Self {
         let host = host.to_ascii_lowercase();
-        match address::address(&host) {
+        match endpoint::address(&host) {
             Some(address) => Self::Address(address.to_canonical()),
             None => Self::Name(host.trim_end_matches('.').to_owned()),
         }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use tower_service::Service;
 
-use crate::config::address::forbidden_address;
+use crate::config::endpoint::forbidden_address;
 
 /// Looks up names for whoever connects without a proxy. (A proxy looks them up itself.)
 #[derive(Clone, Debug)]

@@ -13,8 +13,7 @@ use rdkafka::metadata::{Metadata, MetadataPartition};
 
 use super::subscription::counts;
 use super::{settings, trouble};
-use crate::config::kafka::KafkaConfig;
-use crate::config::topics::Chosen;
+use crate::config::kafka::{Chosen, KafkaConfig};
 use crate::kafka::{Desk, Tokens, of_code, plain, words};
 
 /// The brokers have this long in all.

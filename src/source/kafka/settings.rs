@@ -64,12 +64,9 @@ pub(super) fn properties(config: &KafkaConfig) -> Result<ClientConfig, BuildErro
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::Secret;
-    use crate::config::kafka::Start;
     use crate::config::kafka::tests::config;
-    use crate::config::sasl::Login;
-    use crate::config::sasl::{Sasl, Scram};
-    use crate::config::source::Tls;
+    use crate::config::kafka::{Login, Sasl, Scram, Start};
+    use crate::config::{Secret, Tls};
     use crate::kafka::check;
     use rdkafka::consumer::BaseConsumer;
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use crate::config::sasl::Sasl;
+use crate::config::kafka::Sasl;
 use crate::kafka::plain;
 
 /// The same trouble is not said again sooner.

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::lingering::Lingering;
 use super::subscriptions::{Answer, Ask};
 use super::trouble::Trouble;
-use crate::config::source::{MqttConfig, MqttVersion, Qos, Subscription};
+use crate::config::mqtt::{MqttConfig, MqttVersion, Qos, Subscription};
 
 /// The protocol's own maximum: nothing larger can be sent by a broker. The limit of the configuration
 /// is applied to the message, which goes to the dead letter: refusing the packet instead means, in

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::client::{self, Client, Connection};
 use super::pace::{Goodbye, Pace};
 use super::trouble::Trouble;
-use crate::config::source::MqttConfig;
+use crate::config::mqtt::MqttConfig;
 use crate::source::{InFlight, Room};
 
 /// What is to be driven, and the signal that it is closed for good.

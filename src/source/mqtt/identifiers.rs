@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::config::overlap::FilterTree;
+use crate::config::mqtt::FilterTree;
 
 /// What identifiers mean is remembered of so many, and of those in use.
 const MEANINGS: usize = 10_000;

@@ -67,7 +67,8 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::Room;
-use crate::config::source::{Limits, MqttConfig, MqttVersion};
+use crate::config::mqtt::{MqttConfig, MqttVersion};
+use crate::config::source::Limits;
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
 use crate::message::{Coordinates, Message, SourceName, Topic};

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::config::source::{Limits, MqttConfig, MqttVersion};
+use crate::config::mqtt::{MqttConfig, MqttVersion};
+use crate::config::source::Limits;
 use crate::message::SourceName;
 use crate::metrics::SourceMetrics;
 

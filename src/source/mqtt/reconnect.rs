@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::trouble::{Kind, Stage, Trouble};
 use crate::backoff::Backoff;
-use crate::config::source::MqttConfig;
+use crate::config::mqtt::MqttConfig;
 
 /// The first reconnect waits up to this long.
 const BASE: Duration = Duration::from_millis(100);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::identifiers::{Identifiers, Meaning};
 use crate::backoff::Backoff;
-use crate::config::source::{Qos, Subscription};
+use crate::config::mqtt::{Qos, Subscription};
 
 /// AWS takes no more filters in a SUBSCRIBE (a quota of `IoT Core`).
 const FILTERS_AT_ONCE: usize = 8;

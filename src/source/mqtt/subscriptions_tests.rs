@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::overlap::FilterTree;
+use crate::config::mqtt::FilterTree;
 
 fn subscription(filter: &str, qos: u8) -> Subscription {
     let qos = if qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce };

@@ -8,7 +8,7 @@ use rumqttc_v4 as v4;
 use rumqttc_v5 as v5;
 use rustls::AlertDescription as Alert;
 
-use crate::config::source::{MqttConfig, MqttVersion};
+use crate::config::mqtt::{MqttConfig, MqttVersion};
 use crate::error_chain;
 
 /// The end of a connection.

@@ -1,0 +1,91 @@
+//! What every kind of source has: limits of what is in flight, and TLS.
+
+use std::path::PathBuf;
+
+use super::api::{ca_file, pem_file};
+use super::certificates;
+use super::reader::{Field, Kind, Problem, Setting, Table};
+
+/// `tls = { ca_file, cert_file, key_file }`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// A CA that is trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The client's certificate and key, both PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// What every source has, as far as it could be read.
+pub(super) struct Common {
+    pub(super) messages: Option<Setting<u32>>,
+    pub(super) bytes: Option<Setting<u64>>,
+    pub(super) tls: Field<TlsChoice>,
+    pub(super) plaintext: Option<Setting<bool>>,
+}
+
+/// `tls`.
+pub(super) enum TlsChoice {
+    /// `false`.
+    Off,
+    /// `true` or a table.
+    On(Tls),
+}
+
+const IN_FLIGHT_BYTES: u64 = 64 << 20;
+
+/// Reads what every kind has; `in_flight` is the default number of messages, `most` how many may be.
+pub(super) fn common(table: &mut Table<'_>, in_flight: u32, most: u32) -> Common {
+    let ledger = table.ledger;
+    let bytes = table.size("max_in_flight_bytes").then(|bytes| {
+        if bytes.value == 0 {
+            let message = "`max_in_flight_bytes` is 0, so nothing could ever be taken";
+            ledger.report(Problem::new(Kind::Impossible, Some(bytes.span), message));
+            return None;
+        }
+        Some(bytes.value)
+    });
+    Common {
+        messages: table.integer("max_in_flight", 1..=most).or(in_flight),
+        bytes: bytes.or(IN_FLIGHT_BYTES),
+        tls: tls(table),
+        plaintext: table.boolean("dangerously_plaintext").or(false),
+    }
+}
+
+fn tls(table: &mut Table<'_>) -> Field<TlsChoice> {
+    table.field("tls", |ledger, entry| match entry.value.get_ref() {
+        toml::de::DeValue::Boolean(false) => Some(TlsChoice::Off),
+        toml::de::DeValue::Boolean(true) => Some(TlsChoice::On(Tls::default())),
+        toml::de::DeValue::Table(table) => {
+            let span = entry.value.span();
+            let mut table = Table::new(ledger, "tls", "`tls`".to_owned(), span.clone(), table);
+            let ca_file = ca_file(&mut table);
+            let certificate = pem_file(&mut table, "cert_file", "CERTIFICATE").optional();
+            let key = pem_file(&mut table, "key_file", "PRIVATE KEY").optional();
+            table.finish();
+            let identity = match (certificate.ok()?, key.ok()?) {
+                (Some(certificate), Some(key)) => {
+                    certificates::identity(ledger, &certificate, &key)?;
+                    Some((certificate.value, key.value))
+                }
+                (None, None) => None,
+                (certificate, _) => {
+                    let (has, lacks) = match certificate {
+                        Some(_) => ("cert_file", "key_file"),
+                        None => ("key_file", "cert_file"),
+                    };
+                    let message = format!("`tls` has `{has}` but no `{lacks}`");
+                    let problem = Problem::new(Kind::MissingKey, Some(span), message);
+                    ledger.report(problem.help("a client shows a certificate and holds its key"));
+                    return None;
+                }
+            };
+            Some(TlsChoice::On(Tls { ca_file: ca_file.ok()?, identity }))
+        }
+        other => {
+            let wanted = "`true`, `false` or a table";
+            ledger.wrong_type("tls", entry.value.span(), wanted, other);
+            None
+        }
+    })
+}

@@ -1,0 +1,204 @@
+//! Dead letters that are topics of a cluster, and sources of that cluster that would read them again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
+
+use crate::config::dead_letter::{DeadLetterConfig, DeadLetterName, Read};
+use crate::config::kafka::{KafkaConfig, topics};
+use crate::config::reader::{Kind, Ledger, Problem, quoted};
+use crate::config::source::{self, SourceKind, Unrouted};
+use crate::message::SourceName;
+use crate::route::{RejectTo, Spec};
+
+/// That what one source can't publish comes to another, or to itself, over the topic of a dead letter.
+struct Way {
+    from: usize,
+    to: usize,
+    /// Where the topic is named in the dead letter.
+    place: Range<usize>,
+    /// Where the source says that it reads it.
+    read: Range<usize>,
+}
+
+/// Keeps the topics of dead letters out of the regular expressions of the sources that they are of: of those
+/// whose rejects go there, and of the one whose connection they use.
+pub(super) fn keep_out(
+    dead_letters: &[(DeadLetterName, Read)],
+    sources: &mut [source::Read],
+    routes: &[Spec],
+) {
+    let mut never = Vec::new();
+    let known = numbered(sources);
+    let rejecting = rejecting(&known, sources, routes);
+    for (name, Read { config, .. }) in dead_letters {
+        let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
+        let Some(home) = known.get(home).copied() else { continue };
+        let SourceKind::Kafka(cluster) = &sources[home].config.kind else { continue };
+        let from = rejecting.get(name).into_iter().flatten().copied();
+        let own: BTreeSet<usize> = from.chain([home]).collect();
+        for at in own {
+            if let SourceKind::Kafka(kafka) = &sources[at].config.kind
+                && has_pattern(kafka)
+                && kafka.may_meet(cluster)
+            {
+                never.push((at, topic.clone()));
+            }
+        }
+    }
+    for (at, topic) in never {
+        if let SourceKind::Kafka(kafka) = &mut sources[at].config.kind {
+            kafka.never.push(topic);
+        }
+    }
+}
+
+/// Reports rejects that come back to the source that they are of, be it over others: they would go round for
+/// ever. Those that [`keep_out`] keeps out of a regular expression don't.
+pub(super) fn in_circles(
+    ledger: &Ledger<'_>,
+    dead_letters: &[(DeadLetterName, Read)],
+    sources: &[source::Read],
+    routes: &[Spec],
+) {
+    let name = |at: usize| quoted(&sources[at].config.name);
+    let ways = ways(dead_letters, sources, routes);
+    let mut onward = HashMap::<_, Vec<_>>::new();
+    for way in &ways {
+        onward.entry(way.from).or_default().push(way);
+    }
+    let mut told = BTreeSet::new();
+    for first in &ways {
+        let Some(circle) = circle(first, &onward) else { continue };
+        let mut members: Vec<_> = circle.iter().map(|way| way.from).collect();
+        members.sort_unstable();
+        // Of a longer one every way is a first.
+        if members.len() > 1 && !told.insert(members) {
+            continue;
+        }
+        let over: Vec<_> = circle.iter().skip(1).map(|way| name(way.from)).collect();
+        let mut message = format!("{} would read its own dead letters again", name(first.from));
+        if !over.is_empty() {
+            message = format!("{message}, over those of {}", over.join(", then "));
+        }
+        let mut problem = Problem::new(Kind::Impossible, Some(first.place.clone()), message);
+        for (at, way) in circle.iter().enumerate() {
+            if at > 0 {
+                problem = problem.also(way.place.clone(), format!("rejects of {}", name(way.from)));
+            }
+            let reader =
+                if over.is_empty() { String::new() } else { format!(" by {}", name(way.to)) };
+            problem = problem.also(way.read.clone(), format!("read here{reader}"));
+        }
+        let hint = if over.is_empty() {
+            "name a topic that it does not read"
+        } else {
+            "give one of them a dead letter that none of them reads"
+        };
+        ledger.report(problem.help(hint));
+    }
+}
+
+/// Ways from one source to another that are looked at; more are in no file that was meant. Those from a source
+/// to itself are all found.
+const MOST_WAYS: usize = 1000;
+
+/// Sources with regular expressions that are looked at: each is tried on each topic.
+const MOST_PATTERNED: usize = 200;
+
+fn ways(
+    dead_letters: &[(DeadLetterName, Read)],
+    sources: &[source::Read],
+    routes: &[Spec],
+) -> Vec<Way> {
+    let kafka = |at: usize| match &sources[at].config.kind {
+        SourceKind::Kafka(kafka) => Some(kafka),
+        SourceKind::Mqtt(_) => None,
+    };
+    let known = numbered(sources);
+    let rejecting = rejecting(&known, sources, routes);
+    let mut readers = HashMap::<_, BTreeMap<usize, usize>>::new();
+    for at in 0..sources.len() {
+        for (number, topic) in kafka(at).iter().flat_map(|kafka| &kafka.topics).enumerate() {
+            readers.entry(topic).or_default().entry(at).or_insert(number);
+        }
+    }
+    let patterned: Vec<_> = (0..sources.len())
+        .filter_map(|at| Some((at, kafka(at).filter(|kafka| has_pattern(kafka))?.selection())))
+        .take(MOST_PATTERNED)
+        .collect();
+    let mut ways = Vec::new();
+    for (name, Read { config, topic: place }) in dead_letters {
+        let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
+        let Some(home) = known.get(home).and_then(|at| kafka(*at)) else { continue };
+        let Some(from) = rejecting.get(name) else { continue };
+        let mut readers = readers.get(topic).cloned().unwrap_or_default();
+        for (at, selection) in &patterned {
+            let taking = selection.taking(topic).next();
+            let mut topics = kafka(*at).into_iter().flat_map(|kafka| &kafka.topics);
+            if let Some(number) = taking.and_then(|by| topics.position(|topic| topic == by)) {
+                readers.entry(*at).or_insert(number);
+            }
+        }
+        let meets = |at: usize| kafka(at).is_some_and(|kafka| kafka.may_meet(home));
+        let way = |from: usize, to: usize, number: usize| {
+            let (place, read) = (place.clone(), sources[to].filters[number].clone());
+            Way { from, to, place, read }
+        };
+        let own = from.iter().filter_map(|at| readers.get(at).map(|number| (*at, *number)));
+        ways.extend(own.filter(|(at, _)| meets(*at)).map(|(at, number)| way(at, at, number)));
+        let room = MOST_WAYS.saturating_sub(ways.len());
+        let others = readers.iter().filter(|(at, _)| room > 0 && meets(**at));
+        let others =
+            others.flat_map(|(to, number)| from.iter().map(move |from| (*from, *to, *number)));
+        let others = others.filter(|(from, to, _)| from != to).take(room);
+        ways.extend(others.map(|(from, to, number)| way(from, to, number)));
+    }
+    ways
+}
+
+/// The shortest circle that begins with this way, if there is one; `ways` are by their beginnings.
+fn circle<'a>(first: &'a Way, ways: &HashMap<usize, Vec<&'a Way>>) -> Option<Vec<&'a Way>> {
+    let mut reached = BTreeSet::from([first.to]);
+    let mut open = VecDeque::from([vec![first]]);
+    while let Some(path) = open.pop_front() {
+        let end = path.last()?.to;
+        if end == first.from {
+            return Some(path);
+        }
+        for way in ways.get(&end).into_iter().flatten() {
+            if reached.insert(way.to) {
+                open.push_back([path.as_slice(), &[*way]].concat());
+            }
+        }
+    }
+    None
+}
+
+fn has_pattern(kafka: &KafkaConfig) -> bool {
+    kafka.topics.iter().any(|topic| topics::is_pattern(topic))
+}
+
+fn numbered(sources: &[source::Read]) -> HashMap<SourceName, usize> {
+    sources.iter().enumerate().map(|(at, source)| (source.config.name.clone(), at)).collect()
+}
+
+/// The sources whose rejects go to a dead letter.
+fn rejecting(
+    known: &HashMap<SourceName, usize>,
+    sources: &[source::Read],
+    routes: &[Spec],
+) -> HashMap<DeadLetterName, BTreeSet<usize>> {
+    let mut rejecting = HashMap::<_, BTreeSet<usize>>::new();
+    for route in routes {
+        if let RejectTo::DeadLetter(to) = &route.dead_letter {
+            let from = route.from.iter().filter_map(|name| known.get(name));
+            rejecting.entry(to.clone()).or_default().extend(from);
+        }
+    }
+    for (at, source) in sources.iter().enumerate() {
+        if let Unrouted::DeadLetter(to) = &source.config.unrouted {
+            rejecting.entry(to.clone()).or_default().insert(at);
+        }
+    }
+    rejecting
+}

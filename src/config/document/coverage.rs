@@ -1,0 +1,251 @@
+//! Whether sources and routes fit one another: what a source brings is taken, what a route takes is brought.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use regex::bytes::Regex;
+
+use crate::config::kafka::topics;
+use crate::config::reader::{Kind, Ledger, Problem, listed, quoted};
+use crate::config::route;
+use crate::config::source::{self, SourceKind};
+use crate::route::Pattern;
+use crate::route::wildcard::{Spelling, spelled};
+
+/// What a source asks its broker for: a filter, or a topic or a regular expression of Kafka.
+struct Asked<'a> {
+    text: &'a str,
+    place: &'a Range<usize>,
+    separator: char,
+    /// Of a regular expression that is one.
+    regex: Option<Regex>,
+}
+
+/// Reports what no route takes, which would be acknowledged and lost, and warns of what nothing brings.
+/// `routes` are all of the file; `sources` those that could be read.
+pub(super) fn check(ledger: &Ledger<'_>, sources: &[&source::Read], routes: &[route::Read]) {
+    // A route with a slip in its topic takes nothing of what it is for: said once, of the source.
+    let mut untaken = Vec::new();
+    let all: BTreeMap<&str, Vec<Asked<'_>>> =
+        sources.iter().map(|source| (source.config.name.as_str(), asked(source))).collect();
+    let asked_of = |name: &str| all.get(name).map_or(&[][..], Vec::as_slice);
+    for source in sources {
+        let name = &source.config.name;
+        let takers: Vec<_> = routes.iter().filter(|route| route.spec.from.contains(name)).collect();
+        if source.unrouted_is_meant {
+            continue;
+        }
+        if takers.is_empty() {
+            untaken.push(name);
+            let message = format!("no route takes from {}", quoted(name));
+            let problem = Problem::new(Kind::Impossible, Some(source.table.clone()), message);
+            ledger.report(
+                problem.help(format!("write a route with `from = \"{name}\"`")).help(MEANT),
+            );
+            continue;
+        }
+        for asked in asked_of(name) {
+            if !takers.iter().any(|route| asked.meets(route.spec.topic.as_ref())) {
+                untaken.push(name);
+                ledger.report(untaken_filter(ledger, asked, &takers));
+            }
+        }
+    }
+    for route in routes {
+        let from: Vec<_> = route.spec.from.iter().map(|name| of_name(sources, name)).collect();
+        let known: Option<Vec<_>> = from.into_iter().collect();
+        let (Some(from), Some(topic), Some(place)) = (known, &route.spec.topic, &route.topic)
+        else {
+            continue;
+        };
+        let brought = route.spec.from.iter().flat_map(|name| asked_of(name));
+        let brought = brought.into_iter().any(|asked| asked.meets(Some(topic)));
+        if !brought && !from.iter().any(|source| untaken.contains(&&source.config.name)) {
+            ledger.report(unbrought(ledger, topic, place, &from));
+        }
+    }
+}
+
+const MEANT: &str = "where losing what it brings is meant, write `unrouted = \"ignore\"` in the source; \
+                     to keep it, `unrouted = \"dead-letter\"`";
+
+const CASE: &str = "it differs in upper and lower case alone, which count";
+
+fn untaken_filter(ledger: &Ledger<'_>, asked: &Asked<'_>, takers: &[&route::Read]) -> Problem {
+    let message = format!("no route takes what {} brings", shown(ledger, asked.place, asked.text));
+    let problem = Problem::new(Kind::Impossible, Some(asked.place.clone()), message);
+    let in_lower_case = asked.text.to_lowercase();
+    let lower = asked.spelled(&in_lower_case);
+    let near = takers.iter().find_map(|route| {
+        let topic = route.spec.topic.as_ref().filter(|t| lower.meets(Some(&t.to_lowercase())))?;
+        Some((topic, route.topic.clone()?))
+    });
+    if let Some((topic, place)) = near {
+        let hint = format!("{CASE}: `topic` is {}", shown(ledger, &place, topic.text()));
+        return problem.also(place, "the nearest").help(hint);
+    }
+    let names: Vec<_> = takers.iter().map(|route| &route.spec.name).collect();
+    let names = listed(&names, "and");
+    let fits = spelled(asked.text, asked.separator, Spelling::Route);
+    let hint = match fits.filter(|_| !asked.is_regex() && is_shown(ledger, asked.place)) {
+        Some(fits) => format!("`topic = \"{fits}\"` in a route takes it; see that of {names}"),
+        None => format!("see the `topic` of {names}"),
+    };
+    problem.help(hint).help(MEANT)
+}
+
+fn unbrought(
+    ledger: &Ledger<'_>,
+    topic: &Pattern,
+    place: &Range<usize>,
+    from: &[&source::Read],
+) -> Problem {
+    let names: Vec<_> = from.iter().map(|source| source.config.name.as_str()).collect();
+    let message = format!(
+        "nothing that {} takes can come from {}",
+        shown(ledger, place, topic.text()),
+        listed(&names, "or")
+    );
+    let problem = Problem::new(Kind::Warning, Some(place.clone()), message);
+    let lower = topic.to_lowercase();
+    let near = from
+        .iter()
+        .flat_map(|source| asked(source))
+        .find(|asked| asked.spelled(&asked.text.to_lowercase()).meets(Some(&lower)));
+    if let Some(asked) = near {
+        return problem.also(asked.place.clone(), "the nearest").help(CASE);
+    }
+    let add = |key: &str, spelling, separator| {
+        let what = spelled(topic.text(), separator, spelling);
+        what.map(|what| format!("add `'{what}'` to `{key}` of the source"))
+    };
+    let hint = from.iter().find_map(|source| match &source.config.kind {
+        SourceKind::Mqtt(_) => add("subscriptions", Spelling::Filter, '/'),
+        SourceKind::Kafka(_) => match topic.prefix('.') {
+            (name, true) => Some(format!("add `\"{name}\"` to `topics` of the source")),
+            _ => add("topics", Spelling::Regex, '.'),
+        },
+    });
+    problem.maybe_help(hint.filter(|_| is_shown(ledger, place)))
+}
+
+/// A filter or a topic as an error shows it.
+fn shown(ledger: &Ledger<'_>, place: &Range<usize>, text: &str) -> String {
+    if is_shown(ledger, place) { quoted(text) } else { "this".to_owned() }
+}
+
+/// Not what may be a secret, nor what comes from the environment: there a table stands.
+fn is_shown(ledger: &Ledger<'_>, place: &Range<usize>) -> bool {
+    !ledger.hides(place) && !ledger.text[place.clone()].starts_with('{')
+}
+
+fn of_name<'a>(sources: &[&'a source::Read], name: &str) -> Option<&'a source::Read> {
+    sources.iter().find(|source| source.config.name == name).copied()
+}
+
+fn asked(source: &source::Read) -> Vec<Asked<'_>> {
+    let separator = source.config.kind.separator();
+    let texts: Vec<&str> = match &source.config.kind {
+        SourceKind::Mqtt(mqtt) => {
+            mqtt.subscriptions.iter().map(|each| each.filter.as_str()).collect()
+        }
+        SourceKind::Kafka(kafka) => kafka.topics.iter().map(String::as_str).collect(),
+    };
+    let asked = |(text, place)| Asked { text, place, separator, regex: regex(text, separator) };
+    texts.into_iter().zip(&source.filters).map(asked).collect()
+}
+
+/// Compiled once: there may be thousands of routes.
+fn regex(text: &str, separator: char) -> Option<Regex> {
+    let is_regex = separator == '.' && topics::is_pattern(text);
+    topics::compile(text).ok().filter(|_| is_regex)
+}
+
+impl<'a> Asked<'a> {
+    /// The same with another text.
+    fn spelled<'t>(&self, text: &'t str) -> Asked<'t>
+    where
+        'a: 't,
+    {
+        Asked {
+            text,
+            place: self.place,
+            separator: self.separator,
+            regex: regex(text, self.separator),
+        }
+    }
+
+    fn is_regex(&self) -> bool {
+        self.separator == '.' && topics::is_pattern(self.text)
+    }
+
+    /// Whether a topic may exist that it brings and that `topic` takes; of a regular expression in doubt.
+    fn meets(&self, topic: Option<&Pattern>) -> bool {
+        let Some(topic) = topic else { return true };
+        match self.separator {
+            '/' => topic.meets_filter(self.text),
+            _ if self.is_regex() => regex_meets(self.text, self.regex.as_ref(), topic),
+            separator => topic.takes(self.text, separator),
+        }
+    }
+}
+
+fn regex_meets(text: &str, regex: Option<&Regex>, topic: &Pattern) -> bool {
+    let (takes, all) = topic.prefix('.');
+    if all {
+        // One that is none is refused elsewhere.
+        return regex.is_none_or(|regex| regex.is_match(takes.as_bytes()));
+    }
+    let brings = literal_prefix(text);
+    takes.starts_with(&brings) || brings.starts_with(&takes)
+}
+
+/// What every topic begins with that a regular expression of Kafka brings.
+fn literal_prefix(regex: &str) -> String {
+    let mut prefix = String::new();
+    if regex.contains('|') {
+        return prefix;
+    }
+    let mut rest = regex.trim_start_matches('^').chars().peekable();
+    while let Some(c) = rest.next() {
+        let literal = match c {
+            '\\' => rest.next().filter(|escaped| !escaped.is_ascii_alphanumeric()),
+            '.' | '[' | '(' | ')' | '{' | '*' | '+' | '?' | '$' | '^' => None,
+            c => Some(c),
+        };
+        let Some(literal) = literal else { break };
+        // What may be there or not says nothing.
+        if matches!(rest.peek(), Some('*' | '?' | '{')) {
+            break;
+        }
+        prefix.push(literal);
+    }
+    prefix
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regular_expressions_meet_what_they_may_bring() {
+        for (regex, topic, meets) in [
+            ("^orders\\..*", "orders.{event}", true),
+            ("^orders\\..*", "Orders.{event}", false),
+            ("^orders\\..*", "bills.{event}", false),
+            ("^orders\\..*", "orders.created", true),
+            ("^orders\\..*", "orders", false),
+            ("^orders\\.[a-z]+$", "orders.Created", false),
+            ("^(orders|bills)\\.", "bills.{event}", true),
+            ("^orders?\\.", "order.{event}", true),
+            ("^orders{0,1}", "order.{event}", true),
+            ("^.*", "a.{b..}", true),
+            ("^(?<no", "a", true),
+            ("^ord", "orders.{event}", true),
+        ] {
+            let pattern = Pattern::parse(topic, '.').unwrap();
+            let compiled = super::regex(regex, '.');
+            assert_eq!(regex_meets(regex, compiled.as_ref(), &pattern), meets, "{regex} {topic}");
+        }
+    }
+}

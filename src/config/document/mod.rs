@@ -1,0 +1,187 @@
+//! The file as a whole: its sections, and what must hold between them.
+
+mod circles;
+mod coverage;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::dead_letter::DeadLetterConfig;
+use super::reader::{Kind, Ledger, Masked, Names, Problem, Repaired, Table, listed, names, quoted};
+use super::source::SourceKind;
+use super::{Config, Environment, LogFormat, api, daemon, dead_letter, route, source};
+
+/// Reads a text, of which only what is left in `masked` may be shown: the configuration if there could
+/// be one, everything found, and how log lines are to look as far as the text says so.
+pub(super) fn read(
+    text: &str,
+    masked: &Masked,
+    environment: &Environment,
+) -> (Option<Config>, Vec<Problem>, Option<LogFormat>) {
+    let mut repaired = Repaired::new(text, masked);
+    let (found, broken) =
+        (std::mem::take(&mut repaired.problems), std::mem::take(&mut repaired.broken));
+    let tree = repaired.tree();
+    let ledger = Ledger::new(text, masked, environment, found, broken);
+    let config = sections(Table::new(&ledger, "", "the file".to_owned(), 0..0, &tree));
+    let log_format = ledger.log_format.get();
+    (config, ledger.close(), log_format)
+}
+
+fn sections(mut root: Table<'_>) -> Option<Config> {
+    let ledger = root.ledger;
+    let apis = names::tables(&mut root, "api");
+    let sources = names::tables(&mut root, "source");
+    let routes = names::tables(&mut root, "route");
+    let dead_letters = names::tables(&mut root, "dead_letter");
+    for (section, none, hint) in [
+        ("api", apis.is_none(), "the Event API that events go to"),
+        ("source", sources.is_none(), "the broker that messages come from"),
+        ("route", routes.is_none(), "which messages go to which channel"),
+    ] {
+        if none && !root.means(section) && !ledger.lost_anywhere(section) {
+            let message = format!("there is no `[{section}.NAME]`");
+            ledger.report(Problem::new(Kind::MissingKey, None, message).help(hint));
+        }
+    }
+    let (apis, sources, routes) =
+        (apis.unwrap_or_default(), sources.unwrap_or_default(), routes.unwrap_or_default());
+    let dead_letters = dead_letters.unwrap_or_default();
+    let api_names = Names::new("api", &apis, None);
+    let source_names = Names::new("source", &sources, None);
+    let dead_letter_names = Names::new("dead_letter", &dead_letters, Some(dead_letter::DEFAULT));
+    let admin = names::table(&mut root, "admin").ok().and_then(daemon::admin);
+    let log = names::table(&mut root, "log").ok().and_then(daemon::log);
+    let grace = names::table(&mut root, "shutdown").ok().and_then(daemon::grace);
+
+    let apis: Vec<_> =
+        apis.into_iter().map(|(name, table)| api::read(name, table, grace.as_ref())).collect();
+    let types: BTreeMap<_, _> =
+        sources.iter().map(|(name, table)| (*name, table.type_word())).collect();
+    let type_of = |name: &str| types.get(name).copied().flatten();
+    let dead_letters = read_dead_letters(ledger, dead_letters, &source_names, type_of);
+    // Of bad ones, too: what is wrong with a source is not wrong with its routes.
+    let separator = |table: &Table<'_>| if table.type_word() == Some("kafka") { '.' } else { '/' };
+    let separators: BTreeMap<_, _> =
+        sources.iter().map(|(name, table)| ((*name).into(), separator(table))).collect();
+    let sources: Vec<_> = sources
+        .into_iter()
+        .map(|(name, table)| source::read(name, table, &dead_letter_names, grace.as_ref()))
+        .collect();
+    let known = route::Known {
+        sources: &source_names,
+        separators: &separators,
+        apis: &api_names,
+        dead_letters: &dead_letter_names,
+    };
+    let routes: Vec<_> =
+        routes.into_iter().map(|(name, table)| route::read(name, table, &known)).collect();
+    let before = ledger.errors();
+    root.finish();
+    // A table that could not be read, or that has another name, may be the one that is missing.
+    let complete = ledger.broken.is_empty() && ledger.errors() == before && !routes.is_empty();
+
+    let readable: Vec<_> = sources.iter().flatten().collect();
+    same_clients(ledger, &readable);
+    let routes: Option<Vec<_>> = routes.into_iter().collect();
+    let routes = routes?;
+    if complete {
+        coverage::check(ledger, &readable, &routes);
+    }
+    let routes: Vec<_> = routes.into_iter().map(|route| route.spec).collect();
+    let sources: Option<Vec<_>> = sources.into_iter().collect();
+    let mut sources = sources?;
+    if let Some(dead_letters) = &dead_letters {
+        circles::keep_out(dead_letters, &mut sources, &routes);
+        circles::in_circles(ledger, dead_letters, &sources, &routes);
+    }
+    let apis: Option<BTreeMap<_, _>> =
+        apis.into_iter().map(|api| api.map(|api| (api.name.clone(), api))).collect();
+    Some(Config {
+        apis: apis?,
+        sources: sources.into_iter().map(|source| source.config).collect(),
+        routes,
+        dead_letters: dead_letters?.into_iter().map(|(name, read)| (name, read.config)).collect(),
+        admin: admin?,
+        log: log?,
+        grace: grace?.value,
+    })
+}
+
+fn read_dead_letters<'a>(
+    ledger: &Ledger<'_>,
+    tables: Vec<(&str, Table<'_>)>,
+    sources: &Names,
+    type_of: impl Fn(&str) -> Option<&'a str>,
+) -> Option<Vec<(Arc<str>, dead_letter::Read)>> {
+    if tables.is_empty() {
+        let Some(default) = dead_letter::default(ledger.environment) else {
+            let message = "rejected events have nowhere to go";
+            let problem = Problem::new(Kind::MissingKey, None, message).help(
+                "none of `$STATE_DIRECTORY`, `$XDG_STATE_HOME` and `$HOME` is set: \
+                 add `[dead_letter.rejects]` with `type = \"file\"` and a `path`",
+            );
+            ledger.report(problem);
+            return None;
+        };
+        return Some(vec![(dead_letter::DEFAULT.into(), default)]);
+    }
+    let mut all: Vec<(Arc<str>, dead_letter::Read)> = Vec::new();
+    let mut paths = BTreeMap::new();
+    let mut complete = true;
+    for (name, table) in tables {
+        let span = table.span.clone();
+        let Some(read) = dead_letter::read(name, table, sources, &type_of) else {
+            complete = false;
+            continue;
+        };
+        // Of a topic there may be several writers.
+        if let DeadLetterConfig::File { path, .. } = &read.config {
+            let other = *paths.entry(path.clone()).or_insert(name);
+            if other != name {
+                let message =
+                    format!("{} and {} write to the same file", quoted(name), quoted(other));
+                let problem = Problem::new(Kind::BadValue, Some(span), message);
+                ledger.report(problem.help("one table is enough: several routes can name it"));
+            }
+        }
+        all.push((name.into(), read));
+    }
+    complete.then_some(all)
+}
+
+/// A broker lets one connection have a client id: two would push one another out for ever.
+fn same_clients(ledger: &Ledger<'_>, sources: &[&source::Read]) {
+    // Where it is a client, as who, and what gives it that name. Without a name it is nobody.
+    let client = |source: &source::Read| match &source.config.kind {
+        SourceKind::Mqtt(mqtt) if mqtt.client_id.is_empty() => None,
+        SourceKind::Mqtt(mqtt) => {
+            let broker = format!("{}:{}", mqtt.host.to_ascii_lowercase(), mqtt.port);
+            Some((vec![broker], mqtt.client_id.clone(), "client_id"))
+        }
+        SourceKind::Kafka(kafka) => {
+            let mut at: Vec<_> = kafka.brokers.iter().map(|b| b.to_ascii_lowercase()).collect();
+            at.sort_unstable();
+            at.push(kafka.group.clone());
+            Some((at, kafka.instance.clone()?, "group_instance_id"))
+        }
+    };
+    let mut known = BTreeMap::new();
+    for source in sources {
+        let Some(this) = client(source) else { continue };
+        let own = this.2;
+        let other: &source::Read = known.entry(this).or_insert(source);
+        if std::ptr::eq(other, *source) {
+            continue;
+        }
+        let names = [&other.config.name, &source.config.name];
+        let message = format!("{} are the same client of one broker", listed(&names, "and"));
+        let problem = Problem::new(Kind::Impossible, Some(source.client_id.clone()), message)
+            .also(other.client_id.clone(), "the same here")
+            .help(format!(
+                "the broker would give the session now to one and now to the other: \
+                 give each source its own `{own}`"
+            ));
+        ledger.report(problem);
+    }
+}

@@ -1,0 +1,303 @@
+//! The address of an Event API, and which addresses may not be one.
+
+mod address;
+
+use super::reader::Kind;
+use address::forbidden;
+pub(super) use address::is_loopback;
+pub use address::{address, forbidden_address};
+
+/// An HTTP endpoint that passed the checks: `https`, or `http` where that was allowed; a path of
+/// `/event`; no user info; not an address that nothing is sent to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The whole URL, ending in `/event`.
+    pub uri: http::Uri,
+    /// The region in the name of a standard domain.
+    pub region: Option<String>,
+}
+
+/// Why a text is no endpoint: a clause, and what to do.
+pub(super) type Refusal = (Reason, String, Option<String>);
+
+/// What a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It is no such URL.
+    Form,
+    /// It would be unsafe.
+    Safety,
+}
+
+impl Reason {
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Form => Kind::BadValue,
+            Self::Safety => Kind::Unsafe,
+        }
+    }
+}
+
+/// An `https` URL, or an `http` one where that is allowed, that something secret may be sent to.
+#[derive(Clone, Debug)]
+pub(super) struct SafeUrl {
+    pub(super) uri: http::Uri,
+    /// In lower case.
+    pub(super) host: String,
+}
+
+/// What a URL is for, as far as the hints go.
+pub(super) struct Purpose {
+    /// How it is written.
+    pub(super) form: &'static str,
+    /// What to do about user info.
+    pub(super) user_info: &'static str,
+    /// What to do about plain text off loopback.
+    pub(super) plaintext: &'static str,
+}
+
+const ENDPOINT: Purpose = Purpose {
+    form: "write `\"https://…/event\"`",
+    user_info: "the bridge proves itself by `auth`; remove what stands before the `@`",
+    plaintext: "write `https://`; for an emulator in another container, `dangerously_plaintext = true`",
+};
+
+impl SafeUrl {
+    /// Checks a URL; `http` off loopback only with `plaintext`.
+    pub(super) fn parse(text: &str, plaintext: bool, purpose: &Purpose) -> Result<Self, Refusal> {
+        let form = |problem: &str, hint: Option<&str>| {
+            Err((Reason::Form, problem.to_owned(), hint.map(str::to_owned)))
+        };
+        let unsafe_ =
+            |problem: String, hint: &str| Err((Reason::Safety, problem, Some(hint.to_owned())));
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return form("is not a URL", Some(purpose.form));
+        };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        // A password may hold what ends an authority, too: no path of such a URL has an `@`.
+        if rest.split(['?', '#']).next().unwrap_or_default().contains('@') {
+            return unsafe_("holds user info (`user@`)".to_owned(), purpose.user_info);
+        }
+        if !authority.is_ascii() {
+            let hint = "write the host's name in letters, digits and hyphens (an international one as `xn--…`)";
+            return form("names its host in characters that no host's name has", Some(hint));
+        }
+        let Ok(uri) = text.parse::<http::Uri>() else {
+            return form("is not a URL", Some(purpose.form));
+        };
+        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+        if host.is_empty() {
+            return form("names no host", None);
+        }
+        if let Some(port) = authority.get(host.len()..).and_then(|rest| rest.strip_prefix(':'))
+            && !(port.bytes().all(|b| b.is_ascii_digit())
+                && port.parse::<u16>().is_ok_and(|port| port > 0))
+        {
+            return form(
+                "names a port that there is not",
+                Some("a port is a number from 1 to 65535"),
+            );
+        }
+        if let Some(what) = forbidden(&host) {
+            let hint = "such addresses serve a machine's own credentials, or nobody; name the host that is meant";
+            return unsafe_(format!("is {what}"), hint);
+        }
+        match scheme.to_ascii_lowercase().as_str() {
+            "https" => {}
+            "http" if plaintext || is_loopback(&host) => {}
+            "http" => {
+                return unsafe_("is plain `http` off loopback".to_owned(), purpose.plaintext);
+            }
+            _ => return form("is neither `https` nor `http`", Some(purpose.form)),
+        }
+        Ok(Self { uri, host })
+    }
+}
+
+impl Endpoint {
+    /// Checks a URL; `http` off loopback only with `plaintext`.
+    pub(super) fn parse(text: &str, plaintext: bool) -> Result<Self, Refusal> {
+        let form = |problem: &str, hint: Option<&str>| {
+            Err((Reason::Form, problem.to_owned(), hint.map(str::to_owned)))
+        };
+        if let Some(arn) = text.strip_prefix("arn:") {
+            let region =
+                arn.split(':').nth(2).filter(|region| is_region(region)).unwrap_or("REGION");
+            let hint = format!(
+                "write `https://….appsync-api.{region}.amazonaws.com/event`: \
+                 `aws appsync get-api --api-id ID --query api.dns.HTTP` tells its host"
+            );
+            return form("is an ARN, which names the API and not its address", Some(&hint));
+        }
+        let (scheme, rest) = text.split_once("://").unwrap_or_default();
+        // A password may hold what ends an authority, too.
+        if rest.contains('@') {
+            let problem = "holds user info (`user@`)".to_owned();
+            return Err((Reason::Safety, problem, Some(ENDPOINT.user_info.to_owned())));
+        }
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if authority.contains(".appsync-realtime-api.") {
+            let hint = authority.replace(".appsync-realtime-api.", ".appsync-api.");
+            return form(
+                "is the realtime endpoint, which takes subscriptions",
+                Some(&format!("events are published to `https://{hint}/event`")),
+            );
+        }
+        if ["ws", "wss"].iter().any(|word| scheme.eq_ignore_ascii_case(word)) {
+            let hint = format!("events are published to `https://{authority}/event`");
+            return form("is neither `https` nor `http`", Some(&hint));
+        }
+        let SafeUrl { uri, host } = SafeUrl::parse(text, plaintext, &ENDPOINT)?;
+        if text.contains('#') || uri.query().is_some() {
+            let hint = format!("write `{scheme}://{authority}/event`");
+            return form("has more behind its path", Some(&hint));
+        }
+        match uri.path() {
+            "/event" => {}
+            "/graphql" => {
+                return form(
+                    "is a GraphQL endpoint",
+                    Some("an Event API's HTTP endpoint ends in `/event`"),
+                );
+            }
+            "/event/realtime" => {
+                return form(
+                    "is the realtime endpoint, which takes subscriptions",
+                    Some(&format!("events are published to `https://{authority}/event`")),
+                );
+            }
+            _ => {
+                let hint = format!("write `{scheme}://{authority}/event`");
+                return form("does not end in `/event`", Some(&hint));
+            }
+        }
+        let region = region(&host);
+        Ok(Self { uri, region })
+    }
+
+    /// The host with its port if the URL names one, as the `host` header carries it.
+    pub fn authority(&self) -> &str {
+        let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
+        match (self.uri.scheme_str(), self.uri.port_u16()) {
+            (Some("https"), Some(443)) | (Some("http"), Some(80)) => {
+                self.uri.host().unwrap_or(authority)
+            }
+            _ => authority,
+        }
+    }
+}
+
+/// The region of `<26 letters or digits>.appsync-api.<region>.amazonaws.com`, or `….com.cn`.
+fn region(host: &str) -> Option<String> {
+    let (api, rest) = host.split_once(".appsync-api.")?;
+    let domain = rest.strip_suffix(".amazonaws.com").or(rest.strip_suffix(".amazonaws.com.cn"))?;
+    let id = api.len() == 26 && api.bytes().all(|b| b.is_ascii_alphanumeric());
+    let name = is_region(domain);
+    (id && name).then(|| domain.to_owned())
+}
+
+/// Whether a text can be the name of a region.
+pub(super) fn is_region(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    text.contains('-') && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        Endpoint::parse(text, false).unwrap_err().1
+    }
+
+    #[test]
+    fn takes_standard_and_custom_domains() {
+        let standard =
+            "https://abcdefghijklmnopqrstuvwxyz.appsync-api.eu-west-1.amazonaws.com/event";
+        assert_eq!(Endpoint::parse(standard, false).unwrap().region.as_deref(), Some("eu-west-1"));
+        let china =
+            "https://abcdefghijklmnopqrstuvwxyz.appsync-api.cn-north-1.amazonaws.com.cn/event";
+        assert_eq!(Endpoint::parse(china, false).unwrap().region.as_deref(), Some("cn-north-1"));
+        for other in [
+            "https://events.example.com/event",
+            "https://events.example.com:8443/event",
+            "https://short.appsync-api.eu-west-1.amazonaws.com/event",
+            "http://localhost:8080/event",
+            "http://127.8.0.1/event",
+            "http://[::1]:9/event",
+        ] {
+            assert_eq!(Endpoint::parse(other, false).unwrap().region, None, "{other}");
+        }
+        assert!(Endpoint::parse("http://emulator:8080/event", true).is_ok());
+    }
+
+    #[test]
+    fn refuses_unsafe_ones() {
+        for (host, what) in [
+            ("169.254.169.254", "is a link-local address"),
+            ("[2002:a9fe:a9fe::]", "is a link-local address"),
+            ("[64:ff9b:1::a9fe:a9fe]", "is a link-local address"),
+            ("2852039166:8443", "is a link-local address"),
+            ("100.100.100.200", "is an address of a cloud's metadata service"),
+            ("0.0.0.0", "is not the address of one host"),
+            ("255.255.255.255", "is not the address of one host"),
+            ("metadata.google.internal", "is the name of a cloud's metadata service"),
+        ] {
+            for scheme in ["https", "http"] {
+                let text = format!("{scheme}://{host}/event");
+                assert_eq!(Endpoint::parse(&text, true).unwrap_err().1, what, "{text}");
+            }
+        }
+        assert_eq!(refused("http://example.com/event"), "is plain `http` off loopback");
+        assert_eq!(refused("http://localhost.example.com/event"), "is plain `http` off loopback");
+        assert_eq!(refused("http://127.0.0.1.example.com/event"), "is plain `http` off loopback");
+        assert_eq!(refused("https://me:secret@example.com/event"), "holds user info (`user@`)");
+    }
+
+    #[test]
+    fn refuses_ports_that_there_are_not_and_names_that_nobody_has() {
+        for port in ["0", "00", "65536", "99999", "", "+80", "8 0", "x", "1e3", "-1"] {
+            for host in ["a.example", "[::1]", "127.0.0.1"] {
+                let problem = refused(&format!("https://{host}:{port}/event"));
+                let url = problem == "is not a URL";
+                assert!(url || problem == "names a port that there is not", "{port}: {problem}");
+            }
+        }
+        for port in [0, 99_999] {
+            let problem = refused(&format!("https://a.example:{port}/event"));
+            assert_eq!(problem, "names a port that there is not");
+        }
+        for host in ["１６９.254.169.254", "169。254。169。254", "①②7.0.0.1", "exämple.com"]
+        {
+            let problem = refused(&format!("https://{host}/event"));
+            assert_eq!(problem, "names its host in characters that no host's name has");
+        }
+        for port in [1, 443, 65_535] {
+            assert!(Endpoint::parse(&format!("https://a.example:{port}/event"), false).is_ok());
+        }
+    }
+
+    #[test]
+    fn refuses_other_forms() {
+        assert_eq!(refused("example.com/event"), "is not a URL");
+        assert_eq!(refused("https:///event"), "is not a URL");
+        assert_eq!(refused("https://example.com/event x"), "is not a URL");
+        assert_eq!(refused("wss://example.com/event"), "is neither `https` nor `http`");
+        assert_eq!(refused("https://example.com"), "does not end in `/event`");
+        assert_eq!(refused("https://example.com/event/"), "does not end in `/event`");
+        assert_eq!(refused("https://example.com/event?x"), "has more behind its path");
+        assert_eq!(refused("https://example.com/event#x"), "has more behind its path");
+        assert_eq!(refused("https://example.com/graphql"), "is a GraphQL endpoint");
+        assert!(
+            refused("https://x.appsync-realtime-api.eu-west-1.amazonaws.com/event")
+                .contains("realtime")
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(text in "(https?://)?[\\[\\]0-9a-fx.:%/#?@ é]{0,40}(/event)?") {
+            let _ = Endpoint::parse(&text, true);
+        }
+    }
+}

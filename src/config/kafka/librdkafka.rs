@@ -1,0 +1,115 @@
+//! `options` of a Kafka source: properties of librdkafka, as they are written in its own manual. Those
+//! that the bridge manages are refused by name and reason.
+
+use toml::de::DeValue;
+
+use crate::config::reader::{Field, Kind, Located, Problem, Table};
+
+const AT_LEAST_ONCE: &str = "the bridge commits what is settled, and nothing else: \
+                             with another value messages could be lost";
+const CONFIRMED: &str = "a dead letter counts when every replica in sync has it";
+const VERIFIED: &str = "TLS is always verified here";
+
+/// What the bridge manages, and why or by which key. A name that ends in `.` means all below it.
+const MANAGED: [(&str, &str); 42] = [
+    ("enable.auto.commit", AT_LEAST_ONCE),
+    ("auto.commit.enable", AT_LEAST_ONCE),
+    ("auto.commit.interval.ms", "offsets are committed every second"),
+    ("enable.auto.offset.store", AT_LEAST_ONCE),
+    ("offset.store.", AT_LEAST_ONCE),
+    ("auto.offset.reset", "write `start = \"earliest\"` or `\"latest\"`"),
+    ("enable.partition.eof", "nothing would hear of it"),
+    ("isolation.level", "what a transaction did not commit is not relayed"),
+    ("acks", CONFIRMED),
+    ("request.required.acks", CONFIRMED),
+    ("enable.idempotence", CONFIRMED),
+    ("delivery.report.only.error", CONFIRMED),
+    ("enable.gapless.guarantee", "a dead letter that fails is written again"),
+    ("message.timeout.ms", "a dead letter is tried until it is written"),
+    ("delivery.timeout.ms", "a dead letter is tried until it is written"),
+    ("transactional.id", "dead letters are not written in transactions"),
+    ("bootstrap.servers", "write `brokers`"),
+    ("metadata.broker.list", "write `brokers`"),
+    ("group.id", "write `group`"),
+    ("group.instance.id", "write `group_instance_id`"),
+    ("group.protocol", "write `protocol`"),
+    ("session.timeout.ms", "write `session_timeout`"),
+    ("security.protocol", "it follows from `tls` and `sasl`"),
+    ("sasl.", "write `sasl`"),
+    ("ssl.ca.", "write `tls = { ca_file = … }`"),
+    ("ssl.certificate.", "write `tls = { cert_file = …, key_file = … }`"),
+    ("ssl.key.", "write `tls = { cert_file = …, key_file = … }`"),
+    ("ssl.keystore.", "write `tls = { cert_file = …, key_file = … }`"),
+    ("ssl_", "write `tls`"),
+    ("ssl.engine.", "it would load code into the bridge"),
+    ("ssl.providers", "it would load code into the bridge"),
+    ("ssl.endpoint.identification.algorithm", VERIFIED),
+    ("enable.ssl.certificate.verification", VERIFIED),
+    ("enable.sasl.oauthbearer.unsecure.jwt", "an unsigned token proves nothing"),
+    ("plugin.library.paths", "it would load code into the bridge"),
+    ("statistics.interval.ms", "the bridge's own metrics need it"),
+    ("log_level", "write `[log]`"),
+    ("debug", "it may write secrets into the log; `[log]` says how much is logged"),
+    ("log.queue", "the bridge writes the log"),
+    ("log.thread.name", "the bridge writes the log"),
+    ("enabled_events", "the bridge needs them all"),
+    ("https.", "librdkafka fetches nothing here"),
+];
+
+/// Reads `options`.
+pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, String)>>> {
+    table.table("options", "options").then(|table| {
+        let mut table = table.value;
+        let ledger = table.ledger;
+        let entries = table.rest();
+        let mut all = Vec::new();
+        let mut good = true;
+        for entry in entries {
+            // One without quotes is a table in a table to TOML.
+            if let DeValue::Table(_) = entry.value.get_ref() {
+                let message = format!(
+                    "{} is no property of librdkafka",
+                    ledger.quoted(&entry.key_span, entry.key)
+                );
+                let problem = Problem::new(Kind::WrongType, Some(entry.key_span), message);
+                ledger.report(problem.help("write the name in quotes: `\"client.rack\" = \"a\"`"));
+                good = false;
+                continue;
+            }
+            let managed = |(name, _): &&(&str, &str)| {
+                let below = name.ends_with(['.', '_']) && entry.key.starts_with(name);
+                *name == entry.key || below
+            };
+            if let Some((_, why)) = MANAGED.iter().find(managed) {
+                let message = format!(
+                    "{} is managed by the bridge",
+                    ledger.quoted(&entry.key_span, entry.key)
+                );
+                let problem = Problem::new(Kind::Impossible, Some(entry.key_span), message);
+                ledger.report(problem.help(*why));
+                good = false;
+                continue;
+            }
+            let value = match entry.value.get_ref() {
+                DeValue::Boolean(value) => Some(value.to_string()),
+                DeValue::Integer(number) if number.radix() == 10 => {
+                    Some(number.as_str().to_owned())
+                }
+                DeValue::String(text) => Some(text.clone().into_owned()),
+                other => {
+                    let wanted = "a string, a whole number or `true` or `false`";
+                    ledger.wrong_type(entry.key, entry.value.span(), wanted, other);
+                    None
+                }
+            };
+            match value {
+                Some(value) => {
+                    let value = (entry.key.to_owned(), value);
+                    all.push(Located { value, span: entry.value.span() });
+                }
+                None => good = false,
+            }
+        }
+        good.then_some(all)
+    })
+}

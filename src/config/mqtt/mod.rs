@@ -1,0 +1,373 @@
+//! The keys of a source with `type = "mqtt"`.
+
+mod filter;
+mod overlap;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::Secret;
+use super::common::{Common, Tls, TlsChoice};
+use super::endpoint::is_loopback;
+use super::reader::{
+    Field, Kind, Ledger, Located, Problem, Reported, Setting, Table, Text, show_duration, show_size,
+};
+use filter::{FILTERS, Filter, LONGEST_STRING, filters, overlapping, qos};
+pub use filter::{Qos, Subscription};
+pub use overlap::FilterTree;
+
+/// `type = "mqtt"`.
+#[derive(Clone, Debug)]
+pub struct MqttConfig {
+    /// Host name or address of the broker.
+    pub host: String,
+    /// Its port: the URL's, else 1883, or 8883 with TLS.
+    pub port: u16,
+    /// How to secure the connection, if at all.
+    pub tls: Option<Tls>,
+    /// The protocol.
+    pub version: MqttVersion,
+    /// Who we are to the broker; the session hangs on it. Empty, with `qos` 0 only: the broker chooses
+    /// a name, and `session_expiry` is 0.
+    pub client_id: String,
+    /// What to take.
+    pub subscriptions: Vec<Subscription>,
+    /// How long the broker keeps the session without us; whole seconds.
+    pub session_expiry: Duration,
+    /// The longest silence on the connection.
+    pub keep_alive: Duration,
+    /// The largest packet taken, in bytes.
+    pub max_packet_size: u32,
+    /// The user's name.
+    pub username: Option<String>,
+    /// The user's password.
+    pub password: Option<Secret>,
+}
+
+/// The MQTT protocol's version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// 3.1.1.
+    V3,
+    /// 5.
+    V5,
+}
+
+/// The settings, and where in the file those are that others are checked against.
+pub(super) struct Read {
+    pub(super) config: MqttConfig,
+    pub(super) client_id: Option<Range<usize>>,
+    pub(super) filters: Vec<Range<usize>>,
+}
+
+struct Broker {
+    host: String,
+    port: Option<u16>,
+    secure: bool,
+}
+
+const SESSION_EXPIRY: Duration = Duration::from_hours(24);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const MAX_PACKET_SIZE: u64 = 300_000;
+/// The largest packet MQTT knows: a remaining length of 268,435,455 and its header.
+const LARGEST_PACKET: u64 = 268_435_460;
+
+/// Reads what only MQTT sources have.
+pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Read> {
+    let ledger = table.ledger;
+    let broker = table.filled("url").then(|text| broker(ledger, &text));
+    let broker = table.require("url", broker, "the broker: `url = \"mqtts://broker.example\"`");
+    let tls = broker.as_ref().map(|broker| tls(table, broker, &common.tls));
+    let version = version(table).or(MqttVersion::V5);
+    let qos = qos(table, "qos");
+    let qos_known = !matches!(qos, Field::Bad);
+    let qos = qos.or(Qos::AtLeastOnce);
+    let filters = filters(table);
+    let filters = table.require("subscriptions", filters, FILTERS);
+    if let (Some(version), Some(filters)) = (&version, &filters)
+        && version.value == MqttVersion::V3
+    {
+        overlapping(ledger, &filters.value);
+    }
+    let keeps = qos.as_ref().is_none_or(|qos| qos.value == Qos::AtLeastOnce);
+    let subscriptions: Option<Vec<_>> = filters.as_ref().zip(qos).map(|(filters, qos)| {
+        let subscription = |filter: &Filter| Subscription {
+            filter: filter.text.clone(),
+            qos: filter.qos.unwrap_or(qos.value),
+        };
+        filters.value.iter().map(subscription).collect()
+    });
+    let held = subscriptions
+        .as_ref()
+        .is_some_and(|all| all.iter().any(|each| each.qos == Qos::AtLeastOnce));
+
+    let client_id = mqtt_string(table, "client_id").optional();
+    // Of filters that can't be read the source's own quality of service tells.
+    let keeps = if subscriptions.is_some() { held } else { qos_known && keeps };
+    if keeps && matches!(client_id, Ok(None)) {
+        let missing: Field<()> = Field::Absent;
+        let hint = "the broker keeps what was not acknowledged under this name: \
+                    `client_id = \"appsync-bridge\"`";
+        table.require("client_id", missing, hint);
+    }
+    let expiry = seconds(table, "session_expiry", 0..=u64::from(u32::MAX)).or(SESSION_EXPIRY);
+    let keep_alive = seconds(table, "keep_alive", 1..=65_535).or(KEEP_ALIVE);
+    if let (Some(expiry), Some(keep_alive)) = (&expiry, &keep_alive) {
+        session(table, expiry, keep_alive, held);
+    }
+    let packet = packet_size(table, common);
+    let username = mqtt_string(table, "username").optional();
+    let password = table.secret("password").optional();
+    if let (Ok(Some(password)), Some(Ok(tls)), Some(broker)) = (&password, &tls, &broker) {
+        let plaintext = common.plaintext.as_ref().is_none_or(|setting| setting.value);
+        if tls.is_none() && !plaintext && !is_loopback(&broker.value.host) {
+            let message = "the password would cross the network as plain text";
+            let problem = Problem::new(Kind::Unsafe, Some(password.span.clone()), message)
+                .also(broker.span.clone(), "not encrypted, and not loopback")
+                .help("write `mqtts://`; to send it all the same, `dangerously_plaintext = true`");
+            ledger.report(problem);
+        }
+    }
+    if let (Ok(Some(password)), Ok(None), Some(version)) = (&password, &username, &version)
+        && version.value == MqttVersion::V3
+    {
+        let message = "MQTT 3.1.1 sends no password without a user's name";
+        let problem = Problem::new(Kind::Impossible, Some(password.span.clone()), message);
+        ledger.report(problem.help("add `username`, or use `version = 5`"));
+    }
+
+    if !qos_known {
+        return None;
+    }
+    let (broker, tls, client_id) = (broker?.value, tls?.ok()?, client_id.ok()?);
+    let port = broker.port.unwrap_or(if tls.is_some() { 8883 } else { 1883 });
+    // The broker keeps nothing under a name that it makes up for each connection.
+    let session_expiry = if client_id.is_some() { expiry?.value } else { Duration::ZERO };
+    Some(Read {
+        filters: filters?.value.into_iter().map(|filter| filter.span).collect(),
+        client_id: client_id.as_ref().map(|id| id.span.clone()),
+        config: MqttConfig {
+            host: broker.host,
+            port,
+            tls,
+            version: version?.value,
+            client_id: client_id.map(|id| id.value).unwrap_or_default(),
+            subscriptions: subscriptions?,
+            session_expiry,
+            keep_alive: keep_alive?.value,
+            max_packet_size: packet?,
+            username: username.ok()?.map(|name| name.value),
+            password: password.ok()?.map(|password| password.value),
+        },
+    })
+}
+
+fn broker(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Broker> {
+    let refuse = |kind, problem: &str, hint: &str| {
+        let subject = match text.value.variable {
+            Some(_) => text.value.shown(),
+            None => "`url`".to_owned(),
+        };
+        let problem = Problem::new(kind, Some(text.span.clone()), format!("{subject} {problem}"));
+        ledger.report(problem.help(hint));
+        None
+    };
+    let form = "write `mqtt://HOST`, `mqtts://HOST` or `mqtts://HOST:PORT`";
+    let Some((scheme, rest)) = text.value.value.split_once("://") else {
+        return refuse(Kind::BadValue, "is not a URL", form);
+    };
+    let secure = match scheme.to_ascii_lowercase().as_str() {
+        "mqtt" => false,
+        "mqtts" => true,
+        "ws" | "wss" => {
+            let hint = "this version speaks `mqtt://` and `mqtts://`";
+            return refuse(
+                Kind::NotInThisVersion,
+                "is over WebSocket, which is not in this version",
+                hint,
+            );
+        }
+        "tcp" => {
+            return refuse(
+                Kind::BadValue,
+                "is not an MQTT URL",
+                "`tcp://` is written `mqtt://` here",
+            );
+        }
+        "ssl" | "tls" => {
+            let hint = "`ssl://` and `tls://` are written `mqtts://` here";
+            return refuse(Kind::BadValue, "is not an MQTT URL", hint);
+        }
+        _ => return refuse(Kind::BadValue, "is not an MQTT URL", form),
+    };
+    if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
+        let hint = "write `username` and `password = { env = \"NAME\" }`; a URL ends up in logs";
+        return refuse(Kind::Unsafe, "holds user info (`user:password@`)", hint);
+    }
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    let parsed = authority.parse::<http::uri::Authority>();
+    let Ok(parsed) = parsed else { return refuse(Kind::BadValue, "is not a URL", form) };
+    let host = parsed.host().trim_start_matches('[').trim_end_matches(']');
+    let port = authority.rsplit_once(':').filter(|(before, _)| before.len() >= parsed.host().len());
+    let port = match port.map(|(_, port)| port.parse::<u16>()) {
+        None => None,
+        Some(Ok(port)) if port > 0 => Some(port),
+        Some(_) => return refuse(Kind::BadValue, "has no usable port", "a port is 1 to 65535"),
+    };
+    if host.is_empty() {
+        return refuse(Kind::BadValue, "names no host", form);
+    }
+    Some(Broker { host: host.to_owned(), port, secure })
+}
+
+/// `None` where the two contradict one another or could not be read.
+fn tls(
+    table: &Table<'_>,
+    broker: &Located<Broker>,
+    choice: &Field<TlsChoice>,
+) -> Result<Option<Tls>, Reported> {
+    match choice {
+        Field::Bad => Err(Reported),
+        Field::Absent => Ok(broker.value.secure.then(Tls::default)),
+        Field::Good(Located { value: TlsChoice::On(tls), .. }) => Ok(Some(tls.clone())),
+        Field::Good(Located { value: TlsChoice::Off, span }) => {
+            if broker.value.secure {
+                let message = "`tls` is false, but `url` is `mqtts://`";
+                let problem = Problem::new(Kind::Impossible, Some(span.clone()), message)
+                    .also(broker.span.clone(), "encrypted")
+                    .help("leave `tls` away: the URL says it");
+                table.ledger.report(problem);
+                return Err(Reported);
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn version(table: &mut Table<'_>) -> Field<MqttVersion> {
+    let ledger = table.ledger;
+    table.integer("version", 0..=u32::MAX).then(|number| match number.value {
+        5 => Some(MqttVersion::V5),
+        3 => Some(MqttVersion::V3),
+        _ => {
+            let message = "`version` is 5 or 3";
+            let hint = "`version = 3` is MQTT 3.1.1";
+            ledger.report(Problem::new(Kind::BadValue, Some(number.span), message).help(hint));
+            None
+        }
+    })
+}
+
+/// A string that MQTT can carry: not empty, not too long, without control characters.
+fn mqtt_string(table: &mut Table<'_>, key: &'static str) -> Field<String> {
+    let ledger = table.ledger;
+    table.filled(key).then(|text| {
+        let Located { value: text, span } = text;
+        let problem = if text.value.len() > LONGEST_STRING {
+            "is longer than 65,535 bytes"
+        } else if text.value.contains(char::is_control) {
+            "holds a control character"
+        } else {
+            return Some(text.value);
+        };
+        let message = format!("`{key}` {problem}");
+        ledger.report(Problem::new(Kind::BadValue, Some(span), message));
+        None
+    })
+}
+
+fn seconds(
+    table: &mut Table<'_>,
+    key: &'static str,
+    range: std::ops::RangeInclusive<u64>,
+) -> Field<Duration> {
+    let ledger = table.ledger;
+    table.duration(key).then(|duration| {
+        let refuse = |message: String| {
+            let place = Some(duration.span.clone());
+            let hint = format!("it is `\"{}s\"` to `\"{}s\"`", range.start(), range.end());
+            ledger.report(Problem::new(Kind::BadValue, place, message).help(hint));
+            None
+        };
+        if duration.value.subsec_nanos() != 0 {
+            return refuse(format!("`{key}` has parts of a second, which MQTT can't say"));
+        }
+        if !range.contains(&duration.value.as_secs()) {
+            return refuse(format!("`{key}` is beyond what MQTT can say"));
+        }
+        Some(duration.value)
+    })
+}
+
+fn session(
+    table: &Table<'_>,
+    expiry: &Setting<Duration>,
+    keep_alive: &Setting<Duration>,
+    held: bool,
+) {
+    let ledger = table.ledger;
+    let place = expiry.span.clone().or(keep_alive.span.clone());
+    if expiry.value.is_zero() {
+        if held {
+            let message = "`session_expiry` is 0s, but `qos` is 1: \
+                           what is not acknowledged would be lost with the connection";
+            let hint = "at least once needs a session that outlives the connection: \
+                        `session_expiry` > 0, or `qos = 0` where losses are meant";
+            ledger.report(Problem::new(Kind::Impossible, place, message).help(hint));
+        }
+        return;
+    }
+    if keep_alive.value < expiry.value {
+        return;
+    }
+    let default = |setting: &Setting<_>| if setting.span.is_none() { " (the default)" } else { "" };
+    let message = format!(
+        "`keep_alive` is {}{}, but `session_expiry` is {}{}",
+        show_duration(keep_alive.value),
+        default(keep_alive),
+        show_duration(expiry.value),
+        default(expiry),
+    );
+    let mut problem = Problem::new(Kind::Impossible, place, message).help(
+        "`keep_alive` < `session_expiry`: else a session ends before its silent connection is noticed",
+    );
+    if let (Some(_), Some(keep_alive)) = (&expiry.span, &keep_alive.span) {
+        problem = problem.also(keep_alive.clone(), "silence is noticed after this");
+    }
+    ledger.report(problem);
+}
+
+fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<u32> {
+    let ledger = table.ledger;
+    let packet = table.size("max_packet_size").then(|size| {
+        if (1..=LARGEST_PACKET).contains(&size.value) {
+            return Some(size.value);
+        }
+        let message = "`max_packet_size` is beyond what MQTT can say";
+        let hint = format!("it is 1B to {}", show_size(LARGEST_PACKET));
+        ledger.report(Problem::new(Kind::BadValue, Some(size.span), message).help(hint));
+        None
+    });
+    let packet = packet.or(MAX_PACKET_SIZE)?;
+    if let Some(bytes) = &common.bytes
+        && packet.value > bytes.value
+    {
+        let default = |span: &Option<_>| if span.is_none() { " (the default)" } else { "" };
+        let message = format!(
+            "`max_packet_size` is {}{}, but `max_in_flight_bytes` is {}{}",
+            show_size(packet.value),
+            default(&packet.span),
+            show_size(bytes.value),
+            default(&bytes.span),
+        );
+        let place = packet.span.clone().or(bytes.span.clone());
+        let mut problem = Problem::new(Kind::Impossible, place, message).help(
+            "`max_packet_size` <= `max_in_flight_bytes`: else there are messages that are never taken",
+        );
+        if let (Some(_), Some(bytes)) = (&packet.span, &bytes.span) {
+            problem = problem.also(bytes.clone(), "room for this much");
+        }
+        ledger.report(problem);
+    }
+    u32::try_from(packet.value).ok()
+}

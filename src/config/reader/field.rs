@@ -1,0 +1,216 @@
+//! Keys by the type of their values: strings, numbers, durations, choices.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::ledger::Text;
+use super::problem::{Kind, Problem, betrays, listed, looks_secret};
+use super::table::{Field, Located, Table};
+use super::{synonyms, value};
+use crate::config::environment::NoText;
+
+impl<'a> Table<'a> {
+    /// A string.
+    pub(in crate::config) fn string(&mut self, key: &'static str) -> Field<Text> {
+        self.field(key, |ledger, entry| ledger.string(key, entry.value).map(|text| text.value))
+    }
+
+    /// A string that must not be empty.
+    pub(in crate::config) fn filled(&mut self, key: &'static str) -> Field<Text> {
+        self.field(key, |ledger, entry| {
+            let text = ledger.string(key, entry.value)?;
+            if text.value.value.is_empty() {
+                let message = match &text.value.variable {
+                    Some(_) => format!("`{key}` is empty: {} is", text.value.shown()),
+                    None => format!("`{key}` is empty"),
+                };
+                ledger.report(Problem::new(Kind::BadValue, Some(text.span), message));
+                return None;
+            }
+            Some(text.value)
+        })
+    }
+
+    /// A whole number within `range`.
+    pub(in crate::config) fn integer(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u32>,
+    ) -> Field<u32> {
+        self.field(key, |ledger, entry| {
+            let span = entry.value.span();
+            let DeValue::Integer(number) = entry.value.get_ref() else {
+                ledger.wrong_type(key, span, "a whole number", entry.value.get_ref());
+                return None;
+            };
+            let number = u32::from_str_radix(number.as_str(), number.radix()).ok();
+            let number = number.filter(|number| range.contains(number));
+            if number.is_none() {
+                let message =
+                    format!("`{key}` is a number from {} to {}", range.start(), range.end());
+                ledger.report(Problem::new(Kind::BadValue, Some(span), message));
+            }
+            number
+        })
+    }
+
+    /// `true` or `false`.
+    pub(in crate::config) fn boolean(&mut self, key: &'static str) -> Field<bool> {
+        self.field(key, |ledger, entry| match entry.value.get_ref() {
+            DeValue::Boolean(value) => Some(*value),
+            other => {
+                ledger.wrong_type(key, entry.value.span(), "`true` or `false`", other);
+                None
+            }
+        })
+    }
+
+    /// A duration.
+    pub(in crate::config) fn duration(&mut self, key: &'static str) -> Field<Duration> {
+        self.scaled(key, "a duration", value::DURATION, value::duration)
+    }
+
+    /// A size in bytes.
+    pub(in crate::config) fn size(&mut self, key: &'static str) -> Field<u64> {
+        self.scaled(key, "a size", value::SIZE, value::size)
+    }
+
+    fn scaled<T>(
+        &mut self,
+        key: &'static str,
+        what: &str,
+        form: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Field<T> {
+        self.field(key, |ledger, entry| {
+            if matches!(entry.value.get_ref(), DeValue::Integer(_) | DeValue::Float(_)) {
+                ledger.wrong_type(key, entry.value.span(), what, entry.value.get_ref());
+                return None;
+            }
+            let text = ledger.string(key, entry.value)?;
+            let parsed = parse(&text.value.value);
+            if parsed.is_none() {
+                let message = format!("{} is not {what}", text.value.shown());
+                ledger.report(Problem::new(Kind::BadValue, Some(text.span), message).help(form));
+            }
+            parsed
+        })
+    }
+
+    /// One of the words of `options`; those of `later` are for a later version.
+    pub(in crate::config) fn choice<T: Copy>(
+        &mut self,
+        key: &'static str,
+        options: &[(&str, T)],
+        later: &[&str],
+    ) -> Field<T> {
+        let section = self.section;
+        self.field(key, |ledger, entry| {
+            let Located { value: text, span } = ledger.string(key, entry.value)?;
+            if let Some((_, value)) = options.iter().find(|(word, _)| *word == text.value) {
+                return Some(*value);
+            }
+            let words: Vec<_> = options.iter().map(|(word, _)| *word).collect();
+            let problem = if later.contains(&text.value.as_str()) {
+                let message = format!("`{key} = \"{}\"` is not in this version", text.value);
+                Problem::new(Kind::NotInThisVersion, Some(span), message)
+                    .help(format!("this version knows {}", listed(&words, "and")))
+            } else {
+                let message = format!("`{key}` can't be {}", text.shown());
+                let problem = Problem::new(Kind::BadValue, Some(span), message);
+                match synonyms::meant(section, &text.value, &words)
+                    .filter(|_| text.variable.is_none())
+                {
+                    Some(word) => problem.help(format!("did you mean `{word}`?")),
+                    None => problem.help(format!("it is {}", listed(&words, "or"))),
+                }
+            };
+            ledger.report(problem);
+            None
+        })
+    }
+
+    /// A string or a list of strings, at least one.
+    pub(in crate::config) fn strings(&mut self, key: &'static str) -> Field<Vec<Located<Text>>> {
+        self.field(key, |ledger, entry| {
+            let DeValue::Array(array) = entry.value.get_ref() else {
+                if matches!(entry.value.get_ref(), DeValue::String(_) | DeValue::Table(_)) {
+                    return ledger.string(key, entry.value).map(|text| vec![text]);
+                }
+                let wanted = "a string or a list of strings";
+                ledger.wrong_type(key, entry.value.span(), wanted, entry.value.get_ref());
+                return None;
+            };
+            if array.is_empty() {
+                let message = format!("`{key}` is an empty list");
+                ledger.report(Problem::new(Kind::BadValue, Some(entry.value.span()), message));
+                return None;
+            }
+            // All are read before one that is bad spoils the list, so that all are reported.
+            let texts: Vec<_> = array.iter().map(|item| ledger.string(key, item)).collect();
+            texts.into_iter().collect()
+        })
+    }
+
+    /// An inner table.
+    pub(in crate::config) fn table(
+        &mut self,
+        key: &'static str,
+        section: &'static str,
+    ) -> Field<Table<'a>> {
+        self.field(key, |ledger, entry| match entry.value.get_ref() {
+            DeValue::Table(table) => {
+                Some(Table::new(ledger, section, format!("`{key}`"), entry.value.span(), table))
+            }
+            other => {
+                ledger.wrong_type(key, entry.value.span(), "a table", other);
+                None
+            }
+        })
+    }
+
+    /// The string that a table `{ env = …, default = … }` stands for.
+    pub(in crate::config) fn variable(&mut self, key: &str) -> Option<Text> {
+        let name = self.take("env")?;
+        let default = self.take("default");
+        let DeValue::String(name_text) = name.value.get_ref() else {
+            self.ledger.wrong_type("env", name.value.span(), "a string", name.value.get_ref());
+            return None;
+        };
+        let default =
+            match default.map(|entry| entry.value).map(|value| (value.span(), value.get_ref())) {
+                None => None,
+                Some((span, DeValue::String(text))) => {
+                    let hidden = self.ledger.hides(&span);
+                    Some(Text { value: text.clone().into_owned(), variable: None, hidden })
+                }
+                Some((span, other)) => {
+                    self.ledger.wrong_type("default", span, "a string", other);
+                    return None;
+                }
+            };
+        let shown = self.ledger.quoted(&name.value.span(), &format!("${name_text}"));
+        let why = match self.ledger.environment.text(name_text) {
+            Ok(value) => {
+                let hidden = betrays(value);
+                return Some(Text { value: value.to_owned(), variable: Some(shown), hidden });
+            }
+            Err(NoText::Unset) => match default {
+                Some(text) => return Some(text),
+                None => "is not set",
+            },
+            Err(NoText::NotUtf8) => "is not UTF-8",
+        };
+        let message = format!("`{key}` is to come from {shown}, which {why}");
+        let problem = Problem::new(Kind::Unresolved, Some(self.span.clone()), message);
+        let hint = if looks_secret(key) || self.ledger.hides(&name.value.span()) {
+            "set it where the bridge is started".to_owned()
+        } else {
+            format!("set it, or write `{{ env = {name_text:?}, default = \"…\" }}`")
+        };
+        self.ledger.report(problem.help(hint));
+        None
+    }
+}

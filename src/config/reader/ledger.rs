@@ -1,0 +1,191 @@
+//! What one run of the loader has found so far, and what it reads values with.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::broken::Broken;
+use super::problem::{COVER, Kind, Masked, Problem, quoted};
+use super::table::{Located, Table};
+use super::value;
+use crate::config::environment::Environment;
+use crate::config::log_format::LogFormat;
+
+/// What one run of the loader knows and has found so far.
+pub(in crate::config) struct Ledger<'a> {
+    /// The file.
+    pub(in crate::config) text: &'a str,
+    /// Where variables are looked up.
+    pub(in crate::config) environment: &'a Environment,
+    pub(in crate::config) broken: Broken<'a>,
+    /// How log lines are to look, whatever is wrong elsewhere.
+    pub(in crate::config) log_format: Cell<Option<LogFormat>>,
+    masked: &'a Masked,
+    found: RefCell<Vec<Problem>>,
+}
+
+/// A string, as written or from the environment.
+#[derive(Clone, Debug)]
+pub(in crate::config) struct Text {
+    pub(in crate::config) value: String,
+    /// The variable it came from, as an error shows it.
+    pub(in crate::config) variable: Option<String>,
+    /// It may be a secret.
+    pub(in crate::config) hidden: bool,
+}
+
+impl<'a> Ledger<'a> {
+    /// Starts with what is wrong with the syntax.
+    pub(in crate::config) fn new(
+        text: &'a str,
+        masked: &'a Masked,
+        environment: &'a Environment,
+        found: Vec<Problem>,
+        broken: Vec<Range<usize>>,
+    ) -> Self {
+        let broken = Broken::new(text, broken);
+        let (log_format, found) = (Cell::default(), RefCell::new(found));
+        Self { text, environment, broken, log_format, masked, found }
+    }
+
+    /// Adds a problem or a warning.
+    pub(in crate::config) fn report(&self, problem: Problem) {
+        self.found.borrow_mut().push(problem);
+    }
+
+    /// Whether something of these bytes is never shown.
+    pub(in crate::config) fn hides(&self, span: &Range<usize>) -> bool {
+        self.masked.hides(span)
+    }
+
+    /// What was written at `span`, as an error shows it: as its line does.
+    pub(in crate::config) fn quoted(&self, span: &Range<usize>, text: &str) -> String {
+        if self.hides(span) { format!("`{COVER}`") } else { quoted(text) }
+    }
+
+    /// Whether a statement with broken syntax within `extent` names `word`: what it would have said
+    /// is unknown, so nothing is missing.
+    pub(in crate::config) fn lost(&self, word: &str, extent: &Range<usize>) -> bool {
+        self.broken.names(word, extent)
+    }
+
+    /// As [`lost`](Self::lost), anywhere.
+    pub(in crate::config) fn lost_anywhere(&self, word: &str) -> bool {
+        self.lost(word, &(0..self.text.len() + 1))
+    }
+
+    /// How many real problems there are by now.
+    pub(in crate::config) fn errors(&self) -> usize {
+        self.found.borrow().iter().filter(|problem| problem.kind() != Kind::Warning).count()
+    }
+
+    /// Everything found.
+    pub(in crate::config) fn close(self) -> Vec<Problem> {
+        self.found.into_inner()
+    }
+
+    /// The bytes of the file that `within` (bytes of the string written at `span`) stands for; all
+    /// of `span` where escapes make the two differ.
+    pub(in crate::config) fn inside(
+        &self,
+        span: &Range<usize>,
+        text: &Text,
+        within: Range<usize>,
+    ) -> Range<usize> {
+        let written = self.text.get(span.clone()).unwrap_or_default();
+        let start = written.find(text.value.as_str()).filter(|_| text.variable.is_none());
+        match start {
+            Some(start) if within.end <= text.value.len() => {
+                span.start + start + within.start..span.start + start + within.end
+            }
+            _ => span.clone(),
+        }
+    }
+
+    /// Reads a string, `{ env = … }` included; what is wrong is reported.
+    pub(in crate::config) fn string(
+        &'a self,
+        key: &str,
+        value: &'a Spanned<DeValue<'a>>,
+    ) -> Option<Located<Text>> {
+        let span = value.span();
+        match value.get_ref() {
+            DeValue::String(text) => {
+                let hidden = self.hides(&span);
+                let text = Text { value: text.clone().into_owned(), variable: None, hidden };
+                Some(Located { value: text, span })
+            }
+            DeValue::Table(table) if table.contains_key("env") => {
+                let mut table = Table::new(self, "env", format!("`{key}`"), span.clone(), table);
+                let text = table.variable(key);
+                table.finish();
+                text.map(|value| Located { value, span })
+            }
+            other => {
+                self.wrong_type(key, span, "a string", other);
+                None
+            }
+        }
+    }
+
+    /// Reports a value of the wrong type.
+    pub(in crate::config) fn wrong_type(
+        &self,
+        key: &str,
+        span: Range<usize>,
+        wanted: &str,
+        found: &DeValue<'_>,
+    ) {
+        let hint = match (found, wanted) {
+            (DeValue::Integer(_) | DeValue::Float(_), "a duration") => Some(value::DURATION),
+            (DeValue::Integer(_) | DeValue::Float(_), "a size") => Some(value::SIZE),
+            (DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_), wanted)
+                if wanted.starts_with("a string") =>
+            {
+                Some("write it in quotes: `\"…\"`")
+            }
+            (DeValue::String(text), "a whole number") if text.parse::<u64>().is_ok() => {
+                Some("write it without quotes")
+            }
+            (DeValue::String(_), "a table") if key == "auth" => Some(
+                "write `auth = { type = \"iam\" }`, or `{ type = \"api-key\", key = { env = \"NAME\" } }`",
+            ),
+            (DeValue::String(_), wanted) if wanted.contains("`true`") => {
+                Some("write `true` or `false` without quotes")
+            }
+            _ => None,
+        };
+        let message = format!("{} takes {wanted}, not {}", quoted(key), type_of(found));
+        self.report(Problem::new(Kind::WrongType, Some(span), message).maybe_help(hint));
+    }
+}
+
+impl Text {
+    /// Whether an error may quote it: what comes from the environment may be a secret, and stays there.
+    pub(in crate::config) fn is_shown(&self) -> bool {
+        self.variable.is_none() && !self.hidden
+    }
+
+    /// As an error shows it. What comes from the environment may be a secret and stays there.
+    pub(in crate::config) fn shown(&self) -> String {
+        match &self.variable {
+            Some(variable) => format!("the value of {variable}"),
+            None if self.hidden => format!("`{COVER}`"),
+            None => quoted(&self.value),
+        }
+    }
+}
+
+fn type_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,22 @@
+//! How a configuration is read: its syntax, its tables key by key, and every mistake with its place.
+//!
+//! Nothing here knows what a key means; that is said by whoever reads a [`Table`].
+
+mod broken;
+mod field;
+mod ledger;
+pub(super) mod names;
+mod problem;
+pub(super) mod secret_ref;
+pub(super) mod synonyms;
+mod syntax;
+mod table;
+mod value;
+
+pub(super) use ledger::{Ledger, Text};
+pub(super) use names::Names;
+pub use problem::{Kind, Problem, Problems, Told};
+pub(super) use problem::{Masked, listed, quoted};
+pub(super) use syntax::Repaired;
+pub(super) use table::{Field, Located, Reported, Setting, Table};
+pub(super) use value::{show_duration, show_size};

@@ -1,0 +1,166 @@
+//! How a secret is written in the file: `{ env = … }`, `{ file = … }`, `{ credential = … }`, or plain
+//! text with a warning.
+
+use std::ops::Range;
+use std::path::Path;
+
+use toml::de::DeValue;
+
+use super::ledger::{Ledger, Text};
+use super::problem::{Kind, Problem};
+use super::table::{Field, Located, Table};
+use crate::config::secret::{self, Secret, Unreadable};
+
+const FORMS: &str = "`{ env = \"NAME\" }`, `{ file = \"/path\" }` or `{ credential = \"name\" }`";
+
+impl Table<'_> {
+    /// A secret: a reference, or plain text with a warning.
+    pub(in crate::config) fn secret(&mut self, key: &'static str) -> Field<Secret> {
+        self.field(key, |ledger, entry| {
+            let span = entry.value.span();
+            let DeValue::Table(table) = entry.value.get_ref() else {
+                let DeValue::String(text) = entry.value.get_ref() else {
+                    let wanted = "a string or a reference to a secret";
+                    ledger.wrong_type(key, span, wanted, entry.value.get_ref());
+                    return None;
+                };
+                if !text.is_empty() {
+                    let message = format!("`{key}` is in plain text");
+                    let warning = Problem::new(Kind::Warning, Some(span.clone()), message);
+                    ledger.report(warning.help(format!("keep it elsewhere: {FORMS}")));
+                }
+                return filled(ledger, key, &span, "", text.clone().into_owned());
+            };
+            if let Some((_, default)) = table.iter().find(|(key, _)| key.get_ref() == "default") {
+                let message = format!("the default of `{key}` is in plain text");
+                let warning = Problem::new(Kind::Warning, Some(default.span()), message);
+                ledger
+                    .report(warning.help("leave it away, so that a variable not set is an error"));
+            }
+            if table.contains_key("env") {
+                let Located { value: text, span } = ledger.string(key, entry.value)?;
+                let from = text.variable.unwrap_or_default();
+                return filled(ledger, key, &span, &from, text.value);
+            }
+            let mut table = Table::new(ledger, "secret", format!("`{key}`"), span.clone(), table);
+            let file = table.filled("file").optional();
+            let credential = table.filled("credential").optional();
+            // Only to be named among the keys that are known here.
+            let _ = table.take("env");
+            table.finish();
+            match (file.ok()?, credential.ok()?) {
+                (Some(path), None) => {
+                    let shown = path.value.shown();
+                    read(ledger, key, &span, &shown, Path::new(&path.value.value), true)
+                }
+                (None, Some(name)) => from_credential(ledger, key, &span, &name.value),
+                (Some(_), Some(_)) => {
+                    let message = format!("`{key}` names two places for one secret");
+                    ledger.report(Problem::new(Kind::BadValue, Some(span), message));
+                    None
+                }
+                // With other keys in it, those have been reported.
+                (None, None)
+                    if !entry.value.get_ref().as_table().is_some_and(toml::map::Map::is_empty) =>
+                {
+                    None
+                }
+                (None, None) => {
+                    let message = format!("`{key}` names no place for its secret");
+                    let problem = Problem::new(Kind::MissingKey, Some(span), message);
+                    ledger.report(problem.help(format!("write {FORMS}")));
+                    None
+                }
+            }
+        })
+    }
+}
+
+fn from_credential(
+    ledger: &Ledger<'_>,
+    key: &str,
+    span: &Range<usize>,
+    text: &Text,
+) -> Option<Secret> {
+    let (name, shown) = (text.value.as_str(), text.shown());
+    let refuse = |message: String, hint: String| {
+        ledger.report(Problem::new(Kind::Unresolved, Some(span.clone()), message).help(hint));
+        None
+    };
+    if name.contains('/') || name.starts_with('.') {
+        let message = format!("{shown} is not the name of a credential");
+        return refuse(message, "a path is written `{ file = \"/path\" }`".to_owned());
+    }
+    let Some(directory) = ledger.environment.directory("CREDENTIALS_DIRECTORY") else {
+        let message =
+            format!("`{key}` is the credential {shown}, but `$CREDENTIALS_DIRECTORY` is not set");
+        let name = shown.trim_matches('`');
+        let hint = format!(
+            "systemd sets it for a unit with `LoadCredential={name}:/path`; outside of the unit, set it \
+             to a directory that holds such a file"
+        );
+        return refuse(message, hint);
+    };
+    read(ledger, key, span, &format!("the credential {shown}"), &directory.join(name), false)
+}
+
+/// Reads a secret's file; what is wrong with it is reported.
+fn read(
+    ledger: &Ledger<'_>,
+    key: &str,
+    span: &Range<usize>,
+    shown: &str,
+    path: &Path,
+    warn: bool,
+) -> Option<Secret> {
+    let refuse = |why: &str, hint: &str| {
+        let message = format!("`{key}` is to come from {shown}, which {why}");
+        let problem = Problem::new(Kind::Unresolved, Some(span.clone()), message);
+        ledger.report(if hint.is_empty() { problem } else { problem.help(hint) });
+        None
+    };
+    let nothing_else = "the file holds the secret and nothing else";
+    match secret::read(path) {
+        Ok(content) => {
+            if content.open_to_others && warn {
+                let message = format!("{shown} holds `{key}` and others can read it");
+                let warning = Problem::new(Kind::Warning, Some(span.clone()), message);
+                ledger.report(warning.help(format!("chmod 600 {}", shown.trim_matches('`'))));
+            }
+            Some(Secret::of_file(content.text, path))
+        }
+        Err(error @ Unreadable::Missing) => {
+            refuse(&error.to_string(), "create it, readable by the bridge alone (`chmod 600`)")
+        }
+        Err(error @ Unreadable::NotRegular(_)) => refuse(
+            &error.to_string(),
+            "write the secret into a file, which is read again when it changes",
+        ),
+        Err(error @ Unreadable::Io(_)) => {
+            refuse(&error.to_string(), "the bridge's user needs to read it")
+        }
+        Err(error @ Unreadable::TooLarge) => refuse(&error.to_string(), nothing_else),
+        Err(error @ Unreadable::NotUtf8) => {
+            refuse(&error.to_string(), "the file holds the secret as text and nothing else")
+        }
+        Err(error @ Unreadable::Empty) => refuse(&error.to_string(), ""),
+    }
+}
+
+fn filled(
+    ledger: &Ledger<'_>,
+    key: &str,
+    span: &Range<usize>,
+    from: &str,
+    text: String,
+) -> Option<Secret> {
+    if !text.is_empty() {
+        return Some(Secret::new(text));
+    }
+    let message = match from {
+        "" => format!("`{key}` is empty"),
+        from => format!("`{key}` is to come from {from}, which is empty"),
+    };
+    ledger.report(Problem::new(Kind::Unresolved, Some(span.clone()), message));
+    None
+}

@@ -1,0 +1,251 @@
+//! Takes the keys out of a table one by one, and reports what is wrong with each and what is left.
+//!
+//! Nothing here stops at a problem: a reader says what it found and goes on, so that one run shows
+//! every mistake. A value that could not be read is [`Field::Bad`], which is no reason for a second
+//! report.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::ledger::Ledger;
+use super::problem::{Kind, Problem, listed};
+use super::{synonyms, syntax};
+
+/// A table whose keys are taken out.
+pub(in crate::config) struct Table<'a> {
+    pub(in crate::config) ledger: &'a Ledger<'a>,
+    /// What it is called in messages: `[api.main]`, `auth`.
+    pub(in crate::config) title: String,
+    /// Its header, or all of an inline table.
+    pub(in crate::config) span: Range<usize>,
+    pub(in crate::config) section: &'static str,
+    entries: Vec<Entry<'a>>,
+    asked: Vec<&'static str>,
+    missing: Vec<(&'static str, String)>,
+}
+
+/// A key with its value.
+pub(in crate::config) struct Entry<'a> {
+    pub(in crate::config) key: &'a str,
+    pub(in crate::config) key_span: Range<usize>,
+    pub(in crate::config) value: &'a Spanned<DeValue<'a>>,
+}
+
+/// What became of a key.
+pub(in crate::config) enum Field<T> {
+    /// It was not written.
+    Absent,
+    /// It was, and what is wrong with it has been reported.
+    Bad,
+    /// Its value.
+    Good(Located<T>),
+}
+
+/// It is bad, and what is wrong with it has been reported.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::config) struct Reported;
+
+/// A value and the bytes it was written in.
+#[derive(Clone, Debug)]
+pub(in crate::config) struct Located<T> {
+    pub(in crate::config) value: T,
+    pub(in crate::config) span: Range<usize>,
+}
+
+/// A value that was written, or the default.
+#[derive(Clone, Debug)]
+pub(in crate::config) struct Setting<T> {
+    pub(in crate::config) value: T,
+    /// `None`: the default.
+    pub(in crate::config) span: Option<Range<usize>>,
+}
+
+impl<'a> Table<'a> {
+    /// A table of the file; `section` says whose words are known in it.
+    pub(in crate::config) fn new(
+        ledger: &'a Ledger<'a>,
+        section: &'static str,
+        title: String,
+        span: Range<usize>,
+        table: &'a DeTable<'a>,
+    ) -> Self {
+        let entries = table.iter().map(|(key, value)| Entry {
+            key: key.get_ref().as_ref(),
+            key_span: key.span(),
+            value,
+        });
+        let mut entries: Vec<_> = entries.collect();
+        entries.sort_by_key(|entry| entry.key_span.start);
+        let (asked, missing) = (Vec::new(), Vec::new());
+        Self { ledger, title, span, section, entries, asked, missing }
+    }
+
+    /// From here on the words of another section are known.
+    pub(in crate::config) fn becomes(&mut self, section: &'static str) {
+        self.section = section;
+    }
+
+    /// What `type` says, right or wrong.
+    pub(in crate::config) fn type_word(&self) -> Option<&'a str> {
+        self.entries.iter().find(|entry| entry.key == "type")?.value.get_ref().as_str()
+    }
+
+    /// Whether a key that is still there was probably meant to be `word`.
+    pub(in crate::config) fn means(&self, word: &str) -> bool {
+        let meant = |entry: &Entry<'_>| synonyms::meant(self.section, entry.key, &self.asked);
+        self.entries.iter().any(|entry| meant(entry) == Some(word))
+    }
+
+    /// Takes a key out.
+    pub(in crate::config) fn take(&mut self, key: &'static str) -> Option<Entry<'a>> {
+        self.asked.push(key);
+        let at = self.entries.iter().position(|entry| entry.key == key)?;
+        let entry = self.entries.remove(at);
+        Some(entry)
+    }
+
+    /// Takes a key and reads it with `read`, which reports what is wrong.
+    pub(in crate::config) fn field<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&'a Ledger<'a>, &Entry<'a>) -> Option<T>,
+    ) -> Field<T> {
+        let Some(entry) = self.take(key) else {
+            let lost = !self.ledger.broken.is_empty() && self.ledger.lost(key, &self.extent());
+            return if lost { Field::Bad } else { Field::Absent };
+        };
+        if self.is_broken(&entry) {
+            return Field::Bad;
+        }
+        let span = entry.value.span();
+        read(self.ledger, &entry).map_or(Field::Bad, |value| Field::Good(Located { value, span }))
+    }
+
+    /// Notes that `key` has to be there, if it is not.
+    pub(in crate::config) fn require<T>(
+        &mut self,
+        key: &'static str,
+        field: Field<T>,
+        hint: impl Into<String>,
+    ) -> Option<Located<T>> {
+        match field {
+            Field::Good(located) => Some(located),
+            Field::Bad => None,
+            Field::Absent => {
+                self.missing.push((key, hint.into()));
+                None
+            }
+        }
+    }
+
+    /// Leaves what is left unread.
+    pub(in crate::config) fn ignore_rest(&mut self) {
+        self.entries.clear();
+        self.missing.clear();
+    }
+
+    /// Everything that is left, for a table whose keys are names.
+    pub(in crate::config) fn rest(&mut self) -> Vec<Entry<'a>> {
+        let entries = std::mem::take(&mut self.entries);
+        entries.into_iter().filter(|entry| !self.is_broken(entry)).collect()
+    }
+
+    /// Reports keys of a later version, unknown ones, and what is missing.
+    pub(in crate::config) fn finish(mut self) {
+        let later = synonyms::later(self.section);
+        let mut meant = Vec::new();
+        for entry in self.rest() {
+            let place = Some(entry.key_span.clone());
+            let key = self.ledger.quoted(&entry.key_span, entry.key);
+            let word = synonyms::meant(self.section, entry.key, &self.asked);
+            if later.contains(&entry.key) {
+                let message = format!("{key} is not in this version");
+                self.ledger.report(
+                    Problem::new(Kind::NotInThisVersion, place, message).help(
+                        "remove it: what a version can't do it refuses, rather than ignore it",
+                    ),
+                );
+                continue;
+            }
+            meant.extend(word);
+            let problem = Problem::new(Kind::UnknownKey, place, format!("unknown key {key}"));
+            let problem = if entry.key.chars().all(synonyms::is_blank) {
+                problem.help("nothing is in it that can be seen: remove the line")
+            } else if entry.key.contains(synonyms::is_blank) {
+                problem.help("a blank, or something else that can't be seen, is in it")
+            } else {
+                problem
+            };
+            self.ledger.report(match word {
+                Some(word) => problem.help(format!("did you mean `{word}`?")),
+                None => problem.help(self.known()),
+            });
+        }
+        for (key, hint) in &self.missing {
+            // A key that was misspelt is not missing, too.
+            if !meant.contains(key) {
+                let message = format!("{} has no `{key}`", self.title);
+                let place = Some(self.span.clone());
+                self.ledger
+                    .report(Problem::new(Kind::MissingKey, place, message).help(hint.clone()));
+            }
+        }
+    }
+
+    fn known(&self) -> String {
+        let mut known = self.asked.clone();
+        known.sort_unstable();
+        known.dedup();
+        format!("{} has {}", self.title, listed(&known, "and"))
+    }
+
+    /// The bytes in which the table's keys stand.
+    fn extent(&self) -> Range<usize> {
+        if self.ledger.text[self.span.start..].starts_with('{') {
+            return self.span.clone();
+        }
+        self.span.start..syntax::next_header(self.ledger.text, self.span.end)
+    }
+
+    fn is_broken(&self, entry: &Entry<'_>) -> bool {
+        let broken = &self.ledger.broken;
+        broken.holds(entry.key_span.start) || broken.holds(entry.value.span().start)
+    }
+}
+
+impl<T> Field<T> {
+    /// The value, or the default where nothing was written.
+    pub(in crate::config) fn or(self, default: T) -> Option<Setting<T>> {
+        match self {
+            Self::Absent => Some(Setting { value: default, span: None }),
+            Self::Bad => None,
+            Self::Good(located) => Some(Setting { value: located.value, span: Some(located.span) }),
+        }
+    }
+
+    /// `None` where nothing was written.
+    pub(in crate::config) fn optional(self) -> Result<Option<Located<T>>, Reported> {
+        match self {
+            Self::Absent => Ok(None),
+            Self::Bad => Err(Reported),
+            Self::Good(located) => Ok(Some(located)),
+        }
+    }
+
+    /// Turns the value into another, or reports why not.
+    pub(in crate::config) fn then<U>(
+        self,
+        check: impl FnOnce(Located<T>) -> Option<U>,
+    ) -> Field<U> {
+        match self {
+            Self::Absent => Field::Absent,
+            Self::Bad => Field::Bad,
+            Self::Good(located) => {
+                let span = located.span.clone();
+                check(located).map_or(Field::Bad, |value| Field::Good(Located { value, span }))
+            }
+        }
+    }
+}
