@@ -9,8 +9,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList, error::KafkaResult};
 use tracing::{debug, info, warn};
 
-use super::begin::Begun;
 use super::shared::Shared;
+use super::start::Begun;
 use crate::config::kafka::Start;
 
 /// What librdkafka calls.

@@ -22,24 +22,19 @@
 //! Not here: writing to Kafka, schemas, decompression (librdkafka does that).
 
 mod assignment;
-mod begin;
-mod birth;
-mod commit;
 mod context;
-mod offsets;
+mod diagnosis;
+mod flow;
+mod membership;
 mod park;
 mod poller;
-mod pressure;
+mod positions;
 mod probe;
 mod record;
-mod rewind;
 mod settings;
 mod shared;
-mod standing;
-mod statistics;
+mod start;
 mod subscription;
-mod trouble;
-mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;

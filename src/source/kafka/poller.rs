@@ -15,11 +15,11 @@ use tracing::warn;
 
 use super::assignment::{Admitted, Found};
 use super::context::Context;
+use super::flow::Next;
 use super::park::park;
-use super::pressure::Next;
 use super::shared::Shared;
 use super::subscription::Subscription;
-use super::{CLOSE_TIMEOUT, Unclean, record, trouble};
+use super::{CLOSE_TIMEOUT, Unclean, diagnosis, record};
 use crate::backoff::Backoff;
 use crate::config::Secret;
 use crate::config::kafka::Tombstones;
@@ -285,8 +285,8 @@ impl Poller {
                 // The code of a fatal error says no more than that; the client knows why.
                 let (code, why) =
                     consumer.client().fatal_error().unwrap_or_else(|| (code, code.to_string()));
-                let hint = trouble::hint(code, shared.config.sasl.as_ref());
-                Some(Err(trouble::with_hint(plain(&why), hint)))
+                let hint = diagnosis::hint(code, shared.config.sasl.as_ref());
+                Some(Err(diagnosis::with_hint(plain(&why), hint)))
             }
             // Said already, by the callback for errors.
             Err(_) => None,

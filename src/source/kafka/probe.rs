@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{Metadata, MetadataPartition};
 
 use super::subscription::counts;
-use super::{settings, trouble};
+use super::{diagnosis, settings};
 use crate::config::kafka::{Chosen, KafkaConfig};
 use crate::kafka::{Desk, Tokens, of_code, plain, words};
 
@@ -159,7 +159,7 @@ fn partitions(config: &KafkaConfig, metadata: &Metadata, topic: &str) -> Result<
 }
 
 fn with_hint(config: &KafkaConfig, code: Code, what: &str) -> String {
-    trouble::with_hint(what, trouble::hint(code, config.sasl.as_ref()))
+    diagnosis::with_hint(what, diagnosis::hint(code, config.sasl.as_ref()))
 }
 
 fn plural(count: usize, one: &str) -> String {
@@ -182,7 +182,7 @@ impl ClientContext for Heard {
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let code = trouble::kind(error.rdkafka_error_code().unwrap_or(Code::Fail), reason);
+        let code = diagnosis::kind(error.rdkafka_error_code().unwrap_or(Code::Fail), reason);
         let mut kept = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.as_ref().is_none_or(|(before, _)| rank(*before) < rank(code)) {
             *kept = Some((code, reason.to_owned()));

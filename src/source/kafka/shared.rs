@@ -5,20 +5,17 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::assignment::{Assignment, Place};
-use super::birth::Births;
-use super::context::Context;
-use super::pressure::Pressure;
-use super::standing::Standing;
-use super::statistics::Statistics;
-use super::trouble::{self, Repeats};
-use super::watchdog::Watchdog;
+use super::diagnosis::{self, Repeats};
+use super::flow::Pressure;
+use super::membership::{Standing, Statistics, Watchdog};
+use super::start::Births;
 use crate::config::kafka::{KafkaConfig, Topics};
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
@@ -199,7 +196,7 @@ impl Shared {
             // What is wrong with each of them was said.
             return self.stand(|standing| standing.member = false);
         }
-        let code = trouble::kind(code, reason);
+        let code = diagnosis::kind(code, reason);
         if code == Code::Authentication {
             self.state().refused = true;
             // At once: while others let us in, the group may look well. Asking is limited in its rate.
@@ -207,13 +204,13 @@ impl Shared {
                 tokens.refuse();
             }
         }
-        if trouble::is_final(reason) {
+        if diagnosis::is_final(reason) {
             self.state().lost = Some(plain(reason).to_owned());
         }
-        let missing = trouble::missing_topic(code, reason);
+        let missing = diagnosis::missing_topic(code, reason);
         let times = self.state().repeats.note(code, Instant::now());
         if let Some(times) = times {
-            let hint = trouble::hint(code, self.config.sasl.as_ref());
+            let hint = diagnosis::hint(code, self.config.sasl.as_ref());
             warn!(source = %self.name, why = plain(reason), times, hint, "trouble with the brokers; trying again");
         }
         self.stand(|standing| {
@@ -224,7 +221,7 @@ impl Shared {
                 }
             } else {
                 standing.trouble = Some(plain(reason).to_owned());
-                standing.member &= !trouble::is_total(code);
+                standing.member &= !diagnosis::is_total(code);
             }
         });
     }
@@ -293,7 +290,11 @@ impl Shared {
     }
 
     /// Stops fetching from all that is ours.
-    pub(super) fn pause(&self, consumer: &BaseConsumer<Context>, partitions: Vec<(String, i32)>) {
+    pub(super) fn pause(
+        &self,
+        consumer: &BaseConsumer<impl ConsumerContext>,
+        partitions: Vec<(String, i32)>,
+    ) {
         let mut flow = self.flow();
         let new: Vec<_> = partitions.into_iter().filter(|p| !flow.paused.contains(p)).collect();
         if new.is_empty() {
@@ -307,7 +308,11 @@ impl Shared {
     }
 
     /// Fetches again from those of `partitions` that were paused.
-    pub(super) fn resume(&self, consumer: &BaseConsumer<Context>, partitions: &[(String, i32)]) {
+    pub(super) fn resume(
+        &self,
+        consumer: &BaseConsumer<impl ConsumerContext>,
+        partitions: &[(String, i32)],
+    ) {
         let mut flow = self.flow();
         let (again, still): (Vec<_>, Vec<_>) =
             std::mem::take(&mut flow.paused).into_iter().partition(|p| partitions.contains(p));

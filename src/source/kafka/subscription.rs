@@ -8,15 +8,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::Metadata;
 use tracing::info;
 
 use super::ANSWER_TIMEOUT;
-use super::begin::millis;
-use super::context::Context;
 use super::shared::Shared;
+use super::start::millis;
 use crate::config::kafka::Start;
 use crate::kafka::words;
 
@@ -42,7 +41,7 @@ impl Subscription {
     /// Subscribes to the topics that have a name, if that is all; else nothing is known yet.
     pub(super) fn open(
         shared: &Shared,
-        consumer: &BaseConsumer<Context>,
+        consumer: &BaseConsumer<impl ConsumerContext>,
         properties: &ClientConfig,
     ) -> Result<Self, String> {
         let now = Instant::now();
@@ -61,7 +60,7 @@ impl Subscription {
     pub(super) fn look(
         &mut self,
         shared: &Shared,
-        consumer: &BaseConsumer<Context>,
+        consumer: &BaseConsumer<impl ConsumerContext>,
         now: Instant,
     ) -> Result<(), String> {
         if now >= self.ask_at {
@@ -97,7 +96,7 @@ impl Subscription {
     fn take(
         &mut self,
         shared: &Shared,
-        consumer: &BaseConsumer<Context>,
+        consumer: &BaseConsumer<impl ConsumerContext>,
         topics: Vec<String>,
     ) -> Result<(), String> {
         if topics == self.topics {
@@ -129,7 +128,7 @@ pub(super) fn counts(metadata: &Metadata) -> BTreeMap<String, i32> {
 }
 
 /// Topics that were missing may be there by now.
-fn ask_for_missing(shared: &Shared, consumer: &BaseConsumer<Context>) {
+fn ask_for_missing(shared: &Shared, consumer: &BaseConsumer<impl ConsumerContext>) {
     let until = Instant::now() + ANSWER_TIMEOUT;
     for missing in shared.missing() {
         let left = until.saturating_duration_since(Instant::now());

@@ -5,20 +5,22 @@
 //! partition is assigned with its position. One that can't be asked for is assigned paused, asked for again, and
 //! holds up no other; until then the source is not ready.
 
+mod birth;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, info, warn};
 
 use super::ANSWER_TIMEOUT;
-use super::birth::{Begin, Log};
-use super::context::Context;
 use super::shared::Shared;
+pub(super) use birth::Births;
+use birth::{Begin, Log};
 
 /// One that the others are not to wait for has so long.
 const ALONE: Duration = Duration::from_millis(500);
@@ -27,26 +29,26 @@ const ALONE: Duration = Duration::from_millis(500);
 type Question = (String, i32, Offset);
 
 /// Where a partition is read from.
-pub(super) struct Begun {
-    pub(super) topic: String,
-    pub(super) partition: i32,
-    pub(super) position: i64,
+pub(in crate::source::kafka) struct Begun {
+    pub(in crate::source::kafka) topic: String,
+    pub(in crate::source::kafka) partition: i32,
+    pub(in crate::source::kafka) position: i64,
     /// What stands behind the position that the group has; else why it begins there, and how much it skips.
     was: Result<String, (Begin, i64)>,
 }
 
 impl Begun {
     /// Whether the group has no position there.
-    pub(super) fn is_new(&self) -> bool {
+    pub(in crate::source::kafka) fn is_new(&self) -> bool {
         self.was.is_err()
     }
 }
 
 impl Shared {
     /// Where these partitions are to be read from; those are missing that it is not known of yet.
-    pub(super) fn positions(
+    pub(in crate::source::kafka) fn positions(
         &self,
-        consumer: &BaseConsumer<Context>,
+        consumer: &BaseConsumer<impl ConsumerContext>,
         open: &[(String, i32)],
     ) -> Vec<Begun> {
         if open.is_empty() || !self.births().has_looked() {
@@ -62,7 +64,11 @@ impl Shared {
 
     /// Decides where partitions begin that could not be decided on when they were assigned, as far as it is
     /// time.
-    pub(super) fn begin(&self, consumer: &BaseConsumer<Context>, now: Instant) {
+    pub(in crate::source::kafka) fn begin(
+        &self,
+        consumer: &BaseConsumer<impl ConsumerContext>,
+        now: Instant,
+    ) {
         let open = self.assignment().undecided(now);
         if open.is_empty() {
             return;
@@ -78,7 +84,11 @@ impl Shared {
     }
 
     /// Commits where partitions begin, and brings up to date what stands behind the positions that there are.
-    pub(super) fn begin_with(&self, consumer: &BaseConsumer<Context>, begun: &[Begun]) {
+    pub(in crate::source::kafka) fn begin_with(
+        &self,
+        consumer: &BaseConsumer<impl ConsumerContext>,
+        begun: &[Begun],
+    ) {
         let births = self.births();
         let mut stale = TopicPartitionList::new();
         for Begun { topic, partition, position, was } in begun {
@@ -111,7 +121,7 @@ impl Shared {
 
     fn decide(
         &self,
-        consumer: &BaseConsumer<Context>,
+        consumer: &BaseConsumer<impl ConsumerContext>,
         open: &[(String, i32)],
     ) -> Result<Vec<Begun>, KafkaError> {
         let asked = self.with_positions(open);
@@ -190,7 +200,10 @@ impl Shared {
 }
 
 /// Where partitions begin that the group has no position in.
-fn anew(consumer: &BaseConsumer<Context>, new: Vec<(String, i32, Begin)>) -> Vec<Begun> {
+fn anew(
+    consumer: &BaseConsumer<impl ConsumerContext>,
+    new: Vec<(String, i32, Begin)>,
+) -> Vec<Begun> {
     let ask = |at: fn(Begin) -> Option<Offset>| {
         let question = |(topic, partition, begin): &'_ (String, i32, Begin)| {
             Some((topic.clone(), *partition, at(*begin)?))
@@ -218,7 +231,7 @@ fn anew(consumer: &BaseConsumer<Context>, new: Vec<(String, i32, Begin)>) -> Vec
 }
 
 /// Now, in milliseconds of the epoch.
-pub(super) fn millis() -> i64 {
+pub(in crate::source::kafka) fn millis() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
@@ -230,7 +243,7 @@ fn behind(element: &TopicPartitionListElem<'_>) -> String {
 
 /// What the brokers say: offsets, or that there is none. A partition is missing that they say nothing of.
 fn offsets(
-    consumer: &BaseConsumer<Context>,
+    consumer: &BaseConsumer<impl ConsumerContext>,
     questions: &[Question],
 ) -> BTreeMap<(String, i32), Option<i64>> {
     let deadline = Instant::now() + ANSWER_TIMEOUT;
@@ -265,7 +278,7 @@ fn offsets(
 
 /// Kafka takes the ends of a log for times, and so does librdkafka.
 fn ask(
-    consumer: &BaseConsumer<Context>,
+    consumer: &BaseConsumer<impl ConsumerContext>,
     questions: &[Question],
     patience: Duration,
 ) -> Result<TopicPartitionList, KafkaError> {

@@ -6,11 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::future::select;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use tracing::{debug, warn};
 
-use super::context::Context;
+use super::ANSWER_TIMEOUT;
+use super::assignment::Place;
 use super::park::park;
 use super::shared::{Shared, list};
 use crate::kafka::words;
@@ -23,7 +24,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 impl Shared {
     /// Hands the watermarks to librdkafka, which commits them every second.
-    pub(super) fn store(&self, consumer: &BaseConsumer<Context>) {
+    pub(super) fn store(&self, consumer: &BaseConsumer<impl ConsumerContext>) {
         let places = self.assignment().take_unstored();
         if places.is_empty() {
             return;
@@ -48,7 +49,7 @@ impl Shared {
     /// a coordinator the question alone takes as long as a session.
     pub(super) fn commit(
         &self,
-        consumer: &BaseConsumer<Context>,
+        consumer: &BaseConsumer<impl ConsumerContext>,
         deadline: Instant,
     ) -> Result<(), String> {
         if !self.stored.swap(false, Ordering::Relaxed) {
@@ -73,7 +74,11 @@ impl Shared {
 
     /// Waits for what is in flight of `revoked`, and commits it. What is not settled in time comes
     /// again, to whoever gets the partition.
-    pub(super) fn drain(&self, consumer: &BaseConsumer<Context>, revoked: &[(String, i32)]) {
+    pub(super) fn drain(
+        &self,
+        consumer: &BaseConsumer<impl ConsumerContext>,
+        revoked: &[(String, i32)],
+    ) {
         if std::thread::panicking() {
             // The client is dropped by a thread that broke off; nobody may be there to settle anything.
             return;
@@ -112,6 +117,52 @@ fn passes(error: &KafkaError) -> bool {
     matches!(code, Some(Code::RebalanceInProgress | Code::StaleMemberEpoch))
 }
 
+impl Shared {
+    /// Moves watermarks on; a partition in which a message was given back is fetched from no more until
+    /// it was set back.
+    pub(super) fn settle(&self, consumer: &BaseConsumer<impl ConsumerContext>, now: Instant) {
+        let released = self.assignment().settle(now);
+        if !released.is_empty() {
+            warn!(source = %self.name, partitions = ?released, "a message was given back; its partition is read again from there");
+            self.pause(consumer, released);
+        }
+    }
+
+    /// Sets partitions back to what was given back, as far as it is time.
+    pub(super) fn read_again(&self, consumer: &BaseConsumer<impl ConsumerContext>, now: Instant) {
+        let places = self.assignment().due_rewinds(now);
+        if places.is_empty() {
+            return;
+        }
+        // All at once: each call may wait for a broker.
+        let said = consumer.seek_partitions(list(&places), ANSWER_TIMEOUT);
+        if let Err(error) = &said {
+            debug!(source = %self.name, ?places, %error, "partitions could not be set back yet");
+        }
+        let is_set = |place: &Place| {
+            let set = said.as_ref().ok()?.find_partition(&place.topic, place.partition)?;
+            set.error().ok()
+        };
+        let now = Instant::now();
+        let mut set = Vec::with_capacity(places.len());
+        let mut assignment = self.assignment();
+        for place in places {
+            let done = is_set(&place).is_some();
+            assignment.rewound(&place, done, now);
+            if done {
+                set.push((place.topic, place.partition));
+            }
+        }
+        let undecided = assignment.beginning();
+        drop(assignment);
+        self.stand(|standing| standing.undecided = undecided);
+        // While there is no room they stay paused with the others, and go on with them.
+        if !self.flow().pressure.is_paused() {
+            self.resume(consumer, &set);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::settings;
@@ -123,6 +174,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::shutdown::Shutdown;
     use crate::source::Room;
+    use crate::source::kafka::context::Context;
     use rdkafka::mocking::MockCluster;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use std::sync::Arc;

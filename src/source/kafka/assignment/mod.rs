@@ -3,24 +3,26 @@
 //! Each time that a partition becomes ours, or is read again from an earlier message, is a generation
 //! with a record and offsets of its own: what is settled late finds the old record, and moves nothing.
 
+mod offsets;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::offsets::{Offsets, Step};
 use crate::backoff::Backoff;
 use crate::delivery::Settlement;
 use crate::message::{OrderKey, Topic};
 use crate::metrics::{KafkaMetrics, PartitionMetrics};
 use crate::source::{InFlight, Room};
+use offsets::{Offsets, Step};
 
 /// What is under way before a message that was given back may still be settled for so long: what is, is
 /// not read again. Its room is not free meanwhile, so it is not waited for as long as the next try is.
 const HOLD: Duration = Duration::from_secs(1);
 
 /// All partitions that are ours.
-pub(super) struct Assignment {
+pub(in crate::source::kafka) struct Assignment {
     partitions: Vec<Partition>,
     /// The one that the last message came from: the next one most likely does, too.
     last: usize,
@@ -32,7 +34,7 @@ pub(super) struct Assignment {
 }
 
 /// One of them.
-pub(super) struct Partition {
+pub(in crate::source::kafka) struct Partition {
     topic: Topic,
     number: i32,
     /// What orders a message without a key.
@@ -44,7 +46,7 @@ pub(super) struct Partition {
     backoff: Backoff,
     /// It is being taken away: what was given back of it is for its next owner.
     closing: bool,
-    pub(super) metrics: PartitionMetrics,
+    pub(in crate::source::kafka) metrics: PartitionMetrics,
 }
 
 /// A partition is to be read again.
@@ -60,15 +62,15 @@ enum Again {
 
 /// A place in the log of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) topic: String,
-    pub(super) partition: i32,
-    pub(super) offset: i64,
+pub(in crate::source::kafka) struct Place {
+    pub(in crate::source::kafka) topic: String,
+    pub(in crate::source::kafka) partition: i32,
+    pub(in crate::source::kafka) offset: i64,
 }
 
 /// The partition that was found for a message, as it was then.
 #[derive(Clone, Copy)]
-pub(super) struct Found {
+pub(in crate::source::kafka) struct Found {
     /// Where it stood: others come and go.
     index: usize,
     /// No two partitions have the same.
@@ -76,7 +78,7 @@ pub(super) struct Found {
 }
 
 /// What became of a message.
-pub(super) enum Admitted {
+pub(in crate::source::kafka) enum Admitted {
     /// It was taken.
     Taken(Settlement),
     /// There is no room.
@@ -87,13 +89,17 @@ pub(super) enum Admitted {
 
 impl Assignment {
     /// None yet. `changed` is notified when something may be committed or was given back.
-    pub(super) fn new(room: Arc<Room>, changed: Arc<Notify>, metrics: KafkaMetrics) -> Self {
+    pub(in crate::source::kafka) fn new(
+        room: Arc<Room>,
+        changed: Arc<Notify>,
+        metrics: KafkaMetrics,
+    ) -> Self {
         let partitions = Vec::new();
         Self { partitions, last: 0, generations: 0, closed: false, room, changed, metrics }
     }
 
     /// A partition became ours.
-    pub(super) fn add(&mut self, topic: &str, number: i32) {
+    pub(in crate::source::kafka) fn add(&mut self, topic: &str, number: i32) {
         self.remove(topic, number);
         let known = self.partitions.iter().map(|p| &p.topic).find(|known| known.as_str() == topic);
         let topic = known.cloned().unwrap_or_else(|| Topic::new(topic, '.'));
@@ -114,7 +120,7 @@ impl Assignment {
     }
 
     /// A partition is no longer ours. What is still to be settled of it is too late.
-    pub(super) fn remove(&mut self, topic: &str, number: i32) {
+    pub(in crate::source::kafka) fn remove(&mut self, topic: &str, number: i32) {
         let Some(index) = self.position(topic, number) else { return };
         let partition = self.partitions.swap_remove(index);
         self.metrics.late.inc_by(partition.record.abandon() as u64);
@@ -122,13 +128,13 @@ impl Assignment {
     }
 
     /// Takes nothing more, of whatever partition.
-    pub(super) fn close(&mut self) {
+    pub(in crate::source::kafka) fn close(&mut self) {
         self.closed = true;
         self.partitions.iter().for_each(|p| p.record.close());
     }
 
     /// Takes nothing more of these.
-    pub(super) fn close_only(&mut self, of: &[(String, i32)]) {
+    pub(in crate::source::kafka) fn close_only(&mut self, of: &[(String, i32)]) {
         self.change(of, |p| {
             p.closing = true;
             p.record.close();
@@ -136,7 +142,12 @@ impl Assignment {
     }
 
     /// The partition of a message, if it is ours and the message is one to take.
-    pub(super) fn find(&mut self, topic: &str, number: i32, offset: i64) -> Option<Found> {
+    pub(in crate::source::kafka) fn find(
+        &mut self,
+        topic: &str,
+        number: i32,
+        offset: i64,
+    ) -> Option<Found> {
         let index = self.index(topic, number)?;
         if self.closed || self.partitions[index].again.is_some() {
             return None;
@@ -156,13 +167,18 @@ impl Assignment {
     }
 
     /// The topic of a partition that was just found, and what orders its messages without a key.
-    pub(super) fn named(&self, found: Found) -> (&Topic, &OrderKey) {
+    pub(in crate::source::kafka) fn named(&self, found: Found) -> (&Topic, &OrderKey) {
         let partition = &self.partitions[found.index];
         (&partition.topic, &partition.order)
     }
 
     /// Takes a message of `bytes`, if its partition is still the one that was found and there is room.
-    pub(super) fn admit(&mut self, found: Found, offset: i64, bytes: usize) -> Admitted {
+    pub(in crate::source::kafka) fn admit(
+        &mut self,
+        found: Found,
+        offset: i64,
+        bytes: usize,
+    ) -> Admitted {
         let is_it = |p: &Partition| p.generation == found.generation;
         let there = self.partitions.get(found.index).is_some_and(is_it);
         let index = if there { Some(found.index) } else { self.partitions.iter().position(is_it) };
@@ -185,7 +201,7 @@ impl Assignment {
     }
 
     /// Moves every watermark on; gives the partitions in which a message was given back.
-    pub(super) fn settle(&mut self, now: Instant) -> Vec<(String, i32)> {
+    pub(in crate::source::kafka) fn settle(&mut self, now: Instant) -> Vec<(String, i32)> {
         let mut released = Vec::new();
         for index in 0..self.partitions.len() {
             let partition = &mut self.partitions[index];
@@ -213,7 +229,7 @@ impl Assignment {
     }
 
     /// The positions that are to be stored for the next commit, and are taken for stored from now on.
-    pub(super) fn take_unstored(&mut self) -> Vec<Place> {
+    pub(in crate::source::kafka) fn take_unstored(&mut self) -> Vec<Place> {
         let place = |p: &mut Partition| {
             let offset = p.offsets.unstored()?;
             p.offsets.stored(offset);
@@ -224,7 +240,7 @@ impl Assignment {
 
     /// Where partitions are to be read again, as far as it is time. Nothing is, once nothing is taken:
     /// what was given back stays uncommitted, and comes to whoever reads the partition next.
-    pub(super) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
+    pub(in crate::source::kafka) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
         let due = |p: &Partition| match p.again {
             Some(Again::From { offset, due, .. }) if due <= now && !self.closed && !p.closing => {
                 Some(Place { topic: p.topic.as_str().to_owned(), partition: p.number, offset })
@@ -235,13 +251,13 @@ impl Assignment {
     }
 
     /// All but those that are to be read again: they stay paused until they are.
-    pub(super) fn not_rewinding(&self) -> Vec<(String, i32)> {
+    pub(in crate::source::kafka) fn not_rewinding(&self) -> Vec<(String, i32)> {
         let others = self.partitions.iter().filter(|p| p.again.is_none());
         others.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
     /// A message was not taken: its partition is to be read again, from the oldest one not settled.
-    pub(super) fn set_back(&mut self, topic: &str, number: i32, offset: i64) {
+    pub(in crate::source::kafka) fn set_back(&mut self, topic: &str, number: i32, offset: i64) {
         let Some(index) = self.position(topic, number) else { return };
         let at = self.partitions[index].offsets.resume_at().unwrap_or(offset);
         self.renew(index);
@@ -250,7 +266,7 @@ impl Assignment {
     }
 
     /// A partition was set back; or it was not, and is to be later.
-    pub(super) fn rewound(&mut self, place: &Place, done: bool, now: Instant) {
+    pub(in crate::source::kafka) fn rewound(&mut self, place: &Place, done: bool, now: Instant) {
         let Some(index) = self.position(&place.topic, place.partition) else { return };
         let partition = &mut self.partitions[index];
         let first = matches!(partition.again, Some(Again::From { first: true, .. }));
@@ -266,12 +282,12 @@ impl Assignment {
     }
 
     /// Where these begin is to be asked for.
-    pub(super) fn undecide(&mut self, which: &[(String, i32)]) {
+    pub(in crate::source::kafka) fn undecide(&mut self, which: &[(String, i32)]) {
         self.change(which, |p| p.again = Some(Again::Undecided { due: Instant::now() }));
     }
 
     /// Those that are to be asked for, as far as it is time.
-    pub(super) fn undecided(&self, now: Instant) -> Vec<(String, i32)> {
+    pub(in crate::source::kafka) fn undecided(&self, now: Instant) -> Vec<(String, i32)> {
         let due = |p: &&Partition| {
             matches!(p.again, Some(Again::Undecided { due }) if due <= now) && !p.closing
         };
@@ -280,7 +296,7 @@ impl Assignment {
     }
 
     /// Of how many it is still to be decided where they begin, or they are on the way there.
-    pub(super) fn beginning(&self) -> usize {
+    pub(in crate::source::kafka) fn beginning(&self) -> usize {
         let is = |p: &Partition| {
             matches!(p.again, Some(Again::Undecided { .. } | Again::From { first: true, .. }))
         };
@@ -288,7 +304,7 @@ impl Assignment {
     }
 
     /// Those of these that are still undecided are asked for later.
-    pub(super) fn put_off(&mut self, which: &[(String, i32)], now: Instant) {
+    pub(in crate::source::kafka) fn put_off(&mut self, which: &[(String, i32)], now: Instant) {
         self.change(which, |p| {
             if let Some(Again::Undecided { due }) = &mut p.again {
                 *due = now + p.backoff.next_wait();
@@ -298,7 +314,13 @@ impl Assignment {
 
     /// A partition begins here; that is to be committed if it is `new`. One that was undecided is to be set
     /// there.
-    pub(super) fn begin_at(&mut self, topic: &str, number: i32, offset: i64, new: bool) {
+    pub(in crate::source::kafka) fn begin_at(
+        &mut self,
+        topic: &str,
+        number: i32,
+        offset: i64,
+        new: bool,
+    ) {
         self.change(&[(topic.to_owned(), number)], |p| {
             if new {
                 p.offsets = Offsets::default();
@@ -312,22 +334,22 @@ impl Assignment {
     }
 
     /// What was stored is to be stored once more.
-    pub(super) fn store_anew(&mut self) {
+    pub(in crate::source::kafka) fn store_anew(&mut self) {
         self.partitions.iter_mut().for_each(|p| p.offsets.store_anew());
     }
 
     /// Whether nothing of these is waited for: all is settled, or what is not was given back.
-    pub(super) fn is_drained(&mut self, of: &[(String, i32)]) -> bool {
+    pub(in crate::source::kafka) fn is_drained(&mut self, of: &[(String, i32)]) -> bool {
         self.among(of).all(Partition::is_drained)
     }
 
     /// Whether nothing of any partition is waited for.
-    pub(super) fn all_drained(&self) -> bool {
+    pub(in crate::source::kafka) fn all_drained(&self) -> bool {
         self.partitions.iter().all(Partition::is_drained)
     }
 
     /// Whether some message was given back and its partition not yet read again.
-    pub(super) fn has_released(&self) -> bool {
+    pub(in crate::source::kafka) fn has_released(&self) -> bool {
         let again = |p: &Partition| {
             matches!(p.again, Some(Again::After { .. } | Again::From { first: false, .. }))
         };
@@ -335,12 +357,12 @@ impl Assignment {
     }
 
     /// Topic and number of each.
-    pub(super) fn names(&self) -> Vec<(String, i32)> {
+    pub(in crate::source::kafka) fn names(&self) -> Vec<(String, i32)> {
         self.partitions.iter().map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
     /// One of them.
-    pub(super) fn get(&self, topic: &str, number: i32) -> Option<&Partition> {
+    pub(in crate::source::kafka) fn get(&self, topic: &str, number: i32) -> Option<&Partition> {
         self.position(topic, number).map(|index| &self.partitions[index])
     }
 
@@ -399,5 +421,4 @@ impl Partition {
 }
 
 #[cfg(test)]
-#[path = "assignment_tests.rs"]
 mod tests;

@@ -24,7 +24,7 @@ const LONGEST: usize = 512;
 
 /// Where a partition begins that the group has no position in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begin {
+pub(in crate::source::kafka) enum Begin {
     /// At its beginning: it is younger than the topic.
     Beginning,
     /// With its first record that is not older, in milliseconds of the epoch.
@@ -35,11 +35,11 @@ pub(super) enum Begin {
 
 /// Where the log of a partition begins and ends, and its first record of a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Log {
-    pub(super) earliest: i64,
-    pub(super) latest: i64,
+pub(in crate::source::kafka) struct Log {
+    pub(in crate::source::kafka) earliest: i64,
+    pub(in crate::source::kafka) latest: i64,
     /// `None` if there is none.
-    pub(super) since: Option<i64>,
+    pub(in crate::source::kafka) since: Option<i64>,
 }
 
 /// When the group got a topic, and how many partitions that had.
@@ -70,7 +70,7 @@ struct Entry {
 
 /// What the group is known to have, since when.
 #[derive(Debug, Default)]
-pub(super) struct Births {
+pub(in crate::source::kafka) struct Births {
     /// Those that a note has room for first come first.
     entries: Vec<Entry>,
     /// The topics that are taken, with their partitions: as they were at the first look, …
@@ -84,7 +84,7 @@ pub(super) struct Births {
 
 impl Begin {
     /// The position, in a log like that, and how many messages before it are skipped.
-    pub(super) fn position(self, log: Log) -> (i64, i64) {
+    pub(in crate::source::kafka) fn position(self, log: Log) -> (i64, i64) {
         let position = match self {
             Self::Beginning => log.earliest,
             Self::Since(_) => {
@@ -99,7 +99,7 @@ impl Begin {
 impl Births {
     /// Of a source with these entries in its `topics`: regular expressions first, since what is born is
     /// theirs as a rule.
-    pub(super) fn new<'e>(entries: impl IntoIterator<Item = &'e str>) -> Self {
+    pub(in crate::source::kafka) fn new<'e>(entries: impl IntoIterator<Item = &'e str>) -> Self {
         let entry = |text: &str| Entry {
             hash: hash(text),
             text: text.to_owned(),
@@ -110,7 +110,7 @@ impl Births {
     }
 
     /// The cluster was looked at: these topics are taken, with so many partitions.
-    pub(super) fn looked(&mut self, taken: BTreeMap<String, i32>, now: i64) {
+    pub(in crate::source::kafka) fn looked(&mut self, taken: BTreeMap<String, i32>, now: i64) {
         if !self.has_looked() {
             self.first.clone_from(&taken);
             self.entries.iter_mut().for_each(|entry| entry.since = Some(now));
@@ -119,17 +119,17 @@ impl Births {
     }
 
     /// Whether it was looked at.
-    pub(super) fn has_looked(&self) -> bool {
+    pub(in crate::source::kafka) fn has_looked(&self) -> bool {
         self.entries.iter().all(|entry| entry.since.is_some())
     }
 
     /// Every partition that is taken, as of the last look.
-    pub(super) fn partitions(&self) -> impl Iterator<Item = (&str, i32)> {
+    pub(in crate::source::kafka) fn partitions(&self) -> impl Iterator<Item = (&str, i32)> {
         self.last.iter().flat_map(|(topic, count)| (0..*count).map(|n| (topic.as_str(), n)))
     }
 
     /// The group has a position in this topic, and this stands behind it.
-    pub(super) fn learn(&mut self, topic: &str, behind: &str) {
+    pub(in crate::source::kafka) fn learn(&mut self, topic: &str, behind: &str) {
         let Some(note) = Note::read(behind) else { return };
         if let Some(got) = note.topic {
             let known = self.topics.entry(topic.to_owned()).or_insert(got);
@@ -145,7 +145,12 @@ impl Births {
     }
 
     /// Where a partition begins without a position, if these entries take its topic.
-    pub(super) fn begin(&self, topic: &str, partition: i32, taking: &[&str]) -> Begin {
+    pub(in crate::source::kafka) fn begin(
+        &self,
+        topic: &str,
+        partition: i32,
+        taking: &[&str],
+    ) -> Begin {
         if let Some(got) = self.topics.get(topic) {
             return if partition < got.partitions {
                 Begin::Since(got.since)
@@ -160,7 +165,13 @@ impl Births {
     }
 
     /// This topic is the group's from now on, with at least so many partitions, of which one begins there.
-    pub(super) fn take(&mut self, topic: &str, partitions: i32, begin: Option<Begin>, now: i64) {
+    pub(in crate::source::kafka) fn take(
+        &mut self,
+        topic: &str,
+        partitions: i32,
+        begin: Option<Begin>,
+        now: i64,
+    ) {
         let since = match begin {
             Some(Begin::Since(since)) => since,
             Some(Begin::End | Begin::Beginning) | None => now,
@@ -170,12 +181,12 @@ impl Births {
     }
 
     /// Writes no notes from now on.
-    pub(super) fn mute(&mut self) -> bool {
+    pub(in crate::source::kafka) fn mute(&mut self) -> bool {
         !std::mem::replace(&mut self.mute, true)
     }
 
     /// What is to stand behind the positions in this topic.
-    pub(super) fn note(&self, topic: &str) -> Option<String> {
+    pub(in crate::source::kafka) fn note(&self, topic: &str) -> Option<String> {
         let got = self.topics.get(topic).filter(|_| !self.mute)?;
         let entries = self.entries.iter().filter_map(|entry| Some((entry.hash, entry.since?)));
         Some(Note { topic: Some(*got), entries: entries.collect() }.write())
