@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use appsync_bridge::delivery::{Done, Intake, Outcome};
 use appsync_bridge::metrics::Metrics;
-use appsync_bridge::publish::verdict::Fault;
+use appsync_bridge::publish::post::Fault;
 use appsync_bridge::shutdown::Shutdown;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

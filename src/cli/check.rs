@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use tracing::{error, warn};
 
-use super::{EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS};
+use super::exit;
 use crate::bridge;
 use crate::config::{self, Config, DeadLetterConfig, Environment, Loaded, Problems, Told};
 use crate::redact;
@@ -48,7 +48,7 @@ pub async fn run(args: &Args) -> ExitCode {
         let _ = writeln!(redact::stderr(), "error: {why}");
     }
     if let Some(first) = found.first() {
-        return super::run::exit_code(first);
+        return exit::of_bridge(first);
     }
     // Nobody is left to tell when standard output is closed.
     let _ = writeln!(redact::stdout(), "{}", summary(&args.config, &loaded.config));
@@ -91,7 +91,7 @@ async fn connect(config: &Config) -> ExitCode {
         let _ = match bridge::probe(source).await {
             Some(Ok(found)) => writeln!(redact::stdout(), "source {name}: connected: {found}"),
             Some(Err(why)) => {
-                code = ExitCode::from(EXIT_FAILED);
+                code = ExitCode::from(exit::FAILED);
                 writeln!(redact::stderr(), "error: source {name}: {why}")
             }
             None => {
@@ -107,7 +107,7 @@ async fn connect(config: &Config) -> ExitCode {
         let _ = match bridge::probe_dead_letter(config, dead_letter).await {
             Some(Ok(found)) => writeln!(redact::stdout(), "dead_letter {name}: connected: {found}"),
             Some(Err(why)) => {
-                code = ExitCode::from(EXIT_FAILED);
+                code = ExitCode::from(exit::FAILED);
                 writeln!(redact::stderr(), "error: dead_letter {name}: {why}")
             }
             None => Ok(()),
@@ -125,14 +125,9 @@ fn load(path: &Path) -> Result<Loaded, ExitCode> {
         }
         Err(problems) => {
             show(&problems);
-            Err(exit_code(&problems))
+            Err(exit::of_problems(&problems))
         }
     }
-}
-
-/// The exit code for a configuration with these problems.
-pub(super) fn exit_code(problems: &Problems) -> ExitCode {
-    ExitCode::from(if problems.is_forbidden() { EXIT_PERMISSIONS } else { EXIT_CONFIGURATION })
 }
 
 /// Prints problems to stderr: a report for people, in colour on a terminal unless `NO_COLOR` is set; or
@@ -210,7 +205,10 @@ mod tests {
     #[test]
     fn exit_codes_tell_configuration_from_permissions() {
         let problems = load("").unwrap_err();
-        assert_eq!(format!("{:?}", exit_code(&problems)), format!("{:?}", ExitCode::from(78)));
+        assert_eq!(
+            format!("{:?}", exit::of_problems(&problems)),
+            format!("{:?}", ExitCode::from(78))
+        );
         assert!(!problems.is_forbidden());
     }
 }

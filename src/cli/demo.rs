@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-use super::{EXIT_ABORTED, signals};
+use super::{exit, signals};
 use crate::demo::Demo;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Format};
@@ -62,5 +62,5 @@ Ctrl-C ends it.
         .context("standard output is closed")?;
     drop(out);
     demo.run(shutdown.clone()).await?;
-    Ok(if shutdown.is_aborting() { ExitCode::from(EXIT_ABORTED) } else { ExitCode::SUCCESS })
+    Ok(if shutdown.is_aborting() { ExitCode::from(exit::ABORTED) } else { ExitCode::SUCCESS })
 }

@@ -23,22 +23,12 @@ pub mod demo;
 #[cfg(feature = "emulator")]
 pub mod emulate;
 mod environment;
+pub mod exit;
 pub mod replay;
 pub mod run;
 mod signals;
 
 pub use environment::forget_empty;
-
-/// Failed while running, or the drain was not clean.
-pub const EXIT_FAILED: u8 = 1;
-/// Permissions.
-pub const EXIT_PERMISSIONS: u8 = 77;
-/// A wrong command line.
-pub const EXIT_USAGE: u8 = 2;
-/// Configuration.
-pub const EXIT_CONFIGURATION: u8 = 78;
-/// Aborted by a second signal.
-pub const EXIT_ABORTED: u8 = 130;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -128,7 +118,7 @@ fn enough_threads() -> anyhow::Result<()> {
 /// Says what went wrong.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
     complain(&format_args!("{error:#}"));
-    ExitCode::from(EXIT_FAILED)
+    ExitCode::from(exit::FAILED)
 }
 
 /// Says what may not be meant: as a line of the log, if all that is said has to be one.

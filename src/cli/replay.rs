@@ -9,9 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{
-    EXIT_ABORTED, EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS, EXIT_USAGE, complain, signals,
-};
+use super::{complain, exit, signals};
 use crate::config::{self, Config};
 use crate::redact;
 use crate::replay::{
@@ -124,9 +122,9 @@ pub async fn run(args: &Args) -> ExitCode {
         write!(redact::stdout(), "{}", report.text())
     };
     if account.aborted {
-        return ExitCode::from(EXIT_ABORTED);
+        return ExitCode::from(exit::ABORTED);
     }
-    if account.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
+    if account.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) }
 }
 
 async fn publish(
@@ -361,11 +359,11 @@ fn is_denied(why: &io::Error) -> bool {
 
 fn exit_code(why: &BuildError) -> ExitCode {
     ExitCode::from(match why {
-        BuildError::File { why, .. } if is_denied(why) => EXIT_PERMISSIONS,
-        BuildError::Rejects(error) if is_denied(&error.why) => EXIT_PERMISSIONS,
-        BuildError::File { .. } | BuildError::Rejects(_) => EXIT_FAILED,
-        BuildError::Twice(_) | BuildError::Both(_) | BuildError::Route { .. } => EXIT_USAGE,
-        BuildError::Api { .. } => EXIT_CONFIGURATION,
+        BuildError::File { why, .. } if is_denied(why) => exit::PERMISSIONS,
+        BuildError::Rejects(error) if is_denied(&error.why) => exit::PERMISSIONS,
+        BuildError::File { .. } | BuildError::Rejects(_) => exit::FAILED,
+        BuildError::Twice(_) | BuildError::Both(_) | BuildError::Route { .. } => exit::USAGE,
+        BuildError::Api { .. } => exit::CONFIGURATION,
     })
 }
 

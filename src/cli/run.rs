@@ -1,13 +1,12 @@
 //! `run`: the daemon.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tracing::{error, info, warn};
 
-use super::{EXIT_CONFIGURATION, EXIT_FAILED, EXIT_PERMISSIONS, check, signals};
-use crate::bridge::{Bridge, BuildError, RunError};
+use super::{check, exit, signals};
+use crate::bridge::{Bridge, RunError};
 use crate::config::{self, Environment, Loaded, LogFormat};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Format};
@@ -41,7 +40,7 @@ pub async fn run(args: &Args) -> ExitCode {
         Ok(bridge) => bridge,
         Err(why) => {
             error!("{why}");
-            return exit_code(&why);
+            return exit::of_bridge(&why);
         }
     };
     if let Ok(admin) = bridge.admin_addr() {
@@ -59,11 +58,11 @@ pub async fn run(args: &Args) -> ExitCode {
         }
         Err(why @ RunError::Aborted) => {
             warn!("{why}");
-            ExitCode::from(super::EXIT_ABORTED)
+            ExitCode::from(exit::ABORTED)
         }
         Err(why) => {
             error!("{why}");
-            ExitCode::from(EXIT_FAILED)
+            ExitCode::from(exit::FAILED)
         }
     }
 }
@@ -81,7 +80,7 @@ pub(super) fn load(path: &Path, level: Option<&str>) -> Result<Loaded, ExitCode>
         Err(problems) => {
             telemetry::start("info", format(problems.log_format()));
             check::show(&problems);
-            Err(check::exit_code(&problems))
+            Err(exit::of_problems(&problems))
         }
     }
 }
@@ -92,19 +91,4 @@ fn format(configured: LogFormat) -> Format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     }
-}
-
-/// The exit code of a bridge that could not be made.
-pub(super) fn exit_code(why: &BuildError) -> ExitCode {
-    let code = match why {
-        BuildError::DeadLetter { why, .. } if why.why.kind() == ErrorKind::PermissionDenied => {
-            EXIT_PERMISSIONS
-        }
-        BuildError::Admin { why, .. } if why.kind() == ErrorKind::PermissionDenied => {
-            EXIT_PERMISSIONS
-        }
-        BuildError::Admin { .. } => EXIT_FAILED,
-        _ => EXIT_CONFIGURATION,
-    };
-    ExitCode::from(code)
 }

@@ -39,9 +39,8 @@ use crate::shutdown::Shutdown;
 use deadline::Deadline;
 use lanes::Lanes;
 use limit::{Breaker, Concurrency, Pauses, RateGate, Scope};
-use post::Post;
+use post::{Fault, Post};
 use report::{FaultLog, LeftAlone, Refusals, Vouchers};
-use verdict::Fault;
 use workers::Workers;
 
 /// The first retry waits up to this long.

@@ -2,10 +2,9 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
-
-use super::verdict::{Answer, Fault};
 
 /// Somebody who posts. The real one is [`Client`](super::Client); a simulation has its own.
 pub trait Post: Send + Sync + 'static {
@@ -31,6 +30,19 @@ pub trait Post: Send + Sync + 'static {
     fn hint(&self, elsewhere: bool) -> &str;
 }
 
+/// An answer as far as it matters.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The `x-amzn-errortype` header.
+    pub error_type: Option<String>,
+    /// How long the API wants to be left alone, by the `retry-after` header.
+    pub retry_after: Option<Duration>,
+    /// The body.
+    pub body: Bytes,
+}
+
 /// Why an attempt brought no answer.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -38,4 +50,57 @@ pub struct Failure {
     pub fault: Fault,
     /// In words.
     pub why: String,
+}
+
+/// The kinds of passing fault, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// 429.
+    Throttled,
+    /// 5xx, 408, 425.
+    Unavailable,
+    /// An answer that says nothing certain.
+    UnknownAnswer,
+    /// No connection; nothing was sent.
+    Connect,
+    /// The peer's certificate is not trusted; nothing was sent.
+    Trust,
+    /// Sent, and no answer: perhaps processed.
+    Ambiguous,
+    /// We are refused.
+    Refused,
+    /// A bad request, split into single events.
+    BadRequest,
+    /// The event failed alone.
+    Event,
+}
+
+impl Fault {
+    /// Every fault, for metrics that start at zero.
+    pub const ALL: [Self; 9] = [
+        Self::Throttled,
+        Self::Unavailable,
+        Self::UnknownAnswer,
+        Self::Connect,
+        Self::Trust,
+        Self::Ambiguous,
+        Self::Refused,
+        Self::BadRequest,
+        Self::Event,
+    ];
+
+    /// The word in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::UnknownAnswer => "unknown_answer",
+            Self::Connect => "connect",
+            Self::Trust => "trust",
+            Self::Ambiguous => "ambiguous",
+            Self::Refused => "refused",
+            Self::BadRequest => "bad_request",
+            Self::Event => "event",
+        }
+    }
 }

@@ -6,8 +6,7 @@ use tracing::{info, warn};
 
 use super::Publisher;
 use super::limit::Scope;
-use super::post::Post;
-use super::verdict::Fault;
+use super::post::{Fault, Post};
 
 /// What to look at when the endpoint's certificate is not trusted.
 const TRUST_HINT: &str = "nothing was sent: is this the right host? if its CA is your own, name it in `ca_file`; if its certificate expired, renew it; is this clock right?";

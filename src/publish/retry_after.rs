@@ -2,6 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+/// No `Retry-After` is taken for longer: an outage that is over is found within this, whatever was asked
+/// for in it.
+pub(super) const LONGEST_FLOOR: Duration = Duration::from_secs(30);
+
 /// How long to wait, as the header says; `None` if it says nothing that can be read. `date` is the
 /// answer's own `Date`, by which a date is read, for clocks may differ; without one it is read by `now`.
 /// A date that has passed is no wait at all.

@@ -6,24 +6,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
+use super::post::{Answer, Fault};
+use super::retry_after::LONGEST_FLOOR;
 use super::words;
 use crate::event_api::wire::{ErrorAnswer, FailedEvent, PublishAnswer};
 use crate::seeded_bugs::{self, Bug};
-
-/// An answer as far as it matters.
-#[derive(Clone, Debug, Default)]
-pub struct Answer {
-    /// The HTTP status.
-    pub status: u16,
-    /// The `x-amzn-errortype` header.
-    pub error_type: Option<String>,
-    /// How long the API wants to be left alone, by the `retry-after` header.
-    pub retry_after: Option<Duration>,
-    /// The body.
-    pub body: Bytes,
-}
 
 /// What a whole answer means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,63 +78,6 @@ pub enum EventVerdict {
         own_fault: bool,
     },
 }
-
-/// The kinds of passing fault, for metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// 429.
-    Throttled,
-    /// 5xx, 408, 425.
-    Unavailable,
-    /// An answer that says nothing certain.
-    UnknownAnswer,
-    /// No connection; nothing was sent.
-    Connect,
-    /// The peer's certificate is not trusted; nothing was sent.
-    Trust,
-    /// Sent, and no answer: perhaps processed.
-    Ambiguous,
-    /// We are refused.
-    Refused,
-    /// A bad request, split into single events.
-    BadRequest,
-    /// The event failed alone.
-    Event,
-}
-
-impl Fault {
-    /// Every fault, for metrics that start at zero.
-    pub const ALL: [Self; 9] = [
-        Self::Throttled,
-        Self::Unavailable,
-        Self::UnknownAnswer,
-        Self::Connect,
-        Self::Trust,
-        Self::Ambiguous,
-        Self::Refused,
-        Self::BadRequest,
-        Self::Event,
-    ];
-
-    /// The word in metrics.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Throttled => "throttled",
-            Self::Unavailable => "unavailable",
-            Self::UnknownAnswer => "unknown_answer",
-            Self::Connect => "connect",
-            Self::Trust => "trust",
-            Self::Ambiguous => "ambiguous",
-            Self::Refused => "refused",
-            Self::BadRequest => "bad_request",
-            Self::Event => "event",
-        }
-    }
-}
-
-/// No `Retry-After` is taken for longer: an outage that is over is found within this, whatever was asked
-/// for in it.
-pub(super) const LONGEST_FLOOR: Duration = Duration::from_secs(30);
 
 /// What an answer says that is to be followed by another try.
 pub fn why_again(answer: &Answer) -> String {

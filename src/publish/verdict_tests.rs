@@ -1,6 +1,8 @@
 //! Answers, literal where the service was seen, and what is made of them.
 
 use super::super::words::MOST_WORDS;
+use bytes::Bytes;
+
 use super::*;
 
 fn answer(status: u16, body: &str) -> Answer {

@@ -1,6 +1,7 @@
 //! What an answer says, in words for the log, `/readyz` and dead letters. Pure.
 
-use super::verdict::{Answer, LONGEST_FLOOR};
+use super::post::Answer;
+use super::retry_after::LONGEST_FLOOR;
 use crate::error_chain;
 use crate::redact;
 

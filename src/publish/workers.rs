@@ -14,8 +14,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::AT_ONCE;
 use super::entry::Entry;
 use super::lanes::Batch;
-use super::post::{Failure, Post};
-use super::verdict::Answer;
+use super::post::{Answer, Failure, Post};
 use crate::event_api::wire::publish_body;
 
 /// The workers of one publisher. Dropped, they end where they are, and release what they hold.

@@ -10,7 +10,7 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use super::Fault;
-use super::wildcard::{self, Spelling};
+use super::wildcard::{self, Spelling, levels};
 use crate::message::Topic;
 
 /// A checked topic pattern.
@@ -44,6 +44,12 @@ enum Level {
 }
 
 impl Pattern {
+    /// `text`, whatever spelled it, as a pattern is; `None` where that can't be told.
+    pub fn spelled(text: &str, separator: char) -> Option<String> {
+        wildcard::spelled(text, separator, Spelling::Route)
+            .filter(|spelled| Self::parse(spelled, separator).is_ok())
+    }
+
     /// Parses a pattern whose levels are parted by `separator`.
     pub fn parse(text: &str, separator: char) -> Result<Self, Fault> {
         if text.is_empty() {
@@ -268,28 +274,9 @@ fn first_level(text: &str, separator: char) -> (&str, Option<&str>) {
     }
 }
 
-/// The levels of a pattern and where each begins. What stands in braces is not parted.
-pub(super) fn levels(text: &str, separator: char) -> impl Iterator<Item = (usize, &str)> {
-    let mut depth = 0_usize;
-    let mut start = 0;
-    let parts = text.split(move |c| {
-        match c {
-            '{' => depth += 1,
-            '}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        c == separator && depth == 0
-    });
-    parts.map(move |level| {
-        let at = start;
-        start += level.len() + separator.len_utf8();
-        (at, level)
-    })
-}
-
 /// The fault of a pattern that is spelled as elsewhere.
 fn foreign(text: &str, separator: char) -> Option<Fault> {
-    let spelled = || wildcard::spelled(text, separator, Spelling::Route);
+    let spelled = || Pattern::spelled(text, separator);
     let Some(place) = wildcard::foreign(text, separator, Spelling::Route) else {
         let at = text.find('/').filter(|_| separator == '.')?;
         let problem = "the levels of these topics are parted by `.`".to_owned();
@@ -343,6 +330,12 @@ mod tests {
         let pattern = Pattern::parse(pattern, '/').unwrap();
         let topic = Topic::new(topic, '/');
         pattern.matches(&topic).map(|v| v.into_iter().map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn what_no_pattern_can_say_has_no_spelling() {
+        assert_eq!(Pattern::spelled("a/+/b", '/').as_deref(), Some("a/*/b"));
+        assert_eq!(Pattern::spelled("a/{x/+", '/'), None);
     }
 
     #[test]

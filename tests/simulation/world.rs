@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use appsync_bridge::dead_letter::{Record, Target, WriteError};
 use appsync_bridge::event_api::wire::PublishRequest;
-use appsync_bridge::publish::post::{Failure, Post};
-use appsync_bridge::publish::verdict::{Answer, Fault};
+use appsync_bridge::publish::post::{Answer, Failure, Fault, Post};
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

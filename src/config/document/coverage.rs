@@ -86,7 +86,7 @@ fn untaken_filter(ledger: &Ledger<'_>, asked: &Asked<'_>, takers: &[&route::Read
     }
     let names: Vec<_> = takers.iter().map(|route| &route.spec.name).collect();
     let names = listed(&names, "and");
-    let fits = spelled(asked.text, asked.separator, Spelling::Route);
+    let fits = Pattern::spelled(asked.text, asked.separator);
     let hint = match fits.filter(|_| !asked.is_regex() && is_shown(ledger, asked.place)) {
         Some(fits) => format!("`topic = \"{fits}\"` in a route takes it; see that of {names}"),
         None => format!("see the `topic` of {names}"),

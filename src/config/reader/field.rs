@@ -3,13 +3,42 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use toml::Spanned;
 use toml::de::DeValue;
 
-use super::ledger::Text;
+use super::ledger::{Ledger, Located, Text};
 use super::problem::{Kind, Problem, betrays, listed, looks_secret};
-use super::table::{Field, Located, Table};
+use super::table::{Field, Table};
 use super::{synonyms, value};
 use crate::config::environment::NoText;
+
+impl<'a> Ledger<'a> {
+    /// Reads a string, `{ env = … }` included; what is wrong is reported.
+    pub(in crate::config) fn string(
+        &'a self,
+        key: &str,
+        value: &'a Spanned<DeValue<'a>>,
+    ) -> Option<Located<Text>> {
+        let span = value.span();
+        match value.get_ref() {
+            DeValue::String(text) => {
+                let hidden = self.hides(&span);
+                let text = Text { value: text.clone().into_owned(), variable: None, hidden };
+                Some(Located { value: text, span })
+            }
+            DeValue::Table(table) if table.contains_key("env") => {
+                let mut table = Table::new(self, "env", format!("`{key}`"), span.clone(), table);
+                let text = table.variable(key);
+                table.finish();
+                text.map(|value| Located { value, span })
+            }
+            other => {
+                self.wrong_type(key, span, "a string", other);
+                None
+            }
+        }
+    }
+}
 
 impl<'a> Table<'a> {
     /// A string.

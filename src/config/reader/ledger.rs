@@ -3,12 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
-use toml::Spanned;
 use toml::de::DeValue;
 
 use super::broken::Broken;
 use super::problem::{COVER, Kind, Masked, Problem, quoted};
-use super::table::{Located, Table};
 use super::value;
 use crate::config::environment::Environment;
 use crate::config::log_format::LogFormat;
@@ -34,6 +32,13 @@ pub(in crate::config) struct Text {
     pub(in crate::config) variable: Option<String>,
     /// It may be a secret.
     pub(in crate::config) hidden: bool,
+}
+
+/// A value and the bytes it was written in.
+#[derive(Clone, Debug)]
+pub(in crate::config) struct Located<T> {
+    pub(in crate::config) value: T,
+    pub(in crate::config) span: Range<usize>,
 }
 
 impl<'a> Ledger<'a> {
@@ -101,32 +106,6 @@ impl<'a> Ledger<'a> {
                 span.start + start + within.start..span.start + start + within.end
             }
             _ => span.clone(),
-        }
-    }
-
-    /// Reads a string, `{ env = … }` included; what is wrong is reported.
-    pub(in crate::config) fn string(
-        &'a self,
-        key: &str,
-        value: &'a Spanned<DeValue<'a>>,
-    ) -> Option<Located<Text>> {
-        let span = value.span();
-        match value.get_ref() {
-            DeValue::String(text) => {
-                let hidden = self.hides(&span);
-                let text = Text { value: text.clone().into_owned(), variable: None, hidden };
-                Some(Located { value: text, span })
-            }
-            DeValue::Table(table) if table.contains_key("env") => {
-                let mut table = Table::new(self, "env", format!("`{key}`"), span.clone(), table);
-                let text = table.variable(key);
-                table.finish();
-                text.map(|value| Located { value, span })
-            }
-            other => {
-                self.wrong_type(key, span, "a string", other);
-                None
-            }
         }
     }
 

@@ -13,10 +13,10 @@ mod syntax;
 mod table;
 mod value;
 
-pub(super) use ledger::{Ledger, Text};
+pub(super) use ledger::{Ledger, Located, Text};
 pub(super) use names::Names;
 pub use problem::{Kind, Problem, Problems, Told};
 pub(super) use problem::{Masked, listed, quoted};
 pub(super) use syntax::Repaired;
-pub(super) use table::{Field, Located, Reported, Setting, Table};
+pub(super) use table::{Field, Reported, Setting, Table};
 pub(super) use value::{show_duration, show_size};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use toml::de::DeValue;
 
-use super::ledger::{Ledger, Text};
+use super::ledger::{Ledger, Located, Text};
 use super::problem::{COVER, Kind, Problem, listed};
 use super::synonyms;
-use super::table::{Entry, Located, Reported, Table};
+use super::table::{Entry, Reported, Table};
 
 /// The names that a section of the file declares, bad tables included: a reference to one of these
 /// is not wrong on top.

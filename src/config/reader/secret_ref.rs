@@ -6,9 +6,9 @@ use std::path::Path;
 
 use toml::de::DeValue;
 
-use super::ledger::{Ledger, Text};
+use super::ledger::{Ledger, Located, Text};
 use super::problem::{Kind, Problem};
-use super::table::{Field, Located, Table};
+use super::table::{Field, Table};
 use crate::config::secret::{self, Secret, Unreadable};
 
 const FORMS: &str = "`{ env = \"NAME\" }`, `{ file = \"/path\" }` or `{ credential = \"name\" }`";

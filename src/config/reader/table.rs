@@ -9,7 +9,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Located};
 use super::problem::{Kind, Problem, listed};
 use super::{synonyms, syntax};
 
@@ -46,13 +46,6 @@ pub(in crate::config) enum Field<T> {
 /// It is bad, and what is wrong with it has been reported.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::config) struct Reported;
-
-/// A value and the bytes it was written in.
-#[derive(Clone, Debug)]
-pub(in crate::config) struct Located<T> {
-    pub(in crate::config) value: T,
-    pub(in crate::config) span: Range<usize>,
-}
 
 /// A value that was written, or the default.
 #[derive(Clone, Debug)]

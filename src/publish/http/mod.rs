@@ -20,9 +20,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy;
 use tokio::time::{Instant, timeout};
 
-use super::post::{Failure, Post};
+use super::post::{Answer, Failure, Fault, Post};
 use super::retry_after;
-use super::verdict::{Answer, Fault, refusal};
+use super::verdict::refusal;
 use crate::config::api::ApiConfig;
 use crate::error_chain;
 use crate::outbound::ProxyError;

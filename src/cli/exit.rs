@@ -1,0 +1,36 @@
+//! What the end of a command tells the shell, and systemd.
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use crate::bridge::BuildError;
+use crate::config::Problems;
+
+/// Failed while running, or the drain was not clean.
+pub const FAILED: u8 = 1;
+/// A wrong command line.
+pub const USAGE: u8 = 2;
+/// Permissions (`EX_NOPERM` of `sysexits.h`).
+pub const PERMISSIONS: u8 = 77;
+/// Configuration (`EX_CONFIG` of `sysexits.h`).
+pub const CONFIGURATION: u8 = 78;
+/// Aborted by a second signal.
+pub const ABORTED: u8 = 130;
+
+/// Of a configuration with these problems.
+pub(super) fn of_problems(problems: &Problems) -> ExitCode {
+    ExitCode::from(if problems.is_forbidden() { PERMISSIONS } else { CONFIGURATION })
+}
+
+/// Of a bridge that could not be made.
+pub(super) fn of_bridge(why: &BuildError) -> ExitCode {
+    let code = match why {
+        BuildError::DeadLetter { why, .. } if why.why.kind() == ErrorKind::PermissionDenied => {
+            PERMISSIONS
+        }
+        BuildError::Admin { why, .. } if why.kind() == ErrorKind::PermissionDenied => PERMISSIONS,
+        BuildError::Admin { .. } => FAILED,
+        _ => CONFIGURATION,
+    };
+    ExitCode::from(code)
+}
