@@ -53,7 +53,7 @@
 //! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
 //! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded_bugs, shutdown
-//! source → backoff, config, delivery, error_chain, health, kafka, message, metrics, outbound, seeded_bugs, shutdown
+//! source → backoff, config, delivery, error_chain, health, kafka, message, metrics, outbound, seeded_bugs, shutdown, telemetry
 //! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, seeded_bugs, shutdown
 //! dead_letter → config, kafka, message
 //! kafka → aws, config, oauth2, outbound, redact, renewal

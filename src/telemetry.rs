@@ -1,8 +1,9 @@
 //! Log lines: text on a terminal, JSON elsewhere, always to standard error, and never with a secret.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write as _};
-use std::panic::PanicHookInfo;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::SystemTime;
@@ -22,6 +23,11 @@ const QUIET: &str = "aws_config=error,aws_runtime=error,rumqttc::state=error";
 
 /// Whether the lines that were started are JSON.
 static JSON: OnceLock<bool> = OnceLock::new();
+
+thread_local! {
+    /// Whether a panic of this thread is no fault.
+    static EXPECTED: Cell<bool> = const { Cell::new(false) };
+}
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +73,9 @@ pub fn is_json() -> bool {
 /// Says of a panic what Rust would say, as a line like the others.
 pub fn tell_of_panics() {
     std::panic::set_hook(Box::new(|panic| {
+        if EXPECTED.get() {
+            return;
+        }
         let backtrace = Backtrace::capture();
         let backtrace =
             (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
@@ -74,6 +83,15 @@ pub fn tell_of_panics() {
         let line = if is_json() { as_json(panic, backtrace) } else { as_text(panic, backtrace) };
         let _ = writeln!(redact::stderr(), "{line}");
     }));
+}
+
+/// Reads by a library that panics at what others may have written; `None` if it did, of which nothing is
+/// said: that is no fault. What is read must not be changed by that.
+pub fn unless_it_panics<T>(read: impl FnOnce() -> T) -> Option<T> {
+    let before = EXPECTED.replace(true);
+    let found = catch_unwind(AssertUnwindSafe(read));
+    EXPECTED.set(before);
+    found.ok()
 }
 
 fn as_text(panic: &PanicHookInfo<'_>, backtrace: Option<String>) -> String {

@@ -1,6 +1,5 @@
 //! A record of Kafka as a [`Message`].
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use rdkafka::message::{
 use tracing::warn;
 
 use crate::message::{Coordinates, Message, OrderKey, SourceName, Topic};
+use crate::telemetry;
 
 /// What stands for a payload that is not there, where routes are to see it.
 const NULL: &[u8] = b"null";
@@ -54,9 +54,7 @@ fn readable<'r>(
     headers: &'r BorrowedHeaders,
     number: usize,
 ) -> Option<Header<'r, &'r [u8]>> {
-    // Nothing is changed by reading.
-    let read = catch_unwind(AssertUnwindSafe(|| headers.try_get(number)));
-    read.unwrap_or_else(|_| {
+    telemetry::unless_it_panics(|| headers.try_get(number)).unwrap_or_else(|| {
         warn!(source = %source, "a header is left out, because its name is not UTF-8");
         None
     })

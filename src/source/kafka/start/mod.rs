@@ -8,7 +8,6 @@
 mod birth;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
@@ -19,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::ANSWER_TIMEOUT;
 use super::shared::Shared;
+use crate::telemetry;
 pub(super) use birth::Births;
 use birth::{Begin, Log};
 
@@ -238,7 +238,7 @@ pub(in crate::source::kafka) fn millis() -> i64 {
 
 /// What stands behind a position. rdkafka panics where that is no text, which others may have written.
 fn behind(element: &TopicPartitionListElem<'_>) -> String {
-    catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default()
+    telemetry::unless_it_panics(|| element.metadata().to_owned()).unwrap_or_default()
 }
 
 /// What the brokers say: offsets, or that there is none. A partition is missing that they say nothing of.
