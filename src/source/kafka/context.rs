@@ -9,6 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList, error::KafkaResult};
 use tracing::{debug, info, warn};
 
+use super::ANSWER_TIMEOUT;
 use super::shared::Shared;
 use super::start::Begun;
 use crate::config::kafka::Start;
@@ -34,7 +35,7 @@ impl Context {
         if self.shared.config.start != Start::Latest {
             return;
         }
-        let begun = self.shared.positions(consumer, &names(list));
+        let begun = self.shared.positions(consumer, &names(list), ANSWER_TIMEOUT);
         for mut element in list.elements() {
             let is =
                 |b: &&Begun| (&*b.topic, b.partition) == (element.topic(), element.partition());

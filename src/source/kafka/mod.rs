@@ -66,6 +66,9 @@ const REWIND_CAP: Duration = Duration::from_secs(30);
 /// A broker has this long to answer: nothing is taken meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Where a partition begins is asked for again after this at least: nothing is taken while it is asked for.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Leaving the group and closing the client may take this long; after that it is left behind.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 

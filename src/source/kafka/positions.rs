@@ -164,7 +164,7 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::settings;
     use super::*;
     use crate::config::kafka::tests::config;
@@ -181,8 +181,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// A member of a group, with the only partition of `t`.
-    fn member(brokers: &str) -> (Arc<Shared>, BaseConsumer<Context>) {
+    /// A client that is no member yet.
+    pub(in super::super) fn client(brokers: &str) -> (Arc<Shared>, BaseConsumer<Context>) {
         let mut config = config();
         config.brokers = brokers.split(',').map(str::to_owned).collect();
         let mut properties = settings::properties(&config).unwrap();
@@ -199,7 +199,13 @@ mod tests {
             Shutdown::new(),
         ));
         let context = Context::new(Arc::clone(&shared));
-        let consumer: BaseConsumer<Context> = properties.create_with_context(context).unwrap();
+        let consumer = properties.create_with_context(context).unwrap();
+        (shared, consumer)
+    }
+
+    /// A member of a group, with the only partition of `t`.
+    fn member(brokers: &str) -> (Arc<Shared>, BaseConsumer<Context>) {
+        let (shared, consumer) = client(brokers);
         consumer.subscribe(&["t"]).unwrap();
         let deadline = Instant::now() + PATIENCE;
         while shared.assignment().names().is_empty() {

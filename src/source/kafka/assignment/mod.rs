@@ -307,7 +307,7 @@ impl Assignment {
     pub(in crate::source::kafka) fn put_off(&mut self, which: &[(String, i32)], now: Instant) {
         self.change(which, |p| {
             if let Some(Again::Undecided { due }) = &mut p.again {
-                *due = now + p.backoff.next_wait();
+                *due = now + super::ASK_AGAIN + p.backoff.next_wait();
             }
         });
     }

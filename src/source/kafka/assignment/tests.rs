@@ -310,3 +310,18 @@ fn a_message_that_was_found_is_admitted_though_other_partitions_leave() {
     assignment.add("t", 1);
     assert!(matches!(assignment.admit(found, 8, 1), Admitted::Foreign), "another generation");
 }
+
+#[test]
+fn where_a_partition_begins_is_not_asked_for_again_at_once() {
+    let (mut assignment, _) = assignment(10);
+    assignment.add("t", 0);
+    let open = [("t".to_owned(), 0)];
+    assignment.undecide(&open);
+    let mut now = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(assignment.undecided(now), open);
+        assignment.put_off(&open, now);
+        assert_eq!(assignment.undecided(now + Duration::from_millis(999)), []);
+        now += LATER;
+    }
+}

@@ -8,6 +8,8 @@
 mod birth;
 
 use std::collections::BTreeMap;
+use std::slice;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
@@ -25,8 +27,14 @@ use birth::{Begin, Log};
 /// One that the others are not to wait for has so long.
 const ALONE: Duration = Duration::from_millis(500);
 
+/// So many are asked for one by one at the same time.
+const TOGETHER: usize = 64;
+
 /// A partition, and a time or an end of its log that is asked for.
 type Question = (String, i32, Offset);
+
+/// What was said of partitions: an offset, or that there is none. One is missing of which nothing was said.
+type Answers = BTreeMap<(String, i32), Option<i64>>;
 
 /// Where a partition is read from.
 pub(in crate::source::kafka) struct Begun {
@@ -45,16 +53,18 @@ impl Begun {
 }
 
 impl Shared {
-    /// Where these partitions are to be read from; those are missing that it is not known of yet.
+    /// Where these partitions are to be read from; those are missing that it is not known of yet. Their leaders
+    /// have `patience` to answer, in which nothing is taken.
     pub(in crate::source::kafka) fn positions(
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
         open: &[(String, i32)],
+        patience: Duration,
     ) -> Vec<Begun> {
         if open.is_empty() || !self.births().has_looked() {
             return Vec::new();
         }
-        let begun = self.decide(consumer, open).unwrap_or_else(|error| {
+        let begun = self.decide(consumer, open, patience).unwrap_or_else(|error| {
             debug!(source = %self.name, %error, "positions of the group are not known yet");
             Vec::new()
         });
@@ -73,7 +83,8 @@ impl Shared {
         if open.is_empty() {
             return;
         }
-        let begun = self.positions(consumer, &open);
+        // They did not answer when there was more time.
+        let begun = self.positions(consumer, &open, ALONE);
         let mut assignment = self.assignment();
         for each in &begun {
             assignment.begin_at(&each.topic, each.partition, each.position, each.is_new());
@@ -123,6 +134,7 @@ impl Shared {
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
         open: &[(String, i32)],
+        patience: Duration,
     ) -> Result<Vec<Begun>, KafkaError> {
         let asked = self.with_positions(open);
         let found = consumer.committed_offsets(asked, ANSWER_TIMEOUT)?;
@@ -147,7 +159,7 @@ impl Shared {
                 let taking: Vec<_> = self.selection.taking(&topic).collect();
                 let begin = births.begin(&topic, partition, &taking);
                 of.1 = Some(begin);
-                new.push((topic, partition, begin));
+                new.push(((topic, partition), begin));
             }
         }
         let now = millis();
@@ -155,7 +167,7 @@ impl Shared {
             births.take(&topic, partitions, begin, now);
         }
         drop(births);
-        begun.extend(anew(consumer, new));
+        begun.extend(anew(new, |questions| offsets(consumer, questions, patience)));
         if begun.len() < open.len() {
             debug!(source = %self.name, missing = open.len() - begun.len(), "the brokers do not say yet where partitions begin");
         }
@@ -199,33 +211,34 @@ impl Shared {
     }
 }
 
-/// Where partitions begin that the group has no position in.
+/// Where partitions begin that the group has no position in, by what `ask` is answered.
 fn anew(
-    consumer: &BaseConsumer<impl ConsumerContext>,
-    new: Vec<(String, i32, Begin)>,
+    mut new: Vec<((String, i32), Begin)>,
+    mut ask: impl FnMut(&[Question]) -> Answers,
 ) -> Vec<Begun> {
-    let ask = |at: fn(Begin) -> Option<Offset>| {
-        let question = |(topic, partition, begin): &'_ (String, i32, Begin)| {
+    let mut ask = |new: &[((String, i32), Begin)], at: fn(Begin) -> Option<Offset>| {
+        let question = |((topic, partition), begin): &'_ ((String, i32), Begin)| {
             Some((topic.clone(), *partition, at(*begin)?))
         };
-        offsets(consumer, &new.iter().filter_map(question).collect::<Vec<_>>())
+        ask(&new.iter().filter_map(question).collect::<Vec<_>>())
     };
     // In this order: what is written meanwhile is behind the end that was told.
-    let latest = ask(|_| Some(Offset::End));
-    let since = ask(|begin| match begin {
+    let latest = ask(&new, |_| Some(Offset::End));
+    // Who does not answer is not asked for more: the others would wait for it each time.
+    new.retain(|(at, _)| latest.get(at).is_some_and(Option::is_some));
+    let since = ask(&new, |begin| match begin {
         Begin::Since(since) => Some(Offset::Offset(since)),
         Begin::Beginning | Begin::End => None,
     });
-    let earliest = ask(|_| Some(Offset::Beginning));
-    let begun = |(topic, partition, begin): (String, i32, Begin)| {
-        let at = (topic, partition);
+    let earliest = ask(&new, |_| Some(Offset::Beginning));
+    let begun = |(at, begin): ((String, i32), Begin)| {
         let since = match begin {
             Begin::Since(_) => *since.get(&at)?,
             Begin::Beginning | Begin::End => None,
         };
         let log = Log { earliest: (*earliest.get(&at)?)?, latest: (*latest.get(&at)?)?, since };
         let (position, skipped) = begin.position(log);
-        Some(Begun { topic: at.0, partition, position, was: Err((begin, skipped)) })
+        Some(Begun { topic: at.0, partition: at.1, position, was: Err((begin, skipped)) })
     };
     new.into_iter().filter_map(begun).collect()
 }
@@ -241,39 +254,46 @@ fn behind(element: &TopicPartitionListElem<'_>) -> String {
     telemetry::unless_it_panics(|| element.metadata().to_owned()).unwrap_or_default()
 }
 
-/// What the brokers say: offsets, or that there is none. A partition is missing that they say nothing of.
+/// What the brokers say.
 fn offsets(
     consumer: &BaseConsumer<impl ConsumerContext>,
     questions: &[Question],
-) -> BTreeMap<(String, i32), Option<i64>> {
-    let deadline = Instant::now() + ANSWER_TIMEOUT;
-    let mut answers = BTreeMap::new();
-    let mut note = |answer: TopicPartitionList| {
-        for element in answer.elements().iter().filter(|element| element.error().is_ok()) {
+    patience: Duration,
+) -> Answers {
+    let answers = match ask(consumer, questions, patience) {
+        Ok(answer) => vec![answer],
+        Err(_) if questions.len() == 1 => Vec::new(),
+        // One that has no leader, or a silent one, lets the question fail for all.
+        Err(_) => questions.chunks(TOGETHER).flat_map(|some| alone(consumer, some)).collect(),
+    };
+    let mut said = Answers::new();
+    for element in answers.iter().flat_map(TopicPartitionList::elements) {
+        if element.error().is_ok() {
             let offset = match element.offset() {
                 Offset::Offset(offset) => Some(offset),
                 // Nothing is as young as that.
                 _ => None,
             };
-            answers.insert((element.topic().to_owned(), element.partition()), offset);
-        }
-    };
-    match ask(consumer, questions, ANSWER_TIMEOUT) {
-        Ok(answer) => note(answer),
-        Err(_) if questions.len() == 1 => {}
-        // One that has no leader lets the question fail for all.
-        Err(_) => {
-            for question in questions {
-                if Instant::now() + ALONE > deadline + ANSWER_TIMEOUT {
-                    break;
-                }
-                if let Ok(answer) = ask(consumer, std::slice::from_ref(question), ALONE) {
-                    note(answer);
-                }
-            }
+            said.insert((element.topic().to_owned(), element.partition()), offset);
         }
     }
-    answers
+    said
+}
+
+/// What the brokers say to each by itself, at the same time: one that is silent costs no other its turn.
+fn alone(
+    consumer: &BaseConsumer<impl ConsumerContext>,
+    questions: &[Question],
+) -> Vec<TopicPartitionList> {
+    thread::scope(|scope| {
+        let begin = |question| {
+            let one = move || ask(consumer, slice::from_ref(question), ALONE);
+            // Without a thread for it there is no answer, and it is asked for again.
+            thread::Builder::new().spawn_scoped(scope, one).ok()
+        };
+        let asked: Vec<_> = questions.iter().filter_map(begin).collect();
+        asked.into_iter().filter_map(|one| one.join().ok()?.ok()).collect()
+    })
 }
 
 /// Kafka takes the ends of a log for times, and so does librdkafka.
@@ -290,4 +310,55 @@ fn ask(
         list.add_partition_offset(topic, *partition, *at)?;
     }
     consumer.offsets_for_times(list, patience)
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::source::kafka::positions::tests::client;
+
+    fn at(partition: i32) -> (String, i32) {
+        ("t".to_owned(), partition)
+    }
+
+    #[test]
+    fn who_does_not_answer_once_is_asked_for_nothing_more() {
+        let mut asked = Vec::new();
+        let begun = anew(
+            vec![(at(0), Begin::Since(7)), (at(1), Begin::Since(7)), (at(2), Begin::End)],
+            |questions| {
+                let partitions: Vec<i32> = questions.iter().map(|question| question.1).collect();
+                asked.push(partitions.clone());
+                let answers = partitions.into_iter().filter(|partition| *partition != 1);
+                answers.map(|partition| (at(partition), Some(5))).collect()
+            },
+        );
+        assert_eq!(asked, [vec![0, 1, 2], vec![0], vec![0, 2]]);
+        assert_eq!(begun.iter().map(|begun| begun.partition).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[test]
+    fn a_silent_leader_keeps_no_answer_of_another_one_back() {
+        let cluster = MockCluster::new(2).unwrap();
+        cluster.create_topic("t", 4, 1).unwrap();
+        for partition in 0..4 {
+            cluster.partition_leader("t", partition, Some(1 + partition % 2)).unwrap();
+        }
+        cluster.broker_round_trip_time(2, Duration::from_mins(10)).unwrap();
+        let servers = cluster.bootstrap_servers();
+        let (_shared, consumer) = client(servers.split(',').next().unwrap());
+        let all: Vec<_> = (0..4).map(|n| ("t".to_owned(), n, Offset::End)).collect();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // On a busy machine the one that speaks may be late, too.
+        loop {
+            let said = offsets(&consumer, &all, ALONE);
+            assert!(said.keys().all(|(_, partition)| partition % 2 == 0), "{said:?}");
+            if said == [(at(0), Some(0)), (at(2), Some(0))].into() {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{said:?}");
+        }
+    }
 }
