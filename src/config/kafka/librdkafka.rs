@@ -76,17 +76,13 @@ pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, Strin
                 good = false;
                 continue;
             }
-            let managed = |(name, _): &&(&str, &str)| {
-                let below = name.ends_with(['.', '_']) && entry.key.starts_with(name);
-                *name == entry.key || below
-            };
-            if let Some((_, why)) = MANAGED.iter().find(managed) {
+            if let Some(why) = managed(entry.key) {
                 let message = format!(
                     "{} is managed by the bridge",
                     ledger.quoted(&entry.key_span, entry.key)
                 );
                 let problem = Problem::new(Kind::Impossible, Some(entry.key_span), message);
-                ledger.report(problem.help(*why));
+                ledger.report(problem.help(why));
                 good = false;
                 continue;
             }
@@ -112,4 +108,53 @@ pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, Strin
         }
         good.then_some(all)
     })
+}
+
+/// Why a property is not to be given, if it isn't.
+fn managed(property: &str) -> Option<&'static str> {
+    let is = |(name, _): &&(&str, &str)| {
+        let below = name.ends_with(['.', '_']) && property.starts_with(name);
+        *name == property || below
+    };
+    MANAGED.iter().find(is).map(|(_, why)| *why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is given here is not remembered as a secret, and is shown in errors of librdkafka.
+    #[test]
+    fn no_secret_can_be_given() {
+        // Those that librdkafka marks as sensitive, their aliases, and what else tells who we are.
+        for property in [
+            "sasl.username",
+            "sasl.password",
+            "sasl.jaas.config",
+            "sasl.oauthbearer.config",
+            "sasl.oauthbearer.client.secret",
+            "sasl.oauthbearer.client.credentials.client.secret",
+            "sasl.oauthbearer.assertion.private.key.file",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
+            "sasl.oauthbearer.assertion.private.key.pem",
+            "sasl.oauthbearer.assertion.file",
+            "sasl.kerberos.kinit.cmd",
+            "ssl.key.location",
+            "ssl.key.password",
+            "ssl.key.pem",
+            "ssl.keystore.location",
+            "ssl.keystore.password",
+            "ssl.certificate.pem",
+            "ssl.ca.pem",
+            "ssl_key",
+            "ssl_certificate",
+            "ssl_ca",
+            "ssl_engine_callback_data",
+        ] {
+            assert!(managed(property).is_some(), "{property}");
+        }
+        for property in ["client.rack", "fetch.wait.max.ms", "ssl.cipher.suites"] {
+            assert_eq!(managed(property), None, "{property}");
+        }
+    }
 }
