@@ -58,15 +58,14 @@ pub fn learn_for(value: &str, lifetime: Option<Duration>) {
 
 /// Remembers what the environment of this process holds for its libraries.
 pub fn learn_environment() {
-    let value = |name: &str| std::env::var(name).ok();
+    let value = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
     for secret in VARIABLES.into_iter().filter_map(value) {
         learn(&secret);
     }
     let either = |name: &str| [value(name), value(&name.to_ascii_lowercase())];
     for proxy in PROXIES.into_iter().flat_map(either).flatten() {
-        let user = proxy.rsplit_once('@').map(|(user, _)| user.rsplit("//").next().unwrap_or(user));
-        if let Some((_, password)) = user.and_then(|user| user.split_once(':')) {
-            learn(password);
+        for secret in secrets_of(&proxy) {
+            learn(&secret);
         }
     }
 }
@@ -133,6 +132,21 @@ impl<W: Write> Drop for Clean<W> {
         // Nobody is left to tell.
         let _ = self.flush();
     }
+}
+
+/// The password of an address, or its user where that is all (tokens are written so), as it stands there and
+/// as it is sent.
+fn secrets_of(address: &str) -> Vec<String> {
+    let Some((user_info, _)) = address.rsplit_once('@') else { return Vec::new() };
+    let user_info = user_info.split_once("://").map_or(user_info, |(_, user_info)| user_info);
+    let secret = match user_info.split_once(':') {
+        Some((user, "")) => user,
+        Some((_, password)) => password,
+        None => user_info,
+    };
+    let sent = Unescaped::of(secret.as_bytes(), Kind::Percent);
+    let sent = sent.and_then(|sent| String::from_utf8(sent.bytes().to_vec()).ok());
+    [Some(secret.to_owned()), sent].into_iter().flatten().collect()
 }
 
 fn remember(value: &str, until: Option<Instant>) {
@@ -288,6 +302,56 @@ mod tests {
         assert_eq!(String::from_utf8(written).unwrap(), "one … two\nthree …");
         assert_eq!(clean("nothing in it"), Cow::Borrowed("nothing in it"));
     }
+
+    #[test]
+    fn an_address_may_hold_a_password_or_a_token_and_either_may_be_encoded() {
+        for (address, expected) in [
+            ("http://proxy.example:3128", &[][..]),
+            ("http://user:password@proxy.example:3128", &["password"]),
+            ("user:pass//word@proxy.example", &["pass//word"]),
+            ("http://token-of-nobody@proxy.example", &["token-of-nobody"]),
+            ("token-of-nobody@proxy.example", &["token-of-nobody"]),
+            ("http://token-of-nobody:@proxy.example", &["token-of-nobody"]),
+            ("http://a%40b:p%40ss%2Fw@proxy.example", &["p%40ss%2Fw", "p@ss/w"]),
+            ("http://t%6Fken@proxy.example", &["t%6Fken", "token"]),
+            ("http://user:p@ss//w:rd@proxy.example", &["p@ss//w:rd"]),
+            ("http://user:p%E4ss@proxy.example", &["p%E4ss"]),
+        ] {
+            assert_eq!(secrets_of(address), expected, "{address}");
+        }
+    }
+
+    /// Not a test: the process that the next one starts.
+    #[test]
+    fn a_process_with_proxies() {
+        if std::env::var_os("HAS_PROXIES").is_some() {
+            learn_environment();
+            let all = SECRETS_OF_PROXIES.join(" ");
+            let _ = writeln!(stdout(), "all: {all}, https_proxy");
+        }
+    }
+
+    #[test]
+    fn every_variable_of_a_proxy_is_known() {
+        let mut process = std::process::Command::new(std::env::current_exe().unwrap());
+        process.args(["--exact", "redact::tests::a_process_with_proxies", "--nocapture"]);
+        let variables = PROXIES.map(|name| [name.to_owned(), name.to_ascii_lowercase()]).concat();
+        for (name, secret) in variables.iter().zip(SECRETS_OF_PROXIES) {
+            process.env(name, format!("http://{secret}@proxy.example:3128"));
+        }
+        let said = process.env("HAS_PROXIES", "1").output().unwrap().stdout;
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("all: … … … … … …, https_proxy"), "{said}");
+    }
+
+    const SECRETS_OF_PROXIES: [&str; 6] = [
+        "token-the-first",
+        "token-the-second",
+        "token-the-third",
+        "token-the-fourth",
+        "token-the-fifth",
+        "token-the-sixth",
+    ];
 
     proptest::proptest! {
         #[test]
