@@ -1,6 +1,9 @@
 //! Secrets that others repeat: an API that quotes what it was sent, in whatever form, and programs that
 //! give credentials. None is in anything that the bridge says.
 
+use std::ops::Range;
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,10 +12,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use crate::support::bridge::{Bridge, Setup, write_secret};
+use crate::support::emulator::{Emulator, KEY};
 use crate::support::mosquitto::Mosquitto;
-use crate::support::producer::produce;
+use crate::support::producer::{produce, publish};
 use crate::support::stub::{Asked, Stub, reply};
-use crate::support::until;
+use crate::support::{free_port, until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const TRACE: &str = "level = \"trace\"\n";
@@ -162,4 +166,69 @@ async fn what_a_program_says_that_was_to_give_credentials_is_not_shown() {
     let said = said(&bridge, &setup).await;
     assert!(!said.contains("hunter2"), "{said}");
     assert!(why.contains("run it to see"), "{why}");
+}
+
+/// Who opens a FIFO waits for somebody to write to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fifo_in_the_place_of_a_secret_stops_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    let at = |name: &str| directory.path().join(name);
+    let (passwords, password, key) = (at("passwords"), at("password"), at("key"));
+    let added = Command::new("mosquitto_passwd")
+        .args(["-b", "-c", passwords.to_str().unwrap(), "relay", "s3cret-word"])
+        .status();
+    assert!(added.expect("`mosquitto_passwd` cannot be run").success());
+    write_secret(&password, "s3cret-word\n");
+    write_secret(&key, KEY);
+    let port = free_port();
+    let mut mosquitto = Mosquitto::start(&format!(
+        "per_listener_settings true\nallow_anonymous true\nlistener {port} 127.0.0.1\n\
+         allow_anonymous false\npassword_file {}\n",
+        passwords.display()
+    ))
+    .await;
+    let auth = format!("auth = {{ type = \"api-key\", key = {{ file = \"{}\" }} }}", key.display());
+    let source = format!(
+        "url = \"mqtt://127.0.0.1:{port}\"\nusername = \"relay\"\npassword = {{ file = \"{}\" }}",
+        password.display()
+    );
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, &auth, &source, "");
+    let mut bridge = setup.start_ready().await;
+    let send = async |port: u16, ids: Range<u64>| {
+        let last = usize::try_from(ids.end).unwrap();
+        let message = |id| ("plant/a/data".to_owned(), json!({ "id": id }).to_string().into());
+        publish(port, 1_000, ids.map(message)).await;
+        ledger.has_ids(last, PATIENCE).await;
+    };
+    let kept = |path: &Path| bridge.lines(&["WARN", "is a FIFO", &path.display().to_string()]);
+    send(mosquitto.port, 0..5).await;
+
+    turn_into_fifo(&key);
+    turn_into_fifo(&password);
+    let mut next = 5;
+    until("the key's file was looked at, and what is published goes on", PATIENCE, async || {
+        send(mosquitto.port, next..next + 1).await;
+        next += 1;
+        (!kept(&key).is_empty()).then_some(())
+    })
+    .await;
+    // The broker's is looked at for the next connection.
+    mosquitto.kill();
+    bridge.metric_is("source_connected{source=\"plant\"}", |v| v == 0.0).await;
+    mosquitto.restart().await;
+    bridge.ready().await;
+    assert_eq!((kept(&key).len(), kept(&password).len()), (1, 1), "{}", bridge.log());
+    send(mosquitto.port, next..next + 20).await;
+    assert_eq!(bridge.get("/livez").await.0, 200);
+    bridge.nothing_in_flight().await;
+    bridge.signal("TERM");
+    assert_eq!(bridge.ended(PATIENCE).await.code(), Some(0), "{}", bridge.log());
+}
+
+/// As a rotation does: it takes the name of what was there.
+fn turn_into_fifo(path: &Path) {
+    let beside = path.with_extension("fifo");
+    assert!(Command::new("mkfifo").arg(&beside).status().unwrap().success());
+    std::fs::rename(beside, path).unwrap();
 }

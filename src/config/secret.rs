@@ -233,7 +233,6 @@ impl Last {
             Ok(Some(content)) => {
                 if *self.text != *content.text {
                     redact::learn(&content.text);
-                    redact::learn(&content.text);
                     self.text = content.text.into();
                     tracing::info!(file = %kept.shown(), "the secret in the file changed; the new one is used");
                 }
