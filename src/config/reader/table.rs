@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ledger::{Ledger, Located};
-use super::problem::{Kind, Problem, listed};
+use super::problem::{Kind, Problem, is_known, listed};
 use super::{synonyms, syntax};
 
 /// A table whose keys are taken out.
@@ -93,6 +93,8 @@ impl<'a> Table<'a> {
 
     /// Takes a key out.
     pub(in crate::config) fn take(&mut self, key: &'static str) -> Option<Entry<'a>> {
+        // Else nobody could see what is written there, nor of a mistake that it is one.
+        debug_assert!(is_known(key), "`{key}` is read, and `harmless` does not know it");
         self.asked.push(key);
         let at = self.entries.iter().position(|entry| entry.key == key)?;
         let entry = self.entries.remove(at);

@@ -346,7 +346,67 @@ fn is_word(run: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use toml::de::{DeTable, DeValue};
+
     use super::*;
+
+    /// The readers are held to the lists here when they ask for a key; what is shown of an example, here.
+    #[test]
+    fn every_key_of_the_examples_is_known_and_its_value_is_shown() {
+        let mut seen = BTreeSet::new();
+        for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/config")).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let mut header = "";
+            for line in text.lines() {
+                // `#key = value` is an example, too; `# Words` are none.
+                let key = |text: &&str| text.starts_with(|c: char| c.is_ascii_lowercase());
+                let line = line.strip_prefix('#').filter(key).unwrap_or(line);
+                if line.starts_with('[') {
+                    header = line;
+                } else if key(&line) {
+                    let text = format!("{header}\n{line}");
+                    let table = DeTable::parse(&text).unwrap_or_else(|e| panic!("{line}: {e}"));
+                    look(&[], &DeValue::Table(table.into_inner()), &mut seen);
+                }
+            }
+        }
+        assert!(seen.len() > 70, "{}: {seen:?}", seen.len());
+    }
+
+    fn look(path: &[&str], found: &DeValue<'_>, seen: &mut BTreeSet<String>) {
+        let shown = |text: &str| {
+            let covered = match path {
+                [.., "options", _] => true,
+                [.., key] => OTHERS.contains(key),
+                [] => false,
+            };
+            assert!(covered || value(path, text), "{} = {text}", path.join("."));
+        };
+        match found {
+            DeValue::Table(table) => {
+                for (key, value) in table {
+                    let path = [path, &[&**key.get_ref()]].concat();
+                    let known = match &path[..] {
+                        [section] => is_section(section),
+                        [_, _] if matches!(value.get_ref(), DeValue::Table(_)) => true,
+                        [.., "options", _] => true,
+                        [.., key] => is_known(key),
+                        [] => false,
+                    };
+                    assert!(known, "{} is an example, and not known here", path.join("."));
+                    seen.insert(path.join("."));
+                    look(&path, value.get_ref(), seen);
+                }
+            }
+            DeValue::Array(list) => list.iter().for_each(|one| look(path, one.get_ref(), seen)),
+            DeValue::String(text) => shown(text),
+            DeValue::Integer(number) => shown(number.as_str()),
+            DeValue::Boolean(yes) => shown(&yes.to_string()),
+            _ => panic!("{path:?} is of a type that no key has"),
+        }
+    }
 
     #[test]
     fn what_is_known_and_looks_as_it_should_is_shown() {

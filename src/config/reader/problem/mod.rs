@@ -14,7 +14,7 @@ use annotate_snippets::{Level, Origin, Renderer};
 use crate::config::LogFormat;
 pub(super) use cover::is_key_char;
 use excerpt::Excerpt;
-pub(super) use harmless::{betrays, looks_secret};
+pub(super) use harmless::{betrays, is_known, looks_secret};
 pub(super) use lines::{Lines, line_end};
 pub(super) use mask::COVER;
 pub(in crate::config) use mask::Masked;
