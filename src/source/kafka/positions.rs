@@ -63,7 +63,8 @@ impl Shared {
             };
             self.alive();
             let left = deadline.saturating_duration_since(Instant::now());
-            let again = passes(&error) && !left.is_zero();
+            // Who has lost its partitions is out of the group, whatever the broker calls it.
+            let again = passes(&error) && !consumer.assignment_lost() && !left.is_zero();
             if !again || park(AGAIN.min(left), self.shutdown.abort()).is_some() {
                 // To be asked for again, at the latest when the partitions go.
                 self.stored.store(true, Ordering::Relaxed);
@@ -111,10 +112,13 @@ impl Shared {
 }
 
 /// Whether the next try may do better: the broker is between two generations of the group, or this
-/// client has not heard of the newest.
+/// client has not heard of the newest, which it joined.
 fn passes(error: &KafkaError) -> bool {
     let code = error.rdkafka_error_code();
-    matches!(code, Some(Code::RebalanceInProgress | Code::StaleMemberEpoch))
+    matches!(
+        code,
+        Some(Code::RebalanceInProgress | Code::IllegalGeneration | Code::StaleMemberEpoch)
+    )
 }
 
 impl Shared {
@@ -241,6 +245,38 @@ pub(super) mod tests {
         refuse(rebalance, 1);
         shared.shutdown.start_abort();
         shared.commit(&consumer, Instant::now() + PATIENCE).unwrap_err();
+    }
+
+    #[test]
+    fn what_passes_is_what_a_rebalance_ends() {
+        for (code, expected) in [
+            (Code::RebalanceInProgress, true),
+            // While it rejoins, the broker may be one generation ahead.
+            (Code::IllegalGeneration, true),
+            (Code::StaleMemberEpoch, true),
+            (Code::UnknownMemberId, false),
+            (Code::FencedInstanceId, false),
+            (Code::GroupAuthorizationFailed, false),
+        ] {
+            assert_eq!(passes(&KafkaError::ConsumerCommit(code)), expected, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_out_of_the_group_does_not_try_again() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let (shared, consumer) = member(&cluster.bootstrap_servers());
+        consumer.store_offset("t", 0, 1).unwrap();
+        shared.stored.store(true, Ordering::Relaxed);
+        // Another try would meet the second.
+        let errors = [
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
+        ];
+        cluster.request_errors(RDKafkaApiKey::OffsetCommit, &errors);
+        let why = shared.commit(&consumer, Instant::now() + PATIENCE).unwrap_err();
+        assert!(why.contains("generation"), "{why}");
     }
 
     #[test]
