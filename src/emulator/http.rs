@@ -139,7 +139,7 @@ async fn event(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Cut> {
     let (parts, body) = request.into_parts();
-    let body = read(body, holding).await;
+    let body = read(Body::new(body), holding).await;
     // Whole, and used at once; or not kept.
     holding.clear(Side::Read);
     let body = match body {
@@ -292,7 +292,7 @@ fn publish(
     service.publish(publish).map_err(|refusal| refused(&refusal))
 }
 
-async fn read(body: Incoming, holding: &Holding) -> Result<Bytes, Failure> {
+async fn read(body: Body, holding: &Holding) -> Result<Bytes, Failure> {
     let late = |_| {
         let message = "the body did not come within 30 s";
         Err(Failure {
@@ -305,7 +305,7 @@ async fn read(body: Incoming, holding: &Holding) -> Result<Bytes, Failure> {
     timeout(BODY_TIMEOUT, read_whole(body, holding)).await.unwrap_or_else(late)
 }
 
-async fn read_whole(body: Incoming, holding: &Holding) -> Result<Bytes, Failure> {
+async fn read_whole(body: Body, holding: &Holding) -> Result<Bytes, Failure> {
     let too_large = || {
         let message = "the body is larger than 1.2 MB";
         Failure {
@@ -323,7 +323,7 @@ async fn read_whole(body: Incoming, holding: &Holding) -> Result<Bytes, Failure>
     collected.map(http_body_util::Collected::to_bytes).map_err(|_| too_large())
 }
 
-async fn discard(mut body: Incoming, holding: &Holding) {
+async fn discard(mut body: Body, holding: &Holding) {
     let mut left = MAX_DISCARDED_BYTES;
     while let Some(Ok(frame)) = body.frame().await {
         holding.clear(Side::Read);
@@ -397,4 +397,36 @@ fn whole(status: StatusCode, body: Vec<u8>) -> Response<Body> {
     let kind = HeaderValue::from_static("application/json; charset=UTF-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream::unfold;
+    use tokio::time::Instant;
+
+    use super::super::memory::Memory;
+    use super::*;
+
+    /// However it drips: time is the clock's of the test, and passes at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_takes_too_long_is_refused() {
+        let memory = Memory::new(usize::MAX);
+        for (pause, in_time) in [(1, false), (3_600, false), (0, true)] {
+            let drops = unfold(0, move |sent| async move {
+                sleep(Duration::from_secs(pause)).await;
+                (sent < 1_000).then_some((Ok::<_, Infallible>(" "), sent + 1))
+            });
+            let begun = Instant::now();
+            let read = read(Body::from_stream(drops), &memory.holding()).await;
+            match read {
+                Ok(body) => assert!(in_time && body.len() == 1_000, "{pause}"),
+                Err(refused) => {
+                    assert_eq!((in_time, refused.status), (false, StatusCode::REQUEST_TIMEOUT));
+                    assert_eq!(begun.elapsed().as_secs(), 30, "{pause}");
+                }
+            }
+        }
+    }
 }
