@@ -252,20 +252,20 @@ mod tests {
     use super::*;
     use crate::message::{Coordinates, Topic};
     use bytes::Bytes;
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     #[derive(Default)]
     struct Log(Mutex<Vec<(u64, Outcome)>>);
 
     impl Tracker for Log {
         fn settled(&self, token: u64, outcome: Outcome) {
-            self.0.lock().unwrap().push((token, outcome));
+            self.0.lock().push((token, outcome));
         }
     }
 
     impl Log {
         fn seen(&self) -> Vec<(u64, Outcome)> {
-            self.0.lock().unwrap().clone()
+            self.0.lock().clone()
         }
     }
 

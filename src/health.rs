@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// How long a part may go without a sign of life before the process counts as stuck.
@@ -65,8 +66,8 @@ impl Health {
         parts.iter().filter(|(_, s)| late(s)).map(|(name, _)| name.clone()).collect()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, State>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<String, State>> {
+        self.parts.lock()
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut State)) {

@@ -7,9 +7,10 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use rand::RngExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -197,7 +198,7 @@ impl<T: PartialEq> Drop for Running<T> {
 
 impl<T: PartialEq> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn end(&self, result: Result<Fresh<T>, String>) {

@@ -18,11 +18,11 @@ struct Source {
 
 impl Source {
     fn says(&self, value: u64, lifetime: impl Into<Option<Duration>>) {
-        *self.answer.lock().unwrap() = Some((value, lifetime.into()));
+        *self.answer.lock() = Some((value, lifetime.into()));
     }
 
     fn fails(&self) {
-        *self.answer.lock().unwrap() = None;
+        *self.answer.lock() = None;
     }
 
     fn asked(&self) -> u64 {
@@ -38,7 +38,7 @@ fn renewal() -> (Renewal<u64>, Arc<Source>) {
         Box::pin(async move {
             source.asked.fetch_add(1, Ordering::Relaxed);
             sleep(100 * MS).await;
-            let answer = *source.answer.lock().unwrap();
+            let answer = *source.answer.lock();
             answer.map(|(value, lifetime)| Fresh { value, lifetime }).ok_or("down".to_owned())
         })
     });

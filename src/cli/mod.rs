@@ -3,11 +3,11 @@
 use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::RwLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use parking_lot::RwLock;
 use tokio::runtime::Runtime;
 use tracing::error;
 #[cfg(feature = "emulator")]

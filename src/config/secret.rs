@@ -4,9 +4,10 @@ use std::fmt;
 use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::files::regular;
@@ -163,8 +164,9 @@ impl Secret {
             let wait = self.begin(now, surely);
             if wait != Wait::Nothing {
                 let running = |last: &mut Last| last.look == Look::Running;
-                let waited = self.0.ended.wait_timeout_while(self.0.lock(), PATIENCE, running);
-                waited.unwrap_or_else(PoisonError::into_inner).0.late(&self.0);
+                let mut last = self.0.lock();
+                self.0.ended.wait_while_for(&mut last, running, PATIENCE);
+                last.late(&self.0);
             }
             if wait != Wait::Earlier || !surely {
                 return self.reveal();
@@ -205,7 +207,7 @@ impl Secret {
 
 impl Kept {
     fn lock(&self) -> MutexGuard<'_, Last> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock()
     }
 
     /// Looks at the file, and reads it unless it is as `known`.
@@ -398,9 +400,9 @@ mod tests {
         let asked = Arc::new(Mutex::new(0));
         let count = Arc::clone(&asked);
         let read = move |_: &Path| {
-            *count.lock().unwrap() += 1;
+            *count.lock() += 1;
             // Ends with an error when nobody will answer any more.
-            let _ = answers.lock().unwrap().recv();
+            let _ = answers.lock().recv();
             let stamp = Stamp { modified: None, length: 3, file: (0, 0) };
             Ok(Content { text: "two".into(), open_to_others: false, stamp })
         };
@@ -412,7 +414,7 @@ mod tests {
             assert_eq!(secret.reread().now_or_never().as_deref(), Some("one"));
             assert_eq!(&*secret.reread_on_thread(), "one");
         }
-        assert_eq!(*asked.lock().unwrap(), 1);
+        assert_eq!(*asked.lock(), 1);
         let told = secret.0.told.notified();
         answer.send(()).unwrap();
         told.await;

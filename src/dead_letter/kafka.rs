@@ -16,9 +16,10 @@
 //! a larger `max.message.bytes`. The others of its batch are written meanwhile, those of later batches are
 //! not, and no reject behind it is acknowledged, written or not.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::ClientConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
@@ -84,7 +85,7 @@ struct Trouble(Arc<Mutex<Option<(Code, String)>>>);
 
 impl Trouble {
     fn get(&self) -> MutexGuard<'_, Option<(Code, String)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -7,10 +7,11 @@
 
 use std::fmt;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::{digest, hmac};
+use parking_lot::Mutex;
 
 use super::EVENT_PATH;
 
@@ -110,7 +111,7 @@ impl Signer {
 
     fn moment(&self, now: SystemTime) -> Arc<Moment> {
         let second = seconds(now);
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         if let Some(moment) = last.as_ref().filter(|moment| moment.second == second) {
             return Arc::clone(moment);
         }

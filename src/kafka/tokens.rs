@@ -1,8 +1,9 @@
 //! The tokens of SASL/OAUTHBEARER: those of an issuer, and those signed with AWS credentials.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rdkafka::client::OAuthToken;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -93,7 +94,7 @@ impl Desk {
 
     /// As [`token`](Self::token); `None` before the first answer, be it a refusal.
     pub fn answer(&self) -> Option<Result<OAuthToken, String>> {
-        let lying = self.lying.token.lock().unwrap_or_else(PoisonError::into_inner);
+        let lying = self.lying.token.lock();
         let token = lying.as_ref()?.as_ref().map_err(String::clone);
         Some(token.and_then(|token| token.told(SystemTime::now())))
     }
@@ -133,7 +134,7 @@ async fn look_after(desk: Arc<Lying>, tokens: Arc<Tokens>) {
 
 impl Lying {
     fn put(&self, new: Result<Token, String>) {
-        let mut token = self.token.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut token = self.token.lock();
         if token.as_ref() != Some(&new) {
             *token = Some(new);
             drop(token);

@@ -4,7 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::{Labels, Metrics, PoisonError, Registry, label, with};
+use super::{Labels, Metrics, Registry, label, with};
 
 /// Numbers of one Kafka source.
 #[derive(Clone, Debug)]
@@ -68,9 +68,7 @@ pub(super) struct Families {
 impl Metrics {
     /// The numbers of a Kafka source, from zero.
     pub fn kafka(&self, source: &str) -> KafkaMetrics {
-        let families = self.kafka.get_or_init(|| {
-            Families::register(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner))
-        });
+        let families = self.kafka.get_or_init(|| Families::register(&mut self.registry.lock()));
         let (f, labels) = (families, label("source", source));
         KafkaMetrics {
             rebalances: f.rebalances.get_or_create_owned(&labels),

@@ -4,9 +4,10 @@
 mod repeats;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -167,7 +168,7 @@ impl Pipeline {
 impl SourceState {
     /// Says that no route takes `topic`, unless something like it was said just now.
     fn dropped(&self, topic: &Topic) {
-        let mut unrouted = self.unrouted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unrouted = self.unrouted.lock();
         if let Some(count) = unrouted.again(LOG_EVERY, Instant::now()) {
             let hint = "give it a route, or keep such messages with `unrouted = \"dead-letter\"` in the source";
             warn!(source = %self.name, topic = topic.as_str(), count, hint, "no route takes this topic: what comes of it is dropped");
@@ -178,7 +179,7 @@ impl SourceState {
 impl Drop for SourceState {
     /// The rest, which nobody would hear of.
     fn drop(&mut self) {
-        let count = self.unrouted.get_mut().unwrap_or_else(PoisonError::into_inner).rest();
+        let count = self.unrouted.get_mut().rest();
         if count > 0 {
             warn!(source = %self.name, count, "so many more were dropped since, because no route takes them");
         }

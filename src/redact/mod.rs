@@ -17,11 +17,12 @@ mod known;
 use std::borrow::Cow;
 use std::io::{self, Write};
 use std::ops::Range;
-use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use escapes::{Kind, Unescaped};
 use known::Known;
+use parking_lot::{RwLock, RwLockReadGuard};
 
 /// What stands in place of a secret.
 const COVER: &str = "…";
@@ -152,13 +153,13 @@ fn secrets_of(address: &str) -> Vec<String> {
 fn remember(value: &str, until: Option<Instant>) {
     let knows = read().knows(value, until);
     if !knows {
-        let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = KNOWN.write();
         known.learn(value, until, Instant::now());
     }
 }
 
 fn read() -> RwLockReadGuard<'static, Known> {
-    KNOWN.read().unwrap_or_else(PoisonError::into_inner)
+    KNOWN.read()
 }
 
 /// `None` if there is no secret in it.

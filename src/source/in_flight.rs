@@ -11,9 +11,10 @@
 //! small: the gauges of the source are the counters of its room, and room is freed many at a time.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
@@ -272,8 +273,8 @@ impl<A: Send + 'static> InFlight<A> {
         state.slots.is_empty() && state.due.is_empty()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State<A>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, State<A>> {
+        self.state.lock()
     }
 }
 

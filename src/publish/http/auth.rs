@@ -1,10 +1,11 @@
 //! The headers that prove who sends a request, and what is to be done when they are refused.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 
 use crate::aws::{AwsError, Credentials, Source};
 use crate::config::Secret;
@@ -199,7 +200,7 @@ impl Shown {
     /// The header of the secret as it is now; of the last good one, if that can't be a header.
     async fn now(&self) -> (HeaderValue, u64) {
         let text = if self.secret.is_followed() { Some(self.secret.current().await) } else { None };
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         let (seen, header, generation) = &mut *last;
         if let Some(text) = text.filter(|text| seen != text) {
             match secret_header(&text) {
@@ -240,7 +241,7 @@ impl Iam {
         generation: u64,
         keys: &aws_credential_types::Credentials,
     ) -> Result<Arc<Signing>, AuthError> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         if let Some(signing) = last.as_ref().filter(|signing| signing.generation == generation) {
             return Ok(Arc::clone(signing));
         }

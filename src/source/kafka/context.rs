@@ -1,7 +1,8 @@
 //! librdkafka's callbacks: rebalances, errors, numbers, tokens. It calls them while it is polled.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
@@ -27,7 +28,7 @@ impl Context {
     }
 
     fn begun(&self) -> MutexGuard<'_, Vec<Begun>> {
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+        self.begun.lock()
     }
 
     /// Says to librdkafka where partitions begin.

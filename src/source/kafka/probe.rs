@@ -1,9 +1,9 @@
 //! Whether a cluster can be reached, lets us in and has our topics: for `check --connect`. Joins no group
 //! and commits nothing.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
@@ -117,7 +117,7 @@ fn until<T>(
             Err(error) => error,
         };
         listen(client, Duration::from_millis(100));
-        let heard = client.context().error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let heard = client.context().error.lock().clone();
         if let Some((code, reason)) = &heard
             && (rank(*code) > 1
                 || Instant::now() + RETRIES_LEFT[usize::from(rank(*code))] >= deadline)
@@ -183,7 +183,7 @@ impl ClientContext for Heard {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = diagnosis::kind(error.rdkafka_error_code().unwrap_or(Code::Fail), reason);
-        let mut kept = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.error.lock();
         if kept.as_ref().is_none_or(|(before, _)| rank(*before) < rank(code)) {
             *kept = Some((code, reason.to_owned()));
         }

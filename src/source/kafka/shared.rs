@@ -1,10 +1,11 @@
 //! What the poller of a source and librdkafka's callbacks share. All of them run on one thread, the
 //! poller's, but librdkafka's types ask for locks all the same.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::{Offset, TopicPartitionList};
@@ -115,11 +116,11 @@ impl Shared {
     }
 
     pub(super) fn assignment(&self) -> MutexGuard<'_, Assignment> {
-        self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
+        self.assignment.lock()
     }
 
     pub(super) fn births(&self) -> MutexGuard<'_, Births> {
-        self.births.lock().unwrap_or_else(PoisonError::into_inner)
+        self.births.lock()
     }
 
     /// Whether topics come and go that nobody has named.
@@ -128,16 +129,16 @@ impl Shared {
     }
 
     pub(super) fn flow(&self) -> MutexGuard<'_, Flow> {
-        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+        self.flow.lock()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Takes a message in for the next hand-over; each may wake a publisher, so several go at once.
     pub(super) fn take_in(&self, delivery: Delivery) {
-        let mut handing = self.handing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handing = self.handing.lock();
         if seeded_bugs::is(Bug::DropsMessages) && rand::random_ratio(1, 200) {
             return;
         }
@@ -149,18 +150,18 @@ impl Shared {
 
     /// Hands everything over.
     pub(super) fn hand_over(&self) {
-        self.handing.lock().unwrap_or_else(PoisonError::into_inner).hand_over();
+        self.handing.lock().hand_over();
     }
 
     /// Whether some API takes what is handed over.
     pub(super) fn is_intake_open(&self) -> bool {
-        let handing = self.handing.lock().unwrap_or_else(PoisonError::into_inner);
+        let handing = self.handing.lock();
         handing.intake.as_ref().is_none_or(Intake::is_open)
     }
 
     /// Hands nothing over any more.
     pub(super) fn close_intake(&self) {
-        *self.handing.lock().unwrap_or_else(PoisonError::into_inner) = Handing::default();
+        *self.handing.lock() = Handing::default();
     }
 
     /// A sign of life.

@@ -1,9 +1,10 @@
 //! One connection, as its poller and its owner share it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -56,7 +57,7 @@ impl Generation {
 
     /// The connection, once.
     pub(super) fn connection(&self) -> Option<Made> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.made.lock().take()
     }
 
     /// The broker took us.
@@ -148,6 +149,6 @@ impl Generation {
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pace.lock()
     }
 }

@@ -56,11 +56,12 @@ mod subscribing;
 mod subscriptions;
 mod trouble;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::task::JoinSet;
 use tokio::time::sleep;

@@ -1,9 +1,9 @@
 //! The subscribing half of the source: it asks, hears the answers, and says what changed.
 
 use std::future::pending;
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::MutexGuard;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 
@@ -156,6 +156,6 @@ impl MqttSource {
     }
 
     fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
-        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.subscriptions.lock()
     }
 }
