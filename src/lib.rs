@@ -39,7 +39,7 @@
 //! 10. [`seeded_bugs`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. `kafka`: what all clients of a cluster share, the source and the dead letter.
 //! 12. [`aws`], [`backoff`], [`error_chain`], [`files`], [`health`], [`listener`], [`metrics`],
-//!     [`oauth2`], [`outbound`], [`redact`], [`renewal`], [`shutdown`], [`telemetry`]: tools that know
+//!     [`oauth2`], [`outbound`], [`redact`], [`renewal`], [`repeats`], [`shutdown`], [`telemetry`]: tools that know
 //!     nothing of the rest.
 //!
 //! # Who may import whom
@@ -52,10 +52,10 @@
 //! demo → bridge, config, emulator, files, listener, shutdown
 //! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
-//! pipeline → backoff, dead_letter, delivery, health, message, metrics, publish, route, seeded_bugs, shutdown
+//! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route
 //! source → backoff, config, delivery, error_chain, health, kafka, message, metrics, outbound, seeded_bugs, shutdown, telemetry
 //! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, seeded_bugs, shutdown
-//! dead_letter → config, kafka, message
+//! dead_letter → backoff, config, delivery, health, kafka, message, metrics, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
 //! emulator → event_api, files, listener, shutdown
 //! admin → files, health, listener, metrics, redact, shutdown
@@ -96,6 +96,7 @@ pub mod pipeline;
 pub mod publish;
 pub mod redact;
 pub mod renewal;
+pub mod repeats;
 pub mod replay;
 pub mod route;
 pub mod seeded_bugs;

@@ -14,11 +14,11 @@ use crate::config::{Config, DeadLetterConfig};
 use crate::dead_letter::FileTarget;
 #[cfg(feature = "kafka")]
 use crate::dead_letter::KafkaTarget;
+use crate::dead_letter::{Letter, write_letters};
 use crate::health::Health;
 #[cfg(feature = "kafka")]
 use crate::message::SourceName;
 use crate::metrics::Metrics;
-use crate::pipeline::{Letter, write_letters};
 use crate::route::Reason;
 use crate::shutdown::Shutdown;
 

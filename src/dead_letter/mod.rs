@@ -14,10 +14,12 @@ mod kafka;
 mod private_file;
 pub mod record;
 mod rotation;
+mod writer;
 
 pub use file::{FileTarget, OpenError};
 #[cfg(feature = "kafka")]
 pub use kafka::KafkaTarget;
+pub use writer::{Letter, write_letters};
 
 /// A message that can't be published, and why.
 #[derive(Clone, Debug)]

@@ -25,11 +25,11 @@ pub use preview::{Preview, dry_run};
 
 use crate::config::Config;
 use crate::dead_letter::record::Kept;
-use crate::dead_letter::{FileTarget, First, OpenError, Record};
+use crate::dead_letter::{FileTarget, First, Letter, OpenError, Record, write_letters};
 use crate::delivery::{Delivery, Done, Outcome};
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::pipeline::{Letter, entries, policy, write_letters};
+use crate::pipeline::{entries, policy};
 use crate::publish::{self, Addressed, Policy, Publisher, Refused};
 use crate::route::{Decision, Reason, Rejection, RouteName};
 use crate::shutdown::Shutdown;

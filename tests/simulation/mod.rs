@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use appsync_bridge::backoff;
 use appsync_bridge::config::source::Limits;
+use appsync_bridge::dead_letter::write_letters;
 use appsync_bridge::delivery::{Delivery, Intake};
 use appsync_bridge::health::Health;
 use appsync_bridge::message::{Coordinates, Message, Topic};
 use appsync_bridge::metrics::{Metrics, OUTCOMES};
-use appsync_bridge::pipeline::{Pipeline, Rejects, SourcePolicy, write_letters};
+use appsync_bridge::pipeline::{Pipeline, Rejects, SourcePolicy};
 use appsync_bridge::publish::Publisher;
 use appsync_bridge::route::{OrderBy, Pattern, RejectTo, RouteTable, Spec, Template};
 use appsync_bridge::seeded_bugs::{self, Bug};

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 /// Counts what is said at most once an interval.
 #[derive(Debug, Default)]
-pub(super) struct Repeats {
+pub struct Repeats {
     said: Option<Instant>,
     since: u64,
 }
 
 impl Repeats {
     /// It happened once more. Gives how often it did since it was said last, if it is to be said now.
-    pub(super) fn again(&mut self, every: Duration, now: Instant) -> Option<u64> {
+    pub fn again(&mut self, every: Duration, now: Instant) -> Option<u64> {
         self.since += 1;
         if self.said.is_some_and(|said| now.duration_since(said) < every) {
             return None;
@@ -21,7 +21,7 @@ impl Repeats {
     }
 
     /// How often it happened since it was said last, for who says it for the last time.
-    pub(super) fn rest(&mut self) -> u64 {
+    pub fn rest(&mut self) -> u64 {
         std::mem::take(&mut self.since)
     }
 }

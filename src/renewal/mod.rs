@@ -314,5 +314,4 @@ impl<T> fmt::Debug for Renewal<T> {
 }
 
 #[cfg(test)]
-#[path = "renewal_tests.rs"]
 mod tests;

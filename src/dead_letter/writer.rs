@@ -1,0 +1,135 @@
+//! Writes the letters of one dead letter, and settles each once it is confirmed.
+//!
+//! Nothing is given up: a target that fails is tried again, and its messages are held meanwhile.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::{Record, Target};
+use crate::backoff::Backoff;
+use crate::delivery::{Delivery, Done, Outcome};
+use crate::health::Part;
+use crate::metrics::Metrics;
+use crate::repeats::Repeats;
+use crate::seeded_bugs::{self, Bug};
+use crate::shutdown::Shutdown;
+
+/// Records a dead letter writes at once.
+const LETTERS_AT_ONCE: usize = 256;
+
+/// What is kept goes on being so: it is said this often.
+const LOG_EVERY: Duration = Duration::from_mins(5);
+
+/// A record on its way into a dead letter, with the duty that its confirmation ends.
+#[derive(Debug)]
+pub struct Letter {
+    record: Record,
+    delivery: Delivery,
+}
+
+impl Letter {
+    /// A record whose confirmation ends `delivery` as dead-lettered.
+    pub fn new(record: Record, delivery: Delivery) -> Self {
+        Self { record, delivery }
+    }
+}
+
+/// Writes the letters of one dead letter, and settles each when it is confirmed. A target that fails
+/// is tried again until it works or the abort: meanwhile the sources hold what is not settled.
+pub async fn write_letters<T: Target>(
+    mut target: T,
+    mut letters: mpsc::UnboundedReceiver<Letter>,
+    metrics: Metrics,
+    health: Part,
+    shutdown: Shutdown,
+) {
+    let (mut batch, mut log) = (Vec::new(), LetterLog::of(&target));
+    // Letters do not wait for it: what it finds out, writing them finds out, too.
+    tokio::select! {
+        () = open(&mut target, &health) => {}
+        _ = letters.recv_many(&mut batch, LETTERS_AT_ONCE) => {}
+    }
+    let mut ready = batch.is_empty();
+    while !batch.is_empty() || letters.recv_many(&mut batch, LETTERS_AT_ONCE).await > 0 {
+        let (records, duties): (Vec<Record>, Vec<Delivery>) =
+            batch.drain(..).map(|letter| (letter.record, letter.delivery)).unzip();
+        let (mut records, mut duties) = (records.as_slice(), duties.into_iter());
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        while !records.is_empty() {
+            let failure = target.write(records).await.err();
+            let unseen = failure.is_none() || seeded_bugs::is(Bug::DeadLetterUnconfirmed);
+            let kept = match &failure {
+                Some(failure) if !unseen => failure.kept.min(records.len()),
+                _ => records.len(),
+            };
+            let (done, left) = records.split_at(kept);
+            for (record, delivery) in done.iter().zip(&mut duties) {
+                metrics.dead_letters(record.reason).inc();
+                log.note(record);
+                delivery.settle(Outcome::Accepted(Done::DeadLettered));
+            }
+            records = left;
+            let Some(error) = failure else { break };
+            if backoff.failures() == 0 {
+                warn!(%error, letters = left.len(), "a dead letter can't be written; its messages are held");
+            }
+            health.not_ready(error.to_string());
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_wait()) => {}
+                () = shutdown.abort() => return,
+            }
+        }
+        if backoff.failures() > 0 {
+            info!("dead letters can be written again");
+        }
+        if backoff.failures() > 0 || !std::mem::replace(&mut ready, true) {
+            health.ready();
+        }
+    }
+}
+
+/// Waits until `target` could be written, and says in `health` why not before.
+async fn open<T: Target>(target: &mut T, health: &Part) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    while let Err(error) = target.open().await {
+        if backoff.failures() == 0 {
+            warn!(%error, "a dead letter could not be written now");
+        }
+        health.not_ready(error.to_string());
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+    health.ready();
+}
+
+/// Names what goes to the dead letter: a line for each route and reason, and not again for a while.
+#[derive(Debug)]
+struct LetterLog {
+    place: String,
+    named: HashMap<(Option<Arc<str>>, &'static str), Repeats>,
+}
+
+impl LetterLog {
+    fn of(target: &impl Target) -> Self {
+        Self { place: target.place(), named: HashMap::new() }
+    }
+
+    fn note(&mut self, record: &Record) {
+        let key = (record.route.clone(), record.reason);
+        let named = self.named.entry(key).or_default();
+        let Some(letters) = named.again(LOG_EVERY, Instant::now()) else { return };
+        warn!(
+            source = %record.message.source,
+            topic = record.message.topic.as_str(),
+            route = record.route.as_deref(),
+            reason = record.reason,
+            detail = record.detail,
+            letters,
+            kept_in = self.place,
+            "can't be published, and is kept"
+        );
+    }
+}
