@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, assert_order};
@@ -16,8 +17,6 @@ use crate::support::producer::{Load, produce};
 use crate::support::proxy::Proxy;
 use crate::support::server::{Authority, Manner, Server, Tunnels, self_signed};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const AMBIGUOUS: &str = "ambiguous_total{api=\"main\"}";
 

@@ -16,6 +16,7 @@ use appsync_bridge::source::mqtt::MqttSource;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::broker::{Broker, Mqtt, OfKafka, Sent};
 use crate::support::emulator::Emulator;
@@ -53,7 +54,6 @@ contract! {
     kafka_by_the_broker: OfKafka, "protocol = \"consumer\"\ndrain_timeout = \"2s\"";
 }
 
-const PATIENCE: Duration = Duration::from_secs(40);
 const IN_FLIGHT: &str = "source_in_flight{source=\"it\"}";
 
 /// A broker and an endpoint whose ledger is written before it answers.

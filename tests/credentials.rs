@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup, write_secret};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, assert_order, ids};
@@ -19,8 +20,6 @@ use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::publish;
 use crate::support::stub::{Accepted, Stub, reply};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Everything is logged: a secret that could be shown would be.
 const TRACE: &str = "level = \"trace\"\n";

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::demo::Demo;
 use crate::support::emulator::{Emulator, with_descriptors};
@@ -17,8 +18,6 @@ use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::produce;
 use crate::support::socket::Socket;
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Many connections to one port; gone when dropped.
 struct Crowd {

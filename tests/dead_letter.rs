@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::PATIENCE;
 use crate::support::bridge::Setup;
 use crate::support::emulator::{Emulator, bridge};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::publish;
 use crate::support::{until, whole_lines};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A message that is no JSON, with its number in front.
 fn bad(id: usize, bytes: usize) -> (String, Vec<u8>) {

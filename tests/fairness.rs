@@ -1,18 +1,17 @@
 //! A hot key, or a lane of large events, does not starve the others (T73, T76).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::Ledger;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::{publish, publish_until};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A bridge with an endpoint that answers after 5 ms. There is room in flight for everything: one key
 /// gets five events a round trip, and where a round trip takes long a hot key would fill any room, which

@@ -9,14 +9,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::Setup;
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Line, account, assert_order, ids};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::{Load, produce, publish};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The number in the payload of a dead letter.
 fn id_of(letter: &Value) -> u64 {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::Setup;
 use crate::support::kafka::Kafka;
 use crate::support::kafka::records::Record;
@@ -94,12 +95,12 @@ async fn oddities_of_a_log_are_passed_and_counted() {
 
     let setup = shop.setup("options = { \"topic.metadata.refresh.interval.ms\" = 1000 }");
     let bridge = setup.start_ready().await;
-    shop.ledger.has_ids(8, Duration::from_secs(20)).await;
+    shop.ledger.has_ids(8, PATIENCE).await;
     let accepted = shop.ledger.read();
     assert_eq!(accepted.len(), 8, "what was aborted was relayed, or some came twice");
     assert_order(&accepted, 0);
     assert_eq!(bridge.metric("source_tombstones_total{source=\"shop\"}").await, 1.0);
-    until("all is committed", Duration::from_secs(20), async || {
+    until("all is committed", PATIENCE, async || {
         (shop.group.committed(&shop.topic).await == [(0, end)].into()).then_some(())
     })
     .await;
@@ -107,11 +108,11 @@ async fn oddities_of_a_log_are_passed_and_counted() {
     // Partitions that are added later.
     kafka.add_partitions(&shop.topic, 3).await;
     let producer = kafka.producer(&[("topic.metadata.refresh.interval.ms", "500")]);
-    until("the new partitions are known", Duration::from_secs(20), async || {
+    until("the new partitions are known", PATIENCE, async || {
         producer.put(&shop.topic, &numbered(8).partition(2)).await.unwrap().ok()
     })
     .await;
-    shop.ledger.has_ids(9, Duration::from_secs(20)).await;
+    shop.ledger.has_ids(9, PATIENCE).await;
     stop(bridge).await;
 
     // Records that are gone before they were read: said, and never silent.
@@ -119,7 +120,7 @@ async fn oddities_of_a_log_are_passed_and_counted() {
     let end = kafka.end_offsets(&shop.topic).await[&0];
     kafka.delete_records(&shop.topic, 0, end - 5).await;
     let bridge = setup.start_ready().await;
-    shop.ledger.has_ids(14, Duration::from_secs(20)).await;
+    shop.ledger.has_ids(14, PATIENCE).await;
     bridge.metric_is("source_offset_gap_total{source=\"shop\"}", |v| v >= 1.0).await;
     assert!(bridge.log().contains("does not have the position"), "{}", bridge.log());
     let ids = ids(&shop.ledger.read());
@@ -154,7 +155,7 @@ async fn topics_of_a_regular_expression_with_key_headers_and_null() {
         let null = Record::tombstone("k2").header("tenant", Some(b"acme"));
         kafka.produce(&format!("{}.{what}", shop.topic), [full, null]).await;
     }
-    shop.ledger.reaches(4, Duration::from_secs(20)).await;
+    shop.ledger.reaches(4, PATIENCE).await;
     let mut said: Vec<_> =
         shop.ledger.read().iter().map(|a| format!("{} {}", a.channel, a.event)).collect();
     said.sort();

@@ -14,6 +14,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Headers as _, Message};
 use serde_json::Value;
 
+use crate::support::PATIENCE;
 use crate::support::emulator::request;
 use crate::support::kafka::Kafka;
 use crate::support::kafka::groups::Member;
@@ -107,7 +108,7 @@ async fn leaves_gaps_where_it_compacts() {
         let offsets: Vec<_> = read.iter().map(Message::offset).collect();
         (offsets[0] == 9).then_some(())
     };
-    until("compaction", Duration::from_secs(30), offsets).await;
+    until("compaction", PATIENCE, offsets).await;
 }
 
 #[tokio::test]

@@ -1,17 +1,14 @@
 //! Dead letters in a Kafka topic, on a real Kafka.
 
-use std::time::Duration;
-
 use rdkafka::message::{Headers as _, Message as _, OwnedMessage};
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::kafka::Kafka;
 use crate::support::kafka::records::Record;
 use crate::support::ledger::ids;
 use crate::support::shop::{IN_FLIGHT, Shop, stop};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A bridge that relays the shop's topic and keeps what can't be published in `topic`, on the cluster of
 /// source `home`; `more` are other tables.

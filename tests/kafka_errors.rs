@@ -14,6 +14,7 @@ use rdkafka::producer::{Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Code};
 use rdkafka::{ClientConfig, ClientContext};
 
+use crate::support::PATIENCE;
 use crate::support::bridge::Setup;
 use crate::support::emulator::Emulator;
 use crate::support::kafka::groups::Group;
@@ -61,9 +62,6 @@ impl ProducerContext for Answers {
 
     fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
-
-/// T14 gives it 30 s; a machine that measures something else may stand still meanwhile.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 const TOPIC: &str = "orders";
 const GROUP: &str = "bridge";

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::kafka::Kafka;
 use crate::support::shop::{Shop, repeated, stop};
@@ -13,7 +14,7 @@ const SHORT: &str = "session_timeout = \"6s\"\ndrain_timeout = \"5s\"\n";
 
 /// Waits until `count` more events were accepted.
 async fn more(shop: &Shop, count: usize) {
-    shop.ledger.reaches(shop.ledger.len() + count, Duration::from_secs(30)).await;
+    shop.ledger.reaches(shop.ledger.len() + count, PATIENCE).await;
 }
 
 /// T05. Each kill moves partitions to others, and the restart moves some back.
@@ -122,7 +123,7 @@ const STATIC: &str =
 
 /// Kills a bridge at a moment when some of what it published is not committed; gives how much.
 async fn kill_owing(shop: &Shop, bridge: Bridge) -> u64 {
-    until("something is published and not committed", Duration::from_secs(20), async || {
+    until("something is published and not committed", PATIENCE, async || {
         bridge.signal("STOP");
         // A commit that is on its way may still arrive, but not for all of so many.
         let owing = shop.uncommitted().await >= 20;
@@ -151,7 +152,7 @@ async fn killed_five_times_nothing_is_lost_and_it_is_back_at_once() {
         owing.push(kill_owing(&shop, bridge).await);
         let (killed, before) = (Instant::now(), shop.ledger.len());
         bridge = setup.start().await;
-        shop.ledger.reaches(before + 1, Duration::from_mins(1)).await;
+        shop.ledger.reaches(before + 1, PATIENCE).await;
         back.push(killed.elapsed());
     }
     let count = load.stop().await;
@@ -214,14 +215,14 @@ async fn frozen_longer_than_its_session_it_commits_nothing_of_others() {
     assert!(shares["frozen"].len() == 2, "{shares:?}");
     frozen.signal("STOP");
     // Its session ends, and the other one takes over: all of it, and what was in flight.
-    until("the other one has everything", Duration::from_secs(30), async || {
+    until("the other one has everything", PATIENCE, async || {
         (shop.shares().await == [("other".to_owned(), vec![0, 1, 2, 3])].into()).then_some(())
     })
     .await;
     more(&shop, 500).await;
     frozen.signal("CONT");
     more(&shop, 500).await;
-    until("it has its share again", Duration::from_secs(30), async || {
+    until("it has its share again", PATIENCE, async || {
         (shop.shares().await.get("frozen").map(Vec::len) == Some(2)).then_some(())
     })
     .await;

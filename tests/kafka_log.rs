@@ -1,18 +1,15 @@
 //! What happens to a log below its readers: compaction, and a topic that is removed and made anew.
 
-use std::time::Duration;
-
 use rdkafka::message::Message as _;
 use serde_json::json;
 
+use crate::support::PATIENCE;
 use crate::support::kafka::Kafka;
 use crate::support::kafka::records::Record;
 use crate::support::kafka::topics::COMPACTED;
 use crate::support::ledger::{assert_order, ids};
 use crate::support::shop::{IN_FLIGHT, Shop, record, stop};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_secs(40);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn gaps_of_compaction_are_no_gaps_of_ours() {

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::Setup;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Line;
 use crate::support::shop::{IN_FLIGHT, Shop, repeated, stop};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A part that breaks off with a message in its hands gives it back: its partition is read again from
 /// there, and nothing behind it is committed before.

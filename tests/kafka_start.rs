@@ -2,18 +2,16 @@
 //! first message, whether the bridge runs then or not.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::kafka::Kafka;
 use crate::support::kafka::records::Record;
 use crate::support::ledger::ids;
 use crate::support::shop::{Shop, record, stop};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const PROTOCOLS: [&str; 2] = ["classic", "consumer"];
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::kafka_security::{password, setup, token};
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup, write_secret};
 use crate::support::kafka::Kafka;
 use crate::support::kafka::security::{Listener, PASSWORD, USER};
@@ -29,7 +30,7 @@ async fn check_says(setup: &Setup, why: &str, hint: &str) {
 /// to look at, and no busy loop.
 async fn can_not_work(setup: &Setup, why: &str, hint: &str) -> Bridge {
     let bridge = setup.start().await;
-    until(why, Duration::from_secs(20), async || {
+    until(why, PATIENCE, async || {
         let (status, text) = bridge.get("/readyz").await;
         (status == 503 && text.contains(why)).then_some(())
     })
@@ -48,7 +49,7 @@ async fn can_not_work(setup: &Setup, why: &str, hint: &str) -> Bridge {
 /// It was tried again, and works: ten messages are relayed.
 async fn is_mended(kafka: &Kafka, shop: &Shop, bridge: Bridge) {
     shop.produce(kafka, 0..10, 1_000, 1).await;
-    shop.ledger.has_ids(10, Duration::from_secs(90)).await;
+    shop.ledger.has_ids(10, PATIENCE).await;
     bridge.ready().await;
     stop(bridge).await;
 }
@@ -74,10 +75,10 @@ async fn an_unknown_topic_is_named_and_taken_up_when_it_is_there() {
     check_says(&setup, &why, hint).await;
     let bridge = can_not_work(&setup, &missing, hint).await;
     shop.produce(kafka, 0..10, 1_000, 1).await;
-    shop.ledger.has_ids(10, Duration::from_secs(10)).await;
+    shop.ledger.has_ids(10, PATIENCE).await;
     kafka.create_topic(&missing, 1, &[]).await;
     kafka.produce(&missing, [record(10, 1)]).await;
-    shop.ledger.has_ids(11, Duration::from_secs(20)).await;
+    shop.ledger.has_ids(11, PATIENCE).await;
     bridge.ready().await;
     stop(bridge).await;
 }
@@ -99,7 +100,7 @@ async fn a_broker_that_is_not_there_is_said_and_waited_for() {
     assert_eq!(bridge.ended(Duration::from_secs(10)).await.code(), Some(0), "{}", bridge.log());
 
     let bridge = setup.start().await;
-    until("the broker is missed", Duration::from_secs(20), async || {
+    until("the broker is missed", PATIENCE, async || {
         (bridge.lines(&["trouble with the brokers"]).len() == 1).then_some(())
     })
     .await;
@@ -224,7 +225,7 @@ async fn two_bridges_of_one_instance_are_told_of_each_other() {
     let setups = [0, 1].map(|_| shop.setup("group_instance_id = \"twin\""));
     let first = setups[0].start_ready().await;
     let second = setups[1].start().await;
-    until("the first is told", Duration::from_secs(30), async || {
+    until("the first is told", PATIENCE, async || {
         (!first.lines(&["another bridge has the same `group_instance_id`"]).is_empty())
             .then_some(())
     })

@@ -4,8 +4,9 @@
 //! answers. Answers are held back a little, as a network would, and the load goes on until the last kill,
 //! so that requests are out at any time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::Setup;
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, assert_order, ids};
@@ -30,15 +31,15 @@ async fn killed_five_times_nothing_is_lost_and_order_holds() {
     let load = Load::start(mosquitto.port, 1_250, 40);
     let mut seen_at_kill = Vec::new();
     for _ in 0..KILLS {
-        ledger.reaches(ledger.len() + LEAST / 6, Duration::from_secs(30)).await;
+        ledger.reaches(ledger.len() + LEAST / 6, PATIENCE).await;
         bridge.kill();
         seen_at_kill.push(ledger.len());
         bridge = setup.start_ready().await;
     }
-    ledger.has_ids(LEAST, Duration::from_mins(1)).await;
+    ledger.has_ids(LEAST, PATIENCE).await;
     let count = load.stop().await;
     let rate = count as f64 / started.elapsed().as_secs_f64();
-    ledger.has_ids(count as usize, Duration::from_mins(1)).await;
+    ledger.has_ids(count as usize, PATIENCE).await;
     bridge.nothing_in_flight().await;
 
     let accepted = ledger.read();

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Setup, write_secret};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, assert_order, ids};
 use crate::support::mosquitto::{Mosquitto, SAVES_AT_ONCE};
 use crate::support::producer::{produce, publish};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An emulator with a ledger, in a directory that lives as long.
 fn endpoint(args: &[&str]) -> (Emulator, Ledger, tempfile::TempDir) {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, ids};
@@ -15,8 +15,6 @@ use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::{publish, publish_retained};
 use crate::support::scripted::{self, Heard, Play, Scripted, connack, suback};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_mins(1);
 
 const ROUTE: &str = "[route.all]\nfrom = \"plant\"\nchannel = \"/all\"\n";
 

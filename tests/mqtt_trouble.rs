@@ -10,12 +10,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use crate::mqtt::certificates;
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::scripted::{Heard, Play, Scripted, connack};
 use crate::support::{free_port, until};
-
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Nothing is published here.
 const NO_API: &str = "http://127.0.0.1:9/event";

@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::Setup;
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, assert_order};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::{produce, publish};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 const REGION: &str = "eu-west-1";
 const IAM: &str = "auth = { type = \"iam\", aws = { region = \"eu-west-1\" } }";

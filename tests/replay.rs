@@ -9,14 +9,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::Setup;
 use crate::support::emulator::{Emulator, bridge};
 use crate::support::ledger::{Ledger, assert_order, ids};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::publish;
 use crate::support::{free_port, signal, until};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A configuration whose broker is not there, and files.
 struct Case {

@@ -17,14 +17,13 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::publish;
 use crate::support::script::{Ends, Play, Script, entry};
 use crate::support::stub::{Accepted, Stub, reply};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 const NO_AWS: (&str, &str) = ("AWS_EC2_METADATA_DISABLED", "true");
 

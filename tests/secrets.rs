@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup, write_secret};
 use crate::support::emulator::{Emulator, KEY};
 use crate::support::mosquitto::Mosquitto;
@@ -18,7 +19,6 @@ use crate::support::producer::{produce, publish};
 use crate::support::stub::{Asked, Stub, reply};
 use crate::support::{free_port, until};
 
-const PATIENCE: Duration = Duration::from_secs(30);
 const TRACE: &str = "level = \"trace\"\n";
 
 /// Everything that the bridge says and serves.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::json;
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{assert_order, ids};
@@ -35,7 +36,7 @@ async fn throttled_to_a_third_the_quota_is_used_and_full_speed_comes_back() {
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
     let bridge = setup.start_ready().await;
     let load = Load::start(mosquitto.port, LOAD, 40);
-    ledger.reaches(1_000, Duration::from_secs(20)).await;
+    ledger.reaches(1_000, PATIENCE).await;
 
     let throttle = json!([{ "fault": { "throttle": { "events_per_second": QUOTA } } }]);
     emulator.set_faults(throttle).await;
@@ -43,7 +44,7 @@ async fn throttled_to_a_third_the_quota_is_used_and_full_speed_comes_back() {
     bridge
         .metric_is("publish_requests_total{api=\"main\",result=\"throttled\"}", |v| v >= 1.0)
         .await;
-    ledger.reaches(ledger.len() + 300, Duration::from_secs(20)).await;
+    ledger.reaches(ledger.len() + 300, PATIENCE).await;
     let (began, events, (all, good)) = (Instant::now(), ledger.len(), requests(&emulator).await);
     tokio::time::sleep(length).await;
     let (all_after, good_after) = requests(&emulator).await;
@@ -56,7 +57,7 @@ async fn throttled_to_a_third_the_quota_is_used_and_full_speed_comes_back() {
     emulator.set_faults(json!([])).await;
     let lifted = Instant::now();
     // Full speed: what the limit holds back is gone, and the load goes on.
-    until("full speed", Duration::from_mins(1), async || {
+    until("full speed", PATIENCE, async || {
         let limit = bridge.metric("publish_rate_limit{api=\"main\"}").await;
         (limit >= LOAD as f64).then_some(())
     })
@@ -66,7 +67,7 @@ async fn throttled_to_a_third_the_quota_is_used_and_full_speed_comes_back() {
         lifted.elapsed()
     );
     let count = load.stop().await;
-    ledger.has_ids(count as usize, Duration::from_mins(2)).await;
+    ledger.has_ids(count as usize, PATIENCE).await;
     assert_order(&ledger.read(), 0);
     assert_eq!(ledger.read().len() as u64, count, "nothing comes twice");
 }
@@ -88,12 +89,12 @@ async fn an_outage_is_asked_about_once_a_second_and_its_end_is_found_out() {
     let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
     let bridge = setup.start_ready().await;
     let load = Load::start(mosquitto.port, 1_000, 40);
-    ledger.reaches(1_000, Duration::from_secs(20)).await;
+    ledger.reaches(1_000, PATIENCE).await;
     drop(emulator);
     bridge.metric_is("publish_breaker_open{api=\"main\"}", |v| v == 1.0).await;
     // The limit in flight is reached; or nearly, where the broker sent more than its window before.
     let taken = async || bridge.metric("source_received_total{source=\"plant\"}").await;
-    until("the source takes no more", Duration::from_secs(30), async || {
+    until("the source takes no more", PATIENCE, async || {
         let before = taken().await;
         tokio::time::sleep(Duration::from_millis(500)).await;
         (taken().await == before).then_some(())
@@ -108,7 +109,7 @@ async fn an_outage_is_asked_about_once_a_second_and_its_end_is_found_out() {
     let (before, memory) = (asked().await, resident(&bridge));
     let began = Instant::now();
     tokio::time::sleep(length).await;
-    until("a probe", Duration::from_mins(1), async || (asked().await > before).then_some(())).await;
+    until("a probe", PATIENCE, async || (asked().await > before).then_some(())).await;
     let probes = asked().await - before;
     assert!(probes <= began.elapsed().as_secs_f64() + 1.0, "{probes} probes in {length:?}");
     let grown = resident(&bridge) - memory;
@@ -118,16 +119,13 @@ async fn an_outage_is_asked_about_once_a_second_and_its_end_is_found_out() {
     let seen = ledger.len();
     let _emulator = Emulator::start_at(&address, &["--ledger", ledger.path.to_str().unwrap()]);
     let back = Instant::now();
-    until("the first success", Duration::from_mins(1), async || {
-        (ledger.len() > seen).then_some(())
-    })
-    .await;
+    until("the first success", PATIENCE, async || (ledger.len() > seen).then_some(())).await;
     println!(
         "away for {length:?}: {probes} probes, found after {:?}, {grown} bytes grown",
         back.elapsed()
     );
     let count = load.stop().await;
-    ledger.has_ids(count as usize, Duration::from_mins(2)).await;
+    ledger.has_ids(count as usize, PATIENCE).await;
     // What was answered as the endpoint died may come again, and nothing else.
     let accepted = ledger.read();
     assert_eq!(ids(&accepted).len() as u64, count);

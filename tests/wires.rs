@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, account, assert_order};
@@ -14,8 +15,6 @@ use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::{Load, produce, publish};
 use crate::support::proxy::{Proxy, Reset, Side, Wire};
 use crate::support::until;
-
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A bridge, and all that it talks to.
 struct Wired {

@@ -6,12 +6,10 @@ use appsync_bridge::event_api::sign::Signer;
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::support::PATIENCE;
 use crate::support::emulator::{Answer, Emulator, KEY, bridge, request};
 use crate::support::socket::Socket;
 use crate::support::until;
-
-/// Who has not done it by then hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn statuses(emulator: &Emulator, channel: &str, count: usize) -> Vec<u16> {
     let mut statuses = Vec::new();

@@ -10,6 +10,7 @@ use http::Method;
 use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 
+use super::PATIENCE;
 use super::emulator::{self, request};
 use super::{signal, until, whole_lines};
 
@@ -141,7 +142,7 @@ impl Setup {
             .stderr(log.reopen().unwrap())
             .spawn()
             .unwrap();
-        let admin = until("the bridge has started", Duration::from_secs(10), async || {
+        let admin = until("the bridge has started", PATIENCE, async || {
             let ended = child.try_wait().unwrap();
             let text = std::fs::read_to_string(log.path()).unwrap();
             assert!(ended.is_none(), "the bridge ended: {text}");
@@ -164,7 +165,7 @@ impl Setup {
 impl Bridge {
     /// Waits until `/readyz` says so.
     pub(crate) async fn ready(&self) {
-        until("the bridge is ready", Duration::from_secs(15), async || {
+        until("the bridge is ready", PATIENCE, async || {
             (self.get("/readyz").await.0 == 200).then_some(())
         })
         .await;
@@ -220,10 +221,7 @@ impl Bridge {
 
     /// Waits until a series has a value.
     pub(crate) async fn metric_is(&self, series: &str, good: impl Fn(f64) -> bool) {
-        until(series, Duration::from_secs(30), async || {
-            good(self.metric(series).await).then_some(())
-        })
-        .await;
+        until(series, PATIENCE, async || good(self.metric(series).await).then_some(())).await;
     }
 
     /// Waits until all that the source `plant` gave is settled.

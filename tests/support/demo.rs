@@ -11,11 +11,10 @@ use tempfile::TempDir;
 
 use super::emulator::bridge;
 
+use crate::support::PATIENCE;
+
 /// The last line that it prints.
 const END: &str = "Ctrl-C ends it.";
-
-/// From the process's start to its last line.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running `appsync-bridge demo`; killed when dropped.
 pub(crate) struct Demo {

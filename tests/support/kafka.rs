@@ -20,6 +20,8 @@ use super::until;
 use records::Producer;
 use security::Security;
 
+use crate::support::PATIENCE;
+
 pub(crate) mod groups;
 pub(crate) mod records;
 pub(crate) mod security;
@@ -115,9 +117,6 @@ kill $keeper 2>/dev/null
 if [ -e "$0/over" ]; then rm -rf "$0"; fi
 exit $code
 "#;
-
-/// A start takes seconds of both cores.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Kafka {
     /// The one that tests share, started when the first of them asks; it has every listener. Topics and

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::PATIENCE;
 use super::bridge::Bridge;
 use super::{until, whole_lines};
 
@@ -170,7 +171,7 @@ pub(crate) fn assert_first_in_order(accepted: &[Accepted]) {
 /// Lost nothing, and repeated no more than the ambiguous requests explain; returns repeats and
 /// ambiguous requests.
 pub(crate) async fn account(bridge: &Bridge, ledger: &Ledger, count: u64) -> (usize, f64) {
-    ledger.has_ids(count as usize, Duration::from_mins(1)).await;
+    ledger.has_ids(count as usize, PATIENCE).await;
     bridge.nothing_in_flight().await;
     let accepted = ledger.read();
     let distinct = ids(&accepted).len();

@@ -22,6 +22,10 @@ pub(crate) mod tokens;
 use std::net::TcpListener;
 use std::time::Duration;
 
+/// What is awaited has come by then, whatever else the machine does; a test that passes does not wait
+/// for it to end.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
+
 /// A port that is free now.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()

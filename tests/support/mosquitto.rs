@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::PATIENCE;
 use super::{free_port, signal, until};
 
 /// A running mosquitto; killed when dropped. What it confirmed it keeps, unless a test says otherwise.
@@ -62,7 +62,7 @@ impl Mosquitto {
             .expect("`mosquitto` cannot be run: `tests/run` installs it");
         self.child = Some(child);
         let port = self.port;
-        until("mosquitto listens", Duration::from_secs(10), async || {
+        until("mosquitto listens", PATIENCE, async || {
             tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
         })
         .await;
@@ -71,7 +71,7 @@ impl Mosquitto {
     /// Waits until it has saved what it confirmed: it confirms first, saves now and then, and what it
     /// forgets in between is not ours to lose. A line behind that of the save tells that it is done.
     pub(crate) async fn saved(&self) {
-        until("the broker has saved", Duration::from_secs(20), async || {
+        until("the broker has saved", PATIENCE, async || {
             let log = self.log();
             let (_, behind) = log.rsplit_once("Received PUBLISH from producer")?;
             let (_, behind) = behind.split_once("Saving in-memory database")?;

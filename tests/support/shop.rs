@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::task::JoinHandle;
 
+use super::PATIENCE;
 use super::bridge::{Bridge, Setup};
 use super::emulator::Emulator;
 use super::kafka::Kafka;
@@ -185,7 +186,7 @@ impl Shop {
     /// Which partitions each member has, by its `client.id`, once the group of the classic protocol is at
     /// rest.
     pub(crate) async fn shares(&self) -> BTreeMap<String, Vec<i32>> {
-        until("the group is stable", Duration::from_secs(20), async || {
+        until("the group is stable", PATIENCE, async || {
             let (state, members) = self.group.members().await;
             let share = |member: Member| {
                 (member.client_id, member.partitions.into_iter().map(|(_, n)| n).collect())
@@ -198,13 +199,13 @@ impl Shop {
     /// As [`is_relayed`](Self::is_relayed), in whatever order: what was accepted.
     pub(crate) async fn all_relayed(&self, count: u64) -> Vec<Accepted> {
         let mut tail = Tail::of(&self.ledger);
-        until(&format!("{count} ids in the ledger"), Duration::from_mins(2), async || {
+        until(&format!("{count} ids in the ledger"), PATIENCE, async || {
             tail.read_on();
             (tail.ids.len() as u64 >= count).then_some(())
         })
         .await;
         let each = (count / self.partitions) as i64;
-        until("all is committed", Duration::from_secs(30), async || {
+        until("all is committed", PATIENCE, async || {
             let committed = self.group.committed(&self.topic).await;
             (committed.len() as u64 == self.partitions && committed.values().all(|o| *o >= each))
                 .then_some(())

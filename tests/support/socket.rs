@@ -1,7 +1,5 @@
 //! A bare WebSocket client that speaks frames of the Event API.
 
-use std::time::Duration;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -15,7 +13,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 use super::emulator::{Emulator, KEY};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::support::PATIENCE;
 
 /// One connection.
 pub(crate) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);

@@ -11,6 +11,8 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::Kafka;
 
+use crate::support::PATIENCE;
+
 /// A look at a group from outside; it is no member.
 #[derive(Clone)]
 pub(crate) struct Group {
@@ -24,8 +26,6 @@ pub(crate) struct Member {
     pub(crate) client_id: String,
     pub(crate) partitions: Vec<(String, i32)>,
 }
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Kafka {
     pub(crate) fn group(&self, name: &str) -> Group {

@@ -1,7 +1,5 @@
 //! What is in topics: written, transactions and tombstones among it, and read back.
 
-use std::time::Duration;
-
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -12,6 +10,8 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::Kafka;
+
+use crate::support::PATIENCE;
 
 /// A record to write.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +31,6 @@ pub(crate) struct Producer(ThreadedProducer<Confirmations>);
 pub(crate) type Confirmed = Result<(i32, i64), KafkaError>;
 
 struct Confirmations;
-
-const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Kafka {
     /// Writes these records and returns their partitions and offsets.
