@@ -9,12 +9,12 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::PATIENCE;
+use crate::support::bad_network::Proxy;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, assert_order};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::{Load, produce};
-use crate::support::proxy::Proxy;
 use crate::support::server::{Authority, Manner, Server, Tunnels, self_signed};
 use crate::support::until;
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::PATIENCE;
+use crate::support::bad_network::{Proxy, Reset, Side, Wire};
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, account, assert_order};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::{Load, produce, publish};
-use crate::support::proxy::{Proxy, Reset, Side, Wire};
 use crate::support::until;
 
 /// A bridge, and all that it talks to.

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub(crate) mod amplify;
+pub(crate) mod bad_network;
 pub(crate) mod bridge;
 pub(crate) mod broker;
 pub(crate) mod demo;
@@ -10,7 +11,6 @@ pub(crate) mod ledger;
 pub(crate) mod mosquitto;
 pub(crate) mod page;
 pub(crate) mod producer;
-pub(crate) mod proxy;
 pub(crate) mod script;
 pub(crate) mod scripted;
 pub(crate) mod server;

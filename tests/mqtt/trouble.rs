@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::mqtt::certificates;
+use super::source::certificates;
 use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::mosquitto::Mosquitto;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::kafka_security::{password, setup, token};
+use super::security::{password, setup, token};
 use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup, write_secret};
 use crate::support::kafka::Kafka;

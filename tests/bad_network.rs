@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::proxy::{Proxy, Reset, Side};
+use crate::support::bad_network::{Proxy, Reset, Side};
 use crate::support::until;
 
 const SOON: Duration = Duration::from_secs(30);

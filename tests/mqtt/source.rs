@@ -393,7 +393,7 @@ async fn tls_with_a_client_certificate_and_a_password() {
 }
 
 /// A CA, a server certificate for `localhost` and a client certificate, as PEM files.
-pub(crate) fn certificates(directory: &std::path::Path) {
+pub(super) fn certificates(directory: &std::path::Path) {
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
     let named = |name: &str, hosts: &[&str]| {
         let hosts: Vec<String> = hosts.iter().map(|h| (*h).to_owned()).collect();

@@ -1,0 +1,6 @@
+//! MQTT as a source, against a real broker.
+
+mod backlog;
+mod source;
+mod subscriptions;
+mod trouble;
