@@ -38,7 +38,7 @@ use crate::metrics::{ApiMetrics, Metrics};
 use crate::shutdown::Shutdown;
 use deadline::Deadline;
 use lanes::Lanes;
-use limit::{Breaker, Concurrency, Pauses, RateGate, Scope};
+use limit::{Limits, Scope};
 use post::{Fault, Post};
 use report::{FaultLog, LeftAlone, Refusals, Vouchers};
 use workers::Workers;
@@ -73,10 +73,7 @@ pub struct Publisher<P> {
     post: Arc<P>,
     lanes: Lanes<Entry>,
     workers: Workers<P>,
-    concurrency: Concurrency,
-    gate: RateGate,
-    breaker: Breaker,
-    pauses: Pauses,
+    limits: Limits,
     refused: mpsc::UnboundedSender<Refused>,
     metrics: ApiMetrics,
     health: Part,
@@ -127,10 +124,7 @@ impl<P: Post> Publisher<P> {
             lanes: Lanes::new(),
             workers: Workers::new(Arc::clone(&post)),
             post,
-            concurrency: Concurrency::new(max_concurrency),
-            gate: RateGate::new(max_rate, now),
-            breaker: Breaker::new(now),
-            pauses: Pauses::default(),
+            limits: Limits::new(max_concurrency, max_rate, now),
             refused,
             metrics,
             health,
@@ -215,33 +209,32 @@ impl<P: Post> Publisher<P> {
     /// the loop, whatever woke it, so that no time can be passed over.
     fn send(&mut self, now: Instant) {
         self.lanes.wake(now);
-        for namespace in self.pauses.due(now) {
+        for namespace in self.limits.pauses.due(now) {
             self.lanes.unpark(&namespace);
         }
         self.dispatch(None, now);
-        if self.pauses.may_ask_api(now) && self.may_send(now) {
+        if self.limits.pauses.may_ask_api(now) && self.may_send(now) {
             // Everything is set aside now. Whoever has something to send asks for all.
-            for namespace in self.pauses.in_turn(self.lanes.parked(), now) {
+            for namespace in self.limits.pauses.in_turn(self.lanes.parked(), now) {
                 self.lanes.unpark(&namespace);
                 self.dispatch(Some(&namespace), now);
-                if !self.pauses.may_ask_api(now) {
+                if !self.limits.pauses.may_ask_api(now) {
                     break;
                 }
             }
         }
-        self.intake.set_open(!self.is_closed());
-        self.metrics.concurrency.set(self.concurrency.limit());
-        self.metrics.rate.set(self.gate.rate());
+        let (requests, queued) = (self.workers.requests(), self.lanes.queued());
+        self.intake.set_open(!self.limits.is_closed(requests, queued, self.lanes.parked()));
+        self.metrics.concurrency.set(self.limits.concurrency.limit());
+        self.metrics.rate.set(self.limits.rate.rate());
     }
 
     /// Sends batches. `asker` may ask the API, if that is paused.
     fn dispatch(&mut self, asker: Option<&str>, now: Instant) {
         while self.may_send(now) {
-            let room = |namespace: &str| self.pauses.room(namespace, asker, now);
+            let room = |namespace: &str| self.limits.pauses.room(namespace, asker, now);
             let Some(batch) = self.lanes.next_batch(room) else { break };
-            self.pauses.sent(batch.channel.namespace(), now);
-            self.breaker.sent(now);
-            self.gate.sent(batch.items.len());
+            self.limits.sent(batch.channel.namespace(), batch.items.len(), now);
             #[allow(clippy::cast_precision_loss)] // 1 to 5
             self.metrics.batch.observe(batch.items.len() as f64);
             self.workers.send(batch, now);
@@ -249,39 +242,13 @@ impl<P: Post> Publisher<P> {
     }
 
     fn may_send(&mut self, now: Instant) -> bool {
-        self.concurrency.allows(self.workers.requests())
-            && self.breaker.allows(now)
-            && self.gate.is_open(now)
-    }
-
-    /// Whether more events would only wait: the API does not answer, or is paused. It is not closed while
-    /// all that is left to ask a paused API with is refused itself, and may never learn that it is back.
-    fn is_closed(&self) -> bool {
-        let out = self.workers.requests();
-        if out == 0 && self.lanes.queued() == 0 {
-            return false;
-        }
-        if self.breaker.is_open() {
-            return true;
-        }
-        if !self.pauses.contains(&Scope::Api) {
-            return false;
-        }
-        let in_vain = usize::from(self.pauses.refused_asks());
-        let mut parked = self.lanes.parked().peekable();
-        let asleep = parked.peek().is_none() && in_vain == 0;
-        out > in_vain || asleep || parked.any(|name| !self.pauses.contains(&Scope::of(name)))
+        self.limits.hold(self.workers.requests(), now).is_none()
     }
 
     /// When [`send`](Self::send) has something to look at, if nothing else happens.
     fn next_wake(&self, now: Instant) -> Option<Instant> {
-        // Where something else holds the batches back, the end of that wakes us.
-        let sends = self.concurrency.allows(self.workers.requests()) && self.breaker.allows(now);
-        let waits = sends && self.lanes.queued() > 0;
-        let gate = if waits { self.gate.opens_at(now) } else { None };
-        // A time that has come was seen by `send` just now: to wait for it again would spin.
-        let probe = self.breaker.probes_at().filter(|at| *at > now);
-        [self.lanes.next_wake(), self.pauses.next_due(now), gate, probe].into_iter().flatten().min()
+        let change = self.limits.next_change(self.workers.requests(), self.lanes.queued(), now);
+        [self.lanes.next_wake(), change].into_iter().flatten().min()
     }
 }
 

@@ -20,8 +20,8 @@ impl<P: Post> Publisher<P> {
         self.workers.free(worker);
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
         // Here, so that no way to judge it can forget it: what waits for a probe would wait for ever.
-        self.pauses.ended(batch.channel.namespace(), sent, now);
-        self.breaker.ended(sent, now);
+        self.limits.pauses.ended(batch.channel.namespace(), sent, now);
+        self.limits.breaker.ended(sent, now);
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {
                 retry @ Verdict::Retry { .. } => (retry, why_again(&answer)),
@@ -58,8 +58,8 @@ impl<P: Post> Publisher<P> {
 
     /// The API is there, and takes what we send to this namespace.
     fn answered(&mut self, batch: &Batch<Entry>, sent: Instant, now: Instant) {
-        self.concurrency.answered(sent, now, self.workers.requests());
-        if !self.pauses.is_empty() {
+        self.limits.concurrency.answered(sent, now, self.workers.requests());
+        if !self.limits.pauses.is_empty() {
             self.resume(&Scope::Api, sent, now);
             self.resume(&namespace_of(batch), sent, now);
         }
@@ -101,7 +101,7 @@ impl<P: Post> Publisher<P> {
         if accepted > 0 {
             self.metrics.accepted.inc_by(accepted.into());
             self.accepted_at = Some(now);
-            self.gate.accepted(accepted, now);
+            self.limits.rate.accepted(accepted, now);
         }
         self.metrics.reordered.inc_by(reordered);
         self.metrics.request(if back.is_empty() { "ok" } else { "partial" });
@@ -117,8 +117,8 @@ impl<P: Post> Publisher<P> {
         // The gate, the breaker and a pause hold everything back; the entries need no wait of their own on
         // top, which would outlast theirs.
         let held_back = fault == Fault::Throttled
-            || self.breaker.is_open()
-            || self.pauses.hold(channel.namespace());
+            || self.limits.breaker.is_open()
+            || self.limits.pauses.hold(channel.namespace());
         for tries in items.iter_mut().map(Entry::tries_mut) {
             tries.failures = tries.failures.saturating_add(u32::from(!held_back));
             // A front that gives up on a slow upload may say so (408, 504) or just close.
@@ -169,11 +169,11 @@ impl<P: Post> Publisher<P> {
         let mut some = false;
         for tries in batch.items.iter_mut().map(Entry::tries_mut) {
             let others =
-                tries.refused_at.is_some_and(|at| self.pauses.lifted_since(&namespace, at));
+                tries.refused_at.is_some_and(|at| self.limits.pauses.lifted_since(&namespace, at));
             tries.alone |= others;
             some |= others;
         }
-        some && !self.pauses.contains(&namespace)
+        some && !self.limits.pauses.contains(&namespace)
     }
 
     /// Not the namespace is refused, but an event. Alone it goes on at its own pace; what a firewall never

@@ -91,7 +91,7 @@ impl FaultLog {
 impl<P: Post> Publisher<P> {
     /// The API is there, whatever it says.
     pub(super) fn is_there(&mut self, now: Instant) {
-        if self.breaker.answered(now) {
+        if self.limits.breaker.answered(now) {
             info!(api = %self.name, "the API answers again");
             // Nobody sleeps out a wait of an outage that is over.
             self.lanes.wake_all();
@@ -107,8 +107,8 @@ impl<P: Post> Publisher<P> {
         why: &str,
         (sent, now): (Instant, Instant),
     ) {
-        let new = self.pauses.refused(scope, sent, now);
-        if !self.pauses.contains(scope) {
+        let new = self.limits.pauses.refused(scope, sent, now);
+        if !self.limits.pauses.contains(scope) {
             // A slow answer, from before a pause that is over.
             return;
         }
@@ -139,7 +139,7 @@ impl<P: Post> Publisher<P> {
 
     /// `scope` did not refuse a request that was sent then: if it was paused before that, it goes on.
     pub(super) fn resume(&mut self, scope: &Scope, sent: Instant, now: Instant) {
-        if !self.pauses.taken(scope, sent, now) {
+        if !self.limits.pauses.taken(scope, sent, now) {
             return;
         }
         let told = self.refusals.get_mut(scope).is_some_and(|r| std::mem::take(&mut r.told));
@@ -155,14 +155,14 @@ impl<P: Post> Publisher<P> {
 
     /// Says to metrics and `/readyz` how the API stands.
     pub(super) fn report(&self) {
-        let paused = !self.pauses.is_empty() || self.left_alone.is_some();
+        let paused = !self.limits.pauses.is_empty() || self.left_alone.is_some();
         self.metrics.paused.set(i64::from(paused));
-        self.metrics.breaker.set(i64::from(self.breaker.is_open()));
-        let last = Some(&self.last_refused).filter(|scope| self.pauses.contains(scope));
-        if let Some(scope) = last.or(self.pauses.any()) {
+        self.metrics.breaker.set(i64::from(self.limits.breaker.is_open()));
+        let last = Some(&self.last_refused).filter(|scope| self.limits.pauses.contains(scope));
+        if let Some(scope) = last.or(self.limits.pauses.any()) {
             let why = self.refusals.get(scope).map_or("", |refusals| &refusals.why);
             self.health.not_ready(format!("{scope} refuses us: {why}"));
-        } else if self.breaker.is_open() {
+        } else if self.limits.breaker.is_open() {
             self.health.not_ready(self.why_silent.as_str());
         } else if let Some(LeftAlone { until, why }) = &self.left_alone {
             let until = humantime::format_rfc3339_seconds(*until);
@@ -183,15 +183,15 @@ impl<P: Post> Publisher<P> {
     ) {
         if fault == Fault::Throttled {
             self.is_there(now);
-            self.gate.throttled(sent, now);
+            self.limits.rate.throttled(sent, now);
             if let Some(after) = after {
-                self.gate.hold(now + after);
+                self.limits.rate.hold(now + after);
             }
         } else {
             if matches!(fault, Fault::Ambiguous | Fault::Unavailable) {
-                self.concurrency.overloaded(sent, now);
+                self.limits.concurrency.overloaded(sent, now);
             }
-            if self.breaker.failed(now, fault == Fault::UnknownAnswer) {
+            if self.limits.breaker.failed(now, fault == Fault::UnknownAnswer) {
                 let what = if matches!(fault, Fault::UnknownAnswer | Fault::Unavailable) {
                     "the API gives no answer that counts"
                 } else {
