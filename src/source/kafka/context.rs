@@ -151,7 +151,7 @@ impl ConsumerContext for Context {
         shared.begin_with(consumer, &begun);
         // librdkafka keeps a partition paused over a rebalance.
         shared.resume(consumer, &all);
-        shared.flow().pressure.resumed();
+        shared.assignment().pressure.resumed();
         shared.kafka.rebalances.inc();
         shared.stand(|standing| {
             standing.member = true;

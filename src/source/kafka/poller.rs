@@ -156,8 +156,8 @@ impl Poller {
         for (topic, partition) in assignment.names() {
             assignment.remove(&topic, partition);
         }
+        assignment.pressure.resumed();
         drop(assignment);
-        *self.shared.flow() = super::shared::Flow::default();
         self.shared.kafka.paused.set(0);
     }
 
@@ -233,7 +233,7 @@ impl Poller {
         let full =
             self.held.is_some() || !self.shared.room.fits(0) || !self.shared.is_intake_open();
         let half_free = self.shared.room.half_free().now_or_never().is_some();
-        let next = self.shared.flow().pressure.next(full, half_free, now);
+        let next = self.shared.assignment().pressure.next(full, half_free, now);
         match next {
             Next::Take => self.take_batch(consumer)?,
             Next::Stall => {

@@ -161,7 +161,7 @@ impl Shared {
         drop(assignment);
         self.stand(|standing| standing.undecided = undecided);
         // While there is no room they stay paused with the others, and go on with them.
-        if !self.flow().pressure.is_paused() {
+        if !self.assignment().pressure.is_paused() {
             self.resume(consumer, &set);
         }
     }

@@ -14,7 +14,6 @@ use tracing::{info, warn};
 
 use super::assignment::{Assignment, Place};
 use super::diagnosis::{self, Repeats};
-use super::flow::Pressure;
 use super::membership::{Standing, Statistics, Watchdog};
 use super::start::Births;
 use crate::config::kafka::{KafkaConfig, Topics};
@@ -46,7 +45,6 @@ pub(super) struct Shared {
     assignment: Mutex<Assignment>,
     births: Mutex<Births>,
     handing: Mutex<Handing>,
-    flow: Mutex<Flow>,
     state: Mutex<State>,
     /// Something was stored since it was last seen committed.
     pub(super) stored: AtomicBool,
@@ -58,14 +56,6 @@ struct Handing {
     /// `None` when nothing is taken any more: the pipeline ends with the last of them.
     intake: Option<Intake>,
     taken: Vec<Delivery>,
-}
-
-/// Which partitions are not fetched from.
-#[derive(Debug, Default)]
-pub(super) struct Flow {
-    pub(super) pressure: Pressure,
-    /// Those that librdkafka was told to pause. It keeps that over a rebalance.
-    paused: Vec<(String, i32)>,
 }
 
 #[derive(Debug, Default)]
@@ -109,7 +99,6 @@ impl Shared {
             births: Mutex::new(births),
             selection,
             handing: Mutex::new(Handing { intake: Some(intake), taken: Vec::new() }),
-            flow: Mutex::default(),
             state: Mutex::default(),
             stored: AtomicBool::new(false),
         }
@@ -126,10 +115,6 @@ impl Shared {
     /// Whether topics come and go that nobody has named.
     pub(super) fn has_patterns(&self) -> bool {
         self.selection.patterns().next().is_some()
-    }
-
-    pub(super) fn flow(&self) -> MutexGuard<'_, Flow> {
-        self.flow.lock()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -296,16 +281,16 @@ impl Shared {
         consumer: &BaseConsumer<impl ConsumerContext>,
         partitions: Vec<(String, i32)>,
     ) {
-        let mut flow = self.flow();
-        let new: Vec<_> = partitions.into_iter().filter(|p| !flow.paused.contains(p)).collect();
-        if new.is_empty() {
-            return;
-        }
-        if let Err(error) = consumer.pause(&names(&new)) {
+        let mut assignment = self.assignment();
+        let new = assignment.pause(partitions);
+        let paused = assignment.paused();
+        drop(assignment);
+        if !new.is_empty()
+            && let Err(error) = consumer.pause(&names(&new))
+        {
             warn!(source = %self.name, %error, "partitions could not be paused");
         }
-        flow.paused.extend(new);
-        self.kafka.paused.set(i64::try_from(flow.paused.len()).unwrap_or(i64::MAX));
+        self.kafka.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
     }
 
     /// Fetches again from those of `partitions` that were paused.
@@ -314,16 +299,16 @@ impl Shared {
         consumer: &BaseConsumer<impl ConsumerContext>,
         partitions: &[(String, i32)],
     ) {
-        let mut flow = self.flow();
-        let (again, still): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut flow.paused).into_iter().partition(|p| partitions.contains(p));
+        let mut assignment = self.assignment();
+        let again = assignment.resume(partitions);
+        let paused = assignment.paused();
+        drop(assignment);
         if !again.is_empty()
             && let Err(error) = consumer.resume(&names(&again))
         {
             warn!(source = %self.name, %error, "partitions could not be resumed");
         }
-        flow.paused = still;
-        self.kafka.paused.set(i64::try_from(flow.paused.len()).unwrap_or(i64::MAX));
+        self.kafka.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
     }
 }
 

@@ -4,22 +4,22 @@
 //! with a record and offsets of its own: what is settled late finds the old record, and moves nothing.
 
 mod offsets;
+mod unread;
 
+use std::mem::{replace, take};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use super::flow::Pressure;
 use crate::backoff::Backoff;
 use crate::delivery::Settlement;
 use crate::message::{OrderKey, Topic};
 use crate::metrics::{KafkaMetrics, PartitionMetrics};
 use crate::source::{InFlight, Room};
 use offsets::{Offsets, Step};
-
-/// What is under way before a message that was given back may still be settled for so long: what is, is
-/// not read again. Its room is not free meanwhile, so it is not waited for as long as the next try is.
-const HOLD: Duration = Duration::from_secs(1);
+use unread::{HOLD, Rewind, Unread};
 
 /// All partitions that are ours.
 pub(in crate::source::kafka) struct Assignment {
@@ -28,6 +28,8 @@ pub(in crate::source::kafka) struct Assignment {
     last: usize,
     generations: u64,
     closed: bool,
+    /// Whether all of them are paused for want of room or of an API.
+    pub(in crate::source::kafka) pressure: Pressure,
     room: Arc<Room>,
     changed: Arc<Notify>,
     metrics: KafkaMetrics,
@@ -42,22 +44,9 @@ pub(in crate::source::kafka) struct Partition {
     generation: u64,
     record: Arc<InFlight<i64>>,
     offsets: Offsets,
-    again: Option<Again>,
+    unread: Unread,
     backoff: Backoff,
-    /// It is being taken away: what was given back of it is for its next owner.
-    closing: bool,
     pub(in crate::source::kafka) metrics: PartitionMetrics,
-}
-
-/// A partition is to be read again.
-#[derive(Clone, Copy, Debug)]
-enum Again {
-    /// From the oldest message that is not settled then, but not before `due`.
-    After { then: Instant, due: Instant },
-    /// From here, but not before `due`; `first`: it is where the partition begins.
-    From { offset: i64, due: Instant, first: bool },
-    /// From where it begins, which is to be asked for, but not before `due`.
-    Undecided { due: Instant },
 }
 
 /// A place in the log of a partition.
@@ -95,11 +84,14 @@ impl Assignment {
         metrics: KafkaMetrics,
     ) -> Self {
         let partitions = Vec::new();
-        Self { partitions, last: 0, generations: 0, closed: false, room, changed, metrics }
+        let (closed, pressure) = (false, Pressure::default());
+        Self { partitions, last: 0, generations: 0, closed, pressure, room, changed, metrics }
     }
 
     /// A partition became ours.
     pub(in crate::source::kafka) fn add(&mut self, topic: &str, number: i32) {
+        // librdkafka keeps a partition paused over a rebalance.
+        let paused = self.get(topic, number).is_some_and(|p| p.unread.paused);
         self.remove(topic, number);
         let known = self.partitions.iter().map(|p| &p.topic).find(|known| known.as_str() == topic);
         let topic = known.cloned().unwrap_or_else(|| Topic::new(topic, '.'));
@@ -111,9 +103,8 @@ impl Assignment {
             generation: self.next_generation(),
             record: InFlight::new(Arc::clone(&self.room), Arc::clone(&self.changed)),
             offsets: Offsets::default(),
-            again: None,
+            unread: Unread { paused, ..Unread::default() },
             backoff: Backoff::new(super::REWIND_BASE, super::REWIND_CAP),
-            closing: false,
             metrics,
         };
         self.partitions.push(partition);
@@ -136,7 +127,7 @@ impl Assignment {
     /// Takes nothing more of these.
     pub(in crate::source::kafka) fn close_only(&mut self, of: &[(String, i32)]) {
         self.change(of, |p| {
-            p.closing = true;
+            p.unread.revoking = true;
             p.record.close();
         });
     }
@@ -149,7 +140,7 @@ impl Assignment {
         offset: i64,
     ) -> Option<Found> {
         let index = self.index(topic, number)?;
-        if self.closed || self.partitions[index].again.is_some() {
+        if self.closed || !self.partitions[index].unread.is_read() {
             return None;
         }
         if self.partitions[index].offsets.step(offset) == Step::Back {
@@ -159,7 +150,8 @@ impl Assignment {
             if oldest < offset {
                 let due = Instant::now();
                 let first = false;
-                self.partitions[index].again = Some(Again::From { offset: oldest, due, first });
+                self.partitions[index].unread.rewind =
+                    Some(Rewind::To { offset: oldest, due, first });
                 return None;
             }
         }
@@ -206,21 +198,21 @@ impl Assignment {
         for index in 0..self.partitions.len() {
             let partition = &mut self.partitions[index];
             partition.settle();
-            if self.closed || partition.closing {
+            if self.closed || partition.unread.revoking {
                 continue;
             }
-            match partition.again {
+            match partition.unread.rewind {
                 None if partition.record.has_released() => {
                     let wait = partition.backoff.next_wait();
                     let (then, due) = (now + wait.min(HOLD), now + wait);
-                    partition.again = Some(Again::After { then, due });
+                    partition.unread.rewind = Some(Rewind::After { then, due });
                     released.push((partition.topic.as_str().to_owned(), partition.number));
                 }
-                Some(Again::After { then, due }) if then <= now => {
+                Some(Rewind::After { then, due }) if then <= now => {
                     let from = partition.offsets.resume_at();
                     self.renew(index);
-                    let from = from.map(|offset| Again::From { offset, due, first: false });
-                    self.partitions[index].again = from;
+                    let from = from.map(|offset| Rewind::To { offset, due, first: false });
+                    self.partitions[index].unread.rewind = from;
                 }
                 _ => {}
             }
@@ -241,18 +233,16 @@ impl Assignment {
     /// Where partitions are to be read again, as far as it is time. Nothing is, once nothing is taken:
     /// what was given back stays uncommitted, and comes to whoever reads the partition next.
     pub(in crate::source::kafka) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
-        let due = |p: &Partition| match p.again {
-            Some(Again::From { offset, due, .. }) if due <= now && !self.closed && !p.closing => {
-                Some(Place { topic: p.topic.as_str().to_owned(), partition: p.number, offset })
-            }
-            _ => None,
+        let due = |p: &Partition| {
+            let offset = p.unread.due_rewind(now).filter(|_| !self.closed)?;
+            Some(Place { topic: p.topic.as_str().to_owned(), partition: p.number, offset })
         };
         self.partitions.iter().filter_map(due).collect()
     }
 
     /// All but those that are to be read again: they stay paused until they are.
     pub(in crate::source::kafka) fn not_rewinding(&self) -> Vec<(String, i32)> {
-        let others = self.partitions.iter().filter(|p| p.again.is_none());
+        let others = self.partitions.iter().filter(|p| p.unread.is_read());
         others.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
@@ -262,51 +252,45 @@ impl Assignment {
         let at = self.partitions[index].offsets.resume_at().unwrap_or(offset);
         self.renew(index);
         let due = Instant::now();
-        self.partitions[index].again = Some(Again::From { offset: at, due, first: false });
+        self.partitions[index].unread.rewind = Some(Rewind::To { offset: at, due, first: false });
     }
 
     /// A partition was set back; or it was not, and is to be later.
     pub(in crate::source::kafka) fn rewound(&mut self, place: &Place, done: bool, now: Instant) {
         let Some(index) = self.position(&place.topic, place.partition) else { return };
         let partition = &mut self.partitions[index];
-        let first = matches!(partition.again, Some(Again::From { first: true, .. }));
+        let first = matches!(partition.unread.rewind, Some(Rewind::To { first: true, .. }));
         if done {
-            partition.again = None;
+            partition.unread.rewind = None;
             if !first {
                 self.metrics.rewinds.inc();
             }
         } else {
             let due = now + partition.backoff.next_wait();
-            partition.again = Some(Again::From { offset: place.offset, due, first });
+            partition.unread.rewind = Some(Rewind::To { offset: place.offset, due, first });
         }
     }
 
     /// Where these begin is to be asked for.
     pub(in crate::source::kafka) fn undecide(&mut self, which: &[(String, i32)]) {
-        self.change(which, |p| p.again = Some(Again::Undecided { due: Instant::now() }));
+        self.change(which, |p| p.unread.rewind = Some(Rewind::Undecided { due: Instant::now() }));
     }
 
     /// Those that are to be asked for, as far as it is time.
     pub(in crate::source::kafka) fn undecided(&self, now: Instant) -> Vec<(String, i32)> {
-        let due = |p: &&Partition| {
-            matches!(p.again, Some(Again::Undecided { due }) if due <= now) && !p.closing
-        };
-        let open = self.partitions.iter().filter(|_| !self.closed).filter(due);
+        let open = self.partitions.iter().filter(|p| !self.closed && p.unread.asks_now(now));
         open.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
     /// Of how many it is still to be decided where they begin, or they are on the way there.
     pub(in crate::source::kafka) fn beginning(&self) -> usize {
-        let is = |p: &Partition| {
-            matches!(p.again, Some(Again::Undecided { .. } | Again::From { first: true, .. }))
-        };
-        self.partitions.iter().filter(|p| is(p)).count()
+        self.partitions.iter().filter(|p| p.unread.is_beginning()).count()
     }
 
     /// Those of these that are still undecided are asked for later.
     pub(in crate::source::kafka) fn put_off(&mut self, which: &[(String, i32)], now: Instant) {
         self.change(which, |p| {
-            if let Some(Again::Undecided { due }) = &mut p.again {
+            if let Some(Rewind::Undecided { due }) = &mut p.unread.rewind {
                 *due = now + super::ASK_AGAIN + p.backoff.next_wait();
             }
         });
@@ -326,8 +310,8 @@ impl Assignment {
                 p.offsets = Offsets::default();
                 p.offsets.begin(offset);
             }
-            if p.again.is_some() {
-                p.again = Some(Again::From { offset, due: Instant::now(), first: true });
+            if p.unread.rewind.is_some() {
+                p.unread.rewind = Some(Rewind::To { offset, due: Instant::now(), first: true });
             }
             p.backoff.reset();
         });
@@ -350,10 +334,37 @@ impl Assignment {
 
     /// Whether some message was given back and its partition not yet read again.
     pub(in crate::source::kafka) fn has_released(&self) -> bool {
-        let again = |p: &Partition| {
-            matches!(p.again, Some(Again::After { .. } | Again::From { first: false, .. }))
-        };
-        self.partitions.iter().any(|p| p.record.has_released() || again(p))
+        self.partitions.iter().any(|p| p.record.has_released() || p.unread.has_released())
+    }
+
+    /// Of `which`, those that librdkafka has to be told to pause; it was told from now on.
+    pub(in crate::source::kafka) fn pause(
+        &mut self,
+        mut which: Vec<(String, i32)>,
+    ) -> Vec<(String, i32)> {
+        which.retain(|(topic, number)| {
+            let index = self.position(topic, *number);
+            index.is_some_and(|index| !replace(&mut self.partitions[index].unread.paused, true))
+        });
+        which
+    }
+
+    /// Of `which`, those that librdkafka has to be told to resume; it was told from now on.
+    pub(in crate::source::kafka) fn resume(
+        &mut self,
+        which: &[(String, i32)],
+    ) -> Vec<(String, i32)> {
+        let mut again = which.to_vec();
+        again.retain(|(topic, number)| {
+            let index = self.position(topic, *number);
+            index.is_some_and(|index| take(&mut self.partitions[index].unread.paused))
+        });
+        again
+    }
+
+    /// How many librdkafka was told to pause.
+    pub(in crate::source::kafka) fn paused(&self) -> usize {
+        self.partitions.iter().filter(|p| p.unread.paused).count()
     }
 
     /// Topic and number of each.
@@ -380,7 +391,7 @@ impl Assignment {
         let partition = &mut self.partitions[index];
         partition.generation = generation;
         partition.offsets = Offsets::default();
-        let old = std::mem::replace(&mut partition.record, record);
+        let old = replace(&mut partition.record, record);
         self.metrics.late.inc_by(old.abandon() as u64);
     }
 
