@@ -11,17 +11,15 @@
 //! Whoever may change the faults may stop the API, so this is there only on the loopback, or if it was
 //! asked for. No browser is allowed in from another origin.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::body::Body;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use serde_json::{Value, json};
 
+use super::answer::{bad_request, json_answer};
 use super::fault::Fault;
-use super::http::{bad_request, json_answer};
 use super::service::Service;
 
 /// Everything below is of the emulator itself.
@@ -32,40 +30,6 @@ const STATS: &str = "/_emulator/stats";
 
 /// A list of faults is small.
 const MAX_LIST_BYTES: usize = 1_000_000;
-
-/// What has come over HTTP.
-#[derive(Default)]
-pub(super) struct Stats {
-    connections: AtomicU64,
-    requests: AtomicU64,
-    accepted_requests: AtomicU64,
-    accepted_events: AtomicU64,
-}
-
-impl Stats {
-    /// A request to publish, perhaps the first of its connection.
-    pub(super) fn request(&self, first: bool) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.connections.fetch_add(u64::from(first), Ordering::Relaxed);
-    }
-
-    /// A request whose events were taken, this many of them.
-    pub(super) fn accepted(&self, events: usize) {
-        self.accepted_requests.fetch_add(1, Ordering::Relaxed);
-        self.accepted_events.fetch_add(events as u64, Ordering::Relaxed);
-    }
-
-    fn show(&self, cuts: u64) -> Value {
-        let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        json!({
-            "cut_connections": cuts,
-            "connections": number(&self.connections),
-            "requests": number(&self.requests),
-            "accepted_requests": number(&self.accepted_requests),
-            "accepted_events": number(&self.accepted_events),
-        })
-    }
-}
 
 /// Answers a request below [`PREFIX`].
 pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Response<Body> {

@@ -20,7 +20,6 @@
 //!
 //! What `fault` decides is done here, around the publish.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -35,20 +34,17 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::access::{Denied, Presented};
+use super::access::{Denied, Presented, SignatureFault, Signed};
+use super::answer::{NOT_AUTHORIZED, bad_request, item, json_answer, unknown_namespace, whole};
 use super::caller::Caller;
 use super::control;
 use super::fault::{Reply, Stage, Strike, Subject, answer_body};
 use super::memory::{Holding, Side};
 use super::realtime;
 use super::service::{HTTP, Publish, Refusal, Service};
-use super::signature::{SignatureFault, Signed};
 use crate::event_api::wire::{ErrorAnswer, ErrorItem, PublishAnswer, PublishRequest};
 use crate::event_api::{Channel, EVENT_PATH, MAX_BODY_BYTES, REALTIME_PATH};
 use crate::shutdown::Shutdown;
-
-/// What every answer to a caller without rights says.
-pub(super) const NOT_AUTHORIZED: &str = "You are not authorized to make this call.";
 
 /// How much of an oversized body is read and dropped, so that its sender gets to read the answer.
 const MAX_DISCARDED_BYTES: u64 = 16_000_000;
@@ -239,28 +235,6 @@ fn literal(reply: Reply) -> Response<Body> {
     response
 }
 
-/// A refusal outside of a publish.
-pub(super) fn bad_request(
-    status: StatusCode,
-    message: impl Into<Cow<'static, str>>,
-) -> Response<Body> {
-    json_answer(status, &ErrorAnswer { errors: vec![item("BadRequestException", message)] })
-}
-
-/// An item of an error answer.
-pub(super) fn item(error_type: &'static str, message: impl Into<Cow<'static, str>>) -> ErrorItem {
-    ErrorItem {
-        error_type: Some(error_type.into()),
-        error_code: None,
-        message: Some(message.into()),
-    }
-}
-
-/// The item for a namespace that does not exist: no message, as seen from AWS.
-pub(super) fn unknown_namespace() -> ErrorItem {
-    ErrorItem { error_type: Some("UnauthorizedException".into()), ..ErrorItem::default() }
-}
-
 fn publish(
     service: &Service,
     id: &str,
@@ -382,20 +356,6 @@ fn preflight(asked: &HeaderMap) -> Response<Body> {
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.clone());
     }
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
-    response
-}
-
-/// An answer whose body is JSON.
-pub(super) fn json_answer(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> {
-    // The bodies are plain structs, which cannot fail to be written.
-    whole(status, serde_json::to_vec(body).unwrap_or_default())
-}
-
-fn whole(status: StatusCode, body: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    let kind = HeaderValue::from_static("application/json; charset=UTF-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
 

@@ -17,21 +17,20 @@
 //! dials `wss://` even for an `http://` endpoint, unless the scheme is written `HTTP://`.
 
 mod access;
+mod answer;
 mod caller;
 mod control;
 mod fanout;
 mod fault;
 mod http;
-mod hub;
 mod ledger;
 mod memory;
 mod metered;
 mod rate;
 mod realtime;
 mod service;
-mod signature;
+mod stats;
 mod tls;
-mod writer;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -57,13 +56,13 @@ use crate::files::descriptors;
 use crate::listener::{Listener, Seat, Seated};
 use crate::shutdown::Shutdown;
 use access::Access;
-use control::Stats;
 use fanout::Fanout;
 use fault::Faults;
 use ledger::Ledger;
 use memory::{Holding, MAX_HELD_BYTES, Memory};
 use metered::Metered;
 use service::Service;
+use stats::Stats;
 
 /// Subscribers are what it is there for.
 const MOST_CONNECTIONS: usize = 4_096;

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 use super::access::Access;
-use super::control::Stats;
 use super::fanout::Fanout;
 use super::fault::{EventFailure, Faults, Subject};
 use super::ledger::{Ledger, LedgerLine};
 use super::memory::Memory;
+use super::stats::Stats;
 use crate::event_api::wire::{AcceptedEvent, FailedEvent, PublishAnswer};
 use crate::event_api::{Channel, Event, EventError, MAX_EVENTS};
 

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::Wrong;
+use super::spec::Wrong;
 use crate::event_api::MAX_EVENTS;
 use crate::event_api::wire::{AcceptedEvent, FailedEvent, PublishAnswer};
 
 /// The body for `answer`. Codes of digits are numbers in it, as one client of AWS models them.
-pub(in super::super) fn answer_body(answer: PublishAnswer, wrong: Option<Wrong>) -> Vec<u8> {
+pub(crate) fn answer_body(answer: PublishAnswer, wrong: Option<Wrong>) -> Vec<u8> {
     match wrong {
         None => text(&answer),
         Some(Wrong::Empty) => Vec::new(),

@@ -135,7 +135,7 @@ pub(super) enum When {
 /// What is wrong with the answer to a request whose events were taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in super::super) enum Wrong {
+pub(crate) enum Wrong {
     /// The last event is in neither list.
     Missing,
     /// The first event is there twice.

@@ -8,16 +8,16 @@ use futures_util::stream::SplitSink;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::memory::{Frame, Holding, Side};
+use crate::emulator::memory::{Frame, Holding, Side};
 
 /// How long a client may take to answer a close.
-pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// How often a frame is in memory while it is written: its text, and the copy that goes out.
 const COPIES: usize = 2;
 
 /// Writes what is queued, then the close once it is asked for, and lets the client answer that.
-pub(super) async fn write(
+pub(crate) async fn write(
     mut sink: SplitSink<WebSocket, Message>,
     holding: &Holding,
     close: &CancellationToken,

@@ -4,13 +4,16 @@
 //! all may, loses its connection (see `memory`), without a closing frame, as that would have to wait
 //! behind all the others.
 
+mod hub;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::hub::{ConnectionId, Hub, Pattern, Refused};
 use super::memory::{Frame, Holding, Memory};
 use crate::event_api::Channel;
 use crate::event_api::wire::ServerFrame;
+use hub::Hub;
+pub(super) use hub::{ConnectionId, Pattern, Refused};
 
 /// All connections and what they listen to.
 pub(super) struct Fanout {

@@ -23,6 +23,8 @@
 //! The cut after 24 hours is not emulated, nor is the window after a subscription in which AWS may
 //! miss events.
 
+mod writer;
+
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -43,22 +45,20 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::access::{Denied, Presented, subprotocol_object};
+use super::access::{Denied, Presented, Signed, subprotocol_object};
+use super::answer::{NOT_AUTHORIZED, bad_request, item, unknown_namespace};
 use super::caller::Caller;
-use super::fanout::Outbox;
-use super::http::{NOT_AUTHORIZED, bad_request, item, unknown_namespace};
-use super::hub::{ConnectionId, Pattern, Refused};
+use super::fanout::{ConnectionId, Outbox, Pattern, Refused};
 use super::memory::{Holding, Side};
 use super::rate::Rate;
 use super::service::{Publish, Refusal, Service};
-use super::signature::Signed;
-use super::writer::{self, CLOSE_GRACE};
 use crate::event_api::wire::{ClientFrame, ErrorItem, ServerFrame};
 use crate::event_api::{
     CONNECTION_TIMEOUT_MS, MAX_BODY_BYTES, MAX_ID_CHARS, MAX_SOCKET_PUBLISHES_PER_SECOND,
     SUBPROTOCOL,
 };
 use crate::shutdown::Shutdown;
+use writer::CLOSE_GRACE;
 
 /// Bytes of one incoming message. Amplify's publish frame holds its events twice, escaped, so this
 /// is well above the limit of a publish.

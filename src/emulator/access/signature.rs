@@ -22,20 +22,20 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::{constant_time, hmac};
 
-use super::access::Presented;
+use super::presented::Presented;
 use crate::event_api::EVENT_PATH;
 use crate::event_api::sign::{
     ALGORITHM, SERVICE, amz_date, hex, sha256_hex, signing_key, string_to_sign,
 };
 
 /// How far the date of a signature may be from our clock, either way.
-pub(super) const MAX_SKEW: Duration = Duration::from_mins(5);
+pub(crate) const MAX_SKEW: Duration = Duration::from_mins(5);
 
 /// What an `authorization` of this kind says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Authorization<'a> {
+pub(crate) struct Authorization<'a> {
     /// Whose signature it is.
-    pub(super) access_key_id: &'a str,
+    pub(crate) access_key_id: &'a str,
     day: &'a str,
     region: &'a str,
     service: &'a str,
@@ -45,21 +45,21 @@ pub(super) struct Authorization<'a> {
 
 /// What the signature has to cover.
 #[derive(Clone, Copy)]
-pub(super) struct Signed<'a> {
+pub(crate) struct Signed<'a> {
     /// The headers, or the fields of an auth object.
-    pub(super) presented: &'a Presented<'a>,
+    pub(crate) presented: &'a Presented<'a>,
     /// The `host` header of the connection's request; empty if there is none.
-    pub(super) own_host: &'a str,
+    pub(crate) own_host: &'a str,
     /// The query string of the request, empty on WebSocket.
-    pub(super) query: &'a str,
+    pub(crate) query: &'a str,
     /// The exact bytes.
-    pub(super) payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 /// Why a signature does not hold, in the words for the client. A mismatch quotes what the client sent,
 /// a session token among it: it is for nobody else, and for no log.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum SignatureFault {
+pub(crate) enum SignatureFault {
     /// A part is missing or cannot be read.
     #[error("{0}")]
     Incomplete(Cow<'static, str>),
@@ -86,7 +86,7 @@ pub(super) enum SignatureFault {
 
 impl SignatureFault {
     /// What it is, with nothing that the client sent.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Incomplete(_) => "its signature is incomplete",
             Self::Scope(_) => "its signature is for another day, region or service",
@@ -96,7 +96,7 @@ impl SignatureFault {
     }
 
     /// What would be right; the answer to the client says more.
-    pub(super) fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         match self {
             Self::Incomplete(_) => "see what its answer says is missing",
             Self::Scope(_) => {
@@ -113,12 +113,12 @@ impl SignatureFault {
 
 impl<'a> Authorization<'a> {
     /// Whether `text` is meant to be a signature, and not a token.
-    pub(super) fn is_meant(text: &str) -> bool {
+    pub(crate) fn is_meant(text: &str) -> bool {
         text.starts_with("AWS4-")
     }
 
     /// Reads `AWS4-HMAC-SHA256 Credential=…, SignedHeaders=…, Signature=…`.
-    pub(super) fn parse(text: &'a str) -> Result<Self, SignatureFault> {
+    pub(crate) fn parse(text: &'a str) -> Result<Self, SignatureFault> {
         let Some(parts) = text.strip_prefix(ALGORITHM) else {
             return Err(incomplete(format!(
                 "Unsupported AWS 'algorithm': it must be {ALGORITHM}."
@@ -149,7 +149,7 @@ impl<'a> Authorization<'a> {
     }
 
     /// Whether the signature was made with `secret` over `signed`, now, for `region` (`None`: any).
-    pub(super) fn verify(
+    pub(crate) fn verify(
         &self,
         secret: &str,
         region: Option<&str>,

@@ -5,7 +5,9 @@
 //! are not emulated, nor are the claims of a token. Guess: an API key is looked at before an
 //! `authorization`, if both are sent.
 
-use std::borrow::Cow;
+mod presented;
+mod signature;
+
 use std::fmt;
 use std::time::SystemTime;
 
@@ -15,8 +17,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderMap;
 use serde_json::{Map, Value};
 
-use super::signature::{Authorization, SignatureFault, Signed};
 use crate::event_api::HEADER_SUBPROTOCOL_PREFIX;
+pub(super) use presented::Presented;
+use signature::Authorization;
+pub(super) use signature::{SignatureFault, Signed};
 
 /// A user whose signatures are accepted.
 #[derive(Clone)]
@@ -48,10 +52,6 @@ pub(super) struct Access {
     /// `false` takes every signature that can be read.
     pub(super) verify_signatures: bool,
 }
-
-/// What a client shows: HTTP headers, or the fields of an auth object. Names in lower case.
-#[derive(Debug, Default)]
-pub(super) struct Presented<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 /// Why a client may not call. The words are for the log: they hold nothing that the client sent.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -87,42 +87,6 @@ impl Denied {
             Self::OtherSession => "send the token of `--session-token`, or none if it is not set",
             Self::Signature(fault) => fault.hint(),
         }
-    }
-}
-
-impl<'a> Presented<'a> {
-    /// From names and values; the case of the names does not matter.
-    pub(super) fn of(pairs: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Self {
-        let lower = |name: Cow<'a, str>| {
-            if name.bytes().any(|b| b.is_ascii_uppercase()) {
-                Cow::Owned(name.to_ascii_lowercase())
-            } else {
-                name
-            }
-        };
-        Self(pairs.map(|(name, value)| (lower(name), value)).collect())
-    }
-
-    /// From the headers of a request; a value that is no text cannot be signed and is left out.
-    pub(super) fn headers(headers: &'a HeaderMap) -> Self {
-        let text = |value: &'a http::HeaderValue| std::str::from_utf8(value.as_bytes()).ok();
-        Self::of(headers.iter().filter_map(|(n, v)| Some((n.as_str().into(), text(v)?.into()))))
-    }
-
-    /// From an auth object; fields that are no text are left out.
-    pub(super) fn object(object: &'a Map<String, Value>) -> Self {
-        let pairs = object.iter();
-        Self::of(pairs.filter_map(|(n, v)| Some((n.as_str().into(), v.as_str()?.into()))))
-    }
-
-    /// The only value of `name`, or the first one.
-    pub(super) fn one(&self, name: &str) -> Option<&str> {
-        self.all(name).next()
-    }
-
-    /// All values of `name`.
-    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_ref())
     }
 }
 

@@ -14,27 +14,27 @@ use crate::event_api::{Channel, ChannelError, MAX_SEGMENTS, MAX_SOCKET_SUBSCRIPT
 
 /// Names one WebSocket connection for the life of the emulator.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub(super) struct ConnectionId(pub(super) u64);
+pub(crate) struct ConnectionId(pub(crate) u64);
 
 /// What a subscription listens to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     base: Channel,
     deep: bool,
 }
 
 /// One subscription that a channel matched.
 #[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// The socket.
-    pub(super) connection: ConnectionId,
+    pub(crate) connection: ConnectionId,
     /// The id that its client gave the subscription.
-    pub(super) subscription: Arc<str>,
+    pub(crate) subscription: Arc<str>,
 }
 
 /// Why a subscription was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// The connection has a live subscription of that id.
     Duplicate,
     /// The connection has [`MAX_SOCKET_SUBSCRIPTIONS`].
@@ -43,7 +43,7 @@ pub(super) enum Refused {
 
 /// All live subscriptions.
 #[derive(Debug, Default)]
-pub(super) struct Hub {
+pub(crate) struct Hub {
     exact: HashMap<Box<str>, Vec<Target>>,
     /// By what stands before `/*`.
     deep: HashMap<Box<str>, Vec<Target>>,
@@ -54,7 +54,7 @@ pub(super) struct Hub {
 
 impl Pattern {
     /// Reads a channel that may end in `/*`.
-    pub(super) fn parse(text: &str) -> Result<Self, ChannelError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, ChannelError> {
         let trimmed = text.strip_suffix('/').unwrap_or(text);
         let Some(base) = trimmed.strip_suffix("/*") else {
             return Ok(Self { base: Channel::parse(text)?, deep: false });
@@ -70,14 +70,14 @@ impl Pattern {
     }
 
     /// The first segment.
-    pub(super) fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         self.base.namespace()
     }
 }
 
 impl Hub {
     /// Adds a subscription.
-    pub(super) fn subscribe(
+    pub(crate) fn subscribe(
         &mut self,
         connection: ConnectionId,
         subscription: &str,
@@ -99,7 +99,7 @@ impl Hub {
     }
 
     /// Ends a subscription; `false` if the connection has none of that id.
-    pub(super) fn unsubscribe(&mut self, connection: ConnectionId, subscription: &str) -> bool {
+    pub(crate) fn unsubscribe(&mut self, connection: ConnectionId, subscription: &str) -> bool {
         let Some(held) = self.connections.get_mut(&connection) else {
             return false;
         };
@@ -111,7 +111,7 @@ impl Hub {
     }
 
     /// Ends all subscriptions of a connection.
-    pub(super) fn leave(&mut self, connection: ConnectionId) {
+    pub(crate) fn leave(&mut self, connection: ConnectionId) {
         for (subscription, pattern) in self.connections.remove(&connection).unwrap_or_default() {
             self.forget(connection, &subscription, &pattern);
         }
@@ -119,7 +119,7 @@ impl Hub {
 
     /// The subscriptions that an event on `channel` goes to, one a subscription: two that match on
     /// one socket each get it.
-    pub(super) fn publish(&self, channel: &Channel) -> Vec<Target> {
+    pub(crate) fn publish(&self, channel: &Channel) -> Vec<Target> {
         let text = channel.as_str();
         let mut targets = self.exact.get(text).cloned().unwrap_or_default();
         if !self.deep.is_empty() {

@@ -1,0 +1,46 @@
+//! What a client presents as its credential.
+
+use std::borrow::Cow;
+
+use http::HeaderMap;
+use serde_json::{Map, Value};
+
+/// What a client shows: HTTP headers, or the fields of an auth object. Names in lower case.
+#[derive(Debug, Default)]
+pub(crate) struct Presented<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Presented<'a> {
+    /// From names and values; the case of the names does not matter.
+    pub(crate) fn of(pairs: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Self {
+        let lower = |name: Cow<'a, str>| {
+            if name.bytes().any(|b| b.is_ascii_uppercase()) {
+                Cow::Owned(name.to_ascii_lowercase())
+            } else {
+                name
+            }
+        };
+        Self(pairs.map(|(name, value)| (lower(name), value)).collect())
+    }
+
+    /// From the headers of a request; a value that is no text cannot be signed and is left out.
+    pub(crate) fn headers(headers: &'a HeaderMap) -> Self {
+        let text = |value: &'a http::HeaderValue| std::str::from_utf8(value.as_bytes()).ok();
+        Self::of(headers.iter().filter_map(|(n, v)| Some((n.as_str().into(), text(v)?.into()))))
+    }
+
+    /// From an auth object; fields that are no text are left out.
+    pub(crate) fn object(object: &'a Map<String, Value>) -> Self {
+        let pairs = object.iter();
+        Self::of(pairs.filter_map(|(n, v)| Some((n.as_str().into(), v.as_str()?.into()))))
+    }
+
+    /// The only value of `name`, or the first one.
+    pub(crate) fn one(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    /// All values of `name`.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_ref())
+    }
+}

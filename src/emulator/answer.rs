@@ -1,0 +1,48 @@
+//! The bodies of answers, and the items that name an error, on HTTP and WebSocket.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::event_api::wire::{ErrorAnswer, ErrorItem};
+
+/// What every answer to a caller without rights says.
+pub(super) const NOT_AUTHORIZED: &str = "You are not authorized to make this call.";
+
+/// A refusal outside of a publish.
+pub(super) fn bad_request(
+    status: StatusCode,
+    message: impl Into<Cow<'static, str>>,
+) -> Response<Body> {
+    json_answer(status, &ErrorAnswer { errors: vec![item("BadRequestException", message)] })
+}
+
+/// An item of an error answer.
+pub(super) fn item(error_type: &'static str, message: impl Into<Cow<'static, str>>) -> ErrorItem {
+    ErrorItem {
+        error_type: Some(error_type.into()),
+        error_code: None,
+        message: Some(message.into()),
+    }
+}
+
+/// The item for a namespace that does not exist: no message, as seen from AWS.
+pub(super) fn unknown_namespace() -> ErrorItem {
+    ErrorItem { error_type: Some("UnauthorizedException".into()), ..ErrorItem::default() }
+}
+
+/// An answer whose body is JSON.
+pub(super) fn json_answer(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> {
+    // The bodies are plain structs, which cannot fail to be written.
+    whole(status, serde_json::to_vec(body).unwrap_or_default())
+}
+
+/// An answer whose body is JSON text already.
+pub(super) fn whole(status: StatusCode, body: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json; charset=UTF-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

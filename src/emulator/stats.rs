@@ -1,0 +1,39 @@
+//! Counts of what came over HTTP.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::{Value, json};
+
+/// What has come over HTTP.
+#[derive(Default)]
+pub(super) struct Stats {
+    connections: AtomicU64,
+    requests: AtomicU64,
+    accepted_requests: AtomicU64,
+    accepted_events: AtomicU64,
+}
+
+impl Stats {
+    /// A request to publish, perhaps the first of its connection.
+    pub(super) fn request(&self, first: bool) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.connections.fetch_add(u64::from(first), Ordering::Relaxed);
+    }
+
+    /// A request whose events were taken, this many of them.
+    pub(super) fn accepted(&self, events: usize) {
+        self.accepted_requests.fetch_add(1, Ordering::Relaxed);
+        self.accepted_events.fetch_add(events as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn show(&self, cuts: u64) -> Value {
+        let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        json!({
+            "cut_connections": cuts,
+            "connections": number(&self.connections),
+            "requests": number(&self.requests),
+            "accepted_requests": number(&self.accepted_requests),
+            "accepted_events": number(&self.accepted_events),
+        })
+    }
+}
