@@ -23,41 +23,33 @@
 //! The cut after 24 hours is not emulated, nor is the window after a subscription in which AWS may
 //! miss events.
 
+mod conversation;
 mod writer;
 
-use std::borrow::Cow;
-use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use axum::body::Body;
 use axum::extract::FromRequestParts as _;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::response::IntoResponse as _;
 use futures_util::StreamExt as _;
-use futures_util::stream::SplitStream;
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode, header};
-use serde::Deserialize;
-use serde_json::{Map, Value};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::access::{Denied, Presented, Signed, subprotocol_object};
-use super::answer::{NOT_AUTHORIZED, bad_request, item, unknown_namespace};
+use super::answer::bad_request;
 use super::caller::Caller;
-use super::fanout::{ConnectionId, Outbox, Pattern, Refused};
 use super::memory::{Holding, Side};
 use super::rate::Rate;
-use super::service::{Publish, Refusal, Service};
-use crate::event_api::wire::{ClientFrame, ErrorItem, ServerFrame};
-use crate::event_api::{
-    CONNECTION_TIMEOUT_MS, MAX_BODY_BYTES, MAX_ID_CHARS, MAX_SOCKET_PUBLISHES_PER_SECOND,
-    SUBPROTOCOL,
-};
+use super::service::Service;
+use crate::event_api::{MAX_SOCKET_PUBLISHES_PER_SECOND, SUBPROTOCOL};
 use crate::shutdown::Shutdown;
+use conversation::Conversation;
 use writer::CLOSE_GRACE;
 
 /// Bytes of one incoming message. Amplify's publish frame holds its events twice, escaped, so this
@@ -152,260 +144,4 @@ fn connect_credentials(
     };
     let signed = Signed { presented: &presented, own_host, query: "", payload: b"{}" };
     service.access.check(signed, SystemTime::now())
-}
-
-/// What a connection is in the middle of.
-struct Conversation<'a> {
-    service: &'a Service,
-    caller: Caller,
-    own_host: &'a str,
-    id: ConnectionId,
-    outbox: &'a Outbox,
-    holding: &'a Holding,
-    close: &'a CancellationToken,
-    connect: Result<(), Denied>,
-    acknowledged: bool,
-    rate: Rate,
-}
-
-/// A refusal: the item of its answer; and for the log why, and what would be right.
-struct Failure {
-    item: ErrorItem,
-    why: String,
-    hint: &'static str,
-}
-
-/// What can be told of a frame that is not understood.
-#[derive(Deserialize)]
-struct Unread {
-    r#type: Option<String>,
-    id: Option<String>,
-}
-
-impl Conversation<'_> {
-    /// Reads until the client is gone.
-    async fn listen(&mut self, mut frames: SplitStream<WebSocket>) {
-        let mut keep_alive = interval(self.service.keep_alive);
-        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let message = tokio::select! {
-                message = frames.next() => message,
-                _ = keep_alive.tick(), if self.acknowledged => {
-                    self.outbox.push(&ServerFrame::Ka);
-                    continue;
-                }
-            };
-            // It is whole, and used at once.
-            self.holding.clear(Side::Read);
-            let before = self.acknowledged;
-            match message {
-                // Nothing is done any more for a client that is being sent away.
-                Some(Ok(_)) if self.close.is_cancelled() => {}
-                Some(Ok(Message::Text(text))) => self.hear(&text),
-                Some(Ok(Message::Binary(_))) => {
-                    self.caller.refused("frame", None, "it is binary", "send text frames");
-                    self.outbox.push(&not_understood("binary frames"));
-                }
-                Some(Ok(_)) => {} // pings are answered below us; a close ends the stream
-                Some(Err(_)) | None => return,
-            }
-            if self.acknowledged && !before {
-                // The first `ka` stands behind the ack; the next one is due a full period later.
-                keep_alive.reset();
-            }
-        }
-    }
-
-    fn hear(&mut self, text: &str) {
-        let frame = match serde_json::from_str(text) {
-            Ok(frame) => frame,
-            Err(e) => return self.misheard(text, &e),
-        };
-        if let Err(denied) = &self.connect {
-            self.caller.refused("connect", None, denied, denied.hint());
-            let mut errors = denied_item(denied);
-            errors.error_code =
-                Some(if matches!(denied, Denied::Signature(_)) { 400 } else { 401 });
-            self.outbox.push(&ServerFrame::ConnectionError { errors: vec![errors] });
-            self.close.cancel();
-            return;
-        }
-        match frame {
-            ClientFrame::ConnectionInit => {
-                let connection_timeout_ms = CONNECTION_TIMEOUT_MS;
-                self.outbox.push(&ServerFrame::ConnectionAck { connection_timeout_ms });
-                self.outbox.push(&ServerFrame::Ka);
-                self.acknowledged = true;
-                self.caller.accepted("connect", None);
-            }
-            ClientFrame::Subscribe { id, channel, authorization } => {
-                match self.subscribe(&id, &channel, &authorization) {
-                    Ok(()) => self.caller.accepted("subscribe", Some(&channel)),
-                    Err(failure) => {
-                        let errors = failure.report(self.caller, "subscribe", &channel);
-                        self.outbox.push(&ServerFrame::SubscribeError { id: &id, errors });
-                    }
-                }
-            }
-            ClientFrame::Unsubscribe { id } => {
-                self.outbox.push(&if self.service.fanout.unsubscribe(self.id, &id) {
-                    ServerFrame::UnsubscribeSuccess { id: &id }
-                } else {
-                    let message = format!("Unknown operation id {id}");
-                    let hint = "subscribe first, on this connection";
-                    self.caller.refused("unsubscribe", None, "there is no such subscription", hint);
-                    let errors = vec![item("UnknownOperationError", message)];
-                    ServerFrame::UnsubscribeError { id: &id, errors }
-                });
-            }
-            ClientFrame::Publish { id, channel, events, authorization } => {
-                match self.publish(&id, &channel, &events, &authorization) {
-                    Ok(()) => self.caller.accepted("publish", Some(&channel)),
-                    Err(failure) => {
-                        let errors = failure.report(self.caller, "publish", &channel);
-                        self.outbox.push(&ServerFrame::PublishError { id: &id, errors });
-                    }
-                }
-            }
-        }
-    }
-
-    /// Answers a frame that cannot be read, by its id where it has one.
-    fn misheard(&self, text: &str, why: &serde_json::Error) {
-        let errors = || vec![item("BadRequestException", format!("the frame is not whole: {why}"))];
-        let hint = "see the frames of the protocol in the AWS AppSync Events guide";
-        self.caller.refused("frame", None, why, hint);
-        let frame = serde_json::from_str::<Unread>(text).ok();
-        let frame = frame.as_ref().and_then(|f| Some((f.r#type.as_deref()?, f.id.as_deref()?)));
-        self.outbox.push(&match frame {
-            Some(("subscribe", id)) => ServerFrame::SubscribeError { id, errors: errors() },
-            Some(("publish", id)) => ServerFrame::PublishError { id, errors: errors() },
-            _ => not_understood("this frame"),
-        });
-    }
-
-    fn subscribe(
-        &self,
-        id: &str,
-        channel: &str,
-        authorization: &Map<String, Value>,
-    ) -> Result<(), Failure> {
-        check_id(id)?;
-        let signed = serde_json::json!({ "channel": channel }).to_string();
-        self.check(authorization, &signed)?;
-        let pattern = Pattern::parse(channel).map_err(|why| {
-            let hint = "a channel has one to five segments, of which the last may be `*`";
-            Failure::bad_request(format!("`{channel}` is no channel: {why}"), hint)
-        })?;
-        if !self.service.has_namespace(pattern.namespace()) {
-            let refusal = Refusal::UnknownNamespace;
-            return Err(Failure::new(unknown_namespace(), &refusal, refusal.hint()));
-        }
-        self.service.fanout.subscribe(self.id, id, pattern).map_err(|refused| match refused {
-            Refused::Duplicate => {
-                let words = format!("Duplicated operation id {id}");
-                let why = "its id is that of a live subscription";
-                Failure::new(item("DuplicatedOperationError", words), why, "choose another id")
-            }
-            Refused::TooMany => {
-                let words = "Max number of 200 subscriptions reached";
-                let hint = "open another connection, or end a subscription";
-                Failure::new(item("MaxSubscriptionsReachedError", words), words, hint)
-            }
-        })
-    }
-
-    fn publish(
-        &mut self,
-        id: &str,
-        channel: &str,
-        events: &[String],
-        authorization: &Map<String, Value>,
-    ) -> Result<(), Failure> {
-        check_id(id)?;
-        if !self.rate.admit(Instant::now()) {
-            let words = "more than 25 publish requests a second";
-            let hint = "publish in bulk over HTTP";
-            return Err(Failure::new(item("LimitExceededError", words), words, hint));
-        }
-        let signed = Payload { channel, events };
-        let signed = serde_json::to_string(&signed).unwrap_or_default();
-        if signed.len() > MAX_BODY_BYTES {
-            let hint = "send fewer or smaller events";
-            return Err(Failure::bad_request("the payload is larger than 1.2 MB", hint));
-        }
-        self.check(authorization, &signed)?;
-        let publish = Publish { request: id, transport: "ws", channel, events };
-        let answer = self.service.publish(publish).map_err(|refusal| {
-            let item = match refusal {
-                Refusal::TooManyEvents => item("InvalidInputError", "input exceeded 5 event limit"),
-                Refusal::UnknownNamespace => unknown_namespace(),
-                Refusal::Ledger(_) => item("InternalFailureException", refusal.to_string()),
-                Refusal::NoEvents | Refusal::BadChannel { .. } | Refusal::NotJson { .. } => {
-                    item("BadRequestException", refusal.to_string())
-                }
-            };
-            Failure::new(item, &refusal, refusal.hint())
-        })?;
-        let (successful, failed) = (answer.successful, answer.failed);
-        self.outbox.push(&ServerFrame::PublishSuccess { id, successful, failed });
-        Ok(())
-    }
-
-    /// Checks the credentials of one operation; a signature covers `payload`, written as
-    /// `JSON.stringify` writes it.
-    fn check(&self, authorization: &Map<String, Value>, payload: &str) -> Result<(), Failure> {
-        let presented = Presented::object(authorization);
-        let own_host = self.own_host;
-        let payload = payload.as_bytes();
-        let signed = Signed { presented: &presented, own_host, query: "", payload };
-        let checked = self.service.access.check(signed, SystemTime::now());
-        checked.map_err(|denied| Failure::new(denied_item(&denied), &denied, denied.hint()))
-    }
-}
-
-impl Failure {
-    fn new(item: ErrorItem, why: impl Display, hint: &'static str) -> Self {
-        Self { item, why: format!("{why}"), hint }
-    }
-
-    fn bad_request(why: impl Into<Cow<'static, str>>, hint: &'static str) -> Self {
-        let why = why.into();
-        Self::new(item("BadRequestException", why.clone()), why, hint)
-    }
-
-    /// Says what is refused, and gives what the answer says.
-    fn report(self, caller: Caller, operation: &str, channel: &str) -> Vec<ErrorItem> {
-        caller.refused(operation, Some(channel), self.why, self.hint);
-        vec![self.item]
-    }
-}
-
-/// What a publish over the socket signs, in this order.
-#[derive(serde::Serialize)]
-struct Payload<'a> {
-    channel: &'a str,
-    events: &'a [String],
-}
-
-fn check_id(id: &str) -> Result<(), Failure> {
-    let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'+');
-    if id.is_empty() || id.len() > MAX_ID_CHARS || !id.bytes().all(known) {
-        let message = "an id is 1 to 128 letters, digits, `-`, `_` or `+`";
-        return Err(Failure::bad_request(message, "a UUID does"));
-    }
-    Ok(())
-}
-
-fn denied_item(denied: &Denied) -> ErrorItem {
-    match denied {
-        Denied::Signature(fault) => item("BadRequestException", fault.to_string()),
-        _ => item("UnauthorizedException", NOT_AUTHORIZED),
-    }
-}
-
-fn not_understood(what: &str) -> ServerFrame<'static> {
-    ServerFrame::Error {
-        errors: vec![item("UnsupportedOperation", format!("{what} is not understood"))],
-    }
 }

@@ -1,0 +1,313 @@
+//! A list of faults at work. Pure: told the time, it says what to do to a request.
+
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+use super::fields::Body;
+use super::spec::{Fault, Kind, When};
+use crate::emulator::rate::Rate;
+use crate::event_api::Channel;
+
+/// A list of faults and how often each struck.
+#[derive(Default)]
+pub(super) struct Script(Vec<Rule>);
+
+struct Rule {
+    fault: Fault,
+    /// When it is over.
+    end: Option<Instant>,
+    dice: StdRng,
+    requests: Option<Rate>,
+    events: Option<Rate>,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    /// Requests that it was asked about: in its scope and its time.
+    asked: u64,
+    /// Requests that it changed.
+    struck: u64,
+    /// Events of the requests that it changed; of `fail_events`, those that it failed.
+    events: u64,
+}
+
+/// What a fault looks at.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    /// `None` if there is none to be read.
+    pub(crate) channel: Option<&'a Channel>,
+    pub(crate) events: usize,
+}
+
+/// Where a request has got to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It was read.
+    Arrived,
+    /// It has an answer, whatever made it.
+    Answered,
+}
+
+/// What to do to a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Strike {
+    /// Wait.
+    Wait(Duration),
+    /// Wait for the list to change or this time to come.
+    Hang(Option<Instant>),
+    /// End the connection; ends the request.
+    Cut,
+    /// Answer this instead; ends the request.
+    Reply(Reply),
+    /// Add to the answer.
+    Headers(HeaderMap),
+}
+
+/// A literal answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: bytes::Bytes,
+}
+
+/// Why one event is failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct EventFailure {
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+impl Script {
+    pub(super) fn new(faults: Vec<Fault>, now: Instant) -> Self {
+        let rule = |(index, fault)| Rule::new(fault, index, now);
+        Self((0..).zip(faults).map(rule).collect())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn show(&self) -> Value {
+        let show = |rule: &Rule| {
+            let mut shown = rule.fault.text.clone();
+            let Counts { asked, struck, events } = rule.counts;
+            for (name, count) in [("asked", asked), ("struck", struck), ("events", events)] {
+                shown[name] = json!(count);
+            }
+            shown
+        };
+        self.0.iter().map(show).collect()
+    }
+
+    pub(super) fn strikes(
+        &mut self,
+        stage: Stage,
+        subject: Subject<'_>,
+        now: Instant,
+    ) -> Vec<Strike> {
+        let mut strikes = Vec::new();
+        for rule in self.0.iter_mut().filter(|rule| rule.stage() == Some(stage)) {
+            let Some(strike) = rule.strike(subject, now) else { continue };
+            let last = matches!(strike, Strike::Cut | Strike::Reply(_));
+            strikes.push(strike);
+            if last {
+                break;
+            }
+        }
+        strikes
+    }
+
+    /// The first of a kind that strikes.
+    pub(super) fn first<T>(
+        &mut self,
+        subject: Subject<'_>,
+        now: Instant,
+        of: impl Fn(&Kind) -> Option<T>,
+    ) -> Option<T> {
+        self.0.iter_mut().find_map(|rule| {
+            let found = of(&rule.fault.spec.fault)?;
+            rule.falls_on(subject, now).then(|| rule.struck(subject.events))?;
+            Some(found)
+        })
+    }
+
+    pub(super) fn failures(
+        &mut self,
+        subject: Subject<'_>,
+        now: Instant,
+    ) -> Vec<Option<EventFailure>> {
+        let mut failures = vec![None; subject.events];
+        for rule in &mut self.0 {
+            let Kind::FailEvents { code, message, probability, indexes } =
+                rule.fault.spec.fault.clone()
+            else {
+                continue;
+            };
+            if !rule.falls_on(subject, now) {
+                continue;
+            }
+            let mut failed = 0;
+            for (index, failure) in failures.iter_mut().enumerate() {
+                let meant = indexes.is_empty() || indexes.contains(&index);
+                // An event that failed already is not failed a second time.
+                if meant && failure.is_none() && rule.dice.random_bool(probability) {
+                    *failure = Some(EventFailure { code: code.clone(), message: message.clone() });
+                    failed += 1;
+                }
+            }
+            if failed > 0 {
+                rule.struck(failed);
+            }
+        }
+        failures
+    }
+}
+
+impl Rule {
+    fn new(fault: Fault, index: u64, now: Instant) -> Self {
+        let spec = &fault.spec;
+        let (requests, events) = match spec.fault {
+            Kind::Throttle { requests_per_second, events_per_second, .. } => {
+                let rate = |n: Option<u32>| n.map(|n| Rate::new(n, now));
+                (rate(requests_per_second), rate(events_per_second))
+            }
+            _ => (None, None),
+        };
+        Self {
+            end: spec.lasts.and_then(|lasts| now.checked_add(lasts)),
+            dice: StdRng::seed_from_u64(spec.seed.unwrap_or(index)),
+            requests,
+            events,
+            counts: Counts::default(),
+            fault,
+        }
+    }
+
+    /// `None`: it is asked in its own way.
+    fn stage(&self) -> Option<Stage> {
+        let side = |when: When| match when {
+            When::Before => Stage::Arrived,
+            When::After => Stage::Answered,
+        };
+        match &self.fault.spec.fault {
+            Kind::Throttle { .. } | Kind::RefuseNamespace {} | Kind::HandlerRefuses { .. } => {
+                Some(Stage::Arrived)
+            }
+            Kind::Answer { when, .. }
+            | Kind::Hang { when }
+            | Kind::Cut { when }
+            | Kind::Slow { when, .. } => Some(side(*when)),
+            Kind::Headers(_) => Some(Stage::Answered),
+            Kind::FailEvents { .. } | Kind::WrongAnswer(_) | Kind::Clock { .. } => None,
+        }
+    }
+
+    /// Whether it is meant for this request; counts the question.
+    fn falls_on(&mut self, subject: Subject<'_>, now: Instant) -> bool {
+        let spec = &self.fault.spec;
+        let namespace = subject.channel.map(Channel::namespace);
+        let in_scope = spec.namespace.as_deref().is_none_or(|wanted| namespace == Some(wanted))
+            && spec.channel.as_ref().is_none_or(|wanted| subject.channel == Some(wanted));
+        let over = self.end.is_some_and(|end| now >= end)
+            || spec.times.is_some_and(|times| self.counts.struck >= times);
+        if !in_scope || over {
+            return false;
+        }
+        self.counts.asked += 1;
+        self.counts.asked > spec.skip && self.dice.random_bool(spec.probability)
+    }
+
+    fn struck(&mut self, events: usize) {
+        self.counts.struck += 1;
+        self.counts.events += events as u64;
+    }
+
+    fn strike(&mut self, subject: Subject<'_>, now: Instant) -> Option<Strike> {
+        if !self.falls_on(subject, now) || self.has_room(subject, now) {
+            return None;
+        }
+        let strike = match &self.fault.spec.fault {
+            Kind::Throttle { retry_after, .. } => {
+                let reply = error(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "ThrottlingException",
+                    Some("Rate exceeded"),
+                );
+                Strike::Reply(match retry_after {
+                    Some(seconds) => reply.with(header::RETRY_AFTER, (*seconds).into()),
+                    None => reply,
+                })
+            }
+            Kind::RefuseNamespace {} => {
+                Strike::Reply(error(StatusCode::UNAUTHORIZED, "UnauthorizedException", None))
+            }
+            Kind::HandlerRefuses { error_type, message } => {
+                Strike::Reply(error(StatusCode::FORBIDDEN, error_type, message.as_deref()))
+            }
+            Kind::Answer { status, body, headers, .. } => {
+                Strike::Reply(literal(*status, body, headers))
+            }
+            Kind::Hang { .. } => Strike::Hang(self.end),
+            Kind::Cut { .. } => Strike::Cut,
+            Kind::Slow { delay, jitter, .. } => {
+                Strike::Wait(*delay + jitter.mul_f64(self.dice.random_range(0.0..=1.0)))
+            }
+            Kind::Headers(headers) => Strike::Headers(headers.clone()),
+            Kind::FailEvents { .. } | Kind::WrongAnswer(_) | Kind::Clock { .. } => return None,
+        };
+        self.struck(subject.events);
+        Some(strike)
+    }
+
+    /// Whether a throttle lets this through.
+    fn has_room(&mut self, subject: Subject<'_>, now: Instant) -> bool {
+        let events = u32::try_from(subject.events).unwrap_or(u32::MAX);
+        match (&mut self.requests, &mut self.events) {
+            (None, None) => false,
+            (requests, of_events) => {
+                requests.as_mut().is_none_or(|rate| rate.admit(now))
+                    && of_events.as_mut().is_none_or(|rate| rate.admit_many(events, now))
+            }
+        }
+    }
+}
+
+impl Reply {
+    fn with(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
+    }
+}
+
+fn error(status: StatusCode, kind: &str, message: Option<&str>) -> Reply {
+    let mut item = json!({ "errorType": kind });
+    if let Some(message) = message {
+        item["message"] = json!(message);
+    }
+    let reply = Reply {
+        status,
+        headers: HeaderMap::new(),
+        body: json!({ "errors": [item] }).to_string().into(),
+    };
+    let json = HeaderValue::from_static("application/json; charset=UTF-8");
+    reply.with(header::CONTENT_TYPE, json)
+}
+
+fn literal(status: StatusCode, body: &Body, headers: &HeaderMap) -> Reply {
+    let mut all = HeaderMap::new();
+    if let Some(kind) = &body.kind {
+        all.insert(header::CONTENT_TYPE, kind.clone());
+    }
+    all.extend(headers.clone());
+    Reply { status, headers: all, body: body.bytes.clone() }
+}
+
+#[cfg(test)]
+#[path = "script_tests.rs"]
+mod tests;
