@@ -25,7 +25,6 @@ mod fault;
 mod http;
 mod ledger;
 mod memory;
-mod metered;
 mod rate;
 mod realtime;
 mod service;
@@ -45,6 +44,7 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::io::InspectReader;
 use tokio_util::task::TaskTracker;
 
 pub use access::IamUser;
@@ -59,8 +59,7 @@ use access::Access;
 use fanout::Fanout;
 use fault::Faults;
 use ledger::Ledger;
-use memory::{Holding, MAX_HELD_BYTES, Memory};
-use metered::Metered;
+use memory::{Holding, MAX_HELD_BYTES, Memory, Side};
 use service::Service;
 use stats::Stats;
 
@@ -267,7 +266,10 @@ impl Connection {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         seat: &Arc<Seat>,
     ) {
-        let stream = Metered { stream, holding: Arc::clone(&self.holding) };
+        // What is read is charged until it is said to be used.
+        let holding = Arc::clone(&self.holding);
+        let stream =
+            InspectReader::new(stream, move |read: &[u8]| holding.add(Side::Read, read.len()));
         tokio::select! {
             () = seat.serve(stream, |request| self.answer(request), self.shutdown.drain()) => {}
             () = self.holding.cut() => {}
