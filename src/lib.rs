@@ -57,7 +57,7 @@
 //! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, seeded_bugs, shutdown
 //! dead_letter → backoff, config, delivery, health, kafka, message, metrics, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
-//! emulator → event_api, files, listener, shutdown
+//! emulator → error_chain, event_api, files, listener, shutdown
 //! admin → files, health, listener, metrics, redact, shutdown
 //! config → files, message, redact, route
 //! route → event_api, message

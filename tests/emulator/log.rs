@@ -65,7 +65,7 @@ async fn a_refusal_is_a_line_whichever_way_it_came() {
         ["http", "publish", "/demo/a", "`authorization` is no token"],
         ["http", "publish", "/demo/a", "no credential"],
         ["http", "publish", "/other/a", "unknown namespace"],
-        ["http", "publish", r"/demo/a\n\u{1b}[31m", "is no channel"],
+        ["http", "publish", r"/demo/a \u{1b}[31m", "is no channel"],
         ["http", "publish", "/demo/a", "more than 5 events"],
         ["http", "publish", "/demo/a", "event 0 is not"],
         ["http", "publish", "", "no publish request"],
