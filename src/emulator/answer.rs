@@ -1,14 +1,47 @@
-//! The bodies of answers, and the items that name an error, on HTTP and WebSocket.
+//! Refusals, and the bodies of answers: what HTTP and WebSocket share of them. AWS words the same
+//! mistake in two ways, so each of the two chooses its items.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
 
+use super::caller::Caller;
 use crate::event_api::wire::{ErrorAnswer, ErrorItem};
 
 /// What every answer to a caller without rights says.
 pub(super) const NOT_AUTHORIZED: &str = "You are not authorized to make this call.";
+
+/// A refusal: the item that its client gets, and the reason and the hint for the log.
+pub(super) struct Failure {
+    item: ErrorItem,
+    why: String,
+    hint: &'static str,
+}
+
+impl Failure {
+    pub(super) fn new(item: ErrorItem, why: impl Display, hint: &'static str) -> Self {
+        Self { item, why: why.to_string(), hint }
+    }
+
+    /// The client gets the reason as it is logged.
+    pub(super) fn bad_request(why: impl Into<Cow<'static, str>>, hint: &'static str) -> Self {
+        let why = why.into();
+        Self::new(item("BadRequestException", why.clone()), why, hint)
+    }
+
+    /// Logs that `operation` was refused, and gives the items of its answer.
+    pub(super) fn report(
+        self,
+        caller: Caller,
+        operation: &str,
+        channel: Option<&str>,
+    ) -> Vec<ErrorItem> {
+        caller.refused(operation, channel, self.why, self.hint);
+        vec![self.item]
+    }
+}
 
 /// A refusal outside of a publish.
 pub(super) fn bad_request(

@@ -20,6 +20,7 @@
 //!
 //! What `fault` decides is done here, around the publish.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -35,14 +36,16 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::access::{Denied, Presented, SignatureFault, Signed};
-use super::answer::{NOT_AUTHORIZED, bad_request, item, json_answer, unknown_namespace, whole};
+use super::answer::{
+    Failure, NOT_AUTHORIZED, bad_request, item, json_answer, unknown_namespace, whole,
+};
 use super::caller::Caller;
 use super::control;
-use super::fault::{Reply, Stage, Strike, Subject, answer_body};
+use super::fault::{Stage, Strike, Subject, answer_body};
 use super::memory::{Holding, Side};
 use super::realtime;
 use super::service::{HTTP, Publish, Refusal, Service};
-use crate::event_api::wire::{ErrorAnswer, ErrorItem, PublishAnswer, PublishRequest};
+use crate::event_api::wire::{ErrorAnswer, PublishAnswer, PublishRequest};
 use crate::event_api::{Channel, EVENT_PATH, MAX_BODY_BYTES, REALTIME_PATH};
 use crate::shutdown::Shutdown;
 
@@ -54,18 +57,16 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 
-/// A refusal: its status and the one item of its body; and for the log why, and what would be right.
-struct Failure {
-    status: StatusCode,
-    item: ErrorItem,
-    why: String,
-    hint: &'static str,
-}
-
 /// A fault ends the connection.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is cut on demand")]
 pub(super) struct Cut;
+
+/// A failure of a publish, and the status of its answer.
+struct Rejection {
+    status: StatusCode,
+    failure: Failure,
+}
 
 /// A publish request on its way through the faults.
 struct Passage<'a> {
@@ -140,7 +141,7 @@ async fn event(
     holding.clear(Side::Read);
     let body = match body {
         Ok(body) => body,
-        Err(failure) => return Ok(failure.answer(caller, None)),
+        Err(rejection) => return Ok(rejection.answer(caller, None)),
     };
     let request: Result<PublishRequest, _> = serde_json::from_slice(&body);
     let channel = request.as_ref().ok().and_then(|request| Channel::parse(&request.channel).ok());
@@ -165,7 +166,7 @@ async fn event(
                 let wrong = service.faults.wrong(subject, Instant::now());
                 whole(StatusCode::OK, answer_body(answer, wrong))
             }
-            Err(failure) => failure.answer(caller, named.as_deref()),
+            Err(rejection) => rejection.answer(caller, named.as_deref()),
         }
     };
     if let Some(instead) = passage.strikes(Stage::Answered).await? {
@@ -197,7 +198,7 @@ impl Passage<'_> {
                     () = self.shutdown.drain() => return Err(Cut),
                 },
                 Strike::Cut => return Err(Cut),
-                Strike::Reply(reply) => return Ok(Some(literal(reply))),
+                Strike::Answer(answer) => return Ok(Some(answer)),
                 Strike::Headers(headers) => self.headers.extend(headers),
             }
         }
@@ -205,11 +206,19 @@ impl Passage<'_> {
     }
 }
 
-impl Failure {
-    /// Says what is refused, and gives the answer.
+impl Rejection {
+    fn bad_request(
+        status: StatusCode,
+        why: impl Into<Cow<'static, str>>,
+        hint: &'static str,
+    ) -> Self {
+        Self { status, failure: Failure::bad_request(why, hint) }
+    }
+
+    /// Logs what is refused, and gives the answer.
     fn answer(self, caller: Caller, channel: Option<&str>) -> Response<Body> {
-        caller.refused("publish", channel, self.why, self.hint);
-        json_answer(self.status, &ErrorAnswer { errors: vec![self.item] })
+        let errors = self.failure.report(caller, "publish", channel);
+        json_answer(self.status, &ErrorAnswer { errors })
     }
 }
 
@@ -228,13 +237,6 @@ async fn sleep_until_some(end: Option<Instant>) {
     }
 }
 
-fn literal(reply: Reply) -> Response<Body> {
-    let mut response = Response::new(Body::from(reply.body));
-    *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
-    response
-}
-
 fn publish(
     service: &Service,
     id: &str,
@@ -242,20 +244,16 @@ fn publish(
     body: &Bytes,
     request: Result<PublishRequest, serde_json::Error>,
     now: SystemTime,
-) -> Result<PublishAnswer, Failure> {
+) -> Result<PublishAnswer, Rejection> {
     let presented = Presented::headers(&parts.headers);
     let query = parts.uri.query().unwrap_or_default();
     let own_host = presented.one("host").unwrap_or_default();
     let signed = Signed { presented: &presented, own_host, query, payload: body };
     service.access.check(signed, now).map_err(|why| denied(&why))?;
     let request = request.map_err(|e| {
-        let message = format!("the body is no publish request: {e}");
-        Failure {
-            status: StatusCode::BAD_REQUEST,
-            why: message.clone(),
-            item: item("BadRequestException", message),
-            hint: r#"send `{"channel":"/demo/a","events":["{}"]}`: each event is a text of JSON"#,
-        }
+        let why = format!("the body is no publish request: {e}");
+        let hint = r#"send `{"channel":"/demo/a","events":["{}"]}`: each event is a text of JSON"#;
+        Rejection::bad_request(StatusCode::BAD_REQUEST, why, hint)
     })?;
     let publish = Publish {
         request: id,
@@ -266,28 +264,20 @@ fn publish(
     service.publish(publish).map_err(|refusal| refused(&refusal))
 }
 
-async fn read(body: Body, holding: &Holding) -> Result<Bytes, Failure> {
+async fn read(body: Body, holding: &Holding) -> Result<Bytes, Rejection> {
     let late = |_| {
-        let message = "the body did not come within 30 s";
-        Err(Failure {
-            status: StatusCode::REQUEST_TIMEOUT,
-            item: item("BadRequestException", message),
-            why: message.to_owned(),
-            hint: "send the body behind its head at once",
-        })
+        let hint = "send the body behind its head at once";
+        let why = "the body did not come within 30 s";
+        Err(Rejection::bad_request(StatusCode::REQUEST_TIMEOUT, why, hint))
     };
     timeout(BODY_TIMEOUT, read_whole(body, holding)).await.unwrap_or_else(late)
 }
 
-async fn read_whole(body: Body, holding: &Holding) -> Result<Bytes, Failure> {
+async fn read_whole(body: Body, holding: &Holding) -> Result<Bytes, Rejection> {
     let too_large = || {
-        let message = "the body is larger than 1.2 MB";
-        Failure {
-            status: StatusCode::PAYLOAD_TOO_LARGE,
-            item: item("BadRequestException", message),
-            why: message.to_owned(),
-            hint: "send fewer or smaller events",
-        }
+        let hint = "send fewer or smaller events";
+        let why = "the body is larger than 1.2 MB";
+        Rejection::bad_request(StatusCode::PAYLOAD_TOO_LARGE, why, hint)
     };
     if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
         discard(body, holding).await;
@@ -309,7 +299,7 @@ async fn discard(mut body: Body, holding: &Holding) {
     }
 }
 
-fn denied(denied: &Denied) -> Failure {
+fn denied(denied: &Denied) -> Rejection {
     let (status, item) = match denied {
         Denied::Nobody | Denied::UnknownKey | Denied::UnknownToken => {
             (StatusCode::UNAUTHORIZED, item("UnauthorizedException", NOT_AUTHORIZED))
@@ -326,10 +316,10 @@ fn denied(denied: &Denied) -> Failure {
             (StatusCode::FORBIDDEN, item(kind, fault.to_string()))
         }
     };
-    Failure { status, item, why: denied.to_string(), hint: denied.hint() }
+    Rejection { status, failure: Failure::new(item, denied, denied.hint()) }
 }
 
-fn refused(refusal: &Refusal) -> Failure {
+fn refused(refusal: &Refusal) -> Rejection {
     let (status, item) = match refusal {
         Refusal::TooManyEvents => {
             (StatusCode::BAD_REQUEST, item("BadRequestException", "Input exceeded 5 event limit"))
@@ -343,7 +333,7 @@ fn refused(refusal: &Refusal) -> Failure {
             (StatusCode::BAD_REQUEST, item("BadRequestException", refusal.to_string()))
         }
     };
-    Failure { status, item, why: refusal.to_string(), hint: refusal.hint() }
+    Rejection { status, failure: Failure::new(item, refusal, refusal.hint()) }
 }
 
 /// Allows what the browser asks for: names cannot be listed with `*`, as that leaves out

@@ -13,7 +13,7 @@ use crate::event_api::{Channel, MAX_EVENTS, Segment};
 
 /// A literal body and the type that goes with it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Body {
+pub(super) struct LiteralBody {
     pub(super) bytes: Bytes,
     pub(super) kind: Option<HeaderValue>,
 }
@@ -101,15 +101,15 @@ pub(super) fn status<'de, D: Deserializer<'de>>(from: D) -> Result<StatusCode, D
 }
 
 /// A text stands as it is, anything else is written as JSON.
-pub(super) fn body<'de, D: Deserializer<'de>>(from: D) -> Result<Body, D::Error> {
+pub(super) fn body<'de, D: Deserializer<'de>>(from: D) -> Result<LiteralBody, D::Error> {
     let json = HeaderValue::from_static("application/json; charset=UTF-8");
     Ok(match Value::deserialize(from)? {
         Value::String(text) if text.starts_with('<') => {
             let kind = Some(HeaderValue::from_static("text/html"));
-            Body { bytes: text.into(), kind }
+            LiteralBody { bytes: text.into(), kind }
         }
-        Value::String(text) => Body { bytes: text.into(), kind: Some(json) },
-        value => Body { bytes: value.to_string().into(), kind: Some(json) },
+        Value::String(text) => LiteralBody { bytes: text.into(), kind: Some(json) },
+        value => LiteralBody { bytes: value.to_string().into(), kind: Some(json) },
     })
 }
 

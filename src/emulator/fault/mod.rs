@@ -38,7 +38,7 @@ use tokio::sync::watch;
 
 pub(super) use body::answer_body;
 use script::Script;
-pub(super) use script::{EventFailure, Reply, Stage, Strike, Subject};
+pub(super) use script::{EventFailure, Stage, Strike, Subject};
 pub use spec::{Fault, FaultError};
 use spec::{Kind, Wrong};
 

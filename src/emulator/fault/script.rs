@@ -2,15 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::body::Body;
+use http::{HeaderMap, Response, StatusCode, header};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-use super::fields::Body;
+use super::fields::LiteralBody;
 use super::spec::{Fault, Kind, When};
+use crate::emulator::answer::json_answer;
 use crate::emulator::rate::Rate;
 use crate::event_api::Channel;
+use crate::event_api::wire::{ErrorAnswer, ErrorItem};
 
 /// A list of faults and how often each struck.
 #[derive(Default)]
@@ -54,7 +57,7 @@ pub(crate) enum Stage {
 }
 
 /// What to do to a request.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Strike {
     /// Wait.
     Wait(Duration),
@@ -63,17 +66,9 @@ pub(crate) enum Strike {
     /// End the connection; ends the request.
     Cut,
     /// Answer this instead; ends the request.
-    Reply(Reply),
+    Answer(Response<Body>),
     /// Add to the answer.
     Headers(HeaderMap),
-}
-
-/// A literal answer.
-#[derive(Clone, Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: StatusCode,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: bytes::Bytes,
 }
 
 /// Why one event is failed.
@@ -114,7 +109,7 @@ impl Script {
         let mut strikes = Vec::new();
         for rule in self.0.iter_mut().filter(|rule| rule.stage() == Some(stage)) {
             let Some(strike) = rule.strike(subject, now) else { continue };
-            let last = matches!(strike, Strike::Cut | Strike::Reply(_));
+            let last = matches!(strike, Strike::Cut | Strike::Answer(_));
             strikes.push(strike);
             if last {
                 break;
@@ -234,24 +229,20 @@ impl Rule {
         }
         let strike = match &self.fault.spec.fault {
             Kind::Throttle { retry_after, .. } => {
-                let reply = error(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "ThrottlingException",
-                    Some("Rate exceeded"),
-                );
-                Strike::Reply(match retry_after {
-                    Some(seconds) => reply.with(header::RETRY_AFTER, (*seconds).into()),
-                    None => reply,
-                })
+                let status = StatusCode::TOO_MANY_REQUESTS;
+                let mut answer = error(status, "ThrottlingException", Some("Rate exceeded"));
+                let seconds = retry_after.map(|seconds| (header::RETRY_AFTER, seconds.into()));
+                answer.headers_mut().extend(seconds);
+                Strike::Answer(answer)
             }
             Kind::RefuseNamespace {} => {
-                Strike::Reply(error(StatusCode::UNAUTHORIZED, "UnauthorizedException", None))
+                Strike::Answer(error(StatusCode::UNAUTHORIZED, "UnauthorizedException", None))
             }
             Kind::HandlerRefuses { error_type, message } => {
-                Strike::Reply(error(StatusCode::FORBIDDEN, error_type, message.as_deref()))
+                Strike::Answer(error(StatusCode::FORBIDDEN, error_type, message.as_deref()))
             }
             Kind::Answer { status, body, headers, .. } => {
-                Strike::Reply(literal(*status, body, headers))
+                Strike::Answer(literal(*status, body, headers))
             }
             Kind::Hang { .. } => Strike::Hang(self.end),
             Kind::Cut { .. } => Strike::Cut,
@@ -278,34 +269,21 @@ impl Rule {
     }
 }
 
-impl Reply {
-    fn with(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
-        self
-    }
+fn error(status: StatusCode, kind: &str, message: Option<&str>) -> Response<Body> {
+    let text = |text: &str| Some(text.to_owned().into());
+    let (error_type, message) = (text(kind), message.and_then(text));
+    let item = ErrorItem { error_type, message, ..ErrorItem::default() };
+    json_answer(status, &ErrorAnswer { errors: vec![item] })
 }
 
-fn error(status: StatusCode, kind: &str, message: Option<&str>) -> Reply {
-    let mut item = json!({ "errorType": kind });
-    if let Some(message) = message {
-        item["message"] = json!(message);
-    }
-    let reply = Reply {
-        status,
-        headers: HeaderMap::new(),
-        body: json!({ "errors": [item] }).to_string().into(),
-    };
-    let json = HeaderValue::from_static("application/json; charset=UTF-8");
-    reply.with(header::CONTENT_TYPE, json)
-}
-
-fn literal(status: StatusCode, body: &Body, headers: &HeaderMap) -> Reply {
-    let mut all = HeaderMap::new();
+fn literal(status: StatusCode, body: &LiteralBody, headers: &HeaderMap) -> Response<Body> {
+    let mut answer = Response::new(Body::from(body.bytes.clone()));
+    *answer.status_mut() = status;
     if let Some(kind) = &body.kind {
-        all.insert(header::CONTENT_TYPE, kind.clone());
+        answer.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
     }
-    all.extend(headers.clone());
-    Reply { status, headers: all, body: body.bytes.clone() }
+    answer.headers_mut().extend(headers.clone());
+    answer
 }
 
 #[cfg(test)]

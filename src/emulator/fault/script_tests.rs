@@ -64,8 +64,8 @@ fn faults_are_asked_in_order_until_one_ends_the_request() {
     let channel = channel("a/x");
     let subject = Subject { channel: Some(&channel), events: 1 };
     let first = script.strikes(Stage::Arrived, subject, now);
-    let [Strike::Wait(delay), Strike::Reply(reply)] = &first[..] else { panic!("{first:?}") };
-    assert!((1..=2).contains(&delay.as_secs()) && reply.status == 503, "{first:?}");
+    let [Strike::Wait(delay), Strike::Answer(answer)] = &first[..] else { panic!("{first:?}") };
+    assert!((1..=2).contains(&delay.as_secs()) && answer.status() == 503, "{first:?}");
     let second = script.strikes(Stage::Arrived, subject, now);
     assert!(matches!(second[..], [Strike::Wait(_), Strike::Cut]), "{second:?}");
     let answered = script.strikes(Stage::Answered, subject, now);

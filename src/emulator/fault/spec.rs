@@ -9,7 +9,7 @@ use serde::de::Error as _;
 use serde_json::Value;
 
 use super::fields::{
-    Body, Offset, body, channel, code, headers, indexes, namespace, offset, per_second,
+    LiteralBody, Offset, body, channel, code, headers, indexes, namespace, offset, per_second,
     probability, some_time, status, time,
 };
 use crate::event_api::Channel;
@@ -76,7 +76,7 @@ pub(super) enum Kind {
         #[serde(deserialize_with = "status")]
         status: StatusCode,
         #[serde(default, deserialize_with = "body")]
-        body: Body,
+        body: LiteralBody,
         #[serde(default, deserialize_with = "headers")]
         headers: HeaderMap,
         #[serde(default)]

@@ -1,7 +1,5 @@
 //! One conversation: the frames of a client, and what is answered to each.
 
-use std::borrow::Cow;
-use std::fmt::Display;
 use std::time::{Instant, SystemTime};
 
 use axum::extract::ws::{Message, WebSocket};
@@ -13,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::emulator::access::{Denied, Presented, Signed};
-use crate::emulator::answer::{NOT_AUTHORIZED, item, unknown_namespace};
+use crate::emulator::answer::{Failure, NOT_AUTHORIZED, item, unknown_namespace};
 use crate::emulator::caller::Caller;
 use crate::emulator::fanout::{ConnectionId, Outbox, Pattern, Refused};
 use crate::emulator::memory::{Holding, Side};
@@ -34,13 +32,6 @@ pub(super) struct Conversation<'a> {
     pub(super) connect: Result<(), Denied>,
     pub(super) acknowledged: bool,
     pub(super) rate: Rate,
-}
-
-/// A refusal: the item of its answer; and for the log why, and what would be right.
-struct Failure {
-    item: ErrorItem,
-    why: String,
-    hint: &'static str,
 }
 
 /// What can be told of a frame that is not understood.
@@ -110,7 +101,7 @@ impl Conversation<'_> {
                 match self.subscribe(&id, &channel, &authorization) {
                     Ok(()) => self.caller.accepted("subscribe", Some(&channel)),
                     Err(failure) => {
-                        let errors = failure.report(self.caller, "subscribe", &channel);
+                        let errors = failure.report(self.caller, "subscribe", Some(&channel));
                         self.outbox.push(&ServerFrame::SubscribeError { id: &id, errors });
                     }
                 }
@@ -130,7 +121,7 @@ impl Conversation<'_> {
                 match self.publish(&id, &channel, &events, &authorization) {
                     Ok(()) => self.caller.accepted("publish", Some(&channel)),
                     Err(failure) => {
-                        let errors = failure.report(self.caller, "publish", &channel);
+                        let errors = failure.report(self.caller, "publish", Some(&channel));
                         self.outbox.push(&ServerFrame::PublishError { id: &id, errors });
                     }
                 }
@@ -229,23 +220,6 @@ impl Conversation<'_> {
         let signed = Signed { presented: &presented, own_host, query: "", payload };
         let checked = self.service.access.check(signed, SystemTime::now());
         checked.map_err(|denied| Failure::new(denied_item(&denied), &denied, denied.hint()))
-    }
-}
-
-impl Failure {
-    fn new(item: ErrorItem, why: impl Display, hint: &'static str) -> Self {
-        Self { item, why: format!("{why}"), hint }
-    }
-
-    fn bad_request(why: impl Into<Cow<'static, str>>, hint: &'static str) -> Self {
-        let why = why.into();
-        Self::new(item("BadRequestException", why.clone()), why, hint)
-    }
-
-    /// Says what is refused, and gives what the answer says.
-    fn report(self, caller: Caller, operation: &str, channel: &str) -> Vec<ErrorItem> {
-        caller.refused(operation, Some(channel), self.why, self.hint);
-        vec![self.item]
     }
 }
 
