@@ -29,10 +29,10 @@ use fleet::Fleet;
 const API_KEY: &str = "da2-demo-local-only";
 
 /// Of the page, and of the broker.
-const MOST_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 256;
 
 /// Of so many parts of the file descriptors one is for each of them.
-const SHARE: u64 = 8;
+const DESCRIPTOR_SHARE: u64 = 8;
 
 /// What a browser and a client subscribe to.
 const CHANNEL: &str = "/demo/*";
@@ -89,7 +89,7 @@ impl Demo {
             .map_err(|problems| anyhow!("the demo's own configuration is wrong:\n{problems}"))?;
         let bridge_shutdown = Shutdown::new();
         let bridge = Bridge::build(&loaded.config, bridge_shutdown.clone()).await?;
-        let most = descriptors::share(SHARE, MOST_CONNECTIONS);
+        let most = descriptors::share(DESCRIPTOR_SHARE, MAX_CONNECTIONS);
         let page =
             Listener::bind(loopback(page_port), "the page's port", most).with_context(|| {
                 format!("port {page_port} can't be taken for the page; try another `--port`")
@@ -215,7 +215,7 @@ channel.subscribe({{
 async fn broker() -> anyhow::Result<MqttBroker> {
     let config = BrokerConfig::new()
         .with_bind_address(loopback(0))
-        .with_max_clients(descriptors::share(SHARE, MOST_CONNECTIONS))
+        .with_max_clients(descriptors::share(DESCRIPTOR_SHARE, MAX_CONNECTIONS))
         .with_storage(StorageConfig::new().with_backend(StorageBackend::Memory))
         .with_auth(mqtt5::broker::config::AuthConfig::new().with_allow_anonymous(true))
         .with_sys_topics_enabled(false);

@@ -68,11 +68,11 @@ pub(super) fn unknown_namespace() -> ErrorItem {
 /// An answer whose body is JSON.
 pub(super) fn json_answer(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> {
     // The bodies are plain structs, which cannot fail to be written.
-    whole(status, serde_json::to_vec(body).unwrap_or_default())
+    json_text_answer(status, serde_json::to_vec(body).unwrap_or_default())
 }
 
 /// An answer whose body is JSON text already.
-pub(super) fn whole(status: StatusCode, body: Vec<u8>) -> Response<Body> {
+pub(super) fn json_text_answer(status: StatusCode, body: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let kind = HeaderValue::from_static("application/json; charset=UTF-8");

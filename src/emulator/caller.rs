@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use crate::error_chain::printable;
 
 /// Characters of a channel or a path that are shown.
-const MOST_SHOWN: usize = 300;
+const MAX_LOGGED_CHARS: usize = 300;
 
 /// A client's connection.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ impl Caller {
         hint: &str,
     ) {
         let Self { address, transport } = self;
-        let channel = channel.map(|text| printable(text, MOST_SHOWN));
+        let channel = channel.map(|text| printable(text, MAX_LOGGED_CHARS));
         let channel = channel.as_deref();
         warn!(client = %address, transport, operation, channel, %why, hint, "refused");
     }
@@ -38,7 +38,7 @@ impl Caller {
     /// Says that `operation`, perhaps on a `channel`, was accepted.
     pub(super) fn accepted(&self, operation: &str, channel: Option<&str>) {
         let Self { address, transport } = self;
-        let channel = channel.map(|text| printable(text, MOST_SHOWN));
+        let channel = channel.map(|text| printable(text, MAX_LOGGED_CHARS));
         let channel = channel.as_deref();
         debug!(client = %address, transport, operation, channel, "accepted");
     }

@@ -37,7 +37,7 @@ use uuid::Uuid;
 
 use super::access::{Denied, Presented, SignatureFault, Signed};
 use super::answer::{
-    Failure, NOT_AUTHORIZED, bad_request, item, json_answer, unknown_namespace, whole,
+    Failure, NOT_AUTHORIZED, bad_request, item, json_answer, json_text_answer, unknown_namespace,
 };
 use super::caller::Caller;
 use super::control;
@@ -69,7 +69,7 @@ struct Rejection {
 }
 
 /// A publish request on its way through the faults.
-struct Passage<'a> {
+struct FaultedRequest<'a> {
     service: &'a Service,
     shutdown: &'a Shutdown,
     subject: Subject<'a>,
@@ -149,13 +149,13 @@ async fn event(
         channel: channel.as_ref(),
         events: request.as_ref().map_or(0, |request| request.events.len()),
     };
-    let mut passage = Passage { service, shutdown, subject, headers: HeaderMap::new() };
+    let mut faulted = FaultedRequest { service, shutdown, subject, headers: HeaderMap::new() };
     let clock = service.faults.clock(subject, Instant::now());
     if let Some(clock) = clock {
         let date = HeaderValue::try_from(httpdate::fmt_http_date(clock));
-        passage.headers.extend(date.map(|date| (header::DATE, date)));
+        faulted.headers.extend(date.map(|date| (header::DATE, date)));
     }
-    let mut response = if let Some(response) = passage.strikes(Stage::Arrived).await? {
+    let mut response = if let Some(response) = faulted.strikes(Stage::Arrived).await? {
         response
     } else {
         let now = clock.unwrap_or_else(SystemTime::now);
@@ -164,22 +164,22 @@ async fn event(
             Ok(answer) => {
                 caller.accepted("publish", named.as_deref());
                 let wrong = service.faults.wrong(subject, Instant::now());
-                whole(StatusCode::OK, answer_body(answer, wrong))
+                json_text_answer(StatusCode::OK, answer_body(answer, wrong))
             }
             Err(rejection) => rejection.answer(caller, named.as_deref()),
         }
     };
-    if let Some(instead) = passage.strikes(Stage::Answered).await? {
+    if let Some(instead) = faulted.strikes(Stage::Answered).await? {
         response = instead;
     }
     if !service.latency.is_zero() {
         wait(service.latency, shutdown).await;
     }
-    response.headers_mut().extend(passage.headers);
+    response.headers_mut().extend(faulted.headers);
     Ok(response)
 }
 
-impl Passage<'_> {
+impl FaultedRequest<'_> {
     /// Lets the faults of a stage strike; gives the answer of one that has its own.
     async fn strikes(&mut self, stage: Stage) -> Result<Option<Response<Body>>, Cut> {
         let faults = &self.service.faults;
@@ -301,7 +301,7 @@ async fn discard(mut body: Body, holding: &Holding) {
 
 fn denied(denied: &Denied) -> Rejection {
     let (status, item) = match denied {
-        Denied::Nobody | Denied::UnknownKey | Denied::UnknownToken => {
+        Denied::NoCredential | Denied::UnknownKey | Denied::UnknownToken => {
             (StatusCode::UNAUTHORIZED, item("UnauthorizedException", NOT_AUTHORIZED))
         }
         Denied::UnknownUser | Denied::OtherSession => {

@@ -53,14 +53,14 @@ struct Holder {
 #[derive(Debug, Default)]
 struct State {
     /// Of its own, by [`Side`].
-    own: [Own; 2],
+    own: [Charge; 2],
     queue: VecDeque<Queued>,
     /// Bytes of the queue, each frame charged in full.
     queue_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Own {
+struct Charge {
     bytes: usize,
     /// Since when there are any.
     since: Option<Instant>,
@@ -87,12 +87,12 @@ pub(super) struct Frame {
     /// The id of the subscription that the event is for: letters, digits, `-`, `_` and `+`.
     pub(super) subscription: Option<Arc<str>>,
     /// The event as a string of JSON, or the text.
-    pub(super) text: Arc<Held>,
+    pub(super) text: Arc<HeldText>,
 }
 
 /// A text that is charged until the last one who holds it lets go.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldText {
     text: Box<str>,
     memory: Arc<Memory>,
 }
@@ -118,9 +118,9 @@ impl Memory {
     }
 
     /// A text that may be queued for many.
-    pub(super) fn hold(self: &Arc<Self>, text: &str) -> Arc<Held> {
-        self.take(text.len());
-        Arc::new(Held { text: text.into(), memory: Arc::clone(self) })
+    pub(super) fn hold(self: &Arc<Self>, text: &str) -> Arc<HeldText> {
+        self.charge(text.len());
+        Arc::new(HeldText { text: text.into(), memory: Arc::clone(self) })
     }
 
     /// Connections that were cut because they held too much for too long.
@@ -128,13 +128,13 @@ impl Memory {
         self.cuts.load(Ordering::Relaxed)
     }
 
-    fn take(&self, bytes: usize) {
+    fn charge(&self, bytes: usize) {
         if self.held.fetch_add(bytes, Ordering::Relaxed) + bytes > self.limit {
             self.make_room();
         }
     }
 
-    fn give(&self, bytes: usize) {
+    fn refund(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -156,7 +156,7 @@ impl Memory {
     /// Lets go of what a connection holds, and has it end.
     fn cut(&self, holder: &Holder, why: &str) {
         let (own, queue) = lock(&holder.state).clear();
-        self.give(own + queue.len() * FRAME_BYTES);
+        self.refund(own + queue.len() * FRAME_BYTES);
         drop(queue);
         if !holder.cut.is_cancelled() {
             holder.cut.cancel();
@@ -183,13 +183,13 @@ impl Holding {
             own.bytes += bytes;
             own.since.get_or_insert_with(Instant::now);
         }
-        self.memory.take(bytes);
+        self.memory.charge(bytes);
     }
 
     /// Nothing on this side any more.
     pub(super) fn clear(&self, side: Side) {
         let own = std::mem::take(&mut lock(&self.holder.state).own[side as usize]);
-        self.memory.give(own.bytes);
+        self.memory.refund(own.bytes);
     }
 
     /// Queues a frame; never waits. Whoever falls too far behind is cut.
@@ -203,7 +203,7 @@ impl Holding {
             state.queue.push_back(Queued { frame, at: Instant::now() });
             state.queue_bytes > MAX_QUEUED_BYTES
         };
-        self.memory.take(FRAME_BYTES);
+        self.memory.charge(FRAME_BYTES);
         if overflow {
             self.memory.cut(&self.holder, "more waits for it than it may fall behind");
         }
@@ -228,7 +228,7 @@ impl Holding {
             state.queue_bytes -= frame.text.len() + FRAME_BYTES;
             frame
         };
-        self.memory.give(FRAME_BYTES);
+        self.memory.refund(FRAME_BYTES);
         Some(frame)
     }
 
@@ -242,7 +242,7 @@ impl Drop for Holding {
     fn drop(&mut self) {
         lock(&self.memory.holders).remove(&self.id);
         let (own, queue) = lock(&self.holder.state).clear();
-        self.memory.give(own + queue.len() * FRAME_BYTES);
+        self.memory.refund(own + queue.len() * FRAME_BYTES);
     }
 }
 
@@ -270,7 +270,7 @@ impl Frame {
     }
 }
 
-impl std::ops::Deref for Held {
+impl std::ops::Deref for HeldText {
     type Target = str;
 
     fn deref(&self) -> &str {
@@ -278,9 +278,9 @@ impl std::ops::Deref for Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldText {
     fn drop(&mut self) {
-        self.memory.give(self.text.len());
+        self.memory.refund(self.text.len());
     }
 }
 
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
     use crate::event_api::wire::ServerFrame;
 
-    fn frame(text: &Arc<Held>) -> Frame {
+    fn frame(text: &Arc<HeldText>) -> Frame {
         Frame { subscription: None, text: Arc::clone(text) }
     }
 

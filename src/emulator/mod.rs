@@ -64,10 +64,10 @@ use service::Service;
 use stats::Stats;
 
 /// Subscribers are what it is there for.
-const MOST_CONNECTIONS: usize = 4_096;
+const MAX_CONNECTIONS: usize = 4_096;
 
 /// Of so many parts of the file descriptors one is for its connections.
-const SHARE: u64 = 3;
+const DESCRIPTOR_SHARE: u64 = 3;
 
 /// What an emulator is to be like.
 pub struct Settings {
@@ -139,7 +139,7 @@ impl Emulator {
     pub fn bind(settings: Settings) -> io::Result<Self> {
         let named =
             |what: String| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
-        let most = descriptors::share(SHARE, MOST_CONNECTIONS);
+        let most = descriptors::share(DESCRIPTOR_SHARE, MAX_CONNECTIONS);
         let listener = Listener::bind(settings.listen, "the emulator's port", most)
             .map_err(named(format!("cannot listen on `{}`", settings.listen)))?;
         let local = listener.local_addr()?;

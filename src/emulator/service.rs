@@ -138,10 +138,10 @@ impl Service {
             }
         }
         if publish.transport == HTTP {
-            self.fail_on_demand(&channel, &mut answer, &mut accepted);
+            self.fail_events(&channel, &mut answer, &mut accepted);
         }
         if let Some(ledger) = &self.ledger {
-            ledger.append(lines(publish, &channel, &answer))?;
+            ledger.append(ledger_lines(publish, &channel, &answer))?;
         }
         if publish.transport == HTTP {
             self.stats.accepted(accepted.len());
@@ -151,12 +151,7 @@ impl Service {
     }
 
     /// Fails events that were accepted, as the faults will have it.
-    fn fail_on_demand(
-        &self,
-        channel: &Channel,
-        answer: &mut PublishAnswer,
-        accepted: &mut Vec<&str>,
-    ) {
+    fn fail_events(&self, channel: &Channel, answer: &mut PublishAnswer, accepted: &mut Vec<&str>) {
         if self.faults.is_empty() {
             return;
         }
@@ -180,7 +175,7 @@ impl Service {
     }
 }
 
-fn lines<'a>(
+fn ledger_lines<'a>(
     publish: Publish<'a>,
     channel: &'a Channel,
     answer: &'a PublishAnswer,

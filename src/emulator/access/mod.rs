@@ -58,7 +58,7 @@ pub(super) struct Access {
 pub(super) enum Denied {
     /// No credential.
     #[error("it shows no credential")]
-    Nobody,
+    NoCredential,
     /// Not one of ours.
     #[error("its `x-api-key` is none that is accepted")]
     UnknownKey,
@@ -80,7 +80,7 @@ impl Denied {
     /// What would be right.
     pub(super) fn hint(&self) -> &'static str {
         match self {
-            Self::Nobody => "send `x-api-key`, a token as `authorization`, or a signature",
+            Self::NoCredential => "send `x-api-key`, a token as `authorization`, or a signature",
             Self::UnknownKey => "send a key of `--api-key` (`da2-local` unless set)",
             Self::UnknownToken => "send a token of `--token`",
             Self::UnknownUser => "sign as the user of `--access-key-id`",
@@ -96,8 +96,8 @@ impl Access {
         if let Some(key) = signed.presented.one("x-api-key") {
             return one_of(&self.api_keys, key).ok_or(Denied::UnknownKey);
         }
-        let text = signed.presented.one("authorization").ok_or(Denied::Nobody)?;
-        if !Authorization::is_meant(text) {
+        let text = signed.presented.one("authorization").ok_or(Denied::NoCredential)?;
+        if !Authorization::is_signature(text) {
             let token = text.strip_prefix("Bearer ").unwrap_or(text);
             return one_of(&self.tokens, token).ok_or(Denied::UnknownToken);
         }
@@ -178,7 +178,7 @@ mod tests {
             (&[("authorization", "da2-one")][..], Denied::UnknownToken),
             (&[("authorization", "Bearer tokens")][..], Denied::UnknownToken),
             (&[("x-api-key", "no"), ("authorization", "token")][..], Denied::UnknownKey),
-            (&[][..], Denied::Nobody),
+            (&[][..], Denied::NoCredential),
         ] {
             assert_eq!(check(&access, bad), Err(why), "{bad:?}");
         }

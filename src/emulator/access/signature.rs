@@ -113,7 +113,7 @@ impl SignatureFault {
 
 impl<'a> Authorization<'a> {
     /// Whether `text` is meant to be a signature, and not a token.
-    pub(crate) fn is_meant(text: &str) -> bool {
+    pub(crate) fn is_signature(text: &str) -> bool {
         text.starts_with("AWS4-")
     }
 

@@ -34,7 +34,7 @@ pub(crate) struct Target {
 
 /// Why a subscription was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Refused {
+pub(crate) enum SubscribeError {
     /// The connection has a live subscription of that id.
     Duplicate,
     /// The connection has [`MAX_SOCKET_SUBSCRIPTIONS`].
@@ -82,13 +82,13 @@ impl Hub {
         connection: ConnectionId,
         subscription: &str,
         pattern: Pattern,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), SubscribeError> {
         let held = self.connections.entry(connection).or_default();
         if held.contains_key(subscription) {
-            return Err(Refused::Duplicate);
+            return Err(SubscribeError::Duplicate);
         }
         if held.len() >= MAX_SOCKET_SUBSCRIPTIONS {
-            return Err(Refused::TooMany);
+            return Err(SubscribeError::TooMany);
         }
         let subscription: Arc<str> = subscription.into();
         let side = if pattern.deep { &mut self.deep } else { &mut self.exact };
@@ -195,7 +195,7 @@ mod tests {
         let mut hub = Hub::default();
         subscribe(&mut hub, ONE, "id", "a/b");
         let again = hub.subscribe(ONE, "id", Pattern::parse("a/c").unwrap());
-        assert_eq!(again, Err(Refused::Duplicate));
+        assert_eq!(again, Err(SubscribeError::Duplicate));
         subscribe(&mut hub, TWO, "id", "a/b");
         assert_eq!(matches(&hub, "a/b"), ["1:id", "2:id"]);
         assert!(hub.unsubscribe(ONE, "id"));
@@ -212,7 +212,7 @@ mod tests {
             subscribe(&mut hub, ONE, &n.to_string(), "a/b");
         }
         let one_more = hub.subscribe(ONE, "more", Pattern::parse("a/b").unwrap());
-        assert_eq!(one_more, Err(Refused::TooMany));
+        assert_eq!(one_more, Err(SubscribeError::TooMany));
         assert_eq!(hub.publish(&Channel::parse("a/b").unwrap()).len(), MAX_SOCKET_SUBSCRIPTIONS);
     }
 

@@ -13,7 +13,7 @@ use super::memory::{Frame, Holding, Memory};
 use crate::event_api::Channel;
 use crate::event_api::wire::ServerFrame;
 use hub::Hub;
-pub(super) use hub::{ConnectionId, Pattern, Refused};
+pub(super) use hub::{ConnectionId, Pattern, SubscribeError};
 
 /// All connections and what they listen to.
 pub(super) struct Fanout {
@@ -64,7 +64,7 @@ impl Fanout {
         connection: ConnectionId,
         id: &str,
         pattern: Pattern,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), SubscribeError> {
         let mut state = self.lock();
         state.hub.subscribe(connection, id, pattern)?;
         if let Some(outbox) = state.outboxes.get(&connection) {

@@ -16,7 +16,7 @@ pub(crate) fn answer_body(answer: PublishAnswer, wrong: Option<Wrong>) -> Vec<u8
             text.truncate(text.len() / 2);
             text
         }
-        Some(wrong) => text(&spoilt(answer, wrong)),
+        Some(wrong) => text(&corrupted(answer, wrong)),
     }
 }
 
@@ -37,7 +37,7 @@ fn text(answer: &PublishAnswer) -> Vec<u8> {
 
 /// The lists as `wrong` has them; it takes an accepted event for that, and a failed one if there is
 /// none.
-fn spoilt(mut answer: PublishAnswer, wrong: Wrong) -> PublishAnswer {
+fn corrupted(mut answer: PublishAnswer, wrong: Wrong) -> PublishAnswer {
     let accepted = answer.successful.first().cloned();
     let failed = answer.failed.first().cloned();
     match (wrong, accepted, failed) {

@@ -27,7 +27,7 @@
 
 mod body;
 mod fields;
-mod script;
+mod rules;
 mod spec;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -37,14 +37,14 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub(super) use body::answer_body;
-use script::Script;
-pub(super) use script::{EventFailure, Stage, Strike, Subject};
+use rules::Rules;
+pub(super) use rules::{EventFailure, Stage, Strike, Subject};
 pub use spec::{Fault, FaultError};
 use spec::{Kind, Wrong};
 
 /// The list in force, shared by all connections.
 pub(super) struct Faults {
-    script: Mutex<Script>,
+    rules: Mutex<Rules>,
     /// Counts the changes of the list, for those who hang.
     changes: watch::Sender<u64>,
 }
@@ -52,13 +52,13 @@ pub(super) struct Faults {
 impl Faults {
     /// These faults, from now on.
     pub(super) fn new(faults: Vec<Fault>, now: Instant) -> Self {
-        let script = Mutex::new(Script::new(faults, now));
-        Self { script, changes: watch::Sender::new(0) }
+        let rules = Mutex::new(Rules::new(faults, now));
+        Self { rules, changes: watch::Sender::new(0) }
     }
 
     /// Puts these in the place of all others, and lets go what hangs.
     pub(super) fn replace(&self, faults: Vec<Fault>, now: Instant) {
-        *self.script() = Script::new(faults, now);
+        *self.rules() = Rules::new(faults, now);
         self.changes.send_modify(|changes| *changes += 1);
     }
 
@@ -69,17 +69,17 @@ impl Faults {
 
     /// The list as it was written, each with `asked`, `struck` and `events`.
     pub(super) fn show(&self) -> Value {
-        self.script().show()
+        self.rules().show()
     }
 
     /// What happens to a request at this stage, in this order.
     pub(super) fn strikes(&self, stage: Stage, subject: Subject<'_>, now: Instant) -> Vec<Strike> {
-        self.script().strikes(stage, subject, now)
+        self.rules().strikes(stage, subject, now)
     }
 
     /// The time that the clock shows; `None` if it is right.
     pub(super) fn clock(&self, subject: Subject<'_>, now: Instant) -> Option<SystemTime> {
-        let offset = self.script().first(subject, now, |kind| match kind {
+        let offset = self.rules().first(subject, now, |kind| match kind {
             Kind::Clock { offset } => Some(*offset),
             _ => None,
         })?;
@@ -88,7 +88,7 @@ impl Faults {
 
     /// What is wrong with the answer to events that were taken.
     pub(super) fn wrong(&self, subject: Subject<'_>, now: Instant) -> Option<Wrong> {
-        self.script().first(subject, now, |kind| match kind {
+        self.rules().first(subject, now, |kind| match kind {
             Kind::WrongAnswer(wrong) => Some(*wrong),
             _ => None,
         })
@@ -96,15 +96,15 @@ impl Faults {
 
     /// Which events fail that would be accepted, by their position.
     pub(super) fn failures(&self, subject: Subject<'_>, now: Instant) -> Vec<Option<EventFailure>> {
-        self.script().failures(subject, now)
+        self.rules().failures(subject, now)
     }
 
     /// Whether there is nothing to ask.
     pub(super) fn is_empty(&self) -> bool {
-        self.script().is_empty()
+        self.rules().is_empty()
     }
 
-    fn script(&self) -> MutexGuard<'_, Script> {
-        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    fn rules(&self) -> MutexGuard<'_, Rules> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::emulator::access::{Denied, Presented, Signed};
 use crate::emulator::answer::{Failure, NOT_AUTHORIZED, item, unknown_namespace};
 use crate::emulator::caller::Caller;
-use crate::emulator::fanout::{ConnectionId, Outbox, Pattern, Refused};
+use crate::emulator::fanout::{ConnectionId, Outbox, Pattern, SubscribeError};
 use crate::emulator::memory::{Holding, Side};
 use crate::emulator::rate::Rate;
 use crate::emulator::service::{Publish, Refusal, Service};
@@ -36,14 +36,14 @@ pub(super) struct Conversation<'a> {
 
 /// What can be told of a frame that is not understood.
 #[derive(Deserialize)]
-struct Unread {
+struct FrameHead {
     r#type: Option<String>,
     id: Option<String>,
 }
 
 impl Conversation<'_> {
     /// Reads until the client is gone.
-    pub(super) async fn listen(&mut self, mut frames: SplitStream<WebSocket>) {
+    pub(super) async fn read_frames(&mut self, mut frames: SplitStream<WebSocket>) {
         let mut keep_alive = interval(self.service.keep_alive);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -60,7 +60,7 @@ impl Conversation<'_> {
             match message {
                 // Nothing is done any more for a client that is being sent away.
                 Some(Ok(_)) if self.close.is_cancelled() => {}
-                Some(Ok(Message::Text(text))) => self.hear(&text),
+                Some(Ok(Message::Text(text))) => self.answer_frame(&text),
                 Some(Ok(Message::Binary(_))) => {
                     self.caller.refused("frame", None, "it is binary", "send text frames");
                     self.outbox.push(&not_understood("binary frames"));
@@ -75,10 +75,10 @@ impl Conversation<'_> {
         }
     }
 
-    fn hear(&mut self, text: &str) {
+    fn answer_frame(&mut self, text: &str) {
         let frame = match serde_json::from_str(text) {
             Ok(frame) => frame,
-            Err(e) => return self.misheard(text, &e),
+            Err(e) => return self.answer_unreadable(text, &e),
         };
         if let Err(denied) = &self.connect {
             self.caller.refused("connect", None, denied, denied.hint());
@@ -130,11 +130,11 @@ impl Conversation<'_> {
     }
 
     /// Answers a frame that cannot be read, by its id where it has one.
-    fn misheard(&self, text: &str, why: &serde_json::Error) {
+    fn answer_unreadable(&self, text: &str, why: &serde_json::Error) {
         let errors = || vec![item("BadRequestException", format!("the frame is not whole: {why}"))];
         let hint = "see the frames of the protocol in the AWS AppSync Events guide";
         self.caller.refused("frame", None, why, hint);
-        let frame = serde_json::from_str::<Unread>(text).ok();
+        let frame = serde_json::from_str::<FrameHead>(text).ok();
         let frame = frame.as_ref().and_then(|f| Some((f.r#type.as_deref()?, f.id.as_deref()?)));
         self.outbox.push(&match frame {
             Some(("subscribe", id)) => ServerFrame::SubscribeError { id, errors: errors() },
@@ -161,12 +161,12 @@ impl Conversation<'_> {
             return Err(Failure::new(unknown_namespace(), &refusal, refusal.hint()));
         }
         self.service.fanout.subscribe(self.id, id, pattern).map_err(|refused| match refused {
-            Refused::Duplicate => {
+            SubscribeError::Duplicate => {
                 let words = format!("Duplicated operation id {id}");
                 let why = "its id is that of a live subscription";
                 Failure::new(item("DuplicatedOperationError", words), why, "choose another id")
             }
-            Refused::TooMany => {
+            SubscribeError::TooMany => {
                 let words = "Max number of 200 subscriptions reached";
                 let hint = "open another connection, or end a subscription";
                 Failure::new(item("MaxSubscriptionsReachedError", words), words, hint)

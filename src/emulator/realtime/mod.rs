@@ -89,13 +89,13 @@ pub(super) async fn upgrade(
     // Taken before the answer, so that a stopping emulator waits for the conversation.
     let token = sockets.token();
     upgrade.max_frame_size(MAX_MESSAGE_BYTES).on_upgrade(async move |socket| {
-        converse(service, shutdown, caller, holding, parts.headers, socket).await;
+        run_conversation(service, shutdown, caller, holding, parts.headers, socket).await;
         drop(token);
     })
 }
 
 /// Runs a conversation to its end, whoever ends it.
-async fn converse(
+async fn run_conversation(
     service: Arc<Service>,
     shutdown: Shutdown,
     caller: Caller,
@@ -122,7 +122,7 @@ async fn converse(
         rate: Rate::new(MAX_SOCKET_PUBLISHES_PER_SECOND, Instant::now()),
     };
     tokio::select! {
-        () = conversation.listen(frames) => {}
+        () = conversation.read_frames(frames) => {}
         () = writer::write(sink, &holding, &close) => {}
         () = holding.cut() => {}
         () = async { shutdown.drain().await; close.cancel(); sleep(CLOSE_GRACE).await } => {}

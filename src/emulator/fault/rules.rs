@@ -17,13 +17,13 @@ use crate::event_api::wire::{ErrorAnswer, ErrorItem};
 
 /// A list of faults and how often each struck.
 #[derive(Default)]
-pub(super) struct Script(Vec<Rule>);
+pub(super) struct Rules(Vec<Rule>);
 
 struct Rule {
     fault: Fault,
     /// When it is over.
     end: Option<Instant>,
-    dice: StdRng,
+    random: StdRng,
     requests: Option<Rate>,
     events: Option<Rate>,
     counts: Counts,
@@ -78,7 +78,7 @@ pub(crate) struct EventFailure {
     pub(crate) message: String,
 }
 
-impl Script {
+impl Rules {
     pub(super) fn new(faults: Vec<Fault>, now: Instant) -> Self {
         let rule = |(index, fault)| Rule::new(fault, index, now);
         Self((0..).zip(faults).map(rule).collect())
@@ -127,7 +127,7 @@ impl Script {
     ) -> Option<T> {
         self.0.iter_mut().find_map(|rule| {
             let found = of(&rule.fault.spec.fault)?;
-            rule.falls_on(subject, now).then(|| rule.struck(subject.events))?;
+            rule.applies_to(subject, now).then(|| rule.struck(subject.events))?;
             Some(found)
         })
     }
@@ -144,14 +144,14 @@ impl Script {
             else {
                 continue;
             };
-            if !rule.falls_on(subject, now) {
+            if !rule.applies_to(subject, now) {
                 continue;
             }
             let mut failed = 0;
             for (index, failure) in failures.iter_mut().enumerate() {
                 let meant = indexes.is_empty() || indexes.contains(&index);
                 // An event that failed already is not failed a second time.
-                if meant && failure.is_none() && rule.dice.random_bool(probability) {
+                if meant && failure.is_none() && rule.random.random_bool(probability) {
                     *failure = Some(EventFailure { code: code.clone(), message: message.clone() });
                     failed += 1;
                 }
@@ -176,7 +176,7 @@ impl Rule {
         };
         Self {
             end: spec.lasts.and_then(|lasts| now.checked_add(lasts)),
-            dice: StdRng::seed_from_u64(spec.seed.unwrap_or(index)),
+            random: StdRng::seed_from_u64(spec.seed.unwrap_or(index)),
             requests,
             events,
             counts: Counts::default(),
@@ -204,7 +204,7 @@ impl Rule {
     }
 
     /// Whether it is meant for this request; counts the question.
-    fn falls_on(&mut self, subject: Subject<'_>, now: Instant) -> bool {
+    fn applies_to(&mut self, subject: Subject<'_>, now: Instant) -> bool {
         let spec = &self.fault.spec;
         let namespace = subject.channel.map(Channel::namespace);
         let in_scope = spec.namespace.as_deref().is_none_or(|wanted| namespace == Some(wanted))
@@ -215,7 +215,7 @@ impl Rule {
             return false;
         }
         self.counts.asked += 1;
-        self.counts.asked > spec.skip && self.dice.random_bool(spec.probability)
+        self.counts.asked > spec.skip && self.random.random_bool(spec.probability)
     }
 
     fn struck(&mut self, events: usize) {
@@ -224,7 +224,7 @@ impl Rule {
     }
 
     fn strike(&mut self, subject: Subject<'_>, now: Instant) -> Option<Strike> {
-        if !self.falls_on(subject, now) || self.has_room(subject, now) {
+        if !self.applies_to(subject, now) || self.has_room(subject, now) {
             return None;
         }
         let strike = match &self.fault.spec.fault {
@@ -247,7 +247,7 @@ impl Rule {
             Kind::Hang { .. } => Strike::Hang(self.end),
             Kind::Cut { .. } => Strike::Cut,
             Kind::Slow { delay, jitter, .. } => {
-                Strike::Wait(*delay + jitter.mul_f64(self.dice.random_range(0.0..=1.0)))
+                Strike::Wait(*delay + jitter.mul_f64(self.random.random_range(0.0..=1.0)))
             }
             Kind::Headers(headers) => Strike::Headers(headers.clone()),
             Kind::FailEvents { .. } | Kind::WrongAnswer(_) | Kind::Clock { .. } => return None,
@@ -287,5 +287,5 @@ fn literal(status: StatusCode, body: &LiteralBody, headers: &HeaderMap) -> Respo
 }
 
 #[cfg(test)]
-#[path = "script_tests.rs"]
+#[path = "rules_tests.rs"]
 mod tests;
