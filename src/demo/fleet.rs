@@ -14,13 +14,13 @@ use rand::{RngExt, SeedableRng};
 use rumqttc_v5::{AsyncClient, EventLoop, MqttOptions, PublishOptions};
 use serde_json::{Value, json};
 
-/// How many vans there are.
+/// The number of vans.
 pub(super) const VANS: u32 = 24;
 
-/// How often each of them publishes, a second.
+/// Events of each van a second.
 pub(super) const EVENTS_A_SECOND: u32 = 5;
 
-/// How often the simulation moves on.
+/// The time step of the simulation.
 const STEP: Duration = Duration::from_millis(20);
 
 /// Streets on each side of the map are numbered 0 to this.
@@ -44,7 +44,7 @@ const DIRECTIONS: [(i32, i32); 4] = [(1, 0), (0, 1), (-1, 0), (0, -1)];
 /// Quarter turns from east, of each direction.
 const TURNS: [u8; 4] = [0, 1, 2, 3];
 
-/// Where vans charge, in blocks.
+/// The charging hubs, in blocks.
 const HUBS: [(i32, i32); 5] = [(2, 3), (10, 2), (6, 6), (3, 10), (10, 9)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +60,11 @@ struct Van {
     sequence: u64,
     corner: (i32, i32),
     direction: usize,
-    /// Where it turns after this edge.
+    /// The direction after this edge.
     next: usize,
     /// Along the edge.
     position: f64,
-    /// Where on the edge it delivers.
+    /// The position of a delivery on this edge.
     stop: Option<f64>,
     goal: (i32, i32),
     hub: Option<usize>,
@@ -75,7 +75,7 @@ struct Van {
     wait: f64,
 }
 
-/// The fleet and its way to the broker.
+/// The fleet and its connection to the broker.
 pub(super) struct Fleet {
     vans: Vec<Van>,
     random: StdRng,
@@ -97,23 +97,22 @@ impl Fleet {
         options.set_keep_alive(30);
         let (client, events) = AsyncClient::builder(options).capacity(1_024).build();
         let mut fleet = Self { vans, random, client, events, published: Arc::default() };
-        // A minute in advance, so that deliveries and charging are under way from the start.
+        // A minute in advance, so that some vans deliver and charge from the start.
         for _ in 0..600 {
             fleet.step(0.1);
         }
         fleet
     }
 
-    /// How many events the fleet has published: handed to the broker's client, in order.
+    /// The number of events that the fleet has given to its MQTT client.
     pub(super) fn published(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.published)
     }
 
-    /// Drives and publishes for ever.
+    /// Moves the vans and publishes, for ever.
     pub(super) async fn run(mut self) {
         let mut events = self.events;
-        // The client's own loop: what it reports is of no interest, an error ends the demo's fleet
-        // only if the broker of the same process is gone.
+        // The MQTT client's event loop; it reconnects after an error at the next poll.
         let connection = async move {
             loop {
                 if events.poll().await.is_err() {
@@ -186,10 +185,10 @@ impl Van {
         van
     }
 
-    /// A hub when the battery runs low, else somewhere to deliver; and the turn to take for it.
+    /// Chooses a hub when the battery is low, else a place to deliver; and the turn towards it.
     fn find_job(&mut self, hubs: &[usize], random: &mut StdRng) {
         if self.battery < 0.35 {
-            // A van at a hub already is worth a detour of three blocks.
+            // Each van that already uses a hub counts like three blocks more.
             let cost = |h: &usize| {
                 let crowd = hubs.iter().filter(|x| *x == h).count();
                 3 * crowd + distance(HUBS[*h], self.corner).unsigned_abs() as usize
@@ -251,7 +250,7 @@ impl Van {
         let want = self.wanted_speed();
         self.speed =
             if want > self.speed { want.min(self.speed + ACCELERATION * seconds) } else { want };
-        // Creeping, it always arrives.
+        // A minimum, so that it always arrives.
         self.speed = self.speed.max(2.0);
         self.position += self.speed * SCALE * seconds;
         if let Some(stop) = self.stop.filter(|s| self.position >= *s) {
@@ -277,13 +276,13 @@ impl Van {
                 self.state = State::Charging;
                 return;
             }
-            // The door is somewhere along the next edge.
+            // The place of the delivery is along the next edge.
             self.stop = Some(random.random_range(0.35..0.65) * BLOCK);
         }
         self.next = self.choose_turn(random);
     }
 
-    /// As fast as it may go and still slow down in time for what comes.
+    /// The highest speed from which it can still slow down in time.
     fn wanted_speed(&self) -> f64 {
         let arriving = self.hub.is_some() && beyond(self.corner, self.direction) == self.goal;
         let at_corner = match (arriving, self.next == self.direction) {

@@ -28,16 +28,16 @@ use fleet::Fleet;
 /// Only this process accepts it, and only on loopback.
 const API_KEY: &str = "da2-demo-local-only";
 
-/// Of the page, and of the broker.
+/// The limit of the page, and of the broker.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Of so many parts of the file descriptors one is for each of them.
+/// Each of the two may take one part in this many of the file descriptors.
 const DESCRIPTOR_SHARE: u64 = 8;
 
-/// What a browser and a client subscribe to.
+/// The subscription of the page, and of the example for a client.
 const CHANNEL: &str = "/demo/*";
 
-/// A demo that has its ports and waits to be run.
+/// A demo that has its ports and is not running yet.
 pub struct Demo {
     broker: MqttBroker,
     stop_broker: BrokerShutdownHandle,
@@ -46,13 +46,13 @@ pub struct Demo {
     fleet: Fleet,
     page: Listener,
     directory: Directory,
-    /// The part of the bridge: drained first.
+    /// The bridge's own, as it drains first.
     bridge_shutdown: Shutdown,
-    /// What there is to see and to try.
+    /// Its addresses and files.
     pub facts: Facts,
 }
 
-/// Where things are, for people and for the page.
+/// The addresses and files of a demo, for people and for the page.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The address of the page.
@@ -67,12 +67,12 @@ pub struct Facts {
     pub admin: SocketAddr,
     /// The bridge's configuration.
     pub config: String,
-    /// Where rejects are kept while the demo runs.
+    /// The file of dead letters; removed when the demo ends.
     pub rejects: PathBuf,
 }
 
 impl Demo {
-    /// Takes the ports and makes every part. `page_port` 0 takes a free one.
+    /// Takes the ports and builds every part. `page_port` 0 takes a free one.
     pub async fn build(page_port: u16) -> anyhow::Result<Self> {
         let directory = Directory::make()?;
         let broker = broker().await?;
@@ -118,7 +118,7 @@ impl Demo {
         })
     }
 
-    /// Runs until the drain: the fleet stops, the bridge drains, then the rest goes.
+    /// Runs until the drain: first the fleet stops, then the bridge drains, then the rest stops.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self {
             mut broker,
@@ -138,7 +138,7 @@ impl Demo {
         let emulator = tokio::spawn(emulator.run(background.clone()));
         let health = bridge.health();
         let mut bridge = tokio::spawn(bridge.run());
-        // Nobody is subscribed before the bridge is ready, and what is published to nobody is gone.
+        // The bridge subscribes before it is ready; earlier messages would be lost.
         let fleet = tokio::spawn(async move {
             health.all_ready().await;
             fleet.run().await;
@@ -168,14 +168,14 @@ impl Demo {
 }
 
 impl Facts {
-    /// The line that makes an event appear.
+    /// A command that makes an event appear.
     pub fn publish_hint(&self) -> String {
         let (ip, port) = (self.broker.ip(), self.broker.port());
         format!("mosquitto_pub -h {ip} -p {port} -t demo/hello -m '{{\"text\":\"hello\"}}'")
     }
 
-    /// The lines that subscribe with the Amplify client. Its spelling of the scheme keeps the client
-    /// from insisting on TLS.
+    /// The code that subscribes with the Amplify client, which uses TLS unless the scheme is in upper
+    /// case.
     pub fn subscribe_hint(&self) -> String {
         let endpoint = self.endpoint.replacen("http://", "HTTP://", 1);
         format!(
@@ -196,7 +196,7 @@ channel.subscribe({{
         )
     }
 
-    /// What the page's script reads.
+    /// The document for the page's script.
     fn document(&self) -> serde_json::Value {
         json!({
             "endpoint": self.endpoint,
@@ -211,7 +211,7 @@ channel.subscribe({{
     }
 }
 
-/// The broker, with its tables in memory, bound and not yet running.
+/// The broker, with its state in memory, bound and not yet running.
 async fn broker() -> anyhow::Result<MqttBroker> {
     let config = BrokerConfig::new()
         .with_bind_address(loopback(0))
@@ -259,7 +259,7 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// A directory of our own, removed with all that is in it.
+/// A temporary directory, removed with its content.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -277,7 +277,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // What stays behind is in the system's own directory for such things.
+        // On failure it stays in the system's temporary directory.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -22,8 +22,8 @@ struct Facts {
     published: Arc<AtomicU64>,
 }
 
-/// The routes of the page. `demo` is what the script must know to connect; `published` counts what
-/// the fleet has published.
+/// The routes of the page. `demo` tells the script how to connect; `published` is the number of events
+/// that the fleet has published.
 pub(super) fn router(demo: Value, published: Arc<AtomicU64>) -> Router {
     let file = |kind: &'static str, text: &'static str| {
         get(move || async move { ([(CONTENT_TYPE, kind)], text) })

@@ -1,5 +1,5 @@
-//! Refusals, and the bodies of answers: what HTTP and WebSocket share of them. AWS words the same
-//! mistake in two ways, so each of the two chooses its items.
+//! Refusals and the bodies of answers, for HTTP and WebSocket. AWS has two texts for the same mistake,
+//! so each transport chooses its own items.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -10,10 +10,10 @@ use http::{HeaderValue, Response, StatusCode, header};
 use super::caller::Caller;
 use crate::event_api::wire::{ErrorAnswer, ErrorItem};
 
-/// What every answer to a caller without rights says.
+/// The message for every caller without rights.
 pub(super) const NOT_AUTHORIZED: &str = "You are not authorized to make this call.";
 
-/// A refusal: the item that its client gets, and the reason and the hint for the log.
+/// A refusal: the item for the client, and the reason and a hint for the log.
 pub(super) struct Failure {
     item: ErrorItem,
     why: String,
@@ -25,13 +25,13 @@ impl Failure {
         Self { item, why: why.to_string(), hint }
     }
 
-    /// The client gets the reason as it is logged.
+    /// The client gets the same reason as the log.
     pub(super) fn bad_request(why: impl Into<Cow<'static, str>>, hint: &'static str) -> Self {
         let why = why.into();
         Self::new(item("BadRequestException", why.clone()), why, hint)
     }
 
-    /// Logs that `operation` was refused, and gives the items of its answer.
+    /// Logs that `operation` was refused, and returns the items of its answer.
     pub(super) fn report(
         self,
         caller: Caller,
@@ -60,14 +60,14 @@ pub(super) fn item(error_type: &'static str, message: impl Into<Cow<'static, str
     }
 }
 
-/// The item for a namespace that does not exist: no message, as seen from AWS.
+/// The item for a namespace that does not exist: without a message, as AWS sends it.
 pub(super) fn unknown_namespace() -> ErrorItem {
     ErrorItem { error_type: Some("UnauthorizedException".into()), ..ErrorItem::default() }
 }
 
 /// An answer whose body is JSON.
 pub(super) fn json_answer(status: StatusCode, body: &impl serde::Serialize) -> Response<Body> {
-    // The bodies are plain structs, which cannot fail to be written.
+    // Plain structs: serialization cannot fail.
     json_text_answer(status, serde_json::to_vec(body).unwrap_or_default())
 }
 

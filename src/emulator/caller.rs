@@ -1,5 +1,5 @@
-//! Who called and what became of it, for the log: one line a refusal, one at `debug` for what was
-//! accepted. Nothing that a client shows as a credential stands in it.
+//! The log lines of a client's operations: one for each refusal, one at `debug` for each acceptance.
+//! They hold no credentials.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -8,20 +8,20 @@ use tracing::{debug, warn};
 
 use crate::error_chain::printable;
 
-/// Characters of a channel or a path that are shown.
+/// Characters of a channel or a path that are logged.
 const MAX_LOGGED_CHARS: usize = 300;
 
 /// A client's connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller {
-    /// Where it comes from.
+    /// The client's address.
     pub(super) address: SocketAddr,
     /// `http` or `ws`.
     pub(super) transport: &'static str,
 }
 
 impl Caller {
-    /// Says that `operation`, perhaps on a `channel`, was refused, and what would be right.
+    /// Logs that `operation`, perhaps on a `channel`, was refused, with a remedy.
     pub(super) fn refused(
         &self,
         operation: &str,
@@ -35,7 +35,7 @@ impl Caller {
         warn!(client = %address, transport, operation, channel, %why, hint, "refused");
     }
 
-    /// Says that `operation`, perhaps on a `channel`, was accepted.
+    /// Logs that `operation`, perhaps on a `channel`, was accepted.
     pub(super) fn accepted(&self, operation: &str, channel: Option<&str>) {
         let Self { address, transport } = self;
         let channel = channel.map(|text| printable(text, MAX_LOGGED_CHARS));

@@ -1,15 +1,16 @@
-//! The way in for tests and people: what to do wrong, and what has come so far. On the port of the
-//! API, below `/_emulator/`; nothing of AWS is there.
+//! Control requests for tests and people: the list of faults, and the counts of requests. They are on
+//! the port of the API, below `/_emulator/`, where AWS has nothing.
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `GET /_emulator/faults` | the list, each fault as it was written, with `asked` (requests it was meant for), `struck` and `events` |
-//! | `PUT /_emulator/faults` | takes a list in the place of the one before, all counts at zero, and shows it |
-//! | `DELETE /_emulator/faults` | takes an empty one |
-//! | `GET /_emulator/stats` | `connections` that brought a publish, `requests` to publish, `accepted_requests` and `accepted_events`, all over HTTP; `cut_connections` that held too much for too long |
+//! | `GET /_emulator/faults` | the list, each fault as it was written, with `asked` (requests in its scope), `struck` and `events` |
+//! | `PUT /_emulator/faults` | replaces the list, with all counts at zero, and shows it |
+//! | `DELETE /_emulator/faults` | empties the list |
+//! | `GET /_emulator/stats` | `connections` with a publish, `requests` to publish, `accepted_requests` and `accepted_events`, all over HTTP; `cut_connections`, closed because they held too much memory for too long |
 //!
-//! Whoever may change the faults may stop the API, so this is there only on the loopback, or if it was
-//! asked for. No browser is allowed in from another origin.
+//! A client that can change the faults can stop the API, so this exists only on the loopback, or on
+//! request (`--control`). Requests of browsers from another origin are
+//! refused.
 
 use std::time::Instant;
 
@@ -22,19 +23,22 @@ use super::answer::{bad_request, json_answer};
 use super::fault::Fault;
 use super::service::Service;
 
-/// Everything below is of the emulator itself.
+/// The paths below it belong to the emulator, not to the API.
 pub(super) const PREFIX: &str = "/_emulator/";
 
 const FAULTS: &str = "/_emulator/faults";
 const STATS: &str = "/_emulator/stats";
 
-/// A list of faults is small.
+/// The largest list of faults.
 const MAX_LIST_BYTES: usize = 1_000_000;
 
 /// Answers a request below [`PREFIX`].
 pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Response<Body> {
     if request.headers().contains_key(http::header::ORIGIN) {
-        return bad_request(StatusCode::FORBIDDEN, "no browser is allowed in here");
+        return bad_request(
+            StatusCode::FORBIDDEN,
+            "browsers may not send this from another origin",
+        );
     }
     let faults = &service.faults;
     match (request.uri().path(), request.method()) {

@@ -1,24 +1,24 @@
-//! The HTTP side: `POST /event`, its preflight, and the way to the WebSocket. The query string is
-//! ignored, except under a signature.
+//! The HTTP side: `POST /event`, its preflight, and the upgrade to a WebSocket. The query string is
+//! ignored, except by a signature.
 //!
-//! Seen from AWS by public test suites: the answer of a publish, the texts for a bad key, for an
-//! unknown namespace and for more than five events. Guesses, as nothing public shows them:
+//! Known from public test suites that ran against AWS: the answer to a publish, the texts for a bad
+//! key, for an unknown namespace and for more than five events. Guesses, without a public source:
 //!
 //! | case | guess |
 //! | --- | --- |
-//! | status of the seen errors | 401 and 400, as the control plane has them |
-//! | a signature that does not hold | 403 `InvalidSignatureException`, as AppSync answers GraphQL requests, with the words of the WebSocket |
+//! | status of the known errors | 401 and 400, as the control plane has them |
+//! | a wrong signature | 403 `InvalidSignatureException`, as AppSync answers GraphQL requests, with the text of the WebSocket |
 //! | a signature of an unknown user, or with another session token | 403 `UnrecognizedClientException` |
-//! | an unreadable signature | 403 `IncompleteSignatureException`, with the words of the WebSocket |
+//! | an unreadable signature | 403 `IncompleteSignatureException`, with the text of the WebSocket |
 //! | a body, a channel or an event that cannot be read | 400 `BadRequestException`, the whole request |
 //! | a body over 1.2 MB | 413 `BadRequestException` |
 //! | a body that takes longer than 30 s | 408 `BadRequestException` |
 //! | a ledger that cannot be written | 500 `InternalFailureException` |
 //! | another method or path | 405, 404 `BadRequestException` |
 //!
-//! `x-amzn-errortype` is never sent: Amplify would send a bad request three times.
+//! `x-amzn-errortype` is never sent: it makes Amplify send a bad request three times.
 //!
-//! What `fault` decides is done here, around the publish.
+//! `fault` decides on the faults of a publish; they are carried out here.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -49,15 +49,16 @@ use crate::event_api::wire::{ErrorAnswer, PublishAnswer, PublishRequest};
 use crate::event_api::{Channel, EVENT_PATH, MAX_BODY_BYTES, REALTIME_PATH};
 use crate::shutdown::Shutdown;
 
-/// How much of an oversized body is read and dropped, so that its sender gets to read the answer.
+/// How much of an oversized body is read and dropped: a client that is still sending would miss the
+/// answer.
 const MAX_DISCARDED_BYTES: u64 = 16_000_000;
 
-/// A body has come by then, or its sender is sent away: it holds a connection.
+/// Time for a whole body; a slow one occupies a connection.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 
-/// A fault ends the connection.
+/// A fault that ends the connection.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is cut on demand")]
 pub(super) struct Cut;
@@ -68,16 +69,16 @@ struct Rejection {
     failure: Failure,
 }
 
-/// A publish request on its way through the faults.
+/// A publish request, and the faults for it.
 struct FaultedRequest<'a> {
     service: &'a Service,
     shutdown: &'a Shutdown,
     subject: Subject<'a>,
-    /// What the answer gets besides.
+    /// Headers that faults add to the answer.
     headers: HeaderMap,
 }
 
-/// Answers any request; the one place they all pass. `first` is whether none came before it on its
+/// Answers any request; all of them pass here. `first` says whether a publish is the first of its
 /// connection.
 pub(super) async fn answer(
     service: Arc<Service>,
@@ -102,7 +103,7 @@ pub(super) async fn answer(
         }
         (path @ (EVENT_PATH | REALTIME_PATH), method) => {
             let hint = "`POST /event` publishes, `GET /event/realtime` opens a WebSocket";
-            caller.refused("request", None, format!("{method} {path} is nothing"), hint);
+            caller.refused("request", None, format!("{method} {path} does not exist"), hint);
             bad_request(StatusCode::METHOD_NOT_ALLOWED, "the method is not supported here")
         }
         (path, _) if service.control && path.starts_with(control::PREFIX) => {
@@ -126,7 +127,7 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-/// A publish, and what the faults make of it.
+/// Answers a publish, with its faults.
 async fn event(
     service: &Service,
     shutdown: &Shutdown,
@@ -137,7 +138,7 @@ async fn event(
 ) -> Result<Response<Body>, Cut> {
     let (parts, body) = request.into_parts();
     let body = read(Body::new(body), holding).await;
-    // Whole, and used at once; or not kept.
+    // Complete and used at once, or dropped.
     holding.clear(Side::Read);
     let body = match body {
         Ok(body) => body,
@@ -180,19 +181,19 @@ async fn event(
 }
 
 impl FaultedRequest<'_> {
-    /// Lets the faults of a stage strike; gives the answer of one that has its own.
+    /// Carries out the faults of a stage; returns the answer if one of them sets it.
     async fn strikes(&mut self, stage: Stage) -> Result<Option<Response<Body>>, Cut> {
         let faults = &self.service.faults;
         if faults.is_empty() {
             return Ok(None);
         }
-        // From before the list is asked, so that no change of it can be missed.
+        // Subscribed before the list is read, or a change in between would be missed.
         let mut changes = faults.changes();
         for strike in faults.strikes(stage, self.subject, Instant::now()) {
             match strike {
                 Strike::Wait(delay) => wait(delay, self.shutdown).await,
                 Strike::Hang(end) => tokio::select! {
-                    // What struck beside it is lifted with it.
+                    // A new list ends the other faults of this request, too.
                     _ = changes.changed() => return Ok(None),
                     () = sleep_until_some(end) => {}
                     () = self.shutdown.drain() => return Err(Cut),
@@ -215,14 +216,14 @@ impl Rejection {
         Self { status, failure: Failure::bad_request(why, hint) }
     }
 
-    /// Logs what is refused, and gives the answer.
+    /// Logs the refusal and returns the answer.
     fn answer(self, caller: Caller, channel: Option<&str>) -> Response<Body> {
         let errors = self.failure.report(caller, "publish", channel);
         json_answer(self.status, &ErrorAnswer { errors })
     }
 }
 
-/// Waits for `delay`, or until the drain: nobody waits for an emulator that is told to end.
+/// Waits for `delay`, or until the drain, so that a stop is not delayed.
 async fn wait(delay: Duration, shutdown: &Shutdown) {
     tokio::select! {
         () = sleep(delay) => {}
@@ -266,7 +267,7 @@ fn publish(
 
 async fn read(body: Body, holding: &Holding) -> Result<Bytes, Rejection> {
     let late = |_| {
-        let hint = "send the body behind its head at once";
+        let hint = "send the body directly after its head";
         let why = "the body did not come within 30 s";
         Err(Rejection::bad_request(StatusCode::REQUEST_TIMEOUT, why, hint))
     };
@@ -336,8 +337,7 @@ fn refused(refusal: &Refusal) -> Rejection {
     Rejection { status, failure: Failure::new(item, refusal, refusal.hint()) }
 }
 
-/// Allows what the browser asks for: names cannot be listed with `*`, as that leaves out
-/// `authorization`.
+/// Allows the headers that the browser asks for: `*` would not include `authorization`.
 fn preflight(asked: &HeaderMap) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();

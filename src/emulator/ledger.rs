@@ -1,8 +1,9 @@
-//! What was accepted, on disk: one JSON line an event, for tests that compare it with what was sent.
+//! The ledger: a file with one JSON line for each answered event, for tests to compare with the events
+//! they sent.
 //!
-//! The lines of a request are appended with one write, and only then is the request answered. There
-//! is no buffer of ours in between, so the lines outlive a killed emulator; they are not synced, so
-//! they may not outlive a killed machine.
+//! The lines of a request are appended with one write, before the request is answered. Nothing is
+//! buffered in this process, so the lines survive a kill of the emulator; they are not synced, so they
+//! may be lost in a crash of the machine.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -14,7 +15,7 @@ use serde::Serialize;
 /// An open ledger.
 pub(super) struct Ledger(Mutex<File>);
 
-/// One event of an answered publish request. Requests that were refused whole leave no line.
+/// One event of an answered publish request. A request that was refused as a whole has no lines.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct LedgerLine<'a> {
     /// Unix time in milliseconds.
@@ -38,7 +39,7 @@ pub(super) struct LedgerLine<'a> {
 }
 
 impl Ledger {
-    /// Opens `path` for appending, and makes it if it is not there.
+    /// Opens `path` for appending, and creates it if it does not exist.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         Ok(Self(Mutex::new(file)))

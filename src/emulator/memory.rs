@@ -1,10 +1,10 @@
-//! What clients make the emulator hold, in bytes, with one bound over all of them: bodies that are not
-//! whole yet, frames that came in pieces, events that wait for a subscriber.
+//! The memory that clients occupy, in bytes, with one limit for all of them: incomplete bodies,
+//! incomplete frames, and events that wait for a subscriber.
 //!
-//! Nobody is refused for want of memory. When the bound is passed, the connection that has held
-//! something for the longest is cut, and the next one, until the rest fits: whoever reads and writes
-//! holds things for moments, and is never the one. An event that waits for many subscribers is held, and
-//! counted, once.
+//! No request is refused for lack of memory. Above the limit, the connection with the oldest bytes is
+//! cut, then the next one, until the rest fits: a client that reads and writes at a normal speed holds
+//! its bytes for moments only, so it is never the oldest. An event that waits for many subscribers is
+//! held and counted once.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,16 +15,16 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Bytes over all connections.
+/// Bytes of all connections together.
 pub(super) const MAX_HELD_BYTES: usize = 64 * 1024 * 1024;
 
 /// Bytes that may wait for one connection: some seconds of a busy channel.
 pub(super) const MAX_QUEUED_BYTES: usize = 32 * 1024 * 1024;
 
-/// What a queued frame is charged on top of its text.
+/// The charge for a queued frame in addition to its text.
 const FRAME_BYTES: usize = 64;
 
-/// The bytes that are held, and by whom.
+/// The bytes of all connections.
 #[derive(Debug)]
 pub(super) struct Memory {
     held: AtomicUsize,
@@ -34,7 +34,7 @@ pub(super) struct Memory {
     cuts: AtomicU64,
 }
 
-/// A connection, for as long as it may hold something.
+/// The account of one connection; its charges end with it.
 #[derive(Debug)]
 pub(super) struct Holding {
     memory: Arc<Memory>,
@@ -45,31 +45,31 @@ pub(super) struct Holding {
 #[derive(Debug, Default)]
 struct Holder {
     state: Mutex<State>,
-    /// Something was queued.
+    /// Notified when a frame is queued.
     queued: Notify,
     cut: CancellationToken,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Of its own, by [`Side`].
+    /// Bytes of its own, by [`Side`].
     own: [Charge; 2],
     queue: VecDeque<Queued>,
-    /// Bytes of the queue, each frame charged in full.
+    /// Bytes of the queue, a shared text counted in full.
     queue_bytes: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Charge {
     bytes: usize,
-    /// Since when there are any.
+    /// When the first of them came.
     since: Option<Instant>,
 }
 
-/// What a connection holds for itself alone.
+/// The direction of bytes that belong to one connection alone.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Side {
-    /// What was read and is not whole yet: a body, a frame.
+    /// Read so far of a body or a frame.
     Read,
     /// The frame that is being written.
     Written,
@@ -81,7 +81,7 @@ struct Queued {
     at: Instant,
 }
 
-/// A frame that waits: an event of a subscription, or a text that is sent as it is.
+/// A frame in a queue: an event for a subscription, or a text that is sent unchanged.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
     /// The id of the subscription that the event is for: letters, digits, `-`, `_` and `+`.
@@ -90,7 +90,7 @@ pub(super) struct Frame {
     pub(super) text: Arc<HeldText>,
 }
 
-/// A text that is charged until the last one who holds it lets go.
+/// A text, charged until its last reference is dropped.
 #[derive(Debug)]
 pub(super) struct HeldText {
     text: Box<str>,
@@ -98,7 +98,7 @@ pub(super) struct HeldText {
 }
 
 impl Memory {
-    /// Nothing held, and this many bytes at most.
+    /// No bytes held, at most `limit`.
     pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             held: AtomicUsize::new(0),
@@ -109,7 +109,7 @@ impl Memory {
         })
     }
 
-    /// A connection that may hold something from now on.
+    /// Opens the account of a connection.
     pub(super) fn holding(self: &Arc<Self>) -> Holding {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let holder = Arc::<Holder>::default();
@@ -117,13 +117,13 @@ impl Memory {
         Holding { memory: Arc::clone(self), id, holder }
     }
 
-    /// A text that may be queued for many.
+    /// Charges a text, which may then be queued for several connections.
     pub(super) fn hold(self: &Arc<Self>, text: &str) -> Arc<HeldText> {
         self.charge(text.len());
         Arc::new(HeldText { text: text.into(), memory: Arc::clone(self) })
     }
 
-    /// Connections that were cut because they held too much for too long.
+    /// How many connections were cut.
     pub(super) fn cuts(&self) -> u64 {
         self.cuts.load(Ordering::Relaxed)
     }
@@ -138,9 +138,9 @@ impl Memory {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Cuts those who have held something for the longest until the rest fits.
+    /// Cuts the connections with the oldest bytes until the rest fits.
     fn make_room(&self) {
-        // One at a time, or each of several would cut somebody for the same bytes.
+        // Under the lock: two calls at once would each cut a connection for the same bytes.
         let holders = lock(&self.holders);
         let mut oldest: Vec<_> =
             holders.values().filter_map(|h| Some((lock(&h.state).since()?, h))).collect();
@@ -149,11 +149,14 @@ impl Memory {
             if self.held.load(Ordering::Relaxed) <= self.limit {
                 return;
             }
-            self.cut(holder, "the connections hold too much, this one for the longest");
+            self.cut(
+                holder,
+                "the connections hold too much memory, and this one has the oldest bytes",
+            );
         }
     }
 
-    /// Lets go of what a connection holds, and has it end.
+    /// Drops the bytes of a connection, and tells it to end.
     fn cut(&self, holder: &Holder, why: &str) {
         let (own, queue) = lock(&holder.state).clear();
         self.refund(own + queue.len() * FRAME_BYTES);
@@ -164,7 +167,7 @@ impl Memory {
             warn!(
                 why,
                 cuts,
-                hint = "read what comes, and send bodies at once",
+                hint = "read frames as they come, and send bodies without a pause",
                 "cut a connection that is too slow"
             );
         }
@@ -172,7 +175,7 @@ impl Memory {
 }
 
 impl Holding {
-    /// `bytes` more on this side.
+    /// Charges `bytes` to this side.
     pub(super) fn add(&self, side: Side, bytes: usize) {
         {
             let mut state = lock(&self.holder.state);
@@ -186,13 +189,13 @@ impl Holding {
         self.memory.charge(bytes);
     }
 
-    /// Nothing on this side any more.
+    /// Ends the charge of this side.
     pub(super) fn clear(&self, side: Side) {
         let own = std::mem::take(&mut lock(&self.holder.state).own[side as usize]);
         self.memory.refund(own.bytes);
     }
 
-    /// Queues a frame; never waits. Whoever falls too far behind is cut.
+    /// Queues a frame; never waits. A connection with more than [`MAX_QUEUED_BYTES`] is cut.
     pub(super) fn push(&self, frame: Frame) {
         let overflow = {
             let mut state = lock(&self.holder.state);
@@ -205,7 +208,7 @@ impl Holding {
         };
         self.memory.charge(FRAME_BYTES);
         if overflow {
-            self.memory.cut(&self.holder, "more waits for it than it may fall behind");
+            self.memory.cut(&self.holder, "its queue of unread frames is full");
         }
         self.holder.queued.notify_one();
     }
@@ -247,7 +250,7 @@ impl Drop for Holding {
 }
 
 impl State {
-    /// Since when it has held what it has held for the longest.
+    /// The time of its oldest bytes.
     fn since(&self) -> Option<Instant> {
         let queued = self.queue.front().map(|queued| queued.at);
         self.own.iter().map(|own| own.since).chain([queued]).flatten().min()
@@ -261,7 +264,8 @@ impl State {
 }
 
 impl Frame {
-    /// What goes out: for each subscriber a text of its own, so the event was escaped before.
+    /// The text to send. It differs for each subscriber only in the id, so the event is escaped once,
+    /// before it is queued.
     pub(super) fn into_text(self) -> String {
         match &self.subscription {
             Some(id) => [r#"{"type":"data","id":""#, id, r#"","event":"#, &self.text, "}"].concat(),
@@ -285,7 +289,7 @@ impl Drop for HeldText {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every change under a lock here is whole before anything in it could panic.
+    // No change under these locks can panic half-way.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -331,7 +335,7 @@ mod tests {
         let cut = |holding: &Holding| holding.holder.cut.is_cancelled();
         assert_eq!((cut(&slow), cut(&quick), cut(&idle)), (true, false, false));
         assert_eq!((memory.held.load(Ordering::Relaxed), memory.cuts()), (6_100, 1));
-        // What it does until it has ended counts no more.
+        // After the cut nothing is charged to it.
         slow.add(Side::Read, 100_000);
         slow.push(frame(&memory.hold("x")));
         assert_eq!(memory.held.load(Ordering::Relaxed), 6_100);

@@ -1,20 +1,20 @@
 //! A local Event API, faithful to AWS as far as AWS is known: `POST /event` and the WebSocket
 //! `/event/realtime` on one host and port, over plain HTTP or TLS.
 //!
-//! It is for developing and for testing, this bridge's tests included: it really verifies
-//! signatures, keeps the limits of the service, and speaks its two spellings of the same errors. It
-//! stores nothing, runs no namespace handlers and knows no quotas of an account.
+//! It is for development and for tests, those of this bridge included: it verifies signatures, keeps
+//! the limits of the service, and has its two sets of error texts, one for HTTP and one for WebSocket.
+//! It stores nothing, runs no namespace handlers and has no account quotas.
 //!
-//! It can be told to misbehave: `fault` says how, `control` is the way to tell it while it runs, and
-//! `--fault` and `--faults` of the command at its start.
+//! It can produce faults on demand: `fault` has the list of them; `control` changes it while the
+//! emulator runs, `--fault` and `--faults` of the command set it at the start.
 //!
 //! Where the service's behaviour is not public, the emulator guesses, and each part lists its guesses
-//! at its top: `http` the answers, `realtime` the frames, `hub` the patterns, `access` and
-//! `signature` the credentials.
+//! at its top: `http` for the answers, `realtime` for the frames, `fanout::hub` for the patterns,
+//! `access` and `access::signature` for the credentials.
 //!
-//! For Amplify: on a standard AWS domain its client swaps `appsync-api` for `appsync-realtime-api` in
-//! the host name, so an emulator that poses as one needs both names; on `localhost` it does not. It
-//! dials `wss://` even for an `http://` endpoint, unless the scheme is written `HTTP://`.
+//! For Amplify: on a standard AWS domain its client replaces `appsync-api` by `appsync-realtime-api` in
+//! the host name, so an emulator under such a name needs both; on `localhost` one is enough. It
+//! connects to `wss://` even for an `http://` endpoint, unless the scheme is written `HTTP://`.
 
 mod access;
 mod answer;
@@ -63,13 +63,13 @@ use memory::{Holding, MAX_HELD_BYTES, Memory, Side};
 use service::Service;
 use stats::Stats;
 
-/// Subscribers are what it is there for.
+/// An upper limit; the file descriptors may allow fewer. High, as subscribers are its purpose.
 const MAX_CONNECTIONS: usize = 4_096;
 
-/// Of so many parts of the file descriptors one is for its connections.
+/// Its connections may take one part in this many of the file descriptors.
 const DESCRIPTOR_SHARE: u64 = 3;
 
-/// What an emulator is to be like.
+/// The configuration of an emulator.
 pub struct Settings {
     /// Port 0 takes a free one.
     pub listen: SocketAddr,
@@ -79,30 +79,30 @@ pub struct Settings {
     pub namespaces: Vec<String>,
     /// Accepted values of `x-api-key`.
     pub api_keys: Vec<String>,
-    /// Accepted values of `authorization`, with or without `Bearer `: they stand for what Cognito,
-    /// OpenID Connect or a Lambda authorizer would let in.
+    /// Accepted values of `authorization`, with or without `Bearer `: they stand for those that Cognito,
+    /// OpenID Connect or a Lambda authorizer would accept.
     pub tokens: Vec<String>,
-    /// Whose signatures are accepted.
+    /// Users whose signatures are accepted.
     pub users: Vec<IamUser>,
-    /// `false` takes every signature that can be read, from anyone.
+    /// `false` accepts every well-formed signature, whatever its key.
     pub verify_signatures: bool,
     /// `None`: plain HTTP.
     pub tls: Option<Tls>,
-    /// Between two `ka` frames; above zero. AWS: 60 s.
+    /// Time between two `ka` frames; above zero. AWS: 60 s.
     pub keep_alive: Duration,
-    /// How long the answer of a publish over HTTP is held back after its events were delivered.
+    /// Delay of the answer to a publish over HTTP, after its events were delivered.
     pub latency: Duration,
-    /// Gets one JSON line for every event that was answered, before the answer goes out.
+    /// A file that gets one JSON line for every answered event, before the answer is sent.
     pub ledger: Option<PathBuf>,
-    /// What it does wrong from the start.
+    /// The faults that are active from the start.
     pub faults: Vec<Fault>,
-    /// Let everyone who can connect change the faults and read the numbers; on the loopback they may
-    /// in any case.
+    /// Allow every client to change the faults and read the counts; on the loopback that is always
+    /// allowed.
     pub control: bool,
 }
 
 impl Settings {
-    /// A plain emulator where every namespace exists and nobody may call yet.
+    /// Plain HTTP, every namespace, and no accepted credentials yet.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
@@ -123,7 +123,7 @@ impl Settings {
     }
 }
 
-/// A local Event API that has its port and waits to be run.
+/// A local Event API that has its port and is not running yet.
 pub struct Emulator {
     listener: Listener,
     local: SocketAddr,
@@ -133,9 +133,9 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Takes the port, opens the ledger and makes or reads the certificate. From here on clients can
-    /// connect; they are answered once it runs. Errors are of the system and name what they are
-    /// about.
+    /// Takes the port, opens the ledger and makes or reads the certificate. Clients can connect after
+    /// this, and are answered once [`run`](Self::run) is called. Errors are those of the system, with
+    /// the port or the file named.
     pub fn bind(settings: Settings) -> io::Result<Self> {
         let named =
             |what: String| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
@@ -162,7 +162,7 @@ impl Emulator {
             fanout: Fanout::new(Arc::clone(&memory)),
             memory,
             ledger,
-            // A timer of nothing cannot be made.
+            // A timer without a period panics.
             keep_alive: settings.keep_alive.max(Duration::from_millis(1)),
             latency: settings.latency,
             faults: Faults::new(settings.faults, Instant::now()),
@@ -173,13 +173,14 @@ impl Emulator {
         Ok(Self { listener, local, tls, ca_file, service: Arc::new(service) })
     }
 
-    /// Where it listens, with the port it got.
+    /// The address it listens on, with the actual port.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
-    /// The HTTP endpoint, such as `http://127.0.0.1:8787/event`; on all interfaces, the loopback's.
+    /// The HTTP endpoint, such as `http://127.0.0.1:8787/event`; the loopback's if it listens on all
+    /// interfaces.
     #[must_use]
     pub fn endpoint(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -193,14 +194,14 @@ impl Emulator {
         format!("{scheme}://{}{REALTIME_PATH}", self.reachable())
     }
 
-    /// What clients must trust, if the certificate was generated.
+    /// The authority that clients must trust, if the certificate was generated.
     #[must_use]
     pub fn ca_file(&self) -> Option<&PathBuf> {
         self.ca_file.as_ref()
     }
 
     /// Serves until the drain starts, then lets running requests end and closes the sockets with
-    /// 1000; the abort cuts both.
+    /// 1000; the abort ends both at once.
     pub async fn run(self, shutdown: Shutdown) -> io::Result<()> {
         let tasks = TaskTracker::new();
         loop {
@@ -245,7 +246,7 @@ struct Connection {
     tasks: TaskTracker,
     shutdown: Shutdown,
     client: SocketAddr,
-    /// Whether a request to publish has come over it.
+    /// Whether it has carried a publish request.
     published: Arc<AtomicBool>,
 }
 
@@ -255,7 +256,7 @@ impl Connection {
         let Some(tls) = tls else {
             return self.serve(stream, &seat).await;
         };
-        // A client that does not trust the certificate, or stays silent, is its own trouble.
+        // A failed handshake, such as that of a client without the authority, ends only this one.
         if let Some(Ok(stream)) = seat.hold(tls.accept(stream)).await {
             self.serve(stream, &seat).await;
         }
@@ -266,7 +267,7 @@ impl Connection {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         seat: &Arc<Seat>,
     ) {
-        // What is read is charged until it is said to be used.
+        // Bytes are charged as they are read, and cleared by the code that uses them.
         let holding = Arc::clone(&self.holding);
         let stream =
             InspectReader::new(stream, move |read: &[u8]| holding.add(Side::Read, read.len()));

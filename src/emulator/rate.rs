@@ -1,13 +1,13 @@
-//! A rate: so many at once, and as many a second. For the publishes of a connection, and for throttling
-//! on demand.
+//! A rate limit: a number a second, all of them at once if none came before. For the publishes of a
+//! socket, and for the fault `throttle`.
 
 use std::time::{Duration, Instant};
 
-/// A bucket that holds a second's worth.
+/// A token bucket with a capacity of one second.
 #[derive(Debug)]
 pub(super) struct Rate {
     per_second: u32,
-    /// When the bucket was, or will be, full.
+    /// The time at which the bucket was, or will be, full.
     full_at: Instant,
 }
 
@@ -22,7 +22,7 @@ impl Rate {
         self.admit_many(1, now)
     }
 
-    /// Whether `count` at once are allowed at `now`. What would never fit is admitted by a full bucket.
+    /// Whether `count` at once are allowed at `now`. A count above the capacity needs a full bucket.
     pub(super) fn admit_many(&mut self, count: u32, now: Instant) -> bool {
         let second = Duration::from_secs(1);
         let after = self.full_at.max(now) + (second / self.per_second) * count;

@@ -1,5 +1,5 @@
-//! What a publish does, whichever way it came: checks, ledger, fan-out, answer. How a refusal is
-//! worded is the transport's business, as AWS words the same mistake in two ways.
+//! A publish, over HTTP or WebSocket: checks, ledger, fan-out, answer. Each transport has its own texts
+//! for a refusal, as AWS does.
 
 use std::io;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use super::stats::Stats;
 use crate::event_api::wire::{AcceptedEvent, FailedEvent, PublishAnswer};
 use crate::event_api::{Channel, Event, EventError, MAX_EVENTS};
 
-/// All that the connections share.
+/// The state that all connections share.
 pub(super) struct Service {
     pub(super) access: Access,
     /// Empty: every well-formed namespace exists.
     pub(super) namespaces: Vec<String>,
     pub(super) fanout: Fanout,
-    /// What the connections hold.
+    /// Bytes of the connections.
     pub(super) memory: Arc<Memory>,
     pub(super) ledger: Option<Ledger>,
     pub(super) keep_alive: Duration,
@@ -33,13 +33,13 @@ pub(super) struct Service {
     pub(super) stats: Stats,
 }
 
-/// The transport that faults strike.
+/// The transport that faults apply to.
 pub(super) const HTTP: &str = "http";
 
 /// A publish that passed the access check.
 #[derive(Clone, Copy)]
 pub(super) struct Publish<'a> {
-    /// Names the request in the ledger.
+    /// The id of the request in the ledger.
     pub(super) request: &'a str,
     /// [`HTTP`] or `ws`.
     pub(super) transport: &'static str,
@@ -49,7 +49,7 @@ pub(super) struct Publish<'a> {
     pub(super) events: &'a [String],
 }
 
-/// Why a publish is refused whole.
+/// Why a publish is refused as a whole.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     /// More than [`MAX_EVENTS`].
@@ -63,27 +63,27 @@ pub(super) enum Refusal {
     BadChannel {
         /// As the client wrote it.
         channel: String,
-        /// What the grammar says.
+        /// The rule that it breaks.
         why: crate::event_api::ChannelError,
     },
     /// The namespace does not exist.
     #[error("unknown namespace")]
     UnknownNamespace,
-    /// An event is no JSON.
+    /// An event is not JSON.
     #[error("event {index} is {why}")]
     NotJson {
         /// Its position.
         index: usize,
-        /// What the parser says.
+        /// The error of the parser.
         why: EventError,
     },
-    /// The ledger could not be written, so nothing may be called accepted.
+    /// The ledger could not be written, so no event counts as accepted.
     #[error("the ledger cannot be written: {0}")]
     Ledger(#[from] io::Error),
 }
 
 impl Refusal {
-    /// What would be right, for the log.
+    /// The remedy, for the log.
     pub(super) fn hint(&self) -> &'static str {
         match self {
             Self::TooManyEvents | Self::NoEvents => "send one to five events",
@@ -103,10 +103,10 @@ impl Service {
         self.namespaces.is_empty() || self.namespaces.iter().any(|known| known == name)
     }
 
-    /// Takes the events that can be taken, hands them to the subscribers, and says which.
+    /// Accepts the valid events, sends them to the subscribers, and answers for every event.
     ///
-    /// A subscriber may see an event before its publisher sees the answer. The ledger comes before
-    /// both.
+    /// A subscriber may get an event before its publisher gets the answer. The ledger is written before
+    /// either.
     pub(super) fn publish(&self, publish: Publish<'_>) -> Result<PublishAnswer, Refusal> {
         if publish.events.len() > MAX_EVENTS {
             return Err(Refusal::TooManyEvents);
@@ -150,7 +150,7 @@ impl Service {
         Ok(answer)
     }
 
-    /// Fails events that were accepted, as the faults will have it.
+    /// Fails accepted events by order of the faults.
     fn fail_events(&self, channel: &Channel, answer: &mut PublishAnswer, accepted: &mut Vec<&str>) {
         if self.faults.is_empty() {
             return;

@@ -1,10 +1,10 @@
-//! Counts of what came over HTTP.
+//! Counts of the publish requests over HTTP.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
-/// What has come over HTTP.
+/// Publish requests over HTTP since the start.
 #[derive(Default)]
 pub(super) struct Stats {
     connections: AtomicU64,
@@ -14,13 +14,13 @@ pub(super) struct Stats {
 }
 
 impl Stats {
-    /// A request to publish, perhaps the first of its connection.
+    /// Counts a request to publish; `first` of its connection or not.
     pub(super) fn request(&self, first: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.connections.fetch_add(u64::from(first), Ordering::Relaxed);
     }
 
-    /// A request whose events were taken, this many of them.
+    /// Counts a request with this many accepted events.
     pub(super) fn accepted(&self, events: usize) {
         self.accepted_requests.fetch_add(1, Ordering::Relaxed);
         self.accepted_events.fetch_add(events as u64, Ordering::Relaxed);

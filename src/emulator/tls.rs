@@ -1,8 +1,8 @@
-//! TLS for the emulator: a certificate from files, or one made on the spot.
+//! TLS for the emulator: a certificate from files, or one generated at start.
 //!
-//! The made one is signed by an authority that is made with it. The authority's certificate is
-//! written for clients to trust; its key never leaves memory and is dropped at once, so that nobody
-//! can sign with it later. Both live for a year.
+//! A generated certificate is signed by an authority that is generated with it. The authority's
+//! certificate is written to a file for clients to trust; its key is never written and is dropped at
+//! once, so that it cannot sign anything later. Both are valid for a year.
 
 use std::io;
 use std::net::IpAddr;
@@ -20,20 +20,20 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::event_api::sign::amz_date;
 
-/// The file that a generated authority is written to.
+/// The file of a generated authority.
 const CA_FILE: &str = "ca.pem";
 
-/// Below the limits that some clients have for a server's certificate.
+/// Some clients refuse a server's certificate with a longer one.
 const LIFE: Duration = Duration::from_hours(365 * 24);
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// Where the certificate comes from.
+/// The source of the certificate.
 #[derive(Clone, Debug)]
 pub enum Tls {
-    /// Made at start for `localhost`, the loopback addresses and the address that is listened on.
+    /// Generated at start for `localhost`, the loopback addresses and the listening address.
     Generated {
-        /// Existing; gets the authority's certificate as `ca.pem`, replacing an older one.
+        /// Gets the authority's certificate as `ca.pem`, in place of an older one.
         directory: PathBuf,
     },
     /// From PEM files.
@@ -49,7 +49,7 @@ pub enum Tls {
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 impl Tls {
-    /// The file that clients must trust, if this makes one.
+    /// The authority's file, if one is generated.
     #[must_use]
     pub fn ca_file(&self) -> Option<PathBuf> {
         match self {
@@ -58,7 +58,7 @@ impl Tls {
         }
     }
 
-    /// Reads or makes the certificate; errors are of the files, named.
+    /// Reads or generates the certificate; errors name the file.
     pub(super) fn acceptor(&self, listen: IpAddr) -> io::Result<TlsAcceptor> {
         let (chain, key) = match self {
             Self::Generated { directory } => generate(&directory.join(CA_FILE), listen)?,
@@ -126,7 +126,7 @@ fn identity(issuer: &Issuer<'_, KeyPair>, listen: IpAddr) -> Result<Identity, rc
     Ok((vec![certificate.der().clone()], key))
 }
 
-/// From yesterday, for clients whose clock is behind, for a year.
+/// Valid for a year, from yesterday on, for clients with a slow clock.
 fn limit_life(params: &mut CertificateParams) {
     let date = |time: SystemTime| {
         let text = amz_date(time);

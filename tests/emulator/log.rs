@@ -61,8 +61,8 @@ async fn a_refusal_is_a_line_whichever_way_it_came() {
 
     let lines = refusals(&emulator);
     let expected = [
-        ["http", "publish", "/demo/a", "`x-api-key` is none"],
-        ["http", "publish", "/demo/a", "`authorization` is no token"],
+        ["http", "publish", "/demo/a", "`x-api-key` is not accepted"],
+        ["http", "publish", "/demo/a", "`authorization` is not an accepted token"],
         ["http", "publish", "/demo/a", "no credential"],
         ["http", "publish", "/other/a", "unknown namespace"],
         ["http", "publish", r"/demo/a \u{1b}[31m", "is no channel"],
@@ -70,9 +70,9 @@ async fn a_refusal_is_a_line_whichever_way_it_came() {
         ["http", "publish", "/demo/a", "event 0 is not"],
         ["http", "publish", "", "no publish request"],
         ["http", "request", "/graphql", "nothing at this path"],
-        ["ws", "connect", "", "`x-api-key` is none"],
+        ["ws", "connect", "", "`x-api-key` is not accepted"],
         ["ws", "subscribe", "/other/*", "unknown namespace"],
-        ["ws", "publish", "/demo/a", "`x-api-key` is none"],
+        ["ws", "publish", "/demo/a", "`x-api-key` is not accepted"],
         ["ws", "frame", "", "EOF"],
     ];
     assert_eq!(lines.len(), expected.len(), "{lines:#?}");

@@ -1,9 +1,9 @@
-//! Who may call. The five ways of AWS come down to three here: an API key, a SigV4 signature of a
-//! known user, and a token that stands for Cognito, OpenID Connect or a Lambda authorizer.
+//! The check of credentials. The five modes of AWS are three here: an API key, a SigV4 signature of a
+//! known user, and a token in place of Cognito, OpenID Connect and a Lambda authorizer.
 //!
-//! Every mode may do everything on every namespace; the lists of modes that AWS keeps per namespace
-//! are not emulated, nor are the claims of a token. Guess: an API key is looked at before an
-//! `authorization`, if both are sent.
+//! Every mode may do everything on every namespace: neither the modes that AWS configures for each
+//! namespace nor the claims of a token are emulated. Guess: if both are sent, an API key is checked
+//! and the `authorization` ignored.
 
 mod presented;
 mod signature;
@@ -25,9 +25,9 @@ pub(super) use signature::{SignatureFault, Signed};
 /// A user whose signatures are accepted.
 #[derive(Clone)]
 pub struct IamUser {
-    /// As in the credential scope.
+    /// The first part of a signature's `Credential`.
     pub access_key_id: String,
-    /// The key of the signature.
+    /// The key that signs.
     pub secret_access_key: String,
     /// For temporary credentials: `x-amz-security-token` must be this.
     pub session_token: Option<String>,
@@ -41,7 +41,7 @@ impl fmt::Debug for IamUser {
     }
 }
 
-/// Everyone who may call.
+/// The accepted credentials.
 #[derive(Debug)]
 pub(super) struct Access {
     pub(super) api_keys: Vec<String>,
@@ -49,35 +49,35 @@ pub(super) struct Access {
     pub(super) users: Vec<IamUser>,
     /// Of the credential scope; `None` takes any.
     pub(super) region: Option<String>,
-    /// `false` takes every signature that can be read.
+    /// `false` accepts every well-formed signature.
     pub(super) verify_signatures: bool,
 }
 
-/// Why a client may not call. The words are for the log: they hold nothing that the client sent.
+/// Why a client is denied access. The texts are for the log: they hold nothing that the client sent.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum Denied {
     /// No credential.
-    #[error("it shows no credential")]
+    #[error("it sent no credential")]
     NoCredential,
-    /// Not one of ours.
-    #[error("its `x-api-key` is none that is accepted")]
+    /// An API key that is not accepted.
+    #[error("its `x-api-key` is not accepted")]
     UnknownKey,
-    /// Not one of ours.
-    #[error("its `authorization` is no token that is accepted")]
+    /// A token that is not accepted.
+    #[error("its `authorization` is not an accepted token")]
     UnknownToken,
-    /// Not one of ours.
-    #[error("its signature is of an unknown access key id")]
+    /// An access key id of no known user.
+    #[error("its signature has an unknown access key id")]
     UnknownUser,
-    /// None where one is due, one where none is, or another.
+    /// A session token is missing, unexpected or wrong.
     #[error("its `x-amz-security-token` is not that of the user")]
     OtherSession,
-    /// A signature that does not hold.
+    /// A wrong signature.
     #[error("{}", .0.kind())]
     Signature(SignatureFault),
 }
 
 impl Denied {
-    /// What would be right.
+    /// The remedy.
     pub(super) fn hint(&self) -> &'static str {
         match self {
             Self::NoCredential => "send `x-api-key`, a token as `authorization`, or a signature",
@@ -91,7 +91,7 @@ impl Denied {
 }
 
 impl Access {
-    /// Whether the one who shows `signed.presented` may call.
+    /// Whether a client with these credentials has access.
     pub(super) fn check(&self, signed: Signed<'_>, now: SystemTime) -> Result<(), Denied> {
         if let Some(key) = signed.presented.one("x-api-key") {
             return one_of(&self.api_keys, key).ok_or(Denied::UnknownKey);
@@ -116,14 +116,14 @@ impl Access {
     }
 }
 
-/// The auth object that travels among the subprotocols of an upgrade, if one can be read.
+/// The auth object among the subprotocols of an upgrade, if there is a readable one.
 pub(super) fn subprotocol_object(headers: &HeaderMap) -> Option<Map<String, Value>> {
     let lists = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL).iter();
     let text = lists
         .filter_map(|list| list.to_str().ok())
         .flat_map(|list| list.split(','))
         .find_map(|name| name.trim().strip_prefix(HEADER_SUBPROTOCOL_PREFIX))?;
-    // Clients leave the padding out; one that does not is understood.
+    // Clients omit the padding; it is accepted, too.
     let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?;
     serde_json::from_slice(&bytes).ok()
 }

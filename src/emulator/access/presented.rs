@@ -1,11 +1,11 @@
-//! What a client presents as its credential.
+//! The credentials that a client presents.
 
 use std::borrow::Cow;
 
 use http::HeaderMap;
 use serde_json::{Map, Value};
 
-/// What a client shows: HTTP headers, or the fields of an auth object. Names in lower case.
+/// HTTP headers, or the fields of an auth object. Names in lower case.
 #[derive(Debug, Default)]
 pub(crate) struct Presented<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
@@ -22,13 +22,13 @@ impl<'a> Presented<'a> {
         Self(pairs.map(|(name, value)| (lower(name), value)).collect())
     }
 
-    /// From the headers of a request; a value that is no text cannot be signed and is left out.
+    /// From the headers of a request, without values that are not UTF-8: they cannot be signed.
     pub(crate) fn headers(headers: &'a HeaderMap) -> Self {
         let text = |value: &'a http::HeaderValue| std::str::from_utf8(value.as_bytes()).ok();
         Self::of(headers.iter().filter_map(|(n, v)| Some((n.as_str().into(), text(v)?.into()))))
     }
 
-    /// From an auth object; fields that are no text are left out.
+    /// From an auth object, without fields that are not strings.
     pub(crate) fn object(object: &'a Map<String, Value>) -> Self {
         let pairs = object.iter();
         Self::of(pairs.filter_map(|(n, v)| Some((n.as_str().into(), v.as_str()?.into()))))

@@ -1,21 +1,20 @@
-//! AWS Signature Version 4, verified: the canonical request is built from whatever headers the
-//! client says it signed, for `POST /event` and the payload at hand.
+//! Verification of AWS Signature Version 4: the canonical request is built from the headers that the
+//! client names as signed, for `POST /event` and the actual payload.
 //!
-//! Rules come from the AWS Identity and Access Management guide ("Create a signed AWS API request")
-//! and from what public clients of the Event API send, some of them with test suites that ran against
-//! AWS:
-//! * `host` must be signed; which other headers are is the client's choice. One client signs neither
+//! The rules come from the AWS Identity and Access Management guide ("Create a signed AWS API request")
+//! and from public clients of the Event API, some with test suites that ran against AWS:
+//! * `host` must be signed; the client chooses the other headers. One client signs neither
 //!   `x-amz-date` nor the session token.
-//! * the time is `x-amz-date`'s, or else `date`'s, signed or not.
-//! * `x-amz-content-sha256` is optional; if there it must be the payload's hash, so
+//! * the time is that of `x-amz-date`, or else of `date`, signed or not.
+//! * `x-amz-content-sha256` is optional; if present it must be the payload's hash, so
 //!   `UNSIGNED-PAYLOAD` is refused.
-//! * the host may be the one that the client shows or the one that its connection was made to, each
-//!   with or without the port: one client signs the bare name and sends the port, another does it the
-//!   other way round.
+//! * the signed host may be the one that the client presents or the `host` of its connection's request,
+//!   each with or without the port: one client signs the bare name and sends the port, another the
+//!   reverse.
 //! * the date may be [`MAX_SKEW`] away from our clock.
 //!
-//! The words of a refusal are those that AWS has for it: a mismatch is seen from the Event API (over
-//! WebSocket), the others are guesses after what other services of AWS say.
+//! The texts of a refusal are those of AWS: the one for a mismatch is known from the Event API (over
+//! WebSocket), the others are guesses after the texts of other AWS services.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -31,10 +30,10 @@ use crate::event_api::sign::{
 /// How far the date of a signature may be from our clock, either way.
 pub(crate) const MAX_SKEW: Duration = Duration::from_mins(5);
 
-/// What an `authorization` of this kind says.
+/// The parts of an `authorization` with a signature.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Authorization<'a> {
-    /// Whose signature it is.
+    /// Names the user.
     pub(crate) access_key_id: &'a str,
     day: &'a str,
     region: &'a str,
@@ -43,7 +42,7 @@ pub(crate) struct Authorization<'a> {
     signature: &'a str,
 }
 
-/// What the signature has to cover.
+/// The content that a signature has to cover.
 #[derive(Clone, Copy)]
 pub(crate) struct Signed<'a> {
     /// The headers, or the fields of an auth object.
@@ -56,20 +55,20 @@ pub(crate) struct Signed<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// Why a signature does not hold, in the words for the client. A mismatch quotes what the client sent,
-/// a session token among it: it is for nobody else, and for no log.
+/// Why a signature is refused, in the text for the client. A mismatch quotes the client's headers,
+/// perhaps with a session token, so it is sent to that client and never logged.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum SignatureFault {
     /// A part is missing or cannot be read.
     #[error("{0}")]
     Incomplete(Cow<'static, str>),
-    /// Another region, another service, or a day that is not that of the date.
+    /// Another region, another service, or another day than that of the date.
     #[error("{0}")]
     Scope(String),
     /// More than [`MAX_SKEW`] from our clock.
     #[error("{0}")]
     Date(String),
-    /// Computed over these bytes it would be another one.
+    /// The signature of these bytes is a different one.
     #[error(
         "The request signature we calculated does not match the signature you provided. Check your AWS \
          Secret Access Key and signing method. Consult the service documentation for details.\n\n\
@@ -79,30 +78,30 @@ pub(crate) enum SignatureFault {
     Mismatch {
         /// The canonical request.
         canonical: String,
-        /// What is made of it.
+        /// The string to sign that follows from it.
         to_sign: String,
     },
 }
 
 impl SignatureFault {
-    /// What it is, with nothing that the client sent.
+    /// The kind of fault, without any text of the client.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Incomplete(_) => "its signature is incomplete",
             Self::Scope(_) => "its signature is for another day, region or service",
-            Self::Date(_) => "its signature is of another time",
+            Self::Date(_) => "its signature is expired or from the future",
             Self::Mismatch { .. } => "its signature does not match",
         }
     }
 
-    /// What would be right; the answer to the client says more.
+    /// The remedy; the answer to the client has the details.
     pub(crate) fn hint(&self) -> &'static str {
         match self {
-            Self::Incomplete(_) => "see what its answer says is missing",
+            Self::Incomplete(_) => "its answer names the missing or unreadable part",
             Self::Scope(_) => {
                 "sign for the service `appsync` in the region of `--region`, with the day of the date"
             }
-            Self::Date(_) => "set its clock: five minutes off is the most",
+            Self::Date(_) => "correct its clock: it may be off by five minutes",
             Self::Mismatch { .. } => {
                 "sign with the secret of `--secret-access-key` exactly what is sent: its answer has the \
                  canonical request that was expected"
@@ -112,7 +111,7 @@ impl SignatureFault {
 }
 
 impl<'a> Authorization<'a> {
-    /// Whether `text` is meant to be a signature, and not a token.
+    /// Whether `text` is a signature, well-formed or not, as opposed to a token.
     pub(crate) fn is_signature(text: &str) -> bool {
         text.starts_with("AWS4-")
     }
@@ -168,8 +167,8 @@ impl<'a> Authorization<'a> {
         let hash = sha256_hex(signed.payload);
         let scope = format!("{}/{}/{}/aws4_request", self.day, self.region, self.service);
         let key = signing_key(secret, self.day, self.region, self.service);
-        let told = signed.presented.one("x-amz-content-sha256");
-        let hash_is_right = told.is_none_or(|told| told == hash);
+        let stated = signed.presented.one("x-amz-content-sha256");
+        let hash_is_right = stated.is_none_or(|stated| stated == hash);
         let mut mismatch = None;
         for host in hosts(host, signed.own_host) {
             let canonical = self.canonical_request(signed, &host, &hash)?;
@@ -180,7 +179,7 @@ impl<'a> Authorization<'a> {
             if equal.is_ok() && hash_is_right {
                 return Ok(());
             }
-            // The client is told of the host that it showed.
+            // The answer quotes the first candidate, with the host that the client presented.
             mismatch = mismatch.or(Some(SignatureFault::Mismatch { canonical, to_sign }));
         }
         Err(mismatch.unwrap_or_else(|| incomplete("The signed header 'host' is missing.")))
@@ -246,8 +245,8 @@ fn incomplete(words: impl Into<Cow<'static, str>>) -> SignatureFault {
     SignatureFault::Incomplete(words.into())
 }
 
-/// The time of the signature, such as `20261122T103116Z`: what `x-amz-date` says, or else `date`, which
-/// may also have the form of HTTP.
+/// The time of the signature, such as `20261122T103116Z`: from `x-amz-date`, or else from `date`, which
+/// may also be in the form of HTTP.
 fn date<'a>(presented: &'a Presented<'_>) -> Result<Cow<'a, str>, SignatureFault> {
     if let Some(date) = presented.one("x-amz-date") {
         return if is_amz_date(date) {
@@ -297,11 +296,11 @@ fn is_amz_date(text: &str) -> bool {
         })
 }
 
-/// The hosts that may have been signed, first the one that the client `shown`.
-fn hosts(shown: &str, own: &str) -> Vec<String> {
-    let port = port(own).or_else(|| port(shown));
+/// The hosts that the client may have signed, first the one that it presented.
+fn hosts(presented: &str, own: &str) -> Vec<String> {
+    let port = port(own).or_else(|| port(presented));
     let mut hosts: Vec<String> = Vec::new();
-    for host in [shown, own].into_iter().filter(|host| !host.is_empty()) {
+    for host in [presented, own].into_iter().filter(|host| !host.is_empty()) {
         let bare = without_port(host);
         let with_port = port.map(|port| format!("{bare}:{port}"));
         for host in [Some(host.to_owned()), Some(bare.to_owned()), with_port].into_iter().flatten()
@@ -323,7 +322,7 @@ fn without_port(host: &str) -> &str {
     port(host).map_or(host, |port| &host[..host.len() - port.len() - 1])
 }
 
-/// Sorted by name and value, each name with its `=`; taken as encoded by the client.
+/// Sorted by name and value, each name with its `=`; encoded as the client encoded it.
 fn canonical_query(query: &str) -> String {
     let mut pairs: Vec<(&str, &str)> = query
         .split('&')
@@ -335,7 +334,7 @@ fn canonical_query(query: &str) -> String {
     pairs.join("&")
 }
 
-/// Trimmed, and every run of blanks made one.
+/// Trimmed, with every run of blanks reduced to one.
 fn single_spaced(value: &str) -> Cow<'_, str> {
     let trimmed = value.trim();
     if trimmed.contains("  ") || trimmed.contains('\t') {

@@ -1,10 +1,10 @@
-//! Who listens to what: subscriptions by channel, and the match of a channel against them. Pure:
-//! no sockets, no locks, no clock.
+//! The table of subscriptions, and the look-up of those that match a channel. Pure: no sockets, no
+//! locks, no clock.
 //!
-//! `/a/b` listens to that channel alone, `/a/*` to everything at any depth below `/a` and not to
-//! `/a` itself. Guesses about AWS, whose documents leave them open: `/*` is refused, `**` is
-//! refused, `*` counts as one of the five segments, and a second subscription with the id of a live
-//! one on the same connection is refused.
+//! `/a/b` matches that channel alone, `/a/*` everything at any depth below `/a` and not `/a` itself.
+//! Guesses, where the documents of AWS are silent: `/*` and `**` are refused, `*` counts as one of the
+//! five segments, and a second subscription with the id of a live one on the same connection is
+//! refused.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,27 +12,27 @@ use std::sync::Arc;
 
 use crate::event_api::{Channel, ChannelError, MAX_SEGMENTS, MAX_SOCKET_SUBSCRIPTIONS};
 
-/// Names one WebSocket connection for the life of the emulator.
+/// The id of a WebSocket connection, never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub(crate) struct ConnectionId(pub(crate) u64);
 
-/// What a subscription listens to.
+/// The channel or the channels of a subscription.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Pattern {
     base: Channel,
     deep: bool,
 }
 
-/// One subscription that a channel matched.
+/// A subscription that matches a channel.
 #[derive(Clone, PartialEq, Eq, Debug, PartialOrd, Ord)]
 pub(crate) struct Target {
     /// The socket.
     pub(crate) connection: ConnectionId,
-    /// The id that its client gave the subscription.
+    /// The id of the subscription, chosen by its client.
     pub(crate) subscription: Arc<str>,
 }
 
-/// Why a subscription was not taken.
+/// Why a subscription was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum SubscribeError {
     /// The connection has a live subscription of that id.
@@ -45,15 +45,15 @@ pub(crate) enum SubscribeError {
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
     exact: HashMap<Box<str>, Vec<Target>>,
-    /// By what stands before `/*`.
+    /// By the part before `/*`.
     deep: HashMap<Box<str>, Vec<Target>>,
-    /// What each connection holds; ids are unique within a connection only, as a client that
+    /// The subscriptions of each connection. Ids are unique within a connection only: a client that
     /// reconnects sends its old ids again.
     connections: HashMap<ConnectionId, HashMap<Arc<str>, Pattern>>,
 }
 
 impl Pattern {
-    /// Reads a channel that may end in `/*`.
+    /// Parses a channel that may end in `/*`.
     pub(crate) fn parse(text: &str) -> Result<Self, ChannelError> {
         let trimmed = text.strip_suffix('/').unwrap_or(text);
         let Some(base) = trimmed.strip_suffix("/*") else {
@@ -117,13 +117,12 @@ impl Hub {
         }
     }
 
-    /// The subscriptions that an event on `channel` goes to, one a subscription: two that match on
-    /// one socket each get it.
+    /// The subscriptions that match `channel`; two on one socket both get the event.
     pub(crate) fn publish(&self, channel: &Channel) -> Vec<Target> {
         let text = channel.as_str();
         let mut targets = self.exact.get(text).cloned().unwrap_or_default();
         if !self.deep.is_empty() {
-            // Every slash but the first ends a prefix that someone may follow by `/*`.
+            // The text before each slash but the first may be the base of a `/*`.
             for (at, _) in text.match_indices('/').skip(1) {
                 targets.extend_from_slice(self.deep.get(&text[..at]).map_or(&[], Vec::as_slice));
             }

@@ -1,8 +1,7 @@
-//! Accepted events on their way to the sockets: the [`Hub`] behind a lock, and one queue a connection.
+//! Distribution of accepted events to the sockets: the [`Hub`] behind a lock, and one queue for each.
 //!
-//! A publisher never waits for a subscriber. One that falls too far behind, or holds the most of what
-//! all may, loses its connection (see `memory`), without a closing frame, as that would have to wait
-//! behind all the others.
+//! A publisher never waits for a subscriber. A subscriber that falls too far behind loses its
+//! connection (see `memory`), without a closing frame, which would have to wait behind all the others.
 
 mod hub;
 
@@ -15,7 +14,7 @@ use crate::event_api::wire::ServerFrame;
 use hub::Hub;
 pub(super) use hub::{ConnectionId, Pattern, SubscribeError};
 
-/// All connections and what they listen to.
+/// All connections and their subscriptions.
 pub(super) struct Fanout {
     memory: Arc<Memory>,
     state: Mutex<State>,
@@ -28,7 +27,7 @@ struct State {
     next: u64,
 }
 
-/// A connection's queue, to be written to.
+/// The writing end of a connection's queue.
 #[derive(Clone)]
 pub(super) struct Outbox {
     memory: Arc<Memory>,
@@ -36,12 +35,12 @@ pub(super) struct Outbox {
 }
 
 impl Fanout {
-    /// Nobody listens yet; what waits for those who will is held in `memory`.
+    /// Without connections; queued frames will be charged to `memory`.
     pub(super) fn new(memory: Arc<Memory>) -> Self {
         Self { memory, state: Mutex::default() }
     }
 
-    /// Takes in a new connection, whose frames are queued in `holding`.
+    /// Adds a connection, whose frames are queued in `holding`.
     pub(super) fn join(&self, holding: Arc<Holding>) -> (ConnectionId, Outbox) {
         let outbox = Outbox { memory: Arc::clone(&self.memory), holding };
         let mut state = self.lock();
@@ -51,14 +50,14 @@ impl Fanout {
         (connection, outbox)
     }
 
-    /// Forgets a connection and its subscriptions.
+    /// Removes a connection and its subscriptions.
     pub(super) fn leave(&self, connection: ConnectionId) {
         let mut state = self.lock();
         state.hub.leave(connection);
         state.outboxes.remove(&connection);
     }
 
-    /// Makes a subscription live and says so to its client, before any event of it can be queued.
+    /// Starts a subscription, and confirms it to the client before any of its events can be queued.
     pub(super) fn subscribe(
         &self,
         connection: ConnectionId,
@@ -78,9 +77,9 @@ impl Fanout {
         self.lock().hub.unsubscribe(connection, id)
     }
 
-    /// Queues `events` for everyone who listens to `channel`, in their order.
+    /// Queues `events` for all subscribers of `channel`, in their order.
     pub(super) fn publish<'a>(&self, channel: &Channel, events: impl IntoIterator<Item = &'a str>) {
-        // The frames are written outside the lock; it is held for the look-up only.
+        // The lock is held for the look-up only, not while frames are built.
         let targets: Vec<(Outbox, Arc<str>)> = {
             let state = self.lock();
             let targets = state.hub.publish(channel).into_iter();
@@ -92,7 +91,7 @@ impl Fanout {
             return;
         }
         for event in events {
-            // A text can't fail to be written.
+            // A string: serialization cannot fail.
             let text = self.memory.hold(&serde_json::to_string(event).unwrap_or_default());
             for (outbox, id) in &targets {
                 let subscription = Some(Arc::clone(id));
@@ -102,7 +101,7 @@ impl Fanout {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change under the lock is whole before anything in it could panic.
+        // No change under this lock can panic half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -110,7 +109,7 @@ impl Fanout {
 impl Outbox {
     /// Queues a frame that is for this connection alone; never waits.
     pub(super) fn push(&self, frame: &ServerFrame<'_>) {
-        // None of the frames can fail to be written: their maps have text keys.
+        // Serialization of a frame cannot fail: the keys of its maps are strings.
         let Ok(text) = serde_json::to_string(frame) else { return };
         self.holding.push(Frame { subscription: None, text: self.memory.hold(&text) });
     }

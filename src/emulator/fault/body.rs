@@ -1,4 +1,4 @@
-//! The body of an answer, right or wrong.
+//! The body of the answer to a publish, correct or with an error.
 
 use serde_json::{Value, json};
 
@@ -6,7 +6,8 @@ use super::spec::Wrong;
 use crate::event_api::MAX_EVENTS;
 use crate::event_api::wire::{AcceptedEvent, FailedEvent, PublishAnswer};
 
-/// The body for `answer`. Codes of digits are numbers in it, as one client of AWS models them.
+/// The body for `answer`, with the error `wrong`. Codes of digits are sent as numbers, as one client of
+/// AWS declares them.
 pub(crate) fn answer_body(answer: PublishAnswer, wrong: Option<Wrong>) -> Vec<u8> {
     match wrong {
         None => text(&answer),
@@ -22,7 +23,7 @@ pub(crate) fn answer_body(answer: PublishAnswer, wrong: Option<Wrong>) -> Vec<u8
 
 fn text(answer: &PublishAnswer) -> Vec<u8> {
     let is_number = |event: &FailedEvent| event.code.parse::<u32>().is_ok();
-    // The bodies are plain structs, which cannot fail to be written.
+    // Plain structs: serialization cannot fail.
     if !answer.failed.iter().any(is_number) {
         return serde_json::to_vec(answer).unwrap_or_default();
     }
@@ -35,8 +36,7 @@ fn text(answer: &PublishAnswer) -> Vec<u8> {
     body.to_string().into_bytes()
 }
 
-/// The lists as `wrong` has them; it takes an accepted event for that, and a failed one if there is
-/// none.
+/// The lists with the error `wrong`, on an accepted event, or on a failed one if none was accepted.
 fn corrupted(mut answer: PublishAnswer, wrong: Wrong) -> PublishAnswer {
     let accepted = answer.successful.first().cloned();
     let failed = answer.failed.first().cloned();

@@ -1,4 +1,4 @@
-//! The fields of a fault, each checked as it is read.
+//! The fields of a fault, each with its check.
 
 use std::str::FromStr as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,14 +11,14 @@ use serde_json::Value;
 
 use crate::event_api::{Channel, MAX_EVENTS, Segment};
 
-/// A literal body and the type that goes with it.
+/// A literal body and its content type.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LiteralBody {
     pub(super) bytes: Bytes,
     pub(super) kind: Option<HeaderValue>,
 }
 
-/// How far a clock is off.
+/// The error of a clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Offset {
     Ahead(Duration),
@@ -26,8 +26,7 @@ pub(super) enum Offset {
 }
 
 impl Offset {
-    /// The time that the clock shows at `now`. Whatever `now` is, the first and the last moment that a
-    /// `date` can tell are the bounds.
+    /// The time of the clock at `now`, within the range of a `date` header.
     pub(super) fn apply(self, now: SystemTime) -> SystemTime {
         let shown = match self {
             Self::Ahead(by) => now.checked_add(by),
@@ -37,7 +36,7 @@ impl Offset {
     }
 }
 
-/// Reads a text, and what `parse` makes of it.
+/// Reads a string and parses it; the error quotes it.
 fn parsed<'de, D: Deserializer<'de>, T, E: std::fmt::Display>(
     from: D,
     parse: impl FnOnce(&str) -> Result<T, E>,
@@ -89,7 +88,9 @@ pub(super) fn probability<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::
 
 pub(super) fn per_second<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
     match u32::deserialize(from)? {
-        0 => Err(D::Error::custom("nothing a second is not a rate: `hang` and `answer` stop all")),
+        0 => {
+            Err(D::Error::custom("0 a second is not a rate: `hang` and `answer` stop all requests"))
+        }
         number => Ok(Some(number)),
     }
 }
@@ -100,7 +101,7 @@ pub(super) fn status<'de, D: Deserializer<'de>>(from: D) -> Result<StatusCode, D
     known.ok_or_else(|| D::Error::custom(format!("{number} is no status between 200 and 599")))
 }
 
-/// A text stands as it is, anything else is written as JSON.
+/// A string is literal, HTML by its first character; anything else is JSON.
 pub(super) fn body<'de, D: Deserializer<'de>>(from: D) -> Result<LiteralBody, D::Error> {
     let json = HeaderValue::from_static("application/json; charset=UTF-8");
     Ok(match Value::deserialize(from)? {
@@ -121,7 +122,7 @@ pub(super) fn headers<'de, D: Deserializer<'de>>(from: D) -> Result<HeaderMap, D
         let Some((name, value)) = parsed else {
             return Err(D::Error::custom(format!("`{name}: {value}` is no header")));
         };
-        // The server writes these itself, to fit the body.
+        // The server sets these to fit the body.
         if name == header::CONTENT_LENGTH || name == header::TRANSFER_ENCODING {
             return Err(D::Error::custom(format!("`{name}` can't be chosen")));
         }
@@ -130,12 +131,14 @@ pub(super) fn headers<'de, D: Deserializer<'de>>(from: D) -> Result<HeaderMap, D
     Ok(headers)
 }
 
-/// Seen as a text, modelled as a number by one client.
+/// AWS sends a string; one client declares a number.
 pub(super) fn code<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     match Value::deserialize(from)? {
         Value::String(text) => Ok(text),
         Value::Number(number) => Ok(number.to_string()),
-        other => Err(D::Error::custom(format!("the code {other} is neither a text nor a number"))),
+        other => {
+            Err(D::Error::custom(format!("the code {other} is neither a string nor a number")))
+        }
     }
 }
 
@@ -147,13 +150,13 @@ pub(super) fn indexes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<usize>, 
     }
 }
 
-/// Far enough, and can be added to a clock.
+/// The longest time of a field; it can be added to any clock.
 const LONGEST: Duration = Duration::from_hours(100 * 366 * 24);
 
-/// How far a clock can be off: years of 365.25 days, as they are read.
+/// The largest error of a clock: years of 365.25 days, as `humantime` has them.
 const FARTHEST: Duration = Duration::from_hours(50 * 8_766);
 
-/// From 1970 to the end of the year 9999, which is the last that a `date` can tell.
+/// From 1970 to the end of the year 9999, the last one of a `date` header.
 const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
 
 #[cfg(test)]

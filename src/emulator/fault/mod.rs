@@ -1,29 +1,30 @@
-//! Faults on demand: what the emulator does wrong, to whom, and how often. Pure: told the time, it
-//! says what to do; `http` does it, `control` changes the list.
+//! Faults on demand: the list of them, and its decision on each request. `http` carries it out,
+//! `control` changes the list.
 //!
-//! Only publishes over HTTP are struck. A fault is a JSON object; `fault` holds one kind:
+//! Faults apply to publishes over HTTP only. A fault is a JSON object; `fault` holds one kind:
 //!
-//! | kind | fields | what happens |
+//! | kind | fields | effect |
 //! | --- | --- | --- |
-//! | `throttle` | `requests_per_second`, `events_per_second`, `retry_after` (s) | 429 `ThrottlingException` beyond a bucket of a second's worth |
-//! | `answer` | `status`, `body`, `headers`, `when` | that answer; a `body` that is a text goes out literally, anything else as JSON |
+//! | `throttle` | `requests_per_second`, `events_per_second`, `retry_after` (s) | 429 `ThrottlingException` above the rate; a full second's number may come at once |
+//! | `answer` | `status`, `body`, `headers`, `when` | that answer; a `body` that is a string is sent literally, anything else as JSON |
 //! | `refuse_namespace` | | 401 `UnauthorizedException` without a message, as for an unknown namespace |
-//! | `handler_refuses` | `error_type`, `message` | 403 with the words of an `onPublish` handler |
-//! | `fail_events` | `code`, `message`, `probability`, `indexes` | these events are named in `failed`; a code of digits goes out as a number |
-//! | `wrong_answer` | a word | the events are taken, and the answer is `missing` the last, has the first `doubled` or `in_both_lists`, has an index `out_of_range`, is `truncated` or `empty` |
-//! | `hang` | `when` | no answer until the fault is lifted or over; then all goes on |
+//! | `handler_refuses` | `error_type`, `message` | 403 with the error of an `onPublish` handler |
+//! | `fail_events` | `code`, `message`, `probability`, `indexes` | these events are listed in `failed`; a code of digits is sent as a number |
+//! | `wrong_answer` | a word | the events are accepted, but the answer is `missing` the last, has the first `doubled` or `in_both_lists`, has an index `out_of_range`, is `truncated` or `empty` |
+//! | `hang` | `when` | no answer until the fault is removed or over; then the request continues |
 //! | `cut` | `when` | the connection ends without an answer |
-//! | `slow` | `delay`, `jitter`, `when` | that much later, and up to `jitter` more |
-//! | `clock` | `offset` | signatures are checked, and `Date` is written, by a clock that is off, such as `-10m` |
-//! | `headers` | a map | these are added to whatever the answer is, such as `age` or a bad `date` |
+//! | `slow` | `delay`, `jitter`, `when` | a delay, and up to `jitter` more |
+//! | `clock` | `offset` | the clock for signatures and `Date` is wrong by this much, such as `-10m` |
+//! | `headers` | a map | these are added to any answer, such as `age` or a bad `date` |
 //!
-//! `when` is `before` the events are taken (the default, but for `slow`) or `after` they are in the
-//! ledger. What strikes before stands in front of everything, the check of the caller included.
+//! `when` is `before` the events are accepted (the default, except for `slow`) or `after` they are in
+//! the ledger. A fault `before` comes first of all, even before the check of the credentials.
 //!
-//! Beside `fault`: `namespace` and `channel` say whom it strikes, `skip` how many requests are let
-//! through first, `times` how often it strikes at most, `for` how long, `probability` how likely, and
-//! `seed` repeats the dice. The dice of a list fall the same way every time, in order of arrival.
-//! Faults are asked in their order; after one that ends the request the rest is not asked.
+//! Fields beside `fault`: `namespace` and `channel` limit its scope, `skip` is the number of requests
+//! that pass first, `times` the number that it strikes at most, `for` its duration, `probability` the
+//! chance for each request, `seed` that of its random numbers. Without a `seed` they are the same for
+//! every start of the list, too; they are drawn in order of arrival. Faults are evaluated in the order
+//! of the list, until one ends the request.
 
 mod body;
 mod fields;
@@ -45,24 +46,24 @@ use spec::{Kind, Wrong};
 /// The list in force, shared by all connections.
 pub(super) struct Faults {
     rules: Mutex<Rules>,
-    /// Counts the changes of the list, for those who hang.
+    /// The number of changes of the list, awaited by requests that hang.
     changes: watch::Sender<u64>,
 }
 
 impl Faults {
-    /// These faults, from now on.
+    /// A list in force from `now` on.
     pub(super) fn new(faults: Vec<Fault>, now: Instant) -> Self {
         let rules = Mutex::new(Rules::new(faults, now));
         Self { rules, changes: watch::Sender::new(0) }
     }
 
-    /// Puts these in the place of all others, and lets go what hangs.
+    /// Replaces the list, and wakes the requests that hang.
     pub(super) fn replace(&self, faults: Vec<Fault>, now: Instant) {
         *self.rules() = Rules::new(faults, now);
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// Hears of every change of the list from now on.
+    /// Subscribes to the changes of the list from now on.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -72,12 +73,12 @@ impl Faults {
         self.rules().show()
     }
 
-    /// What happens to a request at this stage, in this order.
+    /// The strikes on a request at this stage, in their order.
     pub(super) fn strikes(&self, stage: Stage, subject: Subject<'_>, now: Instant) -> Vec<Strike> {
         self.rules().strikes(stage, subject, now)
     }
 
-    /// The time that the clock shows; `None` if it is right.
+    /// The time of the clock; `None` if it is right.
     pub(super) fn clock(&self, subject: Subject<'_>, now: Instant) -> Option<SystemTime> {
         let offset = self.rules().first(subject, now, |kind| match kind {
             Kind::Clock { offset } => Some(*offset),
@@ -86,7 +87,7 @@ impl Faults {
         Some(offset.apply(SystemTime::now()))
     }
 
-    /// What is wrong with the answer to events that were taken.
+    /// The error in the answer to accepted events, if any.
     pub(super) fn wrong(&self, subject: Subject<'_>, now: Instant) -> Option<Wrong> {
         self.rules().first(subject, now, |kind| match kind {
             Kind::WrongAnswer(wrong) => Some(*wrong),
@@ -94,12 +95,12 @@ impl Faults {
         })
     }
 
-    /// Which events fail that would be accepted, by their position.
+    /// The failures of otherwise accepted events, by their position.
     pub(super) fn failures(&self, subject: Subject<'_>, now: Instant) -> Vec<Option<EventFailure>> {
         self.rules().failures(subject, now)
     }
 
-    /// Whether there is nothing to ask.
+    /// Whether there are no faults.
     pub(super) fn is_empty(&self) -> bool {
         self.rules().is_empty()
     }

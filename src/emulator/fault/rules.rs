@@ -1,4 +1,4 @@
-//! A list of faults at work. Pure: told the time, it says what to do to a request.
+//! The rules of a list of faults, and what they decide about a request. Pure: it takes the time.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,13 @@ use crate::emulator::rate::Rate;
 use crate::event_api::Channel;
 use crate::event_api::wire::{ErrorAnswer, ErrorItem};
 
-/// A list of faults and how often each struck.
+/// A list of faults, with the counts of each.
 #[derive(Default)]
 pub(super) struct Rules(Vec<Rule>);
 
 struct Rule {
     fault: Fault,
-    /// When it is over.
+    /// The end of its duration.
     end: Option<Instant>,
     random: StdRng,
     requests: Option<Rate>,
@@ -31,32 +31,32 @@ struct Rule {
 
 #[derive(Clone, Copy, Default)]
 struct Counts {
-    /// Requests that it was asked about: in its scope and its time.
+    /// Requests in its scope and its time.
     asked: u64,
-    /// Requests that it changed.
+    /// Requests that it struck.
     struck: u64,
-    /// Events of the requests that it changed; of `fail_events`, those that it failed.
+    /// Events of the requests that it struck; for `fail_events`, those that it failed.
     events: u64,
 }
 
-/// What a fault looks at.
+/// The properties of a request that its faults depend on.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject<'a> {
-    /// `None` if there is none to be read.
+    /// `None` if it cannot be read.
     pub(crate) channel: Option<&'a Channel>,
     pub(crate) events: usize,
 }
 
-/// Where a request has got to.
+/// The progress of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// It was read.
     Arrived,
-    /// It has an answer, whatever made it.
+    /// It has an answer, perhaps from another fault.
     Answered,
 }
 
-/// What to do to a request.
+/// The effect of a fault on a request.
 #[derive(Debug)]
 pub(crate) enum Strike {
     /// Wait.
@@ -71,7 +71,7 @@ pub(crate) enum Strike {
     Headers(HeaderMap),
 }
 
-/// Why one event is failed.
+/// The failure of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EventFailure {
     pub(crate) code: String,
@@ -118,7 +118,7 @@ impl Rules {
         strikes
     }
 
-    /// The first of a kind that strikes.
+    /// The first fault of a kind that strikes; `of` selects the kind.
     pub(super) fn first<T>(
         &mut self,
         subject: Subject<'_>,
@@ -150,7 +150,7 @@ impl Rules {
             let mut failed = 0;
             for (index, failure) in failures.iter_mut().enumerate() {
                 let meant = indexes.is_empty() || indexes.contains(&index);
-                // An event that failed already is not failed a second time.
+                // An event fails once.
                 if meant && failure.is_none() && rule.random.random_bool(probability) {
                     *failure = Some(EventFailure { code: code.clone(), message: message.clone() });
                     failed += 1;
@@ -184,7 +184,7 @@ impl Rule {
         }
     }
 
-    /// `None`: it is asked in its own way.
+    /// `None` for a kind that is evaluated elsewhere.
     fn stage(&self) -> Option<Stage> {
         let side = |when: When| match when {
             When::Before => Stage::Arrived,
@@ -203,7 +203,7 @@ impl Rule {
         }
     }
 
-    /// Whether it is meant for this request; counts the question.
+    /// Whether it strikes this request, but for its rate; counts the request as asked.
     fn applies_to(&mut self, subject: Subject<'_>, now: Instant) -> bool {
         let spec = &self.fault.spec;
         let namespace = subject.channel.map(Channel::namespace);
@@ -256,7 +256,7 @@ impl Rule {
         Some(strike)
     }
 
-    /// Whether a throttle lets this through.
+    /// Whether it is a throttle and its rate allows this request.
     fn has_room(&mut self, subject: Subject<'_>, now: Instant) -> bool {
         let events = u32::try_from(subject.events).unwrap_or(u32::MAX);
         match (&mut self.requests, &mut self.events) {

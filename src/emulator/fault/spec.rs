@@ -1,4 +1,4 @@
-//! The JSON of a fault: read strictly, checked once, shown again as it was written.
+//! The JSON of a fault: unknown fields are refused, and it is shown as it was written.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::fields::{
 };
 use crate::event_api::Channel;
 
-/// A fault that was read and makes sense.
+/// A checked fault.
 #[derive(Clone, Debug)]
 pub struct Fault {
     /// As it was written.
@@ -22,23 +22,23 @@ pub struct Fault {
     pub(super) spec: Spec,
 }
 
-/// Why a text is no fault.
+/// Why a text is not a fault.
 #[derive(Debug, thiserror::Error)]
 pub enum FaultError {
     /// Not JSON, or not of the right shape.
     #[error("{0}")]
     Unreadable(#[from] serde_json::Error),
-    /// One of a list.
+    /// A fault of a list.
     #[error("fault {index} of the list: {why}")]
     Bad {
         /// Counted from 0.
         index: usize,
-        /// What the reader says.
+        /// The parser's message.
         why: serde_json::Error,
     },
 }
 
-/// What to do, and to which requests.
+/// The kind of a fault, and its scope.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Spec {
@@ -47,12 +47,12 @@ pub(super) struct Spec {
     pub(super) namespace: Option<String>,
     #[serde(default, deserialize_with = "channel")]
     pub(super) channel: Option<Channel>,
-    /// Requests that are let through first.
+    /// Requests that pass first.
     #[serde(default)]
     pub(super) skip: u64,
-    /// How often it strikes at most.
+    /// Requests that it strikes at most.
     pub(super) times: Option<u64>,
-    /// How long it lasts.
+    /// Its duration.
     #[serde(default, rename = "for", deserialize_with = "some_time")]
     pub(super) lasts: Option<Duration>,
     #[serde(default = "always", deserialize_with = "probability")]
@@ -60,7 +60,7 @@ pub(super) struct Spec {
     pub(super) seed: Option<u64>,
 }
 
-/// The kinds of fault; what each does stands in the page of the module above.
+/// The kinds of fault; the module page above describes their effects.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Kind {
@@ -124,18 +124,18 @@ pub(super) enum Kind {
     Headers(#[serde(deserialize_with = "headers")] HeaderMap),
 }
 
-/// On which side of the work a fault strikes.
+/// Whether a fault strikes before or after the events are accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum When {
-    /// Nothing was looked at, nothing is in the ledger.
+    /// Before any check; nothing is in the ledger.
     #[default]
     Before,
-    /// The events were taken, and the ledger has them.
+    /// The events are accepted, and in the ledger.
     After,
 }
 
-/// What is wrong with the answer to a request whose events were taken.
+/// The error in the answer to a request whose events were accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Wrong {
@@ -147,14 +147,14 @@ pub(crate) enum Wrong {
     InBothLists,
     /// The last event has an index that no event of the request has.
     OutOfRange,
-    /// The JSON breaks off, and the length is that of what is left.
+    /// The JSON ends early, and `content-length` fits the rest.
     Truncated,
     /// No body.
     Empty,
 }
 
 impl Fault {
-    /// Reads a list of faults: a JSON array of what [`FromStr`] takes one of.
+    /// Reads a JSON array of faults; [`FromStr`] reads a single one.
     pub fn list(text: &[u8]) -> Result<Vec<Self>, FaultError> {
         let list: Vec<Value> = serde_json::from_slice(text)?;
         let read = |(index, value)| Self::read(value).map_err(|why| FaultError::Bad { index, why });

@@ -1,4 +1,4 @@
-//! One conversation: the frames of a client, and what is answered to each.
+//! One conversation: the frames of a client and their answers.
 
 use std::time::{Instant, SystemTime};
 
@@ -20,7 +20,7 @@ use crate::emulator::service::{Publish, Refusal, Service};
 use crate::event_api::wire::{ClientFrame, ErrorItem, ServerFrame};
 use crate::event_api::{CONNECTION_TIMEOUT_MS, MAX_BODY_BYTES, MAX_ID_CHARS};
 
-/// What a connection is in the middle of.
+/// The state of a connection.
 pub(super) struct Conversation<'a> {
     pub(super) service: &'a Service,
     pub(super) caller: Caller,
@@ -34,7 +34,7 @@ pub(super) struct Conversation<'a> {
     pub(super) rate: Rate,
 }
 
-/// What can be told of a frame that is not understood.
+/// The fields of an unreadable frame that its answer needs.
 #[derive(Deserialize)]
 struct FrameHead {
     r#type: Option<String>,
@@ -42,7 +42,7 @@ struct FrameHead {
 }
 
 impl Conversation<'_> {
-    /// Reads until the client is gone.
+    /// Reads and answers frames until the client disconnects.
     pub(super) async fn read_frames(&mut self, mut frames: SplitStream<WebSocket>) {
         let mut keep_alive = interval(self.service.keep_alive);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -54,22 +54,22 @@ impl Conversation<'_> {
                     continue;
                 }
             };
-            // It is whole, and used at once.
+            // The frame is complete, and used at once.
             self.holding.clear(Side::Read);
             let before = self.acknowledged;
             match message {
-                // Nothing is done any more for a client that is being sent away.
+                // Ignored once the connection is to be closed.
                 Some(Ok(_)) if self.close.is_cancelled() => {}
                 Some(Ok(Message::Text(text))) => self.answer_frame(&text),
                 Some(Ok(Message::Binary(_))) => {
                     self.caller.refused("frame", None, "it is binary", "send text frames");
                     self.outbox.push(&not_understood("binary frames"));
                 }
-                Some(Ok(_)) => {} // pings are answered below us; a close ends the stream
+                Some(Ok(_)) => {} // the library answers pings; a close ends the stream
                 Some(Err(_)) | None => return,
             }
             if self.acknowledged && !before {
-                // The first `ka` stands behind the ack; the next one is due a full period later.
+                // The first `ka` follows the ack; the next one is due a full period later.
                 keep_alive.reset();
             }
         }
@@ -129,9 +129,10 @@ impl Conversation<'_> {
         }
     }
 
-    /// Answers a frame that cannot be read, by its id where it has one.
+    /// Answers a frame that cannot be read, with its id if it has one.
     fn answer_unreadable(&self, text: &str, why: &serde_json::Error) {
-        let errors = || vec![item("BadRequestException", format!("the frame is not whole: {why}"))];
+        let errors =
+            || vec![item("BadRequestException", format!("the frame cannot be read: {why}"))];
         let hint = "see the frames of the protocol in the AWS AppSync Events guide";
         self.caller.refused("frame", None, why, hint);
         let frame = serde_json::from_str::<FrameHead>(text).ok();
@@ -211,8 +212,8 @@ impl Conversation<'_> {
         Ok(())
     }
 
-    /// Checks the credentials of one operation; a signature covers `payload`, written as
-    /// `JSON.stringify` writes it.
+    /// Checks the credentials of one operation; a signature covers `payload`, which is in the form of
+    /// `JSON.stringify`.
     fn check(&self, authorization: &Map<String, Value>, payload: &str) -> Result<(), Failure> {
         let presented = Presented::object(authorization);
         let own_host = self.own_host;
@@ -223,7 +224,7 @@ impl Conversation<'_> {
     }
 }
 
-/// What a publish over the socket signs, in this order.
+/// The signed payload of a publish over a socket, in this order.
 #[derive(serde::Serialize)]
 struct Payload<'a> {
     channel: &'a str,

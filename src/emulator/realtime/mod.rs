@@ -1,27 +1,27 @@
 //! The WebSocket side: one conversation a connection, from the upgrade to its close.
 //!
-//! The credentials of the connection come among the subprotocols or as headers of the upgrade, and
-//! are judged only when the client says `connection_init`: Amplify would not hear an earlier
-//! `connection_error`. Each `subscribe` and `publish` brings its own.
+//! The credentials of the connection are among the subprotocols or the headers of the upgrade. They are
+//! checked at the upgrade, and the result is sent only after `connection_init`: Amplify ignores an
+//! earlier `connection_error`. Each `subscribe` and `publish` has credentials of its own.
 //!
-//! Guesses, as nothing public shows what AWS does:
+//! Guesses, without a public source:
 //!
 //! | case | guess |
 //! | --- | --- |
 //! | an upgrade that does not name `aws-appsync-event-ws` | HTTP 400 |
 //! | an operation before `connection_init` | as after it, if the connection may connect |
 //! | after `connection_error` | closed with 1000 |
-//! | a signature that does not hold, on connect | errorCode 400 beside the seen `BadRequestException` |
-//! | the words for an incomplete signature, another scope or time | those of other services; a mismatch is seen |
+//! | a wrong signature, on connect | errorCode 400 with the known `BadRequestException` |
+//! | the texts for an incomplete signature, another scope or time | those of other services; the one for a mismatch is known |
 //! | a signature of an unknown user | `UnauthorizedException` |
-//! | an id that is live already | `subscribe_error` `DuplicatedOperationError` |
+//! | the id of a live subscription | `subscribe_error` `DuplicatedOperationError` |
 //! | more than 200 subscriptions | `subscribe_error` `MaxSubscriptionsReachedError` |
 //! | more than 25 publishes a second | `publish_error` `LimitExceededError`; 25 at once, then 25 a second |
 //! | a channel, an id or an event that cannot be read, a publish over 1.2 MB | `BadRequestException` |
 //! | a frame that cannot be read | `error` `UnsupportedOperation`, the connection stays |
 //!
-//! The cut after 24 hours is not emulated, nor is the window after a subscription in which AWS may
-//! miss events.
+//! Not emulated: the end of a connection after 24 hours, and the moments after a subscription in which
+//! AWS may miss events.
 
 mod conversation;
 mod writer;
@@ -56,7 +56,7 @@ use writer::CLOSE_GRACE;
 /// is well above the limit of a publish.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 
-/// Bytes of what a socket reads ahead.
+/// Bytes that a socket reads ahead.
 const READ_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Answers an upgrade; the conversation runs as a task of `sockets`.
@@ -74,7 +74,7 @@ pub(super) async fn upgrade(
             .protocols([SUBPROTOCOL])
             .max_message_size(MAX_MESSAGE_BYTES)
             .read_buffer_size(READ_BUFFER_BYTES)
-            // A frame is written before the next one is made.
+            // Each frame is written at once: buffered ones would not be charged.
             .write_buffer_size(0),
         Err(rejection) => {
             caller.refused("connect", None, &rejection, "open it with a WebSocket client");
@@ -86,7 +86,7 @@ pub(super) async fn upgrade(
         caller.refused("connect", None, message, "name it in `sec-websocket-protocol`");
         return bad_request(StatusCode::BAD_REQUEST, message);
     }
-    // Taken before the answer, so that a stopping emulator waits for the conversation.
+    // Before the answer, so that a stop waits for the conversation.
     let token = sockets.token();
     upgrade.max_frame_size(MAX_MESSAGE_BYTES).on_upgrade(async move |socket| {
         run_conversation(service, shutdown, caller, holding, parts.headers, socket).await;
@@ -94,7 +94,7 @@ pub(super) async fn upgrade(
     })
 }
 
-/// Runs a conversation to its end, whoever ends it.
+/// Runs a conversation until the client, the emulator or the memory limit ends it.
 async fn run_conversation(
     service: Arc<Service>,
     shutdown: Shutdown,

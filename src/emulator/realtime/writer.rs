@@ -1,4 +1,4 @@
-//! The writing half of a WebSocket: what is queued for a connection goes out, and the close behind it.
+//! The writing half of a WebSocket: the queued frames of a connection, then the close.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::emulator::memory::{Frame, Holding, Side};
 /// How long a client may take to answer a close.
 pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// How often a frame is in memory while it is written: its text, and the copy that goes out.
+/// Copies of a frame in memory while it is written: its text, and the one in the write buffer.
 const COPIES: usize = 2;
 
-/// Writes what is queued, then the close once it is asked for, and lets the client answer that.
+/// Writes the queued frames; when `close` is cancelled, writes a close and waits for its answer.
 pub(crate) async fn write(
     mut sink: SplitSink<WebSocket, Message>,
     holding: &Holding,
@@ -39,7 +39,7 @@ pub(crate) async fn write(
     }
 }
 
-/// Writes `frame` and all that is queued behind it, with one flush.
+/// Writes `frame` and all queued frames after it, with one flush.
 async fn feed(
     sink: &mut SplitSink<WebSocket, Message>,
     holding: &Holding,
