@@ -110,7 +110,7 @@ async fn beside_three_thousand_at_the_admin_port_every_message_arrives() {
     }
     let open = descriptors(&bridge);
     assert!(open < 400, "{open} descriptors are open");
-    assert_eq!(bridge.lines(&["every seat is taken", "the admin port"]).len(), 1);
+    assert_eq!(bridge.lines(&["every connection slot is taken", "the admin port"]).len(), 1);
     assert!(!bridge.log().contains("Too many open files"), "{}", bridge.log());
     assert_eq!(ledger.read().len(), 2_000, "nothing comes twice");
 }

@@ -53,7 +53,7 @@ pub use tls::Tls;
 
 use crate::event_api::{EVENT_PATH, REALTIME_PATH};
 use crate::files::descriptors;
-use crate::listener::{Listener, Seat, Seated};
+use crate::listener::{Accepted, Listener, Slot};
 use crate::shutdown::Shutdown;
 use access::Access;
 use fanout::Fanout;
@@ -251,28 +251,28 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(self, stream: Seated<TcpStream>, tls: Option<TlsAcceptor>) {
-        let seat = Arc::clone(stream.seat());
+    async fn open(self, stream: Accepted<TcpStream>, tls: Option<TlsAcceptor>) {
+        let slot = Arc::clone(stream.slot());
         let Some(tls) = tls else {
-            return self.serve(stream, &seat).await;
+            return self.serve(stream, &slot).await;
         };
         // A failed handshake, such as that of a client without the authority, ends only this one.
-        if let Some(Ok(stream)) = seat.hold(tls.accept(stream)).await {
-            self.serve(stream, &seat).await;
+        if let Some(Ok(stream)) = slot.hold(tls.accept(stream)).await {
+            self.serve(stream, &slot).await;
         }
     }
 
     async fn serve(
         self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        seat: &Arc<Seat>,
+        slot: &Arc<Slot>,
     ) {
         // Bytes are charged as they are read, and cleared by the code that uses them.
         let holding = Arc::clone(&self.holding);
         let stream =
             InspectReader::new(stream, move |read: &[u8]| holding.add(Side::Read, read.len()));
         tokio::select! {
-            () = seat.serve(stream, |request| self.answer(request), self.shutdown.drain()) => {}
+            () = slot.serve(stream, |request| self.answer(request), self.shutdown.drain()) => {}
             () = self.holding.cut() => {}
             () = self.shutdown.abort() => {}
         }

@@ -1,14 +1,15 @@
-//! A port for HTTP whose connections can't take what the rest of the process needs.
+//! A port for HTTP with a limit on its connections, so that the rest of the process keeps its file
+//! descriptors.
 //!
-//! It has so many seats, and a connection holds one for as long as its socket is open, a WebSocket that
-//! it became too. A connection *waits* while nobody works on a request of it: its TLS handshake, the head
-//! of a request, an answer that it has to take. Who waits too long is sent away. When every seat is
-//! taken, who has waited longest gives his to the next: so thousands that connect and say little can't
-//! keep out one that asks something. Only while all are being worked for is the next one sent away.
+//! A port has a number of slots, and a connection has one for as long as its socket is open, also after
+//! an upgrade to a WebSocket. A connection is *idle* while no request of it is being answered: during its
+//! TLS handshake, the head of a request, and the transfer of an answer. It is closed after a time. When
+//! all slots are taken, the connection that has been idle for the longest is closed for a new one: so
+//! thousands of idle clients can't keep out an active one. Only if none is idle is the new one closed.
 //!
-//! Not here: what is served, and how much a request may bring.
+//! Not here: the answers, and the limits of a request.
 
-mod seats;
+mod slots;
 
 use std::convert::Infallible;
 use std::io;
@@ -27,65 +28,65 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::sleep;
 
-pub use seats::Seat;
-use seats::Seats;
+pub use slots::Slot;
+use slots::Slots;
 
-/// So much of a request is read ahead, and a head is no larger: a token in it has a few thousand bytes.
+/// The largest head of a request, and the read buffer: a token in a head has a few thousand bytes.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 
-/// So many may be before the door while the seats are taken, if the system has room for them.
-const BEFORE_THE_DOOR: u32 = 4_096;
+/// Connections that the system may queue while all slots are taken; it may have a lower limit.
+const BACKLOG: u32 = 4_096;
 
-/// How long to let be after the system refused a connection, mostly for want of descriptors.
+/// The pause after a failed `accept`, mostly for lack of file descriptors.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// A port that is taken.
+/// A listening port.
 #[derive(Debug)]
 pub struct Listener {
     listener: TcpListener,
-    seats: Arc<Seats>,
+    slots: Arc<Slots>,
 }
 
-/// A stream and the seat of its connection.
+/// A stream and the slot of its connection.
 #[derive(Debug)]
-pub struct Seated<S> {
+pub struct Accepted<S> {
     stream: S,
     client: SocketAddr,
-    seat: Arc<Seat>,
+    slot: Arc<Slot>,
 }
 
 impl Listener {
-    /// Takes the port, with so many seats; `what` names it in the log, such as `the admin port`.
-    pub fn bind(address: SocketAddr, what: &'static str, seats: usize) -> io::Result<Self> {
+    /// Takes the port, with this many slots; `what` is its name in the log, such as `the admin port`.
+    pub fn bind(address: SocketAddr, what: &'static str, slots: usize) -> io::Result<Self> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        let listener = socket.listen(BEFORE_THE_DOOR)?;
-        Ok(Self { listener, seats: Arc::new(Seats::new(what, seats)) })
+        let listener = socket.listen(BACKLOG)?;
+        Ok(Self { listener, slots: Arc::new(Slots::new(what, slots)) })
     }
 
-    /// The address that was taken.
+    /// The address, with the actual port.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// The next connection that has a seat. Survives whatever the system says of one.
-    pub async fn accept(&self) -> Seated<TcpStream> {
+    /// The next connection with a slot. Errors of the system are logged, and the next one is awaited.
+    pub async fn accept(&self) -> Accepted<TcpStream> {
         loop {
             let (stream, client) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    self.seats.refused(&error);
+                    self.slots.refused(&error);
                     sleep(REFUSED_PAUSE).await;
                     continue;
                 }
             };
-            if let Some(seat) = self.seats.take().await {
-                // Answers are small and whole; waiting to fill a packet would only delay them.
+            if let Some(slot) = self.slots.take().await {
+                // Answers are small and complete; waiting to fill a packet would only delay them.
                 let _ = stream.set_nodelay(true);
-                return Seated { stream, client, seat };
+                return Accepted { stream, client, slot };
             }
         }
     }
@@ -103,30 +104,30 @@ impl Listener {
     {
         loop {
             let stream = self.accept().await;
-            let (seat, service) = (Arc::clone(stream.seat()), service.clone());
+            let (slot, service) = (Arc::clone(stream.slot()), service.clone());
             tokio::spawn(async move {
                 let service = move |request| service.clone().call(request);
-                seat.serve(stream, service, std::future::pending()).await;
+                slot.serve(stream, service, std::future::pending()).await;
             });
         }
     }
 }
 
-impl<S> Seated<S> {
-    /// The other end.
+impl<S> Accepted<S> {
+    /// The address of the client.
     pub fn client(&self) -> SocketAddr {
         self.client
     }
 
-    /// The seat.
-    pub fn seat(&self) -> &Arc<Seat> {
-        &self.seat
+    /// The slot of its connection.
+    pub fn slot(&self) -> &Arc<Slot> {
+        &self.slot
     }
 }
 
-impl Seat {
-    /// Answers the requests that come over `stream`, the last one when `drain` is over. How a connection
-    /// ends is the client's business: most errors are one that went away.
+impl Slot {
+    /// Answers the requests on `stream`; after `drain`, only the current one. Errors of a connection are
+    /// ignored: most are clients that disconnect.
     pub async fn serve<S, F, B, E>(
         self: &Arc<Self>,
         stream: S,
@@ -150,7 +151,7 @@ impl Seat {
             }
         });
         let connection = http1::Builder::new()
-            .header_read_timeout(None) // ours knows what else there is to wait for
+            .header_read_timeout(None) // `hold` has a limit for every idle time
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection.with_upgrades());
@@ -165,7 +166,7 @@ impl Seat {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Seated<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Accepted<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -175,7 +176,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Seated<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Seated<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Accepted<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -217,9 +218,9 @@ mod tests {
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
-    /// Answers `yes`, or what a path asks for: `/held` when there is a permit, `/large` a lot.
-    fn port(seats: usize) -> (SocketAddr, Arc<Semaphore>, Arc<AtomicUsize>) {
-        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), "a port", seats).unwrap();
+    /// Answers `yes`; `/held` once there is a permit, `/large` with 32 MiB.
+    fn port(slots: usize) -> (SocketAddr, Arc<Semaphore>, Arc<AtomicUsize>) {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), "a port", slots).unwrap();
         let address = listener.local_addr().unwrap();
         let (permits, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
         let (held, count) = (Arc::clone(&permits), Arc::clone(&asked));
@@ -241,9 +242,9 @@ mod tests {
         tokio::spawn(async move {
             loop {
                 let stream = listener.accept().await;
-                let (seat, answer) = (Arc::clone(stream.seat()), answer.clone());
+                let (slot, answer) = (Arc::clone(stream.slot()), answer.clone());
                 tokio::spawn(async move {
-                    seat.serve(stream, answer, std::future::pending()).await;
+                    slot.serve(stream, answer, std::future::pending()).await;
                 });
             }
         });
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_is_answered_however_many_wait_and_who_waited_longest_goes() {
+    async fn an_active_client_is_answered_and_the_longest_idle_one_is_closed() {
         let (address, ..) = port(3);
         let mut silent = Client::connect(address).await.unwrap();
         let mut slow = Client::connect(address).await.unwrap();
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_takes_no_answer_goes_and_who_is_worked_for_stays() {
+    async fn a_client_that_reads_no_answer_is_closed_and_a_busy_one_stays() {
         let (address, permits, asked) = port(2);
         let mut held = Client::connect(address).await.unwrap();
         held.write_all(b"GET /held HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
@@ -304,8 +305,8 @@ mod tests {
         while asked.load(Ordering::SeqCst) < 3 {
             tokio::task::yield_now().await;
         }
-        assert!(end(&mut large).await < 32 << 20, "it has no seat any more");
-        // Everybody is worked for now.
+        assert!(end(&mut large).await < 32 << 20, "it has no slot any more");
+        // No connection is idle now.
         assert_eq!(end(&mut Client::connect(address).await.unwrap()).await, 0);
         permits.add_permits(2);
         for client in [&mut held, &mut third] {
@@ -324,10 +325,10 @@ mod tests {
         let mut slow = Client::connect(address).await.unwrap();
         slow.write_all(&REQUEST[..10]).await.unwrap();
         assert_eq!(end(&mut slow).await, 0);
-        assert!(began.elapsed() >= seats::FIRST_HEAD);
+        assert!(began.elapsed() >= slots::FIRST_HEAD);
         let mut kept = ask(address).await;
         let answered = tokio::time::Instant::now();
         assert_eq!(end(&mut kept).await, 0);
-        assert!(answered.elapsed() > seats::FIRST_HEAD);
+        assert!(answered.elapsed() > slots::FIRST_HEAD);
     }
 }
