@@ -8,8 +8,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 /// An open ledger.
@@ -56,7 +56,7 @@ impl Ledger {
             serde_json::to_writer(&mut text, &line)?;
             text.push(b'\n');
         }
-        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.0.lock();
         file.write_all(&text)?;
         file.flush()
     }

@@ -64,15 +64,12 @@ fn paths(module: &Module, code: &str, all: &BTreeSet<Module>) -> (Vec<Names>, Ve
         if before.ends_with("::") || before.ends_with(['.', '"', '\'']) {
             continue;
         }
-        if word == "use" {
+        let line = before_in_line(&code[..code.len() - after.len() - word.len()]);
+        if word == "use" && (line.is_empty() || line.starts_with("pub")) {
             let (tree, after) = after.split_once(';').unwrap_or((after, ""));
-            let is_shown = code[..code.len() - after.len() - tree.len() - 1]
-                .rsplit('\n')
-                .next()
-                .is_some_and(|line| line.trim_start().starts_with("pub"));
             for names in leaves(tree) {
                 let Some(names) = absolute(module, names, all) else { continue };
-                if is_shown { shown.push(names) } else { taken.push(names) }
+                if line.is_empty() { taken.push(names) } else { shown.push(names) }
             }
             rest = after;
         } else if after.starts_with("::") {
@@ -83,6 +80,10 @@ fn paths(module: &Module, code: &str, all: &BTreeSet<Module>) -> (Vec<Names>, Ve
         }
     }
     (taken, shown)
+}
+
+fn before_in_line(text: &str) -> &str {
+    text.rsplit('\n').next().unwrap().trim()
 }
 
 fn word(text: &str) -> &str {
@@ -267,6 +268,7 @@ fn a_circle_and_a_way_past_a_door_are_found() {
         ("room", "use wing::Leaf;\npub struct Own;"),
         ("room::wing", "pub use leaf::{Leaf, Other};"),
         ("room::wing::leaf", "use crate::room::Own;\npub struct Leaf;\npub struct Other;"),
+        ("room::text", "fn f() { g(\"of no use { to\") }"),
         ("room::next", "use super::{Own, wing::{self, Other}};\nfn f() { wing::Leaf::new() }"),
     ]);
     assert_eq!(apart.circles(), Vec::<String>::new());

@@ -6,7 +6,9 @@
 mod hub;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::memory::{Frame, Holding, Memory};
 use crate::event_api::Channel;
@@ -102,7 +104,7 @@ impl Fanout {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No change under this lock can panic half-way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 
