@@ -40,7 +40,7 @@ async fn can_not_work(setup: &Setup, why: &str, hint: &str) -> Bridge {
     let (used, looked) = (bridge.cpu() - before, began.elapsed());
     // A busy loop takes all of a core that it can get.
     assert!(used < looked.as_secs_f64() / 2.0, "{used} s of processor time in {looked:?}");
-    let lines = bridge.lines(&["trouble with the brokers", why]);
+    let lines = bridge.lines(&["Kafka client error", why]);
     assert!(lines.len() == 1 && lines[0].contains(hint), "{why}; {hint}:\n{}", bridge.log());
     println!("log, with {used:.2} s of CPU in {LOOK:?}: {}", lines[0]);
     bridge
@@ -70,7 +70,7 @@ async fn an_unknown_topic_is_named_and_taken_up_when_it_is_there() {
         ),
         "",
     );
-    let hint = "check `topics`; a topic that is created later is taken up then";
+    let hint = "check `topics`; a topic created later is subscribed to then";
     let why = format!("the topic `{missing}` can't be read: Unknown topic or partition");
     check_says(&setup, &why, hint).await;
     let bridge = can_not_work(&setup, &missing, hint).await;
@@ -101,7 +101,7 @@ async fn a_broker_that_is_not_there_is_said_and_waited_for() {
 
     let bridge = setup.start().await;
     until("the broker is missed", PATIENCE, async || {
-        (bridge.lines(&["trouble with the brokers"]).len() == 1).then_some(())
+        (bridge.lines(&["Kafka client error"]).len() == 1).then_some(())
     })
     .await;
     let listener = socket.listen(16).unwrap();
@@ -155,7 +155,7 @@ async fn a_wrong_password_is_said_and_another_one_in_its_file_is_taken() {
 }
 
 const TOKEN_HINT: &str =
-    "check `sasl`: the issuer and the client, and what the broker wants of a token";
+    "check `sasl`: the issuer and the client, and the claims that the broker expects in a token";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_that_gives_no_token_is_said_and_asked_again() {

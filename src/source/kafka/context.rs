@@ -1,4 +1,4 @@
-//! librdkafka's callbacks: rebalances, errors, numbers, tokens. It calls them while it is polled.
+//! librdkafka's callbacks: rebalances, errors, statistics, tokens. They run inside the poll.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use super::shared::Shared;
 use super::start::Begun;
 use crate::config::kafka::Start;
 
-/// What librdkafka calls.
+/// The context of the client, whose methods librdkafka calls.
 pub(super) struct Context {
     pub(super) shared: Arc<Shared>,
-    /// Where partitions begin that are being assigned.
+    /// Start positions of the partitions of the assignment that is under way.
     begun: Mutex<Vec<Begun>>,
 }
 
@@ -31,7 +31,7 @@ impl Context {
         self.begun.lock()
     }
 
-    /// Says to librdkafka where partitions begin.
+    /// Puts start positions into the list that librdkafka assigns.
     fn begin(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
         if self.shared.config.start != Start::Latest {
             return;
@@ -41,10 +41,10 @@ impl Context {
             let is =
                 |b: &&Begun| (&*b.topic, b.partition) == (element.topic(), element.partition());
             let position = match begun.iter().find(is) {
-                // librdkafka asks for it once more, and knows then what is committed.
+                // librdkafka itself reads the committed position.
                 Some(known) if !known.is_new() => continue,
                 Some(new) => new.position,
-                // It is paused before anything is fetched, and nothing is taken.
+                // The partition is paused before anything is fetched, and no message is taken.
                 None => 0,
             };
             // The only failure is an offset below zero, which no position has.
@@ -58,7 +58,7 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        // Said of a position that the broker does not have, and of nothing else.
+        // The text for a position that the broker does not have, and for nothing else.
         if facility == "OFFSET" && text.contains("offset reset") {
             self.shared.kafka.offset_gaps.inc();
             warn!(source = %self.shared.name, detail = text, "the broker does not have the position; messages between the two are lost, or come again");
@@ -68,7 +68,7 @@ impl ClientContext for Context {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 warn!(source = %self.shared.name, facility, "{text}");
             }
-            // What matters of the rest comes as an error, too.
+            // What matters of the rest also comes as an error.
             _ => debug!(source = %self.shared.name, facility, "{text}"),
         }
     }
@@ -79,7 +79,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-        self.shared.trouble(code, reason);
+        self.shared.on_error(code, reason);
     }
 
     fn generate_oauth_token(
@@ -87,7 +87,7 @@ impl ClientContext for Context {
         _: Option<&str>,
     ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
         let Some(tokens) = &self.shared.tokens else { return Err("there are no tokens".into()) };
-        // Nothing is polled meanwhile, so what is there must do.
+        // This blocks the poll, so it does not wait for a newer token.
         Ok(tokens.token()?)
     }
 }
@@ -101,14 +101,14 @@ impl ConsumerContext for Context {
         };
         let revoked = names(list);
         if consumer.assignment_lost() {
-            // Somebody else may have them already: nothing may be committed.
-            warn!(source = %self.shared.name, partitions = revoked.len(), "out of the group for a while: partitions were lost; what was under way comes again");
-            self.shared.stand(|standing| standing.member = false);
+            // Another member may own them already: nothing may be committed.
+            warn!(source = %self.shared.name, partitions = revoked.len(), "the membership in the group was lost, and partitions with it; messages in flight are delivered again");
+            self.shared.update(|membership| membership.member = false);
         } else {
-            self.shared.drain(consumer, &revoked);
+            self.shared.await_revoked(consumer, &revoked);
         }
-        // One that comes back would still be paused, and nobody would know. Nothing is polled before it
-        // is gone.
+        // A partition that comes back would still be paused in librdkafka. Nothing is fetched here: the
+        // revocation ends before the next poll.
         self.shared.resume(consumer, &revoked);
         let mut assignment = self.shared.assignment();
         for (topic, partition) in &revoked {
@@ -116,10 +116,10 @@ impl ConsumerContext for Context {
         }
         let left = assignment.beginning();
         drop(assignment);
-        self.shared.stand(|standing| standing.undecided = left);
+        self.shared.update(|membership| membership.undecided = left);
         self.shared.kafka.rebalances.inc();
         if !revoked.is_empty() {
-            info!(source = %self.shared.name, partitions = revoked.len(), "partitions were taken away");
+            info!(source = %self.shared.name, partitions = revoked.len(), "partitions were revoked");
         }
     }
 
@@ -153,10 +153,10 @@ impl ConsumerContext for Context {
         shared.resume(consumer, &all);
         shared.assignment().pressure.resumed();
         shared.kafka.rebalances.inc();
-        shared.stand(|standing| {
-            standing.member = true;
-            standing.undecided = left;
-            standing.missing.retain(|(topic, _)| assigned.iter().all(|(name, _)| name != topic));
+        shared.update(|membership| {
+            membership.member = true;
+            membership.undecided = left;
+            membership.missing.retain(|(topic, _)| assigned.iter().all(|(name, _)| name != topic));
         });
         info!(source = %shared.name, new = assigned.len(), partitions, "partitions were assigned");
     }
@@ -164,12 +164,12 @@ impl ConsumerContext for Context {
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         let Err(error) = result else { return };
         let code = error.rdkafka_error_code();
-        if code == Some(Code::OffsetMetadataTooLarge) && self.shared.births().mute() {
-            warn!(source = %self.shared.name, "the brokers take no notes behind positions: raise their `offset.metadata.max.bytes`; without them `start` is where topics begin that are born while this bridge is stopped");
+        if code == Some(Code::OffsetMetadataTooLarge) && self.shared.history().disable_notes() {
+            warn!(source = %self.shared.name, "the brokers refuse metadata in commits; committing without it: topics created while the bridge is stopped begin at their end; raise the brokers' `offset.metadata.max.bytes`");
             self.shared.assignment().store_anew();
         }
         if code != Some(Code::NoOffset) {
-            debug!(source = %self.shared.name, %error, "a commit failed; the next one says the same again");
+            debug!(source = %self.shared.name, %error, "a commit failed; the next one covers it");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What goes wrong, in words, and how often it is said. Pure.
+//! Errors of librdkafka in plain words, with hints, and how often they are logged. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -33,28 +33,28 @@ impl Repeats {
     }
 }
 
-/// What to look at, where the code tells.
+/// The remedy for an error, where its code tells.
 pub(super) fn hint(code: Code, sasl: Option<&Sasl>) -> &'static str {
     match code {
         Code::Authentication | Code::SaslAuthenticationFailed => match sasl {
             Some(Sasl::OAuthBearer(_)) => {
-                "check `sasl`: the issuer and the client, and what the broker wants of a token"
+                "check `sasl`: the issuer and the client, and the claims that the broker expects in a token"
             }
             Some(Sasl::AwsMskIam { .. }) => {
-                "check the AWS credentials, their right to `kafka-cluster:Connect`, and the region"
+                "check the AWS credentials, their permission for `kafka-cluster:Connect`, and the region"
             }
             _ => "check `sasl`: the user, the password and the mechanism",
         },
         Code::SSL => "check `tls`: its `ca_file` and certificate, and that the port is one for TLS",
         Code::Resolve => "check the names in `brokers`",
         Code::BrokerTransportFailure | Code::AllBrokersDown => {
-            "check `brokers`, the network, and whether the port wants `tls`"
+            "check `brokers`, the network, and whether the port needs `tls`"
         }
         Code::UnknownTopicOrPartition | Code::UnknownTopic => {
-            "check `topics`; a topic that is created later is taken up then"
+            "check `topics`; a topic created later is subscribed to then"
         }
-        Code::TopicAuthorizationFailed => "the user needs the right to read the topic",
-        Code::GroupAuthorizationFailed => "the user needs the right to read the group",
+        Code::TopicAuthorizationFailed => "the user needs the permission (ACL) to read the topic",
+        Code::GroupAuthorizationFailed => "the user needs the permission (ACL) to read the group",
         Code::FencedInstanceId => {
             "another bridge has the same `group_instance_id`: each needs one of its own"
         }
@@ -63,7 +63,7 @@ pub(super) fn hint(code: Code, sasl: Option<&Sasl>) -> &'static str {
              then its session has to end first"
         }
         Code::InconsistentGroupProtocol => {
-            "the group's other members share partitions out in another way: see `protocol`"
+            "the group's other members use another assignment strategy: see `protocol`"
         }
         Code::UnsupportedVersion | Code::UnsupportedFeature => {
             "`protocol = \"consumer\"` needs Apache Kafka 4.0 or newer"
@@ -72,13 +72,13 @@ pub(super) fn hint(code: Code, sasl: Option<&Sasl>) -> &'static str {
     }
 }
 
-/// Whether no broker can be reached or will have us: nothing is consumed until that is over.
+/// Whether no broker can be reached, or the group is refused: nothing is consumed until that is over.
 pub(super) fn is_total(code: Code) -> bool {
     matches!(code, Code::AllBrokersDown | Code::GroupAuthorizationFailed)
 }
 
-/// Whether librdkafka gives up without saying so: where a broker refuses to tell committed offsets, it
-/// never asks again, and reads nothing of these partitions.
+/// Whether librdkafka gives up without a fatal error: where a broker refuses a request for committed
+/// offsets, it never retries, and does not read these partitions.
 pub(super) fn is_final(reason: &str) -> bool {
     reason.starts_with("Failed to fetch committed offsets")
 }
@@ -97,7 +97,7 @@ pub(super) fn missing_topic(code: Code, reason: &str) -> Option<(String, String)
     Some((topic.to_owned(), plain(why).to_owned()))
 }
 
-/// What the trouble is: a handshake that fails again comes as a failed transport.
+/// The code that fits the error: a failed TLS handshake may come as a failed transport.
 pub(super) fn kind(code: Code, reason: &str) -> Code {
     let of_tls = reason.contains("SSL routines") || reason.contains("SSL handshake");
     if code == Code::BrokerTransportFailure && of_tls { Code::SSL } else { code }

@@ -1,13 +1,13 @@
 //! When to fetch and when not: the in-flight limit and the intake gate, with hysteresis. Pure.
 //!
-//! Pausing a partition throws away what was fetched ahead of it, so a source that is only slower than
-//! its broker must not pause: it waits a little, and takes on when something was settled. The queue is
-//! left alone for a quarter of a second at most, far below any timeout of a group. After that every
-//! partition is paused and the queue is polled again, for what is not a message has to be heard.
+//! Pausing a partition throws away its prefetched messages, so a source that is only slower than its
+//! broker must not pause: it waits a little, and goes on at the next settlement. It does not poll for a
+//! quarter of a second at most, far below any timeout of a group. After that every partition is paused
+//! and the queue is polled again, because rebalances and errors come through it.
 
 use std::time::{Duration, Instant};
 
-/// The queue is left alone no longer.
+/// The longest time without a poll.
 const STALL: Duration = Duration::from_millis(250);
 
 /// What to do next.
@@ -19,7 +19,7 @@ pub(super) enum Next {
     Stall,
     /// Pause every partition.
     Pause,
-    /// They are paused: poll for what is not a message.
+    /// They are paused: poll for rebalances and errors.
     Serve,
     /// Resume every partition.
     Resume,
@@ -54,7 +54,7 @@ impl Pressure {
         Next::Pause
     }
 
-    /// Whether partitions are paused for want of room or of an API that takes anything.
+    /// Whether partitions are paused for lack of room, or because no API takes events.
     pub(super) fn is_paused(&self) -> bool {
         self.paused
     }

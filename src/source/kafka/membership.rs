@@ -1,39 +1,39 @@
-//! Whether a source does its work, and if not, why: what `/readyz` says. Pure.
+//! Whether a source is a working member of its group, and if not, why: the reason in `/readyz`. Pure.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-/// Out of the steady state for less than this is a rebalance, and no reason to call the source away.
+/// A group that is not steady for less than this is in a rebalance, and the source still counts as ready.
 const REBALANCE: Duration = Duration::from_secs(10);
 
-/// What is known of it.
+/// Readiness of a source, from the state of its group.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
-    /// It is a member of its group, and knows what is assigned to it.
+pub(super) struct Membership {
+    /// It is a member of its group, and has its assignment.
     pub(super) member: bool,
-    /// Since when its group was not seen steady.
+    /// Since when its group is not steady.
     unsteady: Option<Instant>,
-    /// What went wrong last.
-    pub(super) trouble: Option<String>,
-    /// Topics that are subscribed to and not there, with the reason.
+    /// The last error since the group was steady.
+    pub(super) last_error: Option<String>,
+    /// Subscribed topics that can't be read, with the reason.
     pub(super) missing: BTreeSet<(String, String)>,
-    /// Of so many partitions it is not known yet where they begin.
+    /// Partitions whose start position is not known yet.
     pub(super) undecided: usize,
     /// The lag grows, and nothing is delivered.
-    pub(super) stuck: bool,
+    pub(super) no_progress: bool,
     pub(super) draining: bool,
 }
 
-impl Standing {
-    /// The group was seen, steady or not. A rebalance moves partitions and takes moments; one that does
-    /// not end leaves the source without them.
+impl Membership {
+    /// Notes whether the group is steady. A rebalance takes moments; one that does not end leaves the
+    /// source without partitions.
     pub(super) fn seen(&mut self, steady: bool, now: Instant) {
         if steady {
             self.member = true;
             self.unsteady = None;
-            self.trouble = None;
+            self.last_error = None;
         } else {
             let since = *self.unsteady.get_or_insert(now);
             self.member &= now.duration_since(since) < REBALANCE;
@@ -47,7 +47,7 @@ impl Standing {
         }
         if !self.member {
             let waiting = || "waiting for the group to assign partitions".to_owned();
-            return Some(self.trouble.clone().unwrap_or_else(waiting));
+            return Some(self.last_error.clone().unwrap_or_else(waiting));
         }
         if self.undecided > 0 {
             return Some(format!("waiting to know where {} partitions begin", self.undecided));
@@ -55,11 +55,11 @@ impl Standing {
         if let Some((topic, why)) = self.missing.first() {
             return Some(format!("the topic `{topic}` can't be read: {why}"));
         }
-        self.stuck.then(|| "the lag grows and nothing is delivered".to_owned())
+        self.no_progress.then(|| "the lag grows and nothing is delivered".to_owned())
     }
 }
 
-/// The part of them that is read.
+/// The part of librdkafka's statistics that is used.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Statistics {
     #[serde(default)]
@@ -86,7 +86,7 @@ struct Topic {
 struct Partition {
     #[serde(rename = "partition")]
     number: i32,
-    /// Behind the newest message, of those a reader of committed transactions sees.
+    /// End of the log for a reader of committed transactions.
     #[serde(default = "unknown")]
     ls_offset: i64,
     #[serde(default = "unknown")]
@@ -95,12 +95,12 @@ struct Partition {
     lo_offset: i64,
 }
 
-/// How far behind one partition is.
+/// The lag of one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Behind {
     pub(super) topic: String,
     pub(super) partition: i32,
-    /// `None` while that is not known.
+    /// `None` while it is not known.
     pub(super) lag: Option<i64>,
     pub(super) committed: Option<i64>,
 }
@@ -110,22 +110,22 @@ fn unknown() -> i64 {
 }
 
 impl Statistics {
-    /// Reads them; `None` if that is not what they are.
+    /// Parses them; `None` if `json` is something else.
     pub(super) fn read(json: &[u8]) -> Option<Self> {
         serde_json::from_slice(json).ok()
     }
 
-    /// Whether the group has us, and we know what is ours.
+    /// Whether the source is a member of its group, and has its assignment.
     pub(super) fn is_member(&self) -> bool {
         self.cgrp.state == "up" && self.cgrp.join_state == "steady"
     }
 
-    /// Every partition that there is something to say of.
+    /// Lag and commit of every partition.
     pub(super) fn behind(&self) -> impl Iterator<Item = Behind> {
         self.topics.iter().flat_map(|(topic, of)| {
             of.partitions.values().filter(|p| p.number >= 0).map(|p| {
                 let committed = Some(p.committed_offset).filter(|offset| *offset >= 0);
-                // Without a commit everything that the broker still has is left to do.
+                // Without a commit the lag is everything that the broker still has.
                 let from = committed.or(Some(p.lo_offset).filter(|offset| *offset >= 0));
                 let lag = from.filter(|_| p.ls_offset >= 0).map(|from| (p.ls_offset - from).max(0));
                 Behind { topic: topic.clone(), partition: p.number, lag, committed }
@@ -134,29 +134,29 @@ impl Statistics {
     }
 }
 
-/// Nothing is settled for so long, while the lag does not fall: the source is stuck.
+/// Without a settlement for this long, while the lag grows, the source makes no progress.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What it saw last.
+/// Detects a source without progress.
 #[derive(Debug, Default)]
 pub(super) struct Watchdog {
-    /// How many were settled, and how large the lag was, when something was settled last.
-    calm: Option<(Instant, u64, i64)>,
-    stuck: bool,
+    /// When there was progress last, with the count of settled messages and the lag at that time.
+    last_progress: Option<(Instant, u64, i64)>,
+    no_progress: bool,
 }
 
 impl Watchdog {
-    /// Looks at the lag over all partitions, and at how many messages were settled so far. `Some` when
-    /// the verdict changes: whether the source is stuck.
+    /// Takes the lag over all partitions, and the count of messages settled so far. `Some` when the
+    /// verdict changes: `true` for no progress.
     pub(super) fn look(&mut self, lag: i64, settled: u64, now: Instant) -> Option<bool> {
-        let (since, before, lag_then) = *self.calm.get_or_insert((now, settled, lag));
+        let (since, before, lag_then) = *self.last_progress.get_or_insert((now, settled, lag));
         if settled != before || lag == 0 || lag < lag_then {
-            self.calm = Some((now, settled, lag));
-            return std::mem::take(&mut self.stuck).then_some(false);
+            self.last_progress = Some((now, settled, lag));
+            return std::mem::take(&mut self.no_progress).then_some(false);
         }
         let grows = lag > lag_then;
-        if !self.stuck && grows && now.duration_since(since) >= PATIENCE {
-            self.stuck = true;
+        if !self.no_progress && grows && now.duration_since(since) >= PATIENCE {
+            self.no_progress = true;
             return Some(true);
         }
         None
@@ -169,10 +169,10 @@ mod tests {
 
     #[test]
     fn a_rebalance_is_no_absence_unless_it_does_not_end() {
-        let (mut standing, start) = (Standing::default(), Instant::now());
+        let (mut membership, start) = (Membership::default(), Instant::now());
         let at = |s| start + Duration::from_secs(s);
-        standing.seen(false, at(0));
-        assert!(!standing.member, "it never was one");
+        membership.seen(false, at(0));
+        assert!(!membership.member, "it never was one");
         for (second, steady, member) in [
             (20, true, true),
             (22, false, true),
@@ -184,27 +184,27 @@ mod tests {
             (60, false, false),
             (61, true, true),
         ] {
-            standing.seen(steady, at(second));
-            assert_eq!(standing.member, member, "{second}");
+            membership.seen(steady, at(second));
+            assert_eq!(membership.member, member, "{second}");
         }
     }
 
     #[test]
     fn the_first_reason_is_the_one_to_mend_first() {
-        let mut standing = Standing::default();
-        assert!(standing.reason().unwrap().contains("assign"));
-        standing.trouble = Some("no broker answers".into());
-        assert_eq!(standing.reason().unwrap(), "no broker answers");
-        standing.member = true;
-        assert_eq!(standing.reason(), None, "one broker of many may be down");
-        standing.undecided = 2;
-        assert!(standing.reason().unwrap().contains("begin"));
-        standing.undecided = 0;
-        standing.stuck = true;
-        standing.missing.insert(("orders".into(), "unknown".into()));
-        assert!(standing.reason().unwrap().contains("`orders`"));
-        standing.missing.clear();
-        assert!(standing.reason().unwrap().contains("lag"));
+        let mut membership = Membership::default();
+        assert!(membership.reason().unwrap().contains("assign"));
+        membership.last_error = Some("no broker answers".into());
+        assert_eq!(membership.reason().unwrap(), "no broker answers");
+        membership.member = true;
+        assert_eq!(membership.reason(), None, "one broker of many may be down");
+        membership.undecided = 2;
+        assert!(membership.reason().unwrap().contains("begin"));
+        membership.undecided = 0;
+        membership.no_progress = true;
+        membership.missing.insert(("orders".into(), "unknown".into()));
+        assert!(membership.reason().unwrap().contains("`orders`"));
+        membership.missing.clear();
+        assert!(membership.reason().unwrap().contains("lag"));
     }
 
     #[test]

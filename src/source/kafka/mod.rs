@@ -1,22 +1,22 @@
-//! The Kafka source: a consumer group over librdkafka, at least once, offsets committed behind what is
-//! settled and never before.
+//! The Kafka source: a consumer group over librdkafka, at least once: an offset is committed after all
+//! messages before it are settled, never earlier.
 //!
-//! librdkafka is polled on a thread of its own, because it calls back while it is polled, and some of
-//! what it asks for takes time: a partition that is taken away is waited for (no longer than
-//! `drain_timeout`) until the answers to its messages are in, and its offset is committed, before the
-//! next owner may have it. Heartbeats are librdkafka's own and go on meanwhile. Settlements come from
-//! other threads into the records of the partitions, so nothing waits for the poller.
+//! librdkafka is polled on a thread of its own, because it runs its callbacks inside the poll, and the one
+//! for a revoked partition takes time: it waits (no longer than `drain_timeout`) until the partition's
+//! messages are settled, and commits the offset, before the partition goes to its next owner. Heartbeats
+//! are librdkafka's own and go on meanwhile. Settlements come from other threads into the records of the
+//! partitions, so nothing waits for the poller.
 //!
-//! Each ownership of a partition is a generation with an in-flight record of its own. Stored for the
-//! next commit is only the position behind the longest settled prefix; what is settled late, for an
-//! earlier generation, finds a record that nobody reads. A message that was given back sets its
-//! partition back to it, in a new generation.
+//! Each ownership of a partition is a generation with an in-flight record of its own. Only the position
+//! behind the longest settled prefix is stored for the next commit; a late settlement, for an earlier
+//! generation, goes to a record that nobody reads. A released message makes its partition seek back to
+//! it, in a new generation.
 //!
 //! A group begins where `start` says, once. With `latest` the first position in each partition is committed as
-//! soon as it is assigned, and what is born while the group lives begins with its first message.
+//! soon as it is assigned; a topic or partition created later is read from its first message.
 //!
-//! Nothing slows the source but its in-flight limits, which all partitions share. A short want of room
-//! just leaves the queue alone; a longer one pauses every partition, while the queue is polled on.
+//! Nothing slows the source but its in-flight limits, which all partitions share. A short lack of room
+//! only delays the next poll; a longer one pauses every partition, and polling goes on.
 //! A rebalance resumes them all, since librdkafka would keep them paused for their next owner.
 //!
 //! Not here: writing to Kafka, schemas, decompression (librdkafka does that).
@@ -55,24 +55,24 @@ use crate::metrics::{KafkaMetrics, SourceMetrics};
 use crate::shutdown::Shutdown;
 use poller::Poller;
 pub use probe::probe;
-use shared::Shared;
+use shared::{Parts, Shared};
 
-/// A partition with a message that was given back is read again within this, the first time, …
+/// First backoff before a partition with a released message is read again, …
 const REWIND_BASE: Duration = Duration::from_millis(100);
 
-/// … and never later than after this.
+/// … and the longest.
 const REWIND_CAP: Duration = Duration::from_secs(30);
 
-/// A broker has this long to answer: nothing is taken meanwhile.
+/// Timeout of a request to a broker: no message is taken meanwhile.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where a partition begins is asked for again after this at least: nothing is taken while it is asked for.
+/// Least wait before the start position of a partition is asked for again: no message is taken while it is asked for.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Leaving the group and closing the client may take this long; after that it is left behind.
+/// Limit for leaving the group and closing the client; after that the thread is abandoned.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// On the abort the client has this long.
+/// The same limit after an abort.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// A source over one consumer group.
@@ -87,7 +87,7 @@ pub struct KafkaSource {
     tokens: Option<Tokens>,
 }
 
-/// A drain that was not clean: some of what was published comes again after the restart.
+/// A drain that was not clean: some published messages come again after the restart.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unclean(&'static str);
@@ -108,19 +108,22 @@ impl KafkaSource {
         Ok(Self { name, config, properties, room, metrics, kafka, health, tokens })
     }
 
-    /// Takes messages until the drain, commits what was settled, and leaves the group; on the abort it
-    /// leaves at once, and what was not committed comes again.
+    /// Takes messages until the drain, commits what is settled, and leaves the group; on the abort it
+    /// leaves at once, and uncommitted messages come again.
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
         let Self { name, config, properties, room, metrics, kafka, health, tokens } = self;
-        let desk = tokens.map(|tokens| Arc::new(Desk::open(tokens)));
-        let shared = Arc::new(Shared::new(
-            (name.clone(), config, desk),
+        let tokens = tokens.map(|tokens| Arc::new(Desk::open(tokens)));
+        let shared = Arc::new(Shared::new(Parts {
+            name: name.clone(),
+            config,
+            tokens,
             room,
-            (metrics, kafka),
+            metrics,
+            kafka,
             health,
             intake,
-            shutdown.clone(),
-        ));
+            shutdown: shutdown.clone(),
+        }));
         let (committed, mut result) = oneshot::channel();
         let (closed, end) = oneshot::channel::<()>();
         let committed = Some(committed);
@@ -132,7 +135,7 @@ impl KafkaSource {
             poller.run();
         });
         if let Err(error) = spawned {
-            warn!(source = %name, %error, "no thread could be started");
+            warn!(source = %name, %error, "the thread of the Kafka client could not be started; the source ends");
             return Err(Unclean("no thread could be started"));
         }
         let result = tokio::select! {
@@ -144,11 +147,11 @@ impl KafkaSource {
         };
         tokio::select! {
             closed = tokio::time::timeout(CLOSE_TIMEOUT, end) => if closed.is_err() {
-                warn!(source = %name, "leaving the group takes too long, and is not waited for");
+                warn!(source = %name, "leaving the group takes too long; stopping without waiting for it");
             },
             () = shutdown.abort() => {}
         }
-        result.unwrap_or(Err(Unclean("the poller broke off")))
+        result.unwrap_or(Err(Unclean("the polling thread ended unexpectedly")))
     }
 }
 

@@ -1,5 +1,5 @@
-//! Waiting on a plain thread, for what comes from other threads. It needs no runtime: one may be gone
-//! while librdkafka, as its client is dropped, still calls back.
+//! Waiting on a plain thread for a future that other threads complete. It needs no runtime, which may be
+//! gone while librdkafka, as its client is dropped, still runs callbacks.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// Waits for a notification or a cancellation, at most so long; gives whether it came. What needs the
-/// timers or sockets of a runtime would never come.
+/// Waits for a notification or a cancellation, at most `patience`; `None` if it did not come. A future
+/// that needs the timers or sockets of a runtime would never complete.
 pub(super) fn park<F: Future>(patience: Duration, future: F) -> Option<F::Output> {
     let deadline = Instant::now() + patience;
     let mut future = pin!(future);
@@ -47,7 +47,7 @@ mod tests {
         let thread = thread::spawn(move || other.notify_one());
         assert!(park(Duration::from_mins(1), notify.notified()).is_some());
         thread.join().unwrap();
-        // Said before somebody waits.
+        // Notified before anyone waits.
         notify.notify_one();
         assert!(park(Duration::ZERO, notify.notified()).is_some());
     }

@@ -1,4 +1,4 @@
-//! The thread that polls librdkafka: takes messages, moves watermarks on, pauses and resumes.
+//! The thread that polls librdkafka: takes messages, advances watermarks, pauses and resumes.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,46 +27,46 @@ use crate::delivery::{Delivery, Done, Outcome};
 use crate::kafka::{password, plain, with_password, words};
 use crate::message::Message;
 
-/// Messages taken before anything else is looked at.
+/// Messages taken in a row, before the loop does its other work.
 const BATCH: usize = 512;
 
-/// With nothing to take, the queue is waited on for so long.
+/// How long one poll waits for a message.
 const IDLE: Duration = Duration::from_millis(50);
 
-/// Watermarks are moved on this often.
+/// How often watermarks are advanced.
 const TICK: Duration = Duration::from_millis(10);
 
-/// What was settled is handed to librdkafka for its next commit this often.
+/// How often settled positions are handed to librdkafka for its next commit.
 const STORE_EVERY: Duration = Duration::from_millis(200);
 
-/// Without room, what was settled is looked at after this.
+/// Without room, wait before the next look at the settlements.
 const STALL_STEP: Duration = Duration::from_millis(2);
 
-/// Whether there is another password is looked at this often while the brokers do not have us.
+/// How often the password is read anew while the source is no member of its group.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
-/// While there is no token, that is said this often; what repeats is counted.
+/// How often a missing token is reported; repeats are counted.
 const TOKEN_EVERY: Duration = Duration::from_secs(10);
 
-/// After a fatal error a new client is made: the first time within this, …
+/// First backoff before the client is recreated after a fatal error, …
 const BACKOFF_BASE: Duration = Duration::from_millis(500);
 
-/// … and never later than after this.
+/// … and the longest.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 
-/// A client that was good for so long failed for the first time.
+/// A client that worked for this long resets the backoff.
 const GOOD_AFTER: Duration = Duration::from_mins(1);
 
 /// Polls until the drain.
 pub(super) struct Poller {
     pub(super) shared: Arc<Shared>,
-    /// What a client is made with, but for its password.
+    /// Properties of a client, without its password.
     pub(super) properties: ClientConfig,
-    /// A message that does not fit; there is no giving it back to librdkafka.
+    /// A message for which there is no room yet: librdkafka takes none back.
     pub(super) held: Option<Held>,
-    /// Told when everything is committed, before the client is closed.
+    /// Gets the result once everything is committed, before the client is closed.
     pub(super) committed: Option<oneshot::Sender<Result<(), Unclean>>>,
-    /// What the client was made with.
+    /// The password of the present client.
     pub(super) password: Option<Arc<str>>,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Held {
 /// How the work with one client ended.
 enum End {
     Drained(Result<(), Unclean>),
-    /// It is of no more use.
+    /// It failed, and has to be recreated.
     Fatal(String),
 }
 
@@ -113,10 +113,10 @@ impl Poller {
                 backoff.reset();
             }
             let wait = backoff.next_wait();
-            warn!(source = %self.shared.name, why, "the client is of no more use; making another");
-            self.shared.stand(|standing| {
-                standing.member = false;
-                standing.trouble = Some(why);
+            warn!(source = %self.shared.name, why, "Kafka client failed; recreating it");
+            self.shared.update(|membership| {
+                membership.member = false;
+                membership.last_error = Some(why);
             });
             self.shared.alive();
             park(wait, self.shared.shutdown.drain());
@@ -124,7 +124,7 @@ impl Poller {
         self.tell(ended);
     }
 
-    /// Waits for a token, if there has to be one: without, librdkafka would not ask again for ten
+    /// Waits for a token, if the login needs one: without it librdkafka would not ask again for ten
     /// seconds. `false` when the drain came first.
     fn may_begin(&self) -> bool {
         let shared = &self.shared;
@@ -132,7 +132,7 @@ impl Poller {
             let Some(tokens) = &shared.tokens else { return true };
             match tokens.answer() {
                 Some(Ok(_)) => return true,
-                Some(Err(why)) => shared.trouble(Code::Authentication, &why),
+                Some(Err(why)) => shared.on_error(Code::Authentication, &why),
                 None => {}
             }
             shared.alive();
@@ -149,7 +149,7 @@ impl Poller {
         }
     }
 
-    /// What belonged to a client that is gone.
+    /// Clears all state of the failed client.
     fn forget(&mut self) {
         self.held = None;
         let mut assignment = self.shared.assignment();
@@ -185,12 +185,12 @@ impl Poller {
                 draining = true;
                 self.begin_drain(consumer);
             }
-            if let Some(why) = self.shared.take_lost() {
+            if let Some(why) = self.shared.take_fatal() {
                 return End::Fatal(why);
             }
             if draining || now.duration_since(ticked) >= TICK {
                 ticked = now;
-                self.shared.settle(consumer, now);
+                self.shared.advance(consumer, now);
                 self.shared.begin(consumer, now);
                 self.shared.read_again(consumer, now);
                 self.shared.alive();
@@ -226,7 +226,7 @@ impl Poller {
         }
     }
 
-    /// Takes messages as far as there is room, and somebody to take them.
+    /// Takes messages as far as there is room and the intake gate is open.
     fn flow(&mut self, consumer: &BaseConsumer<Context>, now: Instant) -> Result<(), String> {
         self.retry_held();
         self.shared.hand_over();
@@ -238,7 +238,7 @@ impl Poller {
             Next::Take => self.take_batch(consumer)?,
             Next::Stall => {
                 std::thread::sleep(STALL_STEP);
-                self.shared.settle(consumer, Instant::now());
+                self.shared.advance(consumer, Instant::now());
             }
             Next::Pause => {
                 let all = self.shared.assignment().names();
@@ -251,7 +251,7 @@ impl Poller {
                 }
             }
             Next::Resume => {
-                // One that waits to be read again stays paused until it is.
+                // A partition with a pending seek stays paused until the seek is done.
                 let all = self.shared.assignment().not_rewinding();
                 self.shared.resume(consumer, &all);
             }
@@ -273,7 +273,7 @@ impl Poller {
         Ok(())
     }
 
-    /// The next message; `None` if there is none, or something else came.
+    /// The next message; `None` if there is none, or the poll gave an error that the callback reports.
     fn poll<'c>(
         shared: &Shared,
         consumer: &'c BaseConsumer<Context>,
@@ -288,7 +288,7 @@ impl Poller {
                 let hint = diagnosis::hint(code, shared.config.sasl.as_ref());
                 Some(Err(diagnosis::with_hint(plain(&why), hint)))
             }
-            // Said already, by the callback for errors.
+            // Reported already, by the callback for errors.
             Err(_) => None,
         }
     }
@@ -298,8 +298,8 @@ impl Poller {
         let shared = &self.shared;
         let mut assignment = shared.assignment();
         let Some(found) = assignment.find(topic, partition, offset) else { return };
-        // One waits for room already. What comes behind it goes back, and if it is of the same
-        // partition, that is read again from the one that waits: to pass it would lose it.
+        // A held message waits for room. Later messages are read again; those of its own partition from
+        // the held one on: to pass it would lose it.
         if let Some(held) = &self.held {
             let same = held.partition == partition && held.message.topic.as_str() == topic;
             let from = if same { held.offset.min(offset) } else { offset };
@@ -328,7 +328,7 @@ impl Poller {
         }
     }
 
-    /// A message that can't be taken now, and is to be read again.
+    /// Has a message that can't be taken now read again.
     fn give_back(&self, message: &BorrowedMessage<'_>) {
         let mut assignment = self.shared.assignment();
         assignment.set_back(message.topic(), message.partition(), message.offset());
@@ -340,7 +340,7 @@ impl Poller {
         let admitted = self.shared.assignment().admit(found, offset, size);
         match admitted {
             Admitted::Full => self.held = Some(Held { found, partition, offset, size, message }),
-            // Somebody else's now, or it is read again.
+            // The partition was revoked, or the message is read again.
             Admitted::Foreign => {}
             Admitted::Taken(settlement) => {
                 self.shared.take_in(Delivery::new(message, settlement));
@@ -349,9 +349,9 @@ impl Poller {
     }
 
     fn begin_drain(&mut self, consumer: &BaseConsumer<Context>) {
-        // It stays with the broker.
+        // It is not committed, so the broker delivers it again.
         self.held = None;
-        self.shared.stand(|standing| standing.draining = true);
+        self.shared.update(|membership| membership.draining = true);
         let mut assignment = self.shared.assignment();
         assignment.close();
         let all = assignment.names();
@@ -362,7 +362,7 @@ impl Poller {
     /// `Some` when the drain is over.
     fn drained(&self, consumer: &BaseConsumer<Context>) -> Option<Result<(), Unclean>> {
         let assignment = self.shared.assignment();
-        let (drained, released) = (assignment.all_drained(), assignment.has_released());
+        let (drained, released) = (assignment.all_done(), assignment.has_released());
         drop(assignment);
         if !drained {
             return None;
@@ -373,7 +373,7 @@ impl Poller {
             warn!(source = %self.shared.name, why, "the last offsets are not committed; some messages come again");
         }
         Some(match (released, committed) {
-            (true, _) => Err(Unclean("a message was given back while draining")),
+            (true, _) => Err(Unclean("a message was released while draining")),
             (false, Err(_)) => Err(Unclean("the last offsets were not committed")),
             (false, Ok(())) => Ok(()),
         })

@@ -1,5 +1,5 @@
-//! Positions on their way to the broker: stored for the next commit, committed, and waited for when
-//! partitions are taken away.
+//! Positions on their way to the broker: stored for the next commit, committed, and awaited when
+//! partitions are revoked.
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -16,10 +16,10 @@ use super::park::park;
 use super::shared::{Shared, list};
 use crate::kafka::words;
 
-/// A sign of life is given this often while partitions are waited for.
+/// How often a sign of life is given while revoked partitions are awaited.
 const STEP: Duration = Duration::from_secs(1);
 
-/// A commit that came in the middle of a rebalance is tried again after this.
+/// Wait before a commit that a rebalance refused is retried.
 const AGAIN: Duration = Duration::from_millis(100);
 
 impl Shared {
@@ -29,24 +29,24 @@ impl Shared {
         if places.is_empty() {
             return;
         }
-        // Of a partition that is not ours any more it is refused, as it should be.
+        // librdkafka refuses those of revoked partitions, as it should.
         let list = list(&places);
-        let births = self.births();
+        let history = self.history();
         for mut element in list.elements() {
-            if let Some(note) = births.note(element.topic()) {
+            if let Some(note) = history.note(element.topic()) {
                 element.set_metadata(note);
             }
         }
-        drop(births);
+        drop(history);
         if let Err(error) = consumer.store_offsets(&list) {
             debug!(source = %self.name, %error, "positions were not stored");
         }
         self.stored.store(true, Ordering::Relaxed);
     }
 
-    /// Commits what is stored, and waits for the broker to confirm; what a rebalance keeps from being
-    /// committed is tried again until `deadline`. Where nothing was ever stored nobody is asked: without
-    /// a coordinator the question alone takes as long as a session.
+    /// Commits the stored positions, and waits for the broker to confirm; a commit that a rebalance
+    /// refuses is retried until `deadline`. With nothing stored no request is made: without a coordinator
+    /// the request alone takes as long as a session.
     pub(super) fn commit(
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
@@ -63,41 +63,41 @@ impl Shared {
             };
             self.alive();
             let left = deadline.saturating_duration_since(Instant::now());
-            // Who has lost its partitions is out of the group, whatever the broker calls it.
-            let again = passes(&error) && !consumer.assignment_lost() && !left.is_zero();
+            // A client whose assignment is lost is out of the group, whatever error the broker gave.
+            let again = is_transient(&error) && !consumer.assignment_lost() && !left.is_zero();
             if !again || park(AGAIN.min(left), self.shutdown.abort()).is_some() {
-                // To be asked for again, at the latest when the partitions go.
+                // Committed by a later try, at the latest when the partitions are revoked.
                 self.stored.store(true, Ordering::Relaxed);
                 return Err(words(&error));
             }
         }
     }
 
-    /// Waits for what is in flight of `revoked`, and commits it. What is not settled in time comes
-    /// again, to whoever gets the partition.
-    pub(super) fn drain(
+    /// Waits until the messages of `revoked` partitions are settled, and commits. Those not settled in
+    /// time are delivered again, to the partition's next owner.
+    pub(super) fn await_revoked(
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
         revoked: &[(String, i32)],
     ) {
         if std::thread::panicking() {
-            // The client is dropped by a thread that broke off; nobody may be there to settle anything.
+            // A panic drops the client; settlements may never come.
             return;
         }
-        // What waits here would be waited for.
+        // Messages not handed over could not be settled.
         self.hand_over();
         let deadline = Instant::now() + self.config.drain_timeout;
         self.assignment().close_only(revoked);
         loop {
             let now = Instant::now();
-            self.settle(consumer, now);
+            self.advance(consumer, now);
             self.alive();
-            if self.assignment().is_drained(revoked) || self.shutdown.is_aborting() {
+            if self.assignment().is_done(revoked) || self.shutdown.is_aborting() {
                 break;
             }
             if now >= deadline {
                 let waited = self.config.drain_timeout;
-                warn!(source = %self.name, ?waited, "partitions were taken away before all of their messages were settled; some come again");
+                warn!(source = %self.name, ?waited, "partitions were revoked before all of their messages were settled; their next owner gets some again");
                 break;
             }
             let changed = pin!(self.changed.notified());
@@ -106,14 +106,14 @@ impl Shared {
         }
         self.store(consumer);
         if let Err(why) = self.commit(consumer, deadline) {
-            warn!(source = %self.name, why, "the last offsets of partitions that were taken away are not committed; some messages come again");
+            warn!(source = %self.name, why, "the last offsets of revoked partitions are not committed; some messages come again");
         }
     }
 }
 
-/// Whether the next try may do better: the broker is between two generations of the group, or this
-/// client has not heard of the newest, which it joined.
-fn passes(error: &KafkaError) -> bool {
+/// Whether a retry may succeed: the broker is between two generations of the group, or this client
+/// does not know yet of the newest, which it joined.
+fn is_transient(error: &KafkaError) -> bool {
     let code = error.rdkafka_error_code();
     matches!(
         code,
@@ -122,17 +122,16 @@ fn passes(error: &KafkaError) -> bool {
 }
 
 impl Shared {
-    /// Moves watermarks on; a partition in which a message was given back is fetched from no more until
-    /// it was set back.
-    pub(super) fn settle(&self, consumer: &BaseConsumer<impl ConsumerContext>, now: Instant) {
-        let released = self.assignment().settle(now);
+    /// Advances watermarks; pauses partitions with a released message until the seek back to it is done.
+    pub(super) fn advance(&self, consumer: &BaseConsumer<impl ConsumerContext>, now: Instant) {
+        let released = self.assignment().advance(now);
         if !released.is_empty() {
-            warn!(source = %self.name, partitions = ?released, "a message was given back; its partition is read again from there");
+            warn!(source = %self.name, partitions = ?released, "a message was released; its partition is read again from there");
             self.pause(consumer, released);
         }
     }
 
-    /// Sets partitions back to what was given back, as far as it is time.
+    /// Seeks partitions to their pending positions, where the backoff is over.
     pub(super) fn read_again(&self, consumer: &BaseConsumer<impl ConsumerContext>, now: Instant) {
         let places = self.assignment().due_rewinds(now);
         if places.is_empty() {
@@ -141,7 +140,7 @@ impl Shared {
         // All at once: each call may wait for a broker.
         let said = consumer.seek_partitions(list(&places), ANSWER_TIMEOUT);
         if let Err(error) = &said {
-            debug!(source = %self.name, ?places, %error, "partitions could not be set back yet");
+            debug!(source = %self.name, ?places, %error, "partitions could not be set back; retrying");
         }
         let is_set = |place: &Place| {
             let set = said.as_ref().ok()?.find_partition(&place.topic, place.partition)?;
@@ -159,8 +158,8 @@ impl Shared {
         }
         let undecided = assignment.beginning();
         drop(assignment);
-        self.stand(|standing| standing.undecided = undecided);
-        // While there is no room they stay paused with the others, and go on with them.
+        self.update(|membership| membership.undecided = undecided);
+        // While there is no room they stay paused with the others, and are resumed with them.
         if !self.assignment().pressure.is_paused() {
             self.resume(consumer, &set);
         }
@@ -170,6 +169,7 @@ impl Shared {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::settings;
+    use super::super::shared::Parts;
     use super::*;
     use crate::config::kafka::tests::config;
     use crate::config::source::Limits;
@@ -194,14 +194,17 @@ pub(super) mod tests {
         properties.set("auto.commit.interval.ms", "3600000");
         let (metrics, health) = (Metrics::new(), Health::default());
         let room = Room::new(Limits { messages: 10, bytes: 1_000 }, metrics.source("s"));
-        let shared = Arc::new(Shared::new(
-            ("s".into(), config, None),
+        let shared = Arc::new(Shared::new(Parts {
+            name: "s".into(),
+            config,
+            tokens: None,
             room,
-            (metrics.source("s"), metrics.kafka("s")),
-            health.register("s", "new"),
-            Intake::new(drop),
-            Shutdown::new(),
-        ));
+            metrics: metrics.source("s"),
+            kafka: metrics.kafka("s"),
+            health: health.register("s", "new"),
+            intake: Intake::new(drop),
+            shutdown: Shutdown::new(),
+        }));
         let context = Context::new(Arc::clone(&shared));
         let consumer = properties.create_with_context(context).unwrap();
         (shared, consumer)
@@ -258,7 +261,7 @@ pub(super) mod tests {
             (Code::FencedInstanceId, false),
             (Code::GroupAuthorizationFailed, false),
         ] {
-            assert_eq!(passes(&KafkaError::ConsumerCommit(code)), expected, "{code:?}");
+            assert_eq!(is_transient(&KafkaError::ConsumerCommit(code)), expected, "{code:?}");
         }
     }
 

@@ -16,22 +16,22 @@ use super::{diagnosis, settings};
 use crate::config::kafka::{Chosen, KafkaConfig};
 use crate::kafka::{Desk, Tokens, of_code, plain, words};
 
-/// The brokers have this long in all.
+/// Limit for the whole probe.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A broker that refuses the connection is not waited for to the end.
+/// A refused connection is not retried for the whole of it.
 const RETRIES_LEFT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(11)];
 
-/// And this long for one answer, so that errors are heard meanwhile.
+/// Limit for one answer, so that errors are noticed in between.
 const ANSWER: Duration = Duration::from_secs(1);
 
-struct Heard {
+struct ProbeContext {
     tokens: Option<Desk>,
-    /// What tells most so far.
+    /// The most telling error so far.
     error: Mutex<Option<(Code, String)>>,
 }
 
-/// Says what is there, or why the source could not work: a clause, and a hint where there is one.
+/// What was found, or why the source could not work: a clause, and a hint where there is one.
 pub async fn probe(config: KafkaConfig) -> Result<String, String> {
     let tokens = Tokens::build(&config).await.map_err(|error| error.to_string())?;
     let desk = tokens.map(Desk::open);
@@ -48,8 +48,8 @@ pub async fn probe(config: KafkaConfig) -> Result<String, String> {
 fn ask(config: &KafkaConfig, tokens: Option<Desk>) -> Result<String, String> {
     let mut properties = settings::properties(config).map_err(|error| error.to_string())?;
     properties.set("enable.auto.commit", "false").set("statistics.interval.ms", "0");
-    let heard = Heard { tokens, error: Mutex::default() };
-    let client: BaseConsumer<Heard> =
+    let heard = ProbeContext { tokens, error: Mutex::default() };
+    let client: BaseConsumer<ProbeContext> =
         BaseConsumer::from_config_and_context(&properties, heard).map_err(|error| words(&error))?;
     let deadline = Instant::now() + PATIENCE;
     let metadata = until(config, &client, deadline, || client.fetch_metadata(None, ANSWER))?;
@@ -84,7 +84,7 @@ fn ask(config: &KafkaConfig, tokens: Option<Desk>) -> Result<String, String> {
     ))
 }
 
-/// What regular expressions would take, and do not.
+/// Topics that regular expressions match and that are left out.
 fn left_out(chosen: &Chosen) -> String {
     let Chosen { internal, dead_letters, .. } = chosen;
     let mut said = Vec::new();
@@ -103,10 +103,10 @@ fn left_out(chosen: &Chosen) -> String {
     }
 }
 
-/// Tries until it works, the time is over, or an error comes that waiting will not mend.
+/// Retries until it works, the time is over, or an error comes that waiting does not cure.
 fn until<T>(
     config: &KafkaConfig,
-    client: &BaseConsumer<Heard>,
+    client: &BaseConsumer<ProbeContext>,
     deadline: Instant,
     ask: impl Fn() -> Result<T, KafkaError>,
 ) -> Result<T, String> {
@@ -134,8 +134,8 @@ fn until<T>(
     }
 }
 
-/// Hears what there is to hear. Errors can come faster than any patience ends.
-fn listen(client: &BaseConsumer<Heard>, patience: Duration) {
+/// Polls for errors. They can come faster than `patience` ends.
+fn listen(client: &BaseConsumer<ProbeContext>, patience: Duration) {
     let until = Instant::now() + patience;
     for _ in 0..100 {
         let left = until.saturating_duration_since(Instant::now());
@@ -166,7 +166,7 @@ fn plural(count: usize, one: &str) -> String {
     if count == 1 { one.to_owned() } else { format!("{one}s") }
 }
 
-/// How much an error tells; above 1 it stays, however long one waits.
+/// How telling an error is; one above 1 does not pass by waiting.
 fn rank(code: Code) -> u8 {
     match code {
         Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => 3,
@@ -176,7 +176,7 @@ fn rank(code: Code) -> u8 {
     }
 }
 
-impl ClientContext for Heard {
+impl ClientContext for ProbeContext {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
@@ -198,4 +198,4 @@ impl ClientContext for Heard {
     }
 }
 
-impl ConsumerContext for Heard {}
+impl ConsumerContext for ProbeContext {}

@@ -11,10 +11,10 @@ use tracing::warn;
 use crate::message::{Coordinates, Message, OrderKey, SourceName, Topic};
 use crate::telemetry;
 
-/// What stands for a payload that is not there, where routes are to see it.
+/// The payload of a tombstone, where routes are to see it.
 const NULL: &[u8] = b"null";
 
-/// The message that `record` is, its bytes copied once, and how many they are.
+/// `record` as a message, its bytes copied once, and their count.
 pub(super) fn message(
     source: &SourceName,
     (topic, order): (&Topic, &OrderKey),
@@ -48,7 +48,7 @@ pub(super) fn message(
     (message, size)
 }
 
-/// A header; `None` if its name is no text, which rdkafka panics at. Kafka's own clients write none such.
+/// A header; `None` if its name is not UTF-8, which rdkafka panics at. Kafka's own clients write no such names.
 fn readable<'r>(
     source: &SourceName,
     headers: &'r BorrowedHeaders,

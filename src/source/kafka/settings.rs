@@ -8,28 +8,28 @@ use super::BuildError;
 use crate::config::kafka::{KafkaConfig, Protocol};
 use crate::kafka;
 
-/// What is fetched ahead of what is taken, in kibibytes. It is not charged to the limit in flight, and
-/// a message that says a partition is taken away queues behind it.
+/// Prefetched messages, in kibibytes. They are not charged to the in-flight limit, and the notice of a
+/// revocation queues behind them.
 const PREFETCH_KIB: &str = "8192";
 
-/// How often the numbers come that lag and state are read from.
+/// How often librdkafka gives its statistics, from which lag and group state are read.
 pub(super) const STATISTICS_EVERY: Duration = Duration::from_secs(2);
 
-/// What the user may override, and below what may not be.
+/// Properties that the user may override, and below (`FIXED`) those that may not be.
 const DEFAULTS: [(&str, &str); 4] = [
     ("queued.max.messages.kbytes", PREFETCH_KIB),
     // librdkafka's own second would leave a fast source idle most of the time: 8 MiB are soon taken.
     ("fetch.queue.backoff.ms", "10"),
     ("check.crcs", "true"),
-    // Topics of a regular expression and partitions that are added are seen after this.
+    // New topics and partitions are seen after this.
     ("topic.metadata.refresh.interval.ms", "30000"),
 ];
 
 const FIXED: [(&str, &str); 6] = [
-    // Of a position that is gone, too: what the broker still has behind it is never jumped over. Where
-    // `start = "latest"` begins is not librdkafka's to say.
+    // Also for a position that the broker deleted: the messages behind it are never skipped. The start
+    // with `start = "latest"` is not librdkafka's to choose.
     ("auto.offset.reset", "earliest"),
-    // What is stored is committed every second, and when partitions go; nothing is stored but by us.
+    // Stored positions are committed every second, and on revocation; only the bridge stores any.
     ("enable.auto.commit", "true"),
     ("enable.auto.offset.store", "false"),
     ("auto.commit.interval.ms", "1000"),

@@ -14,8 +14,8 @@ use tracing::{info, warn};
 
 use super::assignment::{Assignment, Place};
 use super::diagnosis::{self, Repeats};
-use super::membership::{Standing, Statistics, Watchdog};
-use super::start::Births;
+use super::membership::{Membership, Statistics, Watchdog};
+use super::start::History;
 use crate::config::kafka::{KafkaConfig, Topics};
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
@@ -26,10 +26,10 @@ use crate::seeded_bugs::{self, Bug};
 use crate::shutdown::Shutdown;
 use crate::source::Room;
 
-/// Messages handed over at once where more are waiting.
+/// Messages handed over in one go.
 const HAND_OVER: usize = 256;
 
-/// What they share.
+/// The state they share.
 pub(super) struct Shared {
     pub(super) name: SourceName,
     pub(super) config: KafkaConfig,
@@ -39,52 +39,59 @@ pub(super) struct Shared {
     pub(super) kafka: KafkaMetrics,
     pub(super) shutdown: Shutdown,
     pub(super) tokens: Option<Arc<Desk>>,
-    /// Something may be committed, or was given back.
+    /// Notified when a watermark may advance or a message was released.
     pub(super) changed: Arc<Notify>,
     health: Part,
     assignment: Mutex<Assignment>,
-    births: Mutex<Births>,
+    history: Mutex<History>,
     handing: Mutex<Handing>,
     state: Mutex<State>,
-    /// Something was stored since it was last seen committed.
+    /// Positions were stored since the last confirmed commit.
     pub(super) stored: AtomicBool,
 }
 
-/// What was taken and is about to be handed over.
+/// What a [`Shared`] is made of.
+pub(super) struct Parts {
+    pub(super) name: SourceName,
+    pub(super) config: KafkaConfig,
+    pub(super) tokens: Option<Arc<Desk>>,
+    pub(super) room: Arc<Room>,
+    pub(super) metrics: SourceMetrics,
+    pub(super) kafka: KafkaMetrics,
+    pub(super) health: Part,
+    pub(super) intake: Intake,
+    pub(super) shutdown: Shutdown,
+}
+
+/// Messages taken and not yet handed over.
 #[derive(Debug, Default)]
 struct Handing {
-    /// `None` when nothing is taken any more: the pipeline ends with the last of them.
+    /// `None` when intake has ended: the pipeline ends when the last source's is dropped.
     intake: Option<Intake>,
     taken: Vec<Delivery>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    standing: Standing,
+    membership: Membership,
     repeats: Repeats,
     watchdog: Watchdog,
-    /// Has been a member before.
-    known: bool,
-    /// The brokers refused who we are, and we are no member since.
-    refused: bool,
-    /// Why the client is of no more use, though it does not say so.
-    lost: Option<String>,
+    /// Was a member before: the next join is a reconnect.
+    joined_before: bool,
+    /// The brokers refused the login, and the source has not been a member since.
+    login_refused: bool,
+    /// Why the client has to be recreated, where librdkafka itself raises no fatal error.
+    fatal: Option<String>,
 }
 
 impl Shared {
-    pub(super) fn new(
-        (name, config, tokens): (SourceName, KafkaConfig, Option<Arc<Desk>>),
-        room: Arc<Room>,
-        (metrics, kafka): (SourceMetrics, KafkaMetrics),
-        health: Part,
-        intake: Intake,
-        shutdown: Shutdown,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { name, config, tokens, room, metrics, kafka, health, intake, shutdown } = parts;
         let changed = Arc::new(Notify::new());
         let assignment = Assignment::new(Arc::clone(&room), Arc::clone(&changed), kafka.clone());
         let selection = config.selection();
         let names = selection.names().iter().map(String::as_str);
-        let births = Births::new(selection.patterns().chain(names));
+        let history = History::new(selection.patterns().chain(names));
         Self {
             name,
             config,
@@ -96,7 +103,7 @@ impl Shared {
             changed,
             health,
             assignment: Mutex::new(assignment),
-            births: Mutex::new(births),
+            history: Mutex::new(history),
             selection,
             handing: Mutex::new(Handing { intake: Some(intake), taken: Vec::new() }),
             state: Mutex::default(),
@@ -108,11 +115,11 @@ impl Shared {
         self.assignment.lock()
     }
 
-    pub(super) fn births(&self) -> MutexGuard<'_, Births> {
-        self.births.lock()
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock()
     }
 
-    /// Whether topics come and go that nobody has named.
+    /// Whether `topics` has regular expressions.
     pub(super) fn has_patterns(&self) -> bool {
         self.selection.patterns().next().is_some()
     }
@@ -138,13 +145,13 @@ impl Shared {
         self.handing.lock().hand_over();
     }
 
-    /// Whether some API takes what is handed over.
+    /// Whether the intake gate is open: some API takes events.
     pub(super) fn is_intake_open(&self) -> bool {
         let handing = self.handing.lock();
         handing.intake.as_ref().is_none_or(Intake::is_open)
     }
 
-    /// Hands nothing over any more.
+    /// Ends the intake; messages not handed over yet are released.
     pub(super) fn close_intake(&self) {
         *self.handing.lock() = Handing::default();
     }
@@ -154,14 +161,14 @@ impl Shared {
         self.health.alive();
     }
 
-    /// Changes what is known of the source, and says so if that matters.
-    pub(super) fn stand(&self, change: impl FnOnce(&mut Standing)) {
+    /// Changes the membership, and health and metrics with it.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Membership)) {
         let mut state = self.state();
-        let before = (state.standing.member, state.standing.reason());
-        change(&mut state.standing);
-        let (member, reason) = (state.standing.member, state.standing.reason());
+        let before = (state.membership.member, state.membership.reason());
+        change(&mut state.membership);
+        let (member, reason) = (state.membership.member, state.membership.reason());
         self.metrics.connected.set(i64::from(member));
-        if member && !before.0 && std::mem::replace(&mut state.known, true) {
+        if member && !before.0 && std::mem::replace(&mut state.joined_before, true) {
             self.metrics.reconnects.inc();
         }
         if reason != before.1 {
@@ -172,83 +179,83 @@ impl Shared {
         }
     }
 
-    /// Something went wrong, and librdkafka tries again.
-    pub(super) fn trouble(&self, code: Code, reason: &str) {
+    /// Reports an error that librdkafka itself retries.
+    pub(super) fn on_error(&self, code: Code, reason: &str) {
         if code == Code::Fatal {
-            // The poller ends with it, and says so.
+            // The poller gets it too, and reports it.
             return;
         }
-        if code == Code::AllBrokersDown && self.is_troubled() {
-            // What is wrong with each of them was said.
-            return self.stand(|standing| standing.member = false);
+        if code == Code::AllBrokersDown && self.has_error() {
+            // The cause, broker by broker, was reported already.
+            return self.update(|membership| membership.member = false);
         }
         let code = diagnosis::kind(code, reason);
         if code == Code::Authentication {
-            self.state().refused = true;
-            // At once: while others let us in, the group may look well. Asking is limited in its rate.
+            self.state().login_refused = true;
+            // At once: while other brokers accept the login, the group may look healthy. Requests for tokens are rate limited.
             if let Some(tokens) = &self.tokens {
                 tokens.refuse();
             }
         }
         if diagnosis::is_final(reason) {
-            self.state().lost = Some(plain(reason).to_owned());
+            self.state().fatal = Some(plain(reason).to_owned());
         }
         let missing = diagnosis::missing_topic(code, reason);
         let times = self.state().repeats.note(code, Instant::now());
         if let Some(times) = times {
             let hint = diagnosis::hint(code, self.config.sasl.as_ref());
-            warn!(source = %self.name, why = plain(reason), times, hint, "trouble with the brokers; trying again");
+            warn!(source = %self.name, why = plain(reason), times, hint, "Kafka client error; retrying");
         }
-        self.stand(|standing| {
+        self.update(|membership| {
             if let Some(topic) = missing {
-                // One that a regular expression took may go: the next look misses it.
+                // A topic matched by a regular expression may be deleted: the next refresh drops it.
                 if self.config.topics.contains(&topic.0) {
-                    standing.missing.insert(topic);
+                    membership.missing.insert(topic);
                 }
             } else {
-                standing.trouble = Some(plain(reason).to_owned());
-                standing.member &= !diagnosis::is_total(code);
+                membership.last_error = Some(plain(reason).to_owned());
+                membership.member &= !diagnosis::is_total(code);
             }
         });
     }
 
-    /// Why the client is of no more use, though it does not say so itself.
-    pub(super) fn take_lost(&self) -> Option<String> {
-        self.state().lost.take()
+    /// Why the client has to be recreated, where librdkafka itself raises no fatal error.
+    pub(super) fn take_fatal(&self) -> Option<String> {
+        self.state().fatal.take()
     }
 
-    /// Whether something is known to be wrong.
-    fn is_troubled(&self) -> bool {
-        self.state().standing.trouble.is_some()
+    /// Whether there was an error since the group was last steady.
+    fn has_error(&self) -> bool {
+        self.state().membership.last_error.is_some()
     }
 
-    /// Whether the group has us.
+    /// Whether the source is a member of its group.
     pub(super) fn is_member(&self) -> bool {
-        self.state().standing.member
+        self.state().membership.member
     }
 
     /// The topics that could not be read.
     pub(super) fn missing(&self) -> Vec<String> {
-        self.state().standing.missing.iter().map(|(topic, _)| topic.clone()).collect()
+        self.state().membership.missing.iter().map(|(topic, _)| topic.clone()).collect()
     }
 
-    /// Asks for another token while the brokers refuse the one that there is. librdkafka tells of a
-    /// refusal once and goes on trying.
+    /// Asks for another token while the brokers refuse the present one. librdkafka reports a refusal
+    /// once and goes on retrying.
     fn refuse_token(&self) {
         let mut state = self.state();
-        state.refused &= !state.standing.member;
-        if state.refused
+        state.login_refused &= !state.membership.member;
+        if state.login_refused
             && let Some(tokens) = &self.tokens
         {
             tokens.refuse();
         }
     }
 
-    /// Takes librdkafka's numbers.
+    /// Evaluates librdkafka's statistics.
     pub(super) fn statistics(&self, json: &[u8]) {
         let Some(statistics) = Statistics::read(json) else { return };
-        self.stand(|standing| {
-            standing.seen(statistics.is_member(), Instant::now());
+        self.update(|membership| {
+            membership.seen(statistics.is_member(), Instant::now());
         });
         self.refuse_token();
         let mut lag = 0;
@@ -266,16 +273,16 @@ impl Shared {
         drop(assignment);
         let verdict = self.state().watchdog.look(lag, self.room.done(), Instant::now());
         if let Some(stuck) = verdict {
-            self.stand(|standing| standing.stuck = stuck);
+            self.update(|membership| membership.no_progress = stuck);
             if stuck {
                 warn!(source = %self.name, lag, "the lag grows and nothing is delivered");
             } else {
-                info!(source = %self.name, "delivers again");
+                info!(source = %self.name, "messages are delivered again");
             }
         }
     }
 
-    /// Stops fetching from all that is ours.
+    /// Stops fetching from `partitions`.
     pub(super) fn pause(
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
@@ -316,7 +323,7 @@ impl Handing {
     fn hand_over(&mut self) {
         let Self { intake, taken } = self;
         for delivery in taken.drain(..) {
-            // Without an intake it is dropped, which gives it back.
+            // Without an intake it is dropped, which releases it.
             if let Some(intake) = intake {
                 intake.submit(delivery);
             }
@@ -324,7 +331,7 @@ impl Handing {
     }
 }
 
-/// A list that lives as long as one call: one that outlives it keeps the client from closing.
+/// A list for one call of librdkafka: one that outlives the call keeps the client from closing.
 pub(super) fn list(places: &[Place]) -> TopicPartitionList {
     let mut list = TopicPartitionList::with_capacity(places.len());
     for place in places {

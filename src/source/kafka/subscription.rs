@@ -1,8 +1,8 @@
-//! The topics that are subscribed to: those with a name, and those that regular expressions take of what the
-//! cluster has, which is looked at now and then.
+//! The subscribed topics: those with a name, and those of the cluster that regular expressions match, as of
+//! the last refresh.
 //!
-//! librdkafka has regular expressions, too, and takes in the broker's own topics with them; with the newer
-//! protocol the broker has others. So ours are ours, and the group sees names.
+//! librdkafka has regular expressions, too, and matches the broker's internal topics with them; with the newer
+//! protocol the broker's own dialect applies. So the bridge matches itself, and subscribes to names.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,26 +19,26 @@ use super::start::millis;
 use crate::config::kafka::Start;
 use crate::kafka::words;
 
-/// How often the cluster is looked at.
+/// How often the topics of the cluster are listed.
 const REFRESH: &str = "topic.metadata.refresh.interval.ms";
 
-/// After a look that failed.
+/// Wait after a refresh that failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Topics that are missing are asked for this often.
+/// How often missing topics are asked for.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
-/// What one client is subscribed to.
+/// The subscription of one client.
 pub(super) struct Subscription {
     topics: Vec<String>,
     every: Duration,
-    /// `None`: there is nothing to look for.
+    /// `None`: no refresh is needed.
     look_at: Option<Instant>,
     ask_at: Instant,
 }
 
 impl Subscription {
-    /// Subscribes to the topics that have a name, if that is all; else nothing is known yet.
+    /// Subscribes at once if all topics are named; else at the first refresh.
     pub(super) fn open(
         shared: &Shared,
         consumer: &BaseConsumer<impl ConsumerContext>,
@@ -56,7 +56,8 @@ impl Subscription {
         Ok(open)
     }
 
-    /// Looks at what the cluster has, and for what is missing, if it is time; the error is the client's end.
+    /// Lists the cluster's topics, and asks for missing ones, when due; an error means that the client has to
+    /// be recreated.
     pub(super) fn look(
         &mut self,
         shared: &Shared,
@@ -71,7 +72,7 @@ impl Subscription {
             return Ok(());
         }
         let Ok(metadata) = consumer.fetch_metadata(None, ANSWER_TIMEOUT) else {
-            // What is wrong is said by the callback for errors.
+            // The callback for errors reports why.
             self.look_at = Some(Instant::now() + AGAIN);
             return Ok(());
         };
@@ -80,12 +81,13 @@ impl Subscription {
         let chosen = shared.selection.choose(there.keys().map(String::as_str));
         let taken =
             chosen.taken.iter().filter_map(|topic| Some((topic.clone(), *there.get(topic)?)));
-        shared.births().looked(taken.collect(), millis());
+        shared.history().refresh(taken.collect(), millis());
         if shared.has_patterns() {
             if chosen.taken.is_empty() {
-                shared.stand(|standing| {
-                    standing.member = false;
-                    standing.trouble = Some("`topics` takes no topic that is there".to_owned());
+                shared.update(|membership| {
+                    membership.member = false;
+                    membership.last_error =
+                        Some("`topics` matches no topic of the cluster".to_owned());
                 });
             }
             self.take(shared, consumer, chosen.taken)?;
@@ -105,7 +107,7 @@ impl Subscription {
         if shared.has_patterns() {
             let more = topics.iter().filter(|topic| !self.topics.contains(topic)).count();
             let less = self.topics.iter().filter(|topic| !topics.contains(topic)).count();
-            info!(source = %shared.name, topics = topics.len(), more, less, "the regular expressions take other topics than before");
+            info!(source = %shared.name, topics = topics.len(), more, less, "the regular expressions match other topics than before; subscribing anew");
         }
         if topics.is_empty() {
             consumer.unsubscribe();
@@ -127,13 +129,13 @@ pub(super) fn counts(metadata: &Metadata) -> BTreeMap<String, i32> {
     there.map(|topic| (topic.name().to_owned(), count(topic.partitions().len()))).collect()
 }
 
-/// Topics that were missing may be there by now.
+/// Asks whether missing topics exist by now.
 fn ask_for_missing(shared: &Shared, consumer: &BaseConsumer<impl ConsumerContext>) {
     let until = Instant::now() + ANSWER_TIMEOUT;
     for missing in shared.missing() {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            // The others are asked for when these are there, or somebody has mended the brokers.
+            // The others get their turn when these exist or the brokers answer again.
             break;
         }
         let found = consumer.fetch_metadata(Some(&missing), left);
@@ -141,7 +143,7 @@ fn ask_for_missing(shared: &Shared, consumer: &BaseConsumer<impl ConsumerContext
             metadata.topics().iter().any(|t| t.name() == missing && t.error().is_none())
         });
         if there {
-            shared.stand(|s| s.missing.retain(|(topic, _)| *topic != missing));
+            shared.update(|s| s.missing.retain(|(topic, _)| *topic != missing));
         }
     }
 }

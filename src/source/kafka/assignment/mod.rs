@@ -1,7 +1,7 @@
-//! The partitions that are ours, each with its record of what is in flight.
+//! The assigned partitions, each with its record of the messages in flight.
 //!
-//! Each time that a partition becomes ours, or is read again from an earlier message, is a generation
-//! with a record and offsets of its own: what is settled late finds the old record, and moves nothing.
+//! Each assignment of a partition, and each seek to an earlier message, begins a generation with a
+//! record and offsets of its own: a late settlement goes to the old record, and advances nothing.
 
 mod offsets;
 mod unread;
@@ -21,10 +21,10 @@ use crate::source::{InFlight, Room};
 use offsets::{Offsets, Step};
 use unread::{HOLD, Rewind, Unread};
 
-/// All partitions that are ours.
+/// All assigned partitions.
 pub(in crate::source::kafka) struct Assignment {
     partitions: Vec<Partition>,
-    /// The one that the last message came from: the next one most likely does, too.
+    /// Index of the last message's partition: most likely that of the next, too.
     last: usize,
     generations: u64,
     closed: bool,
@@ -39,7 +39,7 @@ pub(in crate::source::kafka) struct Assignment {
 pub(in crate::source::kafka) struct Partition {
     topic: Topic,
     number: i32,
-    /// What orders a message without a key.
+    /// Order key of messages without a key.
     order: OrderKey,
     generation: u64,
     record: Arc<InFlight<i64>>,
@@ -57,27 +57,27 @@ pub(in crate::source::kafka) struct Place {
     pub(in crate::source::kafka) offset: i64,
 }
 
-/// The partition that was found for a message, as it was then.
+/// Handle of the partition that was found for a message.
 #[derive(Clone, Copy)]
 pub(in crate::source::kafka) struct Found {
-    /// Where it stood: others come and go.
+    /// Its index at that time: it moves when others are removed.
     index: usize,
     /// No two partitions have the same.
     generation: u64,
 }
 
-/// What became of a message.
+/// Result of admitting a message.
 pub(in crate::source::kafka) enum Admitted {
     /// It was taken.
     Taken(Settlement),
     /// There is no room.
     Full,
-    /// Its partition is not ours, or not in that generation.
+    /// Its partition was revoked, or is in another generation.
     Foreign,
 }
 
 impl Assignment {
-    /// None yet. `changed` is notified when something may be committed or was given back.
+    /// None yet. `changed` is notified when a watermark may advance or a message was released.
     pub(in crate::source::kafka) fn new(
         room: Arc<Room>,
         changed: Arc<Notify>,
@@ -88,7 +88,7 @@ impl Assignment {
         Self { partitions, last: 0, generations: 0, closed, pressure, room, changed, metrics }
     }
 
-    /// A partition became ours.
+    /// Adds a newly assigned partition.
     pub(in crate::source::kafka) fn add(&mut self, topic: &str, number: i32) {
         // librdkafka keeps a partition paused over a rebalance.
         let paused = self.get(topic, number).is_some_and(|p| p.unread.paused);
@@ -110,7 +110,7 @@ impl Assignment {
         self.partitions.push(partition);
     }
 
-    /// A partition is no longer ours. What is still to be settled of it is too late.
+    /// Removes a revoked partition. Its unsettled messages count as late.
     pub(in crate::source::kafka) fn remove(&mut self, topic: &str, number: i32) {
         let Some(index) = self.position(topic, number) else { return };
         let partition = self.partitions.swap_remove(index);
@@ -118,13 +118,13 @@ impl Assignment {
         self.last = 0;
     }
 
-    /// Takes nothing more, of whatever partition.
+    /// Takes no more messages, of any partition.
     pub(in crate::source::kafka) fn close(&mut self) {
         self.closed = true;
         self.partitions.iter().for_each(|p| p.record.close());
     }
 
-    /// Takes nothing more of these.
+    /// Takes no more messages of these partitions, which are being revoked.
     pub(in crate::source::kafka) fn close_only(&mut self, of: &[(String, i32)]) {
         self.change(of, |p| {
             p.unread.revoking = true;
@@ -132,7 +132,7 @@ impl Assignment {
         });
     }
 
-    /// The partition of a message, if it is ours and the message is one to take.
+    /// The partition of a message, if it is assigned and the message is one to take.
     pub(in crate::source::kafka) fn find(
         &mut self,
         topic: &str,
@@ -146,7 +146,7 @@ impl Assignment {
         if self.partitions[index].offsets.step(offset) == Step::Back {
             let oldest = self.partitions[index].offsets.resume_at().unwrap_or(offset);
             self.renew(index);
-            // Behind what is not settled: from there, or the new generation would pass it.
+            // An older message is unsettled: seek to it, or the new generation would skip it.
             if oldest < offset {
                 let due = Instant::now();
                 let first = false;
@@ -158,7 +158,7 @@ impl Assignment {
         Some(Found { index, generation: self.partitions[index].generation })
     }
 
-    /// The topic of a partition that was just found, and what orders its messages without a key.
+    /// The topic of a partition that was just found, and the order key of its messages without a key.
     pub(in crate::source::kafka) fn named(&self, found: Found) -> (&Topic, &OrderKey) {
         let partition = &self.partitions[found.index];
         (&partition.topic, &partition.order)
@@ -192,12 +192,12 @@ impl Assignment {
         }
     }
 
-    /// Moves every watermark on; gives the partitions in which a message was given back.
-    pub(in crate::source::kafka) fn settle(&mut self, now: Instant) -> Vec<(String, i32)> {
+    /// Advances every watermark; gives the partitions with a newly released message.
+    pub(in crate::source::kafka) fn advance(&mut self, now: Instant) -> Vec<(String, i32)> {
         let mut released = Vec::new();
         for index in 0..self.partitions.len() {
             let partition = &mut self.partitions[index];
-            partition.settle();
+            partition.advance();
             if self.closed || partition.unread.revoking {
                 continue;
             }
@@ -220,7 +220,7 @@ impl Assignment {
         released
     }
 
-    /// The positions that are to be stored for the next commit, and are taken for stored from now on.
+    /// The positions to store for the next commit; from now on they count as stored.
     pub(in crate::source::kafka) fn take_unstored(&mut self) -> Vec<Place> {
         let place = |p: &mut Partition| {
             let offset = p.offsets.unstored()?;
@@ -230,8 +230,8 @@ impl Assignment {
         self.partitions.iter_mut().filter_map(place).collect()
     }
 
-    /// Where partitions are to be read again, as far as it is time. Nothing is, once nothing is taken:
-    /// what was given back stays uncommitted, and comes to whoever reads the partition next.
+    /// Pending seeks that are due. None once the intake is closed: released messages stay uncommitted, and
+    /// go to the partition's next reader.
     pub(in crate::source::kafka) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
         let due = |p: &Partition| {
             let offset = p.unread.due_rewind(now).filter(|_| !self.closed)?;
@@ -240,13 +240,13 @@ impl Assignment {
         self.partitions.iter().filter_map(due).collect()
     }
 
-    /// All but those that are to be read again: they stay paused until they are.
+    /// All partitions but those with a pending seek, which stay paused until it is done.
     pub(in crate::source::kafka) fn not_rewinding(&self) -> Vec<(String, i32)> {
         let others = self.partitions.iter().filter(|p| p.unread.is_read());
         others.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
-    /// A message was not taken: its partition is to be read again, from the oldest one not settled.
+    /// A message was not taken: has its partition read again, from the oldest unsettled message.
     pub(in crate::source::kafka) fn set_back(&mut self, topic: &str, number: i32, offset: i64) {
         let Some(index) = self.position(topic, number) else { return };
         let at = self.partitions[index].offsets.resume_at().unwrap_or(offset);
@@ -255,7 +255,7 @@ impl Assignment {
         self.partitions[index].unread.rewind = Some(Rewind::To { offset: at, due, first: false });
     }
 
-    /// A partition was set back; or it was not, and is to be later.
+    /// Notes that a seek is done, or has failed and is retried later.
     pub(in crate::source::kafka) fn rewound(&mut self, place: &Place, done: bool, now: Instant) {
         let Some(index) = self.position(&place.topic, place.partition) else { return };
         let partition = &mut self.partitions[index];
@@ -271,23 +271,23 @@ impl Assignment {
         }
     }
 
-    /// Where these begin is to be asked for.
+    /// Has the start positions of these asked for.
     pub(in crate::source::kafka) fn undecide(&mut self, which: &[(String, i32)]) {
         self.change(which, |p| p.unread.rewind = Some(Rewind::Undecided { due: Instant::now() }));
     }
 
-    /// Those that are to be asked for, as far as it is time.
+    /// Partitions without a start position, where asking is due.
     pub(in crate::source::kafka) fn undecided(&self, now: Instant) -> Vec<(String, i32)> {
         let open = self.partitions.iter().filter(|p| !self.closed && p.unread.asks_now(now));
         open.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
-    /// Of how many it is still to be decided where they begin, or they are on the way there.
+    /// How many have no start position yet, or have not sought to it.
     pub(in crate::source::kafka) fn beginning(&self) -> usize {
         self.partitions.iter().filter(|p| p.unread.is_beginning()).count()
     }
 
-    /// Those of these that are still undecided are asked for later.
+    /// Puts off asking for those of these that still have no start position.
     pub(in crate::source::kafka) fn put_off(&mut self, which: &[(String, i32)], now: Instant) {
         self.change(which, |p| {
             if let Some(Rewind::Undecided { due }) = &mut p.unread.rewind {
@@ -296,8 +296,7 @@ impl Assignment {
         });
     }
 
-    /// A partition begins here; that is to be committed if it is `new`. One that was undecided is to be set
-    /// there.
+    /// Sets a start position, which is committed if it is `new`. A partition that was undecided seeks to it.
     pub(in crate::source::kafka) fn begin_at(
         &mut self,
         topic: &str,
@@ -317,22 +316,22 @@ impl Assignment {
         });
     }
 
-    /// What was stored is to be stored once more.
+    /// Has the stored positions stored once more.
     pub(in crate::source::kafka) fn store_anew(&mut self) {
         self.partitions.iter_mut().for_each(|p| p.offsets.store_anew());
     }
 
-    /// Whether nothing of these is waited for: all is settled, or what is not was given back.
-    pub(in crate::source::kafka) fn is_drained(&mut self, of: &[(String, i32)]) -> bool {
-        self.among(of).all(Partition::is_drained)
+    /// Whether there is nothing to wait for in these: all is settled, or a message was released.
+    pub(in crate::source::kafka) fn is_done(&mut self, of: &[(String, i32)]) -> bool {
+        self.among(of).all(Partition::is_done)
     }
 
-    /// Whether nothing of any partition is waited for.
-    pub(in crate::source::kafka) fn all_drained(&self) -> bool {
-        self.partitions.iter().all(Partition::is_drained)
+    /// Whether there is nothing to wait for in any partition.
+    pub(in crate::source::kafka) fn all_done(&self) -> bool {
+        self.partitions.iter().all(Partition::is_done)
     }
 
-    /// Whether some message was given back and its partition not yet read again.
+    /// Whether a message was released and its partition has not sought back yet.
     pub(in crate::source::kafka) fn has_released(&self) -> bool {
         self.partitions.iter().any(|p| p.record.has_released() || p.unread.has_released())
     }
@@ -372,7 +371,7 @@ impl Assignment {
         self.partitions.iter().map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
-    /// One of them.
+    /// An assigned partition.
     pub(in crate::source::kafka) fn get(&self, topic: &str, number: i32) -> Option<&Partition> {
         self.position(topic, number).map(|index| &self.partitions[index])
     }
@@ -419,14 +418,14 @@ impl Assignment {
 }
 
 impl Partition {
-    fn settle(&mut self) {
+    fn advance(&mut self) {
         if let Some(offset) = self.record.acknowledgeable().last() {
             self.offsets.settled(*offset);
             self.backoff.reset();
         }
     }
 
-    fn is_drained(&self) -> bool {
+    fn is_done(&self) -> bool {
         self.record.is_empty() || self.record.has_released()
     }
 }

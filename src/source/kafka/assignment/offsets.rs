@@ -1,4 +1,4 @@
-//! What may be committed of one partition while it is ours: pure bookkeeping of offsets.
+//! The position that may be committed for one assigned partition: pure bookkeeping of offsets.
 //!
 //! Offsets have gaps (compaction, markers of transactions), so nothing here adds one to an offset but
 //! to name the position behind a settled message.
@@ -16,23 +16,23 @@ pub(in crate::source::kafka) struct Offsets {
     stored: Option<i64>,
 }
 
-/// How a message stands to those before it.
+/// Order of a message against those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::source::kafka) enum Step {
     /// It follows them.
     Forward,
-    /// It stands before the newest, or before where the partition began: the partition was set back, and not by us.
+    /// It is older than the newest, or than the start position: the partition was set back, and not by us.
     Back,
 }
 
 impl Offsets {
-    /// It begins here, which is to be stored like any other position.
+    /// Sets the start position, which is stored like any other.
     pub(in crate::source::kafka) fn begin(&mut self, position: i64) {
         debug_assert_eq!(*self, Self::default());
         self.watermark = Some(position);
     }
 
-    /// A message is there to be taken.
+    /// Compares a message that may be taken.
     pub(in crate::source::kafka) fn step(&self, offset: i64) -> Step {
         let before = match (self.newest, self.watermark) {
             (Some(newest), _) => offset <= newest,
@@ -72,12 +72,12 @@ impl Offsets {
         self.stored = self.stored.max(Some(position));
     }
 
-    /// What was stored is to be stored once more.
+    /// Has the stored position stored once more.
     pub(in crate::source::kafka) fn store_anew(&mut self) {
         self.stored = None;
     }
 
-    /// The position of the oldest message that is not settled, or of where it will be.
+    /// The position of the oldest unsettled message, or of the next one if there is none.
     pub(in crate::source::kafka) fn resume_at(&self) -> Option<i64> {
         self.watermark.or(self.first)
     }

@@ -28,7 +28,7 @@ fn take(assignment: &mut Assignment, partition: i32, offset: i64) -> Settlement 
 }
 
 fn stored(assignment: &mut Assignment) -> Vec<(i32, i64)> {
-    assignment.settle(Instant::now());
+    assignment.advance(Instant::now());
     let mut places: Vec<_> =
         assignment.take_unstored().into_iter().map(|p| (p.partition, p.offset)).collect();
     places.sort_unstable();
@@ -91,8 +91,8 @@ fn what_was_settled_before_a_release_is_committed_when_the_partition_goes() {
     assignment.close_only(&of);
     first.settle(Outcome::Accepted(Done::Published));
     drop(second);
-    assert!(assignment.settle(Instant::now()).is_empty(), "it is not read again here");
-    assert!(assignment.is_drained(&of));
+    assert!(assignment.advance(Instant::now()).is_empty(), "it is not read again here");
+    assert!(assignment.is_done(&of));
     assert_eq!(stored(&mut assignment), [(0, 6)]);
 }
 
@@ -116,10 +116,10 @@ fn a_message_that_was_given_back_sets_its_partition_back() {
     let [first, second, third] = taken.try_into().unwrap_or_else(|_| panic!());
     first.settle(Outcome::Accepted(Done::Published));
     drop(second);
-    assert_eq!(assignment.settle(now), [("t".to_owned(), 0)]);
+    assert_eq!(assignment.advance(now), [("t".to_owned(), 0)]);
     // Until it was set back, what comes is not what is to come next.
     assert!(assignment.find("t", 0, 8).is_none());
-    assert_eq!(assignment.settle(now + LATER), []);
+    assert_eq!(assignment.advance(now + LATER), []);
     third.settle(Outcome::Accepted(Done::Published));
     assert_eq!(metrics.late.get(), 1, "the third");
     let due = assignment.due_rewinds(now + LATER);
@@ -140,10 +140,10 @@ fn what_is_settled_soon_after_a_message_behind_it_was_given_back_is_not_read_aga
     let taken: Vec<_> = (5..8).map(|offset| take(&mut assignment, 0, offset)).collect();
     let [first, second, third] = taken.try_into().unwrap_or_else(|_| panic!());
     drop(third);
-    assert_eq!(assignment.settle(now), [("t".to_owned(), 0)]);
+    assert_eq!(assignment.advance(now), [("t".to_owned(), 0)]);
     first.settle(Outcome::Accepted(Done::Published));
     second.settle(Outcome::Accepted(Done::Published));
-    assert_eq!(assignment.settle(now + LATER), []);
+    assert_eq!(assignment.advance(now + LATER), []);
     let due = assignment.due_rewinds(now + LATER);
     assert_eq!(due, [Place { topic: "t".into(), partition: 0, offset: 7 }]);
     assert_eq!(metrics.late.get(), 0);
@@ -169,7 +169,7 @@ fn without_room_nothing_is_taken_and_nothing_is_lost() {
     let found = assignment.find("t", 0, 3).unwrap();
     assert!(matches!(assignment.admit(found, 3, 1), Admitted::Full));
     one.settle(Outcome::Accepted(Done::Published));
-    assignment.settle(Instant::now());
+    assignment.advance(Instant::now());
     assert!(matches!(assignment.admit(found, 3, 1), Admitted::Taken(_)));
 }
 
@@ -180,14 +180,14 @@ fn a_closed_assignment_waits_for_what_it_has() {
     assignment.add("t", 1);
     let held = take(&mut assignment, 0, 5);
     assignment.close_only(&[("t".into(), 1)]);
-    assert!(assignment.is_drained(&[("t".into(), 1)]));
-    assert!(!assignment.is_drained(&[("t".into(), 0)]));
+    assert!(assignment.is_done(&[("t".into(), 1)]));
+    assert!(!assignment.is_done(&[("t".into(), 0)]));
     assignment.close();
     assert!(assignment.find("t", 0, 6).is_none());
-    assert!(!assignment.all_drained());
+    assert!(!assignment.all_done());
     held.settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), [(0, 6)]);
-    assert!(assignment.all_drained() && !assignment.has_released());
+    assert!(assignment.all_done() && !assignment.has_released());
 }
 
 #[test]
@@ -198,14 +198,14 @@ fn a_partition_that_waits_to_be_read_again_ends_no_drain_and_is_read_no_more() {
     let (back, held) = (take(&mut assignment, 0, 5), take(&mut assignment, 1, 7));
     drop(back);
     let now = Instant::now();
-    assert_eq!(assignment.settle(now), [("t".to_owned(), 0)]);
+    assert_eq!(assignment.advance(now), [("t".to_owned(), 0)]);
     assert_eq!(assignment.not_rewinding(), [("t".to_owned(), 1)]);
     assignment.close();
     assert_eq!(assignment.due_rewinds(now + LATER), []);
-    assert!(!assignment.all_drained(), "7 is under way");
+    assert!(!assignment.all_done(), "7 is under way");
     held.settle(Outcome::Accepted(Done::Published));
     assert_eq!(stored(&mut assignment), [(1, 8)]);
-    assert!(assignment.all_drained() && assignment.has_released());
+    assert!(assignment.all_done() && assignment.has_released());
     assert_eq!(metrics.rewinds.get(), 0);
 }
 
@@ -275,7 +275,7 @@ proptest! {
                 }
                 Event::Tick => {
                     now += LATER;
-                    assignment.settle(now);
+                    assignment.advance(now);
                     for place in assignment.due_rewinds(now + LATER) {
                         let p = usize::try_from(place.partition).unwrap();
                         next[p] = log.iter().position(|o| *o >= place.offset).unwrap();

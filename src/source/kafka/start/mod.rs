@@ -1,11 +1,11 @@
-//! Where partitions begin that the group has no position in, with `start = "latest"`: the brokers are asked when
-//! they are assigned, and the position is committed at once, before there is a message behind it.
+//! Start positions of partitions without a committed offset, with `start = "latest"`: the brokers are asked on
+//! assignment, and the position is committed at once, before a message arrives behind it.
 //!
-//! librdkafka must not look for a beginning of its own meanwhile: a late answer to that undoes a seek. So the
-//! partition is assigned with its position. One that can't be asked for is assigned paused, asked for again, and
-//! holds up no other; until then the source is not ready.
+//! librdkafka must not look for a start position itself meanwhile: a late answer to that undoes a seek. So the
+//! partition is assigned with its position. One whose leader does not answer is assigned paused, asked for
+//! again, and delays no other; until then the source is not ready.
 
-mod birth;
+mod history;
 
 use std::collections::BTreeMap;
 use std::slice;
@@ -21,19 +21,23 @@ use tracing::{debug, info, warn};
 use super::ANSWER_TIMEOUT;
 use super::shared::Shared;
 use crate::telemetry;
-pub(super) use birth::Births;
-use birth::{Begin, Log};
+pub(super) use history::History;
+use history::{Begin, Log};
 
-/// One that the others are not to wait for has so long.
+/// Timeout of a request for one partition, so that the others need not wait for it long.
 const ALONE: Duration = Duration::from_millis(500);
 
-/// So many are asked for one by one at the same time.
+/// How many such requests run at the same time.
 const TOGETHER: usize = 64;
 
-/// A partition, and a time or an end of its log that is asked for.
-type Question = (String, i32, Offset);
+/// Asks for the offset of a time or of an end of a partition's log.
+struct Query {
+    topic: String,
+    partition: i32,
+    at: Offset,
+}
 
-/// What was said of partitions: an offset, or that there is none. One is missing of which nothing was said.
+/// Answers by partition: an offset, or `None` if the log has none there. Partitions without an answer are left out.
 type Answers = BTreeMap<(String, i32), Option<i64>>;
 
 /// Where a partition is read from.
@@ -41,39 +45,45 @@ pub(in crate::source::kafka) struct Begun {
     pub(in crate::source::kafka) topic: String,
     pub(in crate::source::kafka) partition: i32,
     pub(in crate::source::kafka) position: i64,
-    /// What stands behind the position that the group has; else why it begins there, and how much it skips.
-    was: Result<String, (Begin, i64)>,
+    origin: Origin,
+}
+
+/// Where a position comes from.
+enum Origin {
+    /// The group's commit, with this metadata.
+    Committed { metadata: String },
+    /// Chosen now, `skipped` messages behind the beginning of the log.
+    New { begin: Begin, skipped: i64 },
 }
 
 impl Begun {
-    /// Whether the group has no position there.
+    /// Whether the group has no committed position there.
     pub(in crate::source::kafka) fn is_new(&self) -> bool {
-        self.was.is_err()
+        matches!(self.origin, Origin::New { .. })
     }
 }
 
 impl Shared {
-    /// Where these partitions are to be read from; those are missing that it is not known of yet. Their leaders
-    /// have `patience` to answer, in which nothing is taken.
+    /// Where to read these partitions from; those without an answer are left out. Their leaders have `patience`
+    /// to answer, and no message is taken meanwhile.
     pub(in crate::source::kafka) fn positions(
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
         open: &[(String, i32)],
         patience: Duration,
     ) -> Vec<Begun> {
-        if open.is_empty() || !self.births().has_looked() {
+        if open.is_empty() || !self.history().is_loaded() {
             return Vec::new();
         }
         let begun = self.decide(consumer, open, patience).unwrap_or_else(|error| {
-            debug!(source = %self.name, %error, "positions of the group are not known yet");
+            debug!(source = %self.name, %error, "the committed positions of the group are not known yet");
             Vec::new()
         });
         self.alive();
         begun
     }
 
-    /// Decides where partitions begin that could not be decided on when they were assigned, as far as it is
-    /// time.
+    /// Asks again for the start positions that were not known on assignment, where that is due.
     pub(in crate::source::kafka) fn begin(
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
@@ -83,7 +93,7 @@ impl Shared {
         if open.is_empty() {
             return;
         }
-        // They did not answer when there was more time.
+        // Their leaders did not answer in more time before.
         let begun = self.positions(consumer, &open, ALONE);
         let mut assignment = self.assignment();
         for each in &begun {
@@ -94,19 +104,19 @@ impl Shared {
         self.begin_with(consumer, &begun);
     }
 
-    /// Commits where partitions begin, and brings up to date what stands behind the positions that there are.
+    /// Commits new start positions, and updates outdated notes of the committed ones.
     pub(in crate::source::kafka) fn begin_with(
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
         begun: &[Begun],
     ) {
-        let births = self.births();
+        let history = self.history();
         let mut stale = TopicPartitionList::new();
-        for Begun { topic, partition, position, was } in begun {
-            match was {
-                Err((begin, skipped)) => self.say(topic, *partition, *begin, *position, *skipped),
-                Ok(behind) => {
-                    let Some(note) = births.note(topic).filter(|note| note != behind) else {
+        for each @ Begun { topic, partition, position, origin } in begun {
+            match origin {
+                Origin::New { begin, skipped } => self.report(each, *begin, *skipped),
+                Origin::Committed { metadata } => {
+                    let Some(note) = history.note(topic).filter(|note| note != metadata) else {
                         continue;
                     };
                     let mut element = stale.add_partition(topic, *partition);
@@ -116,7 +126,7 @@ impl Shared {
                 }
             }
         }
-        drop(births);
+        drop(history);
         if stale.count() > 0
             && let Err(error) = consumer.commit(&stale, CommitMode::Async)
         {
@@ -138,10 +148,10 @@ impl Shared {
     ) -> Result<Vec<Begun>, KafkaError> {
         let asked = self.with_positions(open);
         let found = consumer.committed_offsets(asked, ANSWER_TIMEOUT)?;
-        let mut births = self.births();
+        let mut history = self.history();
         for element in found.elements() {
             if matches!(element.offset(), Offset::Offset(_)) && element.error().is_ok() {
-                births.learn(element.topic(), &behind(&element));
+                history.learn(element.topic(), &metadata(&element));
             }
         }
         let (mut begun, mut new, mut topics) = (Vec::new(), Vec::new(), BTreeMap::new());
@@ -154,31 +164,37 @@ impl Shared {
             let of: &mut (i32, Option<Begin>) = topics.entry(topic.clone()).or_default();
             of.0 = of.0.max(partition + 1);
             if let Offset::Offset(position) = element.offset() {
-                begun.push(Begun { topic, partition, position, was: Ok(behind(&element)) });
+                let metadata = metadata(&element);
+                begun.push(Begun {
+                    topic,
+                    partition,
+                    position,
+                    origin: Origin::Committed { metadata },
+                });
             } else {
                 let taking: Vec<_> = self.selection.taking(&topic).collect();
-                let begin = births.begin(&topic, partition, &taking);
+                let begin = history.begin(&topic, partition, &taking);
                 of.1 = Some(begin);
                 new.push(((topic, partition), begin));
             }
         }
         let now = millis();
         for (topic, (partitions, begin)) in topics {
-            births.take(&topic, partitions, begin, now);
+            history.take(&topic, partitions, begin, now);
         }
-        drop(births);
+        drop(history);
         begun.extend(anew(new, |questions| offsets(consumer, questions, patience)));
         if begun.len() < open.len() {
-            debug!(source = %self.name, missing = open.len() - begun.len(), "the brokers do not say yet where partitions begin");
+            debug!(source = %self.name, missing = open.len() - begun.len(), "some start positions are not known yet; asking again");
         }
         Ok(begun)
     }
 
-    /// Those that are to be decided on, and all that the group may have a position in.
+    /// These partitions, and all others in which the group may have a position.
     fn with_positions(&self, open: &[(String, i32)]) -> TopicPartitionList {
-        let births = self.births();
+        let history = self.history();
         let open = open.iter().map(|(topic, partition)| (topic.as_str(), *partition));
-        let mut all: Vec<_> = births.partitions().chain(open).collect();
+        let mut all: Vec<_> = history.partitions().chain(open).collect();
         all.sort_unstable();
         all.dedup();
         let mut list = TopicPartitionList::with_capacity(all.len());
@@ -188,7 +204,8 @@ impl Shared {
         list
     }
 
-    fn say(&self, topic: &str, partition: i32, begin: Begin, position: i64, skipped: i64) {
+    fn report(&self, begun: &Begun, begin: Begin, skipped: i64) {
+        let Begun { topic, partition, position, .. } = begun;
         let (source, starts) = (&self.name, &self.kafka.starts);
         match begin {
             Begin::Beginning => {
@@ -198,33 +215,33 @@ impl Shared {
             Begin::Since(_) => {
                 starts.since.inc();
                 if skipped > 0 {
-                    warn!(%source, topic, partition, position, skipped, "a topic that is new to the group has messages from before it was subscribed to, by their own times; they are skipped: `start` is \"latest\"");
+                    warn!(%source, topic, partition, position, skipped, "a topic new to the group has messages older than its subscription, by their timestamps; skipping them: `start` is \"latest\"");
                 } else {
-                    info!(%source, topic, partition, position, "a topic that is new to the group begins with its first message");
+                    info!(%source, topic, partition, position, "a topic new to the group begins with its first message");
                 }
             }
             Begin::End => {
                 starts.end.inc();
-                info!(%source, topic, partition, position, skipped, "the group has no position; it begins at the end: `start` is \"latest\"");
+                info!(%source, topic, partition, position, skipped, "the group has no committed position; beginning at the end: `start` is \"latest\"");
             }
         }
     }
 }
 
-/// Where partitions begin that the group has no position in, by what `ask` is answered.
+/// Start positions of partitions without a committed one, from the answers of `ask`.
 fn anew(
     mut new: Vec<((String, i32), Begin)>,
-    mut ask: impl FnMut(&[Question]) -> Answers,
+    mut ask: impl FnMut(&[Query]) -> Answers,
 ) -> Vec<Begun> {
     let mut ask = |new: &[((String, i32), Begin)], at: fn(Begin) -> Option<Offset>| {
-        let question = |((topic, partition), begin): &'_ ((String, i32), Begin)| {
-            Some((topic.clone(), *partition, at(*begin)?))
+        let query = |((topic, partition), begin): &'_ ((String, i32), Begin)| {
+            Some(Query { topic: topic.clone(), partition: *partition, at: at(*begin)? })
         };
-        ask(&new.iter().filter_map(question).collect::<Vec<_>>())
+        ask(&new.iter().filter_map(query).collect::<Vec<_>>())
     };
-    // In this order: what is written meanwhile is behind the end that was told.
+    // The end first: messages written meanwhile are behind it, and not skipped.
     let latest = ask(&new, |_| Some(Offset::End));
-    // Who does not answer is not asked for more: the others would wait for it each time.
+    // A partition without an answer is not asked for again here: the others would wait for it each time.
     new.retain(|(at, _)| latest.get(at).is_some_and(Option::is_some));
     let since = ask(&new, |begin| match begin {
         Begin::Since(since) => Some(Offset::Offset(since)),
@@ -238,7 +255,8 @@ fn anew(
         };
         let log = Log { earliest: (*earliest.get(&at)?)?, latest: (*latest.get(&at)?)?, since };
         let (position, skipped) = begin.position(log);
-        Some(Begun { topic: at.0, partition: at.1, position, was: Err((begin, skipped)) })
+        let origin = Origin::New { begin, skipped };
+        Some(Begun { topic: at.0, partition: at.1, position, origin })
     };
     new.into_iter().filter_map(begun).collect()
 }
@@ -249,29 +267,29 @@ pub(in crate::source::kafka) fn millis() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// What stands behind a position. rdkafka panics where that is no text, which others may have written.
-fn behind(element: &TopicPartitionListElem<'_>) -> String {
+/// The metadata of a committed position. rdkafka panics where it is not UTF-8, which other clients may commit.
+fn metadata(element: &TopicPartitionListElem<'_>) -> String {
     telemetry::unless_it_panics(|| element.metadata().to_owned()).unwrap_or_default()
 }
 
-/// What the brokers say.
+/// The brokers' answers.
 fn offsets(
     consumer: &BaseConsumer<impl ConsumerContext>,
-    questions: &[Question],
+    queries: &[Query],
     patience: Duration,
 ) -> Answers {
-    let answers = match ask(consumer, questions, patience) {
+    let answers = match ask(consumer, queries, patience) {
         Ok(answer) => vec![answer],
-        Err(_) if questions.len() == 1 => Vec::new(),
-        // One that has no leader, or a silent one, lets the question fail for all.
-        Err(_) => questions.chunks(TOGETHER).flat_map(|some| alone(consumer, some)).collect(),
+        Err(_) if queries.len() == 1 => Vec::new(),
+        // One partition without a leader, or with a silent one, fails the request for all.
+        Err(_) => queries.chunks(TOGETHER).flat_map(|some| alone(consumer, some)).collect(),
     };
     let mut said = Answers::new();
     for element in answers.iter().flat_map(TopicPartitionList::elements) {
         if element.error().is_ok() {
             let offset = match element.offset() {
                 Offset::Offset(offset) => Some(offset),
-                // Nothing is as young as that.
+                // No message is that new.
                 _ => None,
             };
             said.insert((element.topic().to_owned(), element.partition()), offset);
@@ -280,33 +298,33 @@ fn offsets(
     said
 }
 
-/// What the brokers say to each by itself, at the same time: one that is silent costs no other its turn.
+/// Asks for each partition by itself, at the same time: a silent leader delays no other.
 fn alone(
     consumer: &BaseConsumer<impl ConsumerContext>,
-    questions: &[Question],
+    queries: &[Query],
 ) -> Vec<TopicPartitionList> {
     thread::scope(|scope| {
-        let begin = |question| {
-            let one = move || ask(consumer, slice::from_ref(question), ALONE);
-            // Without a thread for it there is no answer, and it is asked for again.
+        let begin = |query| {
+            let one = move || ask(consumer, slice::from_ref(query), ALONE);
+            // Without a thread there is no answer; it is asked for again later.
             thread::Builder::new().spawn_scoped(scope, one).ok()
         };
-        let asked: Vec<_> = questions.iter().filter_map(begin).collect();
+        let asked: Vec<_> = queries.iter().filter_map(begin).collect();
         asked.into_iter().filter_map(|one| one.join().ok()?.ok()).collect()
     })
 }
 
-/// Kafka takes the ends of a log for times, and so does librdkafka.
+/// Makes one request. The ends of a log are queried like times, as in Kafka's protocol.
 fn ask(
     consumer: &BaseConsumer<impl ConsumerContext>,
-    questions: &[Question],
+    queries: &[Query],
     patience: Duration,
 ) -> Result<TopicPartitionList, KafkaError> {
-    if questions.is_empty() {
+    if queries.is_empty() {
         return Ok(TopicPartitionList::new());
     }
-    let mut list = TopicPartitionList::with_capacity(questions.len());
-    for (topic, partition, at) in questions {
+    let mut list = TopicPartitionList::with_capacity(queries.len());
+    for Query { topic, partition, at } in queries {
         list.add_partition_offset(topic, *partition, *at)?;
     }
     consumer.offsets_for_times(list, patience)
@@ -328,8 +346,8 @@ mod tests {
         let mut asked = Vec::new();
         let begun = anew(
             vec![(at(0), Begin::Since(7)), (at(1), Begin::Since(7)), (at(2), Begin::End)],
-            |questions| {
-                let partitions: Vec<i32> = questions.iter().map(|question| question.1).collect();
+            |queries| {
+                let partitions: Vec<i32> = queries.iter().map(|query| query.partition).collect();
                 asked.push(partitions.clone());
                 let answers = partitions.into_iter().filter(|partition| *partition != 1);
                 answers.map(|partition| (at(partition), Some(5))).collect()
@@ -349,7 +367,8 @@ mod tests {
         cluster.broker_round_trip_time(2, Duration::from_mins(10)).unwrap();
         let servers = cluster.bootstrap_servers();
         let (_shared, consumer) = client(servers.split(',').next().unwrap());
-        let all: Vec<_> = (0..4).map(|n| ("t".to_owned(), n, Offset::End)).collect();
+        let query = |partition| Query { topic: "t".to_owned(), partition, at: Offset::End };
+        let all: Vec<_> = (0..4).map(query).collect();
         let deadline = Instant::now() + Duration::from_secs(30);
         // On a busy machine the one that speaks may be late, too.
         loop {

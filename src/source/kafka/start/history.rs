@@ -1,39 +1,39 @@
-//! Since when a group has what it reads, and where it begins with a partition that it has no position in.
-//! Pure.
+//! The history of a group's subscription, and the start of a partition without a committed position. Pure.
 //!
-//! With `start = "latest"` a group begins with a topic at its end, once. What is born after that begins with
-//! its first message: a partition that is added, a topic that a regular expression takes, one that was missing.
-//! A topic that was there before `topics` named it begins at its end. The brokers say of neither when it was
-//! made, so the group keeps it in mind: behind each position that is committed stands a [`Note`] of when the
-//! group got this topic, and how many partitions it had, and of when each entry of `topics` was new.
+//! With `start = "latest"` a group begins a topic at its end, once. Partitions and topics created later begin
+//! with their first message: an added partition, a new topic that a regular expression matches, a topic that was
+//! missing. A topic older than its entry in `topics` begins at its end. The brokers do not tell when a topic or
+//! a partition was created, so the group records it: the metadata of each committed position holds a [`Note`]
+//! with the time of the topic's subscription, its number of partitions then, and the time when each entry of
+//! `topics` was new.
 //!
-//! A topic without a position begins with its first record since the entry that takes it was new, by the
-//! records' own times. One that a producer dates back is taken for older than it is, and skipped: that is said.
-//! A partition beyond those that the topic had is new whatever its records say.
+//! A topic without a position begins with its first record since the matching entry was new, by the records'
+//! timestamps. A record with a timestamp too early counts as older, and is skipped: that is logged. A partition
+//! beyond the recorded number is new whatever its records' timestamps are.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// What a note begins with.
+/// The first word of a note.
 const MARK: &str = "appsync-bridge/1";
 
-/// A note is no longer, in bytes: it is committed with every position, and brokers take 4,096 as a rule.
+/// Longest note, in bytes: it is committed with every position, and brokers accept 4,096 by default.
 const LONGEST: usize = 512;
 
-/// Where a partition begins that the group has no position in.
+/// Start of a partition without a committed position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::source::kafka) enum Begin {
-    /// At its beginning: it is younger than the topic.
+    /// At its beginning: it was added to the topic later.
     Beginning,
-    /// With its first record that is not older, in milliseconds of the epoch.
+    /// With its first record not older than this, in milliseconds of the epoch.
     Since(i64),
     /// At its end.
     End,
 }
 
-/// Where the log of a partition begins and ends, and its first record of a time.
+/// The ends of a partition's log, and its first record since a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::source::kafka) struct Log {
     pub(in crate::source::kafka) earliest: i64,
@@ -42,17 +42,17 @@ pub(in crate::source::kafka) struct Log {
     pub(in crate::source::kafka) since: Option<i64>,
 }
 
-/// When the group got a topic, and how many partitions that had.
+/// When the group subscribed to a topic, and how many partitions that had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Got {
+struct Subscribed {
     since: i64,
     partitions: i32,
 }
 
-/// What stands behind a position that is committed.
+/// The metadata of a committed position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Note {
-    topic: Option<Got>,
+    topic: Option<Subscribed>,
     /// By the hash of the entry.
     entries: Vec<(u32, i64)>,
 }
@@ -62,28 +62,28 @@ struct Note {
 struct Entry {
     hash: u32,
     text: String,
-    /// `None` until the cluster was looked at.
+    /// When it was new; `None` before the first refresh.
     since: Option<i64>,
-    /// The group has it from before this process.
+    /// The group had it before this process.
     of_group: bool,
 }
 
-/// What the group is known to have, since when.
+/// The topics and entries of the group, with the times when they were new.
 #[derive(Debug, Default)]
-pub(in crate::source::kafka) struct Births {
-    /// Those that a note has room for first come first.
+pub(in crate::source::kafka) struct History {
+    /// A note holds as many as fit, the first ones first.
     entries: Vec<Entry>,
-    /// The topics that are taken, with their partitions: as they were at the first look, …
+    /// The matching topics, with their partitions: as of the first refresh, …
     first: BTreeMap<String, i32>,
-    /// … and at the last one.
+    /// … and as of the last.
     last: BTreeMap<String, i32>,
-    topics: BTreeMap<String, Got>,
-    /// Brokers refuse notes.
-    mute: bool,
+    topics: BTreeMap<String, Subscribed>,
+    /// The brokers refuse notes.
+    notes_disabled: bool,
 }
 
 impl Begin {
-    /// The position, in a log like that, and how many messages before it are skipped.
+    /// The position in that log, and the count of offsets skipped before it.
     pub(in crate::source::kafka) fn position(self, log: Log) -> (i64, i64) {
         let position = match self {
             Self::Beginning => log.earliest,
@@ -96,9 +96,9 @@ impl Begin {
     }
 }
 
-impl Births {
-    /// Of a source with these entries in its `topics`: regular expressions first, since what is born is
-    /// theirs as a rule.
+impl History {
+    /// Of a source with these entries in its `topics`: regular expressions first, since new topics are
+    /// mostly theirs.
     pub(in crate::source::kafka) fn new<'e>(entries: impl IntoIterator<Item = &'e str>) -> Self {
         let entry = |text: &str| Entry {
             hash: hash(text),
@@ -109,26 +109,26 @@ impl Births {
         Self { entries: entries.into_iter().map(entry).collect(), ..Self::default() }
     }
 
-    /// The cluster was looked at: these topics are taken, with so many partitions.
-    pub(in crate::source::kafka) fn looked(&mut self, taken: BTreeMap<String, i32>, now: i64) {
-        if !self.has_looked() {
+    /// Takes the cluster's matching topics, with their counts of partitions.
+    pub(in crate::source::kafka) fn refresh(&mut self, taken: BTreeMap<String, i32>, now: i64) {
+        if !self.is_loaded() {
             self.first.clone_from(&taken);
             self.entries.iter_mut().for_each(|entry| entry.since = Some(now));
         }
         self.last = taken;
     }
 
-    /// Whether it was looked at.
-    pub(in crate::source::kafka) fn has_looked(&self) -> bool {
+    /// Whether there was a first refresh.
+    pub(in crate::source::kafka) fn is_loaded(&self) -> bool {
         self.entries.iter().all(|entry| entry.since.is_some())
     }
 
-    /// Every partition that is taken, as of the last look.
+    /// Every partition of the matching topics, as of the last refresh.
     pub(in crate::source::kafka) fn partitions(&self) -> impl Iterator<Item = (&str, i32)> {
         self.last.iter().flat_map(|(topic, count)| (0..*count).map(|n| (topic.as_str(), n)))
     }
 
-    /// The group has a position in this topic, and this stands behind it.
+    /// Takes the metadata of a position that the group has in this topic.
     pub(in crate::source::kafka) fn learn(&mut self, topic: &str, behind: &str) {
         let Some(note) = Note::read(behind) else { return };
         if let Some(got) = note.topic {
@@ -144,7 +144,7 @@ impl Births {
         }
     }
 
-    /// Where a partition begins without a position, if these entries take its topic.
+    /// The start of a partition without a position, whose topic these entries match.
     pub(in crate::source::kafka) fn begin(
         &self,
         topic: &str,
@@ -159,12 +159,12 @@ impl Births {
             };
         }
         let all = self.entries.iter().filter(|entry| taking.contains(&entry.text.as_str()));
-        // One that is new here takes what was there before it at its end.
+        // A topic older than a new entry begins at its end.
         let old = all.filter(|entry| entry.of_group || !self.first.contains_key(topic));
         old.filter_map(|entry| entry.since).min().map_or(Begin::End, Begin::Since)
     }
 
-    /// This topic is the group's from now on, with at least so many partitions, of which one begins there.
+    /// Records the subscription to a topic with at least so many partitions; `begin` is the start of one.
     pub(in crate::source::kafka) fn take(
         &mut self,
         topic: &str,
@@ -177,24 +177,24 @@ impl Births {
             Some(Begin::End | Begin::Beginning) | None => now,
         };
         let partitions = partitions.max(self.first.get(topic).copied().unwrap_or(0));
-        self.topics.entry(topic.to_owned()).or_insert(Got { since, partitions });
+        self.topics.entry(topic.to_owned()).or_insert(Subscribed { since, partitions });
     }
 
-    /// Writes no notes from now on.
-    pub(in crate::source::kafka) fn mute(&mut self) -> bool {
-        !std::mem::replace(&mut self.mute, true)
+    /// Writes no notes from now on; `true` the first time.
+    pub(in crate::source::kafka) fn disable_notes(&mut self) -> bool {
+        !std::mem::replace(&mut self.notes_disabled, true)
     }
 
-    /// What is to stand behind the positions in this topic.
+    /// The note for positions in this topic.
     pub(in crate::source::kafka) fn note(&self, topic: &str) -> Option<String> {
-        let got = self.topics.get(topic).filter(|_| !self.mute)?;
+        let got = self.topics.get(topic).filter(|_| !self.notes_disabled)?;
         let entries = self.entries.iter().filter_map(|entry| Some((entry.hash, entry.since?)));
         Some(Note { topic: Some(*got), entries: entries.collect() }.write())
     }
 }
 
 impl Note {
-    /// `None` if it is not one of ours. What it says that is not known here is passed over.
+    /// `None` if it is not one of ours. Unknown words are skipped.
     fn read(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         if words.next() != Some(MARK) {
@@ -204,7 +204,7 @@ impl Note {
         for word in words {
             if let Some((since, of)) = word.split_once('/') {
                 if let (Ok(since), Ok(partitions)) = (since.parse(), of.parse()) {
-                    note.topic = Some(Got { since, partitions });
+                    note.topic = Some(Subscribed { since, partitions });
                 }
             } else if let Some((since, hashes)) = word.split_once(':')
                 && let Ok(since) = since.parse()
@@ -217,10 +217,10 @@ impl Note {
         Some(note)
     }
 
-    /// `appsync-bridge/1 SINCE/PARTITIONS SINCE:HASH,HASH SINCE:HASH`, as many as there is room for.
+    /// `appsync-bridge/1 SINCE/PARTITIONS SINCE:HASH,HASH SINCE:HASH`, as many as fit.
     fn write(&self) -> String {
         let mut text = MARK.to_owned();
-        if let Some(Got { since, partitions }) = self.topic {
+        if let Some(Subscribed { since, partitions }) = self.topic {
             let _ = write!(text, " {since}/{partitions}");
         }
         let mut last = None;
@@ -240,12 +240,12 @@ impl Note {
     }
 }
 
-/// The same in every version of the bridge.
+/// Must stay the same in every version of the bridge.
 fn hash(text: &str) -> u32 {
     let all = digest(&SHA256, text.as_bytes());
     all.as_ref().iter().take(4).fold(0, |hash, byte| hash << 8 | u32::from(*byte))
 }
 
 #[cfg(test)]
-#[path = "birth_tests.rs"]
+#[path = "history_tests.rs"]
 mod tests;

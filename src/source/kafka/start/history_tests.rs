@@ -8,64 +8,70 @@ fn there(topics: &[(&str, i32)]) -> BTreeMap<String, i32> {
 }
 
 /// A process of the group that starts at `now`, with this in its `topics`, and finds these.
-fn process(entries: &[&str], topics: &[(&str, i32)], now: i64) -> Births {
-    let mut births = Births::new(entries.iter().copied());
-    assert!(!births.has_looked());
-    births.looked(there(topics), now);
-    births
+fn process(entries: &[&str], topics: &[(&str, i32)], now: i64) -> History {
+    let mut history = History::new(entries.iter().copied());
+    assert!(!history.is_loaded());
+    history.refresh(there(topics), now);
+    history
 }
 
 /// Another one later, that finds what this one has committed of a topic.
-fn after(births: &Births, of: &str, entries: &[&str], topics: &[(&str, i32)], now: i64) -> Births {
+fn after(
+    history: &History,
+    of: &str,
+    entries: &[&str],
+    topics: &[(&str, i32)],
+    now: i64,
+) -> History {
     let mut next = process(entries, topics, now);
-    next.learn(of, &births.note(of).unwrap());
+    next.learn(of, &history.note(of).unwrap());
     next
 }
 
 #[test]
 fn a_group_is_born_at_the_end_of_what_is_there() {
-    let mut births = process(&["a", PATTERN], &[("a", 2), ("new.old", 1)], 100);
-    assert_eq!(births.begin("a", 0, &["a"]), Begin::End);
-    assert_eq!(births.begin("new.old", 0, &[PATTERN]), Begin::End);
-    births.take("a", 1, Some(Begin::End), 110);
+    let mut history = process(&["a", PATTERN], &[("a", 2), ("new.old", 1)], 100);
+    assert_eq!(history.begin("a", 0, &["a"]), Begin::End);
+    assert_eq!(history.begin("new.old", 0, &[PATTERN]), Begin::End);
+    history.take("a", 1, Some(Begin::End), 110);
     // Another member that comes at the same time, and has the other one.
-    let other = after(&births, "a", &["a", PATTERN], &[("a", 2), ("new.old", 1)], 111);
+    let other = after(&history, "a", &["a", PATTERN], &[("a", 2), ("new.old", 1)], 111);
     assert_eq!(other.begin("a", 1, &["a"]), Begin::Since(110));
 }
 
 #[test]
 fn a_partition_that_is_added_begins_at_its_beginning_whoever_has_it_then() {
-    let mut births = process(&["a"], &[("a", 2)], 100);
-    births.take("a", 1, Some(Begin::End), 110);
-    assert_eq!(births.begin("a", 2, &["a"]), Begin::Beginning);
-    let later = after(&births, "a", &["a"], &[("a", 5)], 900);
+    let mut history = process(&["a"], &[("a", 2)], 100);
+    history.take("a", 1, Some(Begin::End), 110);
+    assert_eq!(history.begin("a", 2, &["a"]), Begin::Beginning);
+    let later = after(&history, "a", &["a"], &[("a", 5)], 900);
     assert_eq!(later.begin("a", 4, &["a"]), Begin::Beginning);
 }
 
 #[test]
 fn a_topic_that_is_born_later_begins_with_the_group() {
-    let mut births = process(&[PATTERN, "a", "missing"], &[("a", 1)], 100);
-    births.take("a", 1, Some(Begin::End), 110);
-    assert_eq!(births.begin("new.x", 0, &[PATTERN]), Begin::Since(100));
-    assert_eq!(births.begin("missing", 3, &["missing"]), Begin::Since(100));
+    let mut history = process(&[PATTERN, "a", "missing"], &[("a", 1)], 100);
+    history.take("a", 1, Some(Begin::End), 110);
+    assert_eq!(history.begin("new.x", 0, &[PATTERN]), Begin::Since(100));
+    assert_eq!(history.begin("missing", 3, &["missing"]), Begin::Since(100));
     let found = [("a", 1), ("new.x", 1), ("missing", 4)];
-    let mut later = after(&births, "a", &[PATTERN, "a", "missing"], &found, 900);
+    let mut later = after(&history, "a", &[PATTERN, "a", "missing"], &found, 900);
     assert_eq!(later.begin("new.x", 0, &[PATTERN]), Begin::Since(100));
     assert_eq!(later.begin("missing", 3, &["missing"]), Begin::Since(100));
     // Every member has the same bound for what else there is of it.
     later.take("missing", 1, Some(Begin::Since(100)), 910);
     assert_eq!(later.begin("missing", 3, &["missing"]), Begin::Since(100));
     // It was removed and made anew while nobody looked: nothing is committed of it.
-    let again = after(&births, "a", &[PATTERN, "a", "missing"], &found, 990);
+    let again = after(&history, "a", &[PATTERN, "a", "missing"], &found, 990);
     assert_eq!(again.begin("a", 0, &["a"]), Begin::Since(110));
 }
 
 #[test]
 fn a_topic_that_is_named_later_begins_at_its_end_however_young_it_is() {
-    let mut births = process(&["a"], &[("a", 1)], 100);
-    births.take("a", 1, Some(Begin::End), 110);
+    let mut history = process(&["a"], &[("a", 1)], 100);
+    history.take("a", 1, Some(Begin::End), 110);
     let entries = ["a", "b", "^c"];
-    let later = after(&births, "a", &entries, &[("a", 1), ("b", 1), ("c", 1)], 900);
+    let later = after(&history, "a", &entries, &[("a", 1), ("b", 1), ("c", 1)], 900);
     assert_eq!(later.begin("b", 0, &["b"]), Begin::End);
     assert_eq!(later.begin("c", 0, &["^c"]), Begin::End);
     assert_eq!(later.begin("c2", 0, &["^c"]), Begin::Since(900));
@@ -73,22 +79,22 @@ fn a_topic_that_is_named_later_begins_at_its_end_however_young_it_is() {
 
 #[test]
 fn a_group_without_notes_is_as_old_as_its_first_one() {
-    let mut births = process(&["a", PATTERN], &[("a", 2), ("new.x", 1)], 100);
-    births.learn("a", "somebody else's");
-    births.learn("a", "");
-    births.take("a", 1, None, 110);
-    assert_eq!(births.begin("new.x", 0, &[PATTERN]), Begin::End);
-    assert_eq!(births.begin("a", 2, &["a"]), Begin::Beginning);
+    let mut history = process(&["a", PATTERN], &[("a", 2), ("new.x", 1)], 100);
+    history.learn("a", "somebody else's");
+    history.learn("a", "");
+    history.take("a", 1, None, 110);
+    assert_eq!(history.begin("new.x", 0, &[PATTERN]), Begin::End);
+    assert_eq!(history.begin("a", 2, &["a"]), Begin::Beginning);
 }
 
 #[test]
 fn a_note_is_read_as_it_was_written_and_keeps_within_its_length() {
-    let mut births = process(&[PATTERN, "a", "b"], &[("a", 2)], 1_700_000_000_000);
-    births.take("a", 2, Some(Begin::End), 1_700_000_000_001);
-    let text = births.note("a").unwrap();
+    let mut history = process(&[PATTERN, "a", "b"], &[("a", 2)], 1_700_000_000_000);
+    history.take("a", 2, Some(Begin::End), 1_700_000_000_001);
+    let text = history.note("a").unwrap();
     assert_eq!(text, "appsync-bridge/1 1700000000001/2 1700000000000:aba699c9,ca978112,3e23e816");
     assert_eq!(Note::read(&text).unwrap().write(), text);
-    assert_eq!(births.note("b"), None);
+    assert_eq!(history.note("b"), None);
     let names: Vec<String> = (0..500).map(|n| format!("topic-{n}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut many = process(&names, &[], 1_700_000_000_000);
@@ -96,7 +102,7 @@ fn a_note_is_read_as_it_was_written_and_keeps_within_its_length() {
     let text = many.note("t").unwrap();
     assert!((LONGEST - 10..=LONGEST).contains(&text.len()), "{text}");
     assert!(Note::read(&text).unwrap().entries.iter().all(|(_, since)| *since > 5));
-    assert!(many.mute() && !many.mute());
+    assert!(many.disable_notes() && !many.disable_notes());
     assert_eq!(many.note("t"), None);
 }
 
