@@ -108,7 +108,7 @@ async fn a_certificate_that_changes_its_authority_pauses_and_loses_nothing() {
     let (status, text) = bridge.get("/readyz").await;
     assert!(status == 503 && text.contains("UnknownIssuer"), "{text}");
     let log = bridge.log();
-    assert!(log.contains("we are refused") && log.contains("`ca_file`"), "{log}");
+    assert!(log.contains("the API refuses requests") && log.contains("`ca_file`"), "{log}");
     let refused = "publish_requests_total{api=\"main\",result=\"trust\"}";
     bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v > 0.0).await;
     // What was out when the pause began ends at its own time; only a probe comes after that, one a second.
@@ -134,7 +134,7 @@ async fn a_certificate_that_changes_its_authority_pauses_and_loses_nothing() {
     all_accepted(&bridge, count).await;
     server.seen.accepted.assert_each_once(count);
     assert_eq!(bridge.metric(AMBIGUOUS).await, 0.0);
-    assert!(bridge.log().contains("takes events again"));
+    assert!(bridge.log().contains("the API accepts requests again"));
     assert!(setup.rejects().is_empty());
 }
 

@@ -25,7 +25,7 @@ use crate::support::until;
 const TRACE: &str = "level = \"trace\"\n";
 
 /// What the log says when an API or a namespace is paused.
-const PAUSED: &str = "we are refused";
+const PAUSED: &str = "the API refuses requests";
 
 /// Publishes the messages with these ids, over five keys.
 async fn produce(port: u16, rate: u64, range: std::ops::Range<u64>) {

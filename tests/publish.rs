@@ -209,7 +209,7 @@ async fn a_signature_for_another_region_pauses_and_loses_nothing() {
         assert!(status == 503 && text.contains("InvalidSignatureException"), "{text}");
         let log = bridge.log();
         assert!(
-            log.contains("we are refused") && log.contains("the API is in `eu-west-1`"),
+            log.contains("the API refuses requests") && log.contains("the API is in `eu-west-1`"),
             "{log}"
         );
         let refused = "publish_requests_total{api=\"main\",result=\"refused\"}";

@@ -128,8 +128,8 @@ async fn a_key_that_is_taken_elsewhere_is_not_what_is_wrong_with_a_namespace() {
     until("it is taken", PATIENCE, async || (accepted.len() > 0).then_some(())).await;
     one_message(mosquitto.port, "plant/closed/x", 1).await;
     says(&bridge, "namespace `closed` refuses us").await;
-    let lines = bridge.lines(&["we are refused", "namespace `closed`"]);
-    assert!(lines[0].contains("the same key is taken for others"), "{lines:?}");
+    let lines = bridge.lines(&["the API refuses requests", "namespace `closed`"]);
+    assert!(lines[0].contains("other namespaces accept the same key"), "{lines:?}");
     assert!(!lines[0].contains("expire"), "{lines:?}");
 }
 
@@ -154,7 +154,7 @@ async fn a_service_that_wants_to_be_left_alone_is_shown_and_asked_within_half_a_
         sleep(Duration::from_secs(29)).await;
         let said = health.not_ready().pop().unwrap().1;
         assert!(
-            said.starts_with("left alone until 2") && said.contains(&status.to_string()),
+            said.starts_with("waiting until 2") && said.contains(&status.to_string()),
             "{said}"
         );
         assert!(said.contains("86400 s") && said.contains("`Retry-After`"), "{said}");

@@ -1,4 +1,4 @@
-//! A time by which something has to happen, again and again.
+//! A deadline that is moved again and again.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -6,15 +6,15 @@ use std::task::Poll;
 
 use tokio::time::{Instant, Sleep};
 
-/// A timer that is set anew when it would ring too late, or rang too early, and not for
-/// each time.
+/// A timer that is reset only when it would fire too late, or fired too early, not for every new
+/// deadline.
 #[derive(Default)]
 pub(super) struct Deadline {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Deadline {
-    /// What `future` gives; `None` if it does not before `until`.
+    /// The output of `future`; `None` if it is not ready before `until`.
     pub(super) async fn before<T>(
         &mut self,
         until: Instant,

@@ -1,10 +1,10 @@
-//! The publisher of one API: takes entries, batches them by channel, posts them, reads what the answer
-//! says of each, and settles.
+//! The publisher of one API: takes entries, batches them by channel, posts them, reads the verdict on
+//! each from the answer, and settles.
 //!
 //! One loop decides; workers post. Transient faults are retried until they
-//! succeed or the bridge stops. What the API will never take is handed back with its reason. A refusal
-//! of *us* (401, 403, no credentials) pauses the namespace, or the API: everything is kept, nothing
-//! acknowledged.
+//! succeed or the bridge stops. An event that the API will never accept is handed back with the reason. A
+//! refusal of *the bridge* (401, 403, no credentials) pauses the namespace, or the API: every event is
+//! kept, none settled.
 
 mod deadline;
 mod entry;
@@ -40,32 +40,32 @@ use deadline::Deadline;
 use lanes::Lanes;
 use limit::{Limits, Scope};
 use post::{Fault, Post};
-use report::{FaultLog, LeftAlone, Refusals, Vouchers};
+use report::{Acceptances, FaultLog, Refusals, RetryAfter};
 use workers::Workers;
 
-/// The first retry waits up to this long.
+/// Longest backoff of the first retry.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
 
-/// No retry waits longer.
+/// Longest backoff of any retry.
 const BACKOFF_CAP: Duration = Duration::from_secs(30);
 
-/// An event that was sent so often, in all, without an answer that decides is sent alone: a batch that
-/// the wire can't carry within the timeout would be sent, and perhaps processed, again and again.
+/// After so many attempts without a decisive answer an event is sent alone: a batch that the network can't
+/// carry within the timeout would be sent, and perhaps processed, again and again.
 const ALONE_AFTER: u32 = 3;
 
-/// A bad request's event is guilty after so many refusals of it alone.
+/// After so many bad requests that held it alone, an event counts as the fault.
 const GUILTY_AFTER: u32 = 3;
 
-/// What the API accepted this long ago speaks for it when it calls a request bad for the first time.
+/// On an event's first bad request, acceptances this recent count as proof that the API accepts others.
 const LATELY: Duration = Duration::from_secs(10);
 
-/// Entries, and requests that have ended, that are looked at in one turn of the loop.
+/// Most entries, and most ended requests, handled in one turn of the loop.
 const AT_ONCE: usize = 256;
 
-/// The loop gives a sign of life this often.
+/// How often the loop gives a sign of life.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
-/// How a request may end, for metrics; a request that is not answered in order ends with its fault.
+/// Results of a request, for metrics; a failed one has its fault as result.
 const RESULTS: [&str; 2] = ["ok", "partial"];
 
 /// The publisher of one API.
@@ -83,15 +83,15 @@ pub struct Publisher<P> {
     refusals: HashMap<Scope, Refusals>,
     /// Why the breaker opened.
     why_silent: String,
-    left_alone: Option<LeftAlone>,
-    left_alone_log: FaultLog,
-    vouchers: Vouchers,
+    retry_after: Option<RetryAfter>,
+    retry_after_log: FaultLog,
+    acceptances: Acceptances,
     last_refused: Scope,
     name: Arc<str>,
 }
 
 impl Publisher<Client> {
-    /// A publisher for `api` that hands back what it will never take over `refused`.
+    /// A publisher for `api` that hands events that are never accepted back over `refused`.
     pub async fn build(
         api: &ApiConfig,
         metrics: &Metrics,
@@ -105,8 +105,8 @@ impl Publisher<Client> {
 }
 
 impl<P: Post> Publisher<P> {
-    /// A publisher over `post` for the API called `name`, with at most so many requests in flight and
-    /// events a second.
+    /// A publisher over `post` for the API called `name`, with limits for requests in flight and for events
+    /// a second.
     pub fn new(
         post: P,
         name: &Arc<str>,
@@ -133,22 +133,22 @@ impl<P: Post> Publisher<P> {
             fault_log: FaultLog::default(),
             refusals: HashMap::new(),
             why_silent: String::new(),
-            left_alone: None,
-            left_alone_log: FaultLog::default(),
-            vouchers: Vouchers::default(),
+            retry_after: None,
+            retry_after_log: FaultLog::default(),
+            acceptances: Acceptances::default(),
             last_refused: Scope::Api,
             name: Arc::clone(name),
         }
     }
 
-    /// Closed while the API is paused as a whole or does not answer, and something is left to ask it
-    /// again with.
+    /// Closed while the API is paused as a whole or does not answer, and an event is left to probe it
+    /// with.
     pub fn gate(&self) -> Gate {
         self.intake.clone()
     }
 
-    /// Publishes what comes over `entries` until that is closed and everything is settled, or until
-    /// the abort, which releases what is left.
+    /// Publishes the entries from `entries` until that is closed and everything is settled, or until
+    /// the abort, which releases the rest.
     pub async fn run(
         mut self,
         mut entries: mpsc::UnboundedReceiver<Addressed>,
@@ -176,7 +176,7 @@ impl<P: Post> Publisher<P> {
                 alive_at = now + ALIVE_EVERY;
             }
             let wake = self.next_wake(now).map_or(alive_at, |wake| wake.min(alive_at));
-            // Whatever woke us, all that there is: the fewer turns, the less they cost.
+            // Everything at hand, whatever the wakeup was for: fewer turns cost less.
             let arrivals = poll_fn(|context| {
                 let mut some = false;
                 if open
@@ -194,10 +194,10 @@ impl<P: Post> Publisher<P> {
                 biased;
                 () = &mut abort => return,
                 arrived = deadline.before(wake.into(), arrivals) => {
-                    // A worker took its entries down with it, which released them. A lane that waits
-                    // for them would wait for ever, so the whole publisher stops: fail closed.
+                    // The panic released the worker's entries. Their lane would wait for them for ever,
+                    // so the whole publisher stops: fail closed.
                     if let Some(Err(error)) = arrived {
-                        tracing::error!(api = %self.name, %error, "a publish request panicked");
+                        tracing::error!(api = %self.name, %error, "a publish request panicked; the publisher stops");
                         return;
                     }
                 }
@@ -205,8 +205,8 @@ impl<P: Post> Publisher<P> {
         }
     }
 
-    /// Sends what may be sent now, and takes up what has waited for its time. Done on every turn of
-    /// the loop, whatever woke it, so that no time can be passed over.
+    /// Sends the batches that may go now, and wakes retries whose backoff is over. Done on every turn of
+    /// the loop, whatever woke it, so that no deadline is missed.
     fn send(&mut self, now: Instant) {
         self.lanes.wake(now);
         for namespace in self.limits.pauses.due(now) {
@@ -214,7 +214,7 @@ impl<P: Post> Publisher<P> {
         }
         self.dispatch(None, now);
         if self.limits.pauses.may_ask_api(now) && self.may_send(now) {
-            // Everything is set aside now. Whoever has something to send asks for all.
+            // All lanes are parked now. One namespace with something to send probes for all.
             for namespace in self.limits.pauses.in_turn(self.lanes.parked(), now) {
                 self.lanes.unpark(&namespace);
                 self.dispatch(Some(&namespace), now);
@@ -229,7 +229,7 @@ impl<P: Post> Publisher<P> {
         self.metrics.rate.set(self.limits.rate.rate());
     }
 
-    /// Sends batches. `asker` may ask the API, if that is paused.
+    /// Sends batches. `asker` is the namespace that may probe a paused API.
     fn dispatch(&mut self, asker: Option<&str>, now: Instant) {
         while self.may_send(now) {
             let room = |namespace: &str| self.limits.pauses.room(namespace, asker, now);
@@ -245,14 +245,14 @@ impl<P: Post> Publisher<P> {
         self.limits.hold(self.workers.requests(), now).is_none()
     }
 
-    /// When [`send`](Self::send) has something to look at, if nothing else happens.
+    /// When [`send`](Self::send) is due next, if nothing else happens.
     fn next_wake(&self, now: Instant) -> Option<Instant> {
         let change = self.limits.next_change(self.workers.requests(), self.lanes.queued(), now);
         [self.lanes.next_wake(), change].into_iter().flatten().min()
     }
 }
 
-/// The clock of the runtime, which a simulation can turn.
+/// The clock of the runtime, which a simulation can set.
 fn clock() -> Instant {
     tokio::time::Instant::now().into_std()
 }

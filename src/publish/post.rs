@@ -1,4 +1,4 @@
-//! The seam to an Event API: one request, and what came of it.
+//! The seam to an Event API: one request and its result.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-/// Somebody who posts. The real one is [`Client`](super::Client); a simulation has its own.
+/// A client that posts. The real one is [`Client`](super::Client); a simulation has its own.
 pub trait Post: Send + Sync + 'static {
-    /// What the sender of one request after the other keeps between them.
+    /// State kept between the requests of one worker.
     type Connection: Default + Send + 'static;
 
-    /// Sends `body` over `connection`, signed at this moment. When we are refused, what can be renewed is
-    /// renewed, and it is sent again: a refusal that comes out is one that nothing here mends.
+    /// Sends `body` over `connection`, signed at this moment. After a refusal it renews credentials where it
+    /// can, and sends again: a refusal in the result is one that no renewal cures.
     fn post(
         &self,
         connection: &mut Self::Connection,
@@ -25,8 +25,8 @@ pub trait Post: Send + Sync + 'static {
         std::future::pending()
     }
 
-    /// What to look at when the API refuses us; `elsewhere`: it does so in one namespace, and takes what is
-    /// sent to others with the same credentials.
+    /// The remedy for a refusal; `elsewhere`: only one namespace refuses, and others accept the same
+    /// credentials.
     fn hint(&self, elsewhere: bool) -> &str;
 }
 
@@ -37,7 +37,7 @@ pub struct Answer {
     pub status: u16,
     /// The `x-amzn-errortype` header.
     pub error_type: Option<String>,
-    /// How long the API wants to be left alone, by the `retry-after` header.
+    /// The wait that the API asks for in the `retry-after` header.
     pub retry_after: Option<Duration>,
     /// The body.
     pub body: Bytes,
@@ -46,7 +46,7 @@ pub struct Answer {
 /// Why an attempt brought no answer.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// What kind, which tells whether the request may have been processed.
+    /// Its kind, which tells whether the request may have been processed.
     pub fault: Fault,
     /// In words.
     pub why: String,
@@ -59,7 +59,7 @@ pub enum Fault {
     Throttled,
     /// 5xx, 408, 425.
     Unavailable,
-    /// An answer that says nothing certain.
+    /// An answer without a clear meaning.
     UnknownAnswer,
     /// No connection; nothing was sent.
     Connect,
@@ -67,7 +67,7 @@ pub enum Fault {
     Trust,
     /// Sent, and no answer: perhaps processed.
     Ambiguous,
-    /// We are refused.
+    /// The bridge is refused, not an event.
     Refused,
     /// A bad request, split into single events.
     BadRequest,

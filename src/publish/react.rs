@@ -1,4 +1,4 @@
-//! What is done about an answer: each event settled, tried again, or handed back.
+//! The reaction to an answer: each event is settled, retried, or handed back.
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +6,7 @@ use super::entry::{Entry, Refused};
 use super::lanes::{Batch, Held, Item};
 use super::limit::Scope;
 use super::post::{Failure, Fault, Post};
+use super::report::Times;
 use super::verdict::{EventVerdict, Refuser, Verdict, judge, why_again};
 use super::workers::Ended;
 use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, LATELY, Publisher};
@@ -19,7 +20,7 @@ impl<P: Post> Publisher<P> {
         let Ended { batch, sent, result, worker } = ended;
         self.workers.free(worker);
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
-        // Here, so that no way to judge it can forget it: what waits for a probe would wait for ever.
+        // Before any branch, so that none can forget it: the next probe would never be sent.
         self.limits.pauses.ended(batch.channel.namespace(), sent, now);
         self.limits.breaker.ended(sent, now);
         let (verdict, why) = match result {
@@ -28,26 +29,26 @@ impl<P: Post> Publisher<P> {
                 // Only a retry needs a reason from here.
                 verdict => (verdict, String::new()),
             },
-            // There are no credentials to send, or nobody can say that this is our API.
+            // There are no credentials to send, or the server's identity is not proven.
             Err(Failure { fault: fault @ (Fault::Refused | Fault::Trust), why }) => {
-                return self.refuse(batch, fault, &why, Refuser::Api, (sent, now));
+                return self.refuse(batch, fault, &why, Refuser::Api, Times { sent, now });
             }
             Err(failure) => (Verdict::Retry { fault: failure.fault, after: None }, failure.why),
         };
         match verdict {
             Verdict::Decided(verdicts) => {
                 self.answered(&batch, sent, now);
-                self.vouchers.took(batch.channel.namespace(), now);
+                self.acceptances.note(batch.channel.namespace(), now);
                 self.decided(batch, verdicts, now);
             }
             Verdict::HandlerRefused { why } => {
                 self.answered(&batch, sent, now);
                 self.handler_refused(batch, &why, now);
             }
-            Verdict::Bad { why, certain } => self.bad(batch, &why, certain, (sent, now)),
+            Verdict::Bad { why, certain } => self.bad(batch, &why, certain, Times { sent, now }),
             Verdict::Refused { why, who } => {
                 self.is_there(now);
-                self.refuse(batch, Fault::Refused, &why, who, (sent, now));
+                self.refuse(batch, Fault::Refused, &why, who, Times { sent, now });
             }
             Verdict::Retry { fault, after } => {
                 self.fault(fault, after, &why, sent, now);
@@ -56,7 +57,7 @@ impl<P: Post> Publisher<P> {
         }
     }
 
-    /// The API is there, and takes what we send to this namespace.
+    /// The API answered, and accepts requests to this namespace.
     fn answered(&mut self, batch: &Batch<Entry>, sent: Instant, now: Instant) {
         self.limits.concurrency.answered(sent, now, self.workers.requests());
         if !self.limits.pauses.is_empty() {
@@ -64,18 +65,18 @@ impl<P: Post> Publisher<P> {
             self.resume(&namespace_of(batch), sent, now);
         }
         self.is_there(now);
-        if self.left_alone.take().is_some() {
+        if self.retry_after.take().is_some() {
             self.report();
         }
     }
 
-    /// Each event has its verdict: settle, hand back, or try again.
+    /// Each event has its verdict: settles it, hands it back, or retries it.
     fn decided(&mut self, batch: Batch<Entry>, verdicts: Vec<EventVerdict>, now: Instant) {
         let Batch { channel, items, held } = batch;
         let (mut back, mut accepted, mut reordered) = (Vec::<Entry>::new(), 0, 0);
         for (entry, verdict) in items.into_iter().zip(verdicts) {
             let taken = matches!(verdict, EventVerdict::Accepted | EventVerdict::Unconfirmed);
-            // What comes back stood before it in the request, and is passed by it.
+            // An event to retry that stood before this one in the request is overtaken by it.
             let passes = |e: &Entry| e.order().is_some() && e.order() == entry.order();
             if taken && back.iter().any(passes) {
                 reordered += 1;
@@ -109,19 +110,19 @@ impl<P: Post> Publisher<P> {
         self.lanes.finish(held, back, not_before);
     }
 
-    /// The whole request is to be tried again.
+    /// Retries the whole request.
     fn retry(&mut self, batch: Batch<Entry>, fault: Fault, after: Option<Duration>, now: Instant) {
         let Batch { channel, mut items, held } = batch;
         self.metrics.request(fault.word());
         self.metrics.retry(fault.word(), items.len());
-        // The gate, the breaker and a pause hold everything back; the entries need no wait of their own on
-        // top, which would outlast theirs.
+        // The gate, the breaker and a pause hold everything back; a backoff of the entries on top would
+        // outlast them.
         let held_back = fault == Fault::Throttled
             || self.limits.breaker.is_open()
             || self.limits.pauses.hold(channel.namespace());
         for tries in items.iter_mut().map(Entry::tries_mut) {
             tries.failures = tries.failures.saturating_add(u32::from(!held_back));
-            // A front that gives up on a slow upload may say so (408, 504) or just close.
+            // A load balancer that gives up on a slow upload answers 408 or 504, or just closes.
             if matches!(fault, Fault::Ambiguous | Fault::Unavailable | Fault::UnknownAnswer) {
                 tries.unanswered = tries.unanswered.saturating_add(1);
                 tries.alone |= tries.unanswered >= ALONE_AFTER;
@@ -132,14 +133,14 @@ impl<P: Post> Publisher<P> {
         self.lanes.finish(held, items, not_before);
     }
 
-    /// We are refused: pause, and keep everything.
+    /// The bridge is refused, not an event: pauses, and keeps every event.
     fn refuse(
         &mut self,
         mut batch: Batch<Entry>,
         fault: Fault,
         why: &str,
         who: Refuser,
-        (sent, now): (Instant, Instant),
+        Times { sent, now }: Times,
     ) {
         if seeded_bugs::is(Bug::DropOnRefusal) {
             batch
@@ -149,7 +150,7 @@ impl<P: Post> Publisher<P> {
             return self.lanes.finish(batch.held, Vec::new(), None);
         }
         if who == Refuser::Api {
-            self.pause(&Scope::Api, fault, why, (sent, now));
+            self.pause(&Scope::Api, fault, why, Times { sent, now });
             return self.retry(batch, fault, None, now);
         }
         if self.singles_out(&mut batch) {
@@ -158,12 +159,12 @@ impl<P: Post> Publisher<P> {
         for tries in batch.items.iter_mut().map(Entry::tries_mut) {
             tries.refused_at = Some(now);
         }
-        self.pause(&namespace_of(&batch), fault, why, (sent, now));
+        self.pause(&namespace_of(&batch), fault, why, Times { sent, now });
         self.retry(batch, fault, None, now);
     }
 
-    /// Whether the namespace was paused for one of these events, took others then, and refuses this one
-    /// again: there is something in it that is not let through. Such go alone from here on.
+    /// Whether the namespace was paused for one of these events, accepted others after that, and now refuses
+    /// this one again: then the event's content is refused. Such events are sent alone from here on.
     fn singles_out(&self, batch: &mut Batch<Entry>) -> bool {
         let namespace = namespace_of(batch);
         let mut some = false;
@@ -176,8 +177,8 @@ impl<P: Post> Publisher<P> {
         some && !self.limits.pauses.contains(&namespace)
     }
 
-    /// Not the namespace is refused, but an event. Alone it goes on at its own pace; what a firewall never
-    /// lets through is given up. The next refusal of it pauses all the same, for who knows.
+    /// An event is refused, not the namespace. It is retried alone with its own backoff; one that a firewall
+    /// never lets through is given up. Its next refusal pauses the namespace all the same, in case it is that.
     fn set_apart(&mut self, mut batch: Batch<Entry>, why: &str, who: Refuser, now: Instant) {
         self.refuses_some(&namespace_of(&batch), why, now);
         self.metrics.request(Fault::Refused.word());
@@ -189,15 +190,15 @@ impl<P: Post> Publisher<P> {
         self.try_each_again(batch, why, who == Refuser::Firewall, now);
     }
 
-    /// A bad request: its events are tried alone. One that is called bad alone, again and again while
-    /// the API accepts others in between, is guilty. If the API takes nothing else it is not the
+    /// A bad request: its events are retried alone. One that gets bad requests alone, again and again while
+    /// the API accepts others in between, is the fault. If the API accepts nothing else it is not the
     /// event: a bad signature may come as a 400.
     fn bad(
         &mut self,
         mut batch: Batch<Entry>,
         why: &str,
         certain: bool,
-        (sent, now): (Instant, Instant),
+        Times { sent, now }: Times,
     ) {
         if certain {
             self.answered(&batch, sent, now);
@@ -209,11 +210,17 @@ impl<P: Post> Publisher<P> {
         for entry in &mut batch.items {
             entry.tries_mut().bad_at = Some(now);
         }
-        // Ends that are judged in one turn have one time: such an acceptance comes with the next try.
+        // Requests judged in one turn share one time: an acceptance among them counts at the next try.
         let since = before.or_else(|| now.checked_sub(LATELY));
         let others = certain || self.accepted_at > since;
         if alone && !others {
-            return self.refuse(batch, Fault::Refused, why, Refuser::Namespace, (sent, now));
+            return self.refuse(
+                batch,
+                Fault::Refused,
+                why,
+                Refuser::Namespace,
+                Times { sent, now },
+            );
         }
         self.metrics.request(Fault::BadRequest.word());
         let Batch { channel, mut items, held } = batch;
@@ -230,7 +237,7 @@ impl<P: Post> Publisher<P> {
             .extract_if(.., |e| certain || e.tries().bad_alone >= GUILTY_AFTER)
             .collect::<Vec<_>>();
         for entry in guilty {
-            // So it was not the namespace, for which nobody else may be there to ask.
+            // So it was not the namespace, which no other event may be there to probe.
             self.resume(&Scope::of(channel.namespace()), sent, now);
             self.give_back(entry, &channel, why.to_owned());
         }
@@ -238,7 +245,7 @@ impl<P: Post> Publisher<P> {
         self.lanes.finish(held, items, not_before);
     }
 
-    /// The namespace's handler refuses: alone each, and not for ever.
+    /// The namespace's handler refuses: retries each event alone, and not for ever.
     fn handler_refused(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
         self.metrics.request(Fault::Event.word());
         if batch.items.len() > 1 {
@@ -263,7 +270,7 @@ impl<P: Post> Publisher<P> {
         self.lanes.finish(held, items, None);
     }
 
-    /// Counts a failure of the event itself; hands it back when it had its tries.
+    /// Counts a failure of the event itself; hands it back after its last try.
     fn another_try(
         &self,
         mut entry: Entry,
@@ -285,7 +292,7 @@ impl<P: Post> Publisher<P> {
 
     fn give_back(&self, entry: Entry, channel: &Channel, why: String) {
         self.metrics.rejected.inc();
-        // Nobody there to take it: dropped, which releases it.
+        // With the receiver gone it is dropped, which releases it.
         drop(self.refused.send(Refused { entry, channel: channel.clone(), why }));
     }
 }
@@ -294,12 +301,12 @@ fn namespace_of(batch: &Batch<Entry>) -> Scope {
     Scope::of(batch.channel.namespace())
 }
 
-/// When entries are tried again together, if there are any.
+/// When to retry these entries together, if there are any.
 fn time_of(entries: &[Entry], now: Instant) -> Option<Instant> {
     (!entries.is_empty()).then(|| now + wait_of(entries))
 }
 
-/// The wait of entries that are tried again together.
+/// The backoff of entries that are retried together.
 fn wait_of(entries: &[Entry]) -> Duration {
     let failures = entries.iter().map(|e| e.tries().failures).max().unwrap_or(1);
     full_jitter(BACKOFF_BASE, BACKOFF_CAP, failures.saturating_sub(1))

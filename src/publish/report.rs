@@ -1,4 +1,4 @@
-//! How the API stands: who refuses us, whether it answers, and who is told.
+//! The state of the API, refused, silent or throttling, as logged, counted and shown in `/readyz`.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,16 +8,16 @@ use super::Publisher;
 use super::limit::Scope;
 use super::post::{Fault, Post};
 
-/// What to look at when the endpoint's certificate is not trusted.
+/// The remedy when the endpoint's certificate is not trusted.
 const TRUST_HINT: &str = "nothing was sent: is this the right host? if its CA is your own, name it in `ca_file`; if its certificate expired, renew it; is this clock right?";
 
-/// How long a namespace that was taken speaks for the credentials.
-const VOUCHES: Duration = Duration::from_mins(1);
+/// How long an acceptance proves the credentials good.
+const ACCEPTED_LATELY: Duration = Duration::from_mins(1);
 
-/// Who wants to be left alone for longer makes us not ready.
+/// A `Retry-After` longer than this makes the API not ready.
 const BRIEF: Duration = Duration::from_secs(3);
 
-/// A fault that goes on is logged this often.
+/// How often a lasting fault is logged.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
 /// One line an interval for a fault that goes on.
@@ -27,36 +27,42 @@ pub(super) struct FaultLog {
     since: u64,
 }
 
-/// The refusals of one scope, and what was said of them.
+/// When a request was sent, and when its answer is handled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) sent: Instant,
+    pub(super) now: Instant,
+}
+
+/// The refusals of one scope, and their log lines.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    /// In the words of the last one.
+    /// The text of the last one.
     why: String,
     log: FaultLog,
-    /// Whether the log says last that it refuses us.
-    told: bool,
-    /// Of events that are refused while others are taken.
+    /// Whether the log's last line on the scope is a refusal.
+    logged: bool,
+    /// For single events that are refused while others are accepted.
     events: FaultLog,
 }
 
-/// Until when the API wants to be left alone, and its words for that.
+/// The time before which the API wants no retry, and the text of its answer.
 #[derive(Debug)]
-pub(super) struct LeftAlone {
+pub(super) struct RetryAfter {
     until: SystemTime,
     why: String,
 }
 
-/// The namespaces that were taken last, two different ones: they speak for the credentials when another
-/// one is refused.
+/// The last two namespaces that accepted events: they prove the credentials good when another one refuses.
 #[derive(Debug, Default)]
-pub(super) struct Vouchers {
+pub(super) struct Acceptances {
     last: Option<(String, Instant)>,
     other: Option<(String, Instant)>,
 }
 
-impl Vouchers {
-    /// What was sent to a namespace was taken.
-    pub(super) fn took(&mut self, namespace: &str, now: Instant) {
+impl Acceptances {
+    /// A namespace accepted an event.
+    pub(super) fn note(&mut self, namespace: &str, now: Instant) {
         if self.last.as_ref().is_none_or(|(name, _)| name != namespace) {
             std::mem::swap(&mut self.last, &mut self.other);
         }
@@ -66,13 +72,12 @@ impl Vouchers {
         }
     }
 
-    /// Whether another one than this was taken lately.
-    fn speak(&self, scope: &Scope, now: Instant) -> bool {
+    /// Whether another namespace than this accepted an event lately.
+    fn elsewhere(&self, scope: &Scope, now: Instant) -> bool {
         let Scope::Namespace(namespace) = scope else { return false };
-        [&self.last, &self.other]
-            .into_iter()
-            .flatten()
-            .any(|(name, at)| name != namespace && now.saturating_duration_since(*at) < VOUCHES)
+        [&self.last, &self.other].into_iter().flatten().any(|(name, at)| {
+            name != namespace && now.saturating_duration_since(*at) < ACCEPTED_LATELY
+        })
     }
 }
 
@@ -89,40 +94,40 @@ impl FaultLog {
 }
 
 impl<P: Post> Publisher<P> {
-    /// The API is there, whatever it says.
+    /// The API answered, with whatever status.
     pub(super) fn is_there(&mut self, now: Instant) {
         if self.limits.breaker.answered(now) {
             info!(api = %self.name, "the API answers again");
-            // Nobody sleeps out a wait of an outage that is over.
+            // The outage is over, so no backoff from it is waited out.
             self.lanes.wake_all();
             self.report();
         }
     }
 
-    /// `scope` refused a request that was sent then.
+    /// `scope` refused a request sent at `sent`.
     pub(super) fn pause(
         &mut self,
         scope: &Scope,
         fault: Fault,
         why: &str,
-        (sent, now): (Instant, Instant),
+        Times { sent, now }: Times,
     ) {
         let new = self.limits.pauses.refused(scope, sent, now);
         if !self.limits.pauses.contains(scope) {
-            // A slow answer, from before a pause that is over.
+            // A late answer, to a request from before the end of an earlier pause.
             return;
         }
-        let elsewhere = self.vouchers.speak(scope, now);
+        let elsewhere = self.acceptances.elsewhere(scope, now);
         let hint = if fault == Fault::Trust { TRUST_HINT } else { self.post.hint(elsewhere) };
         let refusals = self.refusals.entry(scope.clone()).or_default();
         why.clone_into(&mut refusals.why);
         self.last_refused.clone_from(scope);
         if let Some(count) = refusals.log.due(now) {
-            refusals.told = true;
+            refusals.logged = true;
             if new {
-                warn!(api = %self.name, who = %scope, why, hint, "we are refused: everything is kept and tried again once a second");
+                warn!(api = %self.name, who = %scope, why, hint, "the API refuses requests; keeping all events, and probing once a second");
             } else {
-                warn!(api = %self.name, who = %scope, why, hint, count, "still refused");
+                warn!(api = %self.name, who = %scope, why, hint, count, "the API still refuses requests; probing once a second");
             }
         }
         self.report();
@@ -133,18 +138,18 @@ impl<P: Post> Publisher<P> {
         let refusals = self.refusals.entry(scope.clone()).or_default();
         if let Some(count) = refusals.events.due(now) {
             let hint = self.post.hint(true);
-            warn!(api = %self.name, who = %scope, why, hint, count, "events are refused while others are taken: they are kept and tried alone");
+            warn!(api = %self.name, who = %scope, why, hint, count, "some events are refused and others accepted; retrying the refused ones alone");
         }
     }
 
-    /// `scope` did not refuse a request that was sent then: if it was paused before that, it goes on.
+    /// `scope` did not refuse a request sent at `sent`: ends a pause that began before that.
     pub(super) fn resume(&mut self, scope: &Scope, sent: Instant, now: Instant) {
         if !self.limits.pauses.taken(scope, sent, now) {
             return;
         }
-        let told = self.refusals.get_mut(scope).is_some_and(|r| std::mem::take(&mut r.told));
-        if told {
-            info!(api = %self.name, who = %scope, "takes events again");
+        let logged = self.refusals.get_mut(scope).is_some_and(|r| std::mem::take(&mut r.logged));
+        if logged {
+            info!(api = %self.name, who = %scope, "the API accepts requests again");
         }
         match scope {
             Scope::Api => self.lanes.unpark_all(),
@@ -153,9 +158,9 @@ impl<P: Post> Publisher<P> {
         self.report();
     }
 
-    /// Says to metrics and `/readyz` how the API stands.
+    /// Updates metrics and `/readyz`.
     pub(super) fn report(&self) {
-        let paused = !self.limits.pauses.is_empty() || self.left_alone.is_some();
+        let paused = !self.limits.pauses.is_empty() || self.retry_after.is_some();
         self.metrics.paused.set(i64::from(paused));
         self.metrics.breaker.set(i64::from(self.limits.breaker.is_open()));
         let last = Some(&self.last_refused).filter(|scope| self.limits.pauses.contains(scope));
@@ -164,15 +169,15 @@ impl<P: Post> Publisher<P> {
             self.health.not_ready(format!("{scope} refuses us: {why}"));
         } else if self.limits.breaker.is_open() {
             self.health.not_ready(self.why_silent.as_str());
-        } else if let Some(LeftAlone { until, why }) = &self.left_alone {
+        } else if let Some(RetryAfter { until, why }) = &self.retry_after {
             let until = humantime::format_rfc3339_seconds(*until);
-            self.health.not_ready(format!("left alone until {until}: {why}"));
+            self.health.not_ready(format!("waiting until {until}, as the API asked: {why}"));
         } else {
             self.health.ready();
         }
     }
 
-    /// Tells the limits of a fault on the way or of the API as a whole.
+    /// Applies a fault of the connection, or of the API as a whole, to the limits, and logs it.
     pub(super) fn fault(
         &mut self,
         fault: Fault,
@@ -193,38 +198,38 @@ impl<P: Post> Publisher<P> {
             }
             if self.limits.breaker.failed(now, fault == Fault::UnknownAnswer) {
                 let what = if matches!(fault, Fault::UnknownAnswer | Fault::Unavailable) {
-                    "the API gives no answer that counts"
+                    "the API gives no valid answer"
                 } else {
                     "the API does not answer"
                 };
-                warn!(api = %self.name, fault = fault.word(), why, "{what}: asking once a second, everything is kept");
+                warn!(api = %self.name, fault = fault.word(), why, "{what}; keeping all events, and probing once a second");
                 self.why_silent = format!("{what}: {why}");
                 self.report();
             }
         }
-        let told = self.leave_alone(after, why, now);
+        let logged = self.wait_as_asked(after, why, now);
         if fault == Fault::Ambiguous {
             self.metrics.ambiguous.inc();
         }
-        if let Some(count) = self.fault_log.due(now).filter(|_| !told) {
-            warn!(api = %self.name, fault = fault.word(), why, count, "publishing fails and is tried again");
+        if let Some(count) = self.fault_log.due(now).filter(|_| !logged) {
+            warn!(api = %self.name, fault = fault.word(), why, count, "publishing fails; retrying");
         }
     }
 
-    /// The API wants to be left alone for so long, if at all. Whether the log says so now.
-    fn leave_alone(&mut self, after: Option<Duration>, why: &str, now: Instant) -> bool {
+    /// Waits for as long as the API asks (`Retry-After`), if at all. Whether that was logged now.
+    fn wait_as_asked(&mut self, after: Option<Duration>, why: &str, now: Instant) -> bool {
         let new = after
             .filter(|after| *after > BRIEF)
-            .map(|after| LeftAlone { until: SystemTime::now() + after, why: why.to_owned() });
-        if self.left_alone.is_none() && new.is_none() {
+            .map(|after| RetryAfter { until: SystemTime::now() + after, why: why.to_owned() });
+        if self.retry_after.is_none() && new.is_none() {
             return false;
         }
-        self.left_alone = new;
+        self.retry_after = new;
         self.report();
-        let Some(LeftAlone { until, .. }) = &self.left_alone else { return false };
-        let Some(count) = self.left_alone_log.due(now) else { return false };
+        let Some(RetryAfter { until, .. }) = &self.retry_after else { return false };
+        let Some(count) = self.retry_after_log.due(now) else { return false };
         let until = humantime::format_rfc3339_seconds(*until);
-        warn!(api = %self.name, why, %until, count, "the API wants to be left alone: it is tried again then, everything is kept");
+        warn!(api = %self.name, why, %until, count, "the API asks for no requests until then (`Retry-After`); keeping all events, and retrying then");
         true
     }
 }
@@ -234,19 +239,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_was_taken_lately_speaks_for_the_credentials_of_others_but_not_its_own() {
-        let (mut vouchers, now) = (Vouchers::default(), Instant::now());
-        let speak = |vouchers: &Vouchers, name: &str, at| vouchers.speak(&Scope::of(name), at);
-        assert!(!speak(&vouchers, "a", now));
-        vouchers.took("a", now);
-        vouchers.took("a", now);
-        assert!(!speak(&vouchers, "a", now) && speak(&vouchers, "b", now));
-        assert!(!vouchers.speak(&Scope::Api, now));
-        let later = now + VOUCHES / 2;
-        vouchers.took("b", later);
-        assert!(speak(&vouchers, "a", later) && speak(&vouchers, "b", later));
-        assert!(!speak(&vouchers, "b", now + VOUCHES) && speak(&vouchers, "a", now + VOUCHES));
-        vouchers.took("a", later);
-        assert!(speak(&vouchers, "b", now + VOUCHES));
+    fn an_acceptance_proves_the_credentials_for_other_namespaces_but_not_its_own() {
+        let (mut acceptances, now) = (Acceptances::default(), Instant::now());
+        let speak =
+            |acceptances: &Acceptances, name: &str, at| acceptances.elsewhere(&Scope::of(name), at);
+        assert!(!speak(&acceptances, "a", now));
+        acceptances.note("a", now);
+        acceptances.note("a", now);
+        assert!(!speak(&acceptances, "a", now) && speak(&acceptances, "b", now));
+        assert!(!acceptances.elsewhere(&Scope::Api, now));
+        let later = now + ACCEPTED_LATELY / 2;
+        acceptances.note("b", later);
+        assert!(speak(&acceptances, "a", later) && speak(&acceptances, "b", later));
+        assert!(
+            !speak(&acceptances, "b", now + ACCEPTED_LATELY)
+                && speak(&acceptances, "a", now + ACCEPTED_LATELY)
+        );
+        acceptances.note("a", later);
+        assert!(speak(&acceptances, "b", now + ACCEPTED_LATELY));
     }
 }

@@ -2,13 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-/// No `Retry-After` is taken for longer: an outage that is over is found within this, whatever was asked
-/// for in it.
+/// Longer `Retry-After` values are cut to this: the end of an outage is found within it, whatever the API
+/// asked for.
 pub(super) const LONGEST_FLOOR: Duration = Duration::from_secs(30);
 
-/// How long to wait, as the header says; `None` if it says nothing that can be read. `date` is the
-/// answer's own `Date`, by which a date is read, for clocks may differ; without one it is read by `now`.
-/// A date that has passed is no wait at all.
+/// The wait of the header; `None` if it can't be parsed. A date is compared with `date`, the answer's own
+/// `Date`, because clocks may differ; without one, with `now`. A date in the past is no wait at all.
 pub(super) fn parse(text: &str, date: Option<&str>, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {

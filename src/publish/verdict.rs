@@ -17,27 +17,27 @@ use crate::seeded_bugs::{self, Bug};
 pub enum Verdict {
     /// Every event has a verdict of its own, in the order of the request.
     Decided(Vec<EventVerdict>),
-    /// Nothing is known of the events, or a fault that passes: try all of them again.
+    /// Nothing is known of the events, or the fault is transient: retry all of them.
     Retry {
         /// What is wrong.
         fault: Fault,
         /// Not before this long.
         after: Option<Duration>,
     },
-    /// We are refused, not the events: credentials, clock, policy, a namespace, a wrong endpoint.
-    /// Everything is kept, and tried again at a low rate.
+    /// The bridge is refused, not the events: credentials, clock, policy, a namespace, a wrong endpoint.
+    /// Every event is kept, and retried at a low rate.
     Refused {
         /// In the words of the service.
         why: String,
-        /// Who refuses us.
+        /// The party that refuses.
         who: Refuser,
     },
-    /// The request is bad, and with it perhaps one of its events: each is tried in a request of its
-    /// own, and found guilty only if the API takes others.
+    /// The request is bad, perhaps because of one of its events: each is retried in a request of its own,
+    /// and counts as the fault only if the API accepts others.
     Bad {
         /// In the words of the service.
         why: String,
-        /// It is certain that an event is at fault, and not us: it is too large.
+        /// It is certain that an event is the fault, not the bridge: it is too large.
         certain: bool,
     },
     /// The handler of the namespace refuses: each event is tried alone, and given up after a while.
@@ -47,18 +47,18 @@ pub enum Verdict {
     },
 }
 
-/// Who refuses us.
+/// The party that refuses the bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refuser {
-    /// The API, whatever the namespace: for the credentials, the clock, or because it is another one.
+    /// The API, in every namespace: for the credentials, the clock, or because it is another API.
     Api,
-    /// The namespace, or a policy for it; or somebody who does not say who.
+    /// The namespace, or a policy for it; or an unknown party.
     Namespace,
-    /// A firewall before the API, which may mean us, or what is in an event.
+    /// A firewall before the API, which may refuse the bridge, or an event's content.
     Firewall,
 }
 
-/// What the answer says of one event.
+/// The verdict on one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventVerdict {
     /// Accepted.
@@ -74,12 +74,12 @@ pub enum EventVerdict {
     Retry {
         /// Code and words of the service.
         why: String,
-        /// Whether it is the event's own fault, which counts towards giving up.
+        /// Whether it is the event's own fault, which counts towards `give_up_after`.
         own_fault: bool,
     },
 }
 
-/// What an answer says that is to be followed by another try.
+/// The reason for a retry, from an answer.
 pub fn why_again(answer: &Answer) -> String {
     words::with_wait(ErrorKind::of(answer).words(answer), answer)
 }
@@ -107,15 +107,15 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
         403 if error.kind.is_some() => Verdict::HandlerRefused { why },
         401 | 403 => Verdict::Refused { why, who: Refuser::Namespace },
         // 3xx is never followed: credentials go to no other host. 404: a wrong endpoint.
-        // 407 and 511: who asks for a password, or for somebody to log in, is no API.
+        // 407 and 511: a proxy or network that asks for a login is no API.
         300..=399 | 404 | 407 | 511 => Verdict::Refused { why, who: Refuser::Api },
         status => Verdict::Bad { why, certain: status == 413 },
     }
 }
 
-/// What an answer that refuses *us* calls it; `None` for any other. Other credentials or a right clock
-/// may mend it. A bad request that is about the signature is called what other services call it; a
-/// bare 401 or 403 nothing.
+/// The error code of an answer that refuses *the bridge*; `None` for any other answer. Other credentials or
+/// a corrected clock may cure it. A bad request about the signature gets the code that other services use; a
+/// bare 401 or 403 an empty one.
 pub fn refusal(answer: &Answer) -> Option<String> {
     if answer.status < 400 {
         return None;
@@ -193,7 +193,7 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
     EventVerdict::Retry { why, own_fault: true }
 }
 
-/// What an error answer says of itself.
+/// The kind of error that an answer states.
 struct ErrorKind {
     kind: Option<String>,
     message: Option<String>,
@@ -215,8 +215,8 @@ impl ErrorKind {
         }
     }
 
-    /// Who, if anybody, refuses *us*, whatever the status: over WebSocket a bad signature was seen as a
-    /// `BadRequestException`, so over HTTP it may be a 400.
+    /// The party that refuses *the bridge*, if the error says so, whatever the status: over WebSocket a bad
+    /// signature was seen as a `BadRequestException`, so over HTTP it may be a 400.
     fn is_about_us(&self, status: u16) -> Option<Refuser> {
         let kind = self.kind.as_deref()?;
         let named = |names: &[&str]| names.iter().any(|n| kind.starts_with(n));

@@ -1,30 +1,30 @@
-//! What an answer says, in words for the log, `/readyz` and dead letters. Pure.
+//! The text of an answer, for the log, `/readyz` and dead letters. Pure.
 
 use super::post::Answer;
 use super::retry_after::LONGEST_FLOOR;
 use crate::error_chain;
 use crate::redact;
 
-/// Characters of what a service says that are passed on.
+/// Most characters of a service's message that are passed on.
 pub(super) const MOST_WORDS: usize = 300;
 
-/// What may be behind an answer that no Event API gives.
+/// The likely cause of an answer that no Event API gives.
 const BETWEEN: &str = "is a proxy or a login page between?";
 
-/// The words of a service, of which it may send more than anybody wants in a log, and other characters.
-/// Without secrets first: half of one is more than enough.
+/// A service's message, cut to a length fit for a log, without control characters. Secrets are masked
+/// before the cut, since half of one is too much.
 pub(super) fn said(words: &str) -> String {
     error_chain::printable(&redact::clean(words), MOST_WORDS)
 }
 
-/// Of an answer that has no words of its own.
+/// For an answer without a message.
 pub(super) fn of_status(answer: &Answer) -> String {
     let status = answer.status;
     match status {
         407 => format!(
-            "status {status}: a proxy in between wants to know who asks; put `USER:PASSWORD@` before its host in `HTTPS_PROXY`"
+            "status {status}: a proxy in between asks for a login; put `USER:PASSWORD@` before its host in `HTTPS_PROXY`"
         ),
-        511 => format!("status {status}: the network wants somebody to log in; {BETWEEN}"),
+        511 => format!("status {status}: the network asks for a login; {BETWEEN}"),
         // A load balancer of the service itself has pages for its faults.
         200..=299 if is_html(&answer.body) => {
             format!("status {status}, answered with HTML: {BETWEEN}")
@@ -35,25 +35,25 @@ pub(super) fn of_status(answer: &Answer) -> String {
         }
         200..=299 => {
             format!(
-                "status {status}, but the answer is none to a publish: is it the API's endpoint?"
+                "status {status}, but this is no answer to a publish: is it the API's endpoint?"
             )
         }
         _ => format!("status {status}"),
     }
 }
 
-/// Adds how long the service wants to be left alone, if it says so.
+/// Adds the wait that the service asks for, if it does.
 pub(super) fn with_wait(words: String, answer: &Answer) -> String {
     match answer.retry_after {
         None => words,
         Some(after) if after > LONGEST_FLOOR => {
             let (asked, most) = (after.as_secs(), LONGEST_FLOOR.as_secs());
             format!(
-                "{words}; it wants to be left alone for {asked} s (`Retry-After`), and is for {most} s, the most"
+                "{words}; it asks for a wait of {asked} s (`Retry-After`), and gets {most} s, the most"
             )
         }
         Some(after) => {
-            format!("{words}; it wants to be left alone for {} s (`Retry-After`)", after.as_secs())
+            format!("{words}; it asks for a wait of {} s (`Retry-After`)", after.as_secs())
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Who posts: as many workers as requests were ever in flight, each with its connection.
+//! The workers that post: as many as requests were ever in flight, each with its connection.
 //!
-//! A worker renders a batch, posts it, and gives it back with what came of it. The last one that came
-//! back goes first, so that no more connections are kept busy than are needed; those of the others are
-//! closed after a while.
+//! A worker renders a batch, posts it, and gives it back with the result. The worker that became idle last
+//! is used first, so that no more connections are kept busy than needed; those of the others are closed
+//! after a while.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,13 +17,13 @@ use super::lanes::Batch;
 use super::post::{Answer, Failure, Post};
 use crate::event_api::wire::publish_body;
 
-/// The workers of one publisher. Dropped, they end where they are, and release what they hold.
+/// The workers of one publisher. Dropping it cancels them, and releases their entries.
 pub(super) struct Workers<P> {
     post: Arc<P>,
     tasks: JoinSet<()>,
-    /// The way to each of them.
-    all: Vec<mpsc::UnboundedSender<(Batch<Entry>, Instant)>>,
-    /// Those that have nothing to do.
+    /// The channel to each worker.
+    senders: Vec<mpsc::UnboundedSender<(Batch<Entry>, Instant)>>,
+    /// The idle ones.
     idle: Vec<usize>,
     back: mpsc::UnboundedSender<Ended>,
     ended: mpsc::UnboundedReceiver<Ended>,
@@ -31,13 +31,13 @@ pub(super) struct Workers<P> {
 
 /// A request that has ended.
 pub(super) struct Ended {
-    /// What was sent.
+    /// Its batch.
     pub(super) batch: Batch<Entry>,
-    /// When the publisher sent it, which tells it from others of its namespace.
+    /// When the publisher sent it, which identifies it among those of its namespace.
     pub(super) sent: Instant,
-    /// What came of it.
+    /// Its answer, or why there is none.
     pub(super) result: Result<Answer, Failure>,
-    /// Who sent it.
+    /// The worker that sent it.
     pub(super) worker: usize,
 }
 
@@ -45,33 +45,32 @@ impl<P: Post> Workers<P> {
     /// None yet.
     pub(super) fn new(post: Arc<P>) -> Self {
         let (back, ended) = mpsc::unbounded_channel();
-        Self { post, tasks: JoinSet::new(), all: Vec::new(), idle: Vec::new(), back, ended }
+        Self { post, tasks: JoinSet::new(), senders: Vec::new(), idle: Vec::new(), back, ended }
     }
 
-    /// Requests in flight, with those that have ended and whose worker is not free yet.
+    /// Requests in flight, and ended ones whose worker is not free yet.
     pub(super) fn requests(&self) -> usize {
-        self.all.len() - self.idle.len()
+        self.senders.len() - self.idle.len()
     }
 
     /// Has `batch` posted.
     pub(super) fn send(&mut self, batch: Batch<Entry>, now: Instant) {
-        let worker = self.idle.pop().unwrap_or_else(|| self.hire());
-        // One that is gone has panicked, of which `poll_ended` tells; the batch is dropped, which releases it.
-        drop(self.all[worker].send((batch, now)));
+        let worker = self.idle.pop().unwrap_or_else(|| self.spawn());
+        // Fails only after a panic, which `poll_ended` reports; the batch is dropped, which releases it.
+        drop(self.senders[worker].send((batch, now)));
     }
 
-    /// Puts requests that have ended into `finished`. An error is a panic of a worker, which takes its
-    /// batch with it.
+    /// Puts ended requests into `finished`. An error is a panic of a worker, which has dropped its batch.
     pub(super) fn poll_ended(
         &mut self,
         context: &mut Context<'_>,
         finished: &mut Vec<Ended>,
     ) -> Poll<Result<(), JoinError>> {
-        // Never zero: we hold a sender. What was decided counts, whoever panicked meanwhile.
+        // Never closed, since `self` holds a sender. Results come first, even if another worker panicked.
         if self.ended.poll_recv_many(context, finished, AT_ONCE).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        // Only a panic ends a worker before we do.
+        // Only a panic ends a worker while `self` lives.
         while let Poll::Ready(Some(ended)) = self.tasks.poll_join_next(context) {
             if let Err(error) = ended {
                 return Poll::Ready(Err(error));
@@ -80,15 +79,15 @@ impl<P: Post> Workers<P> {
         Poll::Pending
     }
 
-    /// A worker whose request is being judged has nothing to do.
+    /// Marks a worker as idle again.
     pub(super) fn free(&mut self, worker: usize) {
         self.idle.push(worker);
     }
 
-    fn hire(&mut self) -> usize {
-        let worker = self.all.len();
-        let (way, batches) = mpsc::unbounded_channel();
-        self.all.push(way);
+    fn spawn(&mut self) -> usize {
+        let worker = self.senders.len();
+        let (sender, batches) = mpsc::unbounded_channel();
+        self.senders.push(sender);
         self.tasks.spawn(work(worker, Arc::clone(&self.post), batches, self.back.clone()));
         worker
     }

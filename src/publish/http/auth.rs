@@ -1,4 +1,4 @@
-//! The headers that prove who sends a request, and what is to be done when they are refused.
+//! The headers that authorize a request, and their renewal after a refusal.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -22,14 +22,14 @@ const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token
 /// Of [`Bug::SignedOnce`].
 static FIRST: OnceLock<SystemTime> = OnceLock::new();
 
-/// Makes the headers of each attempt, afresh.
+/// Makes the headers of each attempt.
 #[derive(Debug)]
 pub(super) enum Authorizer {
     /// `x-api-key`.
     ApiKey(Shown),
-    /// `authorization`, as it is.
+    /// `authorization`, with a token as configured.
     Token(Shown),
-    /// `authorization`, with a token that is fetched.
+    /// `authorization`, with a fetched token.
     OAuth2(Renewal<HeaderValue>),
     /// Signature Version 4.
     Iam(Box<Iam>),
@@ -49,11 +49,11 @@ pub(super) struct Iam {
     region: String,
     host: String,
     hint: String,
-    /// With the last credentials.
+    /// The signer of the last credentials.
     last: Mutex<Option<Arc<Signing>>>,
 }
 
-/// What signs with credentials of one generation. Shared, so that nobody waits while another signs.
+/// The signer for one generation of credentials. Shared, so that requests can sign at the same time.
 #[derive(Debug)]
 struct Signing {
     generation: u64,
@@ -61,7 +61,7 @@ struct Signing {
     token: Option<HeaderValue>,
 }
 
-/// Which of the secrets, tokens or credentials that were held so far a request was sent with.
+/// The generation of the secret, token or credentials that a request was sent with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Generation(u64);
 
@@ -74,7 +74,7 @@ pub enum AuthError {
     /// The client of the token endpoint.
     #[error(transparent)]
     OAuth2(#[from] OAuth2Error),
-    /// The issuer gives no token.
+    /// The issuer gave no token.
     #[error("no OAuth token: {0}")]
     NoToken(String),
     /// A key with a line break or the like.
@@ -83,7 +83,7 @@ pub enum AuthError {
 }
 
 impl Authorizer {
-    /// What `api` asks for. Opens the credential chain; does not yet fetch anything.
+    /// The authorization that `api` configures. Opens the credential chain; fetches nothing yet.
     pub(super) async fn build(api: &ApiConfig) -> Result<Self, AuthError> {
         match &api.auth {
             Auth::ApiKey { key } => Ok(Self::ApiKey(Shown::new(key)?)),
@@ -103,7 +103,7 @@ impl Authorizer {
                 .await?;
                 let host = api.endpoint.authority().to_owned();
                 let hint = format!(
-                    "check the credentials, that their policy allows `appsync:EventPublish`, that the API is in `{region}`, for which we sign, and that the namespace exists"
+                    "check the credentials, that their policy allows `appsync:EventPublish`, that the API is in the signing region `{region}`, and that the namespace exists"
                 );
                 let last = Mutex::default();
                 Ok(Self::Iam(Box::new(Iam { credentials, region, host, hint, last })))
@@ -111,7 +111,7 @@ impl Authorizer {
         }
     }
 
-    /// The headers of a request with `body`; a signature says what `now` gives, by the service's clock.
+    /// The headers of a request with `body`; a signature carries the time of `now`, by the service's clock.
     pub(super) async fn headers(
         &self,
         body: &[u8],
@@ -132,8 +132,8 @@ impl Authorizer {
         Ok((headers, Generation(generation)))
     }
 
-    /// The API refused what was sent with `generation`: renews what can be renewed. Whether there is
-    /// another one now, so that another attempt is worth it.
+    /// Renews the secret, token or credentials after the API refused `generation`, where that is possible.
+    /// Whether there is a new generation, so that a retry is worth it.
     pub(super) async fn renew(&self, generation: Generation) -> bool {
         match self {
             Self::ApiKey(shown) | Self::Token(shown) => {
@@ -150,24 +150,23 @@ impl Authorizer {
         matches!(self, Self::Iam(_))
     }
 
-    /// What to look at when the API refuses; `elsewhere`: not for what proves who we are, which is taken
-    /// where other namespaces are concerned.
+    /// The remedy for a refusal; `elsewhere`: other namespaces accept the same credentials.
     pub(super) fn hint(&self, elsewhere: bool) -> &str {
         match self {
             Self::ApiKey(_) if elsewhere => {
-                "the same key is taken for others: does this namespace exist, and does it take API keys?"
+                "other namespaces accept the same key: does this namespace exist, and does it accept API keys?"
             }
             Self::Token(_) | Self::OAuth2(_) if elsewhere => {
-                "the same token is taken for others: does this namespace exist, and does it take such tokens?"
+                "other namespaces accept the same token: does this namespace exist, and does it accept such tokens?"
             }
             Self::Iam(_) if elsewhere => {
-                "the same credentials are taken for others: does this namespace exist, does it take IAM, and does their policy allow `appsync:EventPublish` on it?"
+                "other namespaces accept the same credentials: does this namespace exist, does it accept IAM, and does their policy allow `appsync:EventPublish` on it?"
             }
             Self::ApiKey(_) => {
-                "API keys expire: is there a newer one? then check the endpoint, and that the namespace exists and takes API keys"
+                "API keys expire: is there a newer one? then check the endpoint, and that the namespace exists and accepts API keys"
             }
             Self::Token(_) => {
-                "tokens expire: is there a newer one? then check the endpoint, and that the namespace exists and takes such tokens"
+                "tokens expire: is there a newer one? then check the endpoint, and that the namespace exists and accepts such tokens"
             }
             Self::OAuth2(_) => {
                 "check that the API trusts the token's issuer, the client and its scope, and that the namespace exists"
@@ -205,7 +204,9 @@ impl Shown {
         if let Some(text) = text.filter(|text| seen != text) {
             match secret_header(&text) {
                 Ok(new) => (*header, *generation) = (new, *generation + 1),
-                Err(error) => tracing::warn!(%error, "the last one stays in force"),
+                Err(error) => {
+                    tracing::warn!(%error, "the new secret can't be used; the last one stays in force");
+                }
             }
             *seen = text;
         }
@@ -221,7 +222,7 @@ impl Iam {
         headers: &mut HeaderMap,
     ) -> Result<u64, AuthError> {
         let held = self.credentials.keys().await?;
-        // Read when the keys are there: to fetch them may have taken long.
+        // Read after the keys are there: fetching them may take long.
         let now = if seeded_bugs::is(Bug::SignedOnce) { *FIRST.get_or_init(now) } else { now() };
         let signing = self.signing(held.generation, &held.value)?;
         let signed = signing.signer.sign(body, now);
@@ -257,7 +258,7 @@ impl Iam {
     }
 }
 
-/// A header that shows itself nowhere.
+/// A header that is never shown in logs.
 pub(super) fn secret_header(text: &str) -> Result<HeaderValue, AuthError> {
     let mut value = HeaderValue::from_str(text).map_err(|_| AuthError::NotAHeader)?;
     value.set_sensitive(true);

@@ -1,4 +1,4 @@
-//! One connection of HTTP/1.1, driven by whoever waits for an answer over it.
+//! One connection of HTTP/1.1, driven by the task that waits for an answer over it.
 //!
 //! A pool hands each request over to the task of a connection, and its answer back. Here the task that
 //! sends is the one that reads and writes, which spares both hand-overs (`benches/README.md`).
@@ -23,7 +23,7 @@ use crate::publish::deadline::Deadline;
 /// A connection from one request to the next; none at first, and after an error.
 #[derive(Default)]
 pub struct Connection {
-    /// In a box, for it is large and moved about.
+    /// In a box, because it is large and often moved.
     open: Option<Box<Open>>,
     deadline: Deadline,
     idle: Deadline,
@@ -31,7 +31,7 @@ pub struct Connection {
 
 struct Open {
     sender: SendRequest<Full<Bytes>>,
-    /// `None` when it has ended.
+    /// `None` when it is closed.
     driver: Option<Driver>,
     number: Number,
     /// When it was last used.
@@ -67,7 +67,7 @@ impl Connection {
         request: Request<Full<Bytes>>,
         (now, time, limit): (Instant, Duration, usize),
     ) -> Result<(Parts, Bytes), ExchangeError> {
-        // Only an exchange that came to its end gives it back.
+        // Only a complete exchange puts it back.
         let kept = self.open.take();
         let kept = kept.filter(|open| open.number == number && now < open.used + IDLE);
         let connect = || Open::connect(connections, number, to);
@@ -82,7 +82,7 @@ impl Connection {
                 Some(_) => ExchangeError::Unsent(format!("no connection within {time:?}").into()),
             })
         })?;
-        // A server may answer before it has read everything: then the rest is still to be written.
+        // A server may answer before it has read the whole body: the rest is still to be written.
         if open.sender.is_ready() {
             open.used = Instant::now();
             self.open = Some(open);
@@ -90,13 +90,13 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Lets the connection go when the server closes it, or when it was not used for long. Then there
-    /// is nothing more to do, for ever.
+    /// Drops the connection when the server closes it, or when it was idle for too long. After that it waits
+    /// for ever.
     pub(super) async fn idle(&mut self) -> Infallible {
         if let Some(open) = &mut self.open
             && let Some(driver) = &mut open.driver
         {
-            // Why it closed is of no interest: nothing was under way.
+            // The reason does not matter: no request was in flight.
             let _ = self.idle.before(open.used + IDLE, driver).await;
         }
         self.open = None;
@@ -104,7 +104,7 @@ impl Connection {
     }
 }
 
-/// Sends `request`, and takes it out as soon as something of it may have been sent.
+/// Sends `request`, and takes it out as soon as part of it may have been sent.
 async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
     mut kept: Option<Box<Open>>,
     connect: impl Fn() -> C,
@@ -115,7 +115,7 @@ async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
         let reused = kept.is_some();
         let mut open = match kept.take() {
             Some(open) => open,
-            // In a box: it happens seldom, and a future is as large as all it may have to do.
+            // In a box: it is rare, and would make every future of this function larger.
             None => Box::pin(connect()).await.map_err(ExchangeError::Unsent)?,
         };
         let Some(sent) = request.take() else {
@@ -127,7 +127,7 @@ async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
                 return Ok((open, answer));
             }
             Err(error) if request.is_none() => return Err(ExchangeError::Sent(error.into())),
-            // It was closed while it was idle, and nothing was sent: over a new one, then.
+            // It was closed while idle, and nothing was sent: use a new one.
             Err(_) if reused => {}
             Err(error) => return Err(ExchangeError::Unsent(error.into())),
         }
@@ -145,14 +145,14 @@ impl Open {
         Ok(Box::new(Self { sender, driver: Some(driver), number, used: Instant::now() }))
     }
 
-    /// Sends `request`; one of which nothing was sent comes into `unsent`, with the error.
+    /// Sends `request`; if nothing of it was sent, it is put into `unsent`, with the error.
     async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
         unsent: &mut Option<Request<Full<Bytes>>>,
     ) -> Result<Response<Incoming>, hyper::Error> {
         let Self { sender, driver, .. } = self;
-        // A new connection takes one at once; what was kept was ready.
+        // A new connection accepts a request at once; a kept one was ready.
         let sending = pin!(sender.try_send_request(request));
         drive(driver, sending).await.map_err(|mut error| {
             *unsent = error.take_message();
@@ -173,17 +173,17 @@ impl Open {
             if whole.len() + data.len() > limit {
                 return Err(TooLarge(limit).into());
             }
-            // A copy of the little that it is lets the connection use its buffer again.
+            // Copying a small body lets the connection reuse its buffer.
             whole.extend_from_slice(&data);
         }
         Ok((head, whole.into()))
     }
 }
 
-/// What `wanted` gives, while the connection does what there is to do.
+/// Drives the connection until `wanted` is ready, and gives its output.
 async fn drive<T>(driver: &mut Option<Driver>, mut wanted: impl Future<Output = T> + Unpin) -> T {
     poll_fn(|context| {
-        // Its error reaches `wanted` too, which knows what was under way.
+        // Its error reaches `wanted` too, which knows the request.
         if driver.as_mut().is_some_and(|driver| Pin::new(driver).poll(context).is_ready()) {
             *driver = None;
         }

@@ -1,7 +1,6 @@
 //! One request: signed, posted, and its answer read, or the reason why there is none.
 //!
-//! HTTP/1.1 goes over a connection that belongs to who posts; HTTP/2, where requests share one, over
-//! hyper-util's pool.
+//! HTTP/1.1 uses a connection of each worker's own; HTTP/2, where requests share one, hyper-util's pool.
 
 mod auth;
 mod exchange;
@@ -32,10 +31,10 @@ use exchange::{Connection, ExchangeError};
 use pool::{ConnectError, Connections, Number, Pool};
 use skew::{Clock, Told};
 
-/// More of an answer than this is not read: five refused events with their words take far less.
+/// Longest answer that is read: five refused events with their messages are far shorter.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// Where the service says what kind of error it is.
+/// The header with the kind of an error.
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// Posts to one API.
@@ -43,7 +42,7 @@ const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 pub struct Client {
     connections: Connections,
     uri: Uri,
-    /// What HTTP/1.1 says in place of the whole address.
+    /// The request target of HTTP/1.1, in place of the whole URI.
     path: Uri,
     host: HeaderValue,
     authorizer: Authorizer,
@@ -51,7 +50,7 @@ pub struct Client {
     timeout: Duration,
 }
 
-/// Why a client can't be made.
+/// Why a client can't be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Headers.
@@ -63,7 +62,7 @@ pub enum BuildError {
     /// A proxy.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
-    /// An address that no request can carry.
+    /// An address that can't be put into a request.
     #[error("the endpoint's address does not fit into a request: {0}")]
     Address(#[from] http::Error),
 }
@@ -71,7 +70,7 @@ pub enum BuildError {
 /// An exchange that brought no answer.
 struct Broken {
     failure: Failure,
-    /// It says something against the connections, and not only that the server is leaving.
+    /// It counts against the connections: it is more than the server's orderly shutdown.
     of_connection: bool,
 }
 
@@ -95,7 +94,7 @@ impl Client {
         body: Bytes,
     ) -> Result<Answer, Failure> {
         let now = Instant::now();
-        // The time of day matters to nobody else.
+        // Only signatures need the service's time.
         let sent = self.authorizer.signs().then(SystemTime::now);
         let (number, pool) = self.connections.at(now);
         let ended = match pool {
@@ -146,7 +145,7 @@ impl Client {
         timeout(self.timeout, exchange).await.unwrap_or_else(|_| Err(self.timed_out()))
     }
 
-    /// What the API says to a request that was made at `sent`, if it was signed.
+    /// The API's answer to a request made at `sent`, if it could be signed.
     fn read(&self, head: &Parts, body: Bytes, sent: Option<SystemTime>) -> Answer {
         let text = |name: &HeaderName| head.headers.get(name).and_then(|v| v.to_str().ok());
         let retry_after = text(&header::RETRY_AFTER).and_then(|after| {
@@ -175,8 +174,8 @@ impl Client {
 impl Post for Client {
     type Connection = Connection;
 
-    /// Sends `body`. If we are refused, what can be renewed is renewed once, and the clock corrected
-    /// once, and it is sent again; a refusal that comes out is one that neither mends.
+    /// Sends `body`. After a refusal it renews credentials once, corrects the clock once, and sends again; a
+    /// refusal in the result is one that neither cures.
     async fn post(&self, connection: &mut Connection, body: Bytes) -> Result<Answer, Failure> {
         let (mut renewed, mut corrected) = (false, !self.authorizer.signs());
         loop {
@@ -227,8 +226,8 @@ impl Broken {
         Self::read(error, if error.is_connect() { Fault::Connect } else { Fault::Ambiguous })
     }
 
-    /// Whether the request may have been processed is what matters: `fault` says what follows from
-    /// where it broke, and a server of HTTP/2 may say that it was not.
+    /// What matters is whether the request may have been processed: `fault` follows from the point of the
+    /// failure, and a server of HTTP/2 may state that it was not.
     fn read(error: &(dyn StdError + 'static), mut fault: Fault) -> Self {
         let why = error_chain::in_one_line(error);
         let mut of_connection = true;
@@ -245,9 +244,9 @@ impl Broken {
     }
 }
 
-/// Whether a server of HTTP/2 says that it did nothing with the request (RFC 9113, section 8.7): it
-/// refused the stream, or is leaving and names a last stream before it. In a GOAWAY of the peer only
-/// those streams fail with it; the others fail when the connection ends.
+/// Whether a server of HTTP/2 states that it did not process the request (RFC 9113, section 8.7): it refused
+/// the stream, or its GOAWAY names an earlier last stream. Only streams after that one fail with the GOAWAY;
+/// the others fail when the connection ends.
 fn is_unprocessed(cause: &(dyn StdError + 'static)) -> bool {
     let Some(error) = cause.downcast_ref::<h2::Error>() else { return false };
     let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);

@@ -1,8 +1,8 @@
-//! Connections to an endpoint: how they are made, and when they are left for new ones.
+//! Connections to an endpoint: how they are made, and when they are replaced.
 //!
-//! Names are resolved only when a connection is made, so a pool that is always busy would stay with an
-//! address for ever. Therefore all connections are left after a while, and after several errors in a
-//! row: what is under way finishes, and what comes next goes over new ones.
+//! Names are resolved only when a connection is made, so a pool that is always busy would keep an address
+//! for ever. Therefore all connections are replaced after a while, and after several errors in a row:
+//! requests in flight finish, and later ones use new connections.
 
 use std::error::Error;
 use std::fmt;
@@ -30,28 +30,28 @@ use crate::config::api::ApiConfig;
 use crate::outbound::tls::{self, TlsError};
 use crate::outbound::{Proxies, Proxy, ProxyError, Resolver};
 
-/// A connection that was idle for so long is not used again: a server is likely to close it just then.
+/// A connection idle for this long is not used again: a server is likely to close it just then.
 pub(super) const IDLE: Duration = Duration::from_secs(20);
 
-/// An idle connection, or one whose peer is silent, is asked this often whether it lives.
+/// Interval of keep-alive probes on an idle connection, or one with a silent peer.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// So many questions may stay without an answer.
+/// Keep-alive probes that may stay unanswered.
 const KEEP_ALIVE_TRIES: u32 = 3;
 
-/// What was sent is acknowledged by the peer's system within this, or the connection is gone.
+/// The peer's TCP has to acknowledge data within this, or the connection is closed.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 
-/// After so many errors in a row new connections are made.
+/// Errors in a row after which connections are replaced.
 const ERRORS: u32 = 3;
 
-/// How far ages are from what is configured, so that connections and replicas don't renew together.
+/// Random spread of the configured age, so that connections and replicas don't renew at the same time.
 const JITTER: f64 = 0.2;
 
-/// A connection made, before HTTP is spoken.
+/// An established connection, before HTTP.
 pub(super) type Stream = <HttpsConnector<Way> as Service<Uri>>::Response;
 
-/// Connections of a while that requests share.
+/// One generation of connections that requests share.
 pub(super) type Pool = Client<HttpsConnector<Way>, Full<Bytes>>;
 
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
@@ -65,14 +65,14 @@ pub(super) enum ConnectError {
     Proxy(#[from] ProxyError),
 }
 
-/// How connections are made, and which of them are still to be used.
+/// Makes connections, and decides which are still used.
 pub(super) struct Connections {
     connector: HttpsConnector<Way>,
-    /// Requests share connections, as HTTP/2 does.
+    /// Requests share connections (HTTP/2).
     shared: bool,
     max_age: Duration,
     current: Mutex<Current>,
-    /// In a row. Changed under the lock; looked at without, for nearly always there are none.
+    /// Errors in a row. Changed under the lock; read without it, because there are nearly always none.
     errors: AtomicU32,
 }
 
@@ -83,7 +83,7 @@ struct Current {
     until: Instant,
 }
 
-/// Which time of connections it was: those of an earlier one are left.
+/// A generation of connections: those of an earlier one are not used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Number(u64);
 
@@ -96,7 +96,7 @@ pub(super) enum Way {
 }
 
 impl Connections {
-    /// Connections for `api`, by way of the proxy that the environment names. None is made yet.
+    /// Connections for `api`, through the proxy of the environment, if any. None is made yet.
     pub(super) fn build(api: &ApiConfig) -> Result<Self, ConnectError> {
         let uri = &api.endpoint.uri;
         let secure = uri.scheme_str() == Some("https");
@@ -126,8 +126,7 @@ impl Connections {
         Self { connector, shared, max_age, current: Mutex::new(current), errors: AtomicU32::new(0) }
     }
 
-    /// Of which number a connection must be at `now`, and the pool of that number if connections are
-    /// shared.
+    /// The generation to use at `now`, and its pool if connections are shared.
     pub(super) fn at(&self, now: Instant) -> (Number, Option<Pool>) {
         let mut current = self.lock();
         if now >= current.until {
@@ -143,7 +142,7 @@ impl Connections {
         connector.call(to.clone()).await
     }
 
-    /// There was an answer over a connection of that number.
+    /// There was an answer over a connection of that generation.
     pub(super) fn answered(&self, number: Number) {
         if self.errors.load(Relaxed) > 0 {
             let current = self.lock();
@@ -153,7 +152,7 @@ impl Connections {
         }
     }
 
-    /// There was no connection, or no answer over it. Errors of those that were left don't count.
+    /// There was no connection, or no answer over it. Errors of earlier generations don't count.
     pub(super) fn failed(&self, number: Number) {
         let mut current = self.lock();
         if Number(current.number) != number {
@@ -185,7 +184,7 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// What has to be done to get to the endpoint. `tls` is for the proxy, if that is reached over TLS.
+/// The route to the endpoint, direct or through a proxy. `tls` is for a proxy reached over TLS.
 fn way(timeout: Duration, proxy: Option<&Proxy>, tls: &ClientConfig) -> Way {
     let Some(proxy) = proxy.map(Proxy::intercept) else {
         return Way::Direct(tcp(Resolver::new(), timeout));
@@ -218,7 +217,7 @@ fn tcp<R>(resolver: R, timeout: Duration) -> HttpConnector<R> {
     tcp
 }
 
-/// What a proxy has against a tunnel; the library says it in fewer words.
+/// Why a proxy refused a tunnel, in more words than the library's.
 #[derive(Debug, thiserror::Error)]
 #[error("{hint}")]
 struct ProxyRefusal {
@@ -229,9 +228,9 @@ struct ProxyRefusal {
 fn of_proxy(error: impl Error + Send + Sync + 'static) -> BoxError {
     let words = error.to_string();
     let hint = if words.contains("authorization required") {
-        "the proxy wants to know who asks (407): put `USER:PASSWORD@` before its host in `HTTPS_PROXY`, or other ones"
+        "the proxy asks for a login (407): put `USER:PASSWORD@` before its host in `HTTPS_PROXY`, or correct the ones there"
     } else if words.contains("unsuccessful") {
-        "the proxy makes no tunnel to the API: does it allow its host and port? else name the host in `NO_PROXY`"
+        "the proxy refuses a tunnel to the API: does it allow the API's host and port? else name the host in `NO_PROXY`"
     } else {
         "the proxy that `HTTPS_PROXY` or `ALL_PROXY` names can't be used"
     };
@@ -245,9 +244,9 @@ fn pool(connector: HttpsConnector<Way>) -> Pool {
         .pool_idle_timeout(IDLE)
         .http2_keep_alive_interval(Some(KEEP_ALIVE))
         .http2_keep_alive_timeout(UNACKNOWLEDGED)
-        // A connection may close while a request waits to be written. Such a request comes back
-        // whole, of which nothing was sent, and goes over another connection. What was begun to be
-        // sent is never sent again here: that is for the publisher to decide.
+        // A connection may close before a request is written. Such a request, of which nothing was sent, is
+        // retried over another connection. A request that was sent in part is never retried here: that is
+        // for the publisher to decide.
         .retry_canceled_requests(true)
         .build(connector)
 }

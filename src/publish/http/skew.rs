@@ -1,8 +1,8 @@
-//! How far our clock is from the service's, learned from the `date` of its answers, as the AWS SDKs do;
-//! and where a refusal has none that can be believed, from the time that its words quote.
+//! The difference between the bridge's clock and the service's, learned from the `date` of its answers, as
+//! the AWS SDKs do; where a refusal has no credible `date`, from the time that its message quotes.
 //!
 //! A signature is good for about five minutes around the service's time, so a machine whose clock is
-//! off is refused; signing with the corrected time mends that. Pure, but for the one number kept.
+//! off is refused; signing with the corrected time cures that. Pure, but for the one number kept.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -10,17 +10,17 @@ use std::time::{Duration, SystemTime};
 /// Below this, a refused signature is not the clock's fault.
 const DETECTED: Duration = Duration::from_mins(4);
 
-/// An answer that took longer says too little about when it was written.
+/// The `date` of an answer that took longer is too inexact.
 const SLOWEST: Duration = Duration::from_mins(15);
 
-/// No clock is off by more: whoever writes such a `date` is wrong himself. (A machine that is would
-/// find no certificate valid.)
+/// A `date` further off than this is taken for wrong. (A machine whose clock is so far off would find no
+/// certificate valid.)
 const MOST: Duration = Duration::from_hours(366 * 24);
 
-/// How a refusal begins that quotes the service's time.
+/// Beginnings of refusals that quote the service's time.
 const QUOTING: [&str; 2] = ["Signature expired: ", "Signature not yet current: "];
 
-/// The codes that a wrong clock may be behind.
+/// Error codes that a wrong clock may cause.
 const CODES: [&str; 5] = [
     "InvalidSignatureException",
     "SignatureDoesNotMatch",
@@ -29,7 +29,7 @@ const CODES: [&str; 5] = [
     "AccessDeniedException",
 ];
 
-/// The service's time less ours, in milliseconds.
+/// The service's time minus the bridge's, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Skew(i64);
 
@@ -55,7 +55,7 @@ pub(super) struct Told<'a> {
 }
 
 impl Clock {
-    /// What to add to our time.
+    /// The correction to add to this machine's time.
     pub(super) fn skew(&self) -> Skew {
         Skew(self.0.load(Ordering::Relaxed))
     }
@@ -113,7 +113,7 @@ fn quoted(body: &[u8]) -> Option<SystemTime> {
 }
 
 impl Skew {
-    /// `None` if nobody can be that far away.
+    /// `None` if no clock can be that far off.
     fn between(theirs: SystemTime, ours: SystemTime) -> Option<Self> {
         let (away, sign) = match theirs.duration_since(ours) {
             Ok(ahead) => (ahead, 1),
@@ -125,7 +125,7 @@ impl Skew {
         Some(Self(sign * i64::try_from(away.as_millis()).ok()?))
     }
 
-    /// The service's time when ours is `now`.
+    /// The service's time when this machine's is `now`.
     pub(super) fn apply(self, now: SystemTime) -> SystemTime {
         let away = Duration::from_millis(self.0.unsigned_abs());
         if self.0 < 0 { now - away } else { now + away }

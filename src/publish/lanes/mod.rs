@@ -1,13 +1,13 @@
-//! What waits to be published: a lane a channel, in it a queue an ordering key.
+//! The items that wait to be published: a lane a channel, in it a queue an ordering key.
 //!
-//! Pure bookkeeping. A key is in at most one request at a time, and what comes back from a request
-//! goes to the front of its key (to the end, if nothing orders it and it yields), so the order of a key holds through retries and re-batching. Lanes
+//! Pure bookkeeping. A key is in at most one request at a time, and items to retry go to the front of
+//! their key (to the end, if they have none and yield), so the order of a key holds through retries and re-batching. Lanes
 //! take turns, and within a lane its keys do, so that neither a busy channel nor a hot key starves
-//! the others. A batch that is not full waits while its lane has a request out: batches fill by
+//! the others. A batch that is not full waits while its lane has a request in flight: batches fill by
 //! themselves, and a quiet lane sends at once.
 //!
-//! Lanes and keys come and go with their items. While one is there, a number stands for it, so that
-//! its name is looked up once an item.
+//! Lanes and keys are created and removed with their items. Each has a number meanwhile, so that its name
+//! is looked up once an item.
 
 mod batch;
 mod queues;
@@ -33,11 +33,11 @@ use sleepers::Sleepers;
 pub struct Lanes<T> {
     by_channel: HashTable<LaneId>,
     all: Slab<Lane>,
-    /// By lane and ordering key; without a key: what nothing orders.
+    /// By lane and ordering key; without a key: the unordered items.
     by_key: HashTable<KeyId>,
     keys: Slab<Key>,
-    /// Quicker than the one of the standard library, and seeded with less: by where things lie in memory.
-    /// Names that collide cost time only, bounded by what is in flight.
+    /// Faster than the standard library's hasher, with a weaker seed: memory addresses. Collisions cost time
+    /// only, bounded by the in-flight limit.
     hasher: DefaultHashBuilder,
     items: Queues<T>,
     turns: Queues<KeyId>,
@@ -58,11 +58,11 @@ struct Lane {
     ready: Queue,
     /// Items in the ready keys.
     sendable: usize,
-    /// Requests out.
+    /// Requests in flight.
     requests: usize,
-    /// Keys, and sleeping items that nothing orders.
+    /// Keys, and sleeping unordered items.
     dependents: usize,
-    /// Whether it stands in `Lanes::ready` or `Lanes::parked`.
+    /// Whether it is in `Lanes::ready` or `Lanes::parked`.
     listed: bool,
 }
 
@@ -83,15 +83,15 @@ enum KeyState {
     Ready,
     /// In a request.
     InFlight,
-    /// Waiting for its time after a failure.
+    /// In backoff after a failure.
     Asleep,
 }
 
-/// What waits for its time after a failure.
+/// A key or items in backoff after a failure.
 #[derive(Debug)]
 enum Sleeper<T> {
     Key(KeyId),
-    /// Items that nothing orders.
+    /// Unordered items.
     Loose(LaneId, Vec<T>),
 }
 
@@ -129,9 +129,8 @@ impl<T: Item> Lanes<T> {
         self.list(lane);
     }
 
-    /// The next batch, or nothing while no lane has one that may go. `most` says how many items a batch
-    /// for a namespace may hold; lanes for which that is zero are set aside until
-    /// [`unpark`](Self::unpark).
+    /// The next batch; `None` while no lane may send one. `most` gives the most items that a batch for a
+    /// namespace may hold; lanes for which that is zero are parked until [`unpark`](Self::unpark).
     pub fn next_batch(&mut self, mut most: impl FnMut(&str) -> usize) -> Option<Batch<T>> {
         while let Some(id) = self.ready.pop_front() {
             let lane = &mut self.all[id];
@@ -155,8 +154,7 @@ impl<T: Item> Lanes<T> {
         None
     }
 
-    /// The request of a batch has ended. Of its items, `back` are to be tried again, in order, and not
-    /// before `not_before`.
+    /// Ends the request of a batch. `back` are its items to retry, in order, not before `not_before`.
     pub fn finish(&mut self, held: Held, back: Vec<T>, not_before: Option<Instant>) {
         let Held { lane, keys } = held;
         self.queued += back.len();
@@ -191,7 +189,7 @@ impl<T: Item> Lanes<T> {
         self.forget_if_empty(lane);
     }
 
-    /// Lets everything go on whose time has come.
+    /// Ends each backoff whose time is over.
     pub fn wake(&mut self, now: Instant) {
         while let Some(sleeper) = self.sleepers.pop_due(now) {
             let lane = match sleeper {
@@ -214,34 +212,34 @@ impl<T: Item> Lanes<T> {
         }
     }
 
-    /// Lets everything go on, whatever it waits for.
+    /// Ends every backoff.
     pub fn wake_all(&mut self) {
         if let Some(last) = self.sleepers.last() {
             self.wake(last);
         }
     }
 
-    /// When [`wake`](Self::wake) has something to do.
+    /// When [`wake`](Self::wake) is due next.
     pub fn next_wake(&self) -> Option<Instant> {
         self.sleepers.first()
     }
 
-    /// Takes the lanes of a namespace up again, behind others: what is refused takes turns with what is not.
+    /// Unparks the lanes of a namespace, behind others: refused lanes take turns with accepted ones.
     pub fn unpark(&mut self, namespace: &str) {
         self.ready.extend(self.parked.remove(namespace).unwrap_or_default());
     }
 
-    /// Takes all lanes up again.
+    /// Unparks all lanes.
     pub fn unpark_all(&mut self) {
         self.parked.drain().for_each(|(_, lanes)| self.ready.extend(lanes));
     }
 
-    /// The namespaces of the lanes that were set aside.
+    /// The namespaces of the parked lanes.
     pub fn parked(&self) -> impl Iterator<Item = &str> {
         self.parked.keys().map(String::as_str)
     }
 
-    /// Items that are not in a request.
+    /// Items not in a request.
     pub fn queued(&self) -> usize {
         self.queued
     }
@@ -289,7 +287,7 @@ impl<T: Item> Lanes<T> {
         self.grown(id);
     }
 
-    /// A key has an item more.
+    /// Counts an item added to a key.
     fn grown(&mut self, id: KeyId) {
         match self.keys[id].state {
             KeyState::Ready => self.all[self.keys[id].lane].sendable += 1,
@@ -298,7 +296,7 @@ impl<T: Item> Lanes<T> {
         }
     }
 
-    /// Gives a key that has something to send its turn; forgets one that has nothing left.
+    /// Queues a key that has items for its turn; removes one that has none.
     fn activate(&mut self, id: KeyId) {
         let key = &mut self.keys[id];
         if key.items.is_empty() {
@@ -310,7 +308,7 @@ impl<T: Item> Lanes<T> {
         self.turns.push_back(&mut lane.ready, id);
     }
 
-    /// Gives a lane that has something to send its turn, once.
+    /// Queues a lane that has items for its turn, once.
     fn list(&mut self, id: LaneId) {
         let lane = &mut self.all[id];
         if !lane.listed && lane.may_send() {
@@ -319,7 +317,7 @@ impl<T: Item> Lanes<T> {
         }
     }
 
-    /// Takes one batch out, and the keys that are in flight with it.
+    /// Takes one batch out, with the keys in it.
     fn take(&mut self, id: LaneId, most: usize) -> (Vec<T>, Vec<KeyId>) {
         let (mut items, mut keys) =
             (Vec::with_capacity(MAX_EVENTS), Vec::with_capacity(MAX_EVENTS));
@@ -337,21 +335,21 @@ impl<T: Item> Lanes<T> {
             }
             self.turns.pop_front(&mut lane.ready);
             if key.order.is_some() {
-                // What is left of the key waits for this request.
+                // The rest of the key waits for this request.
                 lane.sendable -= key.items.len();
                 key.state = KeyState::InFlight;
                 keys.push(turn);
             } else if key.items.is_empty() {
                 self.forget_key(turn);
             } else {
-                // The unordered take their turn among the keys.
+                // Unordered items take their turn among the keys.
                 self.turns.push_back(&mut lane.ready, turn);
             }
         }
         (items, keys)
     }
 
-    /// Moves what fits of a key to `taken`; true when the batch can take nothing more, of any key.
+    /// Moves the items of a key that fit to `taken`; true when the batch is full.
     fn take_of(&mut self, id: KeyId, most: usize, taken: &mut Vec<T>, room: &mut usize) -> bool {
         let Key { items, order, .. } = &mut self.keys[id];
         let first = taken.len();
@@ -382,7 +380,7 @@ impl<T: Item> Lanes<T> {
         self.all[lane].dependents -= 1;
     }
 
-    /// A lane that holds nothing gives its place to others.
+    /// Removes a lane without items, and frees its number.
     fn forget_if_empty(&mut self, id: LaneId) {
         let lane = &self.all[id];
         if lane.requests == 0 && lane.dependents == 0 {
@@ -399,7 +397,7 @@ fn forget(table: &mut HashTable<usize>, hash: u64, number: usize) {
 }
 
 impl Lane {
-    /// A full batch may always go, any other only when nothing of the lane is out.
+    /// A full batch may always go, any other only when the lane has no request in flight.
     fn may_send(&self) -> bool {
         self.sendable >= MAX_EVENTS || (self.sendable > 0 && self.requests == 0)
     }

@@ -28,12 +28,12 @@ struct Node<T> {
 const END: usize = usize::MAX;
 
 impl Queue {
-    /// How many items stand in it.
+    /// Its number of items.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether none does.
+    /// Whether it has none.
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }

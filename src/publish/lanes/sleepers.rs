@@ -1,4 +1,4 @@
-//! What waits for its time, the earliest first; of the same time, who fell asleep first.
+//! A queue of things that wait for a time, the earliest first, and in order of arrival at the same time.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -19,18 +19,18 @@ struct Sleeping<S> {
 }
 
 impl<S> Sleepers<S> {
-    /// Nobody.
+    /// None.
     pub(super) fn new() -> Self {
         Self { heap: BinaryHeap::new(), sequence: 0 }
     }
 
-    /// Lets `sleeper` sleep until then.
+    /// Adds a sleeper until that time.
     pub(super) fn push(&mut self, until: Instant, sleeper: S) {
         self.sequence += 1;
         self.heap.push(Sleeping { until, sequence: self.sequence, sleeper });
     }
 
-    /// One whose time has come.
+    /// One whose time is over.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<S> {
         self.first().filter(|until| *until <= now)?;
         self.heap.pop().map(|s| s.sleeper)
@@ -48,7 +48,7 @@ impl<S> Sleepers<S> {
 }
 
 impl<S> Ord for Sleeping<S> {
-    /// The earliest first in a heap that gives the greatest.
+    /// Reversed, because the heap gives the greatest first.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.until, other.sequence).cmp(&(self.until, self.sequence))
     }

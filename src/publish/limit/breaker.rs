@@ -1,24 +1,24 @@
-//! Whether an API is there at all. While it is not, one request at a time asks, at most one a second;
-//! everything else waits, and goes on at once when the API is back.
+//! A circuit breaker: whether an API answers at all. While it is open, one probe goes at a time, at most one
+//! a second; everything else waits, and is sent at once when the API is back.
 
 use std::time::{Duration, Instant};
 
 /// Failures in a row that open it.
 const IN_A_ROW: u32 = 5;
 
-/// Answers that mean nothing, in a row, that open it.
+/// Answers without a clear meaning, in a row, that open it.
 const UNKNOWN_IN_A_ROW: u32 = 3;
 
 /// Requests are counted over this long.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Fewer requests than this say nothing about a share of failures.
+/// With fewer requests than this a share of failures means nothing.
 const ENOUGH: u32 = 20;
 
 /// Successes that close it.
 const TO_CLOSE: u32 = 3;
 
-/// Between the end of a probe that failed and the next one.
+/// Wait between the end of a failed probe and the next.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// A circuit breaker.
@@ -35,7 +35,7 @@ pub struct Breaker {
 #[derive(Debug)]
 enum State {
     Closed,
-    /// `probe`: when the one that is out was sent.
+    /// `probe`: when the one in flight was sent.
     Open {
         probe_at: Instant,
         probe: Option<Instant>,
@@ -57,7 +57,7 @@ impl Breaker {
         }
     }
 
-    /// When the next probe may go, if one has to wait.
+    /// When the next probe may go, if it has to wait.
     pub fn probes_at(&self) -> Option<Instant> {
         match self.state {
             State::Open { probe_at, probe: None, .. } => Some(probe_at),
@@ -70,15 +70,15 @@ impl Breaker {
         matches!(self.state, State::Open { .. })
     }
 
-    /// A request went out now: the probe, if one is due.
+    /// Notes a request sent now: the probe, if one is due.
     pub fn sent(&mut self, now: Instant) {
         if let State::Open { probe, .. } = &mut self.state {
             *probe = Some(now);
         }
     }
 
-    /// The request that went out at `sent` has ended, in whatever way: if it was the probe, another one
-    /// may follow. What the end means is told besides, if it means anything here.
+    /// Notes the end of the request sent at `sent`, whatever its result: if it was the probe, another one may
+    /// follow. The result comes in another call, if it matters here.
     pub fn ended(&mut self, sent: Instant, now: Instant) {
         if let State::Open { probe_at, probe, .. } = &mut self.state
             && *probe == Some(sent)
@@ -87,7 +87,7 @@ impl Breaker {
         }
     }
 
-    /// A request was answered by the API, whatever it said. True when that closed the breaker.
+    /// The API answered a request, with whatever status. True when that closed the breaker.
     pub fn answered(&mut self, now: Instant) -> bool {
         self.count(now, false);
         self.in_a_row = 0;
@@ -103,7 +103,7 @@ impl Breaker {
         true
     }
 
-    /// A request failed on the way, or its answer meant nothing (`unknown`). True when that opened it.
+    /// A request got no answer, or one without a clear meaning (`unknown`). True when that opened it.
     pub fn failed(&mut self, now: Instant, unknown: bool) -> bool {
         self.count(now, true);
         self.in_a_row += 1;

@@ -1,9 +1,9 @@
-//! How many requests may be out: one more a round trip while the limit is reached, fewer when the
-//! round trip grows or the API is overloaded.
+//! The limit of requests in flight: one more a round trip while the limit is reached, fewer when the round
+//! trip grows or the API is overloaded.
 
 use std::time::{Duration, Instant};
 
-/// Kept of the limit at each step down.
+/// Factor of a step down.
 const CUT: f64 = 0.9;
 
 /// A round trip that is this many deviations above its average means that requests queue up.
@@ -39,7 +39,7 @@ struct Window {
 }
 
 impl Concurrency {
-    /// Starts low, and never passes `ceiling`.
+    /// Starts low, and never exceeds `ceiling`.
     pub fn new(ceiling: usize) -> Self {
         let ceiling = f64::from(u32::try_from(ceiling.max(1)).unwrap_or(u32::MAX));
         Self { limit: ceiling.min(4.0), ceiling, average: None, window: Window::default() }
@@ -57,7 +57,7 @@ impl Concurrency {
         self.limit as i64
     }
 
-    /// A request that went out at `sent` was answered; `in_flight` were out beside it.
+    /// A request sent at `sent` was answered; `in_flight` others were in flight.
     pub fn answered(&mut self, sent: Instant, now: Instant, in_flight: usize) {
         let seconds = now.duration_since(sent).as_secs_f64();
         self.window.reached |= !self.allows(in_flight + 1);

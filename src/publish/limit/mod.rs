@@ -1,9 +1,9 @@
-//! How much may be asked of an API at once, and how fast: why an event is not sent now. Pure: policies that
-//! are told what happened.
+//! The limits of an API's load, in requests at once and events a second: why an event is not sent now. Pure:
+//! policies fed with results.
 //!
-//! Four questions, four policies, and [`Limits`], which asks them all. [`Concurrency`]: how many requests may be out. [`RateGate`]: how many
-//! events a second the API lets in, found out from its 429s. [`Breaker`]: whether the API is there at
-//! all. [`Pauses`]: which of its namespaces refuse us, if not all of it.
+//! Four policies, and [`Limits`], which combines them. [`Concurrency`]: how many requests may be in flight. [`RateGate`]: how many
+//! events a second the API accepts, learned from its 429s. [`Breaker`]: whether the API answers at all.
+//! [`Pauses`]: which of its namespaces refuse the bridge, if not the whole API.
 
 mod breaker;
 mod concurrency;

@@ -1,4 +1,4 @@
-//! What refuses us, and when it is asked again.
+//! The paused parts of an API, which refused the bridge, and when they are probed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::event_api::MAX_EVENTS;
 use crate::seeded_bugs::{self, Bug};
 
-/// How long a refused namespace rests between two probes.
+/// Wait between two probes of a paused scope.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
-/// Who refuses us: a namespace, or the API as a whole.
+/// The scope of a refusal: a namespace, or the API as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// The whole API.
@@ -19,14 +19,14 @@ pub enum Scope {
     Namespace(String),
 }
 
-/// What refuses us. Nothing goes there but one event a second, until one that was sent since is answered
-/// otherwise: what was under way when the refusal came says nothing of the time after it.
+/// The paused scopes. Only a probe of one event a second goes there, until one sent during the pause is not
+/// refused: the answer to an earlier request proves nothing about the time after the refusal.
 #[derive(Debug, Default)]
 pub struct Pauses {
     scopes: HashMap<Scope, Pause>,
     /// When a pause last ended.
     lifted: HashMap<Scope, Instant>,
-    /// When a namespace last asked for the API, and how often any did.
+    /// When a namespace last probed the API, and how often any did.
     asked: HashMap<String, Instant>,
     asks: u32,
 }
@@ -35,13 +35,13 @@ pub struct Pauses {
 struct Pause {
     began: Instant,
     probe_at: Instant,
-    /// When the probe that is out was sent.
+    /// When the probe in flight was sent.
     probe: Option<Instant>,
 }
 
 impl Pauses {
-    /// How many events a request for `namespace` may hold now: one if it is a probe. Who asks the API, if
-    /// that is paused, is chosen: `asker`.
+    /// The most events that a request for `namespace` may hold now: one if it is a probe. `asker` is the
+    /// namespace chosen to probe a paused API.
     pub fn room(&self, namespace: &str, asker: Option<&str>, now: Instant) -> usize {
         if self.is_empty() {
             return MAX_EVENTS;
@@ -55,7 +55,7 @@ impl Pauses {
         if self.contains(&api) || self.contains(&own) { 1 } else { MAX_EVENTS }
     }
 
-    /// A batch for `namespace` goes out now: if that is paused, it is the probe.
+    /// A batch for `namespace` is sent now: if that is paused, it is the probe.
     pub fn sent(&mut self, namespace: &str, now: Instant) {
         self.change(namespace, |pause| pause.probe = Some(now));
         if self.contains(&Scope::Api) {
@@ -64,8 +64,8 @@ impl Pauses {
         }
     }
 
-    /// The request for `namespace` that went out at `sent` has ended, in whatever way: if it was the
-    /// probe, another one may follow in a second. What the end means is told besides.
+    /// Notes the end of the request for `namespace` sent at `sent`, whatever its result: if it was the probe,
+    /// another one may follow in a second. The result comes in another call.
     pub fn ended(&mut self, namespace: &str, sent: Instant, now: Instant) {
         self.change(namespace, |pause| {
             if pause.probe == Some(sent) {
@@ -74,8 +74,8 @@ impl Pauses {
         });
     }
 
-    /// `scope` refused a request that went out at `sent`. True when a pause began, which what was under
-    /// way before the last one ended can't do.
+    /// `scope` refused a request sent at `sent`. True when that began a pause, which a request sent before
+    /// the end of the last pause can't do.
     pub fn refused(&mut self, scope: &Scope, sent: Instant, now: Instant) -> bool {
         let begins = !self.contains(scope) && !self.lifted_since(scope, sent);
         if begins {
@@ -85,7 +85,7 @@ impl Pauses {
         begins
     }
 
-    /// `scope` did not refuse a request that went out at `sent`. True when that ended its pause.
+    /// `scope` did not refuse a request sent at `sent`. True when that ended its pause.
     pub fn taken(&mut self, scope: &Scope, sent: Instant, now: Instant) -> bool {
         let ends = self.scopes.get(scope).is_some_and(|pause| pause.began < sent);
         if ends {
@@ -103,7 +103,7 @@ impl Pauses {
         self.lifted.get(scope).is_some_and(|at| *at > since)
     }
 
-    /// The namespaces that are due to be probed: none while the API is paused, for which one is chosen.
+    /// The namespaces due for a probe: none while the API is paused, for which one is chosen.
     pub fn due(&self, now: Instant) -> Vec<String> {
         if self.is_empty() || self.contains(&Scope::Api) {
             return Vec::new();
@@ -116,14 +116,14 @@ impl Pauses {
         .collect()
     }
 
-    /// Whether the API is paused, and due to be probed.
+    /// Whether the API is paused, and due for a probe.
     pub fn may_ask_api(&self, now: Instant) -> bool {
         self.contains(&Scope::Api) && !self.waits(&Scope::Api, now)
     }
 
-    /// Of these namespaces those that may ask for the API: who has not for the longest time first, and
-    /// those that are not refused themselves before those that are, but every fourth time. So one whose
-    /// answers never tell does not keep the others from asking.
+    /// Orders these namespaces for probing the API: the longest without a probe first, and those not paused
+    /// themselves before paused ones, except every fourth time. So a namespace whose answers never end the
+    /// pause does not keep others from probing.
     pub fn in_turn<'a>(
         &self,
         namespaces: impl Iterator<Item = &'a str>,
@@ -138,7 +138,7 @@ impl Pauses {
         names
     }
 
-    /// Whether the probe of the API that is out is of a namespace that is refused itself.
+    /// Whether the API's probe in flight is from a namespace that is paused itself.
     pub fn refused_asks(&self) -> bool {
         let probe = self.scopes.get(&Scope::Api).and_then(|pause| pause.probe);
         let asks = |at: &Instant| Some(*at) == probe;
@@ -151,7 +151,7 @@ impl Pauses {
         self.scopes.values().filter(due).map(|p| p.probe_at).min()
     }
 
-    /// Who refuses us: the API, if it does, else some namespace.
+    /// A paused scope: the API, if it is paused, else some namespace.
     pub fn any(&self) -> Option<&Scope> {
         self.scopes.keys().min_by_key(|scope| **scope != Scope::Api)
     }
@@ -166,7 +166,7 @@ impl Pauses {
         self.scopes.contains_key(scope)
     }
 
-    /// Whether what is for `namespace` waits for a probe of it or of the API.
+    /// Whether events for `namespace` wait for a probe of it or of the API.
     pub fn hold(&self, namespace: &str) -> bool {
         !self.is_empty() && scopes(namespace).iter().any(|scope| self.contains(scope))
     }
@@ -185,7 +185,7 @@ impl Pauses {
     }
 }
 
-/// What a request for `namespace` asks.
+/// The scopes that a request for `namespace` probes.
 fn scopes(namespace: &str) -> [Scope; 2] {
     [Scope::Api, Scope::of(namespace)]
 }

@@ -1,7 +1,7 @@
-//! How many events a second an API lets in.
+//! The rate limit: how many events a second an API accepts.
 //!
-//! A 429 is a signal about the rate, not about the load: round trips stay as they are. What the API
-//! accepts while it throttles *is* its rate, so the gate remembers that, falls just below it, and
+//! A 429 is a signal about the rate, not about the load: round trips stay as they are. The rate that the API
+//! accepts while it throttles *is* its limit, so the gate remembers that, falls just below it, and
 //! grows back slowly near it and quickly far from it. That keeps it within a few percent of the quota,
 //! and finds a quota that was raised within seconds.
 
@@ -14,23 +14,23 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// …in grains of this length.
 const GRAIN: Duration = Duration::from_millis(10);
 
-/// What is kept of the measured rate when the API throttles.
+/// Factor applied to the measured rate when the API throttles.
 const CUT: f64 = 0.97;
 
-/// Growth a second, as a part of the remembered rate, while near to it.
+/// Growth a second near the remembered rate, as a share of it.
 const GROWTH: f64 = 0.02;
 
-/// Above the remembered rate by this much, the API lets in more than it did: growth is quick.
+/// This far above the remembered rate, the API accepts more than before: growth is quick.
 const FOUND_MORE: f64 = 1.03;
 
 /// Quick growth, a second.
 const QUICK: f64 = 2.0;
 
-/// Events that may go at once: this many seconds' worth, and never fewer than a full batch.
+/// Burst: events of this many seconds, and never fewer than a full batch.
 const BURST: f64 = 0.05;
 const BATCH: f64 = 5.0;
 
-/// A rate that nothing is throttled below, in events a second.
+/// Lowest rate, in events a second.
 const FLOOR: f64 = 1.0;
 
 /// A bucket of events that fills at the rate in force.
@@ -71,16 +71,16 @@ impl RateGate {
         self.rate
     }
 
-    /// Whether a batch may go now. It may when there is an event's worth: what a batch has beyond that
-    /// is owed, so that a full batch waits no longer than a single event.
+    /// Whether a batch may go now: there is a token for one event. The batch's further events are a debt, so
+    /// that a full batch waits no longer than a single event.
     pub fn is_open(&mut self, now: Instant) -> bool {
         self.grow(now);
         self.fill(now);
         self.held_until.is_none_or(|until| until <= now) && self.tokens >= 1.0
     }
 
-    /// When [`is_open`](Self::is_open) will be true, if it is not: a moment after `now`, so that a
-    /// rounding can't make the waiting spin.
+    /// When [`is_open`](Self::is_open) will be true, if it is not: always after `now`, so that rounding can't
+    /// make the wait spin.
     pub fn opens_at(&self, now: Instant) -> Option<Instant> {
         let missing = (1.0 - self.tokens).max(0.0);
         let filled = self.filled + Duration::from_secs_f64(missing / self.rate);
@@ -88,12 +88,12 @@ impl RateGate {
         (missing > 0.0 || at > now).then(|| at.max(now + Duration::from_millis(1)))
     }
 
-    /// Nothing goes before `until`: the API said so (`Retry-After`).
+    /// Sends nothing before `until`, as the API asked (`Retry-After`).
     pub fn hold(&mut self, until: Instant) {
         self.held_until = self.held_until.max(Some(until));
     }
 
-    /// `events` went out.
+    /// `events` were sent.
     #[allow(clippy::cast_precision_loss)] // 1 to 5
     pub fn sent(&mut self, events: usize) {
         self.tokens -= events as f64;
@@ -109,15 +109,15 @@ impl RateGate {
         }
     }
 
-    /// A request that went out at `sent` was throttled. Those that were out together cut once.
+    /// A request sent at `sent` was throttled. Requests in flight together cut the rate once.
     pub fn throttled(&mut self, sent: Instant, now: Instant) {
         if self.cut_at.is_some_and(|cut| sent < cut) {
             return;
         }
         self.forget(now);
         let measured = self.measured(now);
-        // Far above what was remembered, the newest measure counts; near it, both: a window of a
-        // second is a little off, and the sawtooth should not wander down with it.
+        // Far above the remembered rate the newest measure counts; near it both, because a window of a
+        // second is inexact, and the sawtooth must not drift down with it.
         let remembered = match self.remembered {
             Some(old) if measured > old * 0.8 && measured < old * 1.2 => old.midpoint(measured),
             _ => measured,
@@ -162,7 +162,7 @@ impl RateGate {
         }
     }
 
-    /// Events accepted a second, lately.
+    /// Events accepted a second, over the window.
     #[allow(clippy::cast_precision_loss)] // thousands
     fn measured(&self, now: Instant) -> f64 {
         let Some((first, _)) = self.accepted.front() else { return FLOOR };
