@@ -1,4 +1,4 @@
-//! Certificates that the configuration names: whether they are good today, and belong to their keys.
+//! Checks of the configured certificates: validity today, and match with their keys.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,18 +9,18 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::reader::{Kind, Ledger, Located, Problem, quoted};
-use crate::files::certificate::{self, Certificate, Standing, day};
+use crate::files::certificate::{self, Certificate, Validity, day};
 use crate::files::regular;
 
 /// A file of certificates or a key holds no more.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
 
-/// Reports what is over, not yet good or soon over in a file of CAs. One that is good is enough.
+/// Reports expired, not yet valid or soon expiring certificates in a file of CAs. One valid CA is enough.
 pub(super) fn authorities(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> Option<()> {
     let all = read(ledger, file)?;
     let now = SystemTime::now();
     let good =
-        |each: &&Certificate| matches!(each.standing(now), Standing::Good | Standing::Ending);
+        |each: &&Certificate| matches!(each.validity(now), Validity::Valid | Validity::Expiring);
     let some = all.iter().find(good).is_some();
     let mut usable = true;
     for each in &all {
@@ -32,7 +32,7 @@ pub(super) fn authorities(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> Optio
     usable.then_some(())
 }
 
-/// Reports what is wrong with the chain of a client and its key.
+/// Reports errors in a client's chain and key.
 pub(super) fn identity(
     ledger: &Ledger<'_>,
     chain: &Located<PathBuf>,
@@ -58,7 +58,7 @@ pub(super) fn identity(
     usable.then_some(())
 }
 
-/// What there is to say of a certificate; where `others` are good, one that is not is a warning.
+/// The report on a certificate; where `others` are valid, an invalid one is a warning.
 fn judged(
     ledger: &Ledger<'_>,
     certificate: &Certificate,
@@ -66,25 +66,25 @@ fn judged(
     now: SystemTime,
     others: bool,
 ) -> Option<Problem> {
-    let standing = certificate.standing(now);
-    let (what, hint) = match standing {
-        Standing::Good => return None,
-        Standing::Ending => ("expires on", "renew it, and restart the bridge"),
-        Standing::Over => ("expired on", "renew it"),
-        Standing::NotYet => {
+    let validity = certificate.validity(now);
+    let (what, hint) = match validity {
+        Validity::Valid => return None,
+        Validity::Expiring => ("expires on", "renew it, and restart the bridge"),
+        Validity::Expired => ("expired on", "renew it"),
+        Validity::NotYet => {
             ("is not valid before", "wait for that day, or see whether the clock is right")
         }
     };
-    let date = if standing == Standing::NotYet { certificate.from } else { certificate.until };
+    let date = if validity == Validity::NotYet { certificate.from } else { certificate.until };
     let subject = quoted(&certificate.subject);
     let message =
         format!("the certificate of {subject} in {} {what} {}", shown(ledger, file), day(date));
-    let warning = others || standing == Standing::Ending;
+    let warning = others || validity == Validity::Expiring;
     let kind = if warning { Kind::Warning } else { Kind::BadValue };
     Some(Problem::new(kind, Some(file.span.clone()), message).help(hint))
 }
 
-/// Reports a certificate and a key that can't be used with one another.
+/// Reports a certificate and a key that don't match.
 fn belong_together(
     ledger: &Ledger<'_>,
     certificate: &Located<PathBuf>,

@@ -1,4 +1,4 @@
-//! What every kind of source has: limits of what is in flight, and TLS.
+//! Settings that all kinds of sources share: in-flight limits and TLS.
 
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ pub struct Tls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// What every source has, as far as it could be read.
+/// The shared settings, as far as they could be read.
 pub(super) struct Common {
     pub(super) messages: Option<Setting<u32>>,
     pub(super) bytes: Option<Setting<u64>>,
@@ -33,7 +33,7 @@ pub(super) enum TlsChoice {
 
 const IN_FLIGHT_BYTES: u64 = 64 << 20;
 
-/// Reads what every kind has; `in_flight` is the default number of messages, `most` how many may be.
+/// Reads the shared settings; `in_flight` is the default number of messages, `most` the largest.
 pub(super) fn common(table: &mut Table<'_>, in_flight: u32, most: u32) -> Common {
     let ledger = table.ledger;
     let bytes = table.size("max_in_flight_bytes").then(|bytes| {

@@ -1,4 +1,4 @@
-//! `[dead_letter.NAME]`: where events go that can't be published.
+//! `[dead_letter.NAME]`: the target of events that can't be published.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,20 +19,20 @@ pub enum DeadLetterConfig {
     File {
         /// Of the file.
         path: PathBuf,
-        /// When it is set aside, and how many are kept.
+        /// When it is rotated, and how many files are kept.
         rotation: Rotation,
     },
     /// Records of a topic.
     Kafka {
-        /// A source of this file, whose brokers and whose name there are used.
+        /// A source of this file, whose brokers and credentials are used.
         source: SourceName,
-        /// Which no source reads whose rejects come here.
+        /// No source whose rejects go here reads it.
         topic: String,
     },
 }
 
 impl DeadLetterConfig {
-    /// The file that it is, if it is one.
+    /// Its file, if it is one.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File { path, .. } => Some(path),
@@ -41,7 +41,7 @@ impl DeadLetterConfig {
     }
 }
 
-/// The settings, and where in the file that is which is checked against others.
+/// The settings, with the places of those that are checked against others.
 pub(super) struct Read {
     pub(super) config: DeadLetterConfig,
     pub(super) topic: Range<usize>,
@@ -53,27 +53,27 @@ enum Type {
     Kafka,
 }
 
-/// `max_size` and `max_files`: how a dead-letter file is kept from growing without end.
+/// `max_size` and `max_files`: the rotation of a dead-letter file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rotation {
-    /// A file that would grow beyond this many bytes is set aside; `None`: never.
+    /// A file that would grow beyond this many bytes is rotated; `None`: never.
     pub max_size: Option<u64>,
-    /// So many files are kept, the one that is written among them, and the oldest goes; `None`: all.
+    /// So many files are kept, with the one being written, and older ones removed; `None`: all.
     pub max_files: Option<u32>,
 }
 
-/// A smaller file would be set aside all the time.
+/// A smaller file would be rotated all the time.
 const LEAST_SIZE: u64 = 1_000_000;
 
 const MOST_FILES: u32 = 100_000;
 
-/// The name of the one that exists where none is configured.
+/// The name of the default dead letter, which exists where none is configured.
 pub(super) const DEFAULT: &str = "default";
 
-/// The file of that one.
+/// Its file.
 pub const DEFAULT_FILE: &str = "dead-letters.jsonl";
 
-/// What a route's `dead_letter` may say beside a name, so that none can be called so.
+/// Words of a route's `dead_letter` that are no names, so that no dead letter can be called so.
 pub(super) const RESERVED: [&str; 2] = ["discard", "source"];
 
 /// Reads a `[dead_letter.NAME]`; `type_of` is the type of a source.
@@ -127,7 +127,7 @@ fn topic<'a>(
         let name = sources.resolve(ledger, &text)?;
         match type_of(&name) {
             Some("kafka") => Some(name),
-            // What is wrong with its type is said there.
+            // An error in its type is reported there.
             None => None,
             Some(other) => {
                 let message = format!("{} is a source of type `{other}`", quoted(&name));
@@ -168,7 +168,7 @@ fn rotation(table: &mut Table<'_>) -> Option<Rotation> {
         }
         Some(size.value)
     });
-    // Of one file nothing would be left the moment it is full.
+    // With one file nothing would be left the moment it is full.
     let max_files = table.integer("max_files", 2..=MOST_FILES);
     if let (Field::Absent, Field::Good(files)) = (&max_size, &max_files) {
         let message = "`max_files` without `max_size` keeps nothing from growing";
@@ -183,8 +183,8 @@ fn rotation(table: &mut Table<'_>) -> Option<Rotation> {
     Some(Rotation { max_size, max_files })
 }
 
-/// The one that exists where none is configured: a file in the first of these directories that
-/// the environment names. `None` if it names none.
+/// The default dead letter: a file in the first of these directories that the environment names. `None` if
+/// it names none.
 pub(super) fn default(environment: &Environment) -> Option<Read> {
     const OURS: &str = "appsync-bridge";
     let directory = environment

@@ -1,4 +1,4 @@
-//! What a configuration may read beside its own file: the environment's variables.
+//! The environment's variables, which a configuration may read beside its own file.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -6,13 +6,13 @@ use std::path::Path;
 use super::reader::{Kind, Problem};
 use crate::files::regular::{self, Unreadable};
 
-/// What a file holds at most. Thousands of routes take less; more is another file, or a mistake.
+/// Largest file. Thousands of routes need less; a larger one is another file, or a mistake.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// How standard input is written.
 const STDIN: &str = "-";
 
-/// How a file is called in what people read.
+/// The name of a file in texts for people.
 pub fn shown(path: &Path) -> String {
     if path == Path::new(STDIN) { "standard input".to_owned() } else { path.display().to_string() }
 }
@@ -43,7 +43,7 @@ fn unreadable(why: &Unreadable) -> Problem {
         }
         (Unreadable::NotRegular(what), _) => {
             let message = format!("this is {what}, not a regular file");
-            (Kind::Unreadable, message, "what comes through a pipe is read with `--config -`")
+            (Kind::Unreadable, message, "to read from a pipe, use `--config -`")
         }
         (Unreadable::TooLarge { .. }, _) => {
             let message = "the file is larger than 4 MiB".to_owned();
@@ -79,7 +79,7 @@ fn line_of(bytes: &[u8], at: usize) -> usize {
     memchr::memchr_iter(b'\n', &bytes[..at]).count() + 1
 }
 
-/// What a text is that is no TOML, if that is plain to see.
+/// The format of a text that is no TOML, if it is obvious.
 pub(super) fn foreign(text: &str) -> Option<Problem> {
     let start = text.trim_start_matches('\u{feff}').trim_start();
     let what = match start.chars().next()? {

@@ -9,7 +9,7 @@ use crate::message::SourceName;
 use crate::route::pattern::Capture;
 use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
 
-/// What a route may refer to.
+/// The tables that a route may refer to.
 pub(super) struct Known<'a> {
     pub(super) sources: &'a Names,
     /// What parts the levels of their topics.
@@ -18,7 +18,7 @@ pub(super) struct Known<'a> {
     pub(super) dead_letters: &'a Names,
 }
 
-/// A route, and where in the file that is which is checked against sources.
+/// A route, with the places of the settings that are checked against sources.
 pub(super) struct Read {
     pub(super) spec: Spec,
     /// Its `topic`.
@@ -90,8 +90,8 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
     Some(Read { spec, topic: place })
 }
 
-/// What a pattern that can't be read seems to capture, so that what is wrong with a template beside it is seen
-/// in the same run.
+/// The captures that an invalid pattern seems to have, so that errors in a template beside it are reported in
+/// the same run.
 fn names_in(pattern: &str) -> Vec<Capture> {
     let pieces = pattern.split('{').skip(1);
     let name = |piece: &str| {

@@ -1,4 +1,4 @@
-//! Texts that must not be seen, and that may change while the bridge runs.
+//! Secrets: texts that are never shown, and that may change while the bridge runs.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -13,19 +13,19 @@ use tokio::sync::Notify;
 use crate::files::regular;
 use crate::redact;
 
-/// What a file with a secret in it holds at most; more is not a secret but a mistake.
+/// Largest file of a secret; a larger one is a mistake.
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
-/// A secret's file is looked at no more often, unless the secret was refused.
+/// Least time between two reads of a secret's file, unless the secret was refused.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// A file that does not answer within this is not waited for: its last content is used meanwhile.
+/// Timeout of reading a file: its last content is used meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A text that never shows itself. One that came from a file follows the file: keys rotate without a
 /// restart. A file that is gone, empty, unreadable or does not answer changes nothing: the last good text
-/// stays. A mount that hangs may hold who reads for ever, so files are read on threads of their own, one a
-/// secret at most, which nobody waits for at the end.
+/// stays. A mount that hangs may block a reader for ever, so files are read on threads of their own, at most
+/// one a secret, which the bridge's end does not wait for.
 #[derive(Clone)]
 pub struct Secret(Arc<Kept>);
 
@@ -66,7 +66,7 @@ enum Wait {
     Earlier,
 }
 
-/// What tells one content of a file from the next without reading it. Symbolic links are followed, so
+/// Tells a change of a file without reading it. Symbolic links are followed, so
 /// the switch that Kubernetes makes (one link is replaced) shows as another inode.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Stamp {
@@ -75,7 +75,7 @@ struct Stamp {
     file: (u64, u64),
 }
 
-/// What a secret's file holds.
+/// The content of a secret's file.
 pub(super) struct Content {
     /// Without the line break at its end; never empty.
     pub(super) text: String,
@@ -101,7 +101,7 @@ pub(super) enum Unreadable {
 }
 
 impl Secret {
-    /// Wraps a text that stays as it is.
+    /// Wraps a text that never changes.
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self::kept(text.into(), None, Box::new(read))
     }
@@ -119,12 +119,12 @@ impl Secret {
         Self(Arc::new(Kept { file, read, last, ended, told }))
     }
 
-    /// Whether it comes from a file, and may be another one later.
+    /// Whether it comes from a file, and may change.
     pub fn is_followed(&self) -> bool {
         self.0.file.is_some()
     }
 
-    /// The text as it was last seen, for the one place that sends it. Looks at nothing.
+    /// The text as last read, for the one place that sends it. Reads no file.
     pub fn reveal(&self) -> Arc<str> {
         Arc::clone(&self.0.lock().text)
     }

@@ -13,7 +13,7 @@ use super::rotation::{all_aside, set_aside, sync_directory};
 use super::{Record, Target, WriteError, private_file};
 use crate::config::Rotation;
 
-/// A file of JSON lines; one record a line, for its owner's eyes only. When it is full it is set aside.
+/// A file of JSON lines, one record a line, readable by its owner only. When full it is rotated.
 #[derive(Debug)]
 pub struct FileTarget {
     place: Arc<Place>,
@@ -31,11 +31,11 @@ struct Place {
 #[derive(Debug)]
 struct Open {
     file: File,
-    /// Bytes that are whole lines. A write that failed half-way is cut back to here.
+    /// Length in whole lines. A partial write is cut back to here.
     good: u64,
     /// Device and inode.
     identity: (u64, u64),
-    /// Not a device, which can't be set aside.
+    /// No device: only a regular file can be rotated.
     is_regular: bool,
 }
 
@@ -45,7 +45,7 @@ struct Open {
 pub struct OpenError {
     /// As configured.
     pub path: String,
-    /// What went wrong, and what to do about it.
+    /// The error, and the remedy.
     pub why: io::Error,
 }
 
@@ -56,8 +56,8 @@ impl OpenError {
 }
 
 impl FileTarget {
-    /// Opens the file, making it and its directory if need be. Files that `rotation` removes are
-    /// counted in `removed`. It and those that were set aside are closed to other users.
+    /// Opens the file, creating it and its directory if missing. Files that `rotation` removes are counted
+    /// in `removed`. It and the rotated ones are made private to their owner.
     pub fn open(path: &Path, rotation: Rotation, removed: Counter) -> Result<Self, OpenError> {
         let fail = |why| OpenError::new(path, why);
         let open = Open::at(path).map_err(fail)?;
@@ -68,13 +68,13 @@ impl FileTarget {
         Ok(Self { place: Arc::new(place), file: Some(open) })
     }
 
-    /// Whether the file at `path` could be used, as far as that can be told without a change: whether
-    /// another process writes to it can't.
+    /// Whether the file at `path` could be used, as far as can be told without a change: a lock of another
+    /// process is not noticed.
     pub fn look(path: &Path) -> Result<(), OpenError> {
         private_file::look(path).map_err(|why| OpenError::new(path, why))
     }
 
-    /// A file that is made with the first record, unless it is there, and grows without end.
+    /// A file that is created with the first record, if missing, and is never rotated.
     pub fn when_needed(path: PathBuf) -> Result<Self, OpenError> {
         let there = private_file::open_if_there(&path);
         let opened = there.and_then(|opened| opened.map(|it| Open::take(&path, it)).transpose());
@@ -117,7 +117,7 @@ impl Target for FileTarget {
 }
 
 impl Place {
-    /// Appends `lines`, setting the file aside where it is full; `kept` counts those on disk.
+    /// Appends `lines`, rotating the file where it is full; `kept` counts those on disk.
     fn append(
         &self,
         file: &mut Option<Open>,
@@ -125,8 +125,8 @@ impl Place {
         kept: &mut usize,
     ) -> io::Result<()> {
         while *kept < lines.len() {
-            // Somebody may have moved it away, to replay it; what goes there now would not be found. Or
-            // it was opened to others, or something else was put in its place.
+            // The file may have been moved away, to replay it: later records there would not be found. Or
+            // its mode was changed, or another file was put in its place.
             let open = match file.take().filter(|open| open.is_still(&self.path)) {
                 Some(open) => file.insert(open),
                 None => file.insert(Open::at(&self.path)?),
@@ -141,7 +141,7 @@ impl Place {
                 set_aside(&self.path, self.rotation, &self.removed)?;
                 continue;
             }
-            // What is larger than a file may be gets one of its own.
+            // A record larger than `max_size` gets a file of its own.
             count = count.max(1);
             open.append(&lines[*kept..*kept + count].concat())?;
             *kept += count;
@@ -150,7 +150,7 @@ impl Place {
     }
 }
 
-/// How many of the first lines have room.
+/// How many of the first lines fit.
 fn fitting(lines: &[Vec<u8>], room: u64) -> usize {
     let mut bytes = 0;
     let fits = |line: &&Vec<u8>| {
@@ -173,17 +173,17 @@ impl Open {
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
             if last != *b"\n" {
-                // A line that a crash cut off was never confirmed; the next one starts afresh.
+                // A line that a crash cut off was never confirmed; the next one begins a new line.
                 file.write_all(b"\n")?;
                 good += 1;
             }
         }
-        // The name of a new file is on disk only when its directory is.
+        // A new file's name is on disk only after its directory is synced.
         sync_directory(path)?;
         Ok(Self { file, good, identity: identity(&facts), is_regular: facts.is_file() })
     }
 
-    /// Whether this is still the file of that name, private, and as long as it was left.
+    /// Whether this is still the file of that name, private, and of the length after the last write.
     fn is_still(&self, path: &Path) -> bool {
         let untouched = |facts: &Metadata| {
             !self.is_regular || (private_file::is_private(facts) && facts.len() == self.good)
@@ -200,7 +200,7 @@ impl Open {
                 Ok(())
             }
             Err(error) => {
-                // Best effort: what stays is a broken line, which `at` ends with a line break.
+                // Best effort: else a broken line stays, which `at` ends with a line break.
                 let _ = self.file.set_len(self.good);
                 Err(error)
             }
@@ -217,7 +217,7 @@ fn lock(file: &File) -> io::Result<()> {
             let why = "another process writes to it: stop that one, or give each a file of its own";
             Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
         }
-        // A file system without locks is no reason to keep nothing.
+        // On a file system without locks it is written without one.
         Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
         Err(TryLockError::Error(error)) => Err(error),
     }

@@ -2,19 +2,18 @@
 //! acknowledged.
 //!
 //! A record has the key, the headers and the payload of its message, byte for byte, and behind its headers
-//! those of [`headers`](super::headers), which say why it is here. The key chooses the partition as Java's
-//! client would, so that the rejects of a key keep their order unless one has to be written anew. Its time is
-//! now: with the message's own a topic's retention could remove it as soon as it is there. That one is in a
-//! header.
+//! those of [`headers`](super::headers) with the reason. The key chooses the partition as Java's client
+//! would, so that the rejects of a key keep their order unless one has to be written anew. Its timestamp is
+//! now: with the message's own a topic's retention could remove it at once. The message's own is in a header.
 //!
-//! The producer is idempotent: what librdkafka repeats by itself is there once. It gives a record up after a
-//! while, so that one can be told why; then the record is written anew, by a new producer, and may be there
-//! twice. What was confirmed meanwhile, of the same batch and behind a record that was not, is remembered and
-//! not written again; the record comes behind it. Who restarts meanwhile forgets it, and writes it again.
+//! The producer is idempotent: librdkafka's own retries make no duplicates. It gives up a record after a
+//! while, so that the reason can be reported; then a new producer writes the record anew, perhaps a second
+//! time. Later records of the same batch that were confirmed meanwhile are remembered and not written again;
+//! the failed record comes behind them. A restart forgets them, and they are written again.
 //!
-//! A record that is too large for the topic is never cut: it is tried again until somebody gives the topic
-//! a larger `max.message.bytes`. The others of its batch are written meanwhile, those of later batches are
-//! not, and no reject behind it is acknowledged, written or not.
+//! A record that is too large for the topic is never cut: it is retried until the topic's
+//! `max.message.bytes` is raised. The others of its batch are written meanwhile, those of later batches are
+//! not, and no later reject is settled, written or not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,17 +39,17 @@ use crate::kafka::{
 };
 use crate::message::SourceName;
 
-/// A topic's own limit is the limit.
+/// The largest value, so that only the topic's own limit counts.
 const LARGEST: &str = "1000000000";
 
 const DEFAULTS: [(&str, &str); 3] = [
     ("message.max.bytes", LARGEST),
     ("partitioner", "murmur2_random"),
-    // A record waits no longer for a topic that is not there; it is tried again all the same.
+    // How long a record waits for a missing topic; it is retried after that.
     ("topic.metadata.propagation.max.ms", "5000"),
 ];
 
-/// A record that is not confirmed within this is given up, said so, and tried anew.
+/// Timeout of a record's confirmation: after it the failure is reported, and the record written anew.
 const GIVE_UP_MS: &str = "10000";
 
 const FIXED: [(&str, &str); 4] = [
@@ -60,26 +59,26 @@ const FIXED: [(&str, &str); 4] = [
     ("delivery.report.only.error", "false"),
 ];
 
-/// The brokers have this long to say whether there is the topic.
+/// Timeout of the request for the topic's metadata.
 const ANSWER: Duration = Duration::from_secs(8);
 
 /// A topic of the cluster of a source.
 pub struct KafkaTarget {
     cluster: KafkaConfig,
-    /// What a producer is made with, but for its password.
+    /// Properties of a producer, without its password.
     properties: ClientConfig,
     topic: String,
     /// Sources that may be reading the topic themselves.
     readers: Vec<SourceName>,
     tokens: Option<Arc<Desk>>,
     trouble: Trouble,
-    /// `None` after a failure: whatever was wrong with it, its password among it, is not carried along.
+    /// `None` after a failure: a new one is made, with the password read anew.
     producer: Option<ThreadedProducer<Context>>,
-    /// What [`Target::write`] had to leave, and which of it was confirmed all the same.
+    /// The records that [`Target::write`] left over, with those confirmed among them.
     left: Vec<(Record, bool)>,
 }
 
-/// What was wrong with the connection of a producer, as it was said last; every producer has its own.
+/// The last connection error of a producer; every producer has its own.
 #[derive(Clone, Default)]
 struct Trouble(Arc<Mutex<Option<(Code, String)>>>);
 
@@ -101,15 +100,15 @@ struct Waiting {
     told: mpsc::UnboundedSender<(usize, Result<(), Code>)>,
 }
 
-/// Why a record is not there.
+/// Why a record was not written.
 struct Failure {
     number: usize,
     code: Code,
 }
 
 impl KafkaTarget {
-    /// A target on the cluster of a source; reads certificates, connects to no broker. What is rejected of
-    /// the `readers` must not come from the topic itself.
+    /// A target on the cluster of a source; reads certificates, connects to no broker. The rejects of
+    /// `readers` must not come from the topic itself.
     pub async fn build(
         cluster: KafkaConfig,
         topic: String,
@@ -122,12 +121,12 @@ impl KafkaTarget {
         Ok(Self { cluster, properties, topic, readers, tokens, trouble, producer, left })
     }
 
-    /// Why there could be no target on this cluster; fetches no token.
+    /// Checks whether a target on this cluster can be built; fetches no token.
     pub async fn examine(cluster: &KafkaConfig) -> Result<(), BuildError> {
         examined(cluster).await.map(drop)
     }
 
-    /// How many partitions the topic has; the error says why it could not be written.
+    /// The topic's number of partitions; the error is the reason why it could not be written.
     pub async fn look(&mut self) -> Result<usize, String> {
         let found = self.ask().await;
         match found {
@@ -162,7 +161,7 @@ impl KafkaTarget {
                 None => None,
             };
             let properties = with_password(&self.properties, password.as_deref());
-            // That of the one before may be over, and it may be heard of until it is gone.
+            // The old producer's error may be over, and it may report more until it is closed.
             self.trouble = Trouble::default();
             let context = Context {
                 tokens: self.tokens.clone(),
@@ -176,7 +175,7 @@ impl KafkaTarget {
         self.producer.as_ref().ok_or_else(|| "there is no producer".to_owned())
     }
 
-    /// Writes what is not `done` yet, and waits for the answer to every record.
+    /// Writes the records not `done` yet, and waits for every confirmation.
     async fn deliver(&mut self, records: &[Record], done: &mut [bool]) -> Result<(), String> {
         if let Some(record) = records.iter().find(|record| self.goes_in_circles(record)) {
             return Err(format!(
@@ -186,8 +185,8 @@ impl KafkaTarget {
         }
         let open: Vec<usize> = (0..records.len()).filter(|at| !done[*at]).collect();
         let mut failures = self.send(records, done, &open).await?;
-        // In a batch that is too large are records that are not. One by one they would meet any other
-        // trouble one by one, too, and wait for each as long as for all.
+        // A batch with a too large record has others that fit, so they are sent one by one. For other errors
+        // that would only repeat the wait for each record.
         let large = |failure: &Failure| failure.code == Code::MessageSizeTooLarge;
         if open.len() > 1 {
             let mut alone: Vec<_> =
@@ -215,7 +214,7 @@ impl KafkaTarget {
         }
     }
 
-    /// Writes some of the records; those that are confirmed are `done`, the others are given back.
+    /// Writes some of the records; confirmed ones are marked `done`, the others returned.
     async fn send(
         &mut self,
         records: &[Record],
@@ -238,7 +237,7 @@ impl KafkaTarget {
                 failures.push(Failure { number, code });
             }
         }
-        // Ends with the last report: librdkafka gives one for every record that it took.
+        // Ends with the last delivery report: librdkafka gives one for every accepted record.
         drop(told);
         while let Some((number, result)) = reports.recv().await {
             match result {
@@ -270,7 +269,7 @@ impl KafkaTarget {
         }
     }
 
-    /// Joining its thread takes a while, which nobody waits for.
+    /// Joining its thread takes a while, so that is done in the background.
     fn close(&mut self) {
         if let Some(producer) = self.producer.take() {
             std::thread::spawn(move || drop(producer));
@@ -291,10 +290,10 @@ impl KafkaTarget {
         )
     }
 
-    /// Why the topic can't be written, and what to look at where the code tells.
+    /// Why the topic can't be written, and the remedy where the code tells.
     fn why(&self, code: Code) -> String {
         let heard = self.trouble.get().clone();
-        // That time is over tells less than what was heard meanwhile.
+        // A connection error reported meanwhile tells more than a timeout.
         let silent = matches!(
             code,
             Code::MessageTimedOut
@@ -312,9 +311,9 @@ impl KafkaTarget {
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
                 "; create it, or check `topic`"
             }
-            Code::TopicAuthorizationFailed => "; the user needs the right to write it",
+            Code::TopicAuthorizationFailed => "; the user needs the permission (ACL) to write it",
             Code::ClusterAuthorizationFailed => {
-                "; the user needs the right of idempotent writes (`IdempotentWrite`)"
+                "; the user needs the permission (ACL) for idempotent writes (`IdempotentWrite`)"
             }
             Code::Authentication | Code::SaslAuthenticationFailed => {
                 "; check `sasl` of the source whose connection it uses"
@@ -359,7 +358,7 @@ impl std::fmt::Debug for KafkaTarget {
     }
 }
 
-/// What a producer is made with.
+/// The context of a producer.
 async fn examined(cluster: &KafkaConfig) -> Result<(ClientConfig, Option<Tokens>), BuildError> {
     let properties = connection(cluster, &DEFAULTS, &FIXED)?;
     check::<BaseProducer>(&properties)?;
@@ -374,7 +373,7 @@ impl ClientContext for Context {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 warn!(facility, "{text}");
             }
-            // What matters of the rest comes as an error, too.
+            // What matters of the rest also comes as an error.
             _ => debug!(facility, "{text}"),
         }
     }
@@ -387,7 +386,7 @@ impl ClientContext for Context {
             tokens.refuse();
         }
         let mut trouble = self.trouble.get();
-        // What is wrong with each of them was said.
+        // The cause, broker by broker, was reported already.
         if code != Code::AllBrokersDown || trouble.is_none() {
             *trouble = Some((code, reason.to_owned()));
         }
@@ -398,7 +397,7 @@ impl ClientContext for Context {
         _: Option<&str>,
     ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
         let Some(tokens) = &self.tokens else { return Err("there are no tokens".into()) };
-        // Confirmations wait meanwhile, and nothing else does.
+        // Only confirmations wait meanwhile.
         Ok(tokens.fetch(&self.runtime)?)
     }
 }
@@ -411,7 +410,7 @@ impl ProducerContext for Context {
             Ok(_) => Ok(()),
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(Code::Fail)),
         };
-        // Without a receiver nobody waits for it any more.
+        // Without a receiver the result is not needed any more.
         let _ = waiting.told.send((waiting.number, result));
     }
 }

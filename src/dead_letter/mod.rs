@@ -1,4 +1,4 @@
-//! Where messages go that can't be published, so that nothing is lost by being wrong.
+//! Dead letters: the messages that can't be published are kept, so that no mistake loses one.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,9 +24,9 @@ pub use writer::{Letter, write_letters};
 /// A message that can't be published, and why.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// The message as it came.
+    /// The message as received.
     pub message: Arc<Message>,
-    /// The route that could not take it to its end; `None` when no route took it.
+    /// The route that failed; `None` when no route matched.
     pub route: Option<Arc<str>>,
     /// The channel, if it was known.
     pub channel: Option<String>,
@@ -34,46 +34,45 @@ pub struct Record {
     pub reason: &'static str,
     /// The reason in words.
     pub detail: String,
-    /// When it was given up.
+    /// When it was rejected.
     pub at: SystemTime,
-    /// What it was a dead letter for at first, if it was one before and is so again.
+    /// The first rejection, if it was a dead letter before.
     pub first: Option<First>,
 }
 
-/// Why a message became a dead letter for the first time.
+/// The first rejection of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct First {
     /// The kind of reason.
     pub reason: String,
     /// The reason in words.
     pub detail: String,
-    /// When it was given up, to the millisecond.
+    /// When it was rejected, to the millisecond.
     pub at: SystemTime,
 }
 
-/// A place that keeps records.
+/// A target that stores records.
 pub trait Target: Send + 'static {
-    /// Where that is, for a person who looks for one.
+    /// Its location, for people.
     fn place(&self) -> String;
 
-    /// Whether it could keep a record, as far as that can be told without one. It may be dropped before
-    /// it is done.
+    /// Whether it could store a record, as far as can be told without storing one. The future may be dropped
+    /// before it is done.
     fn open(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }
 
-    /// Keeps `records`, in their order. It has confirmed all of them when this succeeds, and the caller
-    /// may then acknowledge their messages; when it fails it says how many of the first it has
-    /// confirmed, and the caller tries the others again.
+    /// Stores `records`, in their order. On success all of them are confirmed, and the caller may settle their
+    /// messages; the error tells how many of the first are confirmed, and the caller retries the others.
     fn write(&mut self, records: &[Record]) -> impl Future<Output = Result<(), WriteError>> + Send;
 }
 
-/// Why records could not be kept.
+/// Why records could not be stored.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub struct WriteError {
-    /// So many of the first are kept all the same: they must not be written again.
+    /// So many of the first are confirmed: they must not be written again.
     pub kept: usize,
-    /// What went wrong with the next.
+    /// The error of the next one.
     pub why: String,
 }

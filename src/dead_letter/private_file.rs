@@ -1,5 +1,5 @@
-//! A file that only its owner can read: made so, opened without following a link, and looked at after it
-//! was opened, so that nothing can be put in its place in between.
+//! A file that only its owner can read: created with that mode, opened without following a link, and checked
+//! after opening, so that nothing can be put in its place in between.
 
 use std::fs::{self, DirBuilder, File, FileType, Metadata, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::rotation::{directory, sync_directory};
 
-/// Of the file. Its directory is searched by its owner alone, too, if it is made here.
+/// Mode of the file. Its directory is private to the owner, too, if it is created here.
 const MODE: u32 = 0o600;
 
 /// Types of file systems, from `linux/magic.h`.
@@ -21,10 +21,10 @@ const SYSFS: i64 = 0x6265_6572;
 const CGROUP: i64 = 0x0027_e0eb;
 const CGROUP2: i64 = 0x6367_7270;
 
-/// What a mode grants its group and everybody.
+/// The mode bits of the group and of others.
 const OTHERS: u32 = 0o077;
 
-/// Opens the file at `path` to be read and appended to, and makes it and its directory if need be.
+/// Opens the file at `path` to read and append, and creates it and its directory if missing.
 pub(super) fn open_or_make(path: &Path) -> io::Result<(File, Metadata)> {
     if let Some(directory) = path.parent() {
         make_directory(directory).map_err(|error| explained(path, error))?;
@@ -32,7 +32,7 @@ pub(super) fn open_or_make(path: &Path) -> io::Result<(File, Metadata)> {
     open(path, OpenOptions::new().create(true).read(true).append(true).mode(MODE))
 }
 
-/// Opens the file at `path` to be read and appended to; `None` if there is none.
+/// Opens the file at `path` to read and append; `None` if there is none.
 pub(super) fn open_if_there(path: &Path) -> io::Result<Option<(File, Metadata)>> {
     match open(path, OpenOptions::new().read(true).append(true)) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -40,7 +40,7 @@ pub(super) fn open_if_there(path: &Path) -> io::Result<Option<(File, Metadata)>>
     }
 }
 
-/// Whether the file at `path` could be opened, or made, as far as that can be told without a change.
+/// Whether the file at `path` could be opened or created, as far as can be told without a change.
 pub(super) fn look(path: &Path) -> io::Result<()> {
     let access = |path: &Path, access| rustix::fs::access(path, access).map_err(io::Error::from);
     let looked = match fs::symlink_metadata(path) {
@@ -54,7 +54,7 @@ pub(super) fn look(path: &Path) -> io::Result<()> {
                 there = parent;
             }
             let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
-            // It is read to bring the file's name to the disk.
+            // Read permission is needed to sync the directory, which holds the file's name.
             access(there, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK)
                 .and_then(|()| of_the_kernel(there))
         }
@@ -63,7 +63,7 @@ pub(super) fn look(path: &Path) -> io::Result<()> {
     looked.map_err(|error| explained(path, error))
 }
 
-/// What making a file would say in a file system of the kernel's own, whatever the mode of its directory.
+/// The error of creating a file in one of the kernel's own file systems, whatever its directory's mode.
 fn of_the_kernel(directory: &Path) -> io::Result<()> {
     match rustix::fs::statfs(directory)?.f_type {
         PROC => Err(Errno::NOENT.into()),
@@ -72,19 +72,19 @@ fn of_the_kernel(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Closes a file of ours to others that is only kept; a line in the log if that can't be.
+/// Makes a rotated file private; logs a warning if that fails.
 pub(super) fn close_to_others(path: &Path) {
     if let Err(why) = open(path, OpenOptions::new().read(true)) {
-        warn!(file = %path.display(), %why, "perhaps others can read these dead letters");
+        warn!(file = %path.display(), %why, "these dead letters can't be made private; other users may be able to read them");
     }
 }
 
-/// Whether a file, as it is now, is ours alone: no other user's, under no other name, closed to others.
+/// Whether a file is private: owned by this user, without another hard link, closed to others.
 pub(super) fn is_private(facts: &Metadata) -> bool {
     is_ours(facts) && facts.nlink() == 1 && is_closed(facts)
 }
 
-/// An error of the system with what to do about it, where that is known.
+/// An error of the system with its remedy, where one is known.
 pub(super) fn explained(path: &Path, error: io::Error) -> io::Error {
     if error.raw_os_error().is_none() {
         return error;

@@ -1,4 +1,4 @@
-//! A record as a line of JSON, and back: what the file target writes and `replay` reads.
+//! A record as a line of JSON, and back: the format that the file target writes and `replay` reads.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -16,12 +16,12 @@ use crate::message::{Coordinates, Message, Topic};
 /// The first second of the year 10000, which RFC 3339 can't name.
 const END_OF_TIME: u64 = 253_402_300_800;
 
-/// A record that was read back.
+/// A parsed record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// The message as it came.
+    /// The message as received.
     pub message: Message,
-    /// The route that could not take it to its end; `None` when no route took it.
+    /// The route that failed; `None` when no route matched.
     pub route: Option<Arc<str>>,
     /// The channel, if it was known.
     pub channel: Option<String>,
@@ -29,9 +29,9 @@ pub struct Kept {
     pub reason: String,
     /// The reason in words.
     pub detail: String,
-    /// When it was given up, to the millisecond.
+    /// When it was rejected, to the millisecond.
     pub at: SystemTime,
-    /// What it was a dead letter for at first, if it was one before.
+    /// The first rejection, if it was a dead letter before.
     pub first: Option<First>,
 }
 
@@ -40,7 +40,7 @@ pub struct Kept {
 #[error("{0}")]
 pub struct NoRecord(String);
 
-/// What stands in the file for a record, without the line break.
+/// The line for a record, without the line break.
 pub fn line(record: &Record) -> Value {
     let message = &record.message;
     let headers: Vec<Value> = message
@@ -69,7 +69,7 @@ pub fn line(record: &Record) -> Value {
     if let Some(key) = &message.key {
         put_bytes(&mut line, "key", key);
     }
-    // Left away where the topic is what orders, as with MQTT.
+    // Left out where the topic is the ordering key, as with MQTT.
     match &message.order {
         Some(order) if **order == *message.topic.as_str().as_bytes() => {}
         Some(order) => put_bytes(&mut line, "order", order),
@@ -84,8 +84,8 @@ pub fn line(record: &Record) -> Value {
     Value::Object(line)
 }
 
-/// Reads what [`line()`] wrote. `separator` says what parts the levels of a source's topics. Members it
-/// does not know are ignored.
+/// Parses a line of [`line()`]. `separator` parts the levels of the source's topics. Unknown members are
+/// ignored.
 pub fn parse(text: &[u8], separator: impl Fn(&str) -> char) -> Result<Kept, NoRecord> {
     let Value::Object(object) = serde_json::from_slice(text).map_err(why)? else {
         return Err(NoRecord("the line is no JSON object".to_owned()));
@@ -132,7 +132,7 @@ fn put_bytes(object: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     };
 }
 
-/// A time that somebody else gave, as text; `None` where RFC 3339, or what writes it, has no name for it.
+/// A time from outside, as text; `None` where RFC 3339, or its formatter, can't express it.
 pub(super) fn name(time: SystemTime) -> Option<String> {
     let end = UNIX_EPOCH + Duration::from_secs(END_OF_TIME);
     (UNIX_EPOCH..end).contains(&time).then(|| humantime::format_rfc3339(time).to_string())

@@ -1,6 +1,6 @@
 //! Writes the letters of one dead letter, and settles each once it is confirmed.
 //!
-//! Nothing is given up: a target that fails is tried again, and its messages are held meanwhile.
+//! No letter is given up: a failed write is retried, and its messages stay unsettled meanwhile.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::repeats::Repeats;
 use crate::seeded_bugs::{self, Bug};
 use crate::shutdown::Shutdown;
 
-/// Records a dead letter writes at once.
+/// Most records in one write.
 const LETTERS_AT_ONCE: usize = 256;
 
-/// What is kept goes on being so: it is said this often.
+/// How often a line for the same route and reason is logged.
 const LOG_EVERY: Duration = Duration::from_mins(5);
 
 /// A record on its way into a dead letter, with the duty that its confirmation ends.
@@ -38,8 +38,8 @@ impl Letter {
     }
 }
 
-/// Writes the letters of one dead letter, and settles each when it is confirmed. A target that fails
-/// is tried again until it works or the abort: meanwhile the sources hold what is not settled.
+/// Writes the letters of one dead letter, and settles each when it is confirmed. A failed write is retried
+/// until it works or the abort comes: meanwhile the sources hold the unsettled messages.
 pub async fn write_letters<T: Target>(
     mut target: T,
     mut letters: mpsc::UnboundedReceiver<Letter>,
@@ -48,7 +48,7 @@ pub async fn write_letters<T: Target>(
     shutdown: Shutdown,
 ) {
     let (mut batch, mut log) = (Vec::new(), LetterLog::of(&target));
-    // Letters do not wait for it: what it finds out, writing them finds out, too.
+    // Letters do not wait for the probe: writing them finds the same faults.
     tokio::select! {
         () = open(&mut target, &health) => {}
         _ = letters.recv_many(&mut batch, LETTERS_AT_ONCE) => {}
@@ -75,7 +75,7 @@ pub async fn write_letters<T: Target>(
             records = left;
             let Some(error) = failure else { break };
             if backoff.failures() == 0 {
-                warn!(%error, letters = left.len(), "a dead letter can't be written; its messages are held");
+                warn!(%error, letters = left.len(), "dead letters can't be written; holding their messages and retrying");
             }
             health.not_ready(error.to_string());
             tokio::select! {
@@ -92,12 +92,12 @@ pub async fn write_letters<T: Target>(
     }
 }
 
-/// Waits until `target` could be written, and says in `health` why not before.
+/// Waits until `target` can be written, and reports in `health` why it can't before.
 async fn open<T: Target>(target: &mut T, health: &Part) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while let Err(error) = target.open().await {
         if backoff.failures() == 0 {
-            warn!(%error, "a dead letter could not be written now");
+            warn!(%error, "a probe of the dead letter failed: it could not be written now");
         }
         health.not_ready(error.to_string());
         tokio::time::sleep(backoff.next_wait()).await;
@@ -105,7 +105,7 @@ async fn open<T: Target>(target: &mut T, health: &Part) {
     health.ready();
 }
 
-/// Names what goes to the dead letter: a line for each route and reason, and not again for a while.
+/// Logs the rejects: a line for each route and reason, and not again for a while.
 #[derive(Debug)]
 struct LetterLog {
     place: String,

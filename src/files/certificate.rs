@@ -1,6 +1,6 @@
-//! What a certificate says of itself: whose it is, who issued it, and from when until when it is good.
+//! The facts in a certificate: subject, issuer and validity.
 //!
-//! Not here: whether anybody should trust it.
+//! Not here: whether it is trusted.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,42 +9,42 @@ use rustls::pki_types::pem::{Error, PemObject as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use x509_parser::time::ASN1Time;
 
-/// A certificate's end is warned of so long ahead.
+/// How long ahead of a certificate's expiry a warning is due.
 pub const AHEAD: Duration = Duration::from_hours(14 * 24);
 
 /// The facts of a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Whose it is: `CN=bridge, O=Example`.
+    /// Its subject: `CN=bridge, O=Example`.
     pub subject: String,
-    /// The first second that it is good.
+    /// The first second of its validity.
     pub from: SystemTime,
-    /// The last second that it is good.
+    /// The last second of its validity.
     pub until: SystemTime,
     /// Subject and issuer, in DER.
     names: (Vec<u8>, Vec<u8>),
 }
 
-/// Whether a certificate is good at a time.
+/// The validity of a certificate at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Not yet.
+pub enum Validity {
+    /// Not valid yet.
     NotYet,
-    /// For a while.
-    Good,
-    /// For less than [`AHEAD`].
-    Ending,
-    /// No longer.
-    Over,
+    /// Valid for [`AHEAD`] or longer.
+    Valid,
+    /// Valid for less than [`AHEAD`].
+    Expiring,
+    /// Expired.
+    Expired,
 }
 
-/// The certificates of a PEM text, in its order. Left out is what is no X.509: who uses it will say.
+/// The certificates of a PEM text, in its order. Those that are no X.509 are left out: their user reports them.
 pub fn of_pem(text: &[u8]) -> Result<Vec<Certificate>, Error> {
     let ders: Vec<_> = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>()?;
     Ok(ders.iter().filter_map(|der| Certificate::of_der(der)).collect())
 }
 
-/// The end that matters of a file of CAs: the next to come, or else the last that there was.
+/// The relevant expiry of a file of CAs: the next one, or else the last past one.
 pub fn next_end(certificates: &[Certificate], now: SystemTime) -> Option<SystemTime> {
     let ends = || certificates.iter().map(|certificate| certificate.until);
     ends().filter(|end| *end >= now).min().or_else(|| ends().max())
@@ -59,20 +59,20 @@ impl Certificate {
         Some(Self { subject: read.subject().to_string(), from, until, names })
     }
 
-    /// Whether it is good at `now`.
-    pub fn standing(&self, now: SystemTime) -> Standing {
+    /// Its validity at `now`.
+    pub fn validity(&self, now: SystemTime) -> Validity {
         if now < self.from {
-            Standing::NotYet
+            Validity::NotYet
         } else if now > self.until {
-            Standing::Over
+            Validity::Expired
         } else if self.until.duration_since(now).is_ok_and(|left| left < AHEAD) {
-            Standing::Ending
+            Validity::Expiring
         } else {
-            Standing::Good
+            Validity::Valid
         }
     }
 
-    /// Whether `other` calls itself what this one calls its issuer.
+    /// Whether `other`'s subject is this one's issuer.
     pub fn names_as_issuer(&self, other: &Self) -> bool {
         self.names.1 == other.names.0
     }
@@ -85,7 +85,7 @@ pub fn day(time: SystemTime) -> String {
     text
 }
 
-/// Before 1970 nothing was signed, and the years have four digits.
+/// Clamped to 1970 and to years of four digits.
 fn time(time: ASN1Time) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }
@@ -115,15 +115,15 @@ mod tests {
         assert_eq!((day(one.from), day(one.until)), ("2026-01-01".into(), "2026-03-01".into()));
         assert!(one.subject.starts_with("CN="), "{}", one.subject);
         let (start, end) = (1_767_225_600, 1_772_323_200);
-        for (now, standing) in [
-            (start - 1, Standing::NotYet),
-            (start, Standing::Good),
-            (end - AHEAD.as_secs(), Standing::Good),
-            (end - AHEAD.as_secs() + 1, Standing::Ending),
-            (end, Standing::Ending),
-            (end + 1, Standing::Over),
+        for (now, validity) in [
+            (start - 1, Validity::NotYet),
+            (start, Validity::Valid),
+            (end - AHEAD.as_secs(), Validity::Valid),
+            (end - AHEAD.as_secs() + 1, Validity::Expiring),
+            (end, Validity::Expiring),
+            (end + 1, Validity::Expired),
         ] {
-            assert_eq!(one.standing(at(now)), standing, "{now}");
+            assert_eq!(one.validity(at(now)), validity, "{now}");
         }
         assert_eq!(day(all[1].until), "9999-12-31");
         assert_eq!(next_end(&all, at(end)), Some(one.until));

@@ -1,4 +1,4 @@
-//! `auth`: how requests to an API prove who sends them; and `aws`, the same table everywhere.
+//! `auth`: the authorization of requests to an API; and `aws`, the same table everywhere.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use crate::config::Secret;
 use crate::config::endpoint::{Endpoint, Purpose, SafeUrl, is_region};
 use crate::config::reader::{Field, Kind, Ledger, Located, Problem, Table, Text, quoted};
 
-/// How requests to an API prove who sends them.
+/// The authorization of requests to an API.
 #[derive(Clone, Debug)]
 pub enum Auth {
     /// `x-api-key`.
@@ -16,12 +16,12 @@ pub enum Auth {
         /// `da2-…`
         key: Secret,
     },
-    /// `authorization`, as it is: a token of Cognito, OpenID Connect or a Lambda authorizer.
+    /// `authorization`, as configured: a token of Cognito, OpenID Connect or a Lambda authorizer.
     Token {
         /// The whole value of the header.
         token: Secret,
     },
-    /// `authorization` with a token that the bridge gets for itself: OAuth 2.0 client credentials.
+    /// `authorization` with a token that the bridge fetches: OAuth 2.0 client credentials.
     OAuth2(OAuth2),
     /// Signature Version 4 with the AWS default credential chain.
     Iam {
@@ -33,13 +33,13 @@ pub enum Auth {
 /// `{ type = "oauth2", token_url, client_id, client_secret, scope }`.
 #[derive(Clone, Debug)]
 pub struct OAuth2 {
-    /// Where tokens are asked for: `https`, or `http` on loopback.
+    /// The token endpoint: `https`, or `http` on loopback.
     pub token_url: Uri,
-    /// Who asks.
+    /// The client's id.
     pub client_id: String,
-    /// And proves it.
+    /// The client's secret.
     pub client_secret: Secret,
-    /// What for; scopes are parted by a space.
+    /// The scopes, separated by spaces.
     pub scope: Option<String>,
 }
 
@@ -50,9 +50,9 @@ pub struct Aws {
     pub region: Option<String>,
     /// A profile of the shared configuration files.
     pub profile: Option<String>,
-    /// A role to assume with what the chain gives.
+    /// A role to assume with the chain's credentials.
     pub role_arn: Option<String>,
-    /// What the role's trust policy asks for; only with a role.
+    /// The external id that the role's trust policy requires; only with a role.
     pub external_id: Option<String>,
 }
 
@@ -87,7 +87,7 @@ pub(in crate::config) fn read(
         kind => table.require("type", kind, format!("`auth` is {AUTHS}")),
     };
     let Some(kind) = kind else {
-        // What else is in it means nothing without its type.
+        // Its other keys mean nothing without its type.
         for key in ["key", "aws", "token", "token_url", "client_id", "client_secret", "scope"] {
             let _ = table.take(key);
         }

@@ -1,4 +1,4 @@
-//! Dead letters that are topics of a cluster, and sources of that cluster that would read them again.
+//! Circles: sources that would read the dead-letter topics with their own rejects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -10,7 +10,7 @@ use crate::config::source::{self, SourceKind, Unrouted};
 use crate::message::SourceName;
 use crate::route::{RejectTo, Spec};
 
-/// That what one source can't publish comes to another, or to itself, over the topic of a dead letter.
+/// An edge: the rejects of one source reach another, or itself, over a dead-letter topic.
 struct Way {
     from: usize,
     to: usize,
@@ -20,8 +20,8 @@ struct Way {
     read: Range<usize>,
 }
 
-/// Keeps the topics of dead letters out of the regular expressions of the sources that they are of: of those
-/// whose rejects go there, and of the one whose connection they use.
+/// Keeps dead-letter topics out of regular expressions: of the sources whose rejects go there, and of the one
+/// whose connection they use.
 pub(super) fn keep_out(
     dead_letters: &[(DeadLetterName, Read)],
     sources: &mut [source::Read],
@@ -52,8 +52,8 @@ pub(super) fn keep_out(
     }
 }
 
-/// Reports rejects that come back to the source that they are of, be it over others: they would go round for
-/// ever. Those that [`keep_out`] keeps out of a regular expression don't.
+/// Reports rejects that come back to their own source, directly or over others: they would circulate for
+/// ever. Topics that [`keep_out`] excludes from a regular expression don't.
 pub(super) fn in_circles(
     ledger: &Ledger<'_>,
     dead_letters: &[(DeadLetterName, Read)],

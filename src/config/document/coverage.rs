@@ -1,4 +1,4 @@
-//! Whether sources and routes fit one another: what a source brings is taken, what a route takes is brought.
+//! Whether sources and routes fit: each source's topics match a route, and each route's topic a source.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,19 +12,20 @@ use crate::config::source::{self, SourceKind};
 use crate::route::Pattern;
 use crate::route::wildcard::{Spelling, spelled};
 
-/// What a source asks its broker for: a filter, or a topic or a regular expression of Kafka.
+/// A subscription of a source: an MQTT filter, or a topic or a regular expression of Kafka.
 struct Asked<'a> {
     text: &'a str,
     place: &'a Range<usize>,
     separator: char,
-    /// Of a regular expression that is one.
+    /// The compiled regular expression, if it is one.
     regex: Option<Regex>,
 }
 
-/// Reports what no route takes, which would be acknowledged and lost, and warns of what nothing brings.
+/// Reports subscriptions that no route matches, whose messages would be acknowledged and lost, and warns of
+/// routes that no subscription matches.
 /// `routes` are all of the file; `sources` those that could be read.
 pub(super) fn check(ledger: &Ledger<'_>, sources: &[&source::Read], routes: &[route::Read]) {
-    // A route with a slip in its topic takes nothing of what it is for: said once, of the source.
+    // A route with a typo in its topic matches nothing: reported once, at the source.
     let mut untaken = Vec::new();
     let all: BTreeMap<&str, Vec<Asked<'_>>> =
         sources.iter().map(|source| (source.config.name.as_str(), asked(source))).collect();

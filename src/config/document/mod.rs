@@ -1,4 +1,4 @@
-//! The file as a whole: its sections, and what must hold between them.
+//! The file as a whole: its sections, and the rules between them.
 
 mod circles;
 mod coverage;
@@ -60,7 +60,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         sources.iter().map(|(name, table)| (*name, table.type_word())).collect();
     let type_of = |name: &str| types.get(name).copied().flatten();
     let dead_letters = read_dead_letters(ledger, dead_letters, &source_names, type_of);
-    // Of bad ones, too: what is wrong with a source is not wrong with its routes.
+    // With invalid ones, too: an error in a source is no error in its routes.
     let separator = |table: &Table<'_>| if table.type_word() == Some("kafka") { '.' } else { '/' };
     let separators: BTreeMap<_, _> =
         sources.iter().map(|(name, table)| ((*name).into(), separator(table))).collect();
