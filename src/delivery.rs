@@ -2,7 +2,7 @@
 //!
 //! A [`Settlement`], or a [`Delivery`] with its part of one, that is dropped, by a bug, a panic or an
 //! abort, reports [`Outcome::Released`]: the message was not done. Success takes an explicit call. Split
-//! over several events, the worst outcome wins, and the source hears of it when the last part is settled.
+//! over several events, the worst outcome wins, and is reported to the source when the last part is settled.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,15 +32,15 @@ pub enum Done {
     Unrouted,
     /// A rule of the operator takes it out, like that for tombstones.
     Filtered,
-    /// A newer one of its key took its place.
+    /// A newer one of its key replaced it.
     Superseded,
-    /// A good answer of the API named it in neither list. It is not sent again.
+    /// A success of the API named it in neither list. It is not sent again.
     Unconfirmed,
     /// It was too old when its turn came.
     Expired,
-    /// It can't be published, and the operator wants such dropped.
+    /// It can't be published, and the operator chose to drop such messages.
     Discarded,
-    /// It can't be published, and a dead letter has confirmed that it keeps it.
+    /// It can't be published, and a dead letter has confirmed it.
     DeadLettered,
 }
 
@@ -73,13 +73,13 @@ impl Outcome {
     }
 }
 
-/// Who wants to know how the duty of a message ended: a source's record of what is in flight.
+/// Receives the outcome of each duty: a source's record of its messages in flight.
 pub trait Tracker: Send + Sync {
     /// The duty of the message that `token` stands for has ended. Called once a token.
     fn settled(&self, token: u64, outcome: Outcome);
 }
 
-/// The duty to settle a message that is not handed over yet.
+/// The duty to settle a message, before that is handed over.
 #[must_use = "a settlement that is dropped reports the message as not done"]
 pub struct Settlement {
     /// `None` once it is settled.
@@ -94,7 +94,7 @@ pub struct Delivery {
     settled: bool,
 }
 
-/// What all parts of a delivery share: the last one that goes ends the duty.
+/// The state that all parts of a delivery share: the last one dropped ends the duty.
 struct Carried {
     message: Message,
     settlement: Settlement,
@@ -137,7 +137,7 @@ impl Delivery {
         &self.carried.message
     }
 
-    /// What its tracker knows it by.
+    /// Its token at the tracker.
     pub fn token(&self) -> u64 {
         self.carried.settlement.token
     }
@@ -157,9 +157,9 @@ impl Delivery {
 
     fn end(&mut self, outcome: Outcome) {
         let settled = std::mem::replace(&mut self.settled, true);
-        // Nearly every part ends in the best way, which is what is there already.
+        // Nearly every part has the best outcome, which is the initial value.
         if !settled && outcome.rank() > 0 {
-            // Whoever goes last sees it: that follows from the counting of the parts.
+            // The last part sees it: the reference count orders the two.
             self.carried.worst.fetch_max(outcome.rank(), Ordering::Relaxed);
         }
     }
@@ -190,16 +190,16 @@ impl fmt::Debug for Delivery {
     }
 }
 
-/// Where a source hands its deliveries over. Handing over never waits: the source's in-flight limit
-/// bounds what waits behind it.
+/// The queue that a source hands its deliveries to. Handing over never waits: the source's in-flight limit
+/// bounds the queue.
 #[derive(Clone)]
 pub struct Intake {
     take: Arc<dyn Fn(Delivery) + Send + Sync>,
     gates: Vec<Gate>,
 }
 
-/// Whether an API takes anything: closed while it is paused as a whole or does not answer, as long as
-/// something is there to ask it again with.
+/// Whether an API takes events: closed while it is paused as a whole or does not answer, as long as an event
+/// is there to probe it with.
 #[derive(Clone, Debug, Default)]
 pub struct Gate {
     closed: Arc<AtomicBool>,
@@ -217,9 +217,9 @@ impl Intake {
         Self { take: Arc::clone(&self.take), gates }
     }
 
-    /// Whether it is of use to take messages now: some API that they go to takes them. One that works
-    /// is not starved by another; what waits for that is bounded by the in-flight limit. A source that
-    /// can leave its messages with the broker asks; handing over works all the same.
+    /// Whether taking messages makes sense now: one of the source's APIs takes events. So a working API is not
+    /// starved by another; the in-flight limit bounds the messages waiting for that one. A source that can
+    /// leave messages with its broker asks; handing over works in any case.
     pub fn is_open(&self) -> bool {
         self.gates.is_empty() || self.gates.iter().any(Gate::is_open)
     }

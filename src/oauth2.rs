@@ -19,13 +19,13 @@ use crate::renewal::{Fresh, LONGEST, Renewal};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a token is covered in all output that has no end of its own.
+/// How long a token without an expiry is masked in output.
 const REMEMBERED: Duration = Duration::from_hours(24);
 
-/// More of an answer than this is not read.
+/// Longest answer that is read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
-/// Why tokens can't be asked for.
+/// Why no token client can be built.
 #[derive(Debug, thiserror::Error)]
 pub enum OAuth2Error {
     /// TLS.
@@ -39,7 +39,7 @@ pub enum OAuth2Error {
     Client(reqwest::Error),
 }
 
-/// Makes of a token, and of how long it is good, what is held of it.
+/// Makes the held value from a token and its lifetime.
 type Make<T> = dyn Fn(&str, Option<Duration>) -> Result<T, String> + Send + Sync;
 
 struct Issuer<T> {
@@ -53,7 +53,7 @@ struct Issuer<T> {
     warned: AtomicBool,
 }
 
-/// What the issuer grants.
+/// A grant of the issuer.
 #[derive(Deserialize)]
 struct Granted {
     access_token: String,
@@ -61,13 +61,13 @@ struct Granted {
     expires_in: Option<Value>,
 }
 
-/// Why the issuer refuses.
+/// A refusal of the issuer.
 #[derive(Deserialize)]
 struct Refused {
     error: String,
 }
 
-/// What `make` makes of a token, renewed before it expires. Honours `HTTPS_PROXY` and `NO_PROXY`;
+/// The value of `make` for a token, renewed before it expires. Honours `HTTPS_PROXY` and `NO_PROXY`;
 /// follows no redirect, since the secret is for this issuer alone.
 pub fn tokens<T: PartialEq + Send + Sync + 'static>(
     config: &OAuth2,
@@ -127,9 +127,9 @@ impl<T> Issuer<T> {
         let said = granted.expires_in.filter(|said| !said.is_null());
         let lifetime = said.as_ref().and_then(lifetime);
         if said.is_some() && lifetime.is_none() && !self.warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(token_url = %self.config.token_url, "`expires_in` of the token endpoint's answer is no time to come; its tokens are used until they are refused");
+            tracing::warn!(token_url = %self.config.token_url, "`expires_in` of the token endpoint's answer is not in the future; using its tokens until they are refused");
         }
-        // One that does not say how long it is good is not remembered for good.
+        // A token without an expiry is not remembered for ever.
         redact::learn_for(&granted.access_token, lifetime.or(Some(REMEMBERED)));
         Ok(Fresh { value: (self.make)(&granted.access_token, lifetime)?, lifetime })
     }
@@ -166,19 +166,18 @@ fn failure(error: reqwest::Error) -> String {
     error_chain::in_one_line(&error.without_url())
 }
 
-/// How long a token is good that expires in so many seconds, [`LONGEST`] at most; `None` if that is no
-/// time to come.
+/// The lifetime from `expires_in`, in seconds, [`LONGEST`] at most; `None` if it is not in the future.
 fn lifetime(expires_in: &Value) -> Option<Duration> {
     let seconds = match expires_in {
         Value::Number(number) => number.as_f64()?,
         Value::String(text) => text.trim().parse().ok()?,
         _ => return None,
     };
-    // What is no number is not more than 0 either.
+    // NaN is not greater than 0 either.
     (seconds > 0.0).then(|| Duration::from_secs_f64(seconds.min(LONGEST.as_secs_f64())))
 }
 
-/// What an answer is that should hold a token. What is in it is not shown: it may be one.
+/// Describes an answer without a readable token. Its content is not shown: it may be a token.
 fn no_token(body: &[u8]) -> String {
     let what = if body.trim_ascii_start().starts_with(b"<") {
         "is answered with HTML: is a proxy or a login page between?"
@@ -188,20 +187,20 @@ fn no_token(body: &[u8]) -> String {
     format!("the token endpoint's answer {what}")
 }
 
-/// Whether another way to show who we are may help.
+/// Whether another form of client authentication may help.
 fn doubts_the_client(status: StatusCode, body: &[u8]) -> bool {
     let named = serde_json::from_slice(body).map(|Refused { error }| error);
     matches!(status, StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST)
         && named.map_or(true, |error| error == "invalid_client")
 }
 
-/// What the issuer says against us: its code for it, and nothing more. An issuer may repeat what it
-/// was sent, in whatever form, and that must not get into a log.
+/// The error code of the issuer's refusal, and nothing more. An issuer may repeat the request in any form,
+/// and its secret must not get into a log.
 fn words(status: StatusCode, body: &[u8]) -> String {
     let code = serde_json::from_slice(body).map(|Refused { error }| error).unwrap_or_default();
     let plain = |c: char| c.is_ascii_lowercase() || c == '_';
     let said = if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-        ": a proxy in between wants to know who asks; see `HTTPS_PROXY`".to_owned()
+        ": a proxy in between asks for a login; see `HTTPS_PROXY`".to_owned()
     } else if (1..=40).contains(&code.len()) && code.chars().all(plain) {
         format!(" {code}")
     } else {
@@ -210,7 +209,7 @@ fn words(status: StatusCode, body: &[u8]) -> String {
     format!("the token endpoint answers {}{said}", status.as_u16())
 }
 
-/// As a form encodes it, which RFC 6749 2.3.1 wants of an id and a secret before they go into the header.
+/// Form-encoded, as RFC 6749 2.3.1 requires of an id and a secret in the header.
 fn encoded(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

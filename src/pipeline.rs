@@ -1,5 +1,5 @@
-//! The middle: a delivery is routed, its events go to the publishers, and what can't be published goes
-//! to the dead letter, which has to confirm before the message is acknowledged.
+//! The middle: a delivery is routed, its events go to the publishers, and messages that can't be published to
+//! the dead letter, which has to confirm before the message is settled.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,15 +17,15 @@ use crate::publish::{Addressed, Entry, Policy, Refused};
 use crate::repeats::Repeats;
 use crate::route::{Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec};
 
-/// What is dropped or kept goes on being so: it is said this often.
+/// Interval of log lines on dropped messages.
 const LOG_EVERY: Duration = Duration::from_mins(5);
 
-/// What the pipeline must know of a source.
+/// The properties of a source that the pipeline needs.
 #[derive(Debug)]
 pub struct SourcePolicy {
     /// A larger payload is dead-lettered unread, in bytes.
     pub max_payload: usize,
-    /// Where a message goes that no route takes; `None`: it is ignored, and counted.
+    /// The dead letter for messages that no route takes; `None`: they are dropped, and counted.
     pub unrouted: Option<RejectTo>,
     /// Its numbers.
     pub metrics: SourceMetrics,
@@ -37,7 +37,7 @@ pub struct Pipeline {
     table: Arc<RouteTable>,
     /// In the order of the table; `None` without a publisher, which no configuration is.
     routes: Vec<Option<RouteState>>,
-    /// A handful, and asked for each message: a list is quicker than a table.
+    /// A few, looked up for each message: a list is faster than a table.
     sources: Vec<SourceState>,
     rejects: Rejects,
 }
@@ -46,7 +46,7 @@ pub struct Pipeline {
 struct SourceState {
     name: SourceName,
     policy: SourcePolicy,
-    /// Messages that no route takes, and that are dropped.
+    /// Dropped messages, which no route takes.
     unrouted: Mutex<Repeats>,
 }
 
@@ -57,7 +57,7 @@ struct RouteState {
     metrics: RouteMetrics,
 }
 
-/// Takes what can't be published to its dead letter.
+/// Takes rejected messages to their dead letters.
 #[derive(Clone, Debug)]
 pub struct Rejects {
     table: Arc<RouteTable>,
@@ -98,7 +98,7 @@ impl Pipeline {
         if !routed {
             return self.unrouted(delivery);
         }
-        // Every part has its own duty now, and none can end better.
+        // Every part has its own duty now; this outcome is the best, so the worst of theirs wins.
         delivery.settle(Outcome::Accepted(Done::Published));
     }
 
@@ -143,22 +143,22 @@ impl Pipeline {
 }
 
 impl SourceState {
-    /// Says that no route takes `topic`, unless something like it was said just now.
+    /// Logs that no route takes `topic`, unless a line was logged just now.
     fn dropped(&self, topic: &Topic) {
         let mut unrouted = self.unrouted.lock();
         if let Some(count) = unrouted.again(LOG_EVERY, Instant::now()) {
             let hint = "give it a route, or keep such messages with `unrouted = \"dead-letter\"` in the source";
-            warn!(source = %self.name, topic = topic.as_str(), count, hint, "no route takes this topic: what comes of it is dropped");
+            warn!(source = %self.name, topic = topic.as_str(), count, hint, "no route takes this topic; dropping its messages");
         }
     }
 }
 
 impl Drop for SourceState {
-    /// The rest, which nobody would hear of.
+    /// Logs the count since the last line, which would else be lost.
     fn drop(&mut self) {
         let count = self.unrouted.get_mut().rest();
         if count > 0 {
-            warn!(source = %self.name, count, "so many more were dropped since, because no route takes them");
+            warn!(source = %self.name, count, "more messages were dropped since, because no route takes them");
         }
     }
 }
@@ -190,7 +190,7 @@ impl Rejects {
         Self { table, letters }
     }
 
-    /// Takes what the publishers hand back, until they have gone.
+    /// Takes events that the publishers hand back, until those have ended.
     pub async fn run(self, mut refused: mpsc::UnboundedReceiver<Refused>) {
         while let Some(Refused { entry, channel, why }) = refused.recv().await {
             let route = self.table.routes().get(entry.policy().route as usize);

@@ -1,5 +1,5 @@
 //! The admin port: `/metrics`, `/livez`, `/readyz`. Read-only, on loopback unless told otherwise, and
-//! without any secret, whoever put one into a reason or a name.
+//! without any secret, even one in a reason or a name.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -19,10 +19,10 @@ use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::redact;
 use crate::shutdown::Shutdown;
 
-/// A scraper and a prober take one each; the rest is for people, and for strangers.
+/// Connections: a scraper and a prober need one each; the rest is for people, and for strangers.
 const MOST_CONNECTIONS: usize = 256;
 
-/// Of so many parts of the file descriptors one is for this port.
+/// This port may use one part in so many of the file descriptors.
 const SHARE: u64 = 4;
 
 /// A bound admin port.
@@ -40,7 +40,7 @@ struct View {
 }
 
 impl Admin {
-    /// Takes the port.
+    /// Binds the port.
     pub fn bind(
         listen: SocketAddr,
         metrics: Metrics,
@@ -52,12 +52,12 @@ impl Admin {
         Ok(Self { listener, view: View { metrics, health, shutdown } })
     }
 
-    /// The address that was taken.
+    /// The bound address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Answers for ever; the caller drops it when nothing is left to tell.
+    /// Answers for ever; the caller drops it at the end of the bridge.
     pub async fn run(self) -> Infallible {
         let router = Router::new()
             .route("/metrics", get(metrics))
@@ -96,7 +96,7 @@ fn unavailable(reasons: &str) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, redact::clean(reasons).into_owned()).into_response()
 }
 
-/// Only values of labels may be other than they are: a scraper reads the rest.
+/// Masks only values of labels: a scraper needs the rest unchanged.
 fn without_secrets(text: String) -> String {
     if let Cow::Borrowed(_) = redact::clean(&text) {
         return text;

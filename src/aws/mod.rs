@@ -1,5 +1,5 @@
 //! AWS credentials and region, from the default chain: environment, profile, container, instance; and
-//! a role that is assumed with them.
+//! a role assumed with them.
 
 mod profile;
 
@@ -22,26 +22,26 @@ use crate::outbound::{Proxies, ProxyError};
 use crate::redact;
 use crate::renewal::{Fresh, Held, Renewal};
 
-/// How long keys are taken to be good that have expired by our clock when they come: the clock is
-/// wrong, and whether they are good will be seen.
+/// Assumed lifetime of keys that arrive expired by the local clock: the clock is wrong, and a refusal would
+/// show bad keys.
 const EXPIRED_ON_ARRIVAL: Duration = Duration::from_mins(1);
 
-/// Begins what a `credential_process` wrote to standard error, in an error of AWS's library.
+/// The beginning of a `credential_process`'s standard error, in an error of AWS's library.
 const STDERR: &str = ". Stderr:";
 
-/// What the session of an assumed role is called, in the logs of the account that owns it.
+/// The session name of an assumed role, as shown in its account's logs.
 const SESSION: &str = "appsync-bridge";
 
-/// Where credentials come from.
+/// The source of credentials.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
-    /// What the configuration or the endpoint says; else the environment and the profile are asked.
+    /// The region of the configuration or the endpoint; else that of the environment or the profile counts.
     pub region: Option<String>,
     /// A profile of the shared configuration files.
     pub profile: Option<String>,
     /// A role to assume.
     pub role_arn: Option<String>,
-    /// What the role's trust policy may ask for.
+    /// The external id that the role's trust policy may require.
     pub external_id: Option<String>,
 }
 
@@ -52,10 +52,10 @@ pub struct Credentials(Renewal<Keys>);
 /// Why there are no credentials, or no region.
 #[derive(Debug, thiserror::Error)]
 pub enum AwsError {
-    /// Nobody names a region.
+    /// No region is configured anywhere.
     #[error("no AWS region is known; set `region` in `aws`, `AWS_REGION`, or one in the profile")]
     NoRegion,
-    /// The profile asks for what this build can't do: a clause with what to write in its place.
+    /// The profile needs a feature that this build lacks: a clause with the replacement.
     #[error("{0}")]
     NotBuiltIn(String),
     /// A proxy.
@@ -67,8 +67,8 @@ pub enum AwsError {
 }
 
 impl Credentials {
-    /// Opens the chain, and begins to fetch, so that it is said at the start if there is nothing. Gives the
-    /// region that is in force, too.
+    /// Opens the chain, and starts to fetch, so that missing credentials are reported at the start. Gives the
+    /// region in force, too.
     pub async fn open(mut source: Source) -> Result<(Self, String), AwsError> {
         let region = source.check().await?;
         source.region = Some(region.clone());
@@ -80,18 +80,18 @@ impl Credentials {
         Ok((Self(renewal), region))
     }
 
-    /// Credentials that are good now.
+    /// Valid credentials.
     pub async fn keys(&self) -> Result<Held<Keys>, AwsError> {
         self.0.get().await.map_err(AwsError::NoCredentials)
     }
 
-    /// Those of this generation were refused. Whether there are others now.
+    /// Notes that those of this generation were refused. Whether there are new ones.
     pub async fn refused(&self, generation: u64) -> bool {
         self.0.refused(generation).await
     }
 }
 
-/// Gives credentials and sees to it that they are shown nowhere: those that a role is assumed with, too.
+/// Gives credentials, and registers them for masking: also those that a role is assumed with.
 #[derive(Debug)]
 struct Learned(SharedCredentialsProvider);
 
@@ -102,7 +102,7 @@ impl ProvideCredentials for Learned {
     {
         future::ProvideCredentials::new(async {
             let keys = self.0.provide_credentials().await?;
-            // Expired ones come again and again: none of them is remembered for good.
+            // Expired ones may come again and again: none is remembered for ever.
             let until = keys
                 .expiry()
                 .map(|end| end.duration_since(SystemTime::now()).unwrap_or(EXPIRED_ON_ARRIVAL));
@@ -116,8 +116,8 @@ impl ProvideCredentials for Learned {
 }
 
 impl Source {
-    /// Says what is wrong with the settings as they are, and fetches no credentials; else gives the region
-    /// in force. Asks this instance's metadata service only if nobody else names a region.
+    /// Checks the settings, and fetches no credentials; gives the region in force. Asks the instance's metadata
+    /// service only if no region is named elsewhere.
     pub async fn check(&self) -> Result<String, AwsError> {
         if let Some(words) = profile::not_built_in(self.profile.as_deref()).await {
             return Err(AwsError::NotBuiltIn(words));
@@ -137,7 +137,7 @@ impl Source {
         Ok(loader.load().await)
     }
 
-    /// Opens the chain anew, because it remembers the profile files that it has read.
+    /// Opens the chain anew, because it caches the profile files.
     async fn fetch(&self) -> Result<Fresh<Keys>, String> {
         let config = self.load().await.map_err(|error| error.to_string())?;
         let chain = config.credentials_provider().ok_or("the default chain is empty")?;
@@ -185,7 +185,7 @@ fn through_proxies(loader: ConfigLoader) -> Result<ConfigLoader, AwsError> {
     Ok(loader.http_client(client))
 }
 
-/// Why there are none: where they were looked for, and what is wrong there.
+/// Why there are no credentials: the places searched, and the error of each.
 fn why(error: &CredentialsError) -> String {
     let chain = error.source().and_then(|cause| cause.downcast_ref());
     let Some(chain) = chain.map(ProviderChainError::<CredentialsError>::attempts) else {
@@ -199,7 +199,7 @@ fn why(error: &CredentialsError) -> String {
     format!("tried: {}", attempts.collect::<Vec<_>>().join(", "))
 }
 
-/// Without what a program says that was to give them, which may be anything.
+/// Without the output of a `credential_process`, which may be anything.
 fn without_stderr(words: String) -> String {
     match words.split_once(STDERR) {
         Some((before, _)) => format!("{before}; what it says is not shown: run it to see"),

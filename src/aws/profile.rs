@@ -1,4 +1,4 @@
-//! What the AWS CLI can do with a profile and this build can't, told before anything is fetched.
+//! Features of a profile that the AWS CLI has and this build lacks, reported before anything is fetched.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -8,8 +8,8 @@ use aws_config::profile::profile_file::ProfileFiles;
 use aws_config::profile::{Profile, ProfileSet, load};
 use aws_types::os_shim_internal::{Env, Fs};
 
-/// Says what the profile in force asks for that is not built in, with what to write in its place.
-/// Whatever else is wrong with it is found where it is used.
+/// Names a feature of the profile in force that is not built in, with a replacement. Other errors in it are
+/// found where it is used.
 #[allow(deprecated)]
 pub(super) async fn not_built_in(named: Option<&str>) -> Option<String> {
     let set = |name| std::env::var(name).is_ok_and(|value| !value.trim().is_empty());

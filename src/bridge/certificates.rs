@@ -12,13 +12,13 @@ use crate::files::regular;
 use crate::metrics::Metrics;
 use crate::outbound::tls::MAX_BYTES;
 
-/// The certificates are looked at this often.
+/// How often the certificates are checked.
 const LOOK_EVERY: Duration = Duration::from_hours(1);
 
-/// An end that is near is said this often.
+/// How often a near end is logged.
 const SAY_EVERY: Duration = Duration::from_hours(24);
 
-/// The certificates that the parts were made with; a new one in the file is used after a restart.
+/// The certificates that the parts were built with; a new one in the file is used after a restart.
 pub(super) struct Certificates(Vec<Watched>);
 
 struct Watched {
@@ -29,7 +29,7 @@ struct Watched {
 }
 
 impl Certificates {
-    /// Those of `config`, as its files are now. What ends soon has been said when it was loaded.
+    /// Those of `config`, as its files are now. Near ends were reported when it was loaded.
     pub(super) fn of(config: &Config, metrics: &Metrics, now: SystemTime) -> Self {
         let mut all = Vec::new();
         let mut watch = |label: &'static str, name: &str, key: &'static str, path: &Path| {
@@ -84,7 +84,7 @@ impl Certificates {
         }
     }
 
-    /// What is to be said now.
+    /// The warnings that are due.
     fn due(&mut self, now: SystemTime) -> Vec<&Watched> {
         let due = |said: Option<SystemTime>| {
             said.is_none_or(|said| now.duration_since(said).is_ok_and(|since| since >= SAY_EVERY))

@@ -1,4 +1,4 @@
-//! The dead letters of a configuration: made, and tried.
+//! The dead letters of a configuration: built, and probed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::route::Reason;
 use crate::shutdown::Shutdown;
 
-/// Makes every dead letter a part, and gives the way to each by its name.
+/// Builds every dead letter as a part, and gives the sender to each by its name.
 pub(super) async fn open(
     config: &Config,
     metrics: &Metrics,
@@ -124,8 +124,8 @@ fn clusters(config: &Config) -> impl Iterator<Item = (&SourceName, &KafkaConfig)
     })
 }
 
-/// Tries the broker of a dead letter, and says what is there or why it could not work; `None` where
-/// there is no broker, or this build does not know how.
+/// Probes the broker of a dead letter, and gives what was found or why it could not work; `None` where there
+/// is no broker, or this build has no client for it.
 pub async fn probe_dead_letter(
     config: &Config,
     dead_letter: &DeadLetterConfig,

@@ -1,5 +1,5 @@
-//! Whether a bridge could be made: the steps of [`Bridge::build`](super::Bridge::build) without what they
-//! leave behind. No file or directory is made or opened for writing, no port is taken, no broker connected.
+//! Whether a bridge could be built: the steps of [`Bridge::build`](super::Bridge::build) without their
+//! effects. No file or directory is created or opened for writing, no port is taken, no broker connected.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,8 +14,8 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
-/// Everything that a bridge of `config` could not be made for, in the order of its making. Left out is what
-/// lasts a moment: a port in use, a file that another process writes to.
+/// All reasons why a bridge of `config` could not be built, in the order of building. Transient ones are left
+/// out: a port in use, a file that another process writes to.
 pub async fn examine(config: &Config) -> Vec<BuildError> {
     let (metrics, health, shutdown) = (Metrics::new(), Health::default(), Shutdown::new());
     let mut found = Vec::new();
@@ -38,7 +38,7 @@ pub async fn examine(config: &Config) -> Vec<BuildError> {
     found
 }
 
-/// Binds without listening, so that whoever listens there is not disturbed, nor who is about to.
+/// Binds without listening, so that a process that listens there, or is about to, is not disturbed.
 fn bindable(listen: SocketAddr) -> io::Result<()> {
     let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;

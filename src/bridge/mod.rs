@@ -1,9 +1,9 @@
-//! Assembly and lifetime: makes every part from a configuration, runs them, and stops them in order.
+//! Assembly and lifetime: builds every part from a configuration, runs them, and stops them in order.
 //!
-//! Stopping is closing the first queue. Only the sources hear the drain: they take nothing more, wait
-//! for what is in flight, acknowledge and leave. With the last of them goes the pipeline, which feeds the
-//! publishers; these, the rejects and the dead letters end each because its queue closed. When the
-//! grace is over the abort ends whatever is left, and what was not settled stays with the brokers.
+//! Stopping is closing the first queue. Only the sources see the drain: they take no more messages, wait for
+//! those in flight, acknowledge and disconnect. The pipeline ends with the last of them; the publishers, the
+//! rejects and the dead letters end each because its queue closed. When the grace is over the abort ends
+//! every part that is left, and unsettled messages stay with the brokers.
 
 mod certificates;
 mod dead_letters;
@@ -42,14 +42,14 @@ pub use dead_letters::probe_dead_letter;
 pub use examine::examine;
 use waiting::Waiting;
 
-/// After the abort every part has this long to let go.
+/// After the abort every part has this long to end.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A payload of a broker that has no limit of its own here is dead-lettered unread if it is larger: an
 /// event has at most 240 KB.
 const MAX_PAYLOAD: usize = 1 << 20;
 
-/// A bridge that is made and not yet running.
+/// A bridge that is built and not yet running.
 pub struct Bridge {
     parts: Parts,
     grace: Duration,
@@ -60,7 +60,7 @@ pub struct Bridge {
     certificates: Certificates,
 }
 
-/// Parts that are made and not yet running.
+/// Parts that are built and not yet running.
 type Parts = Vec<BoxFuture<'static, Ended>>;
 
 /// A part that has ended.
@@ -70,7 +70,7 @@ struct Ended {
     unclean: Option<String>,
 }
 
-/// Why a bridge can't be made.
+/// Why a bridge can't be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// An API.
@@ -134,19 +134,19 @@ pub enum RunError {
     /// A part ended that should not have.
     #[error("{0} stopped unexpectedly; everything unsettled stays with the brokers")]
     Stopped(String),
-    /// A source could not leave as it should.
+    /// A source's drain was not clean.
     #[error("the drain was not clean: {0}; nothing is lost, but some may come again")]
     Unclean(String),
     /// The grace was over.
     #[error("the drain was not done within {0:?}; everything unsettled stays with the brokers")]
     Grace(Duration),
-    /// Somebody was in a hurry.
+    /// A second signal aborted the drain.
     #[error("aborted; everything unsettled stays with the brokers")]
     Aborted,
 }
 
 impl Bridge {
-    /// Makes every part of `config`. Files are opened and the admin port is taken; no broker is
+    /// Builds every part of `config`. Files are opened and the admin port is taken; no broker is
     /// connected before [`run`](Self::run).
     pub async fn build(config: &Config, shutdown: Shutdown) -> Result<Self, BuildError> {
         let (metrics, health) = (Metrics::new(), Health::default());
@@ -202,7 +202,7 @@ impl Bridge {
         self.health.clone()
     }
 
-    /// Runs until the drain is done. An error says that it was not clean; nothing is lost by that.
+    /// Runs until the drain is done. An error means that it was not clean; nothing is lost by that.
     pub async fn run(self) -> Result<(), RunError> {
         let admin = tokio::spawn(self.admin.run());
         let certificates = tokio::spawn(self.certificates.run());

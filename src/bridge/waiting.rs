@@ -1,5 +1,5 @@
-//! What a drain waits for, in words: it may take as long as the grace, and who stops the bridge should
-//! not have to guess.
+//! What a drain waits for, as log lines: it may take as long as the grace, and the operator should not have
+//! to guess.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use tracing::warn;
 use crate::health::Health;
 use crate::message::SourceName;
 
-/// A drain that takes longer says what it waits for.
+/// Time before a drain first logs what it waits for.
 const SAY_AFTER: Duration = Duration::from_secs(1);
 
-/// And says so again.
+/// Interval of further lines.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// What may have to be waited for.
+/// What a drain may wait for.
 pub(super) struct Waiting {
     /// Messages in flight, of each source.
     pub(super) in_flight: Vec<(SourceName, Gauge)>,
-    /// Why it takes time, if a part knows.
+    /// The parts' reasons for a delay.
     pub(super) health: Health,
 }
 
 impl Waiting {
-    /// Says what a drain of at most `grace` waits for, now and again.
+    /// Logs what a drain of at most `grace` waits for, at intervals.
     pub(super) async fn say(&self, grace: Duration) -> Infallible {
         let mut clock = interval_at(Instant::now() + SAY_AFTER, SAY_EVERY);
         loop {
@@ -49,7 +49,7 @@ impl Waiting {
     }
 
     fn why(&self) -> Option<String> {
-        // That a source drains explains nothing.
+        // `draining` alone explains nothing.
         let parts = self.health.not_ready().into_iter().filter(|(_, why)| why != "draining");
         let whys: Vec<_> = parts.map(|(part, why)| format!("{part}: {why}")).collect();
         (!whys.is_empty()).then(|| whys.join("; "))

@@ -42,7 +42,7 @@ pub async fn run(args: &Args) -> ExitCode {
     for note in notes(&loaded.config) {
         let _ = writeln!(redact::stderr(), "note: {note}");
     }
-    // What `run` would refuse is refused here, with the same code.
+    // Refuses whatever `run` would, with the same exit code.
     let found = bridge::examine(&loaded.config).await;
     for why in &found {
         let _ = writeln!(redact::stderr(), "error: {why}");
@@ -50,14 +50,14 @@ pub async fn run(args: &Args) -> ExitCode {
     if let Some(first) = found.first() {
         return exit::of_bridge(first);
     }
-    // Nobody is left to tell when standard output is closed.
+    // With standard output closed there is no one to report to.
     let _ = writeln!(redact::stdout(), "{}", summary(&args.config, &loaded.config));
     if args.connect { connect(&loaded.config).await } else { ExitCode::SUCCESS }
 }
 
-/// Where what was checked may be other than what the service meets.
+/// Warns where the service may meet other conditions than this check.
 fn notes(config: &Config) -> Vec<String> {
-    // A unit's process has one; and what it meets is what it will meet.
+    // A unit's process has one, and runs under the service's own conditions.
     if std::env::var_os("INVOCATION_ID").is_some() {
         return Vec::new();
     }
@@ -83,7 +83,7 @@ fn notes(config: &Config) -> Vec<String> {
     state.into_iter().chain(root).collect()
 }
 
-/// Tries every broker: a line each, on stderr for those that won't do.
+/// Probes every broker: a line each, on stderr for failures.
 async fn connect(config: &Config) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for source in &config.sources {
@@ -116,7 +116,7 @@ async fn connect(config: &Config) -> ExitCode {
     code
 }
 
-/// Reads the file and shows what is to be said of it; without a configuration, the exit code.
+/// Reads the file and prints its problems; without a configuration, the exit code.
 fn load(path: &Path) -> Result<Loaded, ExitCode> {
     match config::load(path, &Environment::of_process()) {
         Ok(loaded) => {

@@ -1,5 +1,5 @@
-//! Variables that are set to nothing, as `NAME=` in a unit or a container's settings leaves them: they
-//! count as not set, for every library that reads them.
+//! Empty variables, as from `NAME=` in a unit or a container's settings: they count as not set, for every
+//! library that reads them.
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
@@ -10,8 +10,8 @@ const NAMES: [&str; 6] =
 
 const AWS: &str = "AWS_";
 
-/// Starts this program anew without them, if there are some: once there are threads, a process can't take
-/// a variable back. To be called first; returns if there are none.
+/// Executes this program anew without them, if there are any: once there are threads, a process can't unset a
+/// variable. To be called first; returns if there are none.
 pub fn forget_empty() {
     let empty: Vec<_> =
         std::env::vars_os().filter(|(name, value)| is_blank(value) && counts(name)).collect();
@@ -36,7 +36,7 @@ fn again_without<'a>(
     names.for_each(|name| {
         command.env_remove(name);
     });
-    // It is the same process; this comes back only if it could not be.
+    // `exec` keeps the process, and returns only on an error.
     Err(command.exec())
 }
 

@@ -1,4 +1,4 @@
-//! What the end of a command tells the shell, and systemd.
+//! Exit codes, for the shell and systemd.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -17,12 +17,12 @@ pub const CONFIGURATION: u8 = 78;
 /// Aborted by a second signal.
 pub const ABORTED: u8 = 130;
 
-/// Of a configuration with these problems.
+/// The code for a configuration with these problems.
 pub(super) fn of_problems(problems: &Problems) -> ExitCode {
     ExitCode::from(if problems.is_forbidden() { PERMISSIONS } else { CONFIGURATION })
 }
 
-/// Of a bridge that could not be made.
+/// The code for a bridge that could not be built.
 pub(super) fn of_bridge(why: &BuildError) -> ExitCode {
     let code = match why {
         BuildError::DeadLetter { why, .. } if why.why.kind() == ErrorKind::PermissionDenied => {

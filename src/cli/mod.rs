@@ -1,4 +1,4 @@
-//! The command line: words to people, and what a command's end means to the shell.
+//! The command line: output for people, and exit codes.
 
 use std::fmt::Display;
 use std::io::Write as _;
@@ -58,8 +58,8 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command to its end. What is asynchronous begins and ends in here, so that it is
-    /// compiled with this library, and not once more with the program.
+    /// Runs the command to its end. All asynchronous code stays in here, so that it is compiled with this
+    /// library, and not once more with the program.
     pub fn run(self) -> ExitCode {
         telemetry::tell_of_panics();
         redact::learn_environment();
@@ -93,14 +93,14 @@ impl Cli {
     }
 }
 
-/// Whether this user may have the threads that any command needs: a runtime that gets none panics.
+/// Whether this user may start the threads that any command needs: without them the runtime panics.
 fn enough_threads() -> anyhow::Result<()> {
     // Its workers, and some for what blocks: names, files, signals.
     let count = std::thread::available_parallelism().map_or(1, usize::from) + 4;
     let gate = RwLock::new(());
     let closed = gate.write();
     std::thread::scope(|scope| {
-        // All at once: each waits until the last was made, or could not be.
+        // All at once: each waits until the last was started, or failed to.
         let made = (0..count).try_for_each(|_| {
             let wait = || drop(gate.read());
             std::thread::Builder::new().spawn_scoped(scope, wait).map(drop)
@@ -115,13 +115,13 @@ fn enough_threads() -> anyhow::Result<()> {
     })
 }
 
-/// Says what went wrong.
+/// Prints an error.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
     complain(&format_args!("{error:#}"));
     ExitCode::from(exit::FAILED)
 }
 
-/// Says what may not be meant: as a line of the log, if all that is said has to be one.
+/// Prints a warning: as a line of the log, if all output has to be that.
 #[cfg(feature = "emulator")]
 fn caution(what: &dyn Display) {
     if telemetry::is_json() {
@@ -131,12 +131,12 @@ fn caution(what: &dyn Display) {
     }
 }
 
-/// Says what went wrong: as a line of the log, if all that is said has to be one.
+/// Prints an error: as a line of the log, if all output has to be that.
 fn complain(why: &dyn Display) {
     if telemetry::is_json() {
         error!("{why}");
     } else {
-        // Nobody is left to tell when standard error is closed.
+        // With standard error closed there is no one to report to.
         let _ = writeln!(redact::stderr(), "error: {why}");
     }
 }

@@ -42,16 +42,16 @@ SIGTERM and SIGINT finish what is in flight and say what is left. A second one a
 Exit codes: 0 everything was published, 1 something is left, 2 usage, 77 permissions, 78 configuration,
 130 aborted.";
 
-/// What is logged: what goes wrong, and how far it is.
+/// The log's filter: faults and progress.
 const LEVEL: &str = "warn,appsync_bridge::cli::replay=info";
 
-/// Without a terminal, progress is a line in so many seconds.
+/// Interval of progress lines without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// The bar is drawn anew so often.
+/// Interval of redrawing the bar.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
 
-/// So many lines of one kind are listed; `--json` lists more.
+/// How many lines of one kind are listed; `--json` lists more.
 const LISTED: usize = 10;
 
 /// Put dead letters through their routes again
@@ -115,7 +115,7 @@ pub async fn run(args: &Args) -> ExitCode {
         }
     };
     let report = Report { account: &account, options: &options, dry_run: args.dry_run };
-    // Nobody is left to tell when standard output is closed.
+    // With standard output closed there is no one to report to.
     let _ = if args.json {
         writeln!(redact::stdout(), "{}", report.json())
     } else {
@@ -194,7 +194,7 @@ async fn show_progress(progress: Progress, shutdown: Shutdown) {
         Some(progress.total_bytes),
         if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
     );
-    // The template is a constant; were it wrong, the bar would only look another way.
+    // The template is a constant; an error in it would only change the look of the bar.
     if let Ok(style) = ProgressStyle::with_template("{wide_bar} {percent}%  {msg}") {
         bar.set_style(style);
     }
@@ -229,7 +229,7 @@ async fn show_progress(progress: Progress, shutdown: Shutdown) {
     }
 }
 
-/// Takes the bar off the screen, however it ends.
+/// Removes the bar from the screen on drop.
 struct Clears(ProgressBar);
 
 impl Drop for Clears {
@@ -238,7 +238,7 @@ impl Drop for Clears {
     }
 }
 
-/// What is said of an account.
+/// The text of an account.
 struct Report<'a> {
     account: &'a Account,
     options: &'a Options,
@@ -255,7 +255,7 @@ impl Report<'_> {
             object
         };
         let rejects: Vec<_> = self.rejects();
-        // What was not done is not said to be.
+        // A dry run does not claim to have done anything.
         let (published, rejected) = if self.dry_run {
             ("would_publish", "would_reject")
         } else {

@@ -67,8 +67,8 @@ pub async fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// Reads the file, starts the log as it says, at `level` if that is given, and says there what is to be
-/// said of the file; without a configuration, the exit code.
+/// Reads the file, starts the log as configured, at `level` if that is given, and logs the file's problems;
+/// without a configuration, the exit code.
 pub(super) fn load(path: &Path, level: Option<&str>) -> Result<Loaded, ExitCode> {
     match config::load(path, &Environment::of_process()) {
         Ok(loaded) => {

@@ -1,4 +1,4 @@
-//! Signals in, and word to systemd out.
+//! Signals, and notifications to systemd.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(super) fn listen(shutdown: Shutdown) {
     });
 }
 
-/// Tells systemd, if it asked to be told: started, stopping, and alive as long as work goes on.
+/// Notifies systemd, if it asked for that: started, stopping, and alive as long as work goes on.
 pub(super) fn tell_systemd(health: Health, shutdown: Shutdown) {
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     tokio::spawn(async move {

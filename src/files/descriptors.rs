@@ -1,23 +1,23 @@
-//! The process's file descriptors: how many there may be, and what part of them a port may take.
+//! The limit of the process's file descriptors, and the share of a port.
 //!
-//! Connections that others open must leave enough for those that carry messages, which open theirs when
-//! they need them: so each port that is listened on takes a small part at most.
+//! Incoming connections must leave enough for those that carry messages, which are opened on demand: so each
+//! listening port gets a small share at most.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Where the system sets no limit, and as much as anybody here needs.
+/// The limit where the system sets none: more than the bridge ever needs.
 const PLENTY: u64 = 1 << 20;
 
-/// Raises the limit as far as this user may: the lower one that a process begins with is for programs
-/// that can't count far (`select`), and there is none in here.
+/// Raises the limit as far as this user may: the lower default is for programs with `select`, which is not
+/// used here.
 pub fn raise() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // What the system does not allow stays as it was.
+    // If the system refuses, the limit stays.
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// One part in so many of what there may be, at least one and at most so many.
+/// A share, one part in so many of the limit: at least one descriptor, at most the given maximum.
 #[must_use]
 pub fn share(parts: u64, most: usize) -> usize {
     part(getrlimit(Resource::Nofile).current.unwrap_or(PLENTY), parts, most)

@@ -1,5 +1,4 @@
-//! What the operating system gives by files: what may be read as one, when a certificate in one ends, and
-//! how many may be open.
+//! Files of the operating system: safe reading, the validity of certificates, and the limit of open ones.
 
 pub mod certificate;
 pub mod descriptors;

@@ -1,8 +1,7 @@
 //! Files that are read whole: regular ones, up to a limit.
 //!
-//! What a path leads to is seldom known for sure. A FIFO blocks who opens it until somebody writes, a
-//! device never ends, and a file of gigabytes takes the memory away: none of them is opened or read
-//! further than that can be told.
+//! A path may lead to anything. Opening a FIFO blocks until a writer comes, a device never ends, and a file
+//! of gigabytes exhausts the memory: each is opened and read only as far as needed to notice that.
 
 use std::fmt;
 use std::fs::{Metadata, OpenOptions};
@@ -17,7 +16,7 @@ use rustix::fs::OFlags;
 pub struct Content {
     /// All of it.
     pub bytes: Vec<u8>,
-    /// Of the file that the bytes are from, whoever has its name by now.
+    /// Of the file that the bytes are from, even if its name leads to another by now.
     pub metadata: Metadata,
 }
 
@@ -33,7 +32,7 @@ pub enum Unreadable {
         /// In bytes.
         limit: u64,
     },
-    /// The system's word: it does not exist, may not be read, and so on.
+    /// The system's error: it does not exist, may not be read, and so on.
     #[error("can't be read: {0}")]
     Io(#[from] io::Error),
 }
@@ -41,9 +40,9 @@ pub enum Unreadable {
 /// Reads the regular file at `path`, of `limit` bytes at most. Symbolic links are followed. Blocks as
 /// long as its file system does, which on a network may be for ever.
 pub fn read(path: &Path, limit: u64) -> Result<Content, Unreadable> {
-    // Before it is opened, too: opening a device can do something, and a FIFO's writer would be woken.
+    // Before it is opened, too: opening a device can have effects, and would wake a FIFO's writer.
     fit(&std::fs::metadata(path)?, limit)?;
-    // What took the name in between must not block either.
+    // A file that took the name in between must not block either.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
     let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
     let metadata = file.metadata()?;

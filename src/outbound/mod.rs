@@ -1,5 +1,5 @@
-//! The way out, the same for all: whom a client trusts over TLS, which proxy leads to a host, and which
-//! addresses nothing is sent to, though a name leads there.
+//! Outbound connections, the same for all clients: trusted CAs, proxies, and addresses that nothing is sent
+//! to.
 
 mod no_proxy;
 mod proxy;

@@ -1,4 +1,4 @@
-//! `NO_PROXY`: what is reached without a proxy. Pure.
+//! `NO_PROXY`: the hosts reached without a proxy. Pure.
 //!
 //! As curl reads it, with what others take besides: entries parted by commas or blanks; `*` for
 //! everything; a name for itself and all below it, whether written `example.com`, `.example.com` or
@@ -33,7 +33,7 @@ enum Hosts {
 }
 
 impl NoProxy {
-    /// Reads a list; what is no entry is passed over.
+    /// Parses a list; invalid entries are skipped.
     pub(super) fn parse(list: &str) -> Self {
         let texts = list.split(|c: char| c == ',' || c.is_whitespace());
         let mut no = Self::default();
@@ -50,7 +50,7 @@ impl NoProxy {
         self.everything || self.entries.iter().any(|entry| entry.contains(&host, port))
     }
 
-    /// The list for a library that knows less, and that speaks to `ports` only; `None` for everything.
+    /// The list for a library with a simpler syntax that speaks to `ports` only; `None` for everything.
     pub(super) fn for_ports(&self, ports: &[u16]) -> Option<String> {
         let there = |entry: &&Entry| entry.port.is_none_or(|port| ports.contains(&port));
         let texts = self.entries.iter().filter(there).map(|entry| match &entry.hosts {

@@ -1,4 +1,4 @@
-//! Which proxy leads to a host, as the environment says.
+//! The proxy for a host, from the environment.
 
 use std::env::VarError;
 use std::fmt;
@@ -11,7 +11,7 @@ use super::no_proxy::NoProxy;
 /// A proxy that can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    /// Of a kind that is not known here.
+    /// Of an unknown kind.
     #[error("the proxy that `{0}` names is `{1}://`; it has to be `http` or `https`")]
     Scheme(&'static str, String),
     /// Not a URL.
@@ -19,7 +19,7 @@ pub enum ProxyError {
     Form(&'static str),
 }
 
-/// What the environment says of proxies: where to, and what is reached without.
+/// The proxies of the environment, and the hosts reached without one.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
     https: Option<Proxy>,
@@ -60,7 +60,7 @@ impl Proxies {
         Ok(Self { https, no: no.unwrap_or_default() })
     }
 
-    /// The proxy that leads to `to`, if one does.
+    /// The proxy for `to`, if there is one.
     pub fn toward(&self, to: &Uri) -> Option<&Proxy> {
         if to.scheme_str() != Some("https") {
             return None;
@@ -69,8 +69,8 @@ impl Proxies {
         self.https.as_ref().filter(|_| !self.no.contains(host, to.port_u16().unwrap_or(443)))
     }
 
-    /// The proxy, and what a library that speaks to `ports` only is to reach without it; `None` if it is
-    /// to reach everything without.
+    /// The proxy, and the exceptions for a library that speaks to `ports` only; `None` if it uses no proxy at
+    /// all.
     pub fn for_ports(&self, ports: &[u16]) -> Option<(&Proxy, String)> {
         self.https.as_ref().zip(self.no.for_ports(ports))
     }
@@ -89,12 +89,12 @@ impl Proxy {
         Ok(Self { intercept: intercept.ok_or(ProxyError::Form(name))?, url })
     }
 
-    /// With scheme, user and password, for who speaks to it.
+    /// With scheme, user and password, for its client.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Where it is, and what proves who we are to it.
+    /// Its address, and the credentials for it.
     pub fn intercept(&self) -> &Intercept {
         &self.intercept
     }

@@ -1,4 +1,4 @@
-//! Names, looked up as the system does; one that leads to where nothing is sent is refused.
+//! Name resolution by the system; a name with a forbidden address is refused.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,11 +10,11 @@ use tower_service::Service;
 
 use crate::config::endpoint::forbidden_address;
 
-/// Looks up names for whoever connects without a proxy. (A proxy looks them up itself.)
+/// Resolves names for connections without a proxy. (A proxy resolves them itself.)
 #[derive(Clone, Debug)]
 pub struct Resolver(GaiResolver);
 
-/// A name that leads to an address that nothing is sent to.
+/// A name that resolves to a forbidden address.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the name `{name}` leads to {address}, which is {what}: nothing was sent; who answers for that name?"
@@ -67,7 +67,7 @@ impl reqwest::dns::Resolve for Resolver {
     }
 }
 
-/// All of them or none: who mixes such an address under others means no good.
+/// All addresses or none: a name with one forbidden address among others is suspect.
 fn checked(name: &str, found: impl Iterator<Item = SocketAddr>) -> io::Result<Found> {
     let found: Vec<_> = found.collect();
     for address in found.iter().map(SocketAddr::ip) {

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
 
 use crate::files::regular;
 
-/// A file of certificates holds no more: those of every public CA take a quarter of it.
+/// Largest file of certificates: those of all public CAs need a quarter of it.
 pub const MAX_BYTES: u64 = 1 << 20;
 
 /// Why TLS can't be set up.
@@ -84,7 +84,7 @@ pub fn identity_pem(certificate: &Path, key: &Path) -> Result<(String, String), 
     Ok((text("certificate", certificate)?, text("key", key)?))
 }
 
-/// In lines of 64, as PEM wants them.
+/// In lines of 64, as PEM requires.
 fn wrapped(text: &str) -> String {
     let lines = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]);
     lines.collect::<Vec<_>>().join("\n")

@@ -1,8 +1,8 @@
-//! A text with its escapes undone, and where each byte came from. Pure.
+//! A text with its escapes decoded, and the origin of each byte. Pure.
 
 use std::ops::Range;
 
-/// A way to escape.
+/// A kind of escapes.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     /// Of JSON and of Rust's `Debug`.
@@ -13,10 +13,10 @@ pub(super) enum Kind {
     Entity,
 }
 
-/// A text with escapes of one kind undone.
+/// A text with escapes of one kind decoded.
 pub(super) struct Unescaped {
     bytes: Vec<u8>,
-    /// Where each byte begins in the first text, and where the last one ends.
+    /// The start of each byte in the original text, and the end of the last one.
     at: Vec<usize>,
 }
 
@@ -35,7 +35,7 @@ impl Unescaped {
         &self.bytes
     }
 
-    /// What stood for these bytes in the first text.
+    /// The place of these bytes in the original text.
     pub(super) fn origin(&self, span: &Range<usize>) -> Range<usize> {
         self.at[span.start]..self.at[span.end]
     }
@@ -44,7 +44,7 @@ impl Unescaped {
 impl Kind {
     pub(super) const ALL: [Self; 3] = [Self::Backslash, Self::Percent, Self::Entity];
 
-    /// What every escape of it begins with.
+    /// The first byte of every escape of this kind.
     fn mark(self) -> u8 {
         match self {
             Self::Backslash => b'\\',
@@ -91,7 +91,7 @@ enum Plain {
     Char(char),
 }
 
-/// The length of an escape, and what it stands for.
+/// The length of an escape, and its decoded value.
 type Escape = (usize, Plain);
 
 fn backslash(text: &[u8]) -> Option<Escape> {

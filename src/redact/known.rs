@@ -1,4 +1,4 @@
-//! The values that are known, and where they are in a text. Pure: takes the time.
+//! The known secrets, and their places in a text. Pure: takes the time.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,16 +11,16 @@ use base64::engine::general_purpose::STANDARD;
 /// Values of fewer characters are not remembered.
 const SHORTEST: usize = 8;
 
-/// A text is looked up by so many bytes.
+/// Bytes of a place by which a text is looked up.
 const KEY: usize = 8;
 
-/// So many bytes of a longer value in a row are a piece of it, wherever they are from.
+/// So many bytes in a row from a longer value count as a piece of it.
 const PIECE: usize = 2 * KEY;
 
-/// A value that repeats itself is looked up by so many of its places.
+/// Most places by which a repetitive value is looked up.
 const MOST_ALIKE: usize = 4;
 
-/// What is over is forgotten after so many new values.
+/// Expired values are forgotten after so many new ones.
 const FORGET_AFTER: u32 = 64;
 
 /// Values, and the places by which their forms are found.
@@ -28,9 +28,9 @@ const FORGET_AFTER: u32 = 64;
 pub(super) struct Known {
     /// Each with its end, if it has one.
     values: HashMap<Box<str>, Option<Instant>>,
-    /// Of every form each eighth place, by the bytes that stand there.
+    /// Every eighth place of each form, by its bytes.
     places: HashMap<[u8; KEY], Vec<Place>>,
-    /// Which pairs of bytes a place begins with, a bit each: most of a text is passed by it.
+    /// The first two bytes of all places, a bit each: a filter that skips most of a text.
     pairs: Vec<u64>,
     new: u32,
 }
@@ -55,7 +55,7 @@ impl Known {
         value.chars().nth(SHORTEST - 1).is_none() || self.values.get(value).is_some_and(lasts)
     }
 
-    /// Remembers a value until then; `None`: for good.
+    /// Remembers a value until then; `None`: for ever.
     pub(super) fn learn(&mut self, value: &str, until: Option<Instant>, now: Instant) {
         if self.knows(value, until) {
             return;
@@ -122,7 +122,7 @@ impl Known {
 }
 
 impl Place {
-    /// What of the text around `at` is of this form, if it is all of it or a piece.
+    /// The part of the text around `at` that is this form, if that is all of it or a piece.
     fn meets(&self, text: &[u8], at: usize) -> Option<Range<usize>> {
         let same = |(a, b): &(&u8, &u8)| a == b;
         let ahead = text[at..].iter().zip(&self.form[self.at..]).take_while(same).count();
@@ -139,7 +139,7 @@ fn pair(key: [u8; KEY]) -> (usize, u64) {
     (usize::from(number / 64), 1 << (number % 64))
 }
 
-/// A value as others may write it, but for escapes.
+/// The forms in which a value may appear, apart from escapes.
 fn forms(value: &str) -> Vec<Vec<u8>> {
     // Errors are shown in one line.
     let line = value.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -1,15 +1,14 @@
-//! What must not be seen: every secret value that this process knows, taken out of all that it prints
-//! or serves.
+//! Masking: every secret value that this process knows is removed from all that it prints or serves.
 //!
-//! Who reads, fetches or is given a secret says so to [`learn`]. All output passes here: the log and
-//! other talk through [`stderr`], answers to commands through [`stdout`], what is served through
-//! [`clean`]. So it does not matter who repeats a secret: an API in an error, a library, a panic.
+//! Code that reads, fetches or receives a secret gives it to [`learn`]. All output passes here: the log and
+//! messages through [`stderr`], output of commands through [`stdout`], HTTP answers through [`clean`]. So it
+//! does not matter what repeats a secret: an API in an error, a library, a panic.
 //!
-//! A value is found as it is and as it reads in escapes (of JSON, of URLs, of HTML, in one another) and
-//! in Base64; of a long one each piece is found, too, because who repeats it may cut it.
+//! A value is found verbatim, in escapes (of JSON, of URLs, of HTML, also nested) and in Base64; pieces of a
+//! long one are found, too, because a repeated text may be cut.
 //!
-//! Not here: the text of a configuration file, which is covered by the look of what stands in it, because
-//! a value that can't be read is not known.
+//! Not here: the text of a configuration file, which is masked by its syntax, because the value of a broken
+//! setting is not known.
 
 mod escapes;
 mod known;
@@ -24,40 +23,40 @@ use escapes::{Kind, Unescaped};
 use known::Known;
 use parking_lot::{RwLock, RwLockReadGuard};
 
-/// What stands in place of a secret.
+/// The text in place of a secret.
 const COVER: &str = "…";
 
 /// An escaped text in an escaped text, and so on: an error of an API that is JSON, as a text in a log
 /// line that is JSON, and one more.
 const MOST_LAYERS: usize = 3;
 
-/// A token is known for so long after its end: who repeats it may be late, and clocks differ.
+/// How long a token is masked after its expiry: it may be repeated late, and clocks differ.
 const AFTER_THE_END: Duration = Duration::from_hours(1);
 
-/// Values that the environment holds for libraries, which read them by themselves.
+/// Variables with secrets that libraries read by themselves.
 const VARIABLES: [&str; 3] =
     ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"];
 
-/// Addresses that may hold a password.
+/// Variables with URLs that may hold a password.
 const PROXIES: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
 
 static KNOWN: LazyLock<RwLock<Known>> = LazyLock::new(RwLock::default);
 
-/// Remembers a secret for good: an old key is a key until somebody withdraws it. Values of less than
-/// eight characters are not remembered: words would be covered everywhere.
+/// Remembers a secret for ever: an old key is valid until it is revoked. Values of less than eight characters
+/// are not remembered: common words would be masked everywhere.
 pub fn learn(value: &str) {
     remember(value, None);
 }
 
-/// Remembers a secret that is worth nothing after `lifetime`; `None`: for good.
+/// Remembers a secret that is worthless after `lifetime`; `None`: for ever.
 pub fn learn_for(value: &str, lifetime: Option<Duration>) {
     let now = Instant::now();
-    // One that outlives every clock is as good as for good.
+    // An end beyond the clock's range counts as none.
     let until = lifetime.and_then(|life| now.checked_add(life)?.checked_add(AFTER_THE_END));
     remember(value, until);
 }
 
-/// Remembers what the environment of this process holds for its libraries.
+/// Remembers the secrets in the environment of this process.
 pub fn learn_environment() {
     let value = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
     for secret in VARIABLES.into_iter().filter_map(value) {
@@ -75,23 +74,23 @@ pub fn learn_environment() {
 pub fn clean(text: &str) -> Cow<'_, str> {
     match cleaned(text.as_bytes()) {
         None => Cow::Borrowed(text),
-        // Whole characters were covered.
+        // Only whole characters were replaced.
         Some(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
     }
 }
 
-/// Standard error, for everything that is said there. Lines are written whole.
+/// Standard error, for all output there. Lines are written whole.
 pub fn stderr() -> Clean<io::Stderr> {
     Clean::new(io::stderr())
 }
 
-/// Standard output, for everything that people or scripts read there. Lines are written whole.
+/// Standard output, for all output there. Lines are written whole.
 pub fn stdout() -> Clean<io::Stdout> {
     Clean::new(io::stdout())
 }
 
-/// Writes lines without the secrets in them, however they come in pieces. A line that has no end is
-/// written by `flush` or when this is dropped.
+/// Writes lines with their secrets masked, even if they come in pieces. A line without an end is written by
+/// `flush` or on drop.
 #[derive(Debug)]
 pub struct Clean<W: Write> {
     inner: W,
@@ -130,7 +129,7 @@ impl<W: Write> Write for Clean<W> {
 
 impl<W: Write> Drop for Clean<W> {
     fn drop(&mut self) {
-        // Nobody is left to tell.
+        // There is no one left to report an error to.
         let _ = self.flush();
     }
 }
@@ -176,7 +175,7 @@ fn cleaned(text: &[u8]) -> Option<Vec<u8>> {
     (!spans.is_empty()).then_some(shown)
 }
 
-/// Where secrets are, in order and apart.
+/// The places of secrets, in order and disjoint.
 fn secrets(known: &Known, text: &[u8]) -> Vec<Range<usize>> {
     if known.is_empty() {
         return Vec::new();
@@ -214,7 +213,7 @@ fn below(
     }
 }
 
-/// To whole characters: a piece of a secret may begin within one.
+/// Widened to whole characters: a piece of a secret may begin within one.
 fn widen(text: &[u8], span: &mut Range<usize>) {
     let within = |at: usize| text.get(at).is_some_and(|byte| byte & 0xC0 == 0x80);
     while span.start > 0 && within(span.start) {

@@ -1,9 +1,9 @@
 //! A value that expires and is renewed ahead of that: AWS credentials, OAuth tokens.
 //!
-//! One renewal runs at a time, in a task of its own, and who asks meanwhile gets the old value as long
-//! as it is good. A renewal that fails changes nothing: the old value is used until it expires, and the
-//! next try waits. A value that was refused is renewed too, but seldom: the refusal may be for a reason
-//! that no new value mends. Times are monotonic, so a clock that jumps changes nothing here.
+//! One renewal runs at a time, in a task of its own, and callers get the old value meanwhile, as long as it
+//! is valid. A failed renewal changes nothing: the old value is used until it expires, and the next try
+//! waits. A refused value is renewed too, but seldom: the refusal may have a reason that no new value
+//! cures. Times are monotonic, so a clock that jumps changes nothing here.
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,33 +17,33 @@ use tokio::time::{Instant, timeout};
 
 use crate::backoff::Backoff;
 
-/// No renewal takes longer.
+/// Timeout of a renewal.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A renewal is begun between once and twice this before the end, …
+/// A renewal starts between once and twice this before the expiry, …
 const AHEAD: Duration = Duration::from_mins(5);
 
 /// … or between once and twice this part of the lifetime, if that is shorter.
 const AHEAD_PART: u32 = 6;
 
-/// No value is taken to live longer, whatever is said of it: what comes from outside must not get to where
-/// times end.
+/// Longest lifetime of a value; a longer one from outside is cut to it, so that additions of times can't
+/// overflow.
 pub const LONGEST: Duration = Duration::from_hours(366 * 24);
 
-/// A value is renewed after this, though it would be good for longer.
+/// A value is renewed after this, even if it is valid for longer.
 const RENEWED_AFTER: Duration = Duration::from_hours(24);
 
-/// A value that is dead on arrival is taken to live this long: a clock is wrong, not the value.
+/// Assumed lifetime of a value that arrives expired: a clock is wrong, not the value.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// After failed renewals the wait is up to this at first, and up to the other in the end.
+/// First and longest backoff after failed renewals.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
-/// Between two renewals because of a refusal: this at first, twice as long each time up to the other,
-/// and as at first after as long a quiet.
+/// Least time between two renewals because of a refusal: the first, doubled each time up to the other, and
+/// reset after as long without one.
 const AFTER_REFUSAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
 
-/// A new value, or in words why there is none.
+/// A new value, or the reason why there is none.
 pub type Fetching<T> = Pin<Box<dyn Future<Output = Result<Fresh<T>, String>> + Send>>;
 
 /// A value that was just fetched.
@@ -51,7 +51,7 @@ pub type Fetching<T> = Pin<Box<dyn Future<Output = Result<Fresh<T>, String>> + S
 pub struct Fresh<T> {
     /// The value.
     pub value: T,
-    /// How long it is good from now, [`LONGEST`] at most; `None`: until it is refused.
+    /// Its lifetime from now, [`LONGEST`] at most; `None`: until it is refused.
     pub lifetime: Option<Duration>,
 }
 
@@ -60,7 +60,7 @@ pub struct Fresh<T> {
 pub struct Held<T> {
     /// The value.
     pub value: Arc<T>,
-    /// Which one of those that were held so far.
+    /// The number of this value among all held so far.
     pub generation: u64,
 }
 
@@ -80,25 +80,25 @@ struct Shared<T> {
     ended: watch::Sender<()>,
 }
 
-/// Pure: takes the time and says what to do.
+/// Pure: takes the time and decides.
 struct State<T> {
     held: Option<Held<T>>,
-    /// When to renew it, and when not to use it any more.
+    /// When to renew it, and when it expires.
     life: Option<(Instant, Instant)>,
     running: bool,
     backoff: Backoff,
     not_before: Option<Instant>,
     /// Why the last renewal failed.
     why: String,
-    /// The last renewal because of a refusal, and how long none follows.
+    /// The last renewal because of a refusal, and the wait before the next.
     refusal: Option<(Instant, Duration)>,
 }
 
-/// What to do for somebody who asks.
+/// What to do for a caller.
 enum Step<T> {
-    /// Take it; and if so, begin a renewal.
+    /// Give the value; if true, start a renewal too.
     Use(Held<T>, bool),
-    /// Wait for the renewal; and if so, begin it.
+    /// Wait for the renewal; if true, start it.
     Wait(bool),
     /// There is none, and the next try is not due.
     Fail(String),
@@ -115,7 +115,7 @@ impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
         Self(Arc::new(Shared { what, fetch: Box::new(fetch), state, ended }))
     }
 
-    /// A value that is good now; waits for one only if there is none. The error says why there is none.
+    /// A valid value; waits only if there is none. The error is the reason why there is none.
     pub async fn get(&self) -> Result<Held<T>, String> {
         let mut ended = self.0.ended.subscribe();
         let step = self.0.lock().step(Instant::now());
@@ -139,14 +139,14 @@ impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
         state.good(Instant::now()).cloned().ok_or_else(|| state.why.clone())
     }
 
-    /// Begins to fetch the first one, so that it is there, or said that it is not, before somebody asks.
+    /// Starts to fetch the first value, so that it, or a logged failure, is there before the first call.
     pub fn begin_early(&self) {
         if let Step::Use(_, true) | Step::Wait(true) = self.0.lock().step(Instant::now()) {
             self.begin();
         }
     }
 
-    /// The value of this generation was refused. Whether there is another one now.
+    /// Notes that the value of this generation was refused. Whether there is a new one.
     pub async fn refused(&self, generation: u64) -> bool {
         let mut ended = self.0.ended.subscribe();
         let step = self.0.lock().refused(generation, Instant::now());
@@ -183,7 +183,7 @@ struct Running<T: PartialEq> {
 impl<T: PartialEq> Running<T> {
     fn end(&mut self, result: Result<Fresh<T>, String>) {
         self.shared.end(result);
-        // Only now: if that panics, too, who waits must be told all the same.
+        // Last, so that waiting callers are notified even if that panics, too.
         self.ended = true;
     }
 }
@@ -300,14 +300,14 @@ impl<T: PartialEq> State<T> {
     }
 }
 
-/// How long before the end of a lifetime its renewal begins: many bridges that started together do
-/// not ask together.
+/// How long before the expiry the renewal starts, at random: bridges that started together do not renew
+/// together.
 fn ahead(lifetime: Duration) -> Duration {
     AHEAD.min(lifetime / AHEAD_PART).mul_f64(rand::rng().random_range(1.0..=2.0))
 }
 
 impl<T> fmt::Debug for Renewal<T> {
-    /// Says nothing of the value: it is a secret.
+    /// Leaves out the value: it is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Renewal({})", self.0.what)
     }

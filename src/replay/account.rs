@@ -1,4 +1,4 @@
-//! What became of every record: the account, and the tally that keeps it while records are in flight.
+//! The result of every record: the account, and the tally that keeps it while records are in flight.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const MAX_IN_FLIGHT: usize = 1_000;
 /// Bytes of payload in flight at most, but for one record that is larger by itself.
 const MAX_BYTES: usize = 64 << 20;
 
-/// So many unreadable lines, and unknown routes, are named; more are only counted.
+/// How many unreadable lines, and unknown routes, are listed; more are only counted.
 const MAX_NAMED: usize = 1_000;
 
 /// A line of a file.
@@ -36,7 +36,7 @@ pub struct Unread {
     pub bytes: u64,
 }
 
-/// What became of every line. A line is a record or unreadable; a record is counted once.
+/// The result of every line. A line is a record or unreadable; a record is counted once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Lines that are records.
@@ -45,11 +45,11 @@ pub struct Account {
     pub skipped: u64,
     /// Records all of whose events the API accepted; in a dry run, those it would be sent.
     pub published: u64,
-    /// Records with an event that a good answer of the API named in neither list.
+    /// Records with an event that a success of the API named in neither list.
     pub unconfirmed: u64,
-    /// Records that were rejected again, and stand in the file for those.
+    /// Records that were rejected again, and written to the file for rejects.
     pub rejected: u64,
-    /// Records of routes that the configuration does not have, and stand in the file for those.
+    /// Records of routes that the configuration does not have, and written to the file for rejects.
     pub unknown_route: u64,
     /// How many by route, for the first routes.
     pub unknown_routes: BTreeMap<String, u64>,
@@ -57,11 +57,11 @@ pub struct Account {
     pub unreadable: u64,
     /// The first of them, and why.
     pub unreadable_lines: Vec<(Place, String)>,
-    /// Records whose end is not known: they were in flight when the replay was stopped.
+    /// Records with an unknown outcome: they were in flight when the replay was stopped.
     pub unsettled: Vec<Place>,
-    /// What was not read.
+    /// The part that was not read.
     pub unread: Vec<Unread>,
-    /// Somebody was in a hurry: what was in flight was not waited for.
+    /// Aborted: records in flight were not waited for.
     pub aborted: bool,
 }
 
@@ -104,7 +104,7 @@ impl Account {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     state: Mutex<State>,
-    /// Somebody may wait for room, and nobody else waits.
+    /// Notified when there may be room, for the one task that waits for it.
     changed: Notify,
 }
 
@@ -141,7 +141,7 @@ impl Tally {
         }
     }
 
-    /// Takes a record that became one for `first`; `unknown_route` is its route if there is none of that
+    /// Takes a record, whose first rejection is `first`; `unknown_route` is its route if no route has that
     /// name.
     pub(super) fn take(
         self: &Arc<Self>,
@@ -186,7 +186,7 @@ impl Tracker for Tally {
             (Outcome::Accepted(Done::Unconfirmed), _) => account.unconfirmed += 1,
             (Outcome::Accepted(Done::DeadLettered), None) => account.rejected += 1,
             (Outcome::Accepted(Done::DeadLettered), Some(route)) => account.unknown(&route),
-            // Whatever else may come of a record, it was neither published nor kept.
+            // With any other outcome a record was neither published nor kept.
             (Outcome::Accepted(_) | Outcome::Rejected | Outcome::Released, _) => {
                 account.unsettled.push(held.place);
             }

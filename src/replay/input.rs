@@ -1,4 +1,4 @@
-//! The files, and which of their records are wanted.
+//! The files, and the filter of their records.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -20,20 +20,20 @@ use crate::dead_letter::record::Kept;
 use crate::route::{RouteName, Spec};
 use crate::shutdown::Shutdown;
 
-/// What to replay.
+/// The options of a replay.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Dead-letter files, in this order.
     pub files: Vec<PathBuf>,
     /// Only records that failed on this route.
     pub route: Option<String>,
-    /// Only records that were written then or later.
+    /// Only records written at this time or later.
     pub since: Option<SystemTime>,
-    /// Where records go that are rejected again; `FILE.rejected` beside each file if it is `None`.
+    /// The file for records that are rejected again; `None`: `FILE.rejected` beside each file.
     pub rejects: Option<PathBuf>,
 }
 
-/// The files, opened, and what is wanted of them.
+/// The open files, and the filter.
 pub(super) struct Input {
     lines: mpsc::Receiver<Line>,
     pub(super) lengths: Vec<u64>,
@@ -130,7 +130,7 @@ impl Input {
     }
 }
 
-/// The files that records go to which are rejected again: one for all, or one for each.
+/// The files for records that are rejected again: one for all, or one for each input.
 pub(super) fn rejects_of(options: &Options) -> Vec<PathBuf> {
     let beside = |path: &PathBuf| {
         let mut name = path.as_os_str().to_owned();
@@ -143,7 +143,7 @@ pub(super) fn rejects_of(options: &Options) -> Vec<PathBuf> {
     }
 }
 
-/// Where records go that `path` holds and that are rejected again.
+/// The file for records of `path` that are rejected again.
 pub fn rejects_beside(options: &Options, file: usize) -> Option<PathBuf> {
     let all = rejects_of(options);
     all.get(file).or(all.first()).cloned()

@@ -1,4 +1,4 @@
-//! The lines of the files, read one by one by a thread of its own.
+//! The lines of the files, read by a thread of its own.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -8,13 +8,13 @@ use tokio::sync::mpsc;
 use super::account::Place;
 use crate::dead_letter::record::{self, Kept};
 
-/// A longer line is unreadable. No event can come of one: an event has at most 240,000 bytes.
+/// A longer line counts as unreadable: no event fits it, since an event has at most 240,000 bytes.
 const MAX_LINE: u64 = 64 << 20;
 
-/// Lines that are read ahead.
+/// Most lines read ahead.
 const AHEAD: usize = 16;
 
-/// A line, and what it is.
+/// A line, and its record.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) place: Place,
@@ -26,8 +26,8 @@ pub(super) struct Line {
     pub(super) is_fatal: bool,
 }
 
-/// Starts to read `files`, each to the length it has now: what is appended meanwhile is for the next
-/// replay. Ends when nobody takes lines any more.
+/// Starts to read `files`, each to its present length: lines appended meanwhile are for the next replay.
+/// Ends when the receiver is dropped.
 pub(super) fn read(
     files: Vec<(File, u64)>,
     separator: impl Fn(&str) -> char + Send + 'static,

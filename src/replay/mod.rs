@@ -1,8 +1,8 @@
 //! Dead letters through their routes again: the records of files, in their order and at least once,
 //! through the same routes and publishers that the bridge runs, with an account of every one.
 //!
-//! No broker is needed. The files are never changed; what is rejected again is written to a file
-//! beside, on disk before it is counted. Nothing here talks to people.
+//! No broker is needed. The files are never changed; records that are rejected again are written to a file
+//! beside, on disk before they are counted. Nothing is printed here.
 
 mod account;
 mod input;
@@ -37,10 +37,10 @@ use account::Tally;
 use input::{Input, Read, rejects_of};
 use plan::{Routes, Unknown};
 
-/// The `reason` of records whose route is gone.
+/// The `reason` of records whose route no longer exists.
 const UNKNOWN_ROUTE: &str = "unknown_route";
 
-/// After the abort every part has this long to let go.
+/// After the abort every part has this long to end.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why nothing was replayed.
@@ -54,7 +54,7 @@ pub enum BuildError {
         /// What is wrong.
         why: io::Error,
     },
-    /// It would be replayed twice.
+    /// A file is given twice.
     #[error("`{0}` is named twice")]
     Twice(String),
     /// Records would be written to a file they come from.
@@ -62,7 +62,7 @@ pub enum BuildError {
         "`{0}` would be read and written: what is rejected again goes there; replay it by itself, or name another file with `--rejects`"
     )]
     Both(String),
-    /// Where records are to go that are rejected again.
+    /// The file for records that are rejected again.
     #[error(transparent)]
     Rejects(#[from] OpenError),
     /// No such route.
@@ -84,7 +84,7 @@ pub enum BuildError {
     },
 }
 
-/// A replay that is made and not yet running.
+/// A replay that is built and not yet running.
 pub struct Replay {
     input: Input,
     parts: JoinSet<()>,
@@ -101,18 +101,18 @@ struct Feed {
     rejects: Rejects,
 }
 
-/// Where records go that are rejected again.
+/// The writer of records that are rejected again.
 #[derive(Clone)]
 struct Rejects {
     /// One a file.
     letters: Vec<mpsc::UnboundedSender<Letter>>,
-    /// Knows what file a record comes from.
+    /// Knows the file of each record.
     tally: Arc<Tally>,
-    /// The names of the routes, as the configuration numbers them.
+    /// The names of the routes, in the configuration's order.
     routes: Arc<[RouteName]>,
 }
 
-/// A view of how far a replay is; cheap to clone.
+/// A view of a replay's progress; cheap to clone.
 #[derive(Clone)]
 pub struct Progress {
     /// Of all files.
@@ -123,7 +123,7 @@ pub struct Progress {
 }
 
 impl Replay {
-    /// Opens the files and makes the publishers; nothing is sent before [`run`](Self::run).
+    /// Opens the files and builds the publishers; nothing is sent before [`run`](Self::run).
     pub async fn build(
         config: &Config,
         options: &Options,
@@ -171,7 +171,7 @@ impl Replay {
         Ok(Self { input, parts, feed, progress, grace: config.grace, shutdown })
     }
 
-    /// How far it is.
+    /// Its progress.
     pub fn progress(&self) -> Progress {
         self.progress.clone()
     }
@@ -216,7 +216,7 @@ impl Progress {
         (self.bytes.load(Ordering::Relaxed), account, in_flight)
     }
 
-    /// What holds it up, if anything does.
+    /// What it waits for, if anything.
     pub fn held_up(&self) -> Option<String> {
         let (part, why) = self.health.not_ready().into_iter().next()?;
         Some(format!("{part}: {why}"))
@@ -224,7 +224,7 @@ impl Progress {
 }
 
 impl Feed {
-    /// Hands record after record over, until the files end or the drain starts; how far it came.
+    /// Hands records over until the files end or the drain starts; gives how far it came.
     async fn run(&self, input: &mut Input, progress: &Progress, shutdown: &Shutdown) -> Vec<Read> {
         let tally = &progress.tally;
         let mut read = input.start();
@@ -235,7 +235,7 @@ impl Feed {
                 () = shutdown.drain() => break,
                 () = tally.room(bytes) => {}
             }
-            // A publisher that stopped releases whatever it is given.
+            // A stopped publisher releases all that it gets.
             if self.publishers.values().any(mpsc::UnboundedSender::is_closed) {
                 break;
             }
@@ -302,7 +302,7 @@ impl Feed {
 }
 
 impl Rejects {
-    /// Takes what the publishers hand back, until they have gone.
+    /// Takes events that the publishers hand back, until those have ended.
     async fn run(self, mut refused: mpsc::UnboundedReceiver<Refused>) {
         while let Some(Refused { entry, channel, why }) = refused.recv().await {
             // A part that is dropped is unsettled.
@@ -319,7 +319,7 @@ impl Rejects {
         channel: Option<String>,
         (reason, detail): (&'static str, String),
     ) {
-        // What is not written to its file is dropped, which leaves the record unsettled.
+        // A record that can't be written to its file is dropped, which leaves it unsettled.
         let Some((place, first)) = self.tally.origin(delivery.token()) else { return };
         let Some(letters) = self.letters.get(place.file) else { return };
         let (message, at) = (Arc::new(delivery.message().clone()), SystemTime::now());

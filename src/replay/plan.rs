@@ -1,4 +1,4 @@
-//! What the routes of today make of a record.
+//! The decisions of the present routes on a record.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,9 +29,9 @@ impl Routes {
         }
     }
 
-    /// The decision of the route that `kept` failed on, or those of the whole table if no route took
-    /// it then. None at all: no route takes it now. Of a record that names one of the channels, that
-    /// channel alone is left: the API has taken the others.
+    /// The decision of the route that `kept` failed on, or those of the whole table if no route matched then.
+    /// None at all: no route matches now. A record that names one of the channels goes to that channel only:
+    /// the API has accepted the others.
     pub(super) fn plan(&self, kept: &Kept) -> Result<Vec<Decision<'_>>, Unknown> {
         let table = match &kept.route {
             None => &self.whole,
@@ -49,10 +49,10 @@ impl Routes {
     }
 }
 
-/// What parts the levels of a source's topics.
+/// The level separator of a source's topics.
 pub(super) fn separators(config: &Config) -> impl Fn(&str) -> char + Send + 'static {
     let known: HashMap<_, _> =
         config.sources.iter().map(|s| (s.name.clone(), s.kind.separator())).collect();
-    // No route takes from a source that is not configured, so what parts its levels is all the same.
+    // No route reads from a source that is not configured, so its separator does not matter.
     move |source| known.get(source).copied().unwrap_or('/')
 }

@@ -1,4 +1,4 @@
-//! What a replay would do, without doing it.
+//! The dry run of a replay: its effects, without any.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::config::Config;
 use crate::route::{Decision, Rejection, RouteName};
 use crate::shutdown::Shutdown;
 
-/// What a dry run has to say of a record.
+/// The report of a dry run on a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Preview {
     /// An event would be published.
     Event {
         /// By this route.
         route: RouteName,
-        /// There.
+        /// To this channel.
         channel: String,
         /// Its size.
         bytes: usize,
@@ -33,7 +33,7 @@ pub enum Preview {
     },
 }
 
-/// Reads the files and says what would be published where; no network, nothing written. Stops at the
+/// Reads the files and reports what would be published where; no network, nothing written. Stops at the
 /// drain.
 pub async fn dry_run(
     config: &Config,

@@ -1,4 +1,4 @@
-//! A payload read as JSON: checked once, and looked into for the fields that routes name.
+//! A payload read as JSON: checked once, and searched for the fields that routes name.
 //!
 //! The text itself is what gets published, so it is checked and not rebuilt. Fields are found by
 //! walking the text: a key that stands twice on the way to a routing field is refused, because two
@@ -24,7 +24,7 @@ pub struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// Checks encoding, syntax and depth; no recursion, whatever comes.
+    /// Checks encoding, syntax and depth; without recursion, so that no payload exhausts the stack.
     pub fn parse(payload: &'a Bytes) -> Result<Self, Rejection> {
         let text = std::str::from_utf8(payload).map_err(|e| {
             Rejection::new(Reason::InvalidUtf8, format!("not UTF-8 at byte {}", e.valid_up_to()))
@@ -64,7 +64,7 @@ impl<'a> Document<'a> {
             Some(b'"') => match serde_json::from_str(text) {
                 Ok(Text(text)) if text.is_empty() => Err(unusable("it is empty")),
                 Ok(Text(text)) => Ok(text),
-                // The syntax is right, so nothing else is left to be wrong.
+                // The syntax is valid, so no other error is left.
                 Err(_) => Err(unusable("it holds half of a surrogate pair, which is no text")),
             },
             Some(b'0'..=b'9' | b'-' | b't' | b'f') => Ok(Cow::Borrowed(text)),
@@ -145,7 +145,7 @@ fn child<'a>(value: &'a RawValue, name: &str) -> Result<Option<&'a RawValue>, Tw
 
     let mut deserializer = serde_json::Deserializer::from_str(value.get());
     match value.get().as_bytes().first() {
-        // The text was checked, so what fails here is no object or array with such a member.
+        // The text was checked, so a failure here means no object or array with such a member.
         Some(b'{' | b'[') => deserializer.deserialize_any(Find(name)).unwrap_or(Ok(None)),
         _ => Ok(None),
     }
@@ -153,7 +153,7 @@ fn child<'a>(value: &'a RawValue, name: &str) -> Result<Option<&'a RawValue>, Tw
 
 /// Whether a text that is known to be JSON is nested deeper than may be.
 fn too_deep(text: &[u8]) -> bool {
-    // Nearly every payload has fewer brackets than it may have levels, which is seen at a glance.
+    // A fast path: nearly every payload has fewer brackets than it may have levels.
     let many = memchr::memchr2_iter(b'{', b'[', text).nth(MAX_DEPTH).is_some();
     many && depth(text) > MAX_DEPTH
 }

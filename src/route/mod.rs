@@ -1,6 +1,6 @@
-//! Which messages go where: a table of routes, and what each of them makes of a message.
+//! The routes: a table, and the decision of each route on a message.
 //!
-//! A route takes a message if its sources and its topic pattern fit. It then either renders an event
+//! A route takes a message if its sources and its topic pattern match. It then either renders an event
 //! and the channels it goes to, or rejects the message with a reason. Nothing here does I/O.
 
 use std::fmt;
@@ -35,24 +35,24 @@ pub struct Spec {
     pub from: Vec<SourceName>,
     /// The topics it takes; `None`: all.
     pub topic: Option<Pattern>,
-    /// Where its events go, at least one.
+    /// The channels of its events, at least one.
     pub channels: Vec<Template>,
     /// The API they go to.
     pub api: Arc<str>,
-    /// What orders its events.
+    /// The ordering key of its events.
     pub order: OrderBy,
     /// At most one event of a key in a request.
     pub strict_order: bool,
-    /// Tries an event gets that the API keeps failing on its own.
+    /// Attempts for an event that keeps failing by its own fault.
     pub give_up_after: u32,
-    /// What becomes of what can't be published.
+    /// What is done with messages that can't be published.
     pub dead_letter: RejectTo,
 }
 
 /// `order_by`.
 #[derive(Clone, Debug)]
 pub enum OrderBy {
-    /// What the source says: the MQTT topic, the Kafka key, ….
+    /// The source's own key: the MQTT topic, the Kafka key, ….
     Source,
     /// Nothing is ordered.
     Nothing,
@@ -85,7 +85,7 @@ pub struct Fault {
 pub struct Rejection {
     /// The kind, a label of metrics.
     pub reason: Reason,
-    /// In words; nothing of a payload but a routing value, escaped and cut.
+    /// The text; nothing of a payload but a routing value, escaped and cut.
     pub detail: String,
 }
 
@@ -100,7 +100,7 @@ pub enum Reason {
     TooDeep,
     /// The event is larger than an event may be.
     TooLarge,
-    /// What a template names is missing, empty, or no text.
+    /// A value that a template names is missing, empty, or no text.
     NoRouteValue,
     /// A value does not fit into a channel.
     BadChannelSegment,
@@ -108,7 +108,7 @@ pub enum Reason {
     DuplicateKey,
     /// No route takes the message, and the source wants such messages kept.
     Unrouted,
-    /// The Event API refused the event, or kept failing it on its own.
+    /// The Event API refused the event, or kept failing by the event's own fault.
     Refused,
 }
 
@@ -118,7 +118,7 @@ pub struct RouteTable {
     routes: Vec<Arc<Spec>>,
 }
 
-/// What one route makes of a message.
+/// The decision of one route on a message.
 #[derive(Debug)]
 pub struct Decision<'t> {
     /// The route.
@@ -129,14 +129,14 @@ pub struct Decision<'t> {
     pub outcome: Result<Rendered, Rejection>,
 }
 
-/// An event, which is the payload of its message as it is, and where it goes.
+/// An event, which is its message's payload unchanged, and its channels.
 #[derive(Debug)]
 pub struct Rendered {
     /// Of the event.
     pub escaped_len: EscapedLen,
     /// Its channels, each one once, at least one.
     pub channels: SmallVec<[Channel; 1]>,
-    /// What orders it, if anything does.
+    /// Its ordering key, if it has one.
     pub order: Option<OrderKey>,
 }
 
@@ -151,7 +151,7 @@ impl RouteTable {
         &self.routes
     }
 
-    /// What becomes of `message`: one decision for each route that takes it, none if no route does. A
+    /// Decides on `message`: one decision for each route that takes it, none if no route does. A
     /// payload of more than `limit` bytes is rejected unread.
     pub fn decide<'t>(
         &'t self,
@@ -232,7 +232,7 @@ impl Reason {
         Self::Refused,
     ];
 
-    /// Those that a route itself finds.
+    /// The reasons that a route itself can give.
     pub const OF_ROUTES: [Self; 7] = [
         Self::InvalidUtf8,
         Self::InvalidJson,

@@ -44,7 +44,7 @@ enum Level {
 }
 
 impl Pattern {
-    /// `text`, whatever spelled it, as a pattern is; `None` where that can't be told.
+    /// `text`, of whatever syntax, as a pattern; `None` where that can't be told.
     pub fn spelled(text: &str, separator: char) -> Option<String> {
         wildcard::spelled(text, separator, Spelling::Route)
             .filter(|spelled| Self::parse(spelled, separator).is_ok())
@@ -83,7 +83,7 @@ impl Pattern {
         &self.text
     }
 
-    /// As it would be were all its text in lower case; its captures have no names then.
+    /// The pattern in lower case; its captures lose their names.
     #[must_use]
     pub fn to_lowercase(&self) -> Self {
         let lower = |level: &Level| match level {
@@ -94,7 +94,7 @@ impl Pattern {
         Self { text: self.text.to_lowercase(), levels, captures: Vec::new(), rest: self.rest }
     }
 
-    /// What every topic that it takes begins with, and whether that is all of it.
+    /// The common beginning of all topics that it takes, and whether that is the whole topic.
     pub fn prefix(&self, separator: char) -> (String, bool) {
         let mut prefix = String::new();
         for (number, level) in self.levels.iter().enumerate() {
@@ -113,7 +113,7 @@ impl Pattern {
         (prefix, !self.rest)
     }
 
-    /// What the pattern captures, in order.
+    /// The pattern's captures, in order.
     pub fn captures(&self) -> &[Capture] {
         &self.captures
     }
@@ -274,7 +274,7 @@ fn first_level(text: &str, separator: char) -> (&str, Option<&str>) {
     }
 }
 
-/// The fault of a pattern that is spelled as elsewhere.
+/// The fault of a pattern in another product's syntax.
 fn foreign(text: &str, separator: char) -> Option<Fault> {
     let spelled = || Pattern::spelled(text, separator);
     let Some(place) = wildcard::foreign(text, separator, Spelling::Route) else {

@@ -42,7 +42,7 @@ enum Value {
     Json(Vec<String>),
 }
 
-/// What a template is rendered from.
+/// The input of a template.
 pub struct Context<'a> {
     /// The message.
     pub message: &'a Message,
@@ -203,7 +203,7 @@ fn split_segments(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The pieces of `text` with their spans; `offset` is where `text` stands in what the operator wrote.
+/// The pieces of `text` with their spans; `offset` is the place of `text` in the operator's setting.
 fn parse(
     text: &str,
     offset: usize,
@@ -290,7 +290,7 @@ fn parse_placeholder(
     Err(fault(span.clone(), &format!("nothing is called `{inner}`"), &hint))
 }
 
-/// What can be known of a segment before any message: literal text follows the grammar, and the
+/// Checks a segment as far as possible without a message: literal text follows the grammar, and the
 /// namespace is literal.
 fn check_segment(
     pieces: &[(Piece, Range<usize>)],

@@ -1,4 +1,4 @@
-//! Wildcards that belong elsewhere: found where they stand, and spelled as that place spells them.
+//! Wildcards of a foreign syntax: found, and translated for a hint.
 //!
 //! A route's `topic`, a filter of MQTT and a regular expression of Kafka have wildcards of their own, and
 //! NATS, shells and web frameworks have others. One in the wrong place is mere text there, which no topic
@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// What wildcards stand in.
+/// The syntax of a setting with wildcards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Spelling {
     /// A route's `topic`: `plant/{site}/*/{rest..}`.
@@ -18,13 +18,13 @@ pub enum Spelling {
     Regex,
 }
 
-/// What a level was probably meant to be.
+/// The probable meaning of a level.
 enum Level<'t> {
     /// Itself, or a text with wildcards in it.
     Text(&'t str),
     /// Any one level, with its name if it has one.
     One(&'t str),
-    /// All that remain.
+    /// All remaining levels.
     Rest(&'t str),
 }
 
@@ -44,7 +44,7 @@ pub fn foreign(text: &str, separator: char, place: Spelling) -> Option<Range<usi
     })
 }
 
-/// `text`, whatever spelled it, as `to` does; `None` where that can't be told.
+/// `text`, of whatever syntax, in that of `to`; `None` where that can't be told.
 pub fn spelled(text: &str, separator: char, to: Spelling) -> Option<String> {
     let text = without_regex(text)?;
     let text = ["$share/", "$queue/"].iter().find_map(|p| text.strip_prefix(p)).map_or(
