@@ -1,4 +1,4 @@
-//! What one run of the loader has found so far, and what it reads values with.
+//! The state of one run of the loader: its findings so far, and the sources of values.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -11,14 +11,14 @@ use super::value;
 use crate::config::environment::Environment;
 use crate::config::log_format::LogFormat;
 
-/// What one run of the loader knows and has found so far.
+/// The state of one run of the loader.
 pub(in crate::config) struct Ledger<'a> {
     /// The file.
     pub(in crate::config) text: &'a str,
     /// Where variables are looked up.
     pub(in crate::config) environment: &'a Environment,
     pub(in crate::config) broken: Broken<'a>,
-    /// How log lines are to look, whatever is wrong elsewhere.
+    /// The format of log lines, even if other settings are invalid.
     pub(in crate::config) log_format: Cell<Option<LogFormat>>,
     masked: &'a Masked,
     found: RefCell<Vec<Problem>>,
@@ -42,7 +42,7 @@ pub(in crate::config) struct Located<T> {
 }
 
 impl<'a> Ledger<'a> {
-    /// Starts with what is wrong with the syntax.
+    /// Starts with the errors of the syntax.
     pub(in crate::config) fn new(
         text: &'a str,
         masked: &'a Masked,
@@ -147,7 +147,7 @@ impl Text {
         self.variable.is_none() && !self.hidden
     }
 
-    /// As an error shows it. What comes from the environment may be a secret and stays there.
+    /// As an error shows it. A value from the environment may be a secret and is not shown.
     pub(in crate::config) fn shown(&self) -> String {
         match &self.variable {
             Some(variable) => format!("the value of {variable}"),

@@ -1,6 +1,6 @@
 //! How a configuration is read: its syntax, its tables key by key, and every mistake with its place.
 //!
-//! Nothing here knows what a key means; that is said by whoever reads a [`Table`].
+//! Nothing here knows the meaning of a key; that is with the reader of a [`Table`].
 
 mod broken;
 mod field;

@@ -104,7 +104,7 @@ fn from_credential(
     read(ledger, key, span, &format!("the credential {shown}"), &directory.join(name), false)
 }
 
-/// Reads a secret's file; what is wrong with it is reported.
+/// Reads a secret's file; errors in it are reported.
 fn read(
     ledger: &Ledger<'_>,
     key: &str,

@@ -17,7 +17,7 @@ pub use concurrency::Concurrency;
 pub use pauses::{Pauses, Scope};
 pub use rate::RateGate;
 
-/// All that may keep an event from being sent, but for its place in its lane.
+/// All that may hold an event back, apart from its place in its lane.
 #[derive(Debug)]
 pub struct Limits {
     /// Requests in flight.
@@ -26,14 +26,14 @@ pub struct Limits {
     pub rate: RateGate,
     /// Whether the API answers.
     pub breaker: Breaker,
-    /// Which namespaces refuse us.
+    /// The paused namespaces.
     pub pauses: Pauses,
 }
 
-/// Why no event is sent now, whatever its namespace. That its namespace is paused, [`Pauses::room`] says.
+/// Why no event is sent now, of any namespace. For a pause of one namespace see [`Pauses::room`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// As many requests are in flight as the API bears.
+    /// The limit of requests in flight is reached.
     Concurrency,
     /// The API does not answer, and its probe is not due.
     Breaker,
@@ -42,7 +42,7 @@ pub enum Hold {
 }
 
 impl Limits {
-    /// At most so many requests in flight and events a second.
+    /// With these limits for requests in flight and events a second.
     pub fn new(max_concurrency: usize, max_rate: f64, now: Instant) -> Self {
         Self {
             concurrency: Concurrency::new(max_concurrency),
@@ -65,15 +65,15 @@ impl Limits {
         }
     }
 
-    /// A batch of so many events was sent to `namespace`.
+    /// Notes a batch of so many events sent to `namespace`.
     pub fn sent(&mut self, namespace: &str, events: usize, now: Instant) {
         self.pauses.sent(namespace, now);
         self.breaker.sent(now);
         self.rate.sent(events);
     }
 
-    /// Whether more events would only wait: the API does not answer, or is paused. It is not closed while
-    /// all that is left to ask a paused API with is refused itself, and may never learn that it is back.
+    /// Whether more events would only wait: the API does not answer, or is paused. `false` while every namespace
+    /// left to probe a paused API is refused itself: the end of the pause might never be seen.
     ///
     /// `requests` are in flight, `queued` events wait, those of the namespaces in `parked` for the end of a
     /// pause.
@@ -98,12 +98,12 @@ impl Limits {
         requests > in_vain || asleep || parked.any(|name| !self.pauses.contains(&Scope::of(name)))
     }
 
-    /// When [`hold`](Self::hold), or a pause, may say something else by the time alone.
+    /// When the result of [`hold`](Self::hold), or a pause, may change by the time alone.
     pub fn next_change(&self, requests: usize, queued: usize, now: Instant) -> Option<Instant> {
-        // Where something else holds the batches back, the end of that wakes us.
+        // Where something else holds the batches back, its end wakes the loop.
         let sends = self.concurrency.allows(requests) && self.breaker.allows(now);
         let rate = if sends && queued > 0 { self.rate.opens_at(now) } else { None };
-        // A time that has come was seen just now: to wait for it again would spin.
+        // A time that has passed was handled just now: to wait for it again would spin.
         let probe = self.breaker.probes_at().filter(|at| *at > now);
         [self.pauses.next_due(now), rate, probe].into_iter().flatten().min()
     }

@@ -8,7 +8,7 @@ use annotate_snippets::{Annotation, AnnotationKind, Snippet};
 use super::lines::Lines;
 use super::mask::COVER;
 
-/// Lines of a text, cut to what can be read, and what is marked in them.
+/// Lines of a text, cut to a readable length, and their marks.
 pub(in crate::config) struct Excerpt<'t> {
     text: String,
     /// The number of its first line, from 0.
@@ -17,7 +17,7 @@ pub(in crate::config) struct Excerpt<'t> {
     marks: Vec<(AnnotationKind, Range<usize>, Option<&'t str>)>,
 }
 
-/// What is shown of a line.
+/// The shown part of a line.
 struct Window {
     /// In the whole text.
     shown: Range<usize>,
@@ -27,12 +27,12 @@ struct Window {
     here: usize,
 }
 
-/// A place, and what is said of it.
+/// A place, and its label.
 type Mark<'t> = (Range<usize>, Option<&'t str>);
 
 /// Places that are further apart are shown apart.
 const LINES: usize = 40;
-/// A line is shown so far before and behind what is marked in it, in bytes.
+/// How much of a line is shown before and behind a mark, in bytes.
 const BESIDE: usize = 200;
 
 impl<'t> Excerpt<'t> {
@@ -78,7 +78,7 @@ impl<'t> Excerpt<'t> {
         excerpt
     }
 
-    /// Adds a line, or what of it is around the byte `at`.
+    /// Adds a line, or its part around the byte `at`.
     fn push(&mut self, text: &str, line: &Range<usize>, at: usize) {
         if !self.windows.is_empty() {
             self.text.push('\n');

@@ -1,12 +1,12 @@
-//! Which values may be shown: by where they stand *and* by what they look like.
+//! The values that may be shown: judged by their place *and* by their form.
 //!
-//! What is not known to be harmless is covered. A key that should hold a duration may hold a password by
-//! mistake, and a password may stand under a key that nobody knows: so a value is shown only under a key
-//! of this list, and only if it looks like what belongs there.
+//! A value not known to be harmless is covered. A key for a duration may hold a password by mistake, and an
+//! unknown key may hold one: so a value is shown only under a key of this list, and only if its form fits
+//! that key.
 
 use crate::config::reader::synonyms;
 
-/// What belongs under a key, as far as its look goes.
+/// The form of a key's values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     /// A word of a few that are known: `"mqtt"`.

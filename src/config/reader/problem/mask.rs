@@ -4,15 +4,15 @@ use std::ops::Range;
 
 use super::cover;
 
-/// A text without what [`cover`] covers, and where its parts went.
+/// A text with the parts that [`cover`] names masked, and a map of places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::config) struct Masked {
     text: String,
-    /// What was cut out of the original, in order and apart, and where its cover stands now.
+    /// The parts cut out of the original, in order and disjoint, and the places of their covers.
     cuts: Vec<(Range<usize>, usize)>,
 }
 
-/// What stands for something that is not shown.
+/// The text in place of a covered part.
 pub(in crate::config) const COVER: &str = "…";
 
 impl Masked {

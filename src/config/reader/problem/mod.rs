@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and how that is shown: the place, the line, a caret, a hint.
+//! The problems of a configuration, and their reports: the place, the line, a caret, a hint.
 
 mod cover;
 mod excerpt;
@@ -19,7 +19,7 @@ pub(super) use lines::{Lines, line_end};
 pub(super) use mask::COVER;
 pub(in crate::config) use mask::Masked;
 
-/// What kind of mistake a problem is.
+/// The kind of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// The file can't be read because permissions forbid it.
@@ -36,17 +36,17 @@ pub enum Kind {
     NotInThisVersion,
     /// A number where a text belongs, and the like.
     WrongType,
-    /// Something that has to be said was not.
+    /// A required key is missing.
     MissingKey,
-    /// A value of the right type that says nothing usable.
+    /// An unusable value of the right type.
     BadValue,
-    /// A name that nothing bears.
+    /// A name that does not exist.
     Dangling,
     /// A pattern or a template that can't be read.
     BadTemplate,
     /// Settings that are good alone and can't work together.
     Impossible,
-    /// What would send secrets or events unprotected.
+    /// A setting that would send secrets or events unprotected.
     Unsafe,
     /// A variable, a file or a credential that is not there.
     Unresolved,
@@ -95,7 +95,7 @@ pub struct Told<'a> {
     pub help: String,
 }
 
-/// So many problems are shown; nobody reads more at once.
+/// Most problems shown; more are of no use at once.
 const SHOWN: usize = 1000;
 
 impl Problem {
@@ -189,7 +189,7 @@ impl Problem {
 }
 
 impl Problems {
-    /// Sorts `list` by place; what has none comes last.
+    /// Sorts `list` by place; problems without one come last.
     pub(in crate::config) fn new(
         path: &str,
         text: &str,
