@@ -94,9 +94,9 @@ mod tests {
             assert_eq!(words(503, page), "status 503");
         }
         assert!(words(200, "").contains("with nothing"));
-        assert!(words(200, "{}").contains("none to a publish"));
+        assert!(words(200, "{}").contains("no answer to a publish"));
         assert!(words(407, "").contains("`HTTPS_PROXY`"));
-        assert!(words(511, "<html>").contains("log in"));
+        assert!(words(511, "<html>").contains("asks for a login"));
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
             let retry_after = Some(Duration::from_secs(seconds));
             with_wait("status 503".to_owned(), &Answer { retry_after, ..Answer::default() })
         };
-        assert!(with(7).ends_with("for 7 s (`Retry-After`)"), "{}", with(7));
+        assert!(with(7).ends_with("a wait of 7 s (`Retry-After`)"), "{}", with(7));
         assert!(with(86_400).contains("86400 s") && with(86_400).contains("30 s, the most"));
     }
 }

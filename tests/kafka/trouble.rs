@@ -93,7 +93,7 @@ async fn a_broker_that_is_not_there_is_said_and_waited_for() {
     let address = socket.local_addr().unwrap();
     let source = format!("brokers = \"{address}\"\ntopics = \"{}\"", shop.topic);
     let setup = shop.setup_of(&source, "");
-    let hint = "check `brokers`, the network, and whether the port wants `tls`";
+    let hint = "check `brokers`, the network, and whether the port needs `tls`";
     check_says(&setup, "Connection refused", hint).await;
     let mut bridge = can_not_work(&setup, "Connection refused", hint).await;
     bridge.signal("TERM");
@@ -190,7 +190,8 @@ async fn a_token_of_aws_is_sent_and_its_refusal_said() {
     let kafka = Kafka::shared().await;
     let shop = Shop::open(kafka, "aws", 1).await;
     let sasl = "mechanism = \"aws-msk-iam\", aws = { region = \"eu-west-1\" }";
-    let hint = "check the AWS credentials, their right to `kafka-cluster:Connect`, and the region";
+    let hint =
+        "check the AWS credentials, their permission for `kafka-cluster:Connect`, and the region";
     let known = setup(kafka, &shop, Listener::Token, sasl)
         .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
         .env("AWS_SECRET_ACCESS_KEY", "top-secret");

@@ -103,7 +103,7 @@ impl Authorizer {
                 .await?;
                 let host = api.endpoint.authority().to_owned();
                 let hint = format!(
-                    "check the credentials, that their policy allows `appsync:EventPublish`, that the API is in the signing region `{region}`, and that the namespace exists"
+                    "check the credentials, that their policy allows `appsync:EventPublish`, that the API is in `{region}`, the signing region, and that the namespace exists"
                 );
                 let last = Mutex::default();
                 Ok(Self::Iam(Box::new(Iam { credentials, region, host, hint, last })))
