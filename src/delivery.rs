@@ -77,6 +77,9 @@ impl Outcome {
 pub trait Tracker: Send + Sync {
     /// The duty of the message that `token` stands for has ended. Called once a token.
     fn settled(&self, token: u64, outcome: Outcome);
+
+    /// What was made of that message takes so many bytes more, until it leaves.
+    fn charge(&self, token: u64, bytes: usize);
 }
 
 /// The duty to settle a message, before that is handed over.
@@ -148,6 +151,15 @@ impl Delivery {
             return Self::new(self.message().clone(), Settlement { tracker: None, token: 0 });
         }
         Self { carried: Arc::clone(&self.carried), settled: false }
+    }
+
+    /// So many bytes more are held for the message, until all of its duty has ended: its source takes the
+    /// less. Whoever makes something of a message that waits with it charges it once.
+    pub fn charge(&self, bytes: usize) {
+        let Settlement { tracker, token } = &self.carried.settlement;
+        if let Some(tracker) = tracker {
+            tracker.charge(*token, bytes);
+        }
     }
 
     /// Ends this part of the duty.
@@ -255,11 +267,15 @@ mod tests {
     use parking_lot::Mutex;
 
     #[derive(Default)]
-    struct Log(Mutex<Vec<(u64, Outcome)>>);
+    struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>);
 
     impl Tracker for Log {
         fn settled(&self, token: u64, outcome: Outcome) {
             self.0.lock().push((token, outcome));
+        }
+
+        fn charge(&self, token: u64, bytes: usize) {
+            self.1.lock().push((token, bytes));
         }
     }
 
@@ -329,6 +345,17 @@ mod tests {
                 assert_eq!(log.seen(), [(3, one.max(other))]);
             }
         }
+    }
+
+    #[test]
+    fn every_part_charges_the_message() {
+        let log = Arc::new(Log::default());
+        let first = delivery(&log, 3);
+        let second = first.split();
+        first.charge(10);
+        first.settle(Outcome::Accepted(Done::Published));
+        second.charge(5);
+        assert_eq!(*log.1.lock(), [(3, 10), (3, 5)]);
     }
 
     #[test]

@@ -29,7 +29,7 @@
 //! 1. [`message`], [`delivery`]: what arrives, and the duty that travels with it.
 //! 2. [`event_api`]: channel, event, wire, signature; the facts of the service.
 //! 3. [`route`]: which messages go where, and as what.
-//! 4. [`source`]: the connectors and their record of what is in flight.
+//! 4. [`source`]: the connectors, their room and their records of what is in flight.
 //! 5. [`publish`]: lanes, limits, the verdict on an answer, one request.
 //! 6. [`dead_letter`], [`pipeline`]: what can't be published; the middle that joins 3 to 5.
 //! 7. [`config`]: what the operator wrote, checked.

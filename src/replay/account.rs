@@ -176,6 +176,14 @@ impl Tally {
 }
 
 impl Tracker for Tally {
+    fn charge(&self, token: u64, bytes: usize) {
+        let mut state = self.lock();
+        if let Some(held) = state.held.get_mut(&token) {
+            held.bytes += bytes;
+            state.bytes += bytes;
+        }
+    }
+
     fn settled(&self, token: u64, outcome: Outcome) {
         let mut state = self.lock();
         let Some(held) = state.held.remove(&token) else { return };
@@ -214,7 +222,11 @@ mod tests {
         end(take(2, None), Done::Unconfirmed);
         end(take(3, None), Done::DeadLettered);
         end(take(4, Some("gone")), Done::DeadLettered);
-        drop(take(5, None));
+        let fifth = take(5, None);
+        tally.charge(4, MAX_BYTES);
+        let room = tokio::time::timeout(Duration::from_secs(1), tally.room(1)).await;
+        assert!(room.is_err(), "what is made of a record takes room");
+        drop(fifth);
         let held: Vec<_> = (6..6 + MAX_IN_FLIGHT as u64).map(|line| take(line, None)).collect();
         let room = tokio::time::timeout(Duration::from_secs(1), tally.room(1)).await;
         assert!(room.is_err(), "{} are in flight", tally.now().1);
@@ -223,6 +235,7 @@ mod tests {
         }
         let (account, in_flight) = tally.now();
         assert_eq!((account.published, account.unconfirmed, account.rejected), (1_001, 1, 1));
+        assert_eq!(tally.lock().bytes, 0, "what was charged has gone with its record");
         assert_eq!(account.unknown_routes, BTreeMap::from([("gone".to_owned(), 1)]));
         assert_eq!(account.unsettled, [Place { file: 0, line: 5 }]);
         assert!(account.adds_up() && !account.is_clean() && in_flight == 0);

@@ -4,35 +4,25 @@
 //! settled waits until all before it are, so that a slow head can't let thousands settle behind it
 //! unseen. One record stands for one ownership (an MQTT connection, a Kafka assignment): settlements
 //! that come for an earlier one find that record and not this, and do no harm. What all records of a
-//! source hold together is bounded by its limits, or by a ceiling above them ([`Room`]), so that losing an ownership again and
-//! again can't pile up copies.
+//! source hold together is bounded by its [`Room`].
+//!
+//! For brokers whose acknowledgements have an order: Kafka's offsets, MQTT's PUBACKs. What to do when there
+//! is no room is the source's to decide. [`pass`](InFlight::pass) is here though only MQTT has copies to
+//! skip: where such an acknowledgement stands is decided against the newest message in flight, under the
+//! lock of the record, or one that leaves just then would be overtaken.
 //!
 //! Taking and settling happen once a message and in different threads, so what they share is kept
 //! small: the gauges of the source are the counters of its room, and room is freed many at a time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use crate::config::source::Limits;
+use super::room::{Ownership, Room};
 use crate::delivery::{Outcome, Settlement, Tracker};
-use crate::metrics::SourceMetrics;
-
-/// How much a source may hold, over all its records. Its metrics are its counters, so no two rooms may
-/// share them.
-#[derive(Debug)]
-pub struct Room {
-    limits: Limits,
-    ceiling: Limits,
-    freed: Notify,
-    /// Settled and not given back; the metrics count a message when it leaves.
-    done: AtomicU64,
-    metrics: SourceMetrics,
-}
 
 /// A record of messages in flight; `A` is what acknowledges one (a packet id, an offset).
 pub struct InFlight<A> {
@@ -47,19 +37,7 @@ struct State<A> {
     /// Passed while nothing was in flight.
     due: Vec<A>,
     released: bool,
-    /// A message was left to the broker for want of room: so is every one behind it.
-    shed: bool,
     ownership: Ownership,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ownership {
-    /// Messages are taken and acknowledged.
-    Open,
-    /// Nothing more is taken.
-    Closed,
-    /// Nothing more is acknowledged either: each slot frees its room when it is settled.
-    Abandoned,
 }
 
 struct Slot<A> {
@@ -67,81 +45,6 @@ struct Slot<A> {
     acks: SmallVec<[A; 1]>,
     bytes: usize,
     outcome: Option<Outcome>,
-}
-
-impl Room {
-    /// All of `limits`, and nothing beyond.
-    pub fn new(limits: Limits, metrics: SourceMetrics) -> Arc<Self> {
-        Self::with_ceiling(limits, limits, metrics)
-    }
-
-    /// All of `limits`, and up to `ceiling` for a broker that sends more than it is asked for.
-    pub fn with_ceiling(limits: Limits, ceiling: Limits, metrics: SourceMetrics) -> Arc<Self> {
-        let done = AtomicU64::new(0);
-        Arc::new(Self { limits, ceiling, freed: Notify::new(), done, metrics })
-    }
-
-    /// Messages that were settled and not given back, those behind a slow head among them.
-    pub fn done(&self) -> u64 {
-        self.done.load(Ordering::Relaxed)
-    }
-
-    /// How many messages may still be asked for.
-    pub fn messages_left(&self) -> usize {
-        self.limits.messages.saturating_sub(self.held().0)
-    }
-
-    /// Waits until half of the room is free: to start again for less would mean to stop again soon.
-    pub async fn half_free(&self) {
-        loop {
-            let freed = self.freed.notified();
-            let (messages, bytes) = self.held();
-            if messages <= self.limits.messages / 2 && bytes <= self.limits.bytes / 2 {
-                return;
-            }
-            freed.await;
-        }
-    }
-
-    /// Whether one more message of `bytes` fits. One that is larger than the whole limit does when
-    /// nothing else is in flight, so that it can't jam the source for ever.
-    pub fn fits(&self, bytes: usize) -> bool {
-        self.fits_within(self.ceiling, bytes)
-    }
-
-    fn fits_within(&self, most: Limits, bytes: usize) -> bool {
-        let (messages, held) = self.held();
-        messages == 0 || (messages < most.messages && held.saturating_add(bytes) <= most.bytes)
-    }
-
-    /// Messages and bytes in flight.
-    fn held(&self) -> (usize, usize) {
-        let count = |gauge: i64| usize::try_from(gauge).unwrap_or(0);
-        (count(self.metrics.in_flight.get()), count(self.metrics.in_flight_bytes.get()))
-    }
-
-    fn take(&self, bytes: usize) {
-        if !self.fits_within(self.limits, bytes) {
-            self.metrics.over_limit.inc();
-        }
-        self.metrics.received.inc();
-        self.metrics.in_flight.inc();
-        self.metrics.in_flight_bytes.inc_by(signed(bytes));
-    }
-
-    /// Counts how a message ended that leaves what is in flight: whenever nothing moves, the sum of these
-    /// and of what is in flight is what was received, whatever waits behind a slow head.
-    fn ended(&self, outcome: Outcome) {
-        self.metrics.settled[usize::from(outcome.rank())].inc();
-    }
-
-    fn free(&self, messages: usize, bytes: usize) {
-        if messages > 0 {
-            self.metrics.in_flight.dec_by(signed(messages));
-            self.metrics.in_flight_bytes.dec_by(signed(bytes));
-            self.freed.notify_waiters();
-        }
-    }
 }
 
 impl<A: Send + 'static> InFlight<A> {
@@ -152,23 +55,16 @@ impl<A: Send + 'static> InFlight<A> {
             slots: VecDeque::new(),
             due: Vec::new(),
             released: false,
-            shed: false,
             ownership: Ownership::Open,
         };
         Arc::new(Self { room, state: Mutex::new(state), changed })
     }
 
     /// Records a message of `bytes`; `ack` acknowledges it, `None` if there is nothing to acknowledge.
-    /// `None` when it is not taken: the record is closed, or there is no room. A message with an
-    /// acknowledgement that is left to the broker leaves every later one there too, or the broker
-    /// would send them out of order.
+    /// `None` when it is not taken: the record is closed, or there is no room.
     pub fn take(self: &Arc<Self>, ack: Option<A>, bytes: usize) -> Option<Settlement> {
         let mut state = self.lock();
-        if !state.takes(ack.is_some()) {
-            return None;
-        }
-        if !self.room.fits(bytes) {
-            state.shed |= ack.is_some();
+        if state.ownership != Ownership::Open || !self.room.fits(bytes) {
             return None;
         }
         let token = state.first + state.slots.len() as u64;
@@ -178,11 +74,10 @@ impl<A: Send + 'static> InFlight<A> {
     }
 
     /// Lets a message pass that there is nothing to do with but to acknowledge it, behind all that came
-    /// before it: it is not in flight, and counts nowhere. False when it is left to the broker, as
-    /// [`take`](Self::take) does.
+    /// before it: it is not in flight, and counts nowhere. False when the record is closed.
     pub fn pass(&self, ack: A) -> bool {
         let mut state = self.lock();
-        if !state.takes(true) {
+        if state.ownership != Ownership::Open {
             return false;
         }
         if let Some(newest) = state.slots.back_mut() {
@@ -257,11 +152,6 @@ impl<A: Send + 'static> InFlight<A> {
         self.lock().released
     }
 
-    /// Whether messages were left to the broker for want of room.
-    pub fn has_shed(&self) -> bool {
-        self.lock().shed
-    }
-
     /// Whether as many messages are in flight as the limit allows.
     pub fn is_full(&self) -> bool {
         self.room.messages_left() == 0
@@ -287,9 +177,7 @@ impl<A: Send + 'static> Tracker for InFlight<A> {
         if slot.outcome.replace(outcome).is_some() {
             return;
         }
-        if outcome != Outcome::Released {
-            self.room.done.fetch_add(1, Ordering::Relaxed);
-        }
+        self.room.settled(outcome);
         state.released |= outcome == Outcome::Released;
         if state.ownership == Ownership::Abandoned {
             self.room.ended(outcome);
@@ -298,29 +186,29 @@ impl<A: Send + 'static> Tracker for InFlight<A> {
             self.changed.notify_one();
         }
     }
+
+    fn charge(&self, token: u64, bytes: usize) {
+        let mut state = self.lock();
+        // With an outcome its room is free already, or about to be.
+        let Some(slot) = state.slot(token).filter(|slot| slot.outcome.is_none()) else { return };
+        slot.bytes += bytes;
+        self.room.charge(bytes);
+    }
 }
 
 impl<A> State<A> {
-    /// Whether a message may be taken or passed, one `to_acknowledge` or not.
-    fn takes(&self, to_acknowledge: bool) -> bool {
-        self.ownership == Ownership::Open && !(to_acknowledge && self.shed)
-    }
-
     fn slot(&mut self, token: u64) -> Option<&mut Slot<A>> {
         let index = usize::try_from(token.checked_sub(self.first)?).ok()?;
         self.slots.get_mut(index)
     }
 }
 
-fn signed(bytes: usize) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::source::Limits;
     use crate::delivery::Done;
-    use crate::metrics::Metrics;
+    use crate::metrics::{Metrics, SourceMetrics};
     use prometheus_client::metrics::counter::Counter;
     use proptest::prelude::*;
 
@@ -421,8 +309,29 @@ mod tests {
         assert_eq!(record.acknowledgeable(), [2, 3, 4]);
         assert_eq!((metrics.received.get(), metrics.in_flight.get()), (2, 0));
         assert!(record.is_empty());
-        let _held = [record.take(Some(5), 1).unwrap(), record.take(Some(6), 1).unwrap()];
-        assert!(record.take(Some(7), 1).is_none() && !record.pass(8), "7 has to come first");
+        record.close();
+        assert!(!record.pass(5));
+    }
+
+    #[test]
+    fn what_is_made_of_a_message_takes_room_until_it_leaves() {
+        let (record, room, metrics) = record(3, 100);
+        let (first, second) =
+            (record.take(Some(1), 10).unwrap(), record.take(Some(2), 10).unwrap());
+        record.charge(0, 70);
+        assert!(!room.fits(11) && room.fits(10));
+        record.charge(1, 70);
+        assert_eq!(metrics.in_flight_bytes.get(), 160, "beyond the limit, and only then it stops");
+        assert!(record.take(Some(3), 0).is_none());
+        first.settle(PUBLISHED);
+        record.charge(0, 5);
+        assert_eq!(record.acknowledgeable(), [1]);
+        assert_eq!(metrics.in_flight_bytes.get(), 80);
+        record.abandon();
+        record.charge(1, 5);
+        second.settle(PUBLISHED);
+        record.charge(1, 5);
+        assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (0, 0));
     }
 
     #[test]
@@ -446,21 +355,6 @@ mod tests {
         assert!(!room.fits(41), "settled is not yet acknowledged");
         assert_eq!(record.acknowledgeable(), [1]);
         assert!(room.fits(100) && room.messages_left() == 2);
-    }
-
-    #[test]
-    fn what_is_left_to_the_broker_leaves_all_behind_it_there() {
-        let (record, _, metrics) = record(2, 100);
-        let first = record.take(Some(1), 60).unwrap();
-        assert!(record.take(None, 60).is_none(), "dropped, and no reason to shed");
-        assert!(!record.has_shed());
-        assert!(record.take(Some(2), 60).is_none());
-        assert!(record.has_shed());
-        first.settle(PUBLISHED);
-        assert_eq!(record.acknowledgeable(), [1]);
-        assert!(record.take(Some(3), 1).is_none(), "2 has to come first");
-        assert!(record.take(None, 1).is_some());
-        assert_eq!(metrics.received.get(), 2);
     }
 
     #[test]
@@ -515,6 +409,88 @@ mod tests {
                 prop_assert_eq!(acked.len(), prefix);
             }
             prop_assert_eq!(acked, (0..40).collect::<Vec<_>>());
+        }
+
+        /// Whatever is done to a record, it is a list of which the settled front goes.
+        #[test]
+        fn a_record_does_what_its_model_does(
+            steps in prop::collection::vec((0..16_u8, 0..20_usize, 0..9_usize), 0..120)
+        ) {
+            let (record, _, metrics) = record(12, 1 << 20);
+            // Acknowledgements that go together, bytes, end; those that left, and all that came.
+            let mut model = VecDeque::<(Vec<u16>, usize, Option<Outcome>)>::new();
+            let (mut ended, mut left, mut open, mut abandoned) = ([0_u64; 10], 0, true, false);
+            let (mut duties, mut ack) = (Vec::new(), 0);
+            // Of whom nothing is known: passed while nothing was in flight.
+            let mut due = Vec::new();
+            for (step, n, end) in steps {
+                match step {
+                    0..=5 => {
+                        let taken = record.take(Some(ack), n);
+                        prop_assert_eq!(taken.is_some(), open && model.len() < 12);
+                        if taken.is_some() {
+                            model.push_back((vec![ack], n, None));
+                        }
+                        duties.extend(taken.map(|settlement| (left + model.len() - 1, settlement)));
+                    }
+                    6 => {
+                        prop_assert_eq!(record.pass(ack), open);
+                        if open && let Some(newest) = model.back_mut() {
+                            newest.0.push(ack);
+                        } else if open {
+                            due.push(ack);
+                        }
+                    }
+                    7..=11 if !duties.is_empty() => {
+                        let (token, settlement) = duties.swap_remove(n % duties.len());
+                        // One that is released stops all behind it, so it is rare.
+                        let end = if n == 0 { 9 } else { end };
+                        settlement.settle(Outcome::ALL[end]);
+                        model[token - left].2 = Some(Outcome::ALL[end]);
+                        ended[end] += u64::from(abandoned);
+                    }
+                    12 if !duties.is_empty() => {
+                        let token = duties[n % duties.len()].0;
+                        record.charge(token as u64, n);
+                        model[token - left].1 += n;
+                    }
+                    13 | 14 => {
+                        let mut expected: Vec<_> =
+                            if abandoned { Vec::new() } else { std::mem::take(&mut due) };
+                        while !abandoned
+                            && let Some(outcome) = model.front().and_then(|m| m.2)
+                            && outcome != Outcome::Released
+                        {
+                            ended[usize::from(outcome.rank())] += 1;
+                            expected.extend(model.pop_front().unwrap().0);
+                            left += 1;
+                        }
+                        prop_assert_eq!(record.acknowledgeable(), expected);
+                    }
+                    15 if n == 0 => {
+                        record.close();
+                        open = false;
+                    }
+                    15 if n == 1 => {
+                        let unsettled = model.iter().filter(|m| m.2.is_none()).count();
+                        prop_assert_eq!(record.abandon(), if abandoned { 0 } else { unsettled });
+                        for outcome in model.iter().filter_map(|m| m.2).filter(|_| !abandoned) {
+                            ended[usize::from(outcome.rank())] += 1;
+                        }
+                        (open, abandoned) = (false, true);
+                    }
+                    _ => {}
+                }
+                ack += 1;
+                let held = model.iter().filter(|m| !(abandoned && m.2.is_some()));
+                let bytes: usize = held.clone().map(|m| m.1).sum();
+                prop_assert_eq!(metrics.in_flight.get(), i64::try_from(held.count()).unwrap());
+                prop_assert_eq!(metrics.in_flight_bytes.get(), i64::try_from(bytes).unwrap());
+                let counted = metrics.settled.each_ref().map(Counter::get);
+                prop_assert_eq!(counted, ended);
+                let in_flight = u64::try_from(metrics.in_flight.get()).unwrap();
+                prop_assert_eq!(counted.iter().sum::<u64>() + in_flight, metrics.received.get());
+            }
         }
     }
 }

@@ -124,6 +124,8 @@ impl Tracker for Ends {
     fn settled(&self, token: u64, outcome: Outcome) {
         self.0.lock().unwrap().push((token, outcome));
     }
+
+    fn charge(&self, _: u64, _: usize) {}
 }
 
 /// What came of it.

@@ -13,6 +13,7 @@ use super::client::{self, Client, Connection};
 use super::pace::{Goodbye, Pace};
 use super::trouble::Trouble;
 use crate::config::mqtt::MqttConfig;
+use crate::delivery::Settlement;
 use crate::source::{InFlight, Room};
 
 /// What is to be driven, and the signal that it is closed for good.
@@ -29,6 +30,8 @@ pub(super) struct Generation {
     /// A PUBACK was written, or a mark was answered.
     progress: Notify,
     connected: AtomicBool,
+    /// A message was left to the broker: so is every one behind it, or they would come out of order.
+    shed: AtomicBool,
     subscribed: OnceLock<Instant>,
 }
 
@@ -51,6 +54,7 @@ impl Generation {
             pace: Mutex::new(Pace::new(config.keep_alive)),
             progress: Notify::new(),
             connected: AtomicBool::new(false),
+            shed: AtomicBool::new(false),
             subscribed: OnceLock::new(),
         }
     }
@@ -73,6 +77,32 @@ impl Generation {
     /// How long ago the subscriptions were confirmed.
     pub(super) fn subscribed_for(&self) -> Option<Duration> {
         self.subscribed.get().map(Instant::elapsed)
+    }
+
+    /// Records a message of `bytes`; one of QoS 1 has a packet id. `None` when it is not taken: then it is
+    /// left to the broker with all behind it, or of QoS 0 and gone. Only the poller takes and passes, so
+    /// nothing comes between a refusal and the mark of it.
+    pub(super) fn take(&self, packet_id: Option<u16>, bytes: usize) -> Option<Settlement> {
+        if packet_id.is_some() && self.has_shed() {
+            return None;
+        }
+        let settlement = self.in_flight.take(packet_id, bytes);
+        if packet_id.is_some() && settlement.is_none() {
+            self.shed.store(true, Ordering::Release);
+            self.changed.notify_one();
+        }
+        settlement
+    }
+
+    /// Acknowledges a message in its turn that there is nothing else to do with. False when it is left to
+    /// the broker.
+    pub(super) fn pass(&self, packet_id: u16) -> bool {
+        !self.has_shed() && self.in_flight.pass(packet_id)
+    }
+
+    /// Whether messages were left to the broker.
+    pub(super) fn has_shed(&self) -> bool {
+        self.shed.load(Ordering::Acquire)
     }
 
     /// A PUBACK was written to the socket.
@@ -150,5 +180,44 @@ impl Generation {
 
     fn pace(&self) -> MutexGuard<'_, Pace> {
         self.pace.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::mqtt::MqttVersion;
+    use crate::config::source::Limits;
+    use crate::delivery::{Done, Outcome};
+    use crate::metrics::Metrics;
+
+    #[tokio::test]
+    async fn what_is_left_to_the_broker_leaves_all_behind_it_there() {
+        let config = MqttConfig {
+            host: "localhost".to_owned(),
+            port: 1883,
+            tls: None,
+            version: MqttVersion::V5,
+            client_id: "test".to_owned(),
+            subscriptions: Vec::new(),
+            session_expiry: Duration::ZERO,
+            keep_alive: Duration::from_secs(30),
+            max_packet_size: 1 << 20,
+            username: None,
+            password: None,
+        };
+        let metrics = Metrics::new().source("s");
+        let room = Room::new(Limits { messages: 3, bytes: 100 }, metrics.clone());
+        let generation = Generation::open(&config, None, &room);
+        let first = generation.take(Some(1), 60).unwrap();
+        assert!(generation.take(None, 60).is_none(), "dropped, and no reason to shed");
+        assert!(!generation.has_shed() && generation.pass(2));
+        assert!(generation.take(Some(3), 60).is_none() && generation.has_shed());
+        generation.changed.notified().await;
+        first.settle(Outcome::Accepted(Done::Published));
+        assert_eq!(generation.in_flight.acknowledgeable(), [1, 2]);
+        assert!(generation.take(Some(4), 1).is_none() && !generation.pass(5), "3 comes first");
+        assert!(generation.take(None, 1).is_some());
+        assert_eq!(metrics.received.get(), 2);
     }
 }

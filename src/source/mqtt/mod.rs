@@ -276,7 +276,7 @@ impl MqttSource {
                 let what = "a message was given back; the broker sends it again";
                 return End::Lost(Trouble::other(what));
             }
-            if record.is_empty() && (draining || record.has_shed()) {
+            if record.is_empty() && (draining || generation.has_shed()) {
                 if !draining {
                     overflow.shed();
                 }
@@ -373,11 +373,9 @@ impl MqttSource {
         let size = incoming.payload.len() + incoming.topic.len() + properties;
         let at_least_once = incoming.qos > 0;
         let ack = at_least_once.then_some(incoming.packet_id);
-        let Some(settlement) = generation.in_flight.take(ack, size) else {
+        let Some(settlement) = generation.take(ack, size) else {
             // QoS 1 stays with the broker; QoS 0 is gone.
-            if at_least_once {
-                generation.changed.notify_one();
-            } else {
+            if !at_least_once {
                 self.metrics.dropped.inc();
             }
             return;

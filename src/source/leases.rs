@@ -1,0 +1,213 @@
+//! What a source has taken and not yet acknowledged, where each message is acknowledged by itself.
+//!
+//! For brokers that hand a message out for a time, its *lease*, and want an answer for each: SQS,
+//! `JetStream`. A settled message waits for no other; the source learns how each one ended, since a broker
+//! may be told more than yes or no. What is not settled yet is listed by the time its lease ends, so that the
+//! source extends it: a slow API must not have the broker hand it out again. What was released is listed
+//! apart, to be given back at once.
+//!
+//! A message is in flight until the source takes its end out of here, with what tells the broker. One
+//! record stands for one ownership, as [`InFlight`](super::InFlight) does; what comes late for one that was
+//! abandoned frees its room and does nothing else. Nothing here looks at a clock.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use super::room::{Ownership, Reservation, Room};
+use crate::delivery::{Outcome, Settlement, Tracker};
+
+/// A record of messages in flight; `A` is what the broker knows one by (a receipt handle, a reply subject).
+pub struct Leases<A> {
+    room: Arc<Room>,
+    state: Mutex<State<A>>,
+    changed: Arc<Notify>,
+}
+
+/// A message that is not settled yet, for extending its lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease<A> {
+    /// What this record knows it by.
+    pub token: u64,
+    /// What the broker knows it by.
+    pub handle: A,
+    /// When it was taken.
+    pub since: Instant,
+    /// When the broker takes it for lost.
+    pub due: Instant,
+}
+
+struct State<A> {
+    next: u64,
+    /// By token, which is the order of receipt.
+    held: BTreeMap<u64, Held<A>>,
+    settled: VecDeque<Settled<A>>,
+    released: Vec<Settled<A>>,
+    ownership: Ownership,
+}
+
+struct Held<A> {
+    lease: Lease<A>,
+    bytes: usize,
+}
+
+struct Settled<A> {
+    handle: A,
+    outcome: Outcome,
+    bytes: usize,
+}
+
+impl<A: Clone + Send + 'static> Leases<A> {
+    /// An empty record. `changed` is notified whenever a message was settled or released.
+    pub fn new(room: Arc<Room>, changed: Arc<Notify>) -> Arc<Self> {
+        let state = State {
+            next: 0,
+            held: BTreeMap::new(),
+            settled: VecDeque::new(),
+            released: Vec::new(),
+            ownership: Ownership::Open,
+        };
+        Arc::new(Self { room, state: Mutex::new(state), changed })
+    }
+
+    /// Records a message of `bytes` that was asked for under `reservation`, taken at `since` and held until
+    /// `due`. It may be larger than was assumed. An error is its handle, to be given back: the record is
+    /// closed, or more came than was asked for and there is no room.
+    pub fn take(
+        self: &Arc<Self>,
+        reservation: &mut Reservation,
+        handle: A,
+        bytes: usize,
+        since: Instant,
+        due: Instant,
+    ) -> Result<Settlement, A> {
+        debug_assert!(reservation.is_of(&self.room), "reserved in another room");
+        let mut state = self.lock();
+        if state.ownership != Ownership::Open {
+            return Err(handle);
+        }
+        if !reservation.take(bytes) {
+            if !self.room.fits(bytes) {
+                return Err(handle);
+            }
+            self.room.take(bytes);
+        }
+        let token = state.next;
+        state.next += 1;
+        let lease = Lease { token, handle, since, due };
+        state.held.insert(token, Held { lease, bytes });
+        Ok(Settlement::new(Arc::clone(self) as Arc<dyn Tracker>, token))
+    }
+
+    /// The messages whose lease ends by `by`, in the order of receipt: those to extend before then. None
+    /// when the record is abandoned.
+    pub fn due(&self, by: Instant) -> Vec<Lease<A>> {
+        let state = self.lock();
+        if state.ownership == Ownership::Abandoned {
+            return Vec::new();
+        }
+        let leases = state.held.values().map(|held| &held.lease);
+        leases.filter(|lease| lease.due <= by).cloned().collect()
+    }
+
+    /// The broker holds the message until `due`. One that was settled meanwhile is of no concern.
+    pub fn extended(&self, token: u64, due: Instant) {
+        if let Some(held) = self.lock().held.get_mut(&token) {
+            held.lease.due = due;
+        }
+    }
+
+    /// Takes out up to `most` messages that are to be acknowledged, each with its end: never
+    /// [`Released`](Outcome::Released).
+    pub fn acknowledgeable(&self, most: usize) -> Vec<(A, Outcome)> {
+        let mut state = self.lock();
+        let count = state.settled.len().min(most);
+        let settled: Vec<_> = state.settled.drain(..count).collect();
+        self.leave(&settled);
+        settled.into_iter().map(|settled| (settled.handle, settled.outcome)).collect()
+    }
+
+    /// Takes out those that were not done, to be given back at once.
+    pub fn released(&self) -> Vec<A> {
+        let released = std::mem::take(&mut self.lock().released);
+        self.leave(&released);
+        released.into_iter().map(|released| released.handle).collect()
+    }
+
+    /// Takes nothing more.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        if state.ownership == Ownership::Open {
+            state.ownership = Ownership::Closed;
+        }
+    }
+
+    /// The ownership is lost: nothing more is taken or acknowledged, no lease is extended, and what is
+    /// settled from now on frees its room at once. Gives how many are still to be settled: each of them too
+    /// late.
+    pub fn abandon(&self) -> usize {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.ownership, Ownership::Abandoned) == Ownership::Abandoned {
+            return 0;
+        }
+        self.leave(state.settled.make_contiguous());
+        self.leave(&state.released);
+        state.settled.clear();
+        state.released.clear();
+        state.held.len()
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.held.is_empty() && state.settled.is_empty() && state.released.is_empty()
+    }
+}
+
+impl<A> Leases<A> {
+    /// These are no longer in flight.
+    fn leave(&self, settled: &[Settled<A>]) {
+        let mut bytes = 0;
+        for settled in settled {
+            self.room.ended(settled.outcome);
+            bytes += settled.bytes;
+        }
+        self.room.free(settled.len(), bytes);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<A>> {
+        self.state.lock()
+    }
+}
+
+impl<A: Send + 'static> Tracker for Leases<A> {
+    fn settled(&self, token: u64, outcome: Outcome) {
+        let mut state = self.lock();
+        let Some(Held { lease, bytes }) = state.held.remove(&token) else { return };
+        self.room.settled(outcome);
+        let settled = Settled { handle: lease.handle, outcome, bytes };
+        if state.ownership == Ownership::Abandoned {
+            return self.leave(&[settled]);
+        }
+        if outcome == Outcome::Released {
+            state.released.push(settled);
+        } else {
+            state.settled.push_back(settled);
+        }
+        self.changed.notify_one();
+    }
+
+    fn charge(&self, token: u64, bytes: usize) {
+        if let Some(held) = self.lock().held.get_mut(&token) {
+            held.bytes += bytes;
+            self.room.charge(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

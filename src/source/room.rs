@@ -1,0 +1,241 @@
+//! How much a source may hold: messages and bytes, over all its records.
+//!
+//! What is in flight is counted by the metrics of the source, which are its counters; what is rendered
+//! from a message is charged to it. Losing an ownership again and again can't pile up copies: the
+//! messages of lost records count until they are settled.
+//!
+//! A source that has to ask its broker for messages *reserves* room before it asks: a message that is
+//! handed back has cost something (SQS bills the receive and counts it). A [`Reservation`] holds room for so many
+//! messages of an assumed size, so that several that ask can't all count on the same room. Each message that
+//! comes turns a part of it into the room that it takes; what is left is given back when the
+//! reservation is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::config::source::Limits;
+use crate::delivery::Outcome;
+use crate::metrics::SourceMetrics;
+
+/// How much a source may hold, over all its records. Its metrics are its counters, so no two rooms may
+/// share them.
+#[derive(Debug)]
+pub struct Room {
+    limits: Limits,
+    ceiling: Limits,
+    freed: Notify,
+    /// Settled and not given back; the metrics count a message when it leaves.
+    done: AtomicU64,
+    reserved: Reserved,
+    metrics: SourceMetrics,
+}
+
+/// The sum of all reservations. It changes under its lock only, and is read without it where a
+/// moment's difference does not matter.
+#[derive(Debug, Default)]
+struct Reserved {
+    changing: Mutex<()>,
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// Room for messages that a broker is asked for. What has not come when it is dropped is given back.
+#[derive(Debug)]
+#[must_use = "a reservation that is dropped gives its room back"]
+pub struct Reservation {
+    room: Arc<Room>,
+    messages: usize,
+    each: usize,
+}
+
+/// What a record of messages in flight still does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// Messages are taken and acknowledged.
+    Open,
+    /// Nothing more is taken.
+    Closed,
+    /// Nothing more is acknowledged either: each message frees its room when it is settled.
+    Abandoned,
+}
+
+impl Room {
+    /// All of `limits`, and nothing beyond.
+    pub fn new(limits: Limits, metrics: SourceMetrics) -> Arc<Self> {
+        Self::with_ceiling(limits, limits, metrics)
+    }
+
+    /// All of `limits`, and up to `ceiling` for a broker that sends more than it is asked for.
+    pub fn with_ceiling(limits: Limits, ceiling: Limits, metrics: SourceMetrics) -> Arc<Self> {
+        let (done, reserved) = (AtomicU64::new(0), Reserved::default());
+        Arc::new(Self { limits, ceiling, freed: Notify::new(), done, reserved, metrics })
+    }
+
+    /// Messages that were settled and not given back, those behind a slow head among them.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Reserves room for up to `most` messages of `each` so many bytes, for as many as there is room for:
+    /// at least one, for which it waits. One that is larger than the whole limit has its turn when nothing
+    /// else is in flight or reserved.
+    pub async fn reserve(self: &Arc<Self>, most: usize, each: usize) -> Reservation {
+        loop {
+            let freed = self.freed.notified();
+            if let Some(reservation) = self.book(most.max(1), each) {
+                return reservation;
+            }
+            freed.await;
+        }
+    }
+
+    fn book(self: &Arc<Self>, most: usize, each: usize) -> Option<Reservation> {
+        let _changing = self.reserved.changing.lock();
+        let (messages, bytes) = self.held();
+        let left = self.limits.messages.saturating_sub(messages);
+        let free = self.limits.bytes.checked_sub(bytes);
+        let fit = free.map_or(0, |free| free.checked_div(each).unwrap_or(left));
+        let messages = most.min(left).min(fit).max(usize::from(messages == 0));
+        if messages == 0 {
+            return None;
+        }
+        self.reserved.messages.fetch_add(messages, Ordering::Relaxed);
+        self.reserved.bytes.fetch_add(messages * each, Ordering::Relaxed);
+        Some(Reservation { room: Arc::clone(self), messages, each })
+    }
+
+    /// How many messages may still be asked for.
+    pub fn messages_left(&self) -> usize {
+        self.limits.messages.saturating_sub(self.held().0)
+    }
+
+    /// Waits until half of the room is free: to start again for less would mean to stop again soon.
+    pub async fn half_free(&self) {
+        loop {
+            let freed = self.freed.notified();
+            let (messages, bytes) = self.held();
+            if messages <= self.limits.messages / 2 && bytes <= self.limits.bytes / 2 {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Whether one more message of `bytes` fits. One that is larger than the whole limit does when
+    /// nothing else is in flight, so that it can't jam the source for ever.
+    pub fn fits(&self, bytes: usize) -> bool {
+        self.fits_within(self.ceiling, bytes)
+    }
+
+    fn fits_within(&self, most: Limits, bytes: usize) -> bool {
+        let (messages, held) = self.held();
+        messages == 0 || (messages < most.messages && held.saturating_add(bytes) <= most.bytes)
+    }
+
+    /// Messages and bytes in flight or reserved.
+    fn held(&self) -> (usize, usize) {
+        let held = |gauge: i64, reserved: &AtomicUsize| {
+            usize::try_from(gauge).unwrap_or(0).saturating_add(reserved.load(Ordering::Relaxed))
+        };
+        (
+            held(self.metrics.in_flight.get(), &self.reserved.messages),
+            held(self.metrics.in_flight_bytes.get(), &self.reserved.bytes),
+        )
+    }
+
+    /// A message of `bytes` is in flight from now on, whether it fits or not.
+    pub(super) fn take(&self, bytes: usize) {
+        if !self.fits_within(self.limits, bytes) {
+            self.metrics.over_limit.inc();
+        }
+        self.metrics.received.inc();
+        self.metrics.in_flight.inc();
+        self.metrics.in_flight_bytes.inc_by(signed(bytes));
+    }
+
+    /// What is rendered from a message in flight takes so many bytes more. It was taken, so there is nothing
+    /// to ask: what comes next waits for it.
+    pub(super) fn charge(&self, bytes: usize) {
+        self.metrics.in_flight_bytes.inc_by(signed(bytes));
+    }
+
+    /// A message was settled, and is in flight until it leaves.
+    pub(super) fn settled(&self, outcome: Outcome) {
+        if outcome != Outcome::Released {
+            self.done.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts how a message ended that leaves what is in flight: whenever nothing moves, the sum of these
+    /// and of what is in flight is what was received, whatever waits behind a slow head.
+    pub(super) fn ended(&self, outcome: Outcome) {
+        self.metrics.settled[usize::from(outcome.rank())].inc();
+    }
+
+    /// Messages with so many bytes have left.
+    pub(super) fn free(&self, messages: usize, bytes: usize) {
+        if messages > 0 {
+            self.metrics.in_flight.dec_by(signed(messages));
+            self.metrics.in_flight_bytes.dec_by(signed(bytes));
+            self.freed.notify_waiters();
+        }
+    }
+}
+
+impl Reservation {
+    /// How many messages it still has room for.
+    pub fn messages(&self) -> usize {
+        self.messages
+    }
+
+    /// A message of `bytes` came: it is in flight from now on, in the place of one that was assumed. It is
+    /// taken though it may be larger. False when as many came as were reserved.
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
+        if self.messages == 0 {
+            return false;
+        }
+        self.messages -= 1;
+        let changing = self.room.reserved.changing.lock();
+        self.room.reserved.remove(1, self.each);
+        self.room.take(bytes);
+        drop(changing);
+        if bytes < self.each {
+            self.room.freed.notify_waiters();
+        }
+        true
+    }
+
+    /// Whether it is of `room`.
+    pub(super) fn is_of(&self, room: &Arc<Room>) -> bool {
+        Arc::ptr_eq(&self.room, room)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.messages > 0 {
+            let changing = self.room.reserved.changing.lock();
+            self.room.reserved.remove(self.messages, self.messages * self.each);
+            drop(changing);
+            self.room.freed.notify_waiters();
+        }
+    }
+}
+
+impl Reserved {
+    fn remove(&self, messages: usize, bytes: usize) {
+        self.messages.fetch_sub(messages, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+fn signed(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+#[path = "room_tests.rs"]
+mod tests;
