@@ -8,6 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
+use futures_util::future::select_all;
+use tokio::sync::Notify;
+
 use crate::message::Message;
 pub use crate::message::OrderKey;
 use crate::seeded_bugs::{self, Bug};
@@ -214,7 +217,13 @@ pub struct Intake {
 /// is there to probe it with.
 #[derive(Clone, Debug, Default)]
 pub struct Gate {
-    closed: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    closed: AtomicBool,
+    opened: Notify,
 }
 
 impl Intake {
@@ -236,6 +245,20 @@ impl Intake {
         self.gates.is_empty() || self.gates.iter().any(Gate::is_open)
     }
 
+    /// Waits until it [is open](Self::is_open), for a source that has to ask for its messages.
+    pub async fn until_open(&self) {
+        while !self.is_open() {
+            // A gate that opens from here on wakes, and one that did before is seen.
+            let opened: Vec<_> =
+                self.gates.iter().map(|gate| Box::pin(gate.shared.opened.notified())).collect();
+            if self.is_open() {
+                return;
+            }
+            // There is one at least, and it is closed.
+            select_all(opened).await;
+        }
+    }
+
     /// Hands a delivery over.
     pub fn submit(&self, delivery: Delivery) {
         (self.take)(delivery);
@@ -245,11 +268,18 @@ impl Intake {
 impl Gate {
     /// Opens or closes it.
     pub fn set_open(&self, open: bool) {
-        self.closed.store(!open, Ordering::Relaxed);
+        // Asked at every turn of a publisher, and nearly always so already.
+        if self.is_open() == open {
+            return;
+        }
+        self.shared.closed.store(!open, Ordering::Relaxed);
+        if open {
+            self.shared.opened.notify_waiters();
+        }
     }
 
     fn is_open(&self) -> bool {
-        !self.closed.load(Ordering::Relaxed)
+        !self.shared.closed.load(Ordering::Relaxed)
     }
 }
 
@@ -265,6 +295,7 @@ mod tests {
     use crate::message::{Coordinates, Topic};
     use bytes::Bytes;
     use parking_lot::Mutex;
+    use std::time::Duration;
 
     #[derive(Default)]
     struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>);
@@ -378,5 +409,42 @@ mod tests {
         assert!(!both.is_open());
         gates[0].set_open(true);
         assert!(one.is_open() && both.is_open());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whichever_api_opens_first_wakes_who_waits() {
+        let gates = [Gate::default(), Gate::default()];
+        let intake = Intake::new(drop).behind(gates.to_vec());
+        intake.until_open().await;
+        Intake::new(drop).until_open().await;
+        for first in [0, 1] {
+            for gate in &gates {
+                gate.set_open(false);
+            }
+            let (waits, gate) = (intake.clone(), gates[first].clone());
+            let woken = tokio::spawn(async move { waits.until_open().await });
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert!(!woken.is_finished());
+            gate.set_open(true);
+            woken.await.unwrap();
+        }
+    }
+
+    /// A gate that opens at any moment of the waiting wakes it: one that is missed would wait for ever.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_opening_is_missed() {
+        let gates = [Gate::default(), Gate::default()];
+        let intake = Intake::new(drop).behind(gates.to_vec());
+        for round in 0..5_000 {
+            for gate in &gates {
+                gate.set_open(false);
+            }
+            let (waits, gate) = (intake.clone(), gates[round % 2].clone());
+            let woken = tokio::spawn(async move { waits.until_open().await });
+            tokio::task::yield_now().await;
+            gate.set_open(true);
+            let woken = tokio::time::timeout(Duration::from_mins(1), woken).await;
+            woken.expect("it was missed").unwrap();
+        }
     }
 }
