@@ -317,7 +317,7 @@ async fn load(endpoint: &str, auth: &str, ca: &str, channels: u64, in_flight: us
     let config = loaded.unwrap_or_else(|problems| panic!("{problems}")).config;
     let (metrics, health, shutdown) = (Metrics::new(), Health::default(), Shutdown::new());
     let table = Arc::new(RouteTable::new(config.routes.iter().cloned()));
-    let rejects = Rejects::new(Arc::clone(&table), HashMap::new());
+    let rejects = Rejects::new(HashMap::new());
     let (refused, _refused) = mpsc::unbounded_channel();
     let (entries, queue) = mpsc::unbounded_channel();
     let api = &config.apis["main"];

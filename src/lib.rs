@@ -54,7 +54,7 @@
 //! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
 //! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route
 //! source → backoff, config, delivery, error_chain, health, kafka, message, metrics, outbound, seeded_bugs, shutdown, telemetry
-//! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, seeded_bugs, shutdown
+//! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, route, seeded_bugs, shutdown
 //! dead_letter → backoff, config, delivery, health, kafka, message, metrics, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
 //! emulator → error_chain, event_api, files, listener, shutdown

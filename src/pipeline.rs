@@ -13,7 +13,7 @@ use crate::dead_letter::{Letter, Record};
 use crate::delivery::{Delivery, Done, Outcome};
 use crate::message::{SourceName, Topic};
 use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
-use crate::publish::{Addressed, Entry, Policy, Refused};
+use crate::publish::{Addressed, Entry, Refused, Text};
 use crate::repeats::Repeats;
 use crate::route::{Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec};
 
@@ -52,7 +52,6 @@ struct SourceState {
 
 #[derive(Debug)]
 struct RouteState {
-    policy: Policy,
     publisher: mpsc::UnboundedSender<Addressed>,
     metrics: RouteMetrics,
 }
@@ -60,7 +59,6 @@ struct RouteState {
 /// Takes rejected messages to their dead letters.
 #[derive(Clone, Debug)]
 pub struct Rejects {
-    table: Arc<RouteTable>,
     letters: HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>,
 }
 
@@ -73,13 +71,12 @@ impl Pipeline {
         rejects: Rejects,
         metrics: &Metrics,
     ) -> Self {
-        let state = |(number, route): (usize, &Arc<Spec>)| {
-            let policy = policy(number, route);
+        let state = |route: &Arc<Spec>| {
             let publisher = publishers.get(&route.api)?.clone();
             let metrics = metrics.route(&route.name, Reason::OF_ROUTES.map(Reason::word));
-            Some(RouteState { policy, publisher, metrics })
+            Some(RouteState { publisher, metrics })
         };
-        let routes = table.routes().iter().enumerate().map(state).collect();
+        let routes = table.routes().iter().map(state).collect();
         let sources = sources.into_iter();
         let sources = sources
             .map(|(name, policy)| SourceState { name, policy, unrouted: Mutex::default() })
@@ -109,14 +106,14 @@ impl Pipeline {
         state.metrics.matched.inc();
         match outcome {
             Ok(rendered) => {
-                for entry in entries(delivery, rendered, state.policy) {
+                for entry in entries(delivery, rendered, route) {
                     // A publisher that is gone drops the entry, which releases it.
                     drop(state.publisher.send(entry));
                 }
             }
             Err(rejection) => {
                 state.metrics.rejected(rejection.reason.word()).inc();
-                self.rejects.reject(delivery.split(), Some(route), None, rejection);
+                self.rejects.reject(delivery.split(), route, None, rejection);
             }
         }
     }
@@ -163,59 +160,49 @@ impl Drop for SourceState {
     }
 }
 
-/// What `route`, which stands at `number` in its table, says about publishing.
-pub fn policy(number: usize, route: &Spec) -> Policy {
-    let number = u32::try_from(number).unwrap_or(u32::MAX);
-    Policy { route: number, strict_order: route.strict_order, give_up_after: route.give_up_after }
-}
-
-/// An entry for each channel of `rendered`, each with a part of the duty.
+/// An entry for each channel of `rendered`, each with a part of the duty. A text of their own they share,
+/// and the message is charged for it.
 pub fn entries(
     delivery: &Delivery,
     rendered: Rendered,
-    policy: Policy,
+    route: &Arc<Spec>,
 ) -> impl Iterator<Item = Addressed> {
-    let Rendered { escaped_len, channels, order } = rendered;
+    let Rendered { text, escaped_len, channels, order } = rendered;
+    let text = text.map(|text| Text::charge(text, delivery));
     channels.into_iter().map(move |channel| {
-        (channel, Entry::new(delivery.split(), escaped_len, order.clone(), policy))
+        let route = Arc::clone(route);
+        let mut entry = Entry::new(delivery.split(), escaped_len, order.clone(), route);
+        if let Some(text) = &text {
+            entry = entry.with_text(text.clone());
+        }
+        (channel, entry)
     })
 }
 
 impl Rejects {
     /// Every dead letter that a route names has an entry in `letters`.
-    pub fn new(
-        table: Arc<RouteTable>,
-        letters: HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>,
-    ) -> Self {
-        Self { table, letters }
+    pub fn new(letters: HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>) -> Self {
+        Self { letters }
     }
 
     /// Takes events that the publishers hand back, until those have ended.
     pub async fn run(self, mut refused: mpsc::UnboundedReceiver<Refused>) {
         while let Some(Refused { entry, channel, why }) = refused.recv().await {
-            let route = self.table.routes().get(entry.policy().route as usize);
+            let route = Arc::clone(entry.route());
             let rejection = Rejection::new(Reason::Refused, why);
-            self.reject(entry.delivery, route, Some(channel.to_string()), rejection);
+            self.reject(entry.delivery, &route, Some(channel.to_string()), rejection);
         }
     }
 
     fn reject(
         &self,
         delivery: Delivery,
-        route: Option<&Arc<Spec>>,
+        route: &Spec,
         channel: Option<String>,
         rejection: Rejection,
     ) {
-        match route {
-            Some(route) => self.send(
-                &route.dead_letter,
-                delivery,
-                Some(Arc::clone(&route.name)),
-                channel,
-                rejection,
-            ),
-            None => drop(delivery),
-        }
+        let name = Arc::clone(&route.name);
+        self.send(&route.dead_letter, delivery, Some(name), channel, rejection);
     }
 
     fn send(
@@ -246,3 +233,7 @@ impl Rejects {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;

@@ -157,7 +157,7 @@ impl Bridge {
         let mut parts = Parts::new();
 
         let letters = dead_letters::open(config, &metrics, &health, &shutdown, &mut parts).await?;
-        let rejects = Rejects::new(Arc::clone(&table), letters);
+        let rejects = Rejects::new(letters);
         let (refused, refused_entries) = mpsc::unbounded_channel();
         let (mut publishers, mut gates) = (HashMap::new(), HashMap::new());
         for (name, api) in &config.apis {

@@ -27,8 +27,8 @@ const LOG_EVERY: Duration = Duration::from_mins(5);
 /// A record on its way into a dead letter, with the duty that its confirmation ends.
 #[derive(Debug)]
 pub struct Letter {
-    record: Record,
-    delivery: Delivery,
+    pub(crate) record: Record,
+    pub(crate) delivery: Delivery,
 }
 
 impl Letter {

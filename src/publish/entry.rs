@@ -1,36 +1,45 @@
 //! What the publisher is given, and what it hands back.
 
+use std::sync::Arc;
 use std::time::Instant;
+
+use bytes::Bytes;
 
 use super::lanes::Item;
 use crate::delivery::{Delivery, OrderKey};
 use crate::event_api::{Channel, EscapedLen, Event};
+use crate::route::Spec;
 
-/// One event on its way. Thousands wait at a time, so it is kept small: its text is its message's.
+/// One event on its way. Thousands wait at a time, so it is kept small: nearly always its text is its
+/// message's, and nothing went wrong.
 #[derive(Debug)]
 pub struct Entry {
-    /// The message, whose payload is the event, and this event's part of the duty.
+    /// The message, and this event's part of the duty.
     pub delivery: Delivery,
     order: Option<OrderKey>,
-    policy: Policy,
+    /// Its own hold on it: the table that it was decided by may be another one when its answer comes.
+    route: Arc<Spec>,
+    /// The route's, of which every batch asks: the route itself is looked at when something went wrong.
+    strict_order: bool,
     escaped_len: EscapedLen,
-    /// `None` while nothing went wrong.
-    tries: Option<Box<Tries>>,
+    rare: Option<Box<Rare>>,
 }
+
+/// What few entries have.
+#[derive(Debug, Default)]
+struct Rare {
+    /// `None`: the event is the payload of its message.
+    text: Option<Text>,
+    tries: Tries,
+}
+
+/// The text of an event that is not the payload of its message. It is charged to the message for as long as
+/// that is in flight, once for all the entries that share it.
+#[derive(Clone, Debug)]
+pub struct Text(Bytes);
 
 /// An entry and where it goes.
 pub type Addressed = (Channel, Entry);
-
-/// What a route says about publishing.
-#[derive(Clone, Copy, Debug)]
-pub struct Policy {
-    /// The route's place in its table.
-    pub route: u32,
-    /// Tries an event gets that the API keeps failing on its own.
-    pub give_up_after: u32,
-    /// At most one event of a key in a request.
-    pub strict_order: bool,
-}
 
 /// What happened to an entry so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,33 +68,51 @@ pub struct Refused {
     pub why: String,
 }
 
+impl Text {
+    /// `text`, which was made of `delivery`'s message.
+    pub fn charge(text: Bytes, delivery: &Delivery) -> Self {
+        delivery.charge(text.len());
+        Self(text)
+    }
+}
+
 impl Entry {
     /// The payload of `delivery`'s message as an event that was checked, with what orders it.
     pub fn new(
         delivery: Delivery,
         escaped_len: EscapedLen,
         order: Option<OrderKey>,
-        policy: Policy,
+        route: Arc<Spec>,
     ) -> Self {
-        Self { delivery, order, policy, escaped_len, tries: None }
+        let strict_order = route.strict_order;
+        Self { delivery, order, route, strict_order, escaped_len, rare: None }
+    }
+
+    /// The same with `text` for its event, of which the escaped length is.
+    #[must_use]
+    pub fn with_text(mut self, text: Text) -> Self {
+        self.rare.get_or_insert_default().text = Some(text);
+        self
     }
 
     /// The event.
     pub fn event(&self) -> Event<'_> {
-        Event::known(&self.delivery.message().payload, self.escaped_len)
+        let own = self.rare.as_ref().and_then(|rare| rare.text.as_ref());
+        let text = own.map_or(&self.delivery.message().payload, |text| &text.0);
+        Event::known(text, self.escaped_len)
     }
 
-    /// What its route says.
-    pub fn policy(&self) -> Policy {
-        self.policy
+    /// The route that it came by, as it was then.
+    pub fn route(&self) -> &Arc<Spec> {
+        &self.route
     }
 
     pub(super) fn tries(&self) -> Tries {
-        self.tries.as_deref().copied().unwrap_or_default()
+        self.rare.as_ref().map(|rare| rare.tries).unwrap_or_default()
     }
 
     pub(super) fn tries_mut(&mut self) -> &mut Tries {
-        self.tries.get_or_insert_default()
+        &mut self.rare.get_or_insert_default().tries
     }
 }
 
@@ -94,13 +121,14 @@ impl Item for Entry {
         self.order.as_ref()
     }
     fn strict(&self) -> bool {
-        self.policy.strict_order
+        self.strict_order
     }
     fn alone(&self) -> bool {
-        self.tries.as_ref().is_some_and(|tries| tries.alone)
+        self.rare.as_ref().is_some_and(|rare| rare.tries.alone)
     }
     fn yields(&self) -> bool {
-        self.tries.as_ref().is_some_and(|tries| tries.alone || tries.refused_at.is_some())
+        let tries = self.rare.as_ref().map(|rare| &rare.tries);
+        tries.is_some_and(|tries| tries.alone || tries.refused_at.is_some())
     }
     fn body_bytes(&self) -> usize {
         self.escaped_len.bytes()
@@ -110,6 +138,69 @@ impl Item for Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use crate::delivery::{Outcome, Settlement, Tracker};
+    use crate::message::{Coordinates, Message, Topic};
+    use crate::route::{OrderBy, RejectTo};
+
+    #[derive(Default)]
+    struct Charged(AtomicUsize);
+
+    impl Tracker for Charged {
+        fn settled(&self, _: u64, _: Outcome) {}
+
+        fn charge(&self, _: u64, bytes: usize) {
+            self.0.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn delivery(tracker: &Arc<Charged>, payload: &'static str) -> Delivery {
+        let message = Message {
+            source: "s".into(),
+            topic: Topic::new("t", '/'),
+            key: None,
+            headers: Vec::new(),
+            payload: payload.into(),
+            order: None,
+            published: None,
+            coordinates: Coordinates::default(),
+        };
+        Delivery::new(message, Settlement::new(Arc::<Charged>::clone(tracker), 1))
+    }
+
+    fn escaped_len(text: &str) -> EscapedLen {
+        Event::parse(text.as_bytes()).unwrap().escaped_len()
+    }
+
+    #[test]
+    fn a_text_of_its_own_is_the_event_and_is_charged_once() {
+        const OWN: &str = r#"{"made":"of it"}"#;
+        let route = Arc::new(Spec {
+            name: "r".into(),
+            from: vec!["s".into()],
+            topic: None,
+            channels: Vec::new(),
+            api: "main".into(),
+            order: OrderBy::Nothing,
+            strict_order: true,
+            give_up_after: 5,
+            dead_letter: RejectTo::Discard,
+        });
+        let tracker = Arc::default();
+        let whole = delivery(&tracker, "{}");
+        let new = |len| Entry::new(whole.split(), len, None, Arc::clone(&route));
+        let plain = new(escaped_len("{}"));
+        assert_eq!((plain.event().text(), tracker.0.load(Ordering::Relaxed)), (&b"{}"[..], 0));
+        let text = Text::charge(OWN.into(), &whole);
+        let mut entries = [(); 2].map(|()| new(escaped_len(OWN)).with_text(text.clone()));
+        for entry in &mut entries {
+            entry.tries_mut().alone = true;
+            assert_eq!((entry.event().text(), entry.body_bytes()), (OWN.as_bytes(), OWN.len() + 6));
+            assert!(entry.alone() && entry.strict() && Arc::ptr_eq(entry.route(), &route));
+        }
+        assert_eq!(tracker.0.load(Ordering::Relaxed), OWN.len());
+    }
 
     /// With the link of its queue it fills one line of the cache, and no more.
     #[test]

@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-pub use entry::{Addressed, Entry, Policy, Refused};
+pub use entry::{Addressed, Entry, Refused, Text};
 pub use http::{BuildError, Client};
 
 use crate::config::ApiConfig;

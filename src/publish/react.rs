@@ -278,7 +278,7 @@ impl<P: Post> Publisher<P> {
         why: &str,
         own_fault: bool,
     ) -> Option<Entry> {
-        let most = entry.policy().give_up_after;
+        let most = entry.route().give_up_after;
         let tries = entry.tries_mut();
         tries.failures = tries.failures.saturating_add(1);
         tries.own_faults += u32::from(own_fault);

@@ -29,8 +29,8 @@ use crate::dead_letter::{FileTarget, First, Letter, OpenError, Record, write_let
 use crate::delivery::{Delivery, Done, Outcome};
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::pipeline::{entries, policy};
-use crate::publish::{self, Addressed, Policy, Publisher, Refused};
+use crate::pipeline::entries;
+use crate::publish::{self, Addressed, Publisher, Refused};
 use crate::route::{Decision, Reason, Rejection, RouteName};
 use crate::shutdown::Shutdown;
 use account::Tally;
@@ -97,7 +97,6 @@ pub struct Replay {
 /// Where records go.
 struct Feed {
     publishers: HashMap<Arc<str>, mpsc::UnboundedSender<Addressed>>,
-    policies: HashMap<RouteName, Policy>,
     rejects: Rejects,
 }
 
@@ -108,8 +107,6 @@ struct Rejects {
     letters: Vec<mpsc::UnboundedSender<Letter>>,
     /// Knows the file of each record.
     tally: Arc<Tally>,
-    /// The names of the routes, in the configuration's order.
-    routes: Arc<[RouteName]>,
 }
 
 /// A view of a replay's progress; cheap to clone.
@@ -144,9 +141,8 @@ impl Replay {
         if let [only] = letters.as_slice() {
             letters = vec![only.clone(); options.files.len()];
         }
-        let routes = config.routes.iter().map(|route| Arc::clone(&route.name)).collect();
         let tally = Arc::<Tally>::default();
-        let rejects = Rejects { letters, tally: Arc::clone(&tally), routes };
+        let rejects = Rejects { letters, tally: Arc::clone(&tally) };
 
         let (refused, refused_entries) = mpsc::unbounded_channel();
         let wanted: HashSet<_> = input.wanted(config).map(|route| &route.api).collect();
@@ -162,10 +158,7 @@ impl Replay {
         drop(refused);
         parts.spawn(rejects.clone().run(refused_entries));
 
-        let policies = config.routes.iter().enumerate();
-        let policies =
-            policies.map(|(n, route)| (Arc::clone(&route.name), policy(n, route))).collect();
-        let feed = Feed { publishers, policies, rejects };
+        let feed = Feed { publishers, rejects };
         let total_bytes = input.lengths.iter().sum();
         let progress = Progress { total_bytes, bytes: Arc::default(), tally, health };
         Ok(Self { input, parts, feed, progress, grace: config.grace, shutdown })
@@ -280,16 +273,14 @@ impl Feed {
             return self.rejects.write(delivery, kept.route, kept.channel, why);
         }
         for Decision { route, outcome, .. } in decisions {
-            // Every route has a policy and its API a publisher; a part that is dropped is unsettled.
-            let (Some(&policy), Some(publisher)) =
-                (self.policies.get(&route.name), self.publishers.get(&route.api))
-            else {
+            // The API of every route has a publisher; a part that is dropped is unsettled.
+            let Some(publisher) = self.publishers.get(&route.api) else {
                 drop(delivery.split());
                 continue;
             };
             match outcome {
                 Ok(rendered) => {
-                    entries(&delivery, rendered, policy).for_each(|e| drop(publisher.send(e)));
+                    entries(&delivery, rendered, route).for_each(|e| drop(publisher.send(e)));
                 }
                 Err(Rejection { reason, detail }) => {
                     let (route, why) = (Some(Arc::clone(&route.name)), (reason.word(), detail));
@@ -305,10 +296,9 @@ impl Rejects {
     /// Takes events that the publishers hand back, until those have ended.
     async fn run(self, mut refused: mpsc::UnboundedReceiver<Refused>) {
         while let Some(Refused { entry, channel, why }) = refused.recv().await {
-            // A part that is dropped is unsettled.
-            let Some(route) = self.routes.get(entry.policy().route as usize) else { continue };
+            let route = Some(Arc::clone(&entry.route().name));
             let why = (Reason::Refused.word(), why);
-            self.write(entry.delivery, Some(Arc::clone(route)), Some(channel.to_string()), why);
+            self.write(entry.delivery, route, Some(channel.to_string()), why);
         }
     }
 

@@ -16,6 +16,7 @@ pub use decode::Document;
 pub use pattern::Pattern;
 pub use template::Template;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::event_api::{Channel, EscapedLen, Event, MAX_EVENT_BYTES};
@@ -129,9 +130,11 @@ pub struct Decision<'t> {
     pub outcome: Result<Rendered, Rejection>,
 }
 
-/// An event, which is its message's payload unchanged, and its channels.
+/// An event, and its channels.
 #[derive(Debug)]
 pub struct Rendered {
+    /// What the event is if not the payload of its message as it is: one JSON value.
+    pub text: Option<Bytes>,
     /// Of the event.
     pub escaped_len: EscapedLen,
     /// Its channels, each one once, at least one.
@@ -207,7 +210,7 @@ impl Spec {
         };
         let event = Event::from_checked_json(&context.message.payload)
             .map_err(|e| Rejection::new(Reason::TooLarge, e.to_string()))?;
-        Ok(Rendered { escaped_len: event.escaped_len(), channels, order })
+        Ok(Rendered { text: None, escaped_len: event.escaped_len(), channels, order })
     }
 }
 
@@ -269,7 +272,6 @@ impl fmt::Display for Rejection {
 mod tests {
     use super::*;
     use crate::message::{Coordinates, Topic};
-    use bytes::Bytes;
 
     fn spec(name: &str, topic: Option<&str>, channels: &[&str]) -> Spec {
         let topic = topic.map(|t| Pattern::parse(t, '/').unwrap());

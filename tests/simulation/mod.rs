@@ -99,7 +99,7 @@ async fn live(
     b.topic = Some(pattern);
     let table = Arc::new(RouteTable::new([spec(strict), b]));
     let (letters, letter_queue) = mpsc::unbounded_channel();
-    let rejects = Rejects::new(Arc::clone(&table), HashMap::from([("grave".into(), letters)]));
+    let rejects = Rejects::new(HashMap::from([("grave".into(), letters)]));
     let (refused, refused_queue) = mpsc::unbounded_channel();
     let (entries, entry_queue) = mpsc::unbounded_channel();
     let source = metrics.source("fake");

@@ -11,7 +11,8 @@ use appsync_bridge::health::Health;
 use appsync_bridge::message::{Coordinates, Message, Topic};
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::publish::post::{Answer, Failure, Fault, Post};
-use appsync_bridge::publish::{Addressed, Entry, Policy, Publisher, Refused};
+use appsync_bridge::publish::{Addressed, Entry, Publisher, Refused};
+use appsync_bridge::route::{OrderBy, RejectTo, Spec};
 use appsync_bridge::shutdown::Shutdown;
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -223,10 +224,23 @@ pub(crate) fn entry(channel: &str, key: &str, id: u64, ends: &Arc<Ends>) -> Addr
     };
     let settlement = Settlement::new(Arc::<Ends>::clone(ends), id);
     let delivery = Delivery::new(message, settlement);
-    let policy = Policy { route: 0, strict_order: false, give_up_after: 5 };
     let channel = Channel::parse(channel).unwrap();
     let order = (!key.is_empty()).then(|| key.as_bytes().into());
-    (channel, Entry::new(delivery, escaped_len, order, policy))
+    (channel, Entry::new(delivery, escaped_len, order, Arc::new(route())))
+}
+
+fn route() -> Spec {
+    Spec {
+        name: "r".into(),
+        from: vec!["s".into()],
+        topic: None,
+        channels: Vec::new(),
+        api: "main".into(),
+        order: OrderBy::Source,
+        strict_order: false,
+        give_up_after: 5,
+        dead_letter: RejectTo::Discard,
+    }
 }
 
 /// The body of an answer that accepts so many events.

@@ -1,0 +1,115 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::delivery::{Settlement, Tracker};
+use crate::event_api::{Channel, Event};
+use crate::message::{Coordinates, Message};
+use crate::route::{OrderBy, Template};
+
+/// How the duties ended, and what was charged.
+#[derive(Default)]
+struct Log(Mutex<Vec<Outcome>>, AtomicUsize);
+
+impl Tracker for Log {
+    fn settled(&self, _: u64, outcome: Outcome) {
+        self.0.lock().push(outcome);
+    }
+
+    fn charge(&self, _: u64, bytes: usize) {
+        self.1.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+fn delivery(log: &Arc<Log>) -> Delivery {
+    let message = Message {
+        source: "s".into(),
+        topic: Topic::new("t", '/'),
+        key: None,
+        headers: Vec::new(),
+        payload: "{}".into(),
+        order: None,
+        published: None,
+        coordinates: Coordinates::default(),
+    };
+    Delivery::new(message, Settlement::new(Arc::<Log>::clone(log), 1))
+}
+
+fn route(name: &str, channel: &str, dead_letter: &str) -> Spec {
+    Spec {
+        name: name.into(),
+        from: vec!["s".into()],
+        topic: None,
+        channels: vec![Template::channel(channel, &[]).unwrap()],
+        api: "main".into(),
+        order: OrderBy::Nothing,
+        strict_order: false,
+        give_up_after: 5,
+        dead_letter: RejectTo::DeadLetter(dead_letter.into()),
+    }
+}
+
+/// The entries that a table makes of a message; the table is gone then.
+fn routed(routes: Vec<Spec>, rejects: &Rejects, log: &Arc<Log>) -> Vec<Addressed> {
+    let metrics = Metrics::new();
+    let policy = SourcePolicy { max_payload: 1_000, unrouted: None, metrics: metrics.source("s") };
+    let (entries, mut queue) = mpsc::unbounded_channel();
+    let publishers = HashMap::from([("main".into(), entries)]);
+    let (table, sources) =
+        (Arc::new(RouteTable::new(routes)), HashMap::from([("s".into(), policy)]));
+    Pipeline::new(table, sources, &publishers, rejects.clone(), &metrics).route(delivery(log));
+    std::iter::from_fn(|| queue.try_recv().ok()).collect()
+}
+
+#[tokio::test]
+async fn a_refused_event_goes_where_the_route_said_that_it_came_by() {
+    let (one, mut ones) = mpsc::unbounded_channel();
+    let (two, mut twos) = mpsc::unbounded_channel();
+    let rejects = Rejects::new(HashMap::from([("one".into(), one), ("two".into(), two)]));
+    let log = Arc::<Log>::default();
+    let before = vec![route("a", "/x/a", "one"), route("b", "/x/b", "two")];
+    let mut entries = routed(before, &rejects, &log);
+    // The same names in other places, and with another dead letter: one that is not there any more.
+    let after = vec![route("b", "/x/b", "one"), route("c", "/x/c", "gone")];
+    entries.extend(routed(after, &rejects, &log));
+    let (refused, queue) = mpsc::unbounded_channel();
+    for (channel, entry) in entries {
+        refused.send(Refused { entry, channel, why: "no".to_owned() }).unwrap();
+    }
+    drop(refused);
+    rejects.run(queue).await;
+    let seen = |letters: &mut mpsc::UnboundedReceiver<Letter>| -> Vec<_> {
+        let letters = std::iter::from_fn(|| letters.try_recv().ok());
+        letters
+            .map(|Letter { record, delivery }| {
+                delivery.settle(Outcome::Accepted(Done::DeadLettered));
+                (record.route.unwrap().to_string(), record.channel.unwrap())
+            })
+            .collect()
+    };
+    let letter = |route: &str, channel: &str| (route.to_owned(), channel.to_owned());
+    assert_eq!(seen(&mut ones), [letter("a", "/x/a"), letter("b", "/x/b")]);
+    assert_eq!(seen(&mut twos), [letter("b", "/x/b")]);
+    let done = Outcome::Accepted(Done::DeadLettered);
+    assert_eq!(*log.0.lock(), [Outcome::Released, done], "without a letter it is not done");
+}
+
+#[test]
+fn a_rendered_text_is_charged_once_for_all_its_channels() {
+    let (log, text) = (Arc::<Log>::default(), r#"{"rendered":true}"#);
+    let whole = delivery(&log);
+    let rendered = |text: Option<&'static str>| Rendered {
+        escaped_len: Event::parse(text.unwrap_or("{}").as_bytes()).unwrap().escaped_len(),
+        text: text.map(Into::into),
+        channels: ["/x/a", "/x/b"].into_iter().map(|c| Channel::parse(c).unwrap()).collect(),
+        order: None,
+    };
+    let route = Arc::new(route("a", "/x/a", "one"));
+    let texts = |rendered| -> Vec<_> {
+        let entries = entries(&whole, rendered, &route);
+        entries.map(|(_, entry)| entry.event().text().to_owned()).collect()
+    };
+    assert_eq!(texts(rendered(None)), [b"{}", b"{}"]);
+    assert_eq!(log.1.load(Ordering::Relaxed), 0, "the payload was counted when it came");
+    assert_eq!(texts(rendered(Some(text))), [text.as_bytes(), text.as_bytes()]);
+    assert_eq!(log.1.load(Ordering::Relaxed), text.len());
+}
