@@ -1,0 +1,156 @@
+use super::*;
+use crate::message::{Coordinates, Topic};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::time::Duration;
+
+#[derive(Default)]
+struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>);
+
+impl Tracker for Log {
+    fn settled(&self, token: u64, outcome: Outcome) {
+        self.0.lock().push((token, outcome));
+    }
+
+    fn charge(&self, token: u64, bytes: usize) {
+        self.1.lock().push((token, bytes));
+    }
+}
+
+impl Log {
+    fn seen(&self) -> Vec<(u64, Outcome)> {
+        self.0.lock().clone()
+    }
+}
+
+fn delivery(log: &Arc<Log>, token: u64) -> Delivery {
+    let message = Message {
+        source: "s".into(),
+        topic: Topic::new("t", '/'),
+        key: None,
+        headers: Vec::new(),
+        payload: Bytes::new(),
+        order: None,
+        published: None,
+        coordinates: Coordinates::default(),
+    };
+    Delivery::new(message, Settlement::new(log.clone(), token))
+}
+
+#[test]
+fn dropped_is_not_done() {
+    let log = Arc::new(Log::default());
+    drop(Settlement::new(log.clone(), 1));
+    drop(delivery(&log, 2));
+    assert_eq!(log.seen(), [(1, Outcome::Released), (2, Outcome::Released)]);
+}
+
+#[test]
+fn a_panic_on_the_way_releases() {
+    let log = Arc::new(Log::default());
+    let delivery = delivery(&log, 7);
+    let thread = std::thread::spawn(move || {
+        let _held = delivery;
+        panic!("a bug");
+    });
+    assert!(thread.join().is_err());
+    assert_eq!(log.seen(), [(7, Outcome::Released)]);
+}
+
+#[test]
+fn ranks_are_places_and_the_order_of_the_type() {
+    for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
+        assert_eq!(
+            (usize::from(outcome.rank()), Outcome::from_rank(outcome.rank())),
+            (place, outcome)
+        );
+    }
+    assert!(Outcome::ALL.is_sorted());
+    assert_eq!(Outcome::from_rank(10), Outcome::Released, "whatever is not known is not done");
+}
+
+#[test]
+fn the_worst_part_wins_in_any_order_and_only_the_last_one_reports() {
+    for one in Outcome::ALL {
+        for other in Outcome::ALL {
+            let log = Arc::new(Log::default());
+            let first = delivery(&log, 3);
+            let (second, third) = (first.split(), first.split());
+            first.settle(one);
+            second.settle(Outcome::Accepted(Done::Published));
+            assert_eq!(log.seen(), []);
+            third.settle(other);
+            assert_eq!(log.seen(), [(3, one.max(other))]);
+        }
+    }
+}
+
+#[test]
+fn every_part_charges_the_message() {
+    let log = Arc::new(Log::default());
+    let first = delivery(&log, 3);
+    let second = first.split();
+    first.charge(10);
+    first.settle(Outcome::Accepted(Done::Published));
+    second.charge(5);
+    assert_eq!(*log.1.lock(), [(3, 10), (3, 5)]);
+}
+
+#[test]
+fn one_dropped_part_releases_the_whole() {
+    let log = Arc::new(Log::default());
+    let first = delivery(&log, 3);
+    drop(first.split());
+    first.settle(Outcome::Accepted(Done::Published));
+    assert_eq!(log.seen(), [(3, Outcome::Released)]);
+}
+
+#[test]
+fn an_intake_is_closed_while_every_api_is_that_it_feeds() {
+    let gates = [Gate::default(), Gate::default()];
+    let all = Intake::new(drop);
+    let (one, both) = (all.behind(vec![gates[0].clone()]), all.behind(gates.to_vec()));
+    gates[0].set_open(false);
+    assert!(all.is_open() && !one.is_open() && both.is_open());
+    gates[1].set_open(false);
+    assert!(!both.is_open());
+    gates[0].set_open(true);
+    assert!(one.is_open() && both.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whichever_api_opens_first_wakes_who_waits() {
+    let gates = [Gate::default(), Gate::default()];
+    let intake = Intake::new(drop).behind(gates.to_vec());
+    intake.until_open().await;
+    Intake::new(drop).until_open().await;
+    for first in [0, 1] {
+        for gate in &gates {
+            gate.set_open(false);
+        }
+        let (waits, gate) = (intake.clone(), gates[first].clone());
+        let woken = tokio::spawn(async move { waits.until_open().await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!woken.is_finished());
+        gate.set_open(true);
+        woken.await.unwrap();
+    }
+}
+
+/// A gate that opens at any moment of the waiting wakes it: one that is missed would wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_opening_is_missed() {
+    let gates = [Gate::default(), Gate::default()];
+    let intake = Intake::new(drop).behind(gates.to_vec());
+    for round in 0..5_000 {
+        for gate in &gates {
+            gate.set_open(false);
+        }
+        let (waits, gate) = (intake.clone(), gates[round % 2].clone());
+        let woken = tokio::spawn(async move { waits.until_open().await });
+        tokio::task::yield_now().await;
+        gate.set_open(true);
+        let woken = tokio::time::timeout(Duration::from_mins(1), woken).await;
+        woken.expect("it was missed").unwrap();
+    }
+}
