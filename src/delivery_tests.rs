@@ -138,19 +138,31 @@ async fn whichever_api_opens_first_wakes_who_waits() {
 }
 
 /// A gate that opens at any moment of the waiting wakes it: one that is missed would wait for ever.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn no_opening_is_missed() {
-    let gates = [Gate::default(), Gate::default()];
-    let intake = Intake::new(drop).behind(gates.to_vec());
-    for round in 0..5_000 {
-        for gate in &gates {
-            gate.set_open(false);
-        }
-        let (waits, gate) = (intake.clone(), gates[round % 2].clone());
-        let woken = tokio::spawn(async move { waits.until_open().await });
-        tokio::task::yield_now().await;
-        gate.set_open(true);
-        let woken = tokio::time::timeout(Duration::from_mins(1), woken).await;
-        woken.expect("it was missed").unwrap();
+    let (gate, ended) = (Gate::default(), Arc::new(AtomicBool::new(false)));
+    let intake = Intake::new(drop).behind(vec![Gate::default(), gate.clone()]);
+    intake.gates[0].set_open(false);
+    let opener = {
+        let (gate, ended) = (gate.clone(), Arc::clone(&ended));
+        std::thread::spawn(move || {
+            let mut round = 0_u32;
+            while !ended.load(Ordering::Relaxed) {
+                if gate.is_open() {
+                    std::thread::yield_now();
+                    continue;
+                }
+                round += 1;
+                (0..round % 64).for_each(|_| std::hint::spin_loop());
+                gate.set_open(true);
+            }
+        })
+    };
+    for round in 0..20_000 {
+        gate.set_open(false);
+        let woken = tokio::time::timeout(Duration::from_mins(1), intake.until_open()).await;
+        assert!(woken.is_ok(), "round {round} was missed");
     }
+    ended.store(true, Ordering::Relaxed);
+    opener.join().unwrap();
 }
