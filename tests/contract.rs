@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use appsync_bridge::config::source::SourceKind;
+use appsync_bridge::config::broker::SourceKind;
 use appsync_bridge::config::{self, Environment};
 use appsync_bridge::delivery::{Done, Intake, Outcome};
 use appsync_bridge::health::Health;

@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::warn;
 
-use crate::config::source::SourceKind;
 use crate::config::{Config, Tls};
 use crate::files::certificate::{self, AHEAD, Certificate, day};
 use crate::files::regular;
@@ -56,11 +55,7 @@ impl Certificates {
             }
         }
         for source in &config.sources {
-            let tls = match &source.kind {
-                SourceKind::Mqtt(mqtt) => &mqtt.tls,
-                SourceKind::Kafka(kafka) => &kafka.tls,
-            };
-            let Some(Tls { ca_file, identity }) = tls else { continue };
+            let Some(Tls { ca_file, identity }) = source.kind.settings().tls() else { continue };
             if let Some(path) = ca_file {
                 watch("source", &source.name, "ca_file", path);
             }

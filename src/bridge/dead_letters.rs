@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{BuildError, Parts, named};
+#[cfg(not(feature = "kafka"))]
+use crate::config::broker::KAFKA;
 #[cfg(feature = "kafka")]
 use crate::config::kafka::KafkaConfig;
-#[cfg(feature = "kafka")]
-use crate::config::source::SourceKind;
 use crate::config::{Config, DeadLetterConfig};
 use crate::dead_letter::FileTarget;
 #[cfg(feature = "kafka")]
@@ -55,7 +55,7 @@ pub(super) async fn open(
             #[cfg(not(feature = "kafka"))]
             DeadLetterConfig::Kafka { .. } => {
                 let part = format!("dead_letter `{name}`");
-                return Err(BuildError::LeftOut { part, kind: "kafka" });
+                return Err(BuildError::LeftOut { part, kind: KAFKA.feature });
             }
         });
     }
@@ -87,7 +87,7 @@ pub(super) async fn examine(config: &Config) -> Vec<BuildError> {
             #[cfg(not(feature = "kafka"))]
             DeadLetterConfig::Kafka { .. } => {
                 let part = format!("dead_letter `{name}`");
-                found.push(BuildError::LeftOut { part, kind: "kafka" });
+                found.push(BuildError::LeftOut { part, kind: KAFKA.feature });
             }
         }
     }
@@ -118,10 +118,7 @@ fn cluster<'a>(
 
 #[cfg(feature = "kafka")]
 fn clusters(config: &Config) -> impl Iterator<Item = (&SourceName, &KafkaConfig)> {
-    config.sources.iter().filter_map(|source| match &source.kind {
-        SourceKind::Kafka(kafka) => Some((&source.name, kafka)),
-        SourceKind::Mqtt(_) => None,
-    })
+    config.sources.iter().filter_map(|source| Some((&source.name, source.kind.kafka()?)))
 }
 
 /// Probes the broker of a dead letter, and gives what was found or why it could not work; `None` where there

@@ -23,7 +23,8 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::admin::Admin;
-use crate::config::source::{SourceConfig, SourceKind, Unrouted};
+use crate::config::broker::SourceKind;
+use crate::config::source::{SourceConfig, Unrouted};
 use crate::config::{ApiConfig, Config};
 use crate::dead_letter;
 use crate::delivery::Intake;
@@ -44,10 +45,6 @@ use waiting::Waiting;
 
 /// After the abort every part has this long to end.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// A payload of a broker that has no limit of its own here is dead-lettered unread if it is larger: an
-/// event has at most 240 KB.
-const MAX_PAYLOAD: usize = 1 << 20;
 
 /// A bridge that is built and not yet running.
 pub struct Bridge {
@@ -316,7 +313,10 @@ async fn source_part(
         #[cfg(not(all(feature = "mqtt", feature = "kafka")))]
         other => {
             let _ = (limits, metrics, health, intake, shutdown, unusable);
-            Err(BuildError::LeftOut { part: format!("source `{name}`"), kind: other.word() })
+            Err(BuildError::LeftOut {
+                part: format!("source `{name}`"),
+                kind: other.broker().feature,
+            })
         }
     }
 }
@@ -338,10 +338,7 @@ fn policy(source: &SourceConfig, metrics: &Metrics) -> SourcePolicy {
         Unrouted::Ignore => None,
         Unrouted::DeadLetter(name) => Some(RejectTo::DeadLetter(Arc::clone(name))),
     };
-    let max_payload = match &source.kind {
-        SourceKind::Mqtt(mqtt) => usize::try_from(mqtt.max_packet_size).unwrap_or(usize::MAX),
-        SourceKind::Kafka(_) => MAX_PAYLOAD,
-    };
+    let max_payload = source.kind.settings().max_payload();
     SourcePolicy { max_payload, unrouted, metrics: metrics.source(&source.name) }
 }
 

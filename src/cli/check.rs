@@ -95,7 +95,7 @@ async fn connect(config: &Config) -> ExitCode {
                 writeln!(redact::stderr(), "error: source {name}: {why}")
             }
             None => {
-                let kind = source.kind.word();
+                let kind = source.kind.broker().word;
                 writeln!(
                     redact::stdout(),
                     "source {name}: not tried: this version tries no `{kind}`"

@@ -1,5 +1,6 @@
-//! Settings that all kinds of sources share: in-flight limits and TLS.
+//! Settings that all kinds of sources share: in-flight limits and TLS; and what all settings can be asked.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use super::api::{ca_file, pem_file};
@@ -13,6 +14,45 @@ pub struct Tls {
     pub ca_file: Option<PathBuf>,
     /// The client's certificate and key, both PEM.
     pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// What the settings of every kind of source tell.
+pub trait Settings {
+    /// A larger payload is dead-lettered unread. Bytes.
+    fn max_payload(&self) -> usize;
+    /// How to secure the connection, if at all.
+    fn tls(&self) -> Option<&Tls>;
+    /// What the broker is asked for, as written: topics, filters.
+    fn asked(&self) -> Vec<&str>;
+    /// Whose connection no other may have: two of them would push one another out for ever.
+    fn client(&self) -> Option<Client>;
+}
+
+/// A name that a broker lets one connection have.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Client {
+    /// Where it counts: the broker, the group.
+    pub at: Vec<String>,
+    /// The name.
+    pub name: String,
+    /// The key that gives it.
+    pub key: &'static str,
+}
+
+/// Settings, and where in the file those are that others are checked against.
+pub(super) struct Own<C> {
+    pub(super) config: C,
+    /// What tells this client from others at the broker.
+    pub(super) client: Option<Range<usize>>,
+    /// What the broker is asked for, one each.
+    pub(super) asked: Vec<Range<usize>>,
+}
+
+impl<C> Own<C> {
+    /// With the settings of one kind made those of any.
+    pub(super) fn map<T>(self, of: impl FnOnce(C) -> T) -> Own<T> {
+        Own { config: of(self.config), client: self.client, asked: self.asked }
+    }
 }
 
 /// The shared settings, as far as they could be read.
@@ -32,6 +72,9 @@ pub(super) enum TlsChoice {
 }
 
 const IN_FLIGHT_BYTES: u64 = 64 << 20;
+
+/// The largest payload of a broker without a limit of its own here: an event has at most 240 KB.
+pub(super) const MAX_PAYLOAD: usize = 1 << 20;
 
 /// Reads the shared settings; `in_flight` is the default number of messages, `most` the largest.
 pub(super) fn common(table: &mut Table<'_>, in_flight: u32, most: u32) -> Common {

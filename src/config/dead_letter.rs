@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::broker::{self, Rejects};
 use super::environment::Environment;
 use super::kafka::topics;
 use super::reader::{Field, Kind, Names, Problem, Table, quoted};
@@ -47,12 +48,6 @@ pub(super) struct Read {
     pub(super) topic: Range<usize>,
 }
 
-#[derive(Clone, Copy)]
-enum Type {
-    File,
-    Kafka,
-}
-
 /// `max_size` and `max_files`: the rotation of a dead-letter file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rotation {
@@ -91,17 +86,16 @@ pub(super) fn read<'a>(
         let problem = Problem::new(Kind::BadValue, Some(table.span.clone()), message);
         ledger.report(problem.help(hint));
     }
-    let types = [("file", Type::File), ("kafka", Type::Kafka)];
-    let kind = table.choice("type", &types, &["jetstream", "sqs"]);
+    let kind = table.choice("type", &broker::REJECTS, &broker::REJECTS_LATER);
     if matches!(kind, Field::Bad) {
         table.ignore_rest();
         return None;
     }
-    let hint = "this version knows `type = \"file\"` and `type = \"kafka\"`";
-    let kind = table.require("type", kind, hint);
+    let words = broker::REJECTS.iter().map(|(word, _)| *word);
+    let kind = table.require("type", kind, broker::known(words));
     let read = match kind.as_ref().map(|kind| kind.value) {
-        Some(Type::Kafka) => topic(table, sources, type_of),
-        Some(Type::File) | None => file(table),
+        Some(Rejects::Kafka) => topic(table, sources, type_of),
+        Some(Rejects::File) | None => file(table),
     };
     kind?;
     read.filter(|_| !reserved)
@@ -126,7 +120,7 @@ fn topic<'a>(
         let text = ledger.string("source", entry.value)?;
         let name = sources.resolve(ledger, &text)?;
         match type_of(&name) {
-            Some("kafka") => Some(name),
+            Some(word) if word == broker::KAFKA.word => Some(name),
             // An error in its type is reported there.
             None => None,
             Some(other) => {

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub mod api;
+pub mod broker;
 mod certificates;
 mod common;
 mod daemon;
@@ -27,7 +28,7 @@ mod secret;
 pub mod source;
 
 pub use api::{ApiConfig, ApiName};
-pub use common::Tls;
+pub use common::{Settings, Tls};
 pub use daemon::{AdminConfig, LogConfig};
 pub use dead_letter::{
     DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::broker;
 use super::reader::{Field, Kind, Ledger, Located, Names, Problem, Table, Text, listed};
 use crate::message::SourceName;
 use crate::route::pattern::Capture;
@@ -12,7 +13,7 @@ use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
 /// The tables that a route may refer to.
 pub(super) struct Known<'a> {
     pub(super) sources: &'a Names,
-    /// What parts the levels of their topics.
+    /// What parts the levels of their topics, of those whose kind is known.
     pub(super) separators: &'a BTreeMap<SourceName, char>,
     pub(super) apis: &'a Names,
     pub(super) dead_letters: &'a Names,
@@ -45,11 +46,14 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         if separators.len() > 1 {
             let message = "`topic` can't fit sources whose topics have different levels";
             let problem = Problem::new(Kind::Impossible, Some(span), message);
-            ledger.report(problem.help(
-                "levels are parted by `/` in MQTT and by `.` in Kafka: write a route for each",
-            ));
+            let parted =
+                broker::ALL.map(|broker| format!("by `{}` in {}", broker.separator, broker.name));
+            let hint =
+                format!("levels are parted {}: write a route for each", parted.join(" and "));
+            ledger.report(problem.help(hint));
             return None;
         }
+        // Without a source whose kind is known there is an error elsewhere: any will do to look for more.
         Pattern::parse(&text.value, separators.first().copied().unwrap_or('/'))
             .map_err(|fault| report(ledger, &text, &span, fault))
             .ok()

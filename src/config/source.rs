@@ -3,9 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use super::broker::{self, Broker, SourceKind};
 use super::common::common;
-use super::kafka::{self, KafkaConfig};
-use super::mqtt::{self, MqttConfig};
 use super::reader::{Field, Kind, Names, Problem, Setting, Table, listed, quoted};
 use super::{DeadLetterName, dead_letter};
 use crate::message::SourceName;
@@ -19,7 +18,7 @@ pub struct SourceConfig {
     pub limits: Limits,
     /// What becomes of a message that no route takes.
     pub unrouted: Unrouted,
-    /// What only this kind of broker needs.
+    /// The kind of broker, and what only that is told.
     pub kind: SourceKind,
 }
 
@@ -41,72 +40,17 @@ pub enum Unrouted {
     DeadLetter(DeadLetterName),
 }
 
-/// The kinds of broker.
-#[derive(Clone, Debug)]
-pub enum SourceKind {
-    /// An MQTT broker.
-    Mqtt(MqttConfig),
-    /// A Kafka cluster.
-    Kafka(KafkaConfig),
-}
-
-impl SourceKind {
-    /// Its `type`, and the feature that brings its client.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Mqtt(_) => "mqtt",
-            Self::Kafka(_) => "kafka",
-        }
-    }
-
-    /// What parts the levels of its topics.
-    pub fn separator(&self) -> char {
-        match self {
-            Self::Mqtt(_) => '/',
-            Self::Kafka(_) => '.',
-        }
-    }
-}
-
 /// A source, and where in the file it says what is checked against others.
 pub(super) struct Read {
     pub(super) config: SourceConfig,
     /// The table.
     pub(super) table: Range<usize>,
     /// What tells this client from others at the broker.
-    pub(super) client_id: Range<usize>,
-    /// The subscriptions' filters or topics, one each.
-    pub(super) filters: Vec<Range<usize>>,
+    pub(super) client: Range<usize>,
+    /// What the broker is asked for, one each.
+    pub(super) asked: Vec<Range<usize>>,
     /// `unrouted` is written: what no route takes is meant to be there.
     pub(super) unrouted_is_meant: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Type {
-    Kafka,
-    Mqtt,
-}
-
-const TYPES: [(&str, Type); 2] = [("kafka", Type::Kafka), ("mqtt", Type::Mqtt)];
-const LATER: [&str; 3] = ["nats", "jetstream", "sqs"];
-const TYPE: &str = "this version knows `type = \"kafka\"` and `\"mqtt\"`";
-
-impl Type {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Kafka => "kafka",
-            Self::Mqtt => "mqtt",
-        }
-    }
-
-    /// Messages in flight: unless set, and at most.
-    fn in_flight(self) -> (u32, u32) {
-        match self {
-            Self::Kafka => (10_000, 1_000_000),
-            // The receive maximum of MQTT 5 has 16 bits.
-            Self::Mqtt => (1000, 65_535),
-        }
-    }
 }
 
 /// Reads a `[source.NAME]`.
@@ -117,18 +61,18 @@ pub(super) fn read(
     grace: Option<&Setting<Duration>>,
 ) -> Option<Read> {
     let ledger = table.ledger;
-    let kind = table.choice("type", &TYPES, &LATER);
+    let types = broker::ALL.map(|broker| (broker.word, broker));
+    let kind = table.choice("type", &types, &broker::LATER);
     if matches!(kind, Field::Bad) {
         // What its keys would be is known to nobody, or to a later version.
         table.ignore_rest();
         return None;
     }
-    let kind = table.require("type", kind, TYPE);
+    let kind = table.require("type", kind, broker::known(types.iter().map(|(word, _)| *word)));
     // Without a type that is what is missing; the keys are those of the first kind there was.
-    let of = kind.as_ref().map_or(Type::Mqtt, |kind| kind.value);
-    table.becomes(of.word());
-    let (in_flight, most) = of.in_flight();
-    let common = common(&mut table, in_flight, most);
+    let of: &Broker = kind.as_ref().map_or(&broker::MQTT, |kind| kind.value);
+    table.becomes(of.word);
+    let common = common(&mut table, of.in_flight, of.most_in_flight);
     let unrouted = table.choice("unrouted", &[("ignore", false), ("dead-letter", true)], &[]);
     let unrouted = unrouted.then(|to| {
         if !to.value {
@@ -149,21 +93,17 @@ pub(super) fn read(
     let unrouted = unrouted.or(Unrouted::Ignore);
     let unrouted_is_meant = unrouted.as_ref().is_none_or(|setting| setting.span.is_some());
     let span = table.span.clone();
-    let broker = match of {
-        Type::Mqtt => mqtt::read(&mut table, &common)
-            .map(|read| (SourceKind::Mqtt(read.config), read.client_id, read.filters)),
-        Type::Kafka => kafka::read(&mut table, &common, grace)
-            .map(|read| (SourceKind::Kafka(read.config), read.instance, read.topics)),
-    };
+    let own = (of.read)(&mut table, &common, grace);
     table.finish();
     kind?;
-    let (kind, client_id, filters) = broker?;
+    let own = own?;
     let limits = Limits {
         messages: usize::try_from(common.messages?.value).ok()?,
         bytes: usize::try_from(common.bytes?.value).ok()?,
     };
     common.plaintext?;
-    let config = SourceConfig { name: name.into(), limits, unrouted: unrouted?.value, kind };
-    let client_id = client_id.unwrap_or(span.clone());
-    Some(Read { config, table: span, client_id, filters, unrouted_is_meant })
+    let (name, unrouted) = (name.into(), unrouted?.value);
+    let config = SourceConfig { name, limits, unrouted, kind: own.config };
+    let client = own.client.unwrap_or(span.clone());
+    Some(Read { config, table: span, client, asked: own.asked, unrouted_is_meant })
 }

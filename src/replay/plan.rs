@@ -52,7 +52,7 @@ impl Routes {
 /// The level separator of a source's topics.
 pub(super) fn separators(config: &Config) -> impl Fn(&str) -> char + Send + 'static {
     let known: HashMap<_, _> =
-        config.sources.iter().map(|s| (s.name.clone(), s.kind.separator())).collect();
+        config.sources.iter().map(|s| (s.name.clone(), s.kind.broker().separator)).collect();
     // No route reads from a source that is not configured, so its separator does not matter.
     move |source| known.get(source).copied().unwrap_or('/')
 }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
+use crate::config::broker::SourceKind;
 use crate::config::dead_letter::{DeadLetterConfig, DeadLetterName, Read};
 use crate::config::kafka::{KafkaConfig, topics};
 use crate::config::reader::{Kind, Ledger, Problem, quoted};
-use crate::config::source::{self, SourceKind, Unrouted};
+use crate::config::source::{self, Unrouted};
 use crate::message::SourceName;
 use crate::route::{RejectTo, Spec};
 
@@ -33,11 +34,11 @@ pub(super) fn keep_out(
     for (name, Read { config, .. }) in dead_letters {
         let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
         let Some(home) = known.get(home).copied() else { continue };
-        let SourceKind::Kafka(cluster) = &sources[home].config.kind else { continue };
+        let Some(cluster) = sources[home].config.kind.kafka() else { continue };
         let from = rejecting.get(name).into_iter().flatten().copied();
         let own: BTreeSet<usize> = from.chain([home]).collect();
         for at in own {
-            if let SourceKind::Kafka(kafka) = &sources[at].config.kind
+            if let Some(kafka) = sources[at].config.kind.kafka()
                 && has_pattern(kafka)
                 && kafka.may_meet(cluster)
             {
@@ -110,10 +111,7 @@ fn ways(
     sources: &[source::Read],
     routes: &[Spec],
 ) -> Vec<Way> {
-    let kafka = |at: usize| match &sources[at].config.kind {
-        SourceKind::Kafka(kafka) => Some(kafka),
-        SourceKind::Mqtt(_) => None,
-    };
+    let kafka = |at: usize| sources[at].config.kind.kafka();
     let known = numbered(sources);
     let rejecting = rejecting(&known, sources, routes);
     let mut readers = HashMap::<_, BTreeMap<usize, usize>>::new();
@@ -141,7 +139,7 @@ fn ways(
         }
         let meets = |at: usize| kafka(at).is_some_and(|kafka| kafka.may_meet(home));
         let way = |from: usize, to: usize, number: usize| {
-            let (place, read) = (place.clone(), sources[to].filters[number].clone());
+            let (place, read) = (place.clone(), sources[to].asked[number].clone());
             Way { from, to, place, read }
         };
         let own = from.iter().filter_map(|at| readers.get(at).map(|number| (*at, *number)));

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use regex::bytes::Regex;
 
+use crate::config::broker::Broker;
 use crate::config::kafka::topics;
 use crate::config::reader::{Kind, Ledger, Problem, listed, quoted};
 use crate::config::route;
-use crate::config::source::{self, SourceKind};
+use crate::config::source;
 use crate::route::Pattern;
 use crate::route::wildcard::{Spelling, spelled};
 
@@ -16,7 +17,7 @@ use crate::route::wildcard::{Spelling, spelled};
 struct Asked<'a> {
     text: &'a str,
     place: &'a Range<usize>,
-    separator: char,
+    broker: &'static Broker,
     /// The compiled regular expression, if it is one.
     regex: Option<Regex>,
 }
@@ -87,7 +88,7 @@ fn untaken_filter(ledger: &Ledger<'_>, asked: &Asked<'_>, takers: &[&route::Read
     }
     let names: Vec<_> = takers.iter().map(|route| &route.spec.name).collect();
     let names = listed(&names, "and");
-    let fits = Pattern::spelled(asked.text, asked.separator);
+    let fits = Pattern::spelled(asked.text, asked.broker.separator);
     let hint = match fits.filter(|_| !asked.is_regex() && is_shown(ledger, asked.place)) {
         Some(fits) => format!("`topic = \"{fits}\"` in a route takes it; see that of {names}"),
         None => format!("see the `topic` of {names}"),
@@ -116,16 +117,15 @@ fn unbrought(
     if let Some(asked) = near {
         return problem.also(asked.place.clone(), "the nearest").help(CASE);
     }
-    let add = |key: &str, spelling, separator| {
-        let what = spelled(topic.text(), separator, spelling);
-        what.map(|what| format!("add `'{what}'` to `{key}` of the source"))
-    };
-    let hint = from.iter().find_map(|source| match &source.config.kind {
-        SourceKind::Mqtt(_) => add("subscriptions", Spelling::Filter, '/'),
-        SourceKind::Kafka(_) => match topic.prefix('.') {
-            (name, true) => Some(format!("add `\"{name}\"` to `topics` of the source")),
-            _ => add("topics", Spelling::Regex, '.'),
-        },
+    let hint = from.iter().find_map(|source| {
+        let Broker { spelling, separator, asked_by, .. } = *source.config.kind.broker();
+        if spelling == Spelling::Regex
+            && let (name, true) = topic.prefix(separator)
+        {
+            return Some(format!("add `\"{name}\"` to `{asked_by}` of the source"));
+        }
+        let what = spelled(topic.text(), separator, spelling)?;
+        Some(format!("add `'{what}'` to `{asked_by}` of the source"))
     });
     problem.maybe_help(hint.filter(|_| is_shown(ledger, place)))
 }
@@ -145,21 +145,19 @@ fn of_name<'a>(sources: &[&'a source::Read], name: &str) -> Option<&'a source::R
 }
 
 fn asked(source: &source::Read) -> Vec<Asked<'_>> {
-    let separator = source.config.kind.separator();
-    let texts: Vec<&str> = match &source.config.kind {
-        SourceKind::Mqtt(mqtt) => {
-            mqtt.subscriptions.iter().map(|each| each.filter.as_str()).collect()
-        }
-        SourceKind::Kafka(kafka) => kafka.topics.iter().map(String::as_str).collect(),
-    };
-    let asked = |(text, place)| Asked { text, place, separator, regex: regex(text, separator) };
-    texts.into_iter().zip(&source.filters).map(asked).collect()
+    let broker = source.config.kind.broker();
+    let texts = source.config.kind.settings().asked();
+    let asked = |(text, place)| Asked { text, place, broker, regex: regex(text, broker) };
+    texts.into_iter().zip(&source.asked).map(asked).collect()
 }
 
 /// Compiled once: there may be thousands of routes.
-fn regex(text: &str, separator: char) -> Option<Regex> {
-    let is_regex = separator == '.' && topics::is_pattern(text);
-    topics::compile(text).ok().filter(|_| is_regex)
+fn regex(text: &str, broker: &Broker) -> Option<Regex> {
+    topics::compile(text).ok().filter(|_| is_regex(text, broker))
+}
+
+fn is_regex(text: &str, broker: &Broker) -> bool {
+    broker.spelling == Spelling::Regex && topics::is_pattern(text)
 }
 
 impl<'a> Asked<'a> {
@@ -168,25 +166,23 @@ impl<'a> Asked<'a> {
     where
         'a: 't,
     {
-        Asked {
-            text,
-            place: self.place,
-            separator: self.separator,
-            regex: regex(text, self.separator),
-        }
+        Asked { text, place: self.place, broker: self.broker, regex: regex(text, self.broker) }
     }
 
     fn is_regex(&self) -> bool {
-        self.separator == '.' && topics::is_pattern(self.text)
+        is_regex(self.text, self.broker)
     }
 
     /// Whether a topic may exist that it brings and that `topic` takes; of a regular expression in doubt.
     fn meets(&self, topic: Option<&Pattern>) -> bool {
         let Some(topic) = topic else { return true };
-        match self.separator {
-            '/' => topic.meets_filter(self.text),
-            _ if self.is_regex() => regex_meets(self.text, self.regex.as_ref(), topic),
-            separator => topic.takes(self.text, separator),
+        match self.broker.spelling {
+            Spelling::Filter => topic.meets_filter(self.text),
+            Spelling::Regex if self.is_regex() => {
+                regex_meets(self.text, self.regex.as_ref(), topic)
+            }
+            // A name without wildcards.
+            Spelling::Regex | Spelling::Route => topic.takes(self.text, self.broker.separator),
         }
     }
 }
@@ -227,6 +223,7 @@ fn literal_prefix(regex: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::broker::KAFKA;
 
     #[test]
     fn regular_expressions_meet_what_they_may_bring() {
@@ -245,7 +242,7 @@ mod tests {
             ("^ord", "orders.{event}", true),
         ] {
             let pattern = Pattern::parse(topic, '.').unwrap();
-            let compiled = super::regex(regex, '.');
+            let compiled = super::regex(regex, &KAFKA);
             assert_eq!(regex_meets(regex, compiled.as_ref(), &pattern), meets, "{regex} {topic}");
         }
     }

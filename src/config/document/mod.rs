@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use super::dead_letter::DeadLetterConfig;
 use super::reader::{Kind, Ledger, Masked, Names, Problem, Repaired, Table, listed, names, quoted};
-use super::source::SourceKind;
-use super::{Config, Environment, LogFormat, api, daemon, dead_letter, route, source};
+use super::{Config, Environment, LogFormat, api, broker, daemon, dead_letter, route, source};
 
 /// Reads a text, of which only what is left in `masked` may be shown: the configuration if there could
 /// be one, everything found, and how log lines are to look as far as the text says so.
@@ -60,10 +59,12 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         sources.iter().map(|(name, table)| (*name, table.type_word())).collect();
     let type_of = |name: &str| types.get(name).copied().flatten();
     let dead_letters = read_dead_letters(ledger, dead_letters, &source_names, type_of);
-    // With invalid ones, too: an error in a source is no error in its routes.
-    let separator = |table: &Table<'_>| if table.type_word() == Some("kafka") { '.' } else { '/' };
-    let separators: BTreeMap<_, _> =
-        sources.iter().map(|(name, table)| ((*name).into(), separator(table))).collect();
+    // With invalid ones, too: an error in a source is no error in its routes. An unknown kind has no separator.
+    let separator = |table: &Table<'_>| Some(broker::of_word(table.type_word()?)?.separator);
+    let separators: BTreeMap<_, _> = sources
+        .iter()
+        .filter_map(|(name, table)| Some(((*name).into(), separator(table)?)))
+        .collect();
     let sources: Vec<_> = sources
         .into_iter()
         .map(|(name, table)| source::read(name, table, &dead_letter_names, grace.as_ref()))
@@ -152,32 +153,19 @@ fn read_dead_letters<'a>(
 
 /// A broker lets one connection have a client id: two would push one another out for ever.
 fn same_clients(ledger: &Ledger<'_>, sources: &[&source::Read]) {
-    // Where it is a client, as who, and what gives it that name. Without a name it is nobody.
-    let client = |source: &source::Read| match &source.config.kind {
-        SourceKind::Mqtt(mqtt) if mqtt.client_id.is_empty() => None,
-        SourceKind::Mqtt(mqtt) => {
-            let broker = format!("{}:{}", mqtt.host.to_ascii_lowercase(), mqtt.port);
-            Some((vec![broker], mqtt.client_id.clone(), "client_id"))
-        }
-        SourceKind::Kafka(kafka) => {
-            let mut at: Vec<_> = kafka.brokers.iter().map(|b| b.to_ascii_lowercase()).collect();
-            at.sort_unstable();
-            at.push(kafka.group.clone());
-            Some((at, kafka.instance.clone()?, "group_instance_id"))
-        }
-    };
     let mut known = BTreeMap::new();
     for source in sources {
-        let Some(this) = client(source) else { continue };
-        let own = this.2;
-        let other: &source::Read = known.entry(this).or_insert(source);
+        let kind = &source.config.kind;
+        let Some(client) = kind.settings().client() else { continue };
+        let own = client.key;
+        let other: &source::Read = known.entry((kind.broker().word, client)).or_insert(source);
         if std::ptr::eq(other, *source) {
             continue;
         }
         let names = [&other.config.name, &source.config.name];
         let message = format!("{} are the same client of one broker", listed(&names, "and"));
-        let problem = Problem::new(Kind::Impossible, Some(source.client_id.clone()), message)
-            .also(other.client_id.clone(), "the same here")
+        let problem = Problem::new(Kind::Impossible, Some(source.client.clone()), message)
+            .also(other.client.clone(), "the same here")
             .help(format!(
                 "the broker would give the session now to one and now to the other: \
                  give each source its own `{own}`"

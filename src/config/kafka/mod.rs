@@ -4,10 +4,9 @@ mod librdkafka;
 mod sasl;
 pub(super) mod topics;
 
-use std::ops::Range;
 use std::time::Duration;
 
-use super::common::{Common, Tls, TlsChoice};
+use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls, TlsChoice};
 use super::endpoint::is_loopback;
 use super::reader::{
     Field, Kind, Ledger, Located, Problem, Reported, Setting, Table, Text, quoted, show_duration,
@@ -65,6 +64,27 @@ impl KafkaConfig {
     }
 }
 
+impl Settings for KafkaConfig {
+    fn max_payload(&self) -> usize {
+        MAX_PAYLOAD
+    }
+
+    fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    fn asked(&self) -> Vec<&str> {
+        self.topics.iter().map(String::as_str).collect()
+    }
+
+    fn client(&self) -> Option<Client> {
+        let mut at: Vec<_> = self.brokers.iter().map(|b| b.to_ascii_lowercase()).collect();
+        at.sort_unstable();
+        at.push(self.group.clone());
+        Some(Client { at, name: self.instance.clone()?, key: "group_instance_id" })
+    }
+}
+
 /// How a group shares its partitions out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
@@ -93,13 +113,6 @@ pub enum Tombstones {
     Null,
 }
 
-/// The settings, and where in the file those are that others are checked against.
-pub(super) struct Read {
-    pub(super) config: KafkaConfig,
-    pub(super) instance: Option<Range<usize>>,
-    pub(super) topics: Vec<Range<usize>>,
-}
-
 /// Of a broker that is named without one.
 const DEFAULT_PORT: u16 = 9092;
 const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
@@ -116,7 +129,7 @@ pub(super) fn read(
     table: &mut Table<'_>,
     common: &Common,
     grace: Option<&Setting<Duration>>,
-) -> Option<Read> {
+) -> Option<Own<KafkaConfig>> {
     let ledger = table.ledger;
     let brokers = table.strings("brokers").then(|texts| brokers(ledger, &texts.value));
     let brokers = table.require("brokers", brokers, BROKERS);
@@ -160,9 +173,9 @@ pub(super) fn read(
     }
     let topics = topics?;
     let instance = instance.ok()?;
-    Some(Read {
-        topics: topics.value.iter().map(|topic| topic.span.clone()).collect(),
-        instance: instance.as_ref().map(|id| id.span.clone()),
+    Some(Own {
+        asked: topics.value.iter().map(|topic| topic.span.clone()).collect(),
+        client: instance.as_ref().map(|id| id.span.clone()),
         config: KafkaConfig {
             brokers: brokers?.value,
             group: group?.value.value,

@@ -3,11 +3,10 @@
 mod filter;
 mod overlap;
 
-use std::ops::Range;
 use std::time::Duration;
 
 use super::Secret;
-use super::common::{Common, Tls, TlsChoice};
+use super::common::{Client, Common, Own, Settings, Tls, TlsChoice};
 use super::endpoint::is_loopback;
 use super::reader::{
     Field, Kind, Ledger, Located, Problem, Reported, Setting, Table, Text, show_duration, show_size,
@@ -53,11 +52,25 @@ pub enum MqttVersion {
     V5,
 }
 
-/// The settings, and where in the file those are that others are checked against.
-pub(super) struct Read {
-    pub(super) config: MqttConfig,
-    pub(super) client_id: Option<Range<usize>>,
-    pub(super) filters: Vec<Range<usize>>,
+impl Settings for MqttConfig {
+    fn max_payload(&self) -> usize {
+        usize::try_from(self.max_packet_size).unwrap_or(usize::MAX)
+    }
+
+    fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
+    }
+
+    fn asked(&self) -> Vec<&str> {
+        self.subscriptions.iter().map(|each| each.filter.as_str()).collect()
+    }
+
+    fn client(&self) -> Option<Client> {
+        // Without a name it is nobody.
+        let name = Some(self.client_id.clone()).filter(|name| !name.is_empty())?;
+        let broker = format!("{}:{}", self.host.to_ascii_lowercase(), self.port);
+        Some(Client { at: vec![broker], name, key: "client_id" })
+    }
 }
 
 struct Broker {
@@ -73,7 +86,7 @@ const MAX_PACKET_SIZE: u64 = 300_000;
 const LARGEST_PACKET: u64 = 268_435_460;
 
 /// Reads what only MQTT sources have.
-pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Read> {
+pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttConfig>> {
     let ledger = table.ledger;
     let broker = table.filled("url").then(|text| broker(ledger, &text));
     let broker = table.require("url", broker, "the broker: `url = \"mqtts://broker.example\"`");
@@ -143,9 +156,9 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Read> {
     let port = broker.port.unwrap_or(if tls.is_some() { 8883 } else { 1883 });
     // The broker keeps nothing under a name that it makes up for each connection.
     let session_expiry = if client_id.is_some() { expiry?.value } else { Duration::ZERO };
-    Some(Read {
-        filters: filters?.value.into_iter().map(|filter| filter.span).collect(),
-        client_id: client_id.as_ref().map(|id| id.span.clone()),
+    Some(Own {
+        asked: filters?.value.into_iter().map(|filter| filter.span).collect(),
+        client: client_id.as_ref().map(|id| id.span.clone()),
         config: MqttConfig {
             host: broker.host,
             port,

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::broker::SourceKind;
 use super::kafka::{Protocol, Start, Tombstones};
 use super::mqtt::{MqttVersion, Qos};
-use super::source::{SourceKind, Unrouted};
+use super::source::Unrouted;
 use super::*;
 
 const GOOD: &str = r#"

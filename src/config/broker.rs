@@ -1,0 +1,160 @@
+//! The kinds of broker, a row each: what is so of every source of a kind, whatever its settings.
+//!
+//! A kind is here once. Whoever needs to know more of a source than its [`Settings`] tell takes its own
+//! [`SourceKind`]; nobody else asks which kind a source is. A kind without a row does not compile, so that none
+//! is taken for another.
+
+use std::time::Duration;
+
+use super::common::{Common, Own, Settings};
+use super::kafka::{self, KafkaConfig};
+use super::mqtt::{self, MqttConfig};
+use super::reader::{Setting, Table, listed};
+use crate::route::wildcard::Spelling;
+
+/// What only a source of one kind of broker is told.
+#[derive(Clone, Debug)]
+pub enum SourceKind {
+    /// A Kafka cluster.
+    Kafka(KafkaConfig),
+    /// An MQTT broker.
+    Mqtt(MqttConfig),
+}
+
+/// A kind of broker.
+pub struct Broker {
+    /// The `type` of its sources.
+    pub word: &'static str,
+    /// What people call it.
+    pub name: &'static str,
+    /// The Cargo feature that brings its client.
+    pub feature: &'static str,
+    /// What parts the levels of its topics.
+    pub separator: char,
+    /// The key that says what is taken, …
+    pub(super) asked_by: &'static str,
+    /// … and how that is written.
+    pub(super) spelling: Spelling,
+    /// Messages in flight unless set, …
+    pub(super) in_flight: u32,
+    /// … and at most.
+    pub(super) most_in_flight: u32,
+    /// Reads the keys that only its sources have; the last is the grace of `[shutdown]`.
+    pub(super) read: ReadOwn,
+}
+
+/// The keys that only one kind of source has become its settings.
+pub(super) type ReadOwn =
+    fn(&mut Table<'_>, &Common, Option<&Setting<Duration>>) -> Option<Own<SourceKind>>;
+
+/// Apache Kafka.
+pub static KAFKA: Broker = Broker {
+    word: "kafka",
+    name: "Kafka",
+    feature: "kafka",
+    separator: '.',
+    asked_by: "topics",
+    spelling: Spelling::Regex,
+    in_flight: 10_000,
+    most_in_flight: 1_000_000,
+    read: |table, common, grace| Some(kafka::read(table, common, grace)?.map(SourceKind::Kafka)),
+};
+
+/// MQTT.
+pub static MQTT: Broker = Broker {
+    word: "mqtt",
+    name: "MQTT",
+    feature: "mqtt",
+    separator: '/',
+    asked_by: "subscriptions",
+    spelling: Spelling::Filter,
+    in_flight: 1000,
+    // The receive maximum of MQTT 5 has 16 bits.
+    most_in_flight: 65_535,
+    read: |table, common, _| Some(mqtt::read(table, common)?.map(SourceKind::Mqtt)),
+};
+
+/// All that a file may name, in the order in which errors list them.
+pub(super) static ALL: [&Broker; 2] = [&KAFKA, &MQTT];
+
+/// Words of later versions.
+pub(super) const LATER: [&str; 3] = ["nats", "jetstream", "sqs"];
+
+/// The kinds of dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rejects {
+    File,
+    Kafka,
+}
+
+/// Their `type`.
+pub(super) static REJECTS: [(&str, Rejects); 2] =
+    [("file", Rejects::File), (KAFKA.word, Rejects::Kafka)];
+
+/// Words of later versions.
+pub(super) const REJECTS_LATER: [&str; 2] = ["jetstream", "sqs"];
+
+impl SourceKind {
+    /// Its row.
+    pub fn broker(&self) -> &'static Broker {
+        self.both().0
+    }
+
+    /// What its settings tell that those of every kind do.
+    pub fn settings(&self) -> &dyn Settings {
+        self.both().1
+    }
+
+    /// The settings of a Kafka cluster, if it is one: a topic of it can be a dead letter.
+    pub fn kafka(&self) -> Option<&KafkaConfig> {
+        if let Self::Kafka(kafka) = self { Some(kafka) } else { None }
+    }
+
+    fn both(&self) -> (&'static Broker, &dyn Settings) {
+        match self {
+            Self::Kafka(kafka) => (&KAFKA, kafka),
+            Self::Mqtt(mqtt) => (&MQTT, mqtt),
+        }
+    }
+}
+
+/// The kind that `word` stands for in this version.
+pub(super) fn of_word(word: &str) -> Option<&'static Broker> {
+    ALL.into_iter().find(|broker| broker.word == word)
+}
+
+/// The hint of a missing `type` that is one of `words`.
+pub(super) fn known<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    let words = words.enumerate().map(|(at, word)| match at {
+        0 => format!("type = \"{word}\""),
+        _ => format!("\"{word}\""),
+    });
+    format!("this version knows {}", listed(&words.collect::<Vec<_>>(), "and"))
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_kind_is_taken_for_another() {
+        let words: BTreeSet<_> = ALL.iter().map(|broker| broker.word).chain(LATER).collect();
+        assert_eq!(words.len(), ALL.len() + LATER.len());
+        for broker in ALL {
+            assert!(of_word(broker.word).is_some_and(|found| std::ptr::eq(found, broker)));
+            assert!((1..=broker.most_in_flight).contains(&broker.in_flight), "{broker:?}");
+        }
+        // What is none of them has no levels: there is no kind that the rest falls to.
+        for word in LATER.into_iter().chain(["", "Kafka", "amqp"]) {
+            assert!(of_word(word).is_none(), "{word}");
+        }
+    }
+}
