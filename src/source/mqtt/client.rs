@@ -14,9 +14,9 @@ use rumqttc_v5 as v5;
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
 
+use super::diagnosis::Trouble;
 use super::lingering::Lingering;
 use super::subscriptions::{Answer, Ask};
-use super::trouble::Trouble;
 use crate::config::mqtt::{MqttConfig, MqttVersion, Qos, Subscription};
 
 /// The protocol's own maximum: nothing larger can be sent by a broker. The limit of the configuration

@@ -10,8 +10,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::client::{self, Client, Connection};
+use super::diagnosis::Trouble;
 use super::pace::{Goodbye, Pace};
-use super::trouble::Trouble;
 use crate::config::mqtt::MqttConfig;
 use crate::delivery::Settlement;
 use crate::source::{InFlight, Room};

@@ -18,7 +18,7 @@
 //! what nobody is subscribed to).
 //!
 //! What overlaps is subscribed to so that one copy of a message counts ([`identifiers`]); what is refused
-//! is asked again ([`subscriptions`]); what ends a connection is put into words ([`trouble`]).
+//! is asked again ([`subscriptions`]); what ends a connection is put into words ([`diagnosis`]).
 //!
 //! Not here: QoS 2, the WebSocket transport, shared subscriptions.
 //!
@@ -46,6 +46,7 @@
 //! DISCONNECT overtakes queued PUBACKs, so the drain waits until it has seen them written.
 
 mod client;
+mod diagnosis;
 mod generation;
 mod identifiers;
 mod lingering;
@@ -54,7 +55,6 @@ mod pace;
 mod reconnect;
 mod subscribing;
 mod subscriptions;
-mod trouble;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,11 +77,11 @@ use crate::metrics::SourceMetrics;
 use crate::outbound::tls::{self, TlsError};
 use crate::shutdown::Shutdown;
 use client::{Connection, Event, Incoming};
+use diagnosis::{Stage, Trouble};
 use generation::Generation;
 use overflow::Overflow;
 use reconnect::{Next, Reconnect};
 use subscriptions::Subscriptions;
-use trouble::{Stage, Trouble};
 
 /// The source gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::trouble::{Kind, Stage, Trouble};
+use super::diagnosis::{Kind, Stage, Trouble};
 use crate::backoff::Backoff;
 use crate::config::mqtt::MqttConfig;
 

@@ -9,9 +9,9 @@ use tracing::{info, warn};
 
 use super::MqttSource;
 use super::client::{Connection, Event, Incoming};
+use super::diagnosis::{Kind, Stage, Trouble};
 use super::generation::Generation;
 use super::subscriptions::{Answer, Change, Subscriptions};
-use super::trouble::{Kind, Stage, Trouble};
 
 impl MqttSource {
     /// The next event of a connection; what becomes due meanwhile is asked.
