@@ -10,6 +10,7 @@ pub mod kafka;
 mod leases;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+mod reconnect;
 mod room;
 
 pub use in_flight::InFlight;

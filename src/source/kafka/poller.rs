@@ -20,12 +20,12 @@ use super::park::park;
 use super::shared::Shared;
 use super::subscription::Subscription;
 use super::{CLOSE_TIMEOUT, Unclean, diagnosis, record};
-use crate::backoff::Backoff;
 use crate::config::Secret;
 use crate::config::kafka::Tombstones;
 use crate::delivery::{Delivery, Done, Outcome};
 use crate::kafka::{password, plain, with_password, words};
 use crate::message::Message;
+use crate::source::reconnect::Reconnect;
 
 /// Messages taken in a row, before the loop does its other work.
 const BATCH: usize = 512;
@@ -48,14 +48,8 @@ const ASK_EVERY: Duration = Duration::from_secs(10);
 /// How often a missing token is reported; repeats are counted.
 const TOKEN_EVERY: Duration = Duration::from_secs(10);
 
-/// First backoff before the client is recreated after a fatal error, …
-const BACKOFF_BASE: Duration = Duration::from_millis(500);
-
-/// … and the longest.
-const BACKOFF_CAP: Duration = Duration::from_secs(30);
-
-/// A client that worked for this long resets the backoff.
-const GOOD_AFTER: Duration = Duration::from_mins(1);
+/// The longest first backoff before the client is recreated after a fatal error.
+const RECONNECT_BASE: Duration = Duration::from_millis(500);
 
 /// Polls until the drain.
 pub(super) struct Poller {
@@ -89,7 +83,7 @@ enum End {
 impl Poller {
     /// Polls until the drain is done.
     pub(super) fn run(mut self) {
-        let mut backoff = Backoff::new(BACKOFF_BASE, BACKOFF_CAP);
+        let mut reconnect = Reconnect::new(RECONNECT_BASE);
         let mut ended = Ok(());
         while self.may_begin() {
             let began = Instant::now();
@@ -109,17 +103,16 @@ impl Poller {
             if self.shared.shutdown.is_draining() {
                 ended = Err(Unclean("the client failed while draining"));
             }
-            if began.elapsed() > GOOD_AFTER {
-                backoff.reset();
+            let next = reconnect.ended(why.clone(), Some(began.elapsed()));
+            if next.say {
+                warn!(source = %self.shared.name, why, "Kafka client failed; recreating it");
             }
-            let wait = backoff.next_wait();
-            warn!(source = %self.shared.name, why, "Kafka client failed; recreating it");
             self.shared.update(|membership| {
                 membership.member = false;
                 membership.last_error = Some(why);
             });
             self.shared.alive();
-            park(wait, self.shared.shutdown.drain());
+            park(next.wait, self.shared.shutdown.drain());
         }
         self.tell(ended);
     }

@@ -3,19 +3,11 @@
 use std::time::Duration;
 
 use super::diagnosis::{Kind, Stage, Trouble};
-use crate::backoff::Backoff;
 use crate::config::mqtt::MqttConfig;
+use crate::source::reconnect::{self, is_good};
 
 /// The first reconnect waits up to this long.
 const BASE: Duration = Duration::from_millis(100);
-
-/// No reconnect waits longer.
-const CAP: Duration = Duration::from_secs(30);
-
-/// A subscription that held this long was a good one: the next failure is the first again. It is longer
-/// than any wait, or two clients of one name, each of which is connected while the other waits, would take
-/// over from each other at full speed for ever.
-const GOOD_AFTER: Duration = Duration::from_mins(1);
 
 /// So many connections in a row that the broker took and closed soon have a cause of their own.
 const SHORT_IN_A_ROW: u32 = 3;
@@ -23,11 +15,9 @@ const SHORT_IN_A_ROW: u32 = 3;
 /// When to connect again.
 #[derive(Debug)]
 pub(super) struct Reconnect {
-    backoff: Backoff,
+    policy: reconnect::Reconnect<(Kind, bool)>,
     /// Connections in a row that the broker took and closed soon.
     short: u32,
-    /// What was said since the last good connection.
-    said: Vec<(Kind, bool)>,
 }
 
 /// What to do after the end of a connection.
@@ -56,29 +46,17 @@ impl Next {
 impl Reconnect {
     /// Nothing has failed yet.
     pub(super) fn new() -> Self {
-        Self { backoff: Backoff::new(BASE, CAP), short: 0, said: Vec::new() }
+        Self { policy: reconnect::Reconnect::new(BASE), short: 0 }
     }
 
     /// A connection ended, `held` after its subscriptions were confirmed.
     pub(super) fn ended(&mut self, trouble: &Trouble, held: Option<Duration>) -> Next {
         let (kind, stage) = (trouble.kind, trouble.stage);
-        let good = held.is_some_and(|held| held >= GOOD_AFTER);
-        if good {
-            self.backoff.reset();
-            self.said.clear();
-        }
         let closed = matches!(kind, Kind::Closed | Kind::CutShort);
-        let short = !good && stage > Stage::Connecting && closed;
+        let short = !is_good(held) && stage > Stage::Connecting && closed;
         self.short = if short { self.short.saturating_add(1) } else { 0 };
         let maybe_taken_over = self.short >= SHORT_IN_A_ROW;
-        let wait = self.backoff.next_wait();
-        // The first failures, and then every tenth: the waits are long by then. And what is new.
-        let failures = self.backoff.failures();
-        let new = !self.said.contains(&(kind, maybe_taken_over));
-        if new {
-            self.said.push((kind, maybe_taken_over));
-        }
-        let say = failures <= 3 || failures.is_multiple_of(10) || new;
+        let reconnect::Next { wait, say } = self.policy.ended((kind, maybe_taken_over), held);
         Next { wait, say, maybe_taken_over }
     }
 }
@@ -105,13 +83,9 @@ mod tests {
         );
         let third = closed(&mut reconnect, 9);
         assert!(third.maybe_taken_over && third.say);
-        let mut longest = Duration::ZERO;
         for _ in 0..100 {
-            let next = closed(&mut reconnect, 30);
-            assert!(next.maybe_taken_over && next.wait <= CAP);
-            longest = longest.max(next.wait);
+            assert!(closed(&mut reconnect, 30).maybe_taken_over);
         }
-        assert!(longest > CAP / 4, "it does not slow down: {longest:?}");
         let good = closed(&mut reconnect, 61);
         assert!(!good.maybe_taken_over && good.wait <= BASE);
     }
@@ -137,12 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_are_said_and_every_tenth_and_what_is_new() {
+    fn a_likely_cause_is_new() {
         let mut reconnect = Reconnect::new();
-        let mut says = |kind| reconnect.ended(&trouble(kind, Stage::Connecting), None).say;
-        let said: Vec<_> = (1..=20).filter(|_| says(Kind::NobodyListens)).collect();
-        assert_eq!(said.len(), 5);
-        assert!(says(Kind::Credentials));
-        assert!(!says(Kind::Credentials) && !says(Kind::NobodyListens));
+        let mut says = |stage| reconnect.ended(&trouble(Kind::Closed, stage), None).say;
+        let said = (0..6).filter(|_| says(Stage::Connecting)).count();
+        assert_eq!(said, 3);
+        let said: Vec<_> = (1..=3).filter(|_| says(Stage::Subscribed)).collect();
+        assert_eq!(said, [3]);
     }
 }
