@@ -5,14 +5,12 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use appsync_bridge::config::broker::SourceKind;
 use appsync_bridge::config::{self, Environment};
 use appsync_bridge::delivery::{Done, Intake, Outcome};
 use appsync_bridge::health::Health;
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::shutdown::Shutdown;
-use appsync_bridge::source::kafka::KafkaSource;
-use appsync_bridge::source::mqtt::MqttSource;
+use appsync_bridge::source;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -173,19 +171,8 @@ async fn what_is_given_back_comes_again_with_what_is_behind_it<B: Broker>(lines:
     let (deliveries, mut queue) = mpsc::unbounded_channel();
     let intake = Intake::new(move |delivery| drop(deliveries.send(delivery)));
     let stop = shutdown.clone();
-    let run = match source.kind {
-        SourceKind::Mqtt(mqtt) => {
-            let built =
-                MqttSource::build(source.name, mqtt, source.limits, numbers.clone(), part).unwrap();
-            tokio::spawn(async move { built.run(intake, stop).await.unwrap() })
-        }
-        SourceKind::Kafka(kafka) => {
-            let numbers = (numbers.clone(), metrics.kafka("it"));
-            let built = KafkaSource::build(source.name, kafka, source.limits, numbers, part).await;
-            let built = built.unwrap();
-            tokio::spawn(async move { built.run(intake, stop).await.unwrap() })
-        }
-    };
+    let made = source::build(&source, &metrics, part).await.unwrap();
+    let run = tokio::spawn(async move { made.run(intake, stop).await.unwrap() });
     health.all_ready().await;
     relay.broker.produce(5_000, numbered(0..20, 1)).await;
     let mut sequence = Vec::new();

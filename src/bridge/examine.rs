@@ -7,17 +7,15 @@ use std::net::SocketAddr;
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
-use super::{BuildError, dead_letters, publisher, source_part};
+use super::{BuildError, dead_letters, publisher};
 use crate::config::Config;
-use crate::delivery::Intake;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::shutdown::Shutdown;
 
 /// All reasons why a bridge of `config` could not be built, in the order of building. Transient ones are left
 /// out: a port in use, a file that another process writes to.
 pub async fn examine(config: &Config) -> Vec<BuildError> {
-    let (metrics, health, shutdown) = (Metrics::new(), Health::default(), Shutdown::new());
+    let (metrics, health) = (Metrics::new(), Health::default());
     let mut found = Vec::new();
     let listen = config.admin.listen;
     if let Err(why) = bindable(listen) {
@@ -28,12 +26,10 @@ pub async fn examine(config: &Config) -> Vec<BuildError> {
     for (name, api) in &config.apis {
         found.extend(publisher(name, api, &metrics, &health, &refused).await.err());
     }
-    let intake = Intake::new(drop);
     for source in &config.sources {
         let part = health.register(format!("source {}", source.name), "not run");
         // Made, and dropped before it runs.
-        let made = source_part(source, &metrics, part, intake.behind(Vec::new()), &shutdown).await;
-        found.extend(made.err());
+        found.extend(super::source(source, &metrics, part).await.err());
     }
     found
 }

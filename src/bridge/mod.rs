@@ -23,7 +23,6 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use crate::admin::Admin;
-use crate::config::broker::SourceKind;
 use crate::config::source::{SourceConfig, Unrouted};
 use crate::config::{ApiConfig, Config};
 use crate::dead_letter;
@@ -34,10 +33,7 @@ use crate::pipeline::{Pipeline, Rejects, SourcePolicy};
 use crate::publish::{self, Client, Publisher, Refused};
 use crate::route::{RejectTo, RouteTable};
 use crate::shutdown::Shutdown;
-#[cfg(feature = "kafka")]
-use crate::source::kafka::KafkaSource;
-#[cfg(feature = "mqtt")]
-use crate::source::mqtt::MqttSource;
+use crate::source::{self, Source, Unclean};
 use certificates::Certificates;
 pub use dead_letters::probe_dead_letter;
 pub use examine::examine;
@@ -179,7 +175,12 @@ impl Bridge {
             let feeds: HashSet<_> = routes.map(|route| &route.api).collect();
             let gates = feeds.into_iter().filter_map(|api| gates.get(api).cloned()).collect();
             let part = health.register(format!("source {}", source.name), "not connected yet");
-            parts.push(source_part(source, &metrics, part, intake.behind(gates), &shutdown).await?);
+            let made = self::source(source, &metrics, part).await?;
+            let run = made.run(intake.behind(gates), shutdown.clone());
+            let ended = |left: Result<(), Unclean>| left.err().map(|why| why.to_string());
+            parts.push(Box::pin(
+                run.map(move |left| Ended { part: "a source", unclean: ended(left) }),
+            ));
         }
         let in_flight = config.sources.iter().map(|s| (s.name.clone(), metrics.source(&s.name)));
         let in_flight = in_flight.map(|(name, metrics)| (name, metrics.in_flight)).collect();
@@ -259,16 +260,6 @@ async fn drain(
     }
 }
 
-/// Tries the broker of a source, and says what is there or why it could not work; `None` where this
-/// version or this build does not know how.
-pub async fn probe(source: &SourceConfig) -> Option<Result<String, String>> {
-    match &source.kind {
-        #[cfg(feature = "kafka")]
-        SourceKind::Kafka(config) => Some(crate::source::kafka::probe(config.clone()).await),
-        _ => None,
-    }
-}
-
 /// Makes the publisher of an API.
 async fn publisher(
     name: &str,
@@ -282,54 +273,19 @@ async fn publisher(
 }
 
 /// Makes a source.
-async fn source_part(
-    source: &SourceConfig,
+async fn source(
+    config: &SourceConfig,
     metrics: &Metrics,
     health: Part,
-    intake: Intake,
-    shutdown: &Shutdown,
-) -> Result<BoxFuture<'static, Ended>, BuildError> {
-    let (name, limits) = (source.name.clone(), source.limits);
-    let unusable = |why: Box<dyn Error + Send + Sync>| {
-        let name = source.name.to_string();
-        BuildError::Source { name, why }
-    };
-    match &source.kind {
-        #[cfg(feature = "mqtt")]
-        SourceKind::Mqtt(mqtt) => {
-            let metrics = metrics.source(&name);
-            let built = MqttSource::build(name, mqtt.clone(), limits, metrics, health)
-                .map_err(|why| unusable(why.into()))?;
-            Ok(source_run(built.run(intake, shutdown.clone())))
+) -> Result<Source, BuildError> {
+    source::build(config, metrics, health).await.map_err(|why| match why {
+        source::BuildError::Unusable(why) => {
+            BuildError::Source { name: config.name.to_string(), why }
         }
-        #[cfg(feature = "kafka")]
-        SourceKind::Kafka(kafka) => {
-            let metrics = (metrics.source(&name), metrics.kafka(&name));
-            let built = KafkaSource::build(name, kafka.clone(), limits, metrics, health)
-                .await
-                .map_err(|why| unusable(why.into()))?;
-            Ok(source_run(built.run(intake, shutdown.clone())))
+        source::BuildError::LeftOut(kind) => {
+            BuildError::LeftOut { part: format!("source `{}`", config.name), kind }
         }
-        #[cfg(not(all(feature = "mqtt", feature = "kafka")))]
-        other => {
-            let _ = (limits, metrics, health, intake, shutdown, unusable);
-            Err(BuildError::LeftOut {
-                part: format!("source `{name}`"),
-                kind: other.broker().feature,
-            })
-        }
-    }
-}
-
-#[cfg(any(feature = "mqtt", feature = "kafka"))]
-fn source_run<E: Error>(
-    run: impl Future<Output = Result<(), E>> + Send + 'static,
-) -> BoxFuture<'static, Ended> {
-    let ended = |left: Result<(), E>| Ended {
-        part: "a source",
-        unclean: left.err().map(|error| error.to_string()),
-    };
-    Box::pin(run.map(ended))
+    })
 }
 
 /// What the pipeline must know of a source.

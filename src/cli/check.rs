@@ -10,6 +10,7 @@ use super::exit;
 use crate::bridge;
 use crate::config::{self, Config, DeadLetterConfig, Environment, Loaded, Problems, Told};
 use crate::redact;
+use crate::source;
 use crate::telemetry;
 
 const EXAMPLES: &str = "\
@@ -28,7 +29,7 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
 
-    /// Reach the brokers too, without taking a message (Kafka; the others in a later version)
+    /// Reach the brokers too, without taking or acknowledging a message
     #[arg(long)]
     connect: bool,
 }
@@ -88,18 +89,11 @@ async fn connect(config: &Config) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for source in &config.sources {
         let name = &source.name;
-        let _ = match bridge::probe(source).await {
-            Some(Ok(found)) => writeln!(redact::stdout(), "source {name}: connected: {found}"),
-            Some(Err(why)) => {
+        let _ = match source::probe(source).await {
+            Ok(found) => writeln!(redact::stdout(), "source {name}: connected: {found}"),
+            Err(why) => {
                 code = ExitCode::from(exit::FAILED);
                 writeln!(redact::stderr(), "error: source {name}: {why}")
-            }
-            None => {
-                let kind = source.kind.broker().word;
-                writeln!(
-                    redact::stdout(),
-                    "source {name}: not tried: this version tries no `{kind}`"
-                )
             }
         };
     }

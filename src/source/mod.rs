@@ -1,8 +1,25 @@
 //! Sources: connectors that take messages from a broker and acknowledge them when their duty ended.
 //!
-//! A source submits deliveries to its [`Intake`](crate::delivery::Intake) and never waits for what
-//! becomes of them there. Its [`Room`] is its only throttle, filled by a record of what it has taken:
-//! [`InFlight`] where the broker's acknowledgements have an order, [`Leases`] where they have none.
+//! A source submits deliveries to its [`Intake`] and never waits for what becomes of them there. Its [`Room`] is
+//! its only throttle, filled by a record of what it has taken: [`InFlight`] where the broker's acknowledgements
+//! have an order, [`Leases`] where they have none.
+//!
+//! The seam is [`build`], [`Source::run`] and [`probe`]: with an arm each in the first and the last, a broker is
+//! known to all who make, run or try sources.
+
+// A build without a connector has no use for what they share.
+#![cfg_attr(not(any(feature = "kafka", feature = "mqtt")), allow(dead_code, unused_imports))]
+
+use std::error::Error;
+
+use futures_util::future::BoxFuture;
+
+use crate::config::SourceConfig;
+use crate::config::broker::SourceKind;
+use crate::delivery::Intake;
+use crate::health::Part;
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
 
 mod in_flight;
 #[cfg(feature = "kafka")]
@@ -16,3 +33,87 @@ mod room;
 pub use in_flight::InFlight;
 pub use leases::{Lease, Leases};
 pub use room::{Reservation, Room};
+
+/// A source that is made and not yet running.
+#[must_use]
+pub struct Source(Box<dyn FnOnce(Intake, Shutdown) -> BoxFuture<'static, Left> + Send>);
+
+/// How a source left its broker.
+type Left = Result<(), Unclean>;
+
+/// A drain that was not clean: some of what was published comes again after the restart.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unclean(&'static str);
+
+/// Why a source can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Something that it is to be made with is of no use.
+    #[error("{0}")]
+    Unusable(#[source] Box<dyn Error + Send + Sync>),
+    /// Its client was left out of this build; the feature that brings it.
+    #[error("this build has no `{0}`; build it with `--features {0}`")]
+    LeftOut(&'static str),
+}
+
+/// Makes a source: reads its certificates, connects to nothing.
+pub async fn build(
+    config: &SourceConfig,
+    metrics: &Metrics,
+    health: Part,
+) -> Result<Source, BuildError> {
+    let SourceConfig { name, limits, kind, .. } = config.clone();
+    let numbers = metrics.source(&name);
+    match kind {
+        #[cfg(feature = "kafka")]
+        SourceKind::Kafka(kafka) => {
+            let numbers = (numbers, metrics.kafka(&name));
+            let made = kafka::KafkaSource::build(name, kafka, limits, numbers, health).await;
+            let made = made.map_err(unusable)?;
+            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
+        }
+        #[cfg(feature = "mqtt")]
+        SourceKind::Mqtt(mqtt) => {
+            let made = mqtt::MqttSource::build(name, mqtt, limits, numbers, health);
+            let made = made.map_err(unusable)?;
+            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
+        }
+        #[cfg(not(all(feature = "kafka", feature = "mqtt")))]
+        other => {
+            let _ = (limits, numbers, health);
+            Err(BuildError::LeftOut(other.broker().feature))
+        }
+    }
+}
+
+/// Tries the broker without taking a message, and says what is there, or why the source could not work: a clause,
+/// and a hint where there is one.
+pub async fn probe(config: &SourceConfig) -> Result<String, String> {
+    match &config.kind {
+        #[cfg(feature = "kafka")]
+        SourceKind::Kafka(kafka) => kafka::probe(kafka.clone()).await,
+        #[cfg(feature = "mqtt")]
+        SourceKind::Mqtt(mqtt) => mqtt::probe(mqtt).await,
+        #[cfg(not(all(feature = "kafka", feature = "mqtt")))]
+        other => Err(BuildError::LeftOut(other.broker().feature).to_string()),
+    }
+}
+
+impl Source {
+    fn new<F: Future<Output = Left> + Send + 'static>(
+        run: impl FnOnce(Intake, Shutdown) -> F + Send + 'static,
+    ) -> Self {
+        Self(Box::new(|intake, shutdown| Box::pin(run(intake, shutdown))))
+    }
+
+    /// Takes messages until the drain, acknowledges what was settled, and leaves; on the abort it leaves at once,
+    /// and what was not acknowledged stays with the broker.
+    pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
+        self.0(intake, shutdown).await
+    }
+}
+
+fn unusable(why: impl Into<Box<dyn Error + Send + Sync>>) -> BuildError {
+    BuildError::Unusable(why.into())
+}

@@ -44,7 +44,7 @@ use rdkafka::consumer::BaseConsumer;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::Room;
+use super::{Room, Unclean};
 use crate::config::kafka::KafkaConfig;
 use crate::config::source::Limits;
 use crate::delivery::Intake;
@@ -86,11 +86,6 @@ pub struct KafkaSource {
     health: Part,
     tokens: Option<Tokens>,
 }
-
-/// A drain that was not clean: some published messages come again after the restart.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Unclean(&'static str);
 
 impl KafkaSource {
     /// A source for `config`; reads its certificates and the files of AWS, connects to no broker.

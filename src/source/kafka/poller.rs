@@ -19,12 +19,13 @@ use super::flow::Next;
 use super::park::park;
 use super::shared::Shared;
 use super::subscription::Subscription;
-use super::{CLOSE_TIMEOUT, Unclean, diagnosis, record};
+use super::{CLOSE_TIMEOUT, diagnosis, record};
 use crate::config::Secret;
 use crate::config::kafka::Tombstones;
 use crate::delivery::{Delivery, Done, Outcome};
 use crate::kafka::{password, plain, with_password, words};
 use crate::message::Message;
+use crate::source::Unclean;
 use crate::source::reconnect::Reconnect;
 
 /// Messages taken in a row, before the loop does its other work.

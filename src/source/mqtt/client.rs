@@ -84,6 +84,14 @@ pub(super) struct Incoming {
     pub(super) identifiers: Vec<usize>,
 }
 
+/// Whether the broker sends its retained messages with a subscription. In 3.1.1 it always does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retained {
+    /// When the subscription is new, not at each reconnect.
+    WhenNew,
+    Never,
+}
+
 /// The client is gone, and its connection with it.
 #[derive(Debug)]
 pub(super) struct Gone;
@@ -183,7 +191,7 @@ impl Client {
     }
 
     /// Queues a SUBSCRIBE.
-    pub(super) fn subscribe(&self, ask: &Ask) -> Result<(), Gone> {
+    pub(super) fn subscribe(&self, ask: &Ask, retained: Retained) -> Result<(), Gone> {
         match self {
             Self::V3(client) => {
                 let filter = |s: &Subscription| {
@@ -201,11 +209,12 @@ impl Client {
                         Qos::AtMostOnce => v5::QoS::AtMostOnce,
                         Qos::AtLeastOnce => v5::QoS::AtLeastOnce,
                     };
-                    // Retained messages come when the subscription is new, not at each reconnect;
-                    // 3.1.1 has no such choice.
                     v5::SubscribeFilterInput::new(s.filter.clone(), qos)
                         .preserve_retain(true)
-                        .retain_forward_rule(v5::RetainForwardRule::OnNewSubscribe)
+                        .retain_forward_rule(match retained {
+                            Retained::WhenNew => v5::RetainForwardRule::OnNewSubscribe,
+                            Retained::Never => v5::RetainForwardRule::Never,
+                        })
                 };
                 let filters = ask.subscriptions.iter().map(filter);
                 let asked = match ask.identifier {

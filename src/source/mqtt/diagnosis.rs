@@ -72,6 +72,11 @@ impl Trouble {
         Self::new(what, Kind::Other)
     }
 
+    /// There is no answer.
+    pub(super) fn silent(what: impl Into<String>) -> Self {
+        Self::new(what, Kind::Silent)
+    }
+
     /// An error of the client for 3.1.1.
     pub(super) fn of_v3(error: &v4::ConnectionError) -> Self {
         use v4::ConnectionError as E;

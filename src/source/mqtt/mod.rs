@@ -52,6 +52,7 @@ mod identifiers;
 mod lingering;
 mod overflow;
 mod pace;
+mod probe;
 mod reconnect;
 mod subscribing;
 mod subscriptions;
@@ -67,7 +68,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::Room;
+use super::{Room, Unclean};
+use crate::config::Tls;
 use crate::config::mqtt::{MqttConfig, MqttVersion};
 use crate::config::source::Limits;
 use crate::delivery::{Delivery, Intake};
@@ -80,6 +82,7 @@ use client::{Connection, Event, Incoming};
 use diagnosis::{Stage, Trouble};
 use generation::Generation;
 use overflow::Overflow;
+pub use probe::probe;
 use reconnect::{Next, Reconnect};
 use subscriptions::Subscriptions;
 
@@ -103,11 +106,6 @@ pub struct MqttSource {
     subscriptions: Mutex<Subscriptions>,
 }
 
-/// A drain that was not clean: some of what was published comes again after the restart.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Unclean(&'static str);
-
 /// How a connection ended.
 enum End {
     /// The drain is over.
@@ -127,13 +125,7 @@ impl MqttSource {
         metrics: SourceMetrics,
         health: Part,
     ) -> Result<Self, TlsError> {
-        let tls = match &config.tls {
-            None => None,
-            Some(tls) => {
-                let identity = tls.identity.as_ref().map(|(c, k)| (c.as_path(), k.as_path()));
-                Some(Arc::new(tls::client_config(tls.ca_file.as_deref(), identity)?))
-            }
-        };
+        let tls = secured(&config)?;
         let room = Room::with_ceiling(limits, overflow::ceiling(limits), metrics.clone());
         let identifiers = config.version == MqttVersion::V5;
         let subscriptions = Mutex::new(Subscriptions::new(&config.subscriptions, identifiers));
@@ -406,4 +398,11 @@ impl MqttSource {
     fn address(&self) -> String {
         format!("{}:{}", self.config.host, self.config.port)
     }
+}
+
+/// What the connection is encrypted with, if it is; reads the certificates.
+fn secured(config: &MqttConfig) -> Result<Option<Arc<ClientConfig>>, TlsError> {
+    let Some(Tls { ca_file, identity }) = &config.tls else { return Ok(None) };
+    let identity = identity.as_ref().map(|(c, k)| (c.as_path(), k.as_path()));
+    Ok(Some(Arc::new(tls::client_config(ca_file.as_deref(), identity)?)))
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use super::MqttSource;
-use super::client::{Connection, Event, Incoming};
+use super::client::{Connection, Event, Incoming, Retained};
 use super::diagnosis::{Kind, Stage, Trouble};
 use super::generation::Generation;
 use super::subscriptions::{Answer, Change, Subscriptions};
@@ -118,7 +118,7 @@ impl MqttSource {
             return Err(Trouble::other("the broker did not confirm the subscriptions"));
         }
         for ask in subscriptions.due(now) {
-            if generation.client.subscribe(&ask).is_err() {
+            if generation.client.subscribe(&ask, Retained::WhenNew).is_err() {
                 return Err(Trouble::other("the client is gone"));
             }
         }

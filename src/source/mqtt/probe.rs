@@ -1,0 +1,205 @@
+//! Whether a broker can be reached, lets us in and grants the subscriptions: for `check --connect`.
+//!
+//! A running bridge is not disturbed. The client has a name of its own, so that it takes over no session, and a
+//! session that ends with the connection, so that nothing is kept for it. It acknowledges nothing. What is live
+//! comes to it as to one subscriber more; what is retained does not come in MQTT 5, and in 3.1.1 with QoS 0. All of it
+//! is dropped, and the next thing said after the last answer is goodbye.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::client::{self, Client, Connection, Event, Retained};
+use super::diagnosis::{Kind, Stage, Trouble};
+use super::secured;
+use super::subscriptions::{Change, Subscriptions};
+use crate::config::mqtt::{MqttConfig, MqttVersion, Qos};
+
+/// The broker has this long in all.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// And this long to hear the goodbye.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The longest string of MQTT, in bytes.
+const LONGEST_STRING: usize = 65_535;
+
+/// Says what is there, or why the source could not work: a clause, and a hint where there is one.
+pub async fn probe(config: &MqttConfig) -> Result<String, String> {
+    let tls = secured(config).map_err(|error| error.to_string())?;
+    let guest = guest(config);
+    let (closing, mut closed) = mpsc::channel(1);
+    let (client, connection) = client::open(&guest, tls, 1, closing);
+    let mut visit = Visit { client, connection, stage: Stage::Connecting };
+    let asked = match timeout(PATIENCE, visit.ask(&guest)).await {
+        Ok(asked) => asked.map_err(|trouble| trouble.at(visit.stage)),
+        Err(_) => Err(Trouble::silent("the broker does not answer").at(visit.stage)),
+    };
+    // One that failed is dead, and not to be polled again.
+    if asked.is_ok() {
+        let _ = timeout(FAREWELL, visit.leave()).await;
+    }
+    drop(visit);
+    // A process that exits now would reset the connection.
+    let _ = timeout(FAREWELL, closed.recv()).await;
+    asked.map_err(|trouble| with_hint(&trouble, config, &guest))?.said(config, &guest)
+}
+
+/// One connection, and how far it came.
+struct Visit {
+    client: Client,
+    connection: Connection,
+    stage: Stage,
+}
+
+/// What the broker said of the subscriptions.
+struct Answered {
+    granted: usize,
+    /// With QoS 0, where 1 was asked for.
+    at_most_once: usize,
+    refused: Vec<String>,
+}
+
+impl Visit {
+    /// Asks for every subscription.
+    async fn ask(&mut self, guest: &MqttConfig) -> Result<Answered, Trouble> {
+        // Copies are not told apart: they are dropped.
+        let mut subscriptions = Subscriptions::new(&guest.subscriptions, false);
+        let mut at_most_once = 0;
+        loop {
+            match self.connection.next().await? {
+                Event::Connected { .. } => {
+                    self.stage = Stage::Subscribing;
+                    for ask in subscriptions.due(Instant::now()) {
+                        let asked = self.client.subscribe(&ask, Retained::Never);
+                        asked.map_err(|_| Trouble::other("the client is gone"))?;
+                    }
+                }
+                Event::Asked(packet_id) => subscriptions.written(packet_id),
+                Event::Subscribed(packet_id, answers) => {
+                    let changes = subscriptions.answered(packet_id, answers, Instant::now());
+                    let lower = |change: &&Change| matches!(change, Change::AtMostOnce(_));
+                    at_most_once += changes.iter().filter(lower).count();
+                }
+                Event::Ended(trouble) => return Err(trouble),
+                _ => {}
+            }
+            if self.stage > Stage::Connecting && subscriptions.all_answered() {
+                let refused = subscriptions.refused();
+                let refused: Vec<_> =
+                    refused.iter().map(|(filter, why)| format!("`{filter}` ({why})")).collect();
+                let granted = guest.subscriptions.len() - refused.len();
+                return Ok(Answered { granted, at_most_once, refused });
+            }
+        }
+    }
+
+    /// Says goodbye, which ends the session and its subscriptions.
+    async fn leave(&mut self) {
+        if self.client.disconnect().is_ok() {
+            while !matches!(self.connection.next().await, Ok(Event::Disconnected) | Err(_)) {}
+        }
+    }
+}
+
+impl Answered {
+    fn said(self, config: &MqttConfig, guest: &MqttConfig) -> Result<String, String> {
+        if !self.refused.is_empty() {
+            let s = if self.refused.len() == 1 { "" } else { "s" };
+            return Err(format!(
+                "the broker refuses the subscription{s} {}; check the broker's access list{}",
+                self.refused.join(", "),
+                by_name(config, guest),
+            ));
+        }
+        let version = match config.version {
+            MqttVersion::V3 => "MQTT 3.1.1",
+            MqttVersion::V5 => "MQTT 5",
+        };
+        let s = if self.granted == 1 { "" } else { "s" };
+        let lower = match self.at_most_once {
+            0 => String::new(),
+            count => format!(", {count} of them with QoS 0 only: at most once"),
+        };
+        Ok(format!("{version}, {} subscription{s} granted{lower}", self.granted))
+    }
+}
+
+/// The source as a client of its own that leaves nothing behind.
+fn guest(config: &MqttConfig) -> MqttConfig {
+    let mut guest = config.clone();
+    // Without a name the broker makes one up.
+    if !guest.client_id.is_empty() {
+        let suffix = format!("-check-{:08x}", rand::random::<u32>());
+        let room = LONGEST_STRING - suffix.len();
+        guest.client_id.truncate(guest.client_id.floor_char_boundary(room));
+        guest.client_id.push_str(&suffix);
+    }
+    guest.session_expiry = Duration::ZERO;
+    // What is retained comes, and needs no answer.
+    if guest.version == MqttVersion::V3 {
+        guest.subscriptions.iter_mut().for_each(|each| each.qos = Qos::AtMostOnce);
+    }
+    guest
+}
+
+fn with_hint(trouble: &Trouble, config: &MqttConfig, guest: &MqttConfig) -> String {
+    let (what, hint) = (&trouble.what, trouble.hint(config));
+    let parted = if hint.is_empty() { "" } else { "; " };
+    let of_client = match trouble.kind {
+        Kind::Credentials | Kind::ClientId => true,
+        Kind::Closed => trouble.stage > Stage::Connecting,
+        _ => false,
+    };
+    let by_name = if of_client { by_name(config, guest) } else { String::new() };
+    format!("{what}{parted}{hint}{by_name}")
+}
+
+/// That the name may be the cause of a refusal.
+fn by_name(config: &MqttConfig, guest: &MqttConfig) -> String {
+    if config.client_id.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; tried as client `{}`, so as not to disturb a running bridge: a broker that allows clients by \
+         `client_id` may refuse this one only",
+        guest.client_id
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::mqtt::Subscription;
+
+    fn config(version: MqttVersion, client_id: &str) -> MqttConfig {
+        MqttConfig {
+            host: "localhost".to_owned(),
+            port: 1883,
+            tls: None,
+            version,
+            client_id: client_id.to_owned(),
+            subscriptions: vec![Subscription { filter: "a/#".to_owned(), qos: Qos::AtLeastOnce }],
+            session_expiry: Duration::from_hours(24),
+            keep_alive: Duration::from_secs(30),
+            max_packet_size: 300_000,
+            username: None,
+            password: None,
+        }
+    }
+
+    #[test]
+    fn a_guest_takes_no_name_of_a_session_and_leaves_none() {
+        for version in [MqttVersion::V3, MqttVersion::V5] {
+            for name in ["bridge", &"é".repeat(32_767)] {
+                let first = guest(&config(version, name));
+                assert_ne!(first.client_id, name);
+                assert_ne!(first.client_id, guest(&config(version, name)).client_id);
+                assert!(first.client_id.len() <= LONGEST_STRING);
+                assert_eq!(first.session_expiry, Duration::ZERO);
+            }
+        }
+        assert_eq!(guest(&config(MqttVersion::V5, "")).client_id, "");
+    }
+}
