@@ -72,13 +72,10 @@ const TYPES: [(&str, Type); 4] = [
 ];
 
 /// What can be written for `auth`.
-pub(in crate::config) const AUTHS: &str = "`{ type = \"iam\" }`, `{ type = \"api-key\", key = { env = \"NAME\" } }`, or of type `token` or `oauth2`";
+pub(crate) const AUTHS: &str = "`{ type = \"iam\" }`, `{ type = \"api-key\", key = { env = \"NAME\" } }`, or of type `token` or `oauth2`";
 
 /// Reads an `auth`.
-pub(in crate::config) fn read(
-    mut table: Table<'_>,
-    endpoint: Option<&Located<Endpoint>>,
-) -> Option<Auth> {
+pub(crate) fn read(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Auth> {
     let kind = match table.choice("type", &TYPES, &[]) {
         Field::Bad => {
             table.ignore_rest();
@@ -152,7 +149,7 @@ fn sent(table: &mut Table<'_>, key: &'static str, form: &str) -> Field<Secret> {
 }
 
 /// Reads the keys of OAuth 2.0 client credentials, the last ones of their table.
-pub(in crate::config) fn oauth2(mut table: Table<'_>) -> Option<OAuth2> {
+pub(crate) fn oauth2(mut table: Table<'_>) -> Option<OAuth2> {
     let ledger = table.ledger;
     let url = table.filled("token_url").then(|text| token_url(ledger, &text));
     let hint = "where tokens are issued: `token_url = \"https://….auth.REGION.amazoncognito.com/oauth2/token\"`";
@@ -195,10 +192,7 @@ fn token_url(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Uri> {
 }
 
 /// Reads an `aws`.
-pub(in crate::config) fn aws(
-    mut table: Table<'_>,
-    endpoint: Option<&Located<Endpoint>>,
-) -> Option<Aws> {
+pub(crate) fn aws(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Aws> {
     let ledger = table.ledger;
     let region = table.filled("region").then(|text| region(ledger, text, endpoint));
     let profile = table.filled("profile");

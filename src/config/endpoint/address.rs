@@ -43,7 +43,7 @@ const METADATA_NAMES: [&str; 9] = [
 ];
 
 /// Why nothing is sent to a host of a URL, by how it is written: what it is.
-pub(in crate::config) fn forbidden(host: &str) -> Option<&'static str> {
+pub(crate) fn forbidden(host: &str) -> Option<&'static str> {
     let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let is_or_below = |known: &&str| {
         name.strip_suffix(*known).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -76,7 +76,7 @@ pub fn forbidden_address(address: IpAddr) -> Option<&'static str> {
 }
 
 /// Whether a host is this machine: 127.0.0.0/8, `::1` or `localhost`.
-pub(in crate::config) fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || address(host).is_some_and(|address| address.to_canonical().is_loopback())
 }

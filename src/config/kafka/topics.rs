@@ -12,7 +12,7 @@ use crate::config::reader::{Kind, Ledger, Located, Problem, Text};
 use crate::route::wildcard::{Spelling, foreign, spelled};
 
 /// What to write.
-pub(in crate::config) const HINT: &str =
+pub(crate) const HINT: &str =
     "what to take: `topics = [\"orders\"]`; `^orders\\..*` is a regular expression";
 
 /// Names of topics are no longer: they are names of directories at the broker.
@@ -99,10 +99,7 @@ impl Topics {
 }
 
 /// Reads `topics`.
-pub(in crate::config) fn read(
-    ledger: &Ledger<'_>,
-    texts: &[Located<Text>],
-) -> Option<Vec<Located<String>>> {
+pub(crate) fn read(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<Located<String>>> {
     let mut seen = BTreeSet::new();
     let mut topic = |text: &Located<Text>| {
         let refuse = |problem: &str, hint: &str| {
@@ -147,31 +144,31 @@ fn is_foreign(text: &Text) -> bool {
 }
 
 /// Whether a topic can be called so.
-pub(in crate::config) fn is_topic(name: &str) -> bool {
+pub(crate) fn is_topic(name: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=LONGEST).contains(&name.len()) && name.chars().all(good)
 }
 
 /// Whether an entry of `topics` is a regular expression.
-pub(in crate::config) fn is_pattern(topic: &str) -> bool {
+pub(crate) fn is_pattern(topic: &str) -> bool {
     topic.starts_with('^')
 }
 
 /// Whether a topic is one of the broker and its tools: `__consumer_offsets`, `__transaction_state`,
 /// `__share_group_state`, `__amazon_msk_canary` and their like.
-pub(in crate::config) fn is_internal(topic: &str) -> bool {
+pub(crate) fn is_internal(topic: &str) -> bool {
     topic.starts_with("__")
 }
 
 /// Whether all that a regular expression takes would be internal; in doubt not.
-pub(in crate::config) fn is_of_internal(pattern: &str) -> bool {
+pub(crate) fn is_of_internal(pattern: &str) -> bool {
     let begins = pattern.trim_start_matches(['^', '(', '?', ':']);
     let rest = begins.strip_prefix("__").filter(|_| !pattern.contains('|'));
     rest.is_some_and(|rest| !rest.starts_with(['?', '*', '{']))
 }
 
 /// A regular expression over the bytes of a name, which are ASCII; or why it is none.
-pub(in crate::config) fn compile(pattern: &str) -> Result<Regex, String> {
+pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
     RegexBuilder::new(pattern).unicode(false).size_limit(SIZE).build().map_err(|error| {
         let text = error.to_string();
         // The last line says what, those before it where.

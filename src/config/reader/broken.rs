@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// Bytes with broken syntax, and the words in them.
-pub(in crate::config) struct Broken<'t> {
+pub(crate) struct Broken<'t> {
     /// In order and apart.
     spans: Vec<Range<usize>>,
     /// Where each word of them stands, in order.
@@ -13,7 +13,7 @@ pub(in crate::config) struct Broken<'t> {
 
 impl<'t> Broken<'t> {
     /// These parts of a text.
-    pub(in crate::config) fn new(text: &'t str, spans: Vec<Range<usize>>) -> Self {
+    pub(crate) fn new(text: &'t str, spans: Vec<Range<usize>>) -> Self {
         let spans = merged(spans);
         let mut words = HashMap::<_, Vec<_>>::new();
         for span in &spans {
@@ -32,18 +32,18 @@ impl<'t> Broken<'t> {
     }
 
     /// Whether there is none.
-    pub(in crate::config) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }
 
     /// Whether the byte `at` is in one.
-    pub(in crate::config) fn holds(&self, at: usize) -> bool {
+    pub(crate) fn holds(&self, at: usize) -> bool {
         let span = self.spans.partition_point(|span| span.end <= at);
         self.spans.get(span).is_some_and(|span| span.contains(&at))
     }
 
     /// Whether one of them names `word` within `extent`.
-    pub(in crate::config) fn names(&self, word: &str, extent: &Range<usize>) -> bool {
+    pub(crate) fn names(&self, word: &str, extent: &Range<usize>) -> bool {
         let Some(places) = self.words.get(word) else { return false };
         let first = places.partition_point(|at| *at < extent.start);
         places.get(first).is_some_and(|at| *at < extent.end)

@@ -14,7 +14,7 @@ use crate::config::environment::NoText;
 
 impl<'a> Ledger<'a> {
     /// Reads a string, `{ env = … }` included; what is wrong is reported.
-    pub(in crate::config) fn string(
+    pub(crate) fn string(
         &'a self,
         key: &str,
         value: &'a Spanned<DeValue<'a>>,
@@ -42,12 +42,12 @@ impl<'a> Ledger<'a> {
 
 impl<'a> Table<'a> {
     /// A string.
-    pub(in crate::config) fn string(&mut self, key: &'static str) -> Field<Text> {
+    pub(crate) fn string(&mut self, key: &'static str) -> Field<Text> {
         self.field(key, |ledger, entry| ledger.string(key, entry.value).map(|text| text.value))
     }
 
     /// A string that must not be empty.
-    pub(in crate::config) fn filled(&mut self, key: &'static str) -> Field<Text> {
+    pub(crate) fn filled(&mut self, key: &'static str) -> Field<Text> {
         self.field(key, |ledger, entry| {
             let text = ledger.string(key, entry.value)?;
             if text.value.value.is_empty() {
@@ -63,11 +63,7 @@ impl<'a> Table<'a> {
     }
 
     /// A whole number within `range`.
-    pub(in crate::config) fn integer(
-        &mut self,
-        key: &'static str,
-        range: RangeInclusive<u32>,
-    ) -> Field<u32> {
+    pub(crate) fn integer(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Field<u32> {
         self.field(key, |ledger, entry| {
             let span = entry.value.span();
             let DeValue::Integer(number) = entry.value.get_ref() else {
@@ -86,7 +82,7 @@ impl<'a> Table<'a> {
     }
 
     /// `true` or `false`.
-    pub(in crate::config) fn boolean(&mut self, key: &'static str) -> Field<bool> {
+    pub(crate) fn boolean(&mut self, key: &'static str) -> Field<bool> {
         self.field(key, |ledger, entry| match entry.value.get_ref() {
             DeValue::Boolean(value) => Some(*value),
             other => {
@@ -97,12 +93,12 @@ impl<'a> Table<'a> {
     }
 
     /// A duration.
-    pub(in crate::config) fn duration(&mut self, key: &'static str) -> Field<Duration> {
+    pub(crate) fn duration(&mut self, key: &'static str) -> Field<Duration> {
         self.scaled(key, "a duration", value::DURATION, value::duration)
     }
 
     /// A size in bytes.
-    pub(in crate::config) fn size(&mut self, key: &'static str) -> Field<u64> {
+    pub(crate) fn size(&mut self, key: &'static str) -> Field<u64> {
         self.scaled(key, "a size", value::SIZE, value::size)
     }
 
@@ -129,7 +125,7 @@ impl<'a> Table<'a> {
     }
 
     /// One of the words of `options`; those of `later` are for a later version.
-    pub(in crate::config) fn choice<T: Copy>(
+    pub(crate) fn choice<T: Copy>(
         &mut self,
         key: &'static str,
         options: &[(&str, T)],
@@ -162,7 +158,7 @@ impl<'a> Table<'a> {
     }
 
     /// A string or a list of strings, at least one.
-    pub(in crate::config) fn strings(&mut self, key: &'static str) -> Field<Vec<Located<Text>>> {
+    pub(crate) fn strings(&mut self, key: &'static str) -> Field<Vec<Located<Text>>> {
         self.field(key, |ledger, entry| {
             let DeValue::Array(array) = entry.value.get_ref() else {
                 if matches!(entry.value.get_ref(), DeValue::String(_) | DeValue::Table(_)) {
@@ -184,11 +180,7 @@ impl<'a> Table<'a> {
     }
 
     /// An inner table.
-    pub(in crate::config) fn table(
-        &mut self,
-        key: &'static str,
-        section: &'static str,
-    ) -> Field<Table<'a>> {
+    pub(crate) fn table(&mut self, key: &'static str, section: &'static str) -> Field<Table<'a>> {
         self.field(key, |ledger, entry| match entry.value.get_ref() {
             DeValue::Table(table) => {
                 Some(Table::new(ledger, section, format!("`{key}`"), entry.value.span(), table))
@@ -201,7 +193,7 @@ impl<'a> Table<'a> {
     }
 
     /// The string that a table `{ env = …, default = … }` stands for.
-    pub(in crate::config) fn variable(&mut self, key: &str) -> Option<Text> {
+    pub(crate) fn variable(&mut self, key: &str) -> Option<Text> {
         let name = self.take("env")?;
         let default = self.take("default");
         let DeValue::String(name_text) = name.value.get_ref() else {

@@ -12,38 +12,38 @@ use crate::config::environment::Environment;
 use crate::config::log_format::LogFormat;
 
 /// The state of one run of the loader.
-pub(in crate::config) struct Ledger<'a> {
+pub(crate) struct Ledger<'a> {
     /// The file.
-    pub(in crate::config) text: &'a str,
+    pub(crate) text: &'a str,
     /// Where variables are looked up.
-    pub(in crate::config) environment: &'a Environment,
-    pub(in crate::config) broken: Broken<'a>,
+    pub(crate) environment: &'a Environment,
+    pub(crate) broken: Broken<'a>,
     /// The format of log lines, even if other settings are invalid.
-    pub(in crate::config) log_format: Cell<Option<LogFormat>>,
+    pub(crate) log_format: Cell<Option<LogFormat>>,
     masked: &'a Masked,
     found: RefCell<Vec<Problem>>,
 }
 
 /// A string, as written or from the environment.
 #[derive(Clone, Debug)]
-pub(in crate::config) struct Text {
-    pub(in crate::config) value: String,
+pub(crate) struct Text {
+    pub(crate) value: String,
     /// The variable it came from, as an error shows it.
-    pub(in crate::config) variable: Option<String>,
+    pub(crate) variable: Option<String>,
     /// It may be a secret.
-    pub(in crate::config) hidden: bool,
+    pub(crate) hidden: bool,
 }
 
 /// A value and the bytes it was written in.
 #[derive(Clone, Debug)]
-pub(in crate::config) struct Located<T> {
-    pub(in crate::config) value: T,
-    pub(in crate::config) span: Range<usize>,
+pub(crate) struct Located<T> {
+    pub(crate) value: T,
+    pub(crate) span: Range<usize>,
 }
 
 impl<'a> Ledger<'a> {
     /// Starts with the errors of the syntax.
-    pub(in crate::config) fn new(
+    pub(crate) fn new(
         text: &'a str,
         masked: &'a Masked,
         environment: &'a Environment,
@@ -56,44 +56,44 @@ impl<'a> Ledger<'a> {
     }
 
     /// Adds a problem or a warning.
-    pub(in crate::config) fn report(&self, problem: Problem) {
+    pub(crate) fn report(&self, problem: Problem) {
         self.found.borrow_mut().push(problem);
     }
 
     /// Whether something of these bytes is never shown.
-    pub(in crate::config) fn hides(&self, span: &Range<usize>) -> bool {
+    pub(crate) fn hides(&self, span: &Range<usize>) -> bool {
         self.masked.hides(span)
     }
 
     /// What was written at `span`, as an error shows it: as its line does.
-    pub(in crate::config) fn quoted(&self, span: &Range<usize>, text: &str) -> String {
+    pub(crate) fn quoted(&self, span: &Range<usize>, text: &str) -> String {
         if self.hides(span) { format!("`{COVER}`") } else { quoted(text) }
     }
 
     /// Whether a statement with broken syntax within `extent` names `word`: what it would have said
     /// is unknown, so nothing is missing.
-    pub(in crate::config) fn lost(&self, word: &str, extent: &Range<usize>) -> bool {
+    pub(crate) fn lost(&self, word: &str, extent: &Range<usize>) -> bool {
         self.broken.names(word, extent)
     }
 
     /// As [`lost`](Self::lost), anywhere.
-    pub(in crate::config) fn lost_anywhere(&self, word: &str) -> bool {
+    pub(crate) fn lost_anywhere(&self, word: &str) -> bool {
         self.lost(word, &(0..self.text.len() + 1))
     }
 
     /// How many real problems there are by now.
-    pub(in crate::config) fn errors(&self) -> usize {
+    pub(crate) fn errors(&self) -> usize {
         self.found.borrow().iter().filter(|problem| problem.kind() != Kind::Warning).count()
     }
 
     /// Everything found.
-    pub(in crate::config) fn close(self) -> Vec<Problem> {
+    pub(crate) fn close(self) -> Vec<Problem> {
         self.found.into_inner()
     }
 
     /// The bytes of the file that `within` (bytes of the string written at `span`) stands for; all
     /// of `span` where escapes make the two differ.
-    pub(in crate::config) fn inside(
+    pub(crate) fn inside(
         &self,
         span: &Range<usize>,
         text: &Text,
@@ -110,7 +110,7 @@ impl<'a> Ledger<'a> {
     }
 
     /// Reports a value of the wrong type.
-    pub(in crate::config) fn wrong_type(
+    pub(crate) fn wrong_type(
         &self,
         key: &str,
         span: Range<usize>,
@@ -143,12 +143,12 @@ impl<'a> Ledger<'a> {
 
 impl Text {
     /// Whether an error may quote it: what comes from the environment may be a secret, and stays there.
-    pub(in crate::config) fn is_shown(&self) -> bool {
+    pub(crate) fn is_shown(&self) -> bool {
         self.variable.is_none() && !self.hidden
     }
 
     /// As an error shows it. A value from the environment may be a secret and is not shown.
-    pub(in crate::config) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         match &self.variable {
             Some(variable) => format!("the value of {variable}"),
             None if self.hidden => format!("`{COVER}`"),

@@ -12,7 +12,7 @@ use super::table::{Entry, Reported, Table};
 
 /// The names that a section of the file declares, bad tables included: a reference to one of these
 /// is not wrong on top.
-pub(in crate::config) struct Names {
+pub(crate) struct Names {
     section: &'static str,
     list: Vec<String>,
     known: HashSet<String>,
@@ -24,7 +24,7 @@ const MOST_SUGGESTED: usize = 50;
 
 impl Names {
     /// Of the tables of a section; `otherwise` is what exists if there is none.
-    pub(in crate::config) fn new(
+    pub(crate) fn new(
         section: &'static str,
         tables: &[(&str, Table<'_>)],
         otherwise: Option<&str>,
@@ -38,17 +38,17 @@ impl Names {
     }
 
     /// All of them, in the order of the file.
-    pub(in crate::config) fn all(&self) -> &[String] {
+    pub(crate) fn all(&self) -> &[String] {
         &self.list
     }
 
     /// Whether one of them is this.
-    pub(in crate::config) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.known.contains(name)
     }
 
     /// The only one.
-    pub(in crate::config) fn only(&self) -> Option<Arc<str>> {
+    pub(crate) fn only(&self) -> Option<Arc<str>> {
         match self.list.as_slice() {
             [only] => Some(only.as_str().into()),
             _ => None,
@@ -56,11 +56,7 @@ impl Names {
     }
 
     /// The name that a text refers to; a dangling one is reported.
-    pub(in crate::config) fn resolve(
-        &self,
-        ledger: &Ledger<'_>,
-        text: &Located<Text>,
-    ) -> Option<Arc<str>> {
+    pub(crate) fn resolve(&self, ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Arc<str>> {
         let name = text.value.value.as_str();
         if self.has(name) {
             return Some(name.into());
@@ -85,7 +81,7 @@ impl Names {
 
 /// Takes the tables `[section.NAME]` out of the file's root, in the order of the file. `None` if the
 /// file says nothing of the section.
-pub(in crate::config) fn tables<'a>(
+pub(crate) fn tables<'a>(
     root: &mut Table<'a>,
     section: &'static str,
 ) -> Option<Vec<(&'a str, Table<'a>)>> {
@@ -142,7 +138,7 @@ pub(in crate::config) fn tables<'a>(
 }
 
 /// Takes a table `[section]` out of the file's root; `Err` if it can't be read.
-pub(in crate::config) fn table<'a>(
+pub(crate) fn table<'a>(
     root: &mut Table<'a>,
     section: &'static str,
 ) -> Result<Option<Table<'a>>, Reported> {

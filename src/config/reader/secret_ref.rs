@@ -15,7 +15,7 @@ const FORMS: &str = "`{ env = \"NAME\" }`, `{ file = \"/path\" }` or `{ credenti
 
 impl Table<'_> {
     /// A secret: a reference, or plain text with a warning.
-    pub(in crate::config) fn secret(&mut self, key: &'static str) -> Field<Secret> {
+    pub(crate) fn secret(&mut self, key: &'static str) -> Field<Secret> {
         self.field(key, |ledger, entry| {
             let span = entry.value.span();
             let DeValue::Table(table) = entry.value.get_ref() else {

@@ -2,7 +2,7 @@
 //! because another product calls it so.
 
 /// Keys of a later version, by section. They are refused with their own message.
-pub(in crate::config) fn later(section: &str) -> &'static [&'static str] {
+pub(crate) fn later(section: &str) -> &'static [&'static str] {
     match section {
         "" => &["cost", "test"],
         "api" => &["linger"],
@@ -13,11 +13,7 @@ pub(in crate::config) fn later(section: &str) -> &'static [&'static str] {
 }
 
 /// The word of `known` that `word` was probably meant to be.
-pub(in crate::config) fn meant<'a>(
-    section: &str,
-    word: &str,
-    known: &[&'a str],
-) -> Option<&'a str> {
+pub(crate) fn meant<'a>(section: &str, word: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = plain(word);
     let exact = known.iter().find(|known| self::plain(known) == plain);
     let foreign = || {
@@ -43,7 +39,7 @@ pub(in crate::config) fn meant<'a>(
 }
 
 /// Whether a character can't be seen.
-pub(in crate::config) fn is_blank(c: char) -> bool {
+pub(crate) fn is_blank(c: char) -> bool {
     c.is_whitespace()
         || c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}')

@@ -14,12 +14,12 @@ use super::synonyms;
 
 /// A text that parses as far as it goes, of the same length and lines as the one it was made from.
 #[derive(Debug)]
-pub(in crate::config) struct Repaired {
+pub(crate) struct Repaired {
     text: String,
     /// What is wrong with its syntax.
-    pub(in crate::config) problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
     /// The bytes whose meaning is lost.
-    pub(in crate::config) broken: Vec<Range<usize>>,
+    pub(crate) broken: Vec<Range<usize>>,
 }
 
 struct Fault {
@@ -49,7 +49,7 @@ impl Repaired {
     /// Parses `text` and repairs what would swallow the rest.
     ///
     /// What its problems quote is taken from `masked`.
-    pub(in crate::config) fn new(text: &str, masked: &Masked) -> Self {
+    pub(crate) fn new(text: &str, masked: &Masked) -> Self {
         let mut repaired = Self { text: text.to_owned(), problems: Vec::new(), broken: Vec::new() };
         let repairs = MAX_REPAIRS.min(MAX_PARSED / text.len().max(1));
         while repaired.broken.len() < repairs && repaired.blank_one() {}
@@ -59,7 +59,7 @@ impl Repaired {
     }
 
     /// The tree, without what is broken.
-    pub(in crate::config) fn tree(&self) -> DeTable<'_> {
+    pub(crate) fn tree(&self) -> DeTable<'_> {
         DeTable::parse_recoverable(&self.text).0.into_inner()
     }
 
@@ -254,7 +254,7 @@ fn statements(table: &DeTable<'_>, found: &mut Vec<(usize, Range<usize>)>) {
 }
 
 /// The end of the last line before the next one, behind that of `from`, that opens a table.
-pub(in crate::config) fn next_header(text: &str, from: usize) -> usize {
+pub(crate) fn next_header(text: &str, from: usize) -> usize {
     let mut at = line_end(text, from);
     while at < text.len() {
         let end = line_end(text, at + 1);

@@ -14,27 +14,27 @@ use super::problem::{Kind, Problem, is_known, listed};
 use super::{synonyms, syntax};
 
 /// A table whose keys are taken out.
-pub(in crate::config) struct Table<'a> {
-    pub(in crate::config) ledger: &'a Ledger<'a>,
+pub(crate) struct Table<'a> {
+    pub(crate) ledger: &'a Ledger<'a>,
     /// What it is called in messages: `[api.main]`, `auth`.
-    pub(in crate::config) title: String,
+    pub(crate) title: String,
     /// Its header, or all of an inline table.
-    pub(in crate::config) span: Range<usize>,
-    pub(in crate::config) section: &'static str,
+    pub(crate) span: Range<usize>,
+    pub(crate) section: &'static str,
     entries: Vec<Entry<'a>>,
     asked: Vec<&'static str>,
     missing: Vec<(&'static str, String)>,
 }
 
 /// A key with its value.
-pub(in crate::config) struct Entry<'a> {
-    pub(in crate::config) key: &'a str,
-    pub(in crate::config) key_span: Range<usize>,
-    pub(in crate::config) value: &'a Spanned<DeValue<'a>>,
+pub(crate) struct Entry<'a> {
+    pub(crate) key: &'a str,
+    pub(crate) key_span: Range<usize>,
+    pub(crate) value: &'a Spanned<DeValue<'a>>,
 }
 
 /// What became of a key.
-pub(in crate::config) enum Field<T> {
+pub(crate) enum Field<T> {
     /// It was not written.
     Absent,
     /// It was, and what is wrong with it has been reported.
@@ -45,19 +45,19 @@ pub(in crate::config) enum Field<T> {
 
 /// It is bad, and what is wrong with it has been reported.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::config) struct Reported;
+pub(crate) struct Reported;
 
 /// A value that was written, or the default.
 #[derive(Clone, Debug)]
-pub(in crate::config) struct Setting<T> {
-    pub(in crate::config) value: T,
+pub(crate) struct Setting<T> {
+    pub(crate) value: T,
     /// `None`: the default.
-    pub(in crate::config) span: Option<Range<usize>>,
+    pub(crate) span: Option<Range<usize>>,
 }
 
 impl<'a> Table<'a> {
     /// A table of the file; `section` says whose words are known in it.
-    pub(in crate::config) fn new(
+    pub(crate) fn new(
         ledger: &'a Ledger<'a>,
         section: &'static str,
         title: String,
@@ -76,23 +76,23 @@ impl<'a> Table<'a> {
     }
 
     /// From here on the words of another section are known.
-    pub(in crate::config) fn becomes(&mut self, section: &'static str) {
+    pub(crate) fn becomes(&mut self, section: &'static str) {
         self.section = section;
     }
 
     /// What `type` says, right or wrong.
-    pub(in crate::config) fn type_word(&self) -> Option<&'a str> {
+    pub(crate) fn type_word(&self) -> Option<&'a str> {
         self.entries.iter().find(|entry| entry.key == "type")?.value.get_ref().as_str()
     }
 
     /// Whether a key that is still there was probably meant to be `word`.
-    pub(in crate::config) fn means(&self, word: &str) -> bool {
+    pub(crate) fn means(&self, word: &str) -> bool {
         let meant = |entry: &Entry<'_>| synonyms::meant(self.section, entry.key, &self.asked);
         self.entries.iter().any(|entry| meant(entry) == Some(word))
     }
 
     /// Takes a key out.
-    pub(in crate::config) fn take(&mut self, key: &'static str) -> Option<Entry<'a>> {
+    pub(crate) fn take(&mut self, key: &'static str) -> Option<Entry<'a>> {
         // Else nobody could see what is written there, nor of a mistake that it is one.
         debug_assert!(is_known(key), "`{key}` is read, and `harmless` does not know it");
         self.asked.push(key);
@@ -102,7 +102,7 @@ impl<'a> Table<'a> {
     }
 
     /// Takes a key and reads it with `read`, which reports what is wrong.
-    pub(in crate::config) fn field<T>(
+    pub(crate) fn field<T>(
         &mut self,
         key: &'static str,
         read: impl FnOnce(&'a Ledger<'a>, &Entry<'a>) -> Option<T>,
@@ -119,7 +119,7 @@ impl<'a> Table<'a> {
     }
 
     /// Notes that `key` has to be there, if it is not.
-    pub(in crate::config) fn require<T>(
+    pub(crate) fn require<T>(
         &mut self,
         key: &'static str,
         field: Field<T>,
@@ -136,19 +136,19 @@ impl<'a> Table<'a> {
     }
 
     /// Leaves what is left unread.
-    pub(in crate::config) fn ignore_rest(&mut self) {
+    pub(crate) fn ignore_rest(&mut self) {
         self.entries.clear();
         self.missing.clear();
     }
 
     /// Everything that is left, for a table whose keys are names.
-    pub(in crate::config) fn rest(&mut self) -> Vec<Entry<'a>> {
+    pub(crate) fn rest(&mut self) -> Vec<Entry<'a>> {
         let entries = std::mem::take(&mut self.entries);
         entries.into_iter().filter(|entry| !self.is_broken(entry)).collect()
     }
 
     /// Reports keys of a later version, unknown ones, and what is missing.
-    pub(in crate::config) fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         let later = synonyms::later(self.section);
         let mut meant = Vec::new();
         for entry in self.rest() {
@@ -212,7 +212,7 @@ impl<'a> Table<'a> {
 
 impl<T> Field<T> {
     /// The value, or the default where nothing was written.
-    pub(in crate::config) fn or(self, default: T) -> Option<Setting<T>> {
+    pub(crate) fn or(self, default: T) -> Option<Setting<T>> {
         match self {
             Self::Absent => Some(Setting { value: default, span: None }),
             Self::Bad => None,
@@ -221,7 +221,7 @@ impl<T> Field<T> {
     }
 
     /// `None` where nothing was written.
-    pub(in crate::config) fn optional(self) -> Result<Option<Located<T>>, Reported> {
+    pub(crate) fn optional(self) -> Result<Option<Located<T>>, Reported> {
         match self {
             Self::Absent => Ok(None),
             Self::Bad => Err(Reported),
@@ -230,10 +230,7 @@ impl<T> Field<T> {
     }
 
     /// Turns the value into another, or reports why not.
-    pub(in crate::config) fn then<U>(
-        self,
-        check: impl FnOnce(Located<T>) -> Option<U>,
-    ) -> Field<U> {
+    pub(crate) fn then<U>(self, check: impl FnOnce(Located<T>) -> Option<U>) -> Field<U> {
         match self {
             Self::Absent => Field::Absent,
             Self::Bad => Field::Bad,

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 /// What a duration looks like, for hints.
-pub(in crate::config) const DURATION: &str =
+pub(crate) const DURATION: &str =
     "a duration is a whole number and a unit: `\"250ms\"`, `\"30s\"`, `\"5m\"`, `\"24h\"`";
 
 /// What a size looks like, for hints.
-pub(in crate::config) const SIZE: &str =
+pub(crate) const SIZE: &str =
     "a size is a whole number and a unit: `\"512B\"`, `\"300KB\"` (1,000), `\"64MiB\"` (1,024)";
 
 /// Longer is as good as for ever; where times end, additions do not go.
@@ -26,23 +26,23 @@ const SIZES: [(&str, u64); 7] = [
 ];
 
 /// Reads `"250ms"`, `"30s"`, `"5m"`, `"24h"`; a thousand years at most.
-pub(in crate::config) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     scaled(text, &TIMES).map(|milliseconds| Duration::from_millis(milliseconds).min(LONGEST))
 }
 
 /// Reads `"512B"`, `"300KB"`, `"64MiB"` into bytes.
-pub(in crate::config) fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     scaled(text, &SIZES)
 }
 
 /// A duration as [`duration`] reads it, in the largest unit that loses nothing.
-pub(in crate::config) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if milliseconds == 0 { "0s".to_owned() } else { shown(milliseconds, &TIMES) }
 }
 
 /// A number of bytes as [`size`] reads it, in the largest unit that loses nothing.
-pub(in crate::config) fn show_size(bytes: u64) -> String {
+pub(crate) fn show_size(bytes: u64) -> String {
     shown(bytes, &SIZES)
 }
 

@@ -10,7 +10,7 @@ use super::harmless;
 use super::lines::line_end;
 
 /// The bytes to cover, in order, apart, and none over a line break.
-pub(in crate::config) fn spans(text: &str) -> Vec<Range<usize>> {
+pub(crate) fn spans(text: &str) -> Vec<Range<usize>> {
     let start = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
     let mut cover = Cover { text, at: start, spans: Vec::new(), table: Vec::new(), adrift: false };
     while cover.at < text.len() {
@@ -349,6 +349,6 @@ impl<'t> Cover<'t> {
 }
 
 /// Whether a bare key may hold the character, or the dot between two.
-pub(in crate::config) fn is_key_char(c: char) -> bool {
+pub(crate) fn is_key_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
 }

@@ -9,7 +9,7 @@ use super::lines::Lines;
 use super::mask::COVER;
 
 /// Lines of a text, cut to a readable length, and their marks.
-pub(in crate::config) struct Excerpt<'t> {
+pub(crate) struct Excerpt<'t> {
     text: String,
     /// The number of its first line, from 0.
     first: usize,
@@ -37,7 +37,7 @@ const BESIDE: usize = 200;
 
 impl<'t> Excerpt<'t> {
     /// The lines around a place and around those of `others` that are near; those that are not.
-    pub(in crate::config) fn around(
+    pub(crate) fn around(
         text: &str,
         lines: &Lines,
         primary: Mark<'t>,
@@ -102,13 +102,13 @@ impl<'t> Excerpt<'t> {
     }
 
     /// The column, from 1, in which the first place begins in here.
-    pub(in crate::config) fn column(&self) -> usize {
+    pub(crate) fn column(&self) -> usize {
         let at = self.marks.first().map_or(0, |(_, at, _)| self.place(at.start));
         let line = self.text[..at].rfind('\n').map_or(0, |end| end + 1);
         self.text[line..at].chars().count() + 1
     }
 
-    pub(in crate::config) fn into_snippet(self) -> Snippet<'t, Annotation<'t>> {
+    pub(crate) fn into_snippet(self) -> Snippet<'t, Annotation<'t>> {
         let place = |at: &Range<usize>| {
             let start = self.place(at.start);
             start..self.place(at.end).max(start)

@@ -160,12 +160,12 @@ const AUTHS: &[&str] =
 const REFERENCES: &[&str] = &["env", "file", "credential"];
 
 /// Whether a key, with those of the tables it is in, may show the value that was written.
-pub(in crate::config) fn value(path: &[&str], text: &str) -> bool {
+pub(crate) fn value(path: &[&str], text: &str) -> bool {
     text.is_empty() || (shape(path).is_some_and(|shape| fits(shape, text)) && !betrays(text))
 }
 
 /// Whether a key or a name may be shown, below those in `path`.
-pub(in crate::config) fn key(path: &[&str], text: &str) -> bool {
+pub(crate) fn key(path: &[&str], text: &str) -> bool {
     let places: Vec<_> = REFERENCES.iter().copied().chain(["default"]).collect();
     // In the table of a secret there is nothing but these; what else is written may be the secret.
     (!secret_above(path) || synonyms::meant("secret", text, &places).is_some())
@@ -177,18 +177,18 @@ pub(in crate::config) fn key(path: &[&str], text: &str) -> bool {
 }
 
 /// Whether it is a word of a configuration.
-pub(in crate::config) fn is_known(word: &str) -> bool {
+pub(crate) fn is_known(word: &str) -> bool {
     let keys = KEYS.iter().flat_map(|(_, keys)| keys.iter());
     keys.chain(OTHERS).chain(SECTIONS).any(|known| *known == word)
 }
 
 /// Whether a header begins so.
-pub(in crate::config) fn is_section(word: &str) -> bool {
+pub(crate) fn is_section(word: &str) -> bool {
     SECTIONS.contains(&word)
 }
 
 /// Whether a key of this name holds a secret in most programs.
-pub(in crate::config) fn looks_secret(key: &str) -> bool {
+pub(crate) fn looks_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     let path = ["file", "path", "url"].iter().any(|end| key.ends_with(end));
     let secret = ["pass", "pwd", "secret", "token", "cred", "key"];
@@ -197,7 +197,7 @@ pub(in crate::config) fn looks_secret(key: &str) -> bool {
 
 /// Whether a text looks like a secret wherever it stands: a known kind of key, user info, or what no person
 /// would type.
-pub(in crate::config) fn betrays(text: &str) -> bool {
+pub(crate) fn betrays(text: &str) -> bool {
     const STARTS: &[&str] =
         &["da2-", "eyJ", "AKIA", "ASIA", "ghp_", "xox", "sk_", "Bearer ", "Basic "];
     STARTS.iter().any(|start| text.starts_with(start))

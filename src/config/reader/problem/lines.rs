@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// The lines of a text, found once, so that asking for one costs no walk through the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct Lines {
+pub(crate) struct Lines {
     /// Of every line break, in order.
     breaks: Vec<usize>,
     length: usize,
@@ -12,18 +12,18 @@ pub(in crate::config) struct Lines {
 
 impl Lines {
     /// Of this text.
-    pub(in crate::config) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let breaks = memchr::memchr_iter(b'\n', text.as_bytes()).collect();
         Self { breaks, length: text.len() }
     }
 
     /// The number of the line that the byte `at` is in; the first is 0.
-    pub(in crate::config) fn number(&self, at: usize) -> usize {
+    pub(crate) fn number(&self, at: usize) -> usize {
         self.breaks.partition_point(|end| *end < at)
     }
 
     /// The bytes of a line, without its line break.
-    pub(in crate::config) fn line(&self, number: usize) -> Range<usize> {
+    pub(crate) fn line(&self, number: usize) -> Range<usize> {
         let start = match number.checked_sub(1) {
             Some(before) => self.breaks.get(before).map_or(self.length, |end| end + 1),
             None => 0,
@@ -32,18 +32,18 @@ impl Lines {
     }
 
     /// Where the line begins that the byte `at` is in.
-    pub(in crate::config) fn start(&self, at: usize) -> usize {
+    pub(crate) fn start(&self, at: usize) -> usize {
         self.line(self.number(at)).start
     }
 
     /// Where the line ends, without its line break, that the byte `at` is in.
-    pub(in crate::config) fn end(&self, at: usize) -> usize {
+    pub(crate) fn end(&self, at: usize) -> usize {
         self.line(self.number(at)).end
     }
 }
 
 /// The end of the line that holds the byte `at`, without its line break, for a text that changes.
-pub(in crate::config) fn line_end(text: &str, at: usize) -> usize {
+pub(crate) fn line_end(text: &str, at: usize) -> usize {
     let at = at.min(text.len());
     memchr::memchr(b'\n', &text.as_bytes()[at..]).map_or(text.len(), |found| at + found)
 }

@@ -6,18 +6,18 @@ use super::cover;
 
 /// A text with the parts that [`cover`] names masked, and a map of places.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::config) struct Masked {
+pub(crate) struct Masked {
     text: String,
     /// The parts cut out of the original, in order and disjoint, and the places of their covers.
     cuts: Vec<(Range<usize>, usize)>,
 }
 
 /// The text in place of a covered part.
-pub(in crate::config) const COVER: &str = "…";
+pub(crate) const COVER: &str = "…";
 
 impl Masked {
     /// Covers all that may be a secret.
-    pub(in crate::config) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         let mut shown = String::with_capacity(text.len());
         let mut from = 0;
         let mut cut = |span: Range<usize>| {
@@ -33,18 +33,18 @@ impl Masked {
     }
 
     /// The text to show.
-    pub(in crate::config) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
     /// Whether something of these bytes of the original is not shown.
-    pub(in crate::config) fn hides(&self, span: &Range<usize>) -> bool {
+    pub(crate) fn hides(&self, span: &Range<usize>) -> bool {
         let first = self.cuts.partition_point(|(cut, _)| cut.end <= span.start);
         self.cuts.get(first).is_some_and(|(cut, _)| cut.start < span.end)
     }
 
     /// Where bytes of the original are in [`text`](Self::text).
-    pub(in crate::config) fn shift(&self, span: &Range<usize>) -> Range<usize> {
+    pub(crate) fn shift(&self, span: &Range<usize>) -> Range<usize> {
         let start = self.offset(span.start);
         start..self.offset(span.end).max(start)
     }

@@ -17,7 +17,7 @@ use excerpt::Excerpt;
 pub(super) use harmless::{betrays, is_known, looks_secret};
 pub(super) use lines::{Lines, line_end};
 pub(super) use mask::COVER;
-pub(in crate::config) use mask::Masked;
+pub(crate) use mask::Masked;
 
 /// The kind of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -190,12 +190,7 @@ impl Problem {
 
 impl Problems {
     /// Sorts `list` by place; problems without one come last.
-    pub(in crate::config) fn new(
-        path: &str,
-        text: &str,
-        masked: Masked,
-        mut list: Vec<Problem>,
-    ) -> Self {
+    pub(crate) fn new(path: &str, text: &str, masked: Masked, mut list: Vec<Problem>) -> Self {
         let place = |problem: &Problem| problem.place.as_ref().map_or(usize::MAX, |at| at.start);
         list.sort_by_key(place);
         let origins = origins(text, list.iter().map(place));
@@ -205,12 +200,12 @@ impl Problems {
     }
 
     /// A problem of the file as a whole, of which nothing is shown.
-    pub(in crate::config) fn alone(path: &str, problem: Problem) -> Self {
+    pub(crate) fn alone(path: &str, problem: Problem) -> Self {
         Self::new(path, "", Masked::new(""), vec![problem])
     }
 
     /// Of a file that says how log lines are to look.
-    pub(in crate::config) fn of_log(self, format: Option<LogFormat>) -> Self {
+    pub(crate) fn of_log(self, format: Option<LogFormat>) -> Self {
         Self { log_format: format.unwrap_or(self.log_format), ..self }
     }
 
@@ -312,7 +307,7 @@ fn origins(text: &str, places: impl Iterator<Item = usize>) -> Vec<(usize, usize
 
 /// A text as an error shows it: in backticks, control characters escaped, cut at 64 characters. What looks
 /// like a secret is not shown, wherever it is from.
-pub(in crate::config) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     if harmless::betrays(text) {
         return format!("`{COVER}`");
     }
@@ -324,7 +319,7 @@ pub(in crate::config) fn quoted(text: &str) -> String {
 }
 
 /// Several names: `a`, `b` and `c`; of many the first ones and how many more.
-pub(in crate::config) fn listed<T: AsRef<str>>(names: &[T], and: &str) -> String {
+pub(crate) fn listed<T: AsRef<str>>(names: &[T], and: &str) -> String {
     const MOST: usize = 30;
     let more = names.len().saturating_sub(MOST);
     let names = &names[..names.len() - more];

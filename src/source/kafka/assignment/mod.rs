@@ -22,21 +22,21 @@ use offsets::{Offsets, Step};
 use unread::{HOLD, Rewind, Unread};
 
 /// All assigned partitions.
-pub(in crate::source::kafka) struct Assignment {
+pub(crate) struct Assignment {
     partitions: Vec<Partition>,
     /// Index of the last message's partition: most likely that of the next, too.
     last: usize,
     generations: u64,
     closed: bool,
     /// Whether all of them are paused for want of room or of an API.
-    pub(in crate::source::kafka) pressure: Pressure,
+    pub(crate) pressure: Pressure,
     room: Arc<Room>,
     changed: Arc<Notify>,
     metrics: KafkaMetrics,
 }
 
 /// One of them.
-pub(in crate::source::kafka) struct Partition {
+pub(crate) struct Partition {
     topic: Topic,
     number: i32,
     /// Order key of messages without a key.
@@ -46,20 +46,20 @@ pub(in crate::source::kafka) struct Partition {
     offsets: Offsets,
     unread: Unread,
     backoff: Backoff,
-    pub(in crate::source::kafka) metrics: PartitionMetrics,
+    pub(crate) metrics: PartitionMetrics,
 }
 
 /// A place in the log of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::source::kafka) struct Place {
-    pub(in crate::source::kafka) topic: String,
-    pub(in crate::source::kafka) partition: i32,
-    pub(in crate::source::kafka) offset: i64,
+pub(crate) struct Place {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
 }
 
 /// Handle of the partition that was found for a message.
 #[derive(Clone, Copy)]
-pub(in crate::source::kafka) struct Found {
+pub(crate) struct Found {
     /// Its index at that time: it moves when others are removed.
     index: usize,
     /// No two partitions have the same.
@@ -67,7 +67,7 @@ pub(in crate::source::kafka) struct Found {
 }
 
 /// Result of admitting a message.
-pub(in crate::source::kafka) enum Admitted {
+pub(crate) enum Admitted {
     /// It was taken.
     Taken(Settlement),
     /// There is no room.
@@ -78,18 +78,14 @@ pub(in crate::source::kafka) enum Admitted {
 
 impl Assignment {
     /// None yet. `changed` is notified when a watermark may advance or a message was released.
-    pub(in crate::source::kafka) fn new(
-        room: Arc<Room>,
-        changed: Arc<Notify>,
-        metrics: KafkaMetrics,
-    ) -> Self {
+    pub(crate) fn new(room: Arc<Room>, changed: Arc<Notify>, metrics: KafkaMetrics) -> Self {
         let partitions = Vec::new();
         let (closed, pressure) = (false, Pressure::default());
         Self { partitions, last: 0, generations: 0, closed, pressure, room, changed, metrics }
     }
 
     /// Adds a newly assigned partition.
-    pub(in crate::source::kafka) fn add(&mut self, topic: &str, number: i32) {
+    pub(crate) fn add(&mut self, topic: &str, number: i32) {
         // librdkafka keeps a partition paused over a rebalance.
         let paused = self.get(topic, number).is_some_and(|p| p.unread.paused);
         self.remove(topic, number);
@@ -111,7 +107,7 @@ impl Assignment {
     }
 
     /// Removes a revoked partition. Its unsettled messages count as late.
-    pub(in crate::source::kafka) fn remove(&mut self, topic: &str, number: i32) {
+    pub(crate) fn remove(&mut self, topic: &str, number: i32) {
         let Some(index) = self.position(topic, number) else { return };
         let partition = self.partitions.swap_remove(index);
         self.metrics.late.inc_by(partition.record.abandon() as u64);
@@ -119,13 +115,13 @@ impl Assignment {
     }
 
     /// Takes no more messages, of any partition.
-    pub(in crate::source::kafka) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.closed = true;
         self.partitions.iter().for_each(|p| p.record.close());
     }
 
     /// Takes no more messages of these partitions, which are being revoked.
-    pub(in crate::source::kafka) fn close_only(&mut self, of: &[(String, i32)]) {
+    pub(crate) fn close_only(&mut self, of: &[(String, i32)]) {
         self.change(of, |p| {
             p.unread.revoking = true;
             p.record.close();
@@ -133,12 +129,7 @@ impl Assignment {
     }
 
     /// The partition of a message, if it is assigned and the message is one to take.
-    pub(in crate::source::kafka) fn find(
-        &mut self,
-        topic: &str,
-        number: i32,
-        offset: i64,
-    ) -> Option<Found> {
+    pub(crate) fn find(&mut self, topic: &str, number: i32, offset: i64) -> Option<Found> {
         let index = self.index(topic, number)?;
         if self.closed || !self.partitions[index].unread.is_read() {
             return None;
@@ -159,18 +150,13 @@ impl Assignment {
     }
 
     /// The topic of a partition that was just found, and the order key of its messages without a key.
-    pub(in crate::source::kafka) fn named(&self, found: Found) -> (&Topic, &OrderKey) {
+    pub(crate) fn named(&self, found: Found) -> (&Topic, &OrderKey) {
         let partition = &self.partitions[found.index];
         (&partition.topic, &partition.order)
     }
 
     /// Takes a message of `bytes`, if its partition is still the one that was found and there is room.
-    pub(in crate::source::kafka) fn admit(
-        &mut self,
-        found: Found,
-        offset: i64,
-        bytes: usize,
-    ) -> Admitted {
+    pub(crate) fn admit(&mut self, found: Found, offset: i64, bytes: usize) -> Admitted {
         let is_it = |p: &Partition| p.generation == found.generation;
         let there = self.partitions.get(found.index).is_some_and(is_it);
         let index = if there { Some(found.index) } else { self.partitions.iter().position(is_it) };
@@ -193,7 +179,7 @@ impl Assignment {
     }
 
     /// Advances every watermark; gives the partitions with a newly released message.
-    pub(in crate::source::kafka) fn advance(&mut self, now: Instant) -> Vec<(String, i32)> {
+    pub(crate) fn advance(&mut self, now: Instant) -> Vec<(String, i32)> {
         let mut released = Vec::new();
         for index in 0..self.partitions.len() {
             let partition = &mut self.partitions[index];
@@ -221,7 +207,7 @@ impl Assignment {
     }
 
     /// The positions to store for the next commit; from now on they count as stored.
-    pub(in crate::source::kafka) fn take_unstored(&mut self) -> Vec<Place> {
+    pub(crate) fn take_unstored(&mut self) -> Vec<Place> {
         let place = |p: &mut Partition| {
             let offset = p.offsets.unstored()?;
             p.offsets.stored(offset);
@@ -232,7 +218,7 @@ impl Assignment {
 
     /// Pending seeks that are due. None once the intake is closed: released messages stay uncommitted, and
     /// go to the partition's next reader.
-    pub(in crate::source::kafka) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
+    pub(crate) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
         let due = |p: &Partition| {
             let offset = p.unread.due_rewind(now).filter(|_| !self.closed)?;
             Some(Place { topic: p.topic.as_str().to_owned(), partition: p.number, offset })
@@ -241,13 +227,13 @@ impl Assignment {
     }
 
     /// All partitions but those with a pending seek, which stay paused until it is done.
-    pub(in crate::source::kafka) fn not_rewinding(&self) -> Vec<(String, i32)> {
+    pub(crate) fn not_rewinding(&self) -> Vec<(String, i32)> {
         let others = self.partitions.iter().filter(|p| p.unread.is_read());
         others.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
     /// A message was not taken: has its partition read again, from the oldest unsettled message.
-    pub(in crate::source::kafka) fn set_back(&mut self, topic: &str, number: i32, offset: i64) {
+    pub(crate) fn set_back(&mut self, topic: &str, number: i32, offset: i64) {
         let Some(index) = self.position(topic, number) else { return };
         let at = self.partitions[index].offsets.resume_at().unwrap_or(offset);
         self.renew(index);
@@ -256,7 +242,7 @@ impl Assignment {
     }
 
     /// Notes that a seek is done, or has failed and is retried later.
-    pub(in crate::source::kafka) fn rewound(&mut self, place: &Place, done: bool, now: Instant) {
+    pub(crate) fn rewound(&mut self, place: &Place, done: bool, now: Instant) {
         let Some(index) = self.position(&place.topic, place.partition) else { return };
         let partition = &mut self.partitions[index];
         let first = matches!(partition.unread.rewind, Some(Rewind::To { first: true, .. }));
@@ -272,23 +258,23 @@ impl Assignment {
     }
 
     /// Has the start positions of these asked for.
-    pub(in crate::source::kafka) fn undecide(&mut self, which: &[(String, i32)]) {
+    pub(crate) fn undecide(&mut self, which: &[(String, i32)]) {
         self.change(which, |p| p.unread.rewind = Some(Rewind::Undecided { due: Instant::now() }));
     }
 
     /// Partitions without a start position, where asking is due.
-    pub(in crate::source::kafka) fn undecided(&self, now: Instant) -> Vec<(String, i32)> {
+    pub(crate) fn undecided(&self, now: Instant) -> Vec<(String, i32)> {
         let open = self.partitions.iter().filter(|p| !self.closed && p.unread.asks_now(now));
         open.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
     /// How many have no start position yet, or have not sought to it.
-    pub(in crate::source::kafka) fn beginning(&self) -> usize {
+    pub(crate) fn beginning(&self) -> usize {
         self.partitions.iter().filter(|p| p.unread.is_beginning()).count()
     }
 
     /// Puts off asking for those of these that still have no start position.
-    pub(in crate::source::kafka) fn put_off(&mut self, which: &[(String, i32)], now: Instant) {
+    pub(crate) fn put_off(&mut self, which: &[(String, i32)], now: Instant) {
         self.change(which, |p| {
             if let Some(Rewind::Undecided { due }) = &mut p.unread.rewind {
                 *due = now + super::ASK_AGAIN + p.backoff.next_wait();
@@ -297,13 +283,7 @@ impl Assignment {
     }
 
     /// Sets a start position, which is committed if it is `new`. A partition that was undecided seeks to it.
-    pub(in crate::source::kafka) fn begin_at(
-        &mut self,
-        topic: &str,
-        number: i32,
-        offset: i64,
-        new: bool,
-    ) {
+    pub(crate) fn begin_at(&mut self, topic: &str, number: i32, offset: i64, new: bool) {
         self.change(&[(topic.to_owned(), number)], |p| {
             if new {
                 p.offsets = Offsets::default();
@@ -317,30 +297,27 @@ impl Assignment {
     }
 
     /// Has the stored positions stored once more.
-    pub(in crate::source::kafka) fn store_anew(&mut self) {
+    pub(crate) fn store_anew(&mut self) {
         self.partitions.iter_mut().for_each(|p| p.offsets.store_anew());
     }
 
     /// Whether there is nothing to wait for in these: all is settled, or a message was released.
-    pub(in crate::source::kafka) fn is_done(&mut self, of: &[(String, i32)]) -> bool {
+    pub(crate) fn is_done(&mut self, of: &[(String, i32)]) -> bool {
         self.among(of).all(Partition::is_done)
     }
 
     /// Whether there is nothing to wait for in any partition.
-    pub(in crate::source::kafka) fn all_done(&self) -> bool {
+    pub(crate) fn all_done(&self) -> bool {
         self.partitions.iter().all(Partition::is_done)
     }
 
     /// Whether a message was released and its partition has not sought back yet.
-    pub(in crate::source::kafka) fn has_released(&self) -> bool {
+    pub(crate) fn has_released(&self) -> bool {
         self.partitions.iter().any(|p| p.record.has_released() || p.unread.has_released())
     }
 
     /// Of `which`, those that librdkafka has to be told to pause; it was told from now on.
-    pub(in crate::source::kafka) fn pause(
-        &mut self,
-        mut which: Vec<(String, i32)>,
-    ) -> Vec<(String, i32)> {
+    pub(crate) fn pause(&mut self, mut which: Vec<(String, i32)>) -> Vec<(String, i32)> {
         which.retain(|(topic, number)| {
             let index = self.position(topic, *number);
             index.is_some_and(|index| !replace(&mut self.partitions[index].unread.paused, true))
@@ -349,10 +326,7 @@ impl Assignment {
     }
 
     /// Of `which`, those that librdkafka has to be told to resume; it was told from now on.
-    pub(in crate::source::kafka) fn resume(
-        &mut self,
-        which: &[(String, i32)],
-    ) -> Vec<(String, i32)> {
+    pub(crate) fn resume(&mut self, which: &[(String, i32)]) -> Vec<(String, i32)> {
         let mut again = which.to_vec();
         again.retain(|(topic, number)| {
             let index = self.position(topic, *number);
@@ -362,17 +336,17 @@ impl Assignment {
     }
 
     /// How many librdkafka was told to pause.
-    pub(in crate::source::kafka) fn paused(&self) -> usize {
+    pub(crate) fn paused(&self) -> usize {
         self.partitions.iter().filter(|p| p.unread.paused).count()
     }
 
     /// Topic and number of each.
-    pub(in crate::source::kafka) fn names(&self) -> Vec<(String, i32)> {
+    pub(crate) fn names(&self) -> Vec<(String, i32)> {
         self.partitions.iter().map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
     /// An assigned partition.
-    pub(in crate::source::kafka) fn get(&self, topic: &str, number: i32) -> Option<&Partition> {
+    pub(crate) fn get(&self, topic: &str, number: i32) -> Option<&Partition> {
         self.position(topic, number).map(|index| &self.partitions[index])
     }
 

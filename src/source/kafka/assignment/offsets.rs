@@ -5,7 +5,7 @@
 
 /// The offsets of one (topic, partition, generation).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::source::kafka) struct Offsets {
+pub(crate) struct Offsets {
     /// Of the oldest message of this generation.
     first: Option<i64>,
     /// Of the newest.
@@ -18,7 +18,7 @@ pub(in crate::source::kafka) struct Offsets {
 
 /// Order of a message against those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::source::kafka) enum Step {
+pub(crate) enum Step {
     /// It follows them.
     Forward,
     /// It is older than the newest, or than the start position: the partition was set back, and not by us.
@@ -27,13 +27,13 @@ pub(in crate::source::kafka) enum Step {
 
 impl Offsets {
     /// Sets the start position, which is stored like any other.
-    pub(in crate::source::kafka) fn begin(&mut self, position: i64) {
+    pub(crate) fn begin(&mut self, position: i64) {
         debug_assert_eq!(*self, Self::default());
         self.watermark = Some(position);
     }
 
     /// Compares a message that may be taken.
-    pub(in crate::source::kafka) fn step(&self, offset: i64) -> Step {
+    pub(crate) fn step(&self, offset: i64) -> Step {
         let before = match (self.newest, self.watermark) {
             (Some(newest), _) => offset <= newest,
             (None, Some(begin)) => offset < begin,
@@ -43,7 +43,7 @@ impl Offsets {
     }
 
     /// A message was taken.
-    pub(in crate::source::kafka) fn received(&mut self, offset: i64) {
+    pub(crate) fn received(&mut self, offset: i64) {
         debug_assert_eq!(self.step(offset), Step::Forward);
         self.first.get_or_insert(offset);
         self.newest = Some(offset);
@@ -51,7 +51,7 @@ impl Offsets {
 
     /// All messages up to this one are settled. Later calls come with higher offsets: one that does
     /// not is a bug that would set the group back, and is refused.
-    pub(in crate::source::kafka) fn settled(&mut self, offset: i64) {
+    pub(crate) fn settled(&mut self, offset: i64) {
         let behind = offset.saturating_add(1);
         let rises = self.watermark.is_none_or(|watermark| watermark < behind);
         let known = self.newest.is_some_and(|newest| offset <= newest);
@@ -62,23 +62,23 @@ impl Offsets {
     }
 
     /// The position to store, if it is not stored yet. What is stored never falls.
-    pub(in crate::source::kafka) fn unstored(&self) -> Option<i64> {
+    pub(crate) fn unstored(&self) -> Option<i64> {
         self.watermark.filter(|watermark| self.stored.is_none_or(|stored| stored < *watermark))
     }
 
     /// A position was stored.
-    pub(in crate::source::kafka) fn stored(&mut self, position: i64) {
+    pub(crate) fn stored(&mut self, position: i64) {
         debug_assert!(self.stored.is_none_or(|stored| stored < position), "{position}, {self:?}");
         self.stored = self.stored.max(Some(position));
     }
 
     /// Has the stored position stored once more.
-    pub(in crate::source::kafka) fn store_anew(&mut self) {
+    pub(crate) fn store_anew(&mut self) {
         self.stored = None;
     }
 
     /// The position of the oldest unsettled message, or of the next one if there is none.
-    pub(in crate::source::kafka) fn resume_at(&self) -> Option<i64> {
+    pub(crate) fn resume_at(&self) -> Option<i64> {
         self.watermark.or(self.first)
     }
 }

@@ -24,7 +24,7 @@ const LONGEST: usize = 512;
 
 /// Start of a partition without a committed position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::source::kafka) enum Begin {
+pub(crate) enum Begin {
     /// At its beginning: it was added to the topic later.
     Beginning,
     /// With its first record not older than this, in milliseconds of the epoch.
@@ -35,11 +35,11 @@ pub(in crate::source::kafka) enum Begin {
 
 /// The ends of a partition's log, and its first record since a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::source::kafka) struct Log {
-    pub(in crate::source::kafka) earliest: i64,
-    pub(in crate::source::kafka) latest: i64,
+pub(crate) struct Log {
+    pub(crate) earliest: i64,
+    pub(crate) latest: i64,
     /// `None` if there is none.
-    pub(in crate::source::kafka) since: Option<i64>,
+    pub(crate) since: Option<i64>,
 }
 
 /// When the group subscribed to a topic, and how many partitions that had.
@@ -70,7 +70,7 @@ struct Entry {
 
 /// The topics and entries of the group, with the times when they were new.
 #[derive(Debug, Default)]
-pub(in crate::source::kafka) struct History {
+pub(crate) struct History {
     /// A note holds as many as fit, the first ones first.
     entries: Vec<Entry>,
     /// The matching topics, with their partitions: as of the first refresh, …
@@ -84,7 +84,7 @@ pub(in crate::source::kafka) struct History {
 
 impl Begin {
     /// The position in that log, and the count of offsets skipped before it.
-    pub(in crate::source::kafka) fn position(self, log: Log) -> (i64, i64) {
+    pub(crate) fn position(self, log: Log) -> (i64, i64) {
         let position = match self {
             Self::Beginning => log.earliest,
             Self::Since(_) => {
@@ -99,7 +99,7 @@ impl Begin {
 impl History {
     /// Of a source with these entries in its `topics`: regular expressions first, since new topics are
     /// mostly theirs.
-    pub(in crate::source::kafka) fn new<'e>(entries: impl IntoIterator<Item = &'e str>) -> Self {
+    pub(crate) fn new<'e>(entries: impl IntoIterator<Item = &'e str>) -> Self {
         let entry = |text: &str| Entry {
             hash: hash(text),
             text: text.to_owned(),
@@ -110,7 +110,7 @@ impl History {
     }
 
     /// Takes the cluster's matching topics, with their counts of partitions.
-    pub(in crate::source::kafka) fn refresh(&mut self, taken: BTreeMap<String, i32>, now: i64) {
+    pub(crate) fn refresh(&mut self, taken: BTreeMap<String, i32>, now: i64) {
         if !self.is_loaded() {
             self.first.clone_from(&taken);
             self.entries.iter_mut().for_each(|entry| entry.since = Some(now));
@@ -119,17 +119,17 @@ impl History {
     }
 
     /// Whether there was a first refresh.
-    pub(in crate::source::kafka) fn is_loaded(&self) -> bool {
+    pub(crate) fn is_loaded(&self) -> bool {
         self.entries.iter().all(|entry| entry.since.is_some())
     }
 
     /// Every partition of the matching topics, as of the last refresh.
-    pub(in crate::source::kafka) fn partitions(&self) -> impl Iterator<Item = (&str, i32)> {
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = (&str, i32)> {
         self.last.iter().flat_map(|(topic, count)| (0..*count).map(|n| (topic.as_str(), n)))
     }
 
     /// Takes the metadata of a position that the group has in this topic.
-    pub(in crate::source::kafka) fn learn(&mut self, topic: &str, behind: &str) {
+    pub(crate) fn learn(&mut self, topic: &str, behind: &str) {
         let Some(note) = Note::read(behind) else { return };
         if let Some(got) = note.topic {
             let known = self.topics.entry(topic.to_owned()).or_insert(got);
@@ -145,12 +145,7 @@ impl History {
     }
 
     /// The start of a partition without a position, whose topic these entries match.
-    pub(in crate::source::kafka) fn begin(
-        &self,
-        topic: &str,
-        partition: i32,
-        taking: &[&str],
-    ) -> Begin {
+    pub(crate) fn begin(&self, topic: &str, partition: i32, taking: &[&str]) -> Begin {
         if let Some(got) = self.topics.get(topic) {
             return if partition < got.partitions {
                 Begin::Since(got.since)
@@ -165,13 +160,7 @@ impl History {
     }
 
     /// Records the subscription to a topic with at least so many partitions; `begin` is the start of one.
-    pub(in crate::source::kafka) fn take(
-        &mut self,
-        topic: &str,
-        partitions: i32,
-        begin: Option<Begin>,
-        now: i64,
-    ) {
+    pub(crate) fn take(&mut self, topic: &str, partitions: i32, begin: Option<Begin>, now: i64) {
         let since = match begin {
             Some(Begin::Since(since)) => since,
             Some(Begin::End | Begin::Beginning) | None => now,
@@ -181,12 +170,12 @@ impl History {
     }
 
     /// Writes no notes from now on; `true` the first time.
-    pub(in crate::source::kafka) fn disable_notes(&mut self) -> bool {
+    pub(crate) fn disable_notes(&mut self) -> bool {
         !std::mem::replace(&mut self.notes_disabled, true)
     }
 
     /// The note for positions in this topic.
-    pub(in crate::source::kafka) fn note(&self, topic: &str) -> Option<String> {
+    pub(crate) fn note(&self, topic: &str) -> Option<String> {
         let got = self.topics.get(topic).filter(|_| !self.notes_disabled)?;
         let entries = self.entries.iter().filter_map(|entry| Some((entry.hash, entry.since?)));
         Some(Note { topic: Some(*got), entries: entries.collect() }.write())

@@ -41,10 +41,10 @@ struct Query {
 type Answers = BTreeMap<(String, i32), Option<i64>>;
 
 /// Where a partition is read from.
-pub(in crate::source::kafka) struct Begun {
-    pub(in crate::source::kafka) topic: String,
-    pub(in crate::source::kafka) partition: i32,
-    pub(in crate::source::kafka) position: i64,
+pub(crate) struct Begun {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) position: i64,
     origin: Origin,
 }
 
@@ -58,7 +58,7 @@ enum Origin {
 
 impl Begun {
     /// Whether the group has no committed position there.
-    pub(in crate::source::kafka) fn is_new(&self) -> bool {
+    pub(crate) fn is_new(&self) -> bool {
         matches!(self.origin, Origin::New { .. })
     }
 }
@@ -66,7 +66,7 @@ impl Begun {
 impl Shared {
     /// Where to read these partitions from; those without an answer are left out. Their leaders have `patience`
     /// to answer, and no message is taken meanwhile.
-    pub(in crate::source::kafka) fn positions(
+    pub(crate) fn positions(
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
         open: &[(String, i32)],
@@ -84,11 +84,7 @@ impl Shared {
     }
 
     /// Asks again for the start positions that were not known on assignment, where that is due.
-    pub(in crate::source::kafka) fn begin(
-        &self,
-        consumer: &BaseConsumer<impl ConsumerContext>,
-        now: Instant,
-    ) {
+    pub(crate) fn begin(&self, consumer: &BaseConsumer<impl ConsumerContext>, now: Instant) {
         let open = self.assignment().undecided(now);
         if open.is_empty() {
             return;
@@ -105,7 +101,7 @@ impl Shared {
     }
 
     /// Commits new start positions, and updates outdated notes of the committed ones.
-    pub(in crate::source::kafka) fn begin_with(
+    pub(crate) fn begin_with(
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
         begun: &[Begun],
@@ -262,7 +258,7 @@ fn anew(
 }
 
 /// Now, in milliseconds of the epoch.
-pub(in crate::source::kafka) fn millis() -> i64 {
+pub(crate) fn millis() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
