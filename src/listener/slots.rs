@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::repeats::Repeats;
+
 /// Time from the connection to the end of its first request's head, with the TLS handshake.
 pub(super) const FIRST_HEAD: Duration = Duration::from_secs(10);
 
@@ -53,9 +55,8 @@ struct State {
     taken: usize,
     last_position: u64,
     idle: BTreeMap<u64, Idle>,
-    /// How many were closed since the last log line, and when that was.
-    closed: u64,
-    logged: Option<Instant>,
+    closed: Repeats,
+    refused: Repeats,
 }
 
 #[derive(Debug)]
@@ -164,11 +165,10 @@ impl Slots {
     /// Logs that a connection was closed: the longest `idle` one, or else the new one.
     fn log_closed(&self, idle: bool) {
         let mut state = self.lock();
-        state.closed += 1;
-        if state.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
-            state.logged = Some(Instant::now());
-            let (count, open) = (std::mem::take(&mut state.closed), state.taken);
-            drop(state);
+        let due = state.closed.again(LOG_INTERVAL, Instant::now().into_std());
+        let open = state.taken;
+        drop(state);
+        if let Some(count) = due {
             let closed = if idle { "the longest idle ones" } else { "new ones: none is idle" };
             tracing::warn!(
                 port = self.what,
@@ -182,11 +182,9 @@ impl Slots {
     }
 
     pub(super) fn refused(&self, error: &io::Error) {
-        let mut state = self.lock();
-        if state.logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
-            state.logged = Some(Instant::now());
-            drop(state);
-            tracing::warn!(port = self.what, %error, "no connection can be accepted, trying again; if too many files are open, raise `LimitNOFILE=` of the unit, or `ulimit -Hn`");
+        let due = self.lock().refused.again(LOG_INTERVAL, Instant::now().into_std());
+        if let Some(count) = due {
+            tracing::warn!(port = self.what, %error, count, "no connection can be accepted, trying again; if too many files are open, raise `LimitNOFILE=` of the unit, or `ulimit -Hn`");
         }
     }
 }

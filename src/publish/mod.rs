@@ -35,12 +35,13 @@ use crate::config::ApiConfig;
 use crate::delivery::Gate;
 use crate::health::{Health, Part};
 use crate::metrics::{ApiMetrics, Metrics};
+use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
 use deadline::Deadline;
 use lanes::Lanes;
 use limit::{Limits, Scope};
 use post::{Fault, Post};
-use report::{Acceptances, FaultLog, Refusals, RetryAfter};
+use report::{Acceptances, Refusals, RetryAfter};
 use workers::Workers;
 
 /// Longest backoff of the first retry.
@@ -79,12 +80,12 @@ pub struct Publisher<P> {
     health: Part,
     intake: Gate,
     accepted_at: Option<Instant>,
-    fault_log: FaultLog,
+    fault_log: Repeats,
     refusals: HashMap<Scope, Refusals>,
     /// Why the breaker opened.
     why_silent: String,
     retry_after: Option<RetryAfter>,
-    retry_after_log: FaultLog,
+    retry_after_log: Repeats,
     acceptances: Acceptances,
     last_refused: Scope,
     name: Arc<str>,
@@ -130,11 +131,11 @@ impl<P: Post> Publisher<P> {
             health,
             intake: Gate::default(),
             accepted_at: None,
-            fault_log: FaultLog::default(),
+            fault_log: Repeats::default(),
             refusals: HashMap::new(),
             why_silent: String::new(),
             retry_after: None,
-            retry_after_log: FaultLog::default(),
+            retry_after_log: Repeats::default(),
             acceptances: Acceptances::default(),
             last_refused: Scope::Api,
             name: Arc::clone(name),

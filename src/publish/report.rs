@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::Publisher;
 use super::limit::Scope;
 use super::post::{Fault, Post};
+use crate::repeats::Repeats;
 
 /// The remedy when the endpoint's certificate is not trusted.
 const TRUST_HINT: &str = "nothing was sent: is this the right host? if its CA is your own, name it in `ca_file`; if its certificate expired, renew it; is this clock right?";
@@ -20,13 +21,6 @@ const BRIEF: Duration = Duration::from_secs(3);
 /// How often a lasting fault is logged.
 const LOG_EVERY: Duration = Duration::from_secs(30);
 
-/// One line an interval for a fault that goes on.
-#[derive(Debug, Default)]
-pub(super) struct FaultLog {
-    last: Option<Instant>,
-    since: u64,
-}
-
 /// When a request was sent, and when its answer is handled.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
@@ -39,11 +33,11 @@ pub(super) struct Times {
 pub(super) struct Refusals {
     /// The text of the last one.
     why: String,
-    log: FaultLog,
+    log: Repeats,
     /// Whether the log's last line on the scope is a refusal.
     logged: bool,
     /// For single events that are refused while others are accepted.
-    events: FaultLog,
+    events: Repeats,
 }
 
 /// The time before which the API wants no retry, and the text of its answer.
@@ -81,18 +75,6 @@ impl Acceptances {
     }
 }
 
-impl FaultLog {
-    /// How many faults came since the last line, if a line is due.
-    pub(super) fn due(&mut self, now: Instant) -> Option<u64> {
-        self.since += 1;
-        if self.last.is_some_and(|last| now.duration_since(last) < LOG_EVERY) {
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.since))
-    }
-}
-
 impl<P: Post> Publisher<P> {
     /// The API answered, with whatever status.
     pub(super) fn is_there(&mut self, now: Instant) {
@@ -122,7 +104,7 @@ impl<P: Post> Publisher<P> {
         let refusals = self.refusals.entry(scope.clone()).or_default();
         why.clone_into(&mut refusals.why);
         self.last_refused.clone_from(scope);
-        if let Some(count) = refusals.log.due(now) {
+        if let Some(count) = refusals.log.again(LOG_EVERY, now) {
             refusals.logged = true;
             if new {
                 warn!(api = %self.name, who = %scope, why, hint, "the API refuses requests; keeping all events, and probing once a second");
@@ -136,7 +118,7 @@ impl<P: Post> Publisher<P> {
     /// `scope` refuses some events while it takes others.
     pub(super) fn refuses_some(&mut self, scope: &Scope, why: &str, now: Instant) {
         let refusals = self.refusals.entry(scope.clone()).or_default();
-        if let Some(count) = refusals.events.due(now) {
+        if let Some(count) = refusals.events.again(LOG_EVERY, now) {
             let hint = self.post.hint(true);
             warn!(api = %self.name, who = %scope, why, hint, count, "some events are refused and others accepted; retrying the refused ones alone");
         }
@@ -211,7 +193,7 @@ impl<P: Post> Publisher<P> {
         if fault == Fault::Ambiguous {
             self.metrics.ambiguous.inc();
         }
-        if let Some(count) = self.fault_log.due(now).filter(|_| !logged) {
+        if let Some(count) = self.fault_log.again(LOG_EVERY, now).filter(|_| !logged) {
             warn!(api = %self.name, fault = fault.word(), why, count, "publishing fails; retrying");
         }
     }
@@ -227,7 +209,7 @@ impl<P: Post> Publisher<P> {
         self.retry_after = new;
         self.report();
         let Some(RetryAfter { until, .. }) = &self.retry_after else { return false };
-        let Some(count) = self.retry_after_log.due(now) else { return false };
+        let Some(count) = self.retry_after_log.again(LOG_EVERY, now) else { return false };
         let until = humantime::format_rfc3339_seconds(*until);
         warn!(api = %self.name, why, %until, count, "the API asks for no requests until then (`Retry-After`); keeping all events, and retrying then");
         true

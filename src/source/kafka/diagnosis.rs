@@ -1,37 +1,9 @@
-//! Errors of librdkafka in plain words, with hints, and how often they are logged. Pure.
-
-use std::time::{Duration, Instant};
+//! Errors of librdkafka in plain words, with hints. Pure.
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::config::kafka::Sasl;
 use crate::kafka::plain;
-
-/// The same trouble is not said again sooner.
-const SAY_EVERY: Duration = Duration::from_mins(1);
-
-/// Says a repeating trouble once an interval, with how often it came.
-#[derive(Debug, Default)]
-pub(super) struct Repeats {
-    /// What was said, when, and how often it came since.
-    said: Vec<(Code, Instant, u64)>,
-}
-
-impl Repeats {
-    /// `Some` if it is to be said: how often it came since it was said last, this time included.
-    pub(super) fn note(&mut self, code: Code, now: Instant) -> Option<u64> {
-        let Some((_, at, times)) = self.said.iter_mut().find(|(said, ..)| *said == code) else {
-            self.said.push((code, now, 0));
-            return Some(1);
-        };
-        *times += 1;
-        if now.duration_since(*at) < SAY_EVERY {
-            return None;
-        }
-        *at = now;
-        Some(std::mem::take(times))
-    }
-}
 
 /// The remedy for an error, where its code tells.
 pub(super) fn hint(code: Code, sasl: Option<&Sasl>) -> &'static str {
@@ -111,19 +83,6 @@ pub(super) fn with_hint(what: &str, hint: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_repeating_trouble_is_said_once_an_interval() {
-        let (mut repeats, start) = (Repeats::default(), Instant::now());
-        let at = |s| start + Duration::from_secs(s);
-        assert_eq!(repeats.note(Code::Resolve, at(0)), Some(1));
-        assert_eq!(repeats.note(Code::Authentication, at(1)), Some(1));
-        for s in 1..60 {
-            assert_eq!(repeats.note(Code::Resolve, at(s)), None);
-        }
-        assert_eq!(repeats.note(Code::Resolve, at(60)), Some(60));
-        assert_eq!(repeats.note(Code::Resolve, at(61)), None);
-    }
 
     #[test]
     fn a_missing_topic_is_named() {

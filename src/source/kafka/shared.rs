@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::assignment::{Assignment, Place};
-use super::diagnosis::{self, Repeats};
+use super::diagnosis;
 use super::membership::{Membership, Statistics, Watchdog};
 use super::start::History;
 use crate::config::kafka::{KafkaConfig, Topics};
@@ -22,12 +22,16 @@ use crate::health::Part;
 use crate::kafka::{Desk, plain};
 use crate::message::SourceName;
 use crate::metrics::{KafkaMetrics, SourceMetrics};
+use crate::repeats::Repeats;
 use crate::seeded_bugs::{self, Bug};
 use crate::shutdown::Shutdown;
 use crate::source::Room;
 
 /// Messages handed over in one go.
 const HAND_OVER: usize = 256;
+
+/// The same error is not logged again sooner.
+const LOG_EVERY: Duration = Duration::from_mins(1);
 
 /// The state they share.
 pub(super) struct Shared {
@@ -74,7 +78,8 @@ struct Handing {
 #[derive(Debug, Default)]
 struct State {
     membership: Membership,
-    repeats: Repeats,
+    /// The log lines of each error code.
+    errors: Vec<(Code, Repeats)>,
     watchdog: Watchdog,
     /// Was a member before: the next join is a reconnect.
     joined_before: bool,
@@ -201,7 +206,7 @@ impl Shared {
             self.state().fatal = Some(plain(reason).to_owned());
         }
         let missing = diagnosis::missing_topic(code, reason);
-        let times = self.state().repeats.note(code, Instant::now());
+        let times = self.state().again(code, Instant::now());
         if let Some(times) = times {
             let hint = diagnosis::hint(code, self.config.sasl.as_ref());
             warn!(source = %self.name, why = plain(reason), times, hint, "Kafka client error; retrying");
@@ -348,4 +353,16 @@ fn names(partitions: &[(String, i32)]) -> TopicPartitionList {
         list.add_partition(topic, *partition);
     }
     list
+}
+
+impl State {
+    /// `Some` if an error is to be logged: how often it came since it was logged last.
+    fn again(&mut self, code: Code, now: Instant) -> Option<u64> {
+        let known = self.errors.iter().position(|(known, _)| *known == code);
+        let place = known.unwrap_or_else(|| {
+            self.errors.push((code, Repeats::default()));
+            self.errors.len() - 1
+        });
+        self.errors[place].1.again(LOG_EVERY, now)
+    }
 }

@@ -1,4 +1,4 @@
-//! What comes beyond the limits in flight: how much of it is held, and how often it is said.
+//! What comes beyond the limits in flight: how much of it is held, and what is logged of it.
 
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use crate::config::mqtt::{MqttConfig, MqttVersion};
 use crate::config::source::Limits;
 use crate::message::SourceName;
 use crate::metrics::SourceMetrics;
+use crate::repeats::Repeats;
 
 /// So many times `max_in_flight` are held at most. mosquitto 2.0 sends a backlog as a whole: this is one
 /// of 64,000 messages with the default.
@@ -30,17 +31,10 @@ pub(super) fn ceiling(limits: Limits) -> Limits {
 /// What was said of messages beyond the limits.
 #[derive(Debug, Default)]
 pub(super) struct Overflow {
-    held: Said,
-    dropped: Said,
-    shed: Said,
+    held: Repeats,
+    dropped: Repeats,
+    shed: Repeats,
     sheds: u64,
-}
-
-/// How much of a count was said, and when.
-#[derive(Debug, Default)]
-struct Said {
-    count: u64,
-    at: Option<Instant>,
 }
 
 impl Overflow {
@@ -58,7 +52,7 @@ impl Overflow {
     ) {
         const MORE: &str = "raise `max_in_flight` or `max_in_flight_bytes`";
         let now = Instant::now();
-        if let Some(messages) = self.held.due(metrics.over_limit.get(), now) {
+        if let Some(messages) = self.held.reached(metrics.over_limit.get(), SAY_EVERY, now) {
             let other = match config.version {
                 MqttVersion::V5 => "or update the broker: mosquitto before 2.0.13 does so",
                 MqttVersion::V3 => {
@@ -72,13 +66,13 @@ impl Overflow {
                 "the broker sent more than the limit in flight; it is held all the same"
             );
         }
-        if let Some(messages) = self.dropped.due(metrics.dropped.get(), now) {
+        if let Some(messages) = self.dropped.reached(metrics.dropped.get(), SAY_EVERY, now) {
             warn!(
                 %source, messages, hint = format!("{MORE}, or subscribe with `qos = 1`"),
                 "no room for messages of QoS 0; they were dropped"
             );
         }
-        if let Some(times) = self.shed.due(self.sheds, now) {
+        if let Some(times) = self.shed.reached(self.sheds, SAY_EVERY, now) {
             warn!(
                 %source, times, hint = format!("{MORE}, or have the broker send less at once"),
                 "no room for more; the rest was left to the broker, and comes over a new connection"
@@ -87,31 +81,9 @@ impl Overflow {
     }
 }
 
-impl Said {
-    /// `Some` if it is to be said: by how much `count` has grown since it was said last.
-    fn due(&mut self, count: u64, now: Instant) -> Option<u64> {
-        let new = count.saturating_sub(self.count);
-        if new == 0 || self.at.is_some_and(|at| now.duration_since(at) < SAY_EVERY) {
-            return None;
-        }
-        *self = Self { count, at: Some(now) };
-        Some(new)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn it_is_said_when_it_begins_and_then_now_and_then_with_a_count() {
-        let (mut said, start) = (Said::default(), Instant::now());
-        assert_eq!(said.due(0, start), None);
-        assert_eq!(said.due(3, start), Some(3));
-        assert_eq!(said.due(9, start + SAY_EVERY / 2), None);
-        assert_eq!(said.due(10, start + SAY_EVERY), Some(7));
-        assert_eq!(said.due(10, start + SAY_EVERY * 3), None, "nothing new");
-    }
 
     #[test]
     fn the_ceiling_is_a_multiple_that_packet_ids_can_tell_apart() {
