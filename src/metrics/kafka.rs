@@ -4,7 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::{Labels, Metrics, Registry, label, with};
+use super::{Labels, Metrics, label, with};
 
 /// Numbers of one Kafka source.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub struct KafkaMetrics {
     /// Partitions that were begun without a position of the group.
     pub starts: Starts,
     labels: Labels,
-    families: Families,
+    partitions: Partitions,
 }
 
 /// How often partitions began where the group had no position, by where.
@@ -48,18 +48,12 @@ pub struct PartitionMetrics {
     /// The offset of the newest message taken.
     pub received: Gauge,
     labels: Labels,
-    families: Families,
+    partitions: Partitions,
 }
 
-#[derive(Clone, Debug, Default)]
-pub(super) struct Families {
-    rebalances: Family<Labels, Counter>,
-    paused: Family<Labels, Gauge>,
-    offset_gaps: Family<Labels, Counter>,
-    late: Family<Labels, Counter>,
-    rewinds: Family<Labels, Counter>,
-    tombstones: Family<Labels, Counter>,
-    starts: Family<Labels, Counter>,
+/// The families whose series come and go with a partition.
+#[derive(Clone, Debug)]
+struct Partitions {
     lag: Family<Labels, Gauge>,
     committed: Family<Labels, Gauge>,
     received: Family<Labels, Gauge>,
@@ -68,67 +62,54 @@ pub(super) struct Families {
 impl Metrics {
     /// The numbers of a Kafka source, from zero.
     pub fn kafka(&self, source: &str) -> KafkaMetrics {
-        let families = self.kafka.get_or_init(|| Families::register(&mut self.registry.lock()));
-        let (f, labels) = (families, label("source", source));
+        let labels = label("source", source);
+        let start = |place| {
+            let help = "Partitions begun where the group had no position";
+            self.one("source_partition_starts", help, &with(&labels, "at", place))
+        };
+        let of_partition = |name, help| self.family(name, help, Gauge::default);
         KafkaMetrics {
-            rebalances: f.rebalances.get_or_create_owned(&labels),
-            paused: f.paused.get_or_create_owned(&labels),
-            offset_gaps: f.offset_gaps.get_or_create_owned(&labels),
-            late: f.late.get_or_create_owned(&labels),
-            rewinds: f.rewinds.get_or_create_owned(&labels),
-            tombstones: f.tombstones.get_or_create_owned(&labels),
-            starts: {
-                let at = |place| f.starts.get_or_create_owned(&with(&labels, "at", place));
-                Starts { beginning: at("beginning"), since: at("subscription"), end: at("end") }
+            rebalances: self.one("source_rebalances", "Changes of the assignment", &labels),
+            paused: self.one(
+                "source_paused_partitions",
+                "Partitions not fetched from for want of room",
+                &labels,
+            ),
+            offset_gaps: self.one(
+                "source_offset_gap",
+                "Positions that the broker did not have, so that it went on elsewhere",
+                &labels,
+            ),
+            late: self.one(
+                "source_late_settlements",
+                "Messages settled after their partition had gone",
+                &labels,
+            ),
+            rewinds: self.one(
+                "source_rewinds",
+                "Partitions read again from a message that was given back",
+                &labels,
+            ),
+            tombstones: self.one(
+                "source_tombstones",
+                "Messages without a payload that were skipped",
+                &labels,
+            ),
+            starts: Starts {
+                beginning: start("beginning"),
+                since: start("subscription"),
+                end: start("end"),
             },
-            families: families.clone(),
+            partitions: Partitions {
+                lag: of_partition("source_lag", "Messages not committed yet"),
+                committed: of_partition(
+                    "source_committed_offset",
+                    "Offset of the next message to commit",
+                ),
+                received: of_partition("source_received_offset", "Offset of the newest message"),
+            },
             labels,
         }
-    }
-}
-
-impl Families {
-    fn register(r: &mut Registry) -> Self {
-        let f = Self::default();
-        r.register("source_rebalances", "Changes of the assignment", f.rebalances.clone());
-        r.register(
-            "source_paused_partitions",
-            "Partitions not fetched from for want of room",
-            f.paused.clone(),
-        );
-        r.register(
-            "source_offset_gap",
-            "Positions that the broker did not have, so that it went on elsewhere",
-            f.offset_gaps.clone(),
-        );
-        r.register(
-            "source_late_settlements",
-            "Messages settled after their partition had gone",
-            f.late.clone(),
-        );
-        r.register(
-            "source_rewinds",
-            "Partitions read again from a message that was given back",
-            f.rewinds.clone(),
-        );
-        r.register(
-            "source_tombstones",
-            "Messages without a payload that were skipped",
-            f.tombstones.clone(),
-        );
-        r.register(
-            "source_partition_starts",
-            "Partitions begun where the group had no position",
-            f.starts.clone(),
-        );
-        r.register("source_lag", "Messages not committed yet", f.lag.clone());
-        r.register(
-            "source_committed_offset",
-            "Offset of the next message to commit",
-            f.committed.clone(),
-        );
-        r.register("source_received_offset", "Offset of the newest message", f.received.clone());
-        f
     }
 }
 
@@ -138,10 +119,10 @@ impl KafkaMetrics {
         let labels = with(&self.labels, "topic", topic);
         let labels = with(&labels, "partition", &partition.to_string());
         PartitionMetrics {
-            lag: self.families.lag.get_or_create_owned(&labels),
-            committed: self.families.committed.get_or_create_owned(&labels),
-            received: self.families.received.get_or_create_owned(&labels),
-            families: self.families.clone(),
+            lag: self.partitions.lag.get_or_create_owned(&labels),
+            committed: self.partitions.committed.get_or_create_owned(&labels),
+            received: self.partitions.received.get_or_create_owned(&labels),
+            partitions: self.partitions.clone(),
             labels,
         }
     }
@@ -149,9 +130,9 @@ impl KafkaMetrics {
 
 impl Drop for PartitionMetrics {
     fn drop(&mut self) {
-        self.families.lag.remove(&self.labels);
-        self.families.committed.remove(&self.labels);
-        self.families.received.remove(&self.labels);
+        self.partitions.lag.remove(&self.labels);
+        self.partitions.committed.remove(&self.labels);
+        self.partitions.received.remove(&self.labels);
     }
 }
 

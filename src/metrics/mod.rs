@@ -6,10 +6,11 @@
 
 mod kafka;
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use prometheus_client::encoding::text::encode;
@@ -18,7 +19,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 pub use kafka::{KafkaMetrics, PartitionMetrics};
 
@@ -41,18 +42,19 @@ pub const OUTCOMES: [&str; 10] = [
 
 type Labels = Vec<(&'static str, String)>;
 
-/// The registry and its families; cheap to clone.
+/// What is registered; cheap to clone.
 #[derive(Clone)]
 pub struct Metrics {
-    registry: Arc<Mutex<Registry>>,
-    families: Arc<Families>,
-    publish_seconds: Histograms,
-    publish_batch: Histograms,
-    kafka: Arc<OnceLock<kafka::Families>>,
+    registered: Arc<Mutex<Registered>>,
+    dead_letters: Family<Labels, Counter>,
+    dead_letter_files_removed: Counter,
 }
 
-/// A histogram has no default buckets, so its family has a constructor.
-type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
+struct Registered {
+    registry: Registry,
+    /// By name: the registry itself can't be asked for one.
+    families: HashMap<&'static str, Box<dyn Any + Send>>,
+}
 
 /// Numbers of one source.
 #[derive(Clone, Debug)]
@@ -119,158 +121,69 @@ pub struct ApiMetrics {
     retries: BTreeMap<&'static str, Counter>,
 }
 
-#[derive(Default)]
-struct Families {
-    source_received: Family<Labels, Counter>,
-    source_settled: Family<Labels, Counter>,
-    source_in_flight: Family<Labels, Gauge>,
-    source_in_flight_bytes: Family<Labels, Gauge>,
-    source_connected: Family<Labels, Gauge>,
-    source_reconnects: Family<Labels, Counter>,
-    session_lost: Family<Labels, Counter>,
-    source_over_limit: Family<Labels, Counter>,
-    copies_skipped: Family<Labels, Counter>,
-    source_dropped: Family<Labels, Counter>,
-    unrouted: Family<Labels, Counter>,
-    route_matched: Family<Labels, Counter>,
-    route_rejected: Family<Labels, Counter>,
-    publish_events: Family<Labels, Counter>,
-    publish_requests: Family<Labels, Counter>,
-    publish_retries: Family<Labels, Counter>,
-    concurrency: Family<Labels, Gauge>,
-    rate: Family<Labels, Gauge<f64, AtomicU64>>,
-    breaker: Family<Labels, Gauge>,
-    paused: Family<Labels, Gauge>,
-    reordered: Family<Labels, Counter>,
-    ambiguous: Family<Labels, Counter>,
-    dead_letters: Family<Labels, Counter>,
-    certificate_expiry: Family<Labels, Gauge>,
-    dead_letter_files_removed: Counter,
-}
-
 impl Metrics {
     /// An empty registry with `build_info`.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("appsync_bridge");
-        let f = Families::default();
-        let publish_seconds: Histograms =
-            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 15)));
-        let publish_batch: Histograms =
-            Family::new_with_constructor(|| Histogram::new([1.0, 2.0, 3.0, 4.0, 5.0]));
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Which version runs", build);
-        let r = &mut registry;
-        r.register("source_received", "Messages taken from the broker", f.source_received.clone());
-        r.register(
-            "source_settled",
-            "Messages no longer in flight, by what became of them: the worst of their events",
-            f.source_settled.clone(),
+        let dead_letters = Family::default();
+        registry.register(
+            "dead_letters",
+            "Messages written to a dead letter",
+            dead_letters.clone(),
         );
-        r.register(
-            "source_in_flight",
-            "Messages taken and not yet acknowledged",
-            f.source_in_flight.clone(),
-        );
-        r.register(
-            "source_in_flight_bytes",
-            "Bytes held for messages in flight",
-            f.source_in_flight_bytes.clone(),
-        );
-        r.register(
-            "source_connected",
-            "1 while connected to the broker",
-            f.source_connected.clone(),
-        );
-        r.register("source_reconnects", "Connections after the first", f.source_reconnects.clone());
-        r.register(
-            "source_session_lost",
-            "Connections that found the session forgotten",
-            f.session_lost.clone(),
-        );
-        r.register("source_over_limit", "Messages beyond the limits", f.source_over_limit.clone());
-        r.register("source_copies_skipped", "Copies not taken", f.copies_skipped.clone());
-        r.register(
-            "source_dropped",
-            "Messages that could not be held and are lost",
-            f.source_dropped.clone(),
-        );
-        r.register("unrouted", "Messages that no route takes", f.unrouted.clone());
-        r.register("route_matched", "Messages a route took", f.route_matched.clone());
-        r.register(
-            "route_rejected",
-            "Messages a route could make no event of",
-            f.route_rejected.clone(),
-        );
-        r.register(
-            "publish_events",
-            "Events by what the API said of them",
-            f.publish_events.clone(),
-        );
-        r.register("publish_requests", "Requests by how they ended", f.publish_requests.clone());
-        r.register(
-            "publish_retries",
-            "Events tried again, by the fault",
-            f.publish_retries.clone(),
-        );
-        r.register("publish_request_seconds", "Duration of requests", publish_seconds.clone());
-        r.register("publish_batch_events", "Events a request", publish_batch.clone());
-        r.register(
-            "publish_concurrency_limit",
-            "Requests that may be in flight",
-            f.concurrency.clone(),
-        );
-        r.register("publish_rate_limit", "Events a second that may be sent", f.rate.clone());
-        r.register("publish_breaker_open", "1 while the API does not answer", f.breaker.clone());
-        r.register(
-            "api_paused",
-            "1 while the API or a namespace of it refuses us",
-            f.paused.clone(),
-        );
-        r.register(
-            "reordered",
-            "Events that passed a batch-mate of their key",
-            f.reordered.clone(),
-        );
-        r.register(
-            "ambiguous",
-            "Requests that may have been processed without an answer",
-            f.ambiguous.clone(),
-        );
-        r.register("dead_letters", "Messages written to a dead letter", f.dead_letters.clone());
-        register_certificates(r, &f);
-        r.register(
+        let dead_letter_files_removed = Counter::default();
+        registry.register(
             "dead_letter_files_removed",
             "Dead-letter files removed with all they held, because of `max_files`",
-            f.dead_letter_files_removed.clone(),
+            dead_letter_files_removed.clone(),
         );
+        let registered = Registered { registry, families: HashMap::new() };
         Self {
-            registry: Arc::new(Mutex::new(registry)),
-            families: Arc::new(f),
-            publish_seconds,
-            publish_batch,
-            kafka: Arc::default(),
+            registered: Arc::new(Mutex::new(registered)),
+            dead_letters,
+            dead_letter_files_removed,
         }
     }
 
     /// The numbers of a source, from zero.
     pub fn source(&self, name: &str) -> SourceMetrics {
-        let f = &self.families;
-        let labels = label("source", name);
-        let settled = |outcome: &str| {
-            f.source_settled.get_or_create_owned(&with(&labels, "outcome", outcome))
-        };
+        let labels = &label("source", name);
+        let settled = self.family(
+            "source_settled",
+            "Messages no longer in flight, by what became of them: the worst of their events",
+            Counter::default,
+        );
         SourceMetrics {
-            received: f.source_received.get_or_create_owned(&labels),
-            settled: OUTCOMES.map(settled),
-            in_flight: f.source_in_flight.get_or_create_owned(&labels),
-            in_flight_bytes: f.source_in_flight_bytes.get_or_create_owned(&labels),
-            connected: f.source_connected.get_or_create_owned(&labels),
-            reconnects: f.source_reconnects.get_or_create_owned(&labels),
-            session_lost: f.session_lost.get_or_create_owned(&labels),
-            over_limit: f.source_over_limit.get_or_create_owned(&labels),
-            copies_skipped: f.copies_skipped.get_or_create_owned(&labels),
-            dropped: f.source_dropped.get_or_create_owned(&labels),
-            unrouted: f.unrouted.get_or_create_owned(&labels),
+            received: self.one("source_received", "Messages taken from the broker", labels),
+            settled: OUTCOMES
+                .map(|outcome| settled.get_or_create_owned(&with(labels, "outcome", outcome))),
+            in_flight: self.one(
+                "source_in_flight",
+                "Messages taken and not yet acknowledged",
+                labels,
+            ),
+            in_flight_bytes: self.one(
+                "source_in_flight_bytes",
+                "Bytes held for messages in flight",
+                labels,
+            ),
+            connected: self.one("source_connected", "1 while connected to the broker", labels),
+            reconnects: self.one("source_reconnects", "Connections after the first", labels),
+            session_lost: self.one(
+                "source_session_lost",
+                "Connections that found the session forgotten",
+                labels,
+            ),
+            over_limit: self.one("source_over_limit", "Messages beyond the limits", labels),
+            copies_skipped: self.one("source_copies_skipped", "Copies not taken", labels),
+            dropped: self.one(
+                "source_dropped",
+                "Messages that could not be held and are lost",
+                labels,
+            ),
+            unrouted: self.one("unrouted", "Messages that no route takes", labels),
         }
     }
 
@@ -280,11 +193,11 @@ impl Metrics {
         name: &str,
         reasons: impl IntoIterator<Item = &'static str>,
     ) -> RouteMetrics {
-        let f = &self.families;
+        let rejected = "Messages a route could make no event of";
         let metrics = RouteMetrics {
-            matched: f.route_matched.get_or_create_owned(&label("route", name)),
+            matched: self.one("route_matched", "Messages a route took", &label("route", name)),
             name: name.to_owned(),
-            rejected: f.route_rejected.clone(),
+            rejected: self.family("route_rejected", rejected, Counter::default),
         };
         for reason in reasons {
             let _ = metrics.rejected(reason);
@@ -299,61 +212,109 @@ impl Metrics {
         results: impl IntoIterator<Item = &'static str>,
         faults: impl IntoIterator<Item = &'static str>,
     ) -> ApiMetrics {
-        let f = &self.families;
-        let labels = label("api", name);
+        let labels = &label("api", name);
         let events = |outcome: &str| {
-            f.publish_events.get_or_create_owned(&with(&labels, "outcome", outcome))
+            let help = "Events by what the API said of them";
+            self.one("publish_events", help, &with(labels, "outcome", outcome))
         };
-        let series = |family: &Family<Labels, Counter>, name, value: &'static str| {
-            (value, family.get_or_create_owned(&with(&labels, name, value)))
+        let request = |result: &'static str| {
+            let help = "Requests by how they ended";
+            (result, self.one("publish_requests", help, &with(labels, "result", result)))
+        };
+        let retry = |fault: &'static str| {
+            let help = "Events tried again, by the fault";
+            (fault, self.one("publish_retries", help, &with(labels, "fault", fault)))
         };
         ApiMetrics {
             accepted: events("accepted"),
             unconfirmed: events("unconfirmed"),
             rejected: events("rejected"),
-            seconds: self.publish_seconds.get_or_create_owned(&labels),
-            batch: self.publish_batch.get_or_create_owned(&labels),
-            concurrency: f.concurrency.get_or_create_owned(&labels),
-            rate: f.rate.get_or_create_owned(&labels),
-            breaker: f.breaker.get_or_create_owned(&labels),
-            paused: f.paused.get_or_create_owned(&labels),
-            reordered: f.reordered.get_or_create_owned(&labels),
-            ambiguous: f.ambiguous.get_or_create_owned(&labels),
-            requests: results
-                .into_iter()
-                .map(|r| series(&f.publish_requests, "result", r))
-                .collect(),
-            retries: faults.into_iter().map(|r| series(&f.publish_retries, "fault", r)).collect(),
+            requests: results.into_iter().map(request).collect(),
+            retries: faults.into_iter().map(retry).collect(),
+            seconds: self
+                .family("publish_request_seconds", "Duration of requests", || {
+                    Histogram::new(exponential_buckets(0.001, 2.0, 15))
+                })
+                .get_or_create_owned(labels),
+            batch: self
+                .family("publish_batch_events", "Events a request", || {
+                    Histogram::new([1.0, 2.0, 3.0, 4.0, 5.0])
+                })
+                .get_or_create_owned(labels),
+            concurrency: self.one(
+                "publish_concurrency_limit",
+                "Requests that may be in flight",
+                labels,
+            ),
+            rate: self.one("publish_rate_limit", "Events a second that may be sent", labels),
+            breaker: self.one("publish_breaker_open", "1 while the API does not answer", labels),
+            paused: self.one(
+                "api_paused",
+                "1 while the API or a namespace of it refuses us",
+                labels,
+            ),
+            reordered: self.one(
+                "reordered",
+                "Events that passed a batch-mate of their key",
+                labels,
+            ),
+            ambiguous: self.one(
+                "ambiguous",
+                "Requests that may have been processed without an answer",
+                labels,
+            ),
         }
     }
 
     /// The counter of dead letters written for a reason.
     pub fn dead_letters(&self, reason: &'static str) -> Counter {
-        self.families.dead_letters.get_or_create_owned(&label("reason", reason))
+        self.dead_letters.get_or_create_owned(&label("reason", reason))
     }
 
     /// The end of the certificates in the file of `key`, of an `api` or a `source`.
     pub fn certificate_expiry(&self, owner: &'static str, name: &str, key: &str) -> Gauge {
-        self.families.certificate_expiry.get_or_create_owned(&with(
-            &label(owner, name),
-            "file",
-            key,
-        ))
+        self.one(
+            "certificate_expiry_timestamp_seconds",
+            "When a certificate in a file ends, in seconds since 1970; of several CAs the next",
+            &with(&label(owner, name), "file", key),
+        )
     }
 
     /// The counter of dead-letter files that made room for newer ones.
     pub fn dead_letter_files_removed(&self) -> Counter {
-        self.families.dead_letter_files_removed.clone()
+        self.dead_letter_files_removed.clone()
     }
 
     /// Everything as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        let registry = self.registry.lock();
-        if encode(&mut text, &registry).is_err() {
+        if encode(&mut text, &self.registered.lock().registry).is_err() {
             let _ = write!(text, "# EOF");
         }
         text
+    }
+
+    /// One series of a family, from zero.
+    fn one<M: Clone + Default>(&self, name: &'static str, help: &str, labels: &Labels) -> M
+    where
+        Family<Labels, M>: Metric,
+    {
+        self.family(name, help, M::default).get_or_create_owned(labels)
+    }
+
+    /// The family of a name, registered when it is first asked for.
+    fn family<M>(&self, name: &'static str, help: &str, make: fn() -> M) -> Family<Labels, M>
+    where
+        Family<Labels, M>: Metric,
+    {
+        let Registered { registry, families } = &mut *self.registered.lock();
+        if let Some(known) = families.get(name).and_then(|family| family.downcast_ref()) {
+            return Family::clone(known);
+        }
+        let family = Family::new_with_constructor(make);
+        registry.register(name, help, family.clone());
+        families.insert(name, Box::new(family.clone()));
+        family
     }
 }
 
@@ -390,14 +351,6 @@ impl ApiMetrics {
             counter.inc_by(events as u64);
         }
     }
-}
-
-fn register_certificates(r: &mut Registry, f: &Families) {
-    r.register(
-        "certificate_expiry_timestamp_seconds",
-        "When a certificate in a file ends, in seconds since 1970; of several CAs the next",
-        f.certificate_expiry.clone(),
-    );
 }
 
 fn label(name: &'static str, value: &str) -> Labels {
