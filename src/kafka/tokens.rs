@@ -214,17 +214,14 @@ impl Tokens {
             Self::Issuer(renewal) => Ok(Token::clone(&renewal.get().await?.value)),
             Self::Msk { credentials, region } => {
                 let held = credentials.keys().await.map_err(|error| error.to_string())?;
-                let keys = msk::Keys {
-                    id: held.value.access_key_id(),
-                    secret: held.value.secret_access_key(),
-                    session: held.value.session_token(),
-                };
                 let now = SystemTime::now();
                 // Signed with keys that expire, it is no longer good than they are.
                 let expires = held.value.expiry().map_or(now + msk::LIFETIME, |end| {
                     end.min(now + msk::LIFETIME).max(now + Duration::from_secs(1))
                 });
-                Ok(Token { text: msk::token(&keys, region, now), expires })
+                let text = msk::token(&held.value, region, now)
+                    .map_err(|error| format!("no token can be signed for {region}: {error}"))?;
+                Ok(Token { text, expires })
             }
         }
     }
