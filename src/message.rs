@@ -11,7 +11,7 @@ use smol_str::SmolStr;
 /// The name of a `[source.NAME]`.
 pub type SourceName = SmolStr;
 
-/// What orders events: those with equal keys reach a channel in the order of the source.
+/// An ordering key: events with equal keys reach a channel in the order of the source.
 pub type OrderKey = Arc<[u8]>;
 
 /// Where a message was published: a Kafka topic, a NATS subject, an MQTT topic, an SQS queue name.
@@ -34,7 +34,7 @@ pub struct Message {
     pub headers: Vec<(String, Bytes)>,
     /// The bytes, untouched.
     pub payload: Bytes,
-    /// What orders it unless a route says otherwise; `None`: nothing does.
+    /// Its ordering key, unless a route says otherwise; `None`: unordered.
     pub order: Option<OrderKey>,
     /// When it was published, where the broker tells.
     pub published: Option<SystemTime>,

@@ -1,4 +1,4 @@
-//! The kinds of broker, a row each: what is so of every source of a kind, whatever its settings.
+//! The kinds of broker, a row each: the constants of each kind, independent of a source's settings.
 //!
 //! A kind is here once. Whoever needs to know more of a source than its [`Settings`] tell takes its own
 //! [`SourceKind`]; nobody else asks which kind a source is. A kind without a row does not compile, so that none
@@ -29,7 +29,7 @@ pub struct Broker {
     pub name: &'static str,
     /// The Cargo feature that brings its client.
     pub feature: &'static str,
-    /// What parts the levels of its topics.
+    /// Separator of topic levels.
     pub separator: char,
     /// The key that says what is taken, …
     pub(super) asked_by: &'static str,
@@ -100,7 +100,7 @@ impl SourceKind {
         self.both().0
     }
 
-    /// What its settings tell that those of every kind do.
+    /// The settings that all kinds have.
     pub fn settings(&self) -> &dyn Settings {
         self.both().1
     }
@@ -152,7 +152,7 @@ mod tests {
             assert!(of_word(broker.word).is_some_and(|found| std::ptr::eq(found, broker)));
             assert!((1..=broker.most_in_flight).contains(&broker.in_flight), "{broker:?}");
         }
-        // What is none of them has no levels: there is no kind that the rest falls to.
+        // An unknown word has no kind: there is no default kind.
         for word in LATER.into_iter().chain(["", "Kafka", "amqp"]) {
             assert!(of_word(word).is_none(), "{word}");
         }

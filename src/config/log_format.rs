@@ -1,4 +1,4 @@
-//! How log lines look, which what is wrong with a configuration looks like, too.
+//! The format of log lines, and of the errors of a configuration.
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

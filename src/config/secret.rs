@@ -60,9 +60,9 @@ enum Look {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
     Nothing,
-    /// The look that was begun for who asks.
+    /// The read begun for this caller.
     Own,
-    /// One that may have seen the file before who asks knew why.
+    /// A read begun earlier, perhaps before the caller's reason to ask.
     Earlier,
 }
 

@@ -22,7 +22,7 @@ pub struct SourceConfig {
     pub kind: SourceKind,
 }
 
-/// What a source may hold between the oldest message not yet acknowledged and the newest taken.
+/// In-flight limits of a source, from its oldest unacknowledged to its newest message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Messages.
@@ -64,12 +64,12 @@ pub(super) fn read(
     let types = broker::ALL.map(|broker| (broker.word, broker));
     let kind = table.choice("type", &types, &broker::LATER);
     if matches!(kind, Field::Bad) {
-        // What its keys would be is known to nobody, or to a later version.
+        // The keys of an unknown kind are unknown.
         table.ignore_rest();
         return None;
     }
     let kind = table.require("type", kind, broker::known(types.iter().map(|(word, _)| *word)));
-    // Without a type that is what is missing; the keys are those of the first kind there was.
+    // Without a `type`, report that; read the keys as those of the first kind.
     let of: &Broker = kind.as_ref().map_or(&broker::MQTT, |kind| kind.value);
     table.becomes(of.word);
     let common = common(&mut table, of.in_flight, of.most_in_flight);

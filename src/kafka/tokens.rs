@@ -78,7 +78,7 @@ impl Desk {
                 let look_after = look_after(Arc::clone(&desk), Arc::clone(&tokens));
                 // It ends by a panic only, and then there must be somebody to renew the next token.
                 if let Err(error) = AbortOnDropHandle::new(tokio::spawn(look_after)).await {
-                    tracing::error!(%error, "what renews the broker's tokens broke off; it is started again");
+                    tracing::error!(%error, "the renewal of the broker's tokens failed; restarting it");
                     desk.put(Err("what renews the tokens broke off".to_owned()));
                 }
                 tokio::time::sleep(LOOK_EVERY).await;

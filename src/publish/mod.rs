@@ -166,7 +166,7 @@ impl<P: Post> Publisher<P> {
                 self.lanes.push(&channel, entry);
             }
             for ended in finished.drain(..) {
-                self.judge(ended, now);
+                self.react(ended, now);
             }
             self.send(now);
             if !open && self.workers.requests() == 0 && self.lanes.queued() == 0 {

@@ -16,7 +16,7 @@ use crate::event_api::Channel;
 use crate::seeded_bugs::{self, Bug};
 
 impl<P: Post> Publisher<P> {
-    pub(super) fn judge(&mut self, ended: Ended, now: Instant) {
+    pub(super) fn react(&mut self, ended: Ended, now: Instant) {
         let Ended { batch, sent, result, worker } = ended;
         self.workers.free(worker);
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
@@ -178,7 +178,8 @@ impl<P: Post> Publisher<P> {
     }
 
     /// An event is refused, not the namespace. It is retried alone with its own backoff; one that a firewall
-    /// never lets through is given up. Its next refusal pauses the namespace all the same, in case it is that.
+    /// never lets through is given up. Its next refusal still pauses the namespace, in case the namespace is
+    /// refused after all.
     fn set_apart(&mut self, mut batch: Batch<Entry>, why: &str, who: Refuser, now: Instant) {
         self.refuses_some(&namespace_of(&batch), why, now);
         self.metrics.request(Fault::Refused.word());
@@ -237,7 +238,7 @@ impl<P: Post> Publisher<P> {
             .extract_if(.., |e| certain || e.tries().bad_alone >= GUILTY_AFTER)
             .collect::<Vec<_>>();
         for entry in guilty {
-            // So it was not the namespace, which no other event may be there to probe.
+            // The namespace was not at fault. Resume it here: there may be no other event to probe it with.
             self.resume(&Scope::of(channel.namespace()), sent, now);
             self.give_back(entry, &channel, why.to_owned());
         }

@@ -190,14 +190,14 @@ impl<'a> Asked<'a> {
 fn regex_meets(text: &str, regex: Option<&Regex>, topic: &Pattern) -> bool {
     let (takes, all) = topic.prefix('.');
     if all {
-        // One that is none is refused elsewhere.
+        // An invalid regular expression is reported elsewhere.
         return regex.is_none_or(|regex| regex.is_match(takes.as_bytes()));
     }
     let brings = literal_prefix(text);
     takes.starts_with(&brings) || brings.starts_with(&takes)
 }
 
-/// What every topic begins with that a regular expression of Kafka brings.
+/// The literal prefix of all topics that a regular expression of Kafka matches.
 fn literal_prefix(regex: &str) -> String {
     let mut prefix = String::new();
     if regex.contains('|') {
@@ -211,7 +211,7 @@ fn literal_prefix(regex: &str) -> String {
             c => Some(c),
         };
         let Some(literal) = literal else { break };
-        // What may be there or not says nothing.
+        // An optional character is no part of the prefix.
         if matches!(rest.peek(), Some('*' | '?' | '{')) {
             break;
         }

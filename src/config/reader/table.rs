@@ -22,7 +22,9 @@ pub(crate) struct Table<'a> {
     pub(crate) span: Range<usize>,
     pub(crate) section: &'static str,
     entries: Vec<Entry<'a>>,
+    /// Keys that a reader asked for: the known ones.
     asked: Vec<&'static str>,
+    /// Required keys that are absent, with a hint.
     missing: Vec<(&'static str, String)>,
 }
 
@@ -43,7 +45,7 @@ pub(crate) enum Field<T> {
     Good(Located<T>),
 }
 
-/// It is bad, and what is wrong with it has been reported.
+/// The value is bad; the problem is reported already.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reported;
 
@@ -56,7 +58,7 @@ pub(crate) struct Setting<T> {
 }
 
 impl<'a> Table<'a> {
-    /// A table of the file; `section` says whose words are known in it.
+    /// A table of the file; `section` selects the synonyms and later words of its keys.
     pub(crate) fn new(
         ledger: &'a Ledger<'a>,
         section: &'static str,
@@ -135,7 +137,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Leaves what is left unread.
+    /// Ignores the remaining keys.
     pub(crate) fn ignore_rest(&mut self) {
         self.entries.clear();
         self.missing.clear();

@@ -46,7 +46,7 @@ type Driver = http1::Connection<Stream, Full<Bytes>>;
 pub(super) enum ExchangeError {
     /// Nothing was sent.
     Unsent(BoxError),
-    /// Something may have been.
+    /// The request may have been sent.
     Sent(BoxError),
     /// Not within the time; something may have been sent.
     TimedOut,
@@ -67,7 +67,7 @@ impl Connection {
         request: Request<Full<Bytes>>,
         (now, time, limit): (Instant, Duration, usize),
     ) -> Result<(Parts, Bytes), ExchangeError> {
-        // Only a complete exchange puts it back.
+        // After an error the connection is dropped; only a complete exchange puts it back.
         let kept = self.open.take();
         let kept = kept.filter(|open| open.number == number && now < open.used + IDLE);
         let connect = || Open::connect(connections, number, to);

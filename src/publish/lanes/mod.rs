@@ -1,8 +1,8 @@
-//! The items that wait to be published: a lane a channel, in it a queue an ordering key.
+//! The items that wait to be published: one lane per channel, and in it one queue per ordering key.
 //!
 //! Pure bookkeeping. A key is in at most one request at a time, and items to retry go to the front of
-//! their key (to the end, if they have none and yield), so the order of a key holds through retries and re-batching. Lanes
-//! take turns, and within a lane its keys do, so that neither a busy channel nor a hot key starves
+//! their key (one without a key that yields goes to the end), so the order of a key holds through retries
+//! and re-batching. Lanes take turns, and within a lane its keys do, so that neither a busy channel nor a hot key starves
 //! the others. A batch that is not full waits while its lane has a request in flight: batches fill by
 //! themselves, and a quiet lane sends at once.
 //!
@@ -60,7 +60,7 @@ struct Lane {
     sendable: usize,
     /// Requests in flight.
     requests: usize,
-    /// Keys, and sleeping unordered items.
+    /// Keys, and groups of unordered items in backoff; the lane is kept while there are any.
     dependents: usize,
     /// Whether it is in `Lanes::ready` or `Lanes::parked`.
     listed: bool,
@@ -287,7 +287,7 @@ impl<T: Item> Lanes<T> {
         self.grown(id);
     }
 
-    /// Counts an item added to a key.
+    /// Counts an item added to a key, and queues the key if it was idle.
     fn grown(&mut self, id: KeyId) {
         match self.keys[id].state {
             KeyState::Ready => self.all[self.keys[id].lane].sendable += 1,

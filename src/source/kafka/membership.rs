@@ -13,7 +13,7 @@ const REBALANCE: Duration = Duration::from_secs(10);
 pub(super) struct Membership {
     /// It is a member of its group, and has its assignment.
     pub(super) member: bool,
-    /// Since when its group is not steady.
+    /// Start of the unsteady time, if the group is unsteady.
     unsteady: Option<Instant>,
     /// The last error since the group was steady.
     pub(super) last_error: Option<String>,

@@ -37,7 +37,7 @@ pub(super) enum Client {
     V5(v5::AsyncClient),
 }
 
-/// What drives a connection.
+/// The event loop of a connection.
 pub(super) enum Connection {
     V3(Box<v4::EventLoop>),
     V5(Box<v5::EventLoop>),
@@ -164,7 +164,7 @@ pub(super) fn open(
     }
 }
 
-/// As it was last seen: who opens a connection has looked at its file.
+/// The last value read: the caller reads the file before it connects.
 fn password(config: &MqttConfig) -> String {
     config.password.as_ref().map_or_else(String::new, |password| password.reveal().to_string())
 }

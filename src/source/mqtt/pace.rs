@@ -1,6 +1,6 @@
 //! How many PUBACKs may be written that the broker has not read yet. Pure.
 //!
-//! A PUBACK that was written is not one that was read. mosquitto with `autosave_on_changes` saves its whole
+//! A written PUBACK may still be unread by the broker. mosquitto with `autosave_on_changes` saves its whole
 //! database for each; with some thousand messages in it that is a hundred a second, and what lies in the
 //! socket meanwhile is lost with the connection, or makes the answer to a ping come too late for the
 //! keep-alive. So *marks* go out between the PUBACKs, requests whose answer tells that all before them was

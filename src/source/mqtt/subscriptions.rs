@@ -331,7 +331,7 @@ impl Subscriptions {
         })
     }
 
-    /// Makes due what has an identifier that is not right.
+    /// Marks subscriptions with a wrong identifier as due.
     fn correct(&mut self) {
         let is_true = self.is_true();
         for number in 0..self.all.len() {

@@ -292,7 +292,7 @@ impl fmt::Debug for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Line and column, from 1, of places that are in order; of what has none, 1 and 1.
+/// Line and column, from 1, of places that are in order; for a problem without a place, 1 and 1.
 fn origins(text: &str, places: impl Iterator<Item = usize>) -> Vec<(usize, usize)> {
     let (mut line, mut column, mut at) = (1, 1, 0);
     let origin = |place: usize| {

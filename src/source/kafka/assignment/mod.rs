@@ -2,6 +2,8 @@
 //!
 //! Each assignment of a partition, and each seek to an earlier message, begins a generation with a
 //! record and offsets of its own: a late settlement goes to the old record, and advances nothing.
+//!
+//! A *rewind* is a pending seek, to a start position or to the oldest message that is not settled.
 
 mod offsets;
 mod unread;
@@ -77,7 +79,7 @@ pub(crate) enum Admitted {
 }
 
 impl Assignment {
-    /// None yet. `changed` is notified when a watermark may advance or a message was released.
+    /// An assignment without partitions. `changed` is notified when a watermark may advance or a message was released.
     pub(crate) fn new(room: Arc<Room>, changed: Arc<Notify>, metrics: KafkaMetrics) -> Self {
         let partitions = Vec::new();
         let (closed, pressure) = (false, Pressure::default());
@@ -257,7 +259,7 @@ impl Assignment {
         }
     }
 
-    /// Has the start positions of these asked for.
+    /// Marks these partitions: their start positions are to be asked for.
     pub(crate) fn undecide(&mut self, which: &[(String, i32)]) {
         self.change(which, |p| p.unread.rewind = Some(Rewind::Undecided { due: Instant::now() }));
     }
@@ -273,7 +275,7 @@ impl Assignment {
         self.partitions.iter().filter(|p| p.unread.is_beginning()).count()
     }
 
-    /// Puts off asking for those of these that still have no start position.
+    /// Delays the next question for those partitions that still have no start position.
     pub(crate) fn put_off(&mut self, which: &[(String, i32)], now: Instant) {
         self.change(which, |p| {
             if let Some(Rewind::Undecided { due }) = &mut p.unread.rewind {
@@ -316,7 +318,7 @@ impl Assignment {
         self.partitions.iter().any(|p| p.record.has_released() || p.unread.has_released())
     }
 
-    /// Of `which`, those that librdkafka has to be told to pause; it was told from now on.
+    /// The partitions of `which` that are not paused yet; marks them paused. The caller pauses them in librdkafka.
     pub(crate) fn pause(&mut self, mut which: Vec<(String, i32)>) -> Vec<(String, i32)> {
         which.retain(|(topic, number)| {
             let index = self.position(topic, *number);
@@ -325,7 +327,7 @@ impl Assignment {
         which
     }
 
-    /// Of `which`, those that librdkafka has to be told to resume; it was told from now on.
+    /// The partitions of `which` that are paused; marks them read. The caller resumes them in librdkafka.
     pub(crate) fn resume(&mut self, which: &[(String, i32)]) -> Vec<(String, i32)> {
         let mut again = which.to_vec();
         again.retain(|(topic, number)| {

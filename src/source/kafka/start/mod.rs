@@ -40,7 +40,7 @@ struct Query {
 /// Answers by partition: an offset, or `None` if the log has none there. Partitions without an answer are left out.
 type Answers = BTreeMap<(String, i32), Option<i64>>;
 
-/// Where a partition is read from.
+/// A partition with its start position.
 pub(crate) struct Begun {
     pub(crate) topic: String,
     pub(crate) partition: i32,
@@ -89,7 +89,7 @@ impl Shared {
         if open.is_empty() {
             return;
         }
-        // Their leaders did not answer in more time before.
+        // A longer timeout has already failed for these partitions.
         let begun = self.positions(consumer, &open, ALONE);
         let mut assignment = self.assignment();
         for each in &begun {
