@@ -8,7 +8,7 @@ use tracing::{error, warn};
 
 use super::exit;
 use crate::bridge;
-use crate::config::{self, Config, DeadLetterConfig, Environment, Loaded, Problems, Told};
+use crate::config::{self, Config, DeadLetterConfig, Environment, Loaded, LogLine, Problems};
 use crate::redact;
 use crate::source;
 use crate::telemetry;
@@ -139,7 +139,7 @@ pub(super) fn show(problems: &Problems) {
 }
 
 fn log(problems: &Problems) {
-    for Told { warning, message, file, place, help } in problems.told() {
+    for LogLine { warning, message, file, place, help } in problems.log_lines() {
         let (line, column) = place.unzip();
         if warning {
             warn!(file, line, column, help, "{message}");

@@ -37,7 +37,7 @@ pub use environment::{Environment, NoText};
 pub use file::shown;
 pub use log_format::LogFormat;
 use reader::Masked;
-pub use reader::{Kind, Problem, Problems, Told};
+pub use reader::{Kind, LogLine, Problem, Problems};
 pub use secret::Secret;
 pub use source::SourceConfig;
 

@@ -35,7 +35,7 @@ use super::headers::headers;
 use super::{Record, Target, WriteError};
 use crate::config::kafka::KafkaConfig;
 use crate::kafka::{
-    BuildError, Desk, Tokens, check, connection, password, plain, with_password, words,
+    BuildError, TokenCache, Tokens, check, connection, password, plain, with_password, words,
 };
 use crate::message::SourceName;
 
@@ -70,7 +70,7 @@ pub struct KafkaTarget {
     topic: String,
     /// Sources that may be reading the topic themselves.
     readers: Vec<SourceName>,
-    tokens: Option<Arc<Desk>>,
+    tokens: Option<Arc<TokenCache>>,
     trouble: Trouble,
     /// `None` after a failure: a new one is made, with the password read anew.
     producer: Option<ThreadedProducer<Context>>,
@@ -89,7 +89,7 @@ impl Trouble {
 }
 
 struct Context {
-    tokens: Option<Arc<Desk>>,
+    tokens: Option<Arc<TokenCache>>,
     trouble: Trouble,
     runtime: Handle,
 }
@@ -115,7 +115,7 @@ impl KafkaTarget {
         readers: Vec<SourceName>,
     ) -> Result<Self, BuildError> {
         let (properties, tokens) = examined(&cluster).await?;
-        let tokens = tokens.map(Desk::open).map(Arc::new);
+        let tokens = tokens.map(TokenCache::open).map(Arc::new);
         let trouble = Trouble::default();
         let (producer, left) = (None, Vec::new());
         Ok(Self { cluster, properties, topic, readers, tokens, trouble, producer, left })

@@ -10,7 +10,7 @@ use crate::aws::AwsError;
 use crate::oauth2::OAuth2Error;
 use crate::outbound::tls::TlsError;
 pub use connection::{check, connection, of_code, password, plain, with_password, words};
-pub use tokens::{Desk, Tokens};
+pub use tokens::{TokenCache, Tokens};
 
 /// Why there can be no client of a cluster.
 #[derive(Debug, thiserror::Error)]

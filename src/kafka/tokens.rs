@@ -24,7 +24,7 @@ const UNSAID: Duration = Duration::from_mins(10);
 /// Who the bridge calls itself; brokers go by what is in the token.
 const PRINCIPAL: &str = "appsync-bridge";
 
-/// What lies on the desk is looked at this often.
+/// How often the cached token is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The first token has this long to come, for who waits for it.
@@ -33,15 +33,15 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(20);
 /// librdkafka asks for a token at least this often, so that one in the place of a refused one is soon used.
 const ASKED_WITHIN: Duration = Duration::from_secs(20);
 
-/// Where a token lies ready: librdkafka asks for it on the thread that polls, and must not wait there
-/// for an issuer. A task looks after it, and ends with the desk.
-pub struct Desk {
-    lying: Arc<Lying>,
+/// A token kept ready: librdkafka asks for it on the thread that polls, and must not wait there
+/// for an issuer. A task renews it, and ends with the cache.
+pub struct TokenCache {
+    cached: Arc<Cached>,
     _task: AbortOnDropHandle<()>,
 }
 
 #[derive(Default)]
-struct Lying {
+struct Cached {
     /// `None` before the first.
     token: Mutex<Option<Result<Token, String>>>,
     changed: Notify,
@@ -68,23 +68,23 @@ pub enum Tokens {
     },
 }
 
-impl Desk {
+impl TokenCache {
     /// Has `tokens` put one there, and every new one.
     pub fn open(tokens: Tokens) -> Self {
-        let lying = Arc::<Lying>::default();
-        let (desk, tokens) = (Arc::clone(&lying), Arc::new(tokens));
+        let cached = Arc::<Cached>::default();
+        let (cache, tokens) = (Arc::clone(&cached), Arc::new(tokens));
         let task = tokio::spawn(async move {
             loop {
-                let look_after = look_after(Arc::clone(&desk), Arc::clone(&tokens));
+                let renew = renew(Arc::clone(&cache), Arc::clone(&tokens));
                 // It ends by a panic only, and then there must be somebody to renew the next token.
-                if let Err(error) = AbortOnDropHandle::new(tokio::spawn(look_after)).await {
+                if let Err(error) = AbortOnDropHandle::new(tokio::spawn(renew)).await {
                     tracing::error!(%error, "the renewal of the broker's tokens failed; restarting it");
-                    desk.put(Err("what renews the tokens broke off".to_owned()));
+                    cache.put(Err("the renewal of the tokens failed".to_owned()));
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         });
-        Self { lying, _task: AbortOnDropHandle::new(task) }
+        Self { cached, _task: AbortOnDropHandle::new(task) }
     }
 
     /// The token that is good now; the error says why there is none.
@@ -94,8 +94,8 @@ impl Desk {
 
     /// As [`token`](Self::token); `None` before the first answer, be it a refusal.
     pub fn answer(&self) -> Option<Result<OAuthToken, String>> {
-        let lying = self.lying.token.lock();
-        let token = lying.as_ref()?.as_ref().map_err(String::clone);
+        let cached = self.cached.token.lock();
+        let token = cached.as_ref()?.as_ref().map_err(String::clone);
         Some(token.and_then(|token| token.told(SystemTime::now())))
     }
 
@@ -110,29 +110,29 @@ impl Desk {
 
     /// The broker refused the token: another one is asked for, however long this one would be good.
     pub fn refuse(&self) {
-        self.lying.refused.notify_one();
+        self.cached.refused.notify_one();
     }
 
     /// Waits for another token, or for another reason why there is none.
     pub async fn changed(&self) {
-        self.lying.changed.notified().await;
+        self.cached.changed.notified().await;
     }
 }
 
-/// Puts every new token on the desk, for ever.
-async fn look_after(desk: Arc<Lying>, tokens: Arc<Tokens>) {
+/// Puts every new token into the cache, for ever.
+async fn renew(cache: Arc<Cached>, tokens: Arc<Tokens>) {
     let mut clock = interval(LOOK_EVERY);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             _ = clock.tick() => {}
-            () = desk.refused.notified() => tokens.refused().await,
+            () = cache.refused.notified() => tokens.refused().await,
         }
-        desk.put(tokens.token().await);
+        cache.put(tokens.token().await);
     }
 }
 
-impl Lying {
+impl Cached {
     fn put(&self, new: Result<Token, String>) {
         let mut token = self.token.lock();
         if token.as_ref() != Some(&new) {
@@ -245,10 +245,10 @@ mod tests {
 
     #[test]
     fn a_new_token_and_a_new_reason_are_told_of_and_the_same_is_not() {
-        let lying = Lying::default();
+        let cached = Cached::default();
         let news = || {
             use futures_util::FutureExt as _;
-            lying.changed.notified().now_or_never().is_some()
+            cached.changed.notified().now_or_never().is_some()
         };
         let token = |text: &str| Ok(Token { text: text.into(), expires: at(1) });
         let puts = [
@@ -260,7 +260,7 @@ mod tests {
             (token("b"), true),
         ];
         for (put, expected) in puts {
-            lying.put(put);
+            cached.put(put);
             assert_eq!(news(), expected);
         }
     }

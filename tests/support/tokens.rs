@@ -32,11 +32,11 @@ pub(crate) struct Issuer {
 /// `POST /token` with client credentials, in the body or as `Authorization: Basic`; it ends when dropped.
 pub(crate) struct TokenEndpoint {
     pub(crate) url: String,
-    desk: Arc<Desk>,
+    desk: Arc<TokenCache>,
     task: AbortHandle,
 }
 
-struct Desk {
+struct TokenCache {
     issuer: Mutex<Arc<Issuer>>,
     lifetime: Mutex<Duration>,
     refusal: AtomicU16,
@@ -78,7 +78,7 @@ impl Issuer {
 
     /// Opens an endpoint on a free port. Its tokens live for an hour.
     pub(crate) async fn serve(self: &Arc<Self>) -> TokenEndpoint {
-        let desk = Arc::new(Desk {
+        let desk = Arc::new(TokenCache {
             issuer: Mutex::new(Arc::clone(self)),
             lifetime: Mutex::new(Duration::from_hours(1)),
             refusal: AtomicU16::new(0),
@@ -129,7 +129,7 @@ impl Drop for TokenEndpoint {
 }
 
 async fn answer(
-    State(desk): State<Arc<Desk>>,
+    State(desk): State<Arc<TokenCache>>,
     headers: HeaderMap,
     body: String,
 ) -> impl IntoResponse {

@@ -12,7 +12,7 @@ use crate::message::SourceName;
 use crate::route::{RejectTo, Spec};
 
 /// An edge: the rejects of one source reach another, or itself, over a dead-letter topic.
-struct Way {
+struct Edge {
     from: usize,
     to: usize,
     /// Where the topic is named in the dead letter.
@@ -62,33 +62,34 @@ pub(super) fn in_circles(
     routes: &[Spec],
 ) {
     let name = |at: usize| quoted(&sources[at].config.name);
-    let ways = ways(dead_letters, sources, routes);
+    let edges = edges(dead_letters, sources, routes);
     let mut onward = HashMap::<_, Vec<_>>::new();
-    for way in &ways {
-        onward.entry(way.from).or_default().push(way);
+    for edge in &edges {
+        onward.entry(edge.from).or_default().push(edge);
     }
     let mut told = BTreeSet::new();
-    for first in &ways {
+    for first in &edges {
         let Some(circle) = circle(first, &onward) else { continue };
-        let mut members: Vec<_> = circle.iter().map(|way| way.from).collect();
+        let mut members: Vec<_> = circle.iter().map(|edge| edge.from).collect();
         members.sort_unstable();
-        // Of a longer one every way is a first.
+        // Of a longer one every edge is a first.
         if members.len() > 1 && !told.insert(members) {
             continue;
         }
-        let over: Vec<_> = circle.iter().skip(1).map(|way| name(way.from)).collect();
+        let over: Vec<_> = circle.iter().skip(1).map(|edge| name(edge.from)).collect();
         let mut message = format!("{} would read its own dead letters again", name(first.from));
         if !over.is_empty() {
             message = format!("{message}, over those of {}", over.join(", then "));
         }
         let mut problem = Problem::new(Kind::Impossible, Some(first.place.clone()), message);
-        for (at, way) in circle.iter().enumerate() {
+        for (at, edge) in circle.iter().enumerate() {
             if at > 0 {
-                problem = problem.also(way.place.clone(), format!("rejects of {}", name(way.from)));
+                problem =
+                    problem.also(edge.place.clone(), format!("rejects of {}", name(edge.from)));
             }
             let reader =
-                if over.is_empty() { String::new() } else { format!(" by {}", name(way.to)) };
-            problem = problem.also(way.read.clone(), format!("read here{reader}"));
+                if over.is_empty() { String::new() } else { format!(" by {}", name(edge.to)) };
+            problem = problem.also(edge.read.clone(), format!("read here{reader}"));
         }
         let hint = if over.is_empty() {
             "name a topic that it does not read"
@@ -99,18 +100,18 @@ pub(super) fn in_circles(
     }
 }
 
-/// Ways from one source to another that are looked at; more are in no file that was meant. Those from a source
+/// Edges from one source to another that are looked at; more are in no file that was meant. Those from a source
 /// to itself are all found.
 const MOST_WAYS: usize = 1000;
 
 /// Sources with regular expressions that are looked at: each is tried on each topic.
 const MOST_PATTERNED: usize = 200;
 
-fn ways(
+fn edges(
     dead_letters: &[(DeadLetterName, Read)],
     sources: &[source::Read],
     routes: &[Spec],
-) -> Vec<Way> {
+) -> Vec<Edge> {
     let kafka = |at: usize| sources[at].config.kind.kafka();
     let known = numbered(sources);
     let rejecting = rejecting(&known, sources, routes);
@@ -124,7 +125,7 @@ fn ways(
         .filter_map(|at| Some((at, kafka(at).filter(|kafka| has_pattern(kafka))?.selection())))
         .take(MOST_PATTERNED)
         .collect();
-    let mut ways = Vec::new();
+    let mut edges = Vec::new();
     for (name, Read { config, topic: place }) in dead_letters {
         let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
         let Some(home) = known.get(home).and_then(|at| kafka(*at)) else { continue };
@@ -138,24 +139,24 @@ fn ways(
             }
         }
         let meets = |at: usize| kafka(at).is_some_and(|kafka| kafka.may_meet(home));
-        let way = |from: usize, to: usize, number: usize| {
+        let edge = |from: usize, to: usize, number: usize| {
             let (place, read) = (place.clone(), sources[to].asked[number].clone());
-            Way { from, to, place, read }
+            Edge { from, to, place, read }
         };
         let own = from.iter().filter_map(|at| readers.get(at).map(|number| (*at, *number)));
-        ways.extend(own.filter(|(at, _)| meets(*at)).map(|(at, number)| way(at, at, number)));
-        let room = MOST_WAYS.saturating_sub(ways.len());
+        edges.extend(own.filter(|(at, _)| meets(*at)).map(|(at, number)| edge(at, at, number)));
+        let room = MOST_WAYS.saturating_sub(edges.len());
         let others = readers.iter().filter(|(at, _)| room > 0 && meets(**at));
         let others =
             others.flat_map(|(to, number)| from.iter().map(move |from| (*from, *to, *number)));
         let others = others.filter(|(from, to, _)| from != to).take(room);
-        ways.extend(others.map(|(from, to, number)| way(from, to, number)));
+        edges.extend(others.map(|(from, to, number)| edge(from, to, number)));
     }
-    ways
+    edges
 }
 
-/// The shortest circle that begins with this way, if there is one; `ways` are by their beginnings.
-fn circle<'a>(first: &'a Way, ways: &HashMap<usize, Vec<&'a Way>>) -> Option<Vec<&'a Way>> {
+/// The shortest circle that begins with this edge, if there is one; `edges` are by their beginnings.
+fn circle<'a>(first: &'a Edge, edges: &HashMap<usize, Vec<&'a Edge>>) -> Option<Vec<&'a Edge>> {
     let mut reached = BTreeSet::from([first.to]);
     let mut open = VecDeque::from([vec![first]]);
     while let Some(path) = open.pop_front() {
@@ -163,9 +164,9 @@ fn circle<'a>(first: &'a Way, ways: &HashMap<usize, Vec<&'a Way>>) -> Option<Vec
         if end == first.from {
             return Some(path);
         }
-        for way in ways.get(&end).into_iter().flatten() {
-            if reached.insert(way.to) {
-                open.push_back([path.as_slice(), &[*way]].concat());
+        for edge in edges.get(&end).into_iter().flatten() {
+            if reached.insert(edge.to) {
+                open.push_back([path.as_slice(), &[*edge]].concat());
             }
         }
     }

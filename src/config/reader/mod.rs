@@ -15,7 +15,7 @@ mod value;
 
 pub(super) use ledger::{Ledger, Located, Text};
 pub(super) use names::Names;
-pub use problem::{Kind, Problem, Problems, Told};
+pub use problem::{Kind, LogLine, Problem, Problems};
 pub(super) use problem::{Masked, listed, quoted};
 pub(super) use syntax::Repaired;
 pub(super) use table::{Field, Reported, Setting, Table};

@@ -26,9 +26,9 @@ static FIRST: OnceLock<SystemTime> = OnceLock::new();
 #[derive(Debug)]
 pub(super) enum Authorizer {
     /// `x-api-key`.
-    ApiKey(Shown),
+    ApiKey(SecretHeader),
     /// `authorization`, with a token as configured.
-    Token(Shown),
+    Token(SecretHeader),
     /// `authorization`, with a fetched token.
     OAuth2(Renewal<HeaderValue>),
     /// Signature Version 4.
@@ -36,7 +36,7 @@ pub(super) enum Authorizer {
 }
 
 /// A secret that is sent as it is, and the header made of it.
-pub(super) struct Shown {
+pub(super) struct SecretHeader {
     secret: Secret,
     /// The text that was last looked at, the header of the last good one, and the number of that.
     last: Mutex<(Arc<str>, HeaderValue, u64)>,
@@ -86,8 +86,8 @@ impl Authorizer {
     /// The authorization that `api` configures. Opens the credential chain; fetches nothing yet.
     pub(super) async fn build(api: &ApiConfig) -> Result<Self, AuthError> {
         match &api.auth {
-            Auth::ApiKey { key } => Ok(Self::ApiKey(Shown::new(key)?)),
-            Auth::Token { token } => Ok(Self::Token(Shown::new(token)?)),
+            Auth::ApiKey { key } => Ok(Self::ApiKey(SecretHeader::new(key)?)),
+            Auth::Token { token } => Ok(Self::Token(SecretHeader::new(token)?)),
             Auth::OAuth2(config) => {
                 let header =
                     |token: &str, _| secret_header(token).map_err(|error| error.to_string());
@@ -176,14 +176,14 @@ impl Authorizer {
     }
 }
 
-impl fmt::Debug for Shown {
+impl fmt::Debug for SecretHeader {
     /// Says nothing of the text that was last looked at.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shown").field("secret", &self.secret).finish_non_exhaustive()
+        f.debug_struct("SecretHeader").field("secret", &self.secret).finish_non_exhaustive()
     }
 }
 
-impl Shown {
+impl SecretHeader {
     fn new(secret: &Secret) -> Result<Self, AuthError> {
         let text = secret.reveal();
         let header = secret_header(&text)?;
@@ -273,8 +273,8 @@ mod tests {
     fn no_secret_is_shown() {
         let secret = || Secret::new("hunter2-of-no-one");
         for authorizer in [
-            Authorizer::ApiKey(Shown::new(&secret()).unwrap()),
-            Authorizer::Token(Shown::new(&secret()).unwrap()),
+            Authorizer::ApiKey(SecretHeader::new(&secret()).unwrap()),
+            Authorizer::Token(SecretHeader::new(&secret()).unwrap()),
         ] {
             let shown = format!("{authorizer:?} {authorizer:#?}");
             assert!(!shown.contains("hunter2"), "{shown}");

@@ -29,7 +29,7 @@ use crate::outbound::tls::TlsError;
 use auth::{AuthError, Authorizer};
 use exchange::{Connection, ExchangeError};
 use pool::{ConnectError, Connections, Number, Pool};
-use skew::{Clock, Told};
+use skew::{Clock, Timestamps};
 
 /// Longest answer that is read: five refused events with their messages are far shorter.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -157,9 +157,9 @@ impl Client {
         if let Some(sent) = sent {
             let (received, date) = (SystemTime::now(), text(&header::DATE));
             let age = head.headers.contains_key(header::AGE);
-            let told = Told { sent, received, date, age, refusal: None };
-            if !self.clock.learn(told) && refusal(&answer).is_some() {
-                self.clock.learn(Told { refusal: Some(&answer.body), ..told });
+            let timestamps = Timestamps { sent, received, date, age, refusal: None };
+            if !self.clock.learn(timestamps) && refusal(&answer).is_some() {
+                self.clock.learn(Timestamps { refusal: Some(&answer.body), ..timestamps });
             }
         }
         answer

@@ -49,10 +49,10 @@ const ERRORS: u32 = 3;
 const JITTER: f64 = 0.2;
 
 /// An established connection, before HTTP.
-pub(super) type Stream = <HttpsConnector<Way> as Service<Uri>>::Response;
+pub(super) type Stream = <HttpsConnector<Transport> as Service<Uri>>::Response;
 
 /// One generation of connections that requests share.
-pub(super) type Pool = Client<HttpsConnector<Way>, Full<Bytes>>;
+pub(super) type Pool = Client<HttpsConnector<Transport>, Full<Bytes>>;
 
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -67,7 +67,7 @@ pub(super) enum ConnectError {
 
 /// Makes connections, and decides which are still used.
 pub(super) struct Connections {
-    connector: HttpsConnector<Way>,
+    connector: HttpsConnector<Transport>,
     /// Requests share connections (HTTP/2).
     shared: bool,
     max_age: Duration,
@@ -89,7 +89,7 @@ pub(super) struct Number(u64);
 
 /// The way to an endpoint, before TLS.
 #[derive(Clone)]
-pub(super) enum Way {
+pub(super) enum Transport {
     Direct(HttpConnector<Resolver>),
     /// A tunnel through a proxy, which may itself be reached over TLS.
     Proxy(Box<Tunnel<HttpsConnector<HttpConnector>>>),
@@ -105,7 +105,7 @@ impl Connections {
         } else {
             tls::trusting_nobody()?
         };
-        let way = way(api.timeout, Proxies::of_process()?.toward(uri), &tls);
+        let way = transport(api.timeout, Proxies::of_process()?.toward(uri), &tls);
         let builder =
             HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
         let shared = api.http2 && secure;
@@ -117,7 +117,7 @@ impl Connections {
         Ok(Self::over(connector, shared, api.connection_max_age))
     }
 
-    fn over(connector: HttpsConnector<Way>, shared: bool, max_age: Duration) -> Self {
+    fn over(connector: HttpsConnector<Transport>, shared: bool, max_age: Duration) -> Self {
         let current = Current {
             pool: shared.then(|| pool(connector.clone())),
             number: 0,
@@ -185,9 +185,9 @@ impl fmt::Debug for Connections {
 }
 
 /// The route to the endpoint, direct or through a proxy. `tls` is for a proxy reached over TLS.
-fn way(timeout: Duration, proxy: Option<&Proxy>, tls: &ClientConfig) -> Way {
+fn transport(timeout: Duration, proxy: Option<&Proxy>, tls: &ClientConfig) -> Transport {
     let Some(proxy) = proxy.map(Proxy::intercept) else {
-        return Way::Direct(tcp(Resolver::new(), timeout));
+        return Transport::Direct(tcp(Resolver::new(), timeout));
     };
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls.clone())
@@ -200,7 +200,7 @@ fn way(timeout: Duration, proxy: Option<&Proxy>, tls: &ClientConfig) -> Way {
     }
     // The URI is without user and password.
     tracing::info!(proxy = %proxy.uri(), "the endpoint is reached through a proxy");
-    Way::Proxy(Box::new(tunnel))
+    Transport::Proxy(Box::new(tunnel))
 }
 
 fn tcp<R>(resolver: R, timeout: Duration) -> HttpConnector<R> {
@@ -237,7 +237,7 @@ fn of_proxy(error: impl Error + Send + Sync + 'static) -> BoxError {
     Box::new(ProxyRefusal { hint, source: error.into() })
 }
 
-fn pool(connector: HttpsConnector<Way>) -> Pool {
+fn pool(connector: HttpsConnector<Transport>) -> Pool {
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -255,7 +255,7 @@ fn jittered(age: Duration) -> Duration {
     age.mul_f64(rand::random_range(1.0 - JITTER..=1.0 + JITTER))
 }
 
-impl Service<Uri> for Way {
+impl Service<Uri> for Transport {
     type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
@@ -294,7 +294,7 @@ pub(super) mod tests {
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Way::Direct(tcp(Resolver::new(), AGE)));
+            .wrap_connector(Transport::Direct(tcp(Resolver::new(), AGE)));
         Connections::over(connector, false, AGE)
     }
 

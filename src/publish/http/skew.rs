@@ -39,7 +39,7 @@ pub(super) struct Clock(AtomicI64);
 
 /// When an answer came, and what it says of the time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Told<'a> {
+pub(super) struct Timestamps<'a> {
     /// By our clock.
     pub(super) sent: SystemTime,
     /// By our clock.
@@ -61,8 +61,8 @@ impl Clock {
     }
 
     /// Takes what an answer says, if it can be believed; whether it could.
-    pub(super) fn learn(&self, told: Told<'_>) -> bool {
-        let Some(skew) = told.skew() else { return false };
+    pub(super) fn learn(&self, timestamps: Timestamps<'_>) -> bool {
+        let Some(skew) = timestamps.skew() else { return false };
         let before = Skew(self.0.swap(skew.0, Ordering::Relaxed));
         if skew.distance(before) > DETECTED {
             let behind = skew.0 / 1_000;
@@ -75,7 +75,7 @@ impl Clock {
     }
 }
 
-impl Told<'_> {
+impl Timestamps<'_> {
     /// The service's time less the middle between sending and receiving.
     fn skew(&self) -> Option<Skew> {
         let took = self.received.duration_since(self.sent).ok()?;
@@ -210,7 +210,13 @@ mod tests {
                 let headers = &attempt.response.headers;
                 let date = headers.date.as_deref();
                 let refusal = attempt.response.error_message.as_deref().map(str::as_bytes);
-                clock.learn(Told { sent, received, date, age: headers.age.is_some(), refusal });
+                clock.learn(Timestamps {
+                    sent,
+                    received,
+                    date,
+                    age: headers.age.is_some(),
+                    refusal,
+                });
                 let code = attempt.response.error_code.as_deref().unwrap_or_default();
                 let again = clock.skew().mends(used, code);
                 assert_eq!(again, attempts.peek().is_some(), "{name}: another attempt");

@@ -49,7 +49,7 @@ use crate::config::kafka::KafkaConfig;
 use crate::config::source::Limits;
 use crate::delivery::Intake;
 use crate::health::Part;
-use crate::kafka::{self, BuildError, Desk, Tokens};
+use crate::kafka::{self, BuildError, TokenCache, Tokens};
 use crate::message::SourceName;
 use crate::metrics::{KafkaMetrics, SourceMetrics};
 use crate::shutdown::Shutdown;
@@ -107,7 +107,7 @@ impl KafkaSource {
     /// leaves at once, and uncommitted messages come again.
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
         let Self { name, config, properties, room, metrics, kafka, health, tokens } = self;
-        let tokens = tokens.map(|tokens| Arc::new(Desk::open(tokens)));
+        let tokens = tokens.map(|tokens| Arc::new(TokenCache::open(tokens)));
         let shared = Arc::new(Shared::new(Parts {
             name: name.clone(),
             config,

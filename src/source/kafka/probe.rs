@@ -14,7 +14,7 @@ use rdkafka::metadata::{Metadata, MetadataPartition};
 use super::subscription::counts;
 use super::{diagnosis, settings};
 use crate::config::kafka::{Chosen, KafkaConfig};
-use crate::kafka::{Desk, Tokens, of_code, plain, words};
+use crate::kafka::{TokenCache, Tokens, of_code, plain, words};
 
 /// Limit for the whole probe.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -26,7 +26,7 @@ const RETRIES_LEFT: [Duration; 2] = [Duration::ZERO, Duration::from_secs(11)];
 const ANSWER: Duration = Duration::from_secs(1);
 
 struct ProbeContext {
-    tokens: Option<Desk>,
+    tokens: Option<TokenCache>,
     /// The most telling error so far.
     error: Mutex<Option<(Code, String)>>,
 }
@@ -34,18 +34,18 @@ struct ProbeContext {
 /// What was found, or why the source could not work: a clause, and a hint where there is one.
 pub async fn probe(config: KafkaConfig) -> Result<String, String> {
     let tokens = Tokens::build(&config).await.map_err(|error| error.to_string())?;
-    let desk = tokens.map(Desk::open);
-    if let Some(desk) = &desk {
+    let cache = tokens.map(TokenCache::open);
+    if let Some(cache) = &cache {
         // The first answer tells, be it a token or a refusal.
-        let _ = tokio::time::timeout(PATIENCE, desk.changed()).await;
-        let said = desk.token().map(drop);
+        let _ = tokio::time::timeout(PATIENCE, cache.changed()).await;
+        let said = cache.token().map(drop);
         said.map_err(|why| with_hint(&config, Code::Authentication, &why))?;
     }
-    let asked = tokio::task::spawn_blocking(move || ask(&config, desk));
+    let asked = tokio::task::spawn_blocking(move || ask(&config, cache));
     asked.await.map_err(|error| error.to_string())?
 }
 
-fn ask(config: &KafkaConfig, tokens: Option<Desk>) -> Result<String, String> {
+fn ask(config: &KafkaConfig, tokens: Option<TokenCache>) -> Result<String, String> {
     let mut properties = settings::properties(config).map_err(|error| error.to_string())?;
     properties.set("enable.auto.commit", "false").set("statistics.interval.ms", "0");
     let heard = ProbeContext { tokens, error: Mutex::default() };

@@ -19,7 +19,7 @@ use super::start::History;
 use crate::config::kafka::{KafkaConfig, Topics};
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
-use crate::kafka::{Desk, plain};
+use crate::kafka::{TokenCache, plain};
 use crate::message::SourceName;
 use crate::metrics::{KafkaMetrics, SourceMetrics};
 use crate::repeats::Repeats;
@@ -42,7 +42,7 @@ pub(super) struct Shared {
     pub(super) metrics: SourceMetrics,
     pub(super) kafka: KafkaMetrics,
     pub(super) shutdown: Shutdown,
-    pub(super) tokens: Option<Arc<Desk>>,
+    pub(super) tokens: Option<Arc<TokenCache>>,
     /// Notified when a watermark may advance or a message was released.
     pub(super) changed: Arc<Notify>,
     health: Part,
@@ -58,7 +58,7 @@ pub(super) struct Shared {
 pub(super) struct Parts {
     pub(super) name: SourceName,
     pub(super) config: KafkaConfig,
-    pub(super) tokens: Option<Arc<Desk>>,
+    pub(super) tokens: Option<Arc<TokenCache>>,
     pub(super) room: Arc<Room>,
     pub(super) metrics: SourceMetrics,
     pub(super) kafka: KafkaMetrics,

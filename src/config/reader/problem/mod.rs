@@ -82,7 +82,7 @@ pub struct Problems {
 
 /// A problem as a line of a log says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told<'a> {
+pub struct LogLine<'a> {
     /// Not wrong, but probably not meant.
     pub warning: bool,
     /// What is wrong, in one line.
@@ -215,8 +215,8 @@ impl Problems {
     }
 
     /// Each one, warnings included, as a line of a log says it.
-    pub fn told(&self) -> impl Iterator<Item = Told<'_>> {
-        self.list.iter().zip(&self.origins).map(|(problem, origin)| Told {
+    pub fn log_lines(&self) -> impl Iterator<Item = LogLine<'_>> {
+        self.list.iter().zip(&self.origins).map(|(problem, origin)| LogLine {
             warning: problem.is_warning(),
             message: problem.message(),
             file: self.path.as_str(),
@@ -367,7 +367,7 @@ error: unknown key `endpont`
 
 bridge.toml: 1 problem";
         assert_eq!(problems.to_string(), expected);
-        let told: Vec<_> = problems.told().map(|told| (told.place, told.help)).collect();
+        let told: Vec<_> = problems.log_lines().map(|told| (told.place, told.help)).collect();
         assert_eq!(told, [(Some((2, 1)), "did you mean `endpoint`?".to_owned())]);
         assert!(problems.render(true).contains('\u{1b}'));
     }
