@@ -141,7 +141,9 @@ impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
 
     /// Starts to fetch the first value, so that it, or a logged failure, is there before the first call.
     pub fn begin_early(&self) {
-        if let Step::Use(_, true) | Step::Wait(true) = self.0.lock().step(Instant::now()) {
+        // Not in the condition: the lock would be held while the task is spawned, which may end at once.
+        let step = self.0.lock().step(Instant::now());
+        if let Step::Use(_, true) | Step::Wait(true) = step {
             self.begin();
         }
     }

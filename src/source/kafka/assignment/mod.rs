@@ -270,6 +270,12 @@ impl Assignment {
         open.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
     }
 
+    /// How often the one asked for most was asked for in vain.
+    pub(crate) fn tries(&self) -> u32 {
+        let open = self.partitions.iter().filter(|p| p.unread.is_beginning());
+        open.map(|p| p.backoff.failures()).max().unwrap_or(0)
+    }
+
     /// How many have no start position yet, or have not sought to it.
     pub(crate) fn beginning(&self) -> usize {
         self.partitions.iter().filter(|p| p.unread.is_beginning()).count()

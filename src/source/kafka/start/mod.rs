@@ -27,6 +27,9 @@ use history::{Begin, Log};
 /// Timeout of a request for one partition, so that the others need not wait for it long.
 const ALONE: Duration = Duration::from_millis(500);
 
+/// It doubles with each try, up to this: a leader may be slow, and not silent.
+const LONGEST_ALONE: Duration = Duration::from_secs(2);
+
 /// How many such requests run at the same time.
 const TOGETHER: usize = 64;
 
@@ -85,12 +88,13 @@ impl Shared {
 
     /// Asks again for the start positions that were not known on assignment, where that is due.
     pub(crate) fn begin(&self, consumer: &BaseConsumer<impl ConsumerContext>, now: Instant) {
-        let open = self.assignment().undecided(now);
+        let assignment = self.assignment();
+        let (open, tries) = (assignment.undecided(now), assignment.tries());
+        drop(assignment);
         if open.is_empty() {
             return;
         }
-        // A longer timeout has already failed for these partitions.
-        let begun = self.positions(consumer, &open, ALONE);
+        let begun = self.positions(consumer, &open, patience(tries));
         let mut assignment = self.assignment();
         for each in &begun {
             assignment.begin_at(&each.topic, each.partition, each.position, each.is_new());
@@ -257,6 +261,11 @@ fn anew(
     new.into_iter().filter_map(begun).collect()
 }
 
+/// The timeout of a request for partitions that were asked for in vain so often.
+fn patience(tries: u32) -> Duration {
+    ALONE.saturating_mul(2_u32.saturating_pow(tries)).min(LONGEST_ALONE)
+}
+
 /// Now, in milliseconds of the epoch.
 pub(crate) fn millis() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -274,11 +283,13 @@ fn offsets(
     queries: &[Query],
     patience: Duration,
 ) -> Answers {
+    // With the time of a first request for all, one leader that is silent would take all of it.
+    let each = if patience > LONGEST_ALONE { ALONE } else { patience };
     let answers = match ask(consumer, queries, patience) {
         Ok(answer) => vec![answer],
         Err(_) if queries.len() == 1 => Vec::new(),
         // One partition without a leader, or with a silent one, fails the request for all.
-        Err(_) => queries.chunks(TOGETHER).flat_map(|some| alone(consumer, some)).collect(),
+        Err(_) => queries.chunks(TOGETHER).flat_map(|some| alone(consumer, some, each)).collect(),
     };
     let mut said = Answers::new();
     for element in answers.iter().flat_map(TopicPartitionList::elements) {
@@ -298,10 +309,11 @@ fn offsets(
 fn alone(
     consumer: &BaseConsumer<impl ConsumerContext>,
     queries: &[Query],
+    patience: Duration,
 ) -> Vec<TopicPartitionList> {
     thread::scope(|scope| {
         let begin = |query| {
-            let one = move || ask(consumer, slice::from_ref(query), ALONE);
+            let one = move || ask(consumer, slice::from_ref(query), patience);
             // Without a thread there is no answer; it is asked for again later.
             thread::Builder::new().spawn_scoped(scope, one).ok()
         };
@@ -335,6 +347,14 @@ mod tests {
 
     fn at(partition: i32) -> (String, i32) {
         ("t".to_owned(), partition)
+    }
+
+    #[test]
+    fn a_slow_leader_gets_more_time_with_each_try() {
+        assert_eq!(
+            [0, 1, 2, 40].map(|tries| patience(tries).as_millis()),
+            [500, 1_000, 2_000, 2_000]
+        );
     }
 
     #[test]
