@@ -172,7 +172,7 @@ async fn a_topic_that_is_named_later_begins_at_its_end_and_one_that_was_missing_
         write(kafka, &of(what), 0, id..id + 1).await;
     }
     came(&shop, 0..6).await;
-    assert_eq!(bridge.lines(&["it begins at the end", "\"skipped\":10"]).len(), 2);
+    assert_eq!(bridge.lines(&["beginning at the end", "\"skipped\":10"]).len(), 2);
     stop(bridge).await;
 }
 
