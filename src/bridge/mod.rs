@@ -177,10 +177,11 @@ impl Bridge {
             let part = health.register(format!("source {}", source.name), "not connected yet");
             let made = self::source(source, &metrics, part).await?;
             let run = made.run(intake.behind(gates), shutdown.clone());
-            let ended = |left: Result<(), Unclean>| left.err().map(|why| why.to_string());
-            parts.push(Box::pin(
-                run.map(move |left| Ended { part: "a source", unclean: ended(left) }),
-            ));
+            let ended = |left: Result<(), Unclean>| Ended {
+                part: "a source",
+                unclean: left.err().map(|why| why.to_string()),
+            };
+            parts.push(Box::pin(run.map(ended)));
         }
         let in_flight = config.sources.iter().map(|s| (s.name.clone(), metrics.source(&s.name)));
         let in_flight = in_flight.map(|(name, metrics)| (name, metrics.in_flight)).collect();

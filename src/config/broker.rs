@@ -1,8 +1,8 @@
 //! The kinds of broker, a row each: the constants of each kind, independent of a source's settings.
 //!
-//! A kind is here once. Whoever needs to know more of a source than its [`Settings`] tell takes its own
-//! [`SourceKind`]; nobody else asks which kind a source is. A kind without a row does not compile, so that none
-//! is taken for another.
+//! Code that needs more than [`Settings`] matches on [`SourceKind`]; no other code depends on the kind. A
+//! [`SourceKind`] without a row does not compile, and a word that is not in `ALL` is unknown: none is taken for
+//! another.
 
 use std::time::Duration;
 

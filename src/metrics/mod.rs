@@ -46,7 +46,6 @@ type Labels = Vec<(&'static str, String)>;
 #[derive(Clone)]
 pub struct Metrics {
     registered: Arc<Mutex<Registered>>,
-    dead_letters: Family<Labels, Counter>,
     dead_letter_files_removed: Counter,
 }
 
@@ -127,12 +126,6 @@ impl Metrics {
         let mut registry = Registry::with_prefix("appsync_bridge");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Which version runs", build);
-        let dead_letters = Family::default();
-        registry.register(
-            "dead_letters",
-            "Messages written to a dead letter",
-            dead_letters.clone(),
-        );
         let dead_letter_files_removed = Counter::default();
         registry.register(
             "dead_letter_files_removed",
@@ -140,11 +133,7 @@ impl Metrics {
             dead_letter_files_removed.clone(),
         );
         let registered = Registered { registry, families: HashMap::new() };
-        Self {
-            registered: Arc::new(Mutex::new(registered)),
-            dead_letters,
-            dead_letter_files_removed,
-        }
+        Self { registered: Arc::new(Mutex::new(registered)), dead_letter_files_removed }
     }
 
     /// The numbers of a source, from zero.
@@ -268,7 +257,7 @@ impl Metrics {
 
     /// The counter of dead letters written for a reason.
     pub fn dead_letters(&self, reason: &'static str) -> Counter {
-        self.dead_letters.get_or_create_owned(&label("reason", reason))
+        self.one("dead_letters", "Messages written to a dead letter", &label("reason", reason))
     }
 
     /// The end of the certificates in the file of `key`, of an `api` or a `source`.

@@ -125,17 +125,14 @@ impl<A: Send + 'static> InFlight<A> {
 
     /// Takes nothing more.
     pub fn close(&self) {
-        let mut state = self.lock();
-        if state.ownership == Ownership::Open {
-            state.ownership = Ownership::Closed;
-        }
+        self.lock().ownership.close();
     }
 
     /// The ownership is lost: nothing more is taken or acknowledged, and what is settled from now on
     /// frees its room at once. Gives how many are still to be settled: each of them too late.
     pub fn abandon(&self) -> usize {
         let mut state = self.lock();
-        if std::mem::replace(&mut state.ownership, Ownership::Abandoned) == Ownership::Abandoned {
+        if !state.ownership.abandon() {
             return 0;
         }
         let settled = state.slots.iter().filter_map(|s| Some((s.outcome?, s.bytes)));

@@ -139,10 +139,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
 
     /// Takes nothing more.
     pub fn close(&self) {
-        let mut state = self.lock();
-        if state.ownership == Ownership::Open {
-            state.ownership = Ownership::Closed;
-        }
+        self.lock().ownership.close();
     }
 
     /// The ownership is lost: nothing more is taken or acknowledged, no lease is extended, and what is
@@ -150,7 +147,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
     /// late.
     pub fn abandon(&self) -> usize {
         let mut state = self.lock();
-        if std::mem::replace(&mut state.ownership, Ownership::Abandoned) == Ownership::Abandoned {
+        if !state.ownership.abandon() {
             return 0;
         }
         self.leave(state.settled.make_contiguous());

@@ -62,6 +62,20 @@ pub(super) enum Ownership {
     Abandoned,
 }
 
+impl Ownership {
+    /// Nothing more is taken.
+    pub(super) fn close(&mut self) {
+        if *self == Self::Open {
+            *self = Self::Closed;
+        }
+    }
+
+    /// It is lost; false if it was already.
+    pub(super) fn abandon(&mut self) -> bool {
+        std::mem::replace(self, Self::Abandoned) != Self::Abandoned
+    }
+}
+
 impl Room {
     /// All of `limits`, and nothing beyond.
     pub fn new(limits: Limits, metrics: SourceMetrics) -> Arc<Self> {

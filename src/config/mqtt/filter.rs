@@ -38,7 +38,7 @@ pub(super) struct Filter {
 pub(super) const FILTERS: &str = "what to take: `subscriptions = [\"plant/+/telemetry\"]`";
 
 /// Strings of MQTT carry their length in 16 bits.
-pub(super) const LONGEST_STRING: usize = 65_535;
+pub const LONGEST_STRING: usize = 65_535;
 
 /// Begins a shared subscription; the second is EMQX's own.
 const SHARED: [&str; 2] = ["$share/", "$queue/"];

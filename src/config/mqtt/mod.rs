@@ -11,8 +11,8 @@ use super::endpoint::is_loopback;
 use super::reader::{
     Field, Kind, Ledger, Located, Problem, Reported, Setting, Table, Text, show_duration, show_size,
 };
-use filter::{FILTERS, Filter, LONGEST_STRING, filters, overlapping, qos};
-pub use filter::{Qos, Subscription};
+use filter::{FILTERS, Filter, filters, overlapping, qos};
+pub use filter::{LONGEST_STRING, Qos, Subscription};
 pub use overlap::FilterTree;
 
 /// `type = "mqtt"`.

@@ -10,9 +10,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList, error::KafkaResult};
 use tracing::{debug, info, warn};
 
-use super::ANSWER_TIMEOUT;
 use super::shared::Shared;
-use super::start::Begun;
+use super::start::{Begun, Patience};
 use crate::config::kafka::Start;
 
 /// The context of the client, whose methods librdkafka calls.
@@ -36,7 +35,7 @@ impl Context {
         if self.shared.config.start != Start::Latest {
             return;
         }
-        let begun = self.shared.positions(consumer, &names(list), ANSWER_TIMEOUT);
+        let begun = self.shared.positions(consumer, &names(list), Patience::FIRST);
         for mut element in list.elements() {
             let is =
                 |b: &&Begun| (&*b.topic, b.partition) == (element.topic(), element.partition());
@@ -147,7 +146,7 @@ impl ConsumerContext for Context {
         let partitions = assignment.names().len();
         let all = assignment.not_rewinding();
         drop(assignment);
-        shared.pause(consumer, undecided.clone());
+        shared.pause(consumer, undecided);
         shared.begin_with(consumer, &begun);
         // librdkafka keeps a partition paused over a rebalance.
         shared.resume(consumer, &all);

@@ -1,5 +1,5 @@
-//! Positions on their way to the broker: stored for the next commit, committed, and awaited when
-//! partitions are revoked.
+//! Positions on their way to the broker: stored for the next commit, committed, awaited when partitions are
+//! revoked, and sought back to when a message was released.
 
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -109,19 +109,7 @@ impl Shared {
             warn!(source = %self.name, why, "the last offsets of revoked partitions are not committed; some messages come again");
         }
     }
-}
 
-/// Whether a retry may succeed: the broker is between two generations of the group, or this client
-/// does not know yet of the newest, which it joined.
-fn is_transient(error: &KafkaError) -> bool {
-    let code = error.rdkafka_error_code();
-    matches!(
-        code,
-        Some(Code::RebalanceInProgress | Code::IllegalGeneration | Code::StaleMemberEpoch)
-    )
-}
-
-impl Shared {
     /// Advances watermarks; pauses partitions with a released message until the seek back to it is done.
     pub(super) fn advance(&self, consumer: &BaseConsumer<impl ConsumerContext>, now: Instant) {
         let released = self.assignment().advance(now);
@@ -164,6 +152,16 @@ impl Shared {
             self.resume(consumer, &set);
         }
     }
+}
+
+/// Whether a retry may succeed: the broker is between two generations of the group, or this client
+/// does not know yet of the newest, which it joined.
+fn is_transient(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(
+        code,
+        Some(Code::RebalanceInProgress | Code::IllegalGeneration | Code::StaleMemberEpoch)
+    )
 }
 
 #[cfg(test)]

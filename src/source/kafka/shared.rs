@@ -293,16 +293,12 @@ impl Shared {
         consumer: &BaseConsumer<impl ConsumerContext>,
         partitions: Vec<(String, i32)>,
     ) {
-        let mut assignment = self.assignment();
-        let new = assignment.pause(partitions);
-        let paused = assignment.paused();
-        drop(assignment);
+        let new = self.assignment().pause(partitions);
         if !new.is_empty()
             && let Err(error) = consumer.pause(&names(&new))
         {
             warn!(source = %self.name, %error, "partitions could not be paused");
         }
-        self.kafka.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
     }
 
     /// Fetches again from those of `partitions` that were paused.
@@ -311,16 +307,12 @@ impl Shared {
         consumer: &BaseConsumer<impl ConsumerContext>,
         partitions: &[(String, i32)],
     ) {
-        let mut assignment = self.assignment();
-        let again = assignment.resume(partitions);
-        let paused = assignment.paused();
-        drop(assignment);
+        let again = self.assignment().resume(partitions);
         if !again.is_empty()
             && let Err(error) = consumer.resume(&names(&again))
         {
             warn!(source = %self.name, %error, "partitions could not be resumed");
         }
-        self.kafka.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
     }
 }
 

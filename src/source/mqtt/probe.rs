@@ -14,16 +14,13 @@ use super::client::{self, Client, Connection, Event, Retained};
 use super::diagnosis::{Kind, Stage, Trouble};
 use super::secured;
 use super::subscriptions::{Change, Subscriptions};
-use crate::config::mqtt::{MqttConfig, MqttVersion, Qos};
+use crate::config::mqtt::{LONGEST_STRING, MqttConfig, MqttVersion, Qos};
 
 /// The broker has this long in all.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// And this long to hear the goodbye.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// The longest string of MQTT, in bytes.
-const LONGEST_STRING: usize = 65_535;
 
 /// Says what is there, or why the source could not work: a clause, and a hint where there is one.
 pub async fn probe(config: &MqttConfig) -> Result<String, String> {

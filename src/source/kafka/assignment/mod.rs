@@ -330,6 +330,7 @@ impl Assignment {
             let index = self.position(topic, *number);
             index.is_some_and(|index| !replace(&mut self.partitions[index].unread.paused, true))
         });
+        self.count_paused();
         which
     }
 
@@ -340,12 +341,13 @@ impl Assignment {
             let index = self.position(topic, *number);
             index.is_some_and(|index| take(&mut self.partitions[index].unread.paused))
         });
+        self.count_paused();
         again
     }
 
-    /// How many librdkafka was told to pause.
-    pub(crate) fn paused(&self) -> usize {
-        self.partitions.iter().filter(|p| p.unread.paused).count()
+    fn count_paused(&self) {
+        let paused = self.partitions.iter().filter(|p| p.unread.paused).count();
+        self.metrics.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
     }
 
     /// Topic and number of each.

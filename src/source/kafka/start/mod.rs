@@ -24,11 +24,31 @@ use crate::telemetry;
 pub(super) use history::History;
 use history::{Begin, Log};
 
-/// Timeout of a request for one partition, so that the others need not wait for it long.
+/// Timeout of the first request for one partition, so that the others need not wait for it long.
 const ALONE: Duration = Duration::from_millis(500);
 
 /// It doubles with each try, up to this: a leader may be slow, and not silent.
 const LONGEST_ALONE: Duration = Duration::from_secs(2);
+
+/// How long leaders have to answer.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience {
+    /// A request for several partitions.
+    together: Duration,
+    /// One for a single partition, made where that failed.
+    alone: Duration,
+}
+
+impl Patience {
+    /// On assignment. With the time for all, a leader that is silent would take all of it.
+    pub(crate) const FIRST: Self = Self { together: ANSWER_TIMEOUT, alone: ALONE };
+
+    /// For partitions that were asked for in vain so often.
+    fn again(tries: u32) -> Self {
+        let wait = ALONE.saturating_mul(2_u32.saturating_pow(tries)).min(LONGEST_ALONE);
+        Self { together: wait, alone: wait }
+    }
+}
 
 /// How many such requests run at the same time.
 const TOGETHER: usize = 64;
@@ -73,7 +93,7 @@ impl Shared {
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
         open: &[(String, i32)],
-        patience: Duration,
+        patience: Patience,
     ) -> Vec<Begun> {
         if open.is_empty() || !self.history().is_loaded() {
             return Vec::new();
@@ -94,7 +114,7 @@ impl Shared {
         if open.is_empty() {
             return;
         }
-        let begun = self.positions(consumer, &open, patience(tries));
+        let begun = self.positions(consumer, &open, Patience::again(tries));
         let mut assignment = self.assignment();
         for each in &begun {
             assignment.begin_at(&each.topic, each.partition, each.position, each.is_new());
@@ -144,7 +164,7 @@ impl Shared {
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
         open: &[(String, i32)],
-        patience: Duration,
+        patience: Patience,
     ) -> Result<Vec<Begun>, KafkaError> {
         let asked = self.with_positions(open);
         let found = consumer.committed_offsets(asked, ANSWER_TIMEOUT)?;
@@ -261,11 +281,6 @@ fn anew(
     new.into_iter().filter_map(begun).collect()
 }
 
-/// The timeout of a request for partitions that were asked for in vain so often.
-fn patience(tries: u32) -> Duration {
-    ALONE.saturating_mul(2_u32.saturating_pow(tries)).min(LONGEST_ALONE)
-}
-
 /// Now, in milliseconds of the epoch.
 pub(crate) fn millis() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -281,15 +296,16 @@ fn metadata(element: &TopicPartitionListElem<'_>) -> String {
 fn offsets(
     consumer: &BaseConsumer<impl ConsumerContext>,
     queries: &[Query],
-    patience: Duration,
+    patience: Patience,
 ) -> Answers {
-    // With the time of a first request for all, one leader that is silent would take all of it.
-    let each = if patience > LONGEST_ALONE { ALONE } else { patience };
-    let answers = match ask(consumer, queries, patience) {
+    let answers = match ask(consumer, queries, patience.together) {
         Ok(answer) => vec![answer],
         Err(_) if queries.len() == 1 => Vec::new(),
         // One partition without a leader, or with a silent one, fails the request for all.
-        Err(_) => queries.chunks(TOGETHER).flat_map(|some| alone(consumer, some, each)).collect(),
+        Err(_) => queries
+            .chunks(TOGETHER)
+            .flat_map(|some| alone(consumer, some, patience.alone))
+            .collect(),
     };
     let mut said = Answers::new();
     for element in answers.iter().flat_map(TopicPartitionList::elements) {
@@ -352,7 +368,7 @@ mod tests {
     #[test]
     fn a_slow_leader_gets_more_time_with_each_try() {
         assert_eq!(
-            [0, 1, 2, 40].map(|tries| patience(tries).as_millis()),
+            [0, 1, 2, 40].map(|tries| Patience::again(tries).alone.as_millis()),
             [500, 1_000, 2_000, 2_000]
         );
     }
@@ -388,7 +404,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(30);
         // On a busy machine the one that speaks may be late, too.
         loop {
-            let said = offsets(&consumer, &all, ALONE);
+            let said = offsets(&consumer, &all, Patience::again(0));
             assert!(said.keys().all(|(_, partition)| partition % 2 == 0), "{said:?}");
             if said == [(at(0), Some(0)), (at(2), Some(0))].into() {
                 break;
