@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use url::Host;
 
 const LINK_LOCAL: &str = "a link-local address";
 const METADATA: &str = "an address of a cloud's metadata service";
@@ -84,25 +85,17 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 /// A host's address in any spelling that a resolver takes: `169.254.169.254`, `0xa9fea9fe`,
 /// `2852039166`, `[::ffff:a9fe:a9fe]`.
 pub fn address(host: &str) -> Option<IpAddr> {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if let Some(inner) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        let inner = inner.split('%').next().unwrap_or(inner);
-        return inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
-    }
-    if let Ok(v6) = host.parse::<Ipv6Addr>() {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    // The standard of URLs knows no zones.
+    if let Ok(v6) = bare.split('%').next().unwrap_or(bare).parse::<Ipv6Addr>() {
         return Some(v6.into());
     }
-    let parts: Vec<u32> = host.split('.').map(number).collect::<Option<_>>()?;
-    let (last, leading) = parts.split_last()?;
-    if leading.len() > 3 || leading.iter().any(|part| *part > 255) {
-        return None;
+    // It decodes a host, too, which no resolver does.
+    let plain = host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.');
+    match Host::parse(host).ok().filter(|_| plain)? {
+        Host::Ipv4(v4) => Some(v4.into()),
+        Host::Ipv6(_) | Host::Domain(_) => None,
     }
-    let room = 8 * (4 - u32::try_from(leading.len()).ok()?);
-    if room < 32 && last >> room != 0 {
-        return None;
-    }
-    let high = leading.iter().zip([24, 16, 8]).fold(0, |sum, (part, shift)| sum | part << shift);
-    Some(Ipv4Addr::from(high | last).into())
 }
 
 /// The IPv4 addresses that an IPv6 one may stand for, by what translates or tunnels: some are read from
@@ -148,19 +141,6 @@ fn embedded(v6: Ipv6Addr) -> Vec<Ipv4Addr> {
         found.push(v4(g, h));
     }
     found
-}
-
-/// A number as C reads it: decimal, `0x…`, or octal behind a `0`.
-fn number(text: &str) -> Option<u32> {
-    let text = text.to_ascii_lowercase();
-    if !text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'x') {
-        return None;
-    }
-    if let Some(hex) = text.strip_prefix("0x") {
-        return if hex.is_empty() { Some(0) } else { u32::from_str_radix(hex, 16).ok() };
-    }
-    let radix = if text.len() > 1 && text.starts_with('0') { 8 } else { 10 };
-    u32::from_str_radix(&text, radix).ok()
 }
 
 #[cfg(test)]
@@ -292,6 +272,8 @@ mod tests {
             "[::2]",
             "[64:ff9b::7f00:1]",
             "10.0.0.1",
+            "１２７.0.0.1",
+            "%31%32%37.0.0.1",
         ] {
             assert!(!is_loopback(host), "{host}");
         }

@@ -74,10 +74,8 @@ impl SafeUrl {
             return form("is not a URL", Some(purpose.form));
         };
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        // A password may hold what ends an authority, too: no path of such a URL has an `@`.
-        if rest.split(['?', '#']).next().unwrap_or_default().contains('@') {
-            return unsafe_("holds user info (`user@`)".to_owned(), purpose.user_info);
-        }
+        // No path of such a URL has an `@`.
+        no_user_info(rest.split(['?', '#']).next().unwrap_or_default(), purpose)?;
         if !authority.is_ascii() {
             let hint = "write the host's name in letters, digits and hyphens (an international one as `xn--…`)";
             return form("names its host in characters that no host's name has", Some(hint));
@@ -130,11 +128,7 @@ impl Endpoint {
             return form("is an ARN, which names the API and not its address", Some(&hint));
         }
         let (scheme, rest) = text.split_once("://").unwrap_or_default();
-        // A password may hold what ends an authority, too.
-        if rest.contains('@') {
-            let problem = "holds user info (`user@`)".to_owned();
-            return Err((Reason::Safety, problem, Some(ENDPOINT.user_info.to_owned())));
-        }
+        no_user_info(rest, &ENDPOINT)?;
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if authority.contains(".appsync-realtime-api.") {
             let hint = authority.replace(".appsync-realtime-api.", ".appsync-api.");
@@ -185,6 +179,15 @@ impl Endpoint {
             _ => authority,
         }
     }
+}
+
+/// Refuses what may be a user's name or password: that may hold what ends an authority, too.
+fn no_user_info(part: &str, purpose: &Purpose) -> Result<(), Refusal> {
+    if part.contains('@') {
+        let problem = "holds user info (`user@`)".to_owned();
+        return Err((Reason::Safety, problem, Some(purpose.user_info.to_owned())));
+    }
+    Ok(())
 }
 
 /// The region of `<26 letters or digits>.appsync-api.<region>.amazonaws.com`, or `….com.cn`.
