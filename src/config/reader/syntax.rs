@@ -9,7 +9,9 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{COVER, Kind, Lines, Masked, Problem, is_key_char, line_end, quoted};
+use super::problem::{
+    COVER, Kind, Lines, Masked, Problem, closing_quote, is_key_char, line_end, quoted,
+};
 use super::synonyms;
 
 /// A text that parses as far as it goes, of the same length and lines as the one it was made from.
@@ -144,10 +146,7 @@ fn never_closed(text: &str, value: &Range<usize>) -> Problem {
         Some(b'{') => ("a `{` is never closed", 1),
         _ => ("a string is never closed", 3.min(open.len())),
     };
-    let mut end = value.start + width;
-    while !text.is_char_boundary(end) {
-        end += 1;
-    }
+    let end = text.ceil_char_boundary(value.start + width);
     Problem::new(Kind::Syntax, Some(value.start..end), what)
 }
 
@@ -155,14 +154,8 @@ fn faults(text: &str) -> Vec<Fault> {
     let (_, errors) = DeTable::parse_recoverable(text);
     let faults = errors.into_iter().map(|error| {
         let span = error.span().unwrap_or(0..0);
-        let mut start = span.start.min(text.len());
-        while !text.is_char_boundary(start) {
-            start -= 1;
-        }
-        let mut end = span.end.clamp(start, text.len());
-        while !text.is_char_boundary(end) {
-            end += 1;
-        }
+        let start = text.floor_char_boundary(span.start);
+        let end = text.ceil_char_boundary(span.end).max(start);
         Fault { message: error.message().to_owned(), span: start..end }
     });
     faults.collect()
@@ -218,21 +211,6 @@ fn is_closed(value: &str) -> bool {
         rest = &rest[taken.max(1).min(rest.len())..];
     }
     depth <= 0
-}
-
-/// Where a string of one line ends.
-fn closing_quote(text: &str, quote: char) -> Option<usize> {
-    let mut escaped = false;
-    for (at, c) in text.char_indices() {
-        if c == quote && !escaped {
-            return Some(at);
-        }
-        if c == '\n' {
-            return None;
-        }
-        escaped = quote == '"' && c == '\\' && !escaped;
-    }
-    None
 }
 
 /// Every key with a value, except those of inline tables.

@@ -301,15 +301,7 @@ impl<'t> Cover<'t> {
 
     /// Where a string of one line ends that begins at `from`.
     fn closing(&self, from: usize, quote: char) -> Option<usize> {
-        let mut escaped = false;
-        for (at, c) in self.text[from..].char_indices() {
-            match c {
-                '\n' => return None,
-                c if c == quote && !escaped => return Some(from + at),
-                c => escaped = quote == '"' && c == '\\' && !escaped,
-            }
-        }
-        None
+        closing_quote(&self.text[from..], quote).map(|at| from + at)
     }
 
     fn next(&self) -> Option<char> {
@@ -346,6 +338,19 @@ impl<'t> Cover<'t> {
             start += line.len();
         }
     }
+}
+
+/// Where a string of one line ends, whose first quote stands before `text`.
+pub(crate) fn closing_quote(text: &str, quote: char) -> Option<usize> {
+    let mut escaped = false;
+    for (at, c) in text.char_indices() {
+        match c {
+            '\n' => return None,
+            c if c == quote && !escaped => return Some(at),
+            c => escaped = quote == '"' && c == '\\' && !escaped,
+        }
+    }
+    None
 }
 
 /// Whether a bare key may hold the character, or the dot between two.

@@ -85,7 +85,11 @@ impl<'t> Excerpt<'t> {
         }
         let (start, end) = (at.saturating_sub(BESIDE).max(line.start), (at + BESIDE).min(line.end));
         let short = line.len() <= 2 * BESIDE;
-        let window = if short { line.clone() } else { floor(text, start)..floor(text, end) };
+        let window = if short {
+            line.clone()
+        } else {
+            text.floor_char_boundary(start)..text.floor_char_boundary(end)
+        };
         if window.start > line.start {
             self.text.push_str(COVER);
         }
@@ -132,13 +136,6 @@ impl<'t> Excerpt<'t> {
     }
 }
 
-fn floor(text: &str, mut at: usize) -> usize {
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +171,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn every_place_can_be_shown(text in "(\\PC|\n|\r\n|é{150}){0,12}", places in proptest::collection::vec((0usize..900, 0usize..900), 1..4)) {
-            let at = |at: usize| floor(&text, at.min(text.len()));
+            let at = |at: usize| text.floor_char_boundary(at);
             let spans: Vec<_> = places.iter().map(|(a, b)| at(*a.min(b))..at(*a.max(b))).collect();
             let others = spans[1..].iter().map(|span| (span.clone(), "x")).collect();
             let (excerpt, far) = Excerpt::around(&text, &Lines::new(&text), (spans[0].clone(), None), others);

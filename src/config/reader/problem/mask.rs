@@ -51,16 +51,12 @@ impl Masked {
 
     fn offset(&self, at: usize) -> usize {
         let before = self.cuts.partition_point(|(cut, _)| cut.start < at);
-        let mut shifted = match before.checked_sub(1).map(|last| &self.cuts[last]) {
+        let shifted = match before.checked_sub(1).map(|last| &self.cuts[last]) {
             // Inside a cut there is nothing to point at but the cover's end.
             Some((cut, place)) => place + COVER.len() + at.saturating_sub(cut.end),
             None => at,
         };
-        shifted = shifted.min(self.text.len());
-        while !self.text.is_char_boundary(shifted) {
-            shifted -= 1;
-        }
-        shifted
+        self.text.floor_char_boundary(shifted)
     }
 }
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 use annotate_snippets::{Level, Origin, Renderer};
 
 use crate::config::LogFormat;
-pub(super) use cover::is_key_char;
+pub(super) use cover::{closing_quote, is_key_char};
 use excerpt::Excerpt;
 pub(super) use harmless::{betrays, is_known, looks_secret};
 pub(super) use lines::{Lines, line_end};
