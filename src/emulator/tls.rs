@@ -12,13 +12,11 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    KeyUsagePurpose,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
-
-use crate::event_api::sign::amz_date;
 
 /// The file of a generated authority.
 const CA_FILE: &str = "ca.pem";
@@ -128,15 +126,9 @@ fn identity(issuer: &Issuer<'_, KeyPair>, listen: IpAddr) -> Result<Identity, rc
 
 /// Valid for a year, from yesterday on, for clients with a slow clock.
 fn limit_life(params: &mut CertificateParams) {
-    let date = |time: SystemTime| {
-        let text = amz_date(time);
-        let part = |range: std::ops::Range<usize>| text[range].parse::<u16>().unwrap_or(1);
-        let small = |range| u8::try_from(part(range)).unwrap_or(1);
-        date_time_ymd(i32::from(part(0..4)), small(4..6), small(6..8))
-    };
     let now = SystemTime::now();
-    params.not_before = date(now - DAY);
-    params.not_after = date(now + LIFE);
+    params.not_before = (now - DAY).into();
+    params.not_after = (now + LIFE).into();
 }
 
 #[cfg(test)]

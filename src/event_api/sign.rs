@@ -8,7 +8,7 @@
 use std::fmt;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::{digest, hmac};
 use parking_lot::Mutex;
@@ -170,29 +170,19 @@ fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// `YYYYMMDDTHHMMSSZ`; a time before 1970 is taken for 1970.
+/// The last one of the year 9999: the form has four digits for a year.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// `YYYYMMDDTHHMMSSZ`; a time before 1970 is taken for 1970, one after 9999 for its end.
 #[must_use]
 pub fn amz_date(time: SystemTime) -> String {
-    let seconds = seconds(time);
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Days to a civil date, after Howard Hinnant's `civil_from_days` (public domain).
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let day_of_era = z % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3_600, rest / 60 % 60, rest % 60)
+    let time = UNIX_EPOCH + Duration::from_secs(seconds(time).min(LAST_SECOND));
+    humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':'], "")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     use aws_credential_types::Credentials;
     use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
@@ -271,6 +261,8 @@ mod tests {
             (951_782_399, "20000228T235959Z"),
             (951_782_400, "20000229T000000Z"),
             (1_795_343_476, "20261122T103116Z"),
+            (253_402_300_799, "99991231T235959Z"),
+            (253_402_300_800, "99991231T235959Z"),
         ] {
             assert_eq!(amz_date(UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
