@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt as _;
 
 /// Those of TLS's CAs and of proxies; those of AWS begin with [`AWS`].
 const NAMES: [&str; 6] =
@@ -25,11 +26,9 @@ pub fn forget_empty() {
     let _ = writeln!(stderr, "warning: `{names}` can't be taken as not set ({error}); unset them");
 }
 
-#[cfg(unix)]
 fn again_without<'a>(
     names: impl Iterator<Item = &'a OsStr>,
 ) -> io::Result<std::convert::Infallible> {
-    use std::os::unix::process::CommandExt as _;
     let mut command = std::process::Command::new(std::env::current_exe()?);
     let mut args = std::env::args_os();
     command.arg0(args.next().unwrap_or_default()).args(args);
@@ -38,11 +37,6 @@ fn again_without<'a>(
     });
     // `exec` keeps the process, and returns only on an error.
     Err(command.exec())
-}
-
-#[cfg(not(unix))]
-fn again_without<'a>(_: impl Iterator<Item = &'a OsStr>) -> io::Result<std::convert::Infallible> {
-    Err(io::ErrorKind::Unsupported.into())
 }
 
 fn is_blank(value: &OsStr) -> bool {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::Metadata;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -301,7 +302,8 @@ pub(super) fn read(path: &Path) -> Result<Content, Unreadable> {
         return Err(Unreadable::Empty);
     }
     let metadata = content.metadata;
-    Ok(Content { text, open_to_others: is_open_to_others(&metadata), stamp: Stamp::of(&metadata) })
+    let open_to_others = metadata.mode() & 0o077 != 0;
+    Ok(Content { text, open_to_others, stamp: Stamp::of(&metadata) })
 }
 
 impl Stamp {
@@ -309,31 +311,9 @@ impl Stamp {
         Self {
             modified: metadata.modified().ok(),
             length: metadata.len(),
-            file: identity(metadata),
+            file: (metadata.dev(), metadata.ino()),
         }
     }
-}
-
-#[cfg(unix)]
-fn identity(metadata: &Metadata) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt;
-    (metadata.dev(), metadata.ino())
-}
-
-#[cfg(not(unix))]
-fn identity(_metadata: &Metadata) -> (u64, u64) {
-    (0, 0)
-}
-
-#[cfg(unix)]
-fn is_open_to_others(metadata: &Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    metadata.permissions().mode() & 0o077 != 0
-}
-
-#[cfg(not(unix))]
-fn is_open_to_others(_metadata: &Metadata) -> bool {
-    false
 }
 
 #[cfg(test)]
@@ -374,7 +354,6 @@ mod tests {
         assert_eq!(format!("{secret:?}"), "Secret(…)");
     }
 
-    #[cfg(unix)]
     #[tokio::test]
     async fn a_fifo_in_its_place_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();
@@ -422,7 +401,6 @@ mod tests {
         assert!(!secret.0.lock().warned);
     }
 
-    #[cfg(unix)]
     #[test]
     fn follows_a_link_that_is_switched_as_kubernetes_does() {
         use std::os::unix::fs::symlink;
