@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
 use crate::files::regular;
@@ -127,7 +127,7 @@ impl Secret {
 
     /// The text as last read, for the one place that sends it. Reads no file.
     pub fn reveal(&self) -> Arc<str> {
-        Arc::clone(&self.0.lock().text)
+        Arc::clone(&self.0.last.lock().text)
     }
 
     /// The text as it is now. Looks at the file at most once a second, and waits for it no longer than
@@ -165,7 +165,7 @@ impl Secret {
             let wait = self.begin(now, surely);
             if wait != Wait::Nothing {
                 let running = |last: &mut Last| last.look == Look::Running;
-                let mut last = self.0.lock();
+                let mut last = self.0.last.lock();
                 self.0.ended.wait_while_for(&mut last, running, PATIENCE);
                 last.late(&self.0);
             }
@@ -177,13 +177,13 @@ impl Secret {
 
     async fn wait(&self, told: impl Future<Output = ()>) {
         if tokio::time::timeout(PATIENCE, told).await.is_err() {
-            self.0.lock().late(&self.0);
+            self.0.last.lock().late(&self.0);
         }
     }
 
     /// Begins a look where one is due and none is running.
     fn begin(&self, now: Instant, surely: bool) -> Wait {
-        let mut last = self.0.lock();
+        let mut last = self.0.last.lock();
         let due = surely || now.duration_since(last.looked) >= LOOK_EVERY;
         if self.0.file.is_none() || !due {
             return Wait::Nothing;
@@ -207,17 +207,13 @@ impl Secret {
 }
 
 impl Kept {
-    fn lock(&self) -> MutexGuard<'_, Last> {
-        self.last.lock()
-    }
-
     /// Looks at the file, and reads it unless it is as `known`.
     fn look(&self, known: Option<Stamp>) {
         let Some(file) = &self.file else { return };
         let stamp = std::fs::metadata(file).ok().map(|metadata| Stamp::of(&metadata));
         let found =
             if known.is_some() && stamp == known { Ok(None) } else { (self.read)(file).map(Some) };
-        self.lock().end(self, found);
+        self.last.lock().end(self, found);
         self.ended.notify_all();
         self.told.notify_waiters();
     }
@@ -363,10 +359,10 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
         assert_eq!(&*secret.reread().await, "one");
-        assert!(secret.0.lock().warned && secret.0.lock().look == Look::None);
+        assert!(secret.0.last.lock().warned && secret.0.last.lock().look == Look::None);
         replace(&path, "two");
         assert_eq!(&*secret.reread().await, "two");
-        assert!(!secret.0.lock().warned);
+        assert!(!secret.0.last.lock().warned);
     }
 
     /// A file that hangs is waited for once; then its last content is used without a wait, no other
@@ -387,7 +383,7 @@ mod tests {
         };
         let secret = Secret::kept("one".into(), Some("/hangs".into()), Box::new(read));
         assert_eq!(&*secret.reread().await, "one");
-        assert!(secret.0.lock().look == Look::Late && secret.0.lock().warned);
+        assert!(secret.0.last.lock().look == Look::Late && secret.0.last.lock().warned);
         // Ready at once: nobody waits any more.
         for _ in 0..3 {
             assert_eq!(secret.reread().now_or_never().as_deref(), Some("one"));
@@ -398,7 +394,7 @@ mod tests {
         answer.send(()).unwrap();
         told.await;
         assert_eq!(&*secret.reveal(), "two");
-        assert!(!secret.0.lock().warned);
+        assert!(!secret.0.last.lock().warned);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -114,7 +114,7 @@ impl Memory {
     pub(super) fn holding(self: &Arc<Self>) -> Holding {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let holder = Arc::<Holder>::default();
-        lock(&self.holders).insert(id, Arc::clone(&holder));
+        self.holders.lock().insert(id, Arc::clone(&holder));
         Holding { memory: Arc::clone(self), id, holder }
     }
 
@@ -142,9 +142,9 @@ impl Memory {
     /// Cuts the connections with the oldest bytes until the rest fits.
     fn make_room(&self) {
         // Under the lock: two calls at once would each cut a connection for the same bytes.
-        let holders = lock(&self.holders);
+        let holders = self.holders.lock();
         let mut oldest: Vec<_> =
-            holders.values().filter_map(|h| Some((lock(&h.state).since()?, h))).collect();
+            holders.values().filter_map(|h| Some((h.state.lock().since()?, h))).collect();
         oldest.sort_unstable_by_key(|(since, _)| *since);
         for (_, holder) in oldest {
             if self.held.load(Ordering::Relaxed) <= self.limit {
@@ -159,7 +159,7 @@ impl Memory {
 
     /// Drops the bytes of a connection, and tells it to end.
     fn cut(&self, holder: &Holder, why: &str) {
-        let (own, queue) = lock(&holder.state).clear();
+        let (own, queue) = holder.state.lock().clear();
         self.refund(own + queue.len() * FRAME_BYTES);
         drop(queue);
         if !holder.cut.is_cancelled() {
@@ -179,7 +179,7 @@ impl Holding {
     /// Charges `bytes` to this side.
     pub(super) fn add(&self, side: Side, bytes: usize) {
         {
-            let mut state = lock(&self.holder.state);
+            let mut state = self.holder.state.lock();
             if self.holder.cut.is_cancelled() || bytes == 0 {
                 return;
             }
@@ -192,14 +192,14 @@ impl Holding {
 
     /// Ends the charge of this side.
     pub(super) fn clear(&self, side: Side) {
-        let own = std::mem::take(&mut lock(&self.holder.state).own[side as usize]);
+        let own = std::mem::take(&mut self.holder.state.lock().own[side as usize]);
         self.memory.refund(own.bytes);
     }
 
     /// Queues a frame; never waits. A connection with more than [`MAX_QUEUED_BYTES`] is cut.
     pub(super) fn push(&self, frame: Frame) {
         let overflow = {
-            let mut state = lock(&self.holder.state);
+            let mut state = self.holder.state.lock();
             if self.holder.cut.is_cancelled() {
                 return;
             }
@@ -227,7 +227,7 @@ impl Holding {
     /// The next frame if it is there already.
     pub(super) fn try_next(&self) -> Option<Frame> {
         let frame = {
-            let mut state = lock(&self.holder.state);
+            let mut state = self.holder.state.lock();
             let Queued { frame, .. } = state.queue.pop_front()?;
             state.queue_bytes -= frame.text.len() + FRAME_BYTES;
             frame
@@ -244,8 +244,8 @@ impl Holding {
 
 impl Drop for Holding {
     fn drop(&mut self) {
-        lock(&self.memory.holders).remove(&self.id);
-        let (own, queue) = lock(&self.holder.state).clear();
+        self.memory.holders.lock().remove(&self.id);
+        let (own, queue) = self.holder.state.lock().clear();
         self.memory.refund(own + queue.len() * FRAME_BYTES);
     }
 }
@@ -287,11 +287,6 @@ impl Drop for HeldText {
     fn drop(&mut self) {
         self.memory.refund(self.text.len());
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No change under these locks can panic half-way.
-    mutex.lock()
 }
 
 #[cfg(test)]

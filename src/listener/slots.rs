@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,7 @@ impl Slot {
 
     async fn idle_too_long(&self) {
         loop {
-            let until = self.slots.lock().idle.get(&self.position()).map(|idle| idle.until);
+            let until = self.slots.state.lock().idle.get(&self.position()).map(|idle| idle.until);
             let now = Instant::now();
             if until.is_some_and(|until| until <= now) {
                 return;
@@ -104,7 +104,7 @@ impl Slot {
 
     /// Begins an idle time, behind all others.
     fn begin_idle(&self, at_most: Duration) {
-        let mut state = self.slots.lock();
+        let mut state = self.slots.state.lock();
         state.last_position += 1;
         let position = state.last_position;
         let since = Instant::now();
@@ -115,17 +115,13 @@ impl Slot {
 
     /// Ends the idle time.
     fn end_idle(&self) {
-        self.slots.lock().idle.remove(&self.position.swap(0, Ordering::Relaxed));
+        self.slots.state.lock().idle.remove(&self.position.swap(0, Ordering::Relaxed));
     }
 }
 
 impl Slots {
     pub(super) fn new(what: &'static str, most: usize) -> Self {
         Self { what, most, state: Mutex::default(), freed: Notify::new() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 
     /// Takes a slot, if need be from an idle connection; `None` if there is none. Not for concurrent
@@ -135,7 +131,7 @@ impl Slots {
             // Clears the permit of a slot that was freed earlier: it would end the wait below.
             let _ = self.freed.notified().now_or_never();
             let patience = {
-                let mut state = self.lock();
+                let mut state = self.state.lock();
                 if state.taken < self.most {
                     state.taken += 1;
                     break;
@@ -164,7 +160,7 @@ impl Slots {
 
     /// Logs that a connection was closed: the longest `idle` one, or else the new one.
     fn log_closed(&self, idle: bool) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let due = state.closed.again(LOG_INTERVAL, Instant::now().into_std());
         let open = state.taken;
         drop(state);
@@ -182,7 +178,7 @@ impl Slots {
     }
 
     pub(super) fn refused(&self, error: &io::Error) {
-        let due = self.lock().refused.again(LOG_INTERVAL, Instant::now().into_std());
+        let due = self.state.lock().refused.again(LOG_INTERVAL, Instant::now().into_std());
         if let Some(count) = due {
             tracing::warn!(port = self.what, %error, count, "no connection can be accepted, trying again; if too many files are open, raise `LimitNOFILE=` of the unit, or `ulimit -Hn`");
         }
@@ -209,7 +205,7 @@ impl Drop for Busy {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.end_idle();
-        self.slots.lock().taken -= 1;
+        self.slots.state.lock().taken -= 1;
         self.slots.freed.notify_one();
     }
 }

@@ -8,7 +8,7 @@ mod hub;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use super::memory::{Frame, Holding, Memory};
 use crate::event_api::Channel;
@@ -45,7 +45,7 @@ impl Fanout {
     /// Adds a connection, whose frames are queued in `holding`.
     pub(super) fn join(&self, holding: Arc<Holding>) -> (ConnectionId, Outbox) {
         let outbox = Outbox { memory: Arc::clone(&self.memory), holding };
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.next += 1;
         let connection = ConnectionId(state.next);
         state.outboxes.insert(connection, outbox.clone());
@@ -54,7 +54,7 @@ impl Fanout {
 
     /// Removes a connection and its subscriptions.
     pub(super) fn leave(&self, connection: ConnectionId) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.hub.leave(connection);
         state.outboxes.remove(&connection);
     }
@@ -66,7 +66,7 @@ impl Fanout {
         id: &str,
         pattern: Pattern,
     ) -> Result<(), SubscribeError> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.hub.subscribe(connection, id, pattern)?;
         if let Some(outbox) = state.outboxes.get(&connection) {
             outbox.push(&ServerFrame::SubscribeSuccess { id });
@@ -76,14 +76,14 @@ impl Fanout {
 
     /// Ends a subscription; `false` if there is none.
     pub(super) fn unsubscribe(&self, connection: ConnectionId, id: &str) -> bool {
-        self.lock().hub.unsubscribe(connection, id)
+        self.state.lock().hub.unsubscribe(connection, id)
     }
 
     /// Queues `events` for all subscribers of `channel`, in their order.
     pub(super) fn publish<'a>(&self, channel: &Channel, events: impl IntoIterator<Item = &'a str>) {
         // The lock is held for the look-up only, not while frames are built.
         let targets: Vec<(Outbox, Arc<str>)> = {
-            let state = self.lock();
+            let state = self.state.lock();
             let targets = state.hub.publish(channel).into_iter();
             targets
                 .filter_map(|t| Some((state.outboxes.get(&t.connection)?.clone(), t.subscription)))
@@ -100,11 +100,6 @@ impl Fanout {
                 outbox.holding.push(Frame { subscription, text: Arc::clone(&text) });
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No change under this lock can panic half-way.
-        self.state.lock()
     }
 }
 

@@ -33,7 +33,7 @@ mod spec;
 
 use std::time::{Instant, SystemTime};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -59,7 +59,7 @@ impl Faults {
 
     /// Replaces the list, and wakes the requests that hang.
     pub(super) fn replace(&self, faults: Vec<Fault>, now: Instant) {
-        *self.rules() = Rules::new(faults, now);
+        *self.rules.lock() = Rules::new(faults, now);
         self.changes.send_modify(|changes| *changes += 1);
     }
 
@@ -70,17 +70,17 @@ impl Faults {
 
     /// The list as it was written, each with `asked`, `struck` and `events`.
     pub(super) fn show(&self) -> Value {
-        self.rules().show()
+        self.rules.lock().show()
     }
 
     /// The strikes on a request at this stage, in their order.
     pub(super) fn strikes(&self, stage: Stage, subject: Subject<'_>, now: Instant) -> Vec<Strike> {
-        self.rules().strikes(stage, subject, now)
+        self.rules.lock().strikes(stage, subject, now)
     }
 
     /// The time of the clock; `None` if it is right.
     pub(super) fn clock(&self, subject: Subject<'_>, now: Instant) -> Option<SystemTime> {
-        let offset = self.rules().first(subject, now, |kind| match kind {
+        let offset = self.rules.lock().first(subject, now, |kind| match kind {
             Kind::Clock { offset } => Some(*offset),
             _ => None,
         })?;
@@ -89,7 +89,7 @@ impl Faults {
 
     /// The error in the answer to accepted events, if any.
     pub(super) fn wrong(&self, subject: Subject<'_>, now: Instant) -> Option<Wrong> {
-        self.rules().first(subject, now, |kind| match kind {
+        self.rules.lock().first(subject, now, |kind| match kind {
             Kind::WrongAnswer(wrong) => Some(*wrong),
             _ => None,
         })
@@ -97,15 +97,11 @@ impl Faults {
 
     /// The failures of otherwise accepted events, by their position.
     pub(super) fn failures(&self, subject: Subject<'_>, now: Instant) -> Vec<Option<EventFailure>> {
-        self.rules().failures(subject, now)
+        self.rules.lock().failures(subject, now)
     }
 
     /// Whether there are no faults.
     pub(super) fn is_empty(&self) -> bool {
-        self.rules().is_empty()
-    }
-
-    fn rules(&self) -> MutexGuard<'_, Rules> {
-        self.rules.lock()
+        self.rules.lock().is_empty()
     }
 }
