@@ -88,20 +88,15 @@ impl Fleet {
     /// A fleet that publishes to the broker at `port` on loopback.
     pub(super) fn new(port: u16) -> Self {
         let mut random = StdRng::seed_from_u64(20_261_122);
-        let mut vans: Vec<Van> = Vec::new();
-        for number in 1..=VANS {
-            let van = Van::new(number, &vans, &mut random);
-            vans.push(van);
+        let mut vans = fleet(&mut random);
+        // A minute in advance, so that some vans deliver and charge from the start.
+        for _ in 0..600 {
+            step(&mut vans, &mut random, 0.1);
         }
         let mut options = MqttOptions::new("demo-fleet", ("127.0.0.1", port));
         options.set_keep_alive(30);
         let (client, events) = AsyncClient::builder(options).capacity(1_024).build();
-        let mut fleet = Self { vans, random, client, events, published: Arc::default() };
-        // A minute in advance, so that some vans deliver and charge from the start.
-        for _ in 0..600 {
-            fleet.step(0.1);
-        }
-        fleet
+        Self { vans, random, client, events, published: Arc::default() }
     }
 
     /// The number of events that the fleet has given to its MQTT client.
@@ -147,10 +142,15 @@ impl Fleet {
         };
         tokio::join!(connection, driving);
     }
+}
 
-    fn step(&mut self, seconds: f64) {
-        step(&mut self.vans, &mut self.random, seconds);
+fn fleet(random: &mut StdRng) -> Vec<Van> {
+    let mut vans = Vec::new();
+    for number in 1..=VANS {
+        let van = Van::new(number, &vans, random);
+        vans.push(van);
     }
+    vans
 }
 
 fn step(vans: &mut [Van], random: &mut StdRng, seconds: f64) {
@@ -347,11 +347,7 @@ mod tests {
     #[test]
     fn vans_stay_on_the_streets_and_all_states_occur() {
         let mut random = StdRng::seed_from_u64(1);
-        let mut vans: Vec<Van> = Vec::new();
-        for number in 1..=VANS {
-            let van = Van::new(number, &vans, &mut random);
-            vans.push(van);
-        }
+        let mut vans = fleet(&mut random);
         let mut seen = [0_u32; 3];
         for _ in 0..6_000 {
             step(&mut vans, &mut random, 0.1);
