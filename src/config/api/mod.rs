@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::certificates;
 pub use super::endpoint::Endpoint;
 use super::reader::{
-    Field, Kind, Located, Problem, Reported, Setting, Table, Text, listed, show_duration,
+    Field, Kind, Located, Problem, Reported, Setting, Table, Text, contrast, impossible,
+    show_duration,
 };
 use crate::files::regular;
 use auth::AUTHS;
@@ -173,20 +174,9 @@ fn answers_within(table: &Table<'_>, timeout: &Setting<Duration>, grace: &Settin
     if timeout.value <= grace.value {
         return;
     }
-    let places = [("timeout", timeout), ("grace", grace)];
-    let said = places.map(|(key, setting)| {
-        let default = if setting.span.is_none() { " (the default)" } else { "" };
-        format!("`{key}` is {}{default}", show_duration(setting.value))
-    });
-    let message = format!("{}, but {}", said[0], said[1]);
-    let written = |setting: &Setting<Duration>| setting.span.clone();
-    let place = written(timeout).or(written(grace));
-    let mut problem = Problem::new(Kind::Impossible, place, message);
-    if let (Some(_), Some(grace)) = (written(timeout), written(grace)) {
-        problem = problem.also(grace, "the drain ends after this");
-    }
-    let relation = listed(&["timeout", "grace"], "<=");
-    table.ledger.report(problem.help(format!(
-        "{relation}: the answer to the last request has to arrive before the drain ends"
-    )));
+    let message = contrast([("timeout", timeout), ("grace", grace)], show_duration);
+    let problem = impossible(message, timeout, grace, "the drain ends after this");
+    table.ledger.report(problem.help(
+        "`timeout` <= `grace`: the answer to the last request has to arrive before the drain ends",
+    ));
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls, TlsChoice};
 use super::endpoint::is_loopback;
 use super::reader::{
-    Field, Kind, Ledger, Located, Problem, Reported, Setting, Table, Text, quoted, show_duration,
+    Field, Kind, Ledger, Located, Problem, Reported, Setting, Table, Text, contrast, impossible,
+    show_duration,
 };
 pub use sasl::{Login, Sasl, Scram};
 pub use topics::{Chosen, Topics};
@@ -274,22 +275,10 @@ fn related(
     if holds {
         return;
     }
-    let default = |setting: &Setting<_>| if setting.span.is_none() { " (the default)" } else { "" };
-    let message = format!(
-        "`drain_timeout` is {}{}, but `{key}` is {}{}",
-        show_duration(drain.value),
-        default(drain),
-        show_duration(limit.value),
-        default(limit),
-    );
-    let place = drain.span.clone().or(limit.span.clone());
+    let message = contrast([("drain_timeout", drain), (key, limit)], show_duration);
     let sign = if key == "shutdown.grace" { "<=" } else { "<" };
-    let help = format!("`drain_timeout` {sign} {}: {why}", quoted(key));
-    let mut problem = Problem::new(Kind::Impossible, place, message).help(help);
-    if let (Some(_), Some(limit)) = (&drain.span, &limit.span) {
-        problem = problem.also(limit.clone(), "ends after this");
-    }
-    table.ledger.report(problem);
+    let problem = impossible(message, drain, limit, "ends after this");
+    table.ledger.report(problem.help(format!("`drain_timeout` {sign} `{key}`: {why}")));
 }
 
 fn tls(choice: &Field<TlsChoice>) -> Result<Option<Tls>, Reported> {

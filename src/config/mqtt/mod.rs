@@ -9,7 +9,8 @@ use super::Secret;
 use super::common::{Client, Common, Own, Settings, Tls, TlsChoice};
 use super::endpoint::is_loopback;
 use super::reader::{
-    Field, Kind, Ledger, Located, Problem, Reported, Setting, Table, Text, show_duration, show_size,
+    Field, Kind, Ledger, Located, Problem, Reported, Setting, Table, Text, contrast, impossible,
+    show_duration, show_size,
 };
 use filter::{FILTERS, Filter, filters, overlapping, qos};
 pub use filter::{LONGEST_STRING, Qos, Subscription};
@@ -319,13 +320,13 @@ fn session(
     held: bool,
 ) {
     let ledger = table.ledger;
-    let place = expiry.span.clone().or(keep_alive.span.clone());
     if expiry.value.is_zero() {
         if held {
             let message = "`session_expiry` is 0s, but `qos` is 1: \
                            what is not acknowledged would be lost with the connection";
             let hint = "at least once needs a session that outlives the connection: \
                         `session_expiry` > 0, or `qos = 0` where losses are meant";
+            let place = expiry.span.clone().or(keep_alive.span.clone());
             ledger.report(Problem::new(Kind::Impossible, place, message).help(hint));
         }
         return;
@@ -333,21 +334,12 @@ fn session(
     if keep_alive.value < expiry.value {
         return;
     }
-    let default = |setting: &Setting<_>| if setting.span.is_none() { " (the default)" } else { "" };
-    let message = format!(
-        "`keep_alive` is {}{}, but `session_expiry` is {}{}",
-        show_duration(keep_alive.value),
-        default(keep_alive),
-        show_duration(expiry.value),
-        default(expiry),
-    );
-    let mut problem = Problem::new(Kind::Impossible, place, message).help(
+    let settings = [("keep_alive", keep_alive), ("session_expiry", expiry)];
+    let message = contrast(settings, show_duration);
+    let problem = impossible(message, expiry, keep_alive, "silence is noticed after this");
+    ledger.report(problem.help(
         "`keep_alive` < `session_expiry`: else a session ends before its silent connection is noticed",
-    );
-    if let (Some(_), Some(keep_alive)) = (&expiry.span, &keep_alive.span) {
-        problem = problem.also(keep_alive.clone(), "silence is noticed after this");
-    }
-    ledger.report(problem);
+    ));
 }
 
 fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<u32> {
@@ -365,22 +357,12 @@ fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<u32> {
     if let Some(bytes) = &common.bytes
         && packet.value > bytes.value
     {
-        let default = |span: &Option<_>| if span.is_none() { " (the default)" } else { "" };
-        let message = format!(
-            "`max_packet_size` is {}{}, but `max_in_flight_bytes` is {}{}",
-            show_size(packet.value),
-            default(&packet.span),
-            show_size(bytes.value),
-            default(&bytes.span),
-        );
-        let place = packet.span.clone().or(bytes.span.clone());
-        let mut problem = Problem::new(Kind::Impossible, place, message).help(
+        let settings = [("max_packet_size", &packet), ("max_in_flight_bytes", bytes)];
+        let message = contrast(settings, show_size);
+        let problem = impossible(message, &packet, bytes, "room for this much");
+        ledger.report(problem.help(
             "`max_packet_size` <= `max_in_flight_bytes`: else there are messages that are never taken",
-        );
-        if let (Some(_), Some(bytes)) = (&packet.span, &bytes.span) {
-            problem = problem.also(bytes.clone(), "room for this much");
-        }
-        ledger.report(problem);
+        ));
     }
     u32::try_from(packet.value).ok()
 }
