@@ -92,8 +92,7 @@ fn belong_together(
 ) -> Option<()> {
     let refuse = |at: &Range<usize>, message: String, hint: Option<&str>| {
         let problem = Problem::new(Kind::BadValue, Some(at.clone()), message);
-        ledger.report(problem.maybe_help(hint));
-        None
+        ledger.refuse(problem.maybe_help(hint))
     };
     let Some(chain) = chain(&certificate.value) else { return unusable(ledger, certificate) };
     let private = || {
@@ -134,8 +133,7 @@ fn read(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> Option<Vec<Certificate>
 
 fn unusable<T>(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> Option<T> {
     let message = format!("{} can't be used: its PEM is broken", shown(ledger, file));
-    ledger.report(Problem::new(Kind::BadValue, Some(file.span.clone()), message));
-    None
+    ledger.refuse(Problem::new(Kind::BadValue, Some(file.span.clone()), message))
 }
 
 fn shown(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> String {

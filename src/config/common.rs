@@ -82,8 +82,7 @@ pub(super) fn common(table: &mut Table<'_>, in_flight: u32, most: u32) -> Common
     let bytes = table.size("max_in_flight_bytes").then(|bytes| {
         if bytes.value == 0 {
             let message = "`max_in_flight_bytes` is 0, so nothing could ever be taken";
-            ledger.report(Problem::new(Kind::Impossible, Some(bytes.span), message));
-            return None;
+            return ledger.refuse(Problem::new(Kind::Impossible, Some(bytes.span), message));
         }
         Some(bytes.value)
     });
@@ -119,16 +118,15 @@ fn tls(table: &mut Table<'_>) -> Field<TlsChoice> {
                     };
                     let message = format!("`tls` has `{has}` but no `{lacks}`");
                     let problem = Problem::new(Kind::MissingKey, Some(span), message);
-                    ledger.report(problem.help("a client shows a certificate and holds its key"));
-                    return None;
+                    return ledger
+                        .refuse(problem.help("a client shows a certificate and holds its key"));
                 }
             };
             Some(TlsChoice::On(Tls { ca_file: ca_file.ok()?, identity }))
         }
         other => {
             let wanted = "`true`, `false` or a table";
-            ledger.wrong_type("tls", entry.value.span(), wanted, other);
-            None
+            ledger.wrong_type("tls", entry.value.span(), wanted, other)
         }
     })
 }

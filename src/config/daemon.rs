@@ -65,13 +65,11 @@ pub(super) fn log(table: Option<Table<'_>>) -> Option<LogConfig> {
                 Some(word) => format!("did you mean `{word}`?"),
                 None => format!("it is {}, or `info,MODULE=debug`", listed(&LEVELS, "or")),
             };
-            ledger.report(problem(format!("{} is not a level", text.shown())).help(hint));
-            return None;
+            return ledger.refuse(problem(format!("{} is not a level", text.shown())).help(hint));
         }
         if level.parse::<tracing_subscriber::filter::EnvFilter>().is_err() {
             let hint = "write a level, or `info,MODULE=debug`";
-            ledger.report(problem(format!("{} can't be read", text.shown())).help(hint));
-            return None;
+            return ledger.refuse(problem(format!("{} can't be read", text.shown())).help(hint));
         }
         Some(level.to_owned())
     });
@@ -91,8 +89,8 @@ pub(super) fn grace(table: Option<Table<'_>>) -> Option<Setting<Duration>> {
         if grace.value.is_zero() {
             let message = "`grace` is 0, so nothing in flight could ever be settled";
             let hint = "`grace` > 0: messages in flight are finished before the bridge ends";
-            ledger.report(Problem::new(Kind::Impossible, Some(grace.span), message).help(hint));
-            return None;
+            return ledger
+                .refuse(Problem::new(Kind::Impossible, Some(grace.span), message).help(hint));
         }
         Some(grace.value)
     });

@@ -126,8 +126,7 @@ fn topic<'a>(
             Some(other) => {
                 let message = format!("{} is a source of type `{other}`", quoted(&name));
                 let problem = Problem::new(Kind::BadValue, Some(text.span), message);
-                ledger.report(problem.help("name one of type `kafka`: its connection is used"));
-                None
+                ledger.refuse(problem.help("name one of type `kafka`: its connection is used"))
             }
         }
     });
@@ -140,8 +139,7 @@ fn topic<'a>(
         }
         let message = format!("{} can't be a topic", text.value.shown());
         let problem = Problem::new(Kind::BadValue, Some(text.span), message);
-        ledger.report(problem.help("a topic has letters, digits, `.`, `_` and `-`"));
-        None
+        ledger.refuse(problem.help("a topic has letters, digits, `.`, `_` and `-`"))
     });
     let topic = table.require("topic", topic, "where they go: `topic = \"orders.rejected\"`");
     table.finish();
@@ -156,9 +154,8 @@ fn rotation(table: &mut Table<'_>) -> Option<Rotation> {
         if size.value < LEAST_SIZE {
             let message = "`max_size` is at least 1MB".to_owned();
             let problem = Problem::new(Kind::BadValue, Some(size.span), message);
-            ledger
-                .report(problem.help("one rejected message alone may have hundreds of kilobytes"));
-            return None;
+            return ledger
+                .refuse(problem.help("one rejected message alone may have hundreds of kilobytes"));
         }
         Some(size.value)
     });
@@ -167,10 +164,9 @@ fn rotation(table: &mut Table<'_>) -> Option<Rotation> {
     if let (Field::Absent, Field::Good(files)) = (&max_size, &max_files) {
         let message = "`max_files` without `max_size` keeps nothing from growing";
         let problem = Problem::new(Kind::Impossible, Some(files.span.clone()), message);
-        ledger.report(problem.help(
+        return ledger.refuse(problem.help(
             "say when a file is full, for example `max_size = \"100MB\"`, or remove `max_files`",
         ));
-        return None;
     }
     let max_size = max_size.optional().ok()?.map(|size| size.value);
     let max_files = max_files.optional().ok()?.map(|files| files.value);

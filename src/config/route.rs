@@ -50,8 +50,7 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
                 broker::ALL.map(|broker| format!("by `{}` in {}", broker.separator, broker.name));
             let hint =
                 format!("levels are parted {}: write a route for each", parted.join(" and "));
-            ledger.report(problem.help(hint));
-            return None;
+            return ledger.refuse(problem.help(hint));
         }
         // Without a source whose kind is known there is an error elsewhere: any will do to look for more.
         Pattern::parse(&text.value, separators.first().copied().unwrap_or('/'))
@@ -185,10 +184,9 @@ fn dead_letter(table: &mut Table<'_>, known: &Names) -> Option<RejectTo> {
             "source" => {
                 let message = "neither MQTT nor Kafka takes a message back, so `dead_letter` can't be `source`";
                 let problem = Problem::new(Kind::Impossible, Some(text.span), message);
-                ledger.report(problem.help(
+                ledger.refuse(problem.help(
                     "name a `[dead_letter.NAME]`, or write `\"discard\"` where losing rejects is meant",
-                ));
-                None
+                ))
             }
             _ => known.resolve(ledger, &text).map(RejectTo::DeadLetter),
         }

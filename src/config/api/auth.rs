@@ -143,8 +143,7 @@ fn sent(table: &mut Table<'_>, key: &'static str, form: &str) -> Field<Secret> {
             return Some(secret.value);
         }
         let message = format!("`{key}` holds a character that a request can't carry");
-        ledger.report(Problem::new(Kind::BadValue, Some(secret.span), message).help(form));
-        None
+        ledger.refuse(Problem::new(Kind::BadValue, Some(secret.span), message).help(form))
     })
 }
 
@@ -182,8 +181,7 @@ fn token_url(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Uri> {
             None => "`token_url`".to_owned(),
         };
         let problem = Problem::new(kind, Some(text.span.clone()), format!("{subject} {problem}"));
-        ledger.report(problem.maybe_help(hint));
-        None
+        ledger.refuse(problem.maybe_help(hint))
     };
     match SafeUrl::parse(&text.value.value, false, &TOKEN_URL) {
         Ok(url) => Some(url.uri),
@@ -203,8 +201,7 @@ pub(crate) fn aws(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) ->
         }
         let message = format!("{} is not the ARN of a role", text.value.shown());
         let problem = Problem::new(Kind::BadValue, Some(text.span), message);
-        ledger.report(problem.help("a role is written `arn:aws:iam::111122223333:role/NAME`"));
-        None
+        ledger.refuse(problem.help("a role is written `arn:aws:iam::111122223333:role/NAME`"))
     });
     let external_id = table.filled("external_id");
     if let (Field::Absent, Field::Good(id)) = (&role_arn, &external_id) {
@@ -232,8 +229,7 @@ fn region(
     if !is_region(&text.value) {
         let message = format!("{} is not a region", text.shown());
         let problem = Problem::new(Kind::BadValue, Some(span), message);
-        ledger.report(problem.help("a region is written like `eu-west-1`"));
-        return None;
+        return ledger.refuse(problem.help("a region is written like `eu-west-1`"));
     }
     if let Some(endpoint) = endpoint
         && let Some(other) = &endpoint.value.region
@@ -243,8 +239,7 @@ fn region(
             format!("`region` is {}, but the endpoint is in {}", text.shown(), quoted(other));
         let problem = Problem::new(Kind::Impossible, Some(span), message);
         let problem = problem.also(endpoint.span.clone(), format!("is in `{other}`"));
-        ledger.report(problem.help("leave `region` away: a standard endpoint tells it"));
-        return None;
+        return ledger.refuse(problem.help("leave `region` away: a standard endpoint tells it"));
     }
     Some(text.value)
 }

@@ -77,8 +77,7 @@ pub(super) fn read(
             return Some(set.value);
         }
         let message = format!("`{key}` is shorter than {}", show_duration(shortest));
-        ledger.report(Problem::new(Kind::Impossible, Some(set.span), message).help(hint));
-        None
+        ledger.refuse(Problem::new(Kind::Impossible, Some(set.span), message).help(hint))
     };
     let timeout = table.duration("timeout").then(|set| {
         let hint = "no request is answered that fast every time: it would be sent again and again";
@@ -148,8 +147,7 @@ pub(super) fn pem_file(table: &mut Table<'_>, key: &'static str, what: &str) -> 
                 (format!("{shown} {why}"), format!("`{key}` is the path of a PEM file"))
             }
         };
-        ledger.report(Problem::new(Kind::Unresolved, Some(text.span), problem).help(hint));
-        None
+        ledger.refuse(Problem::new(Kind::Unresolved, Some(text.span), problem).help(hint))
     })
 }
 
@@ -164,8 +162,7 @@ fn endpoint(table: &Table<'_>, text: &Located<Text>, plaintext: bool) -> Option<
             };
             let problem =
                 Problem::new(reason.kind(), Some(text.span.clone()), message).maybe_help(hint);
-            table.ledger.report(problem);
-            None
+            table.ledger.refuse(problem)
         }
     }
 }

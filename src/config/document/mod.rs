@@ -122,8 +122,7 @@ fn read_dead_letters<'a>(
                 "none of `$STATE_DIRECTORY`, `$XDG_STATE_HOME` and `$HOME` is set: \
                  add `[dead_letter.rejects]` with `type = \"file\"` and a `path`",
             );
-            ledger.report(problem);
-            return None;
+            return ledger.refuse(problem);
         };
         return Some(vec![(dead_letter::DEFAULT.into(), default)]);
     }

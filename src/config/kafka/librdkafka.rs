@@ -94,8 +94,7 @@ pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, Strin
                 DeValue::String(text) => Some(text.clone().into_owned()),
                 other => {
                     let wanted = "a string, a whole number or `true` or `false`";
-                    ledger.wrong_type(entry.key, entry.value.span(), wanted, other);
-                    None
+                    ledger.wrong_type(entry.key, entry.value.span(), wanted, other)
                 }
             };
             match value {

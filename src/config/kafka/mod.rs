@@ -201,8 +201,7 @@ fn brokers(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<String>> 
         Err((problem, hint)) => {
             let message = format!("{} {problem}", text.value.shown());
             let problem = Problem::new(Kind::BadValue, Some(text.span.clone()), message);
-            ledger.report(problem.help(hint));
-            None
+            ledger.refuse(problem.help(hint))
         }
     };
     let all: Vec<_> = texts.iter().map(broker).collect();
@@ -250,8 +249,7 @@ fn session_timeout(table: &mut Table<'_>, protocol: Option<Protocol>) -> Option<
             return Some(session.value);
         };
         let place = Some(session.span);
-        ledger.report(Problem::new(Kind::Impossible, place, problem).help(hint));
-        None
+        ledger.refuse(Problem::new(Kind::Impossible, place, problem).help(hint))
     });
     session.or(SESSION_TIMEOUT)
 }

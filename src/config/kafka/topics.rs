@@ -105,8 +105,7 @@ pub(crate) fn read(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<L
         let refuse = |problem: &str, hint: &str| {
             let message = format!("{} {problem}", text.value.shown());
             let problem = Problem::new(Kind::BadValue, Some(text.span.clone()), message);
-            ledger.report(problem.help(hint));
-            None
+            ledger.refuse(problem.help(hint))
         };
         let name = text.value.value.as_str();
         if !seen.insert(name.to_owned()) {

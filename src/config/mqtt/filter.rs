@@ -52,8 +52,7 @@ pub(super) fn filters(table: &mut Table<'_>) -> Field<Vec<Filter>> {
         if array.is_empty() {
             let message = "`subscriptions` is an empty list";
             let problem = Problem::new(Kind::BadValue, Some(entry.value.span()), message);
-            ledger.report(problem.help(FILTERS));
-            return None;
+            return ledger.refuse(problem.help(FILTERS));
         }
         let all: Vec<_> = array.iter().map(|item| filter(ledger, item)).collect();
         let mut seen = BTreeSet::new();
@@ -101,8 +100,7 @@ fn filter<'a>(ledger: &'a Ledger<'a>, value: &'a toml::Spanned<DeValue<'a>>) -> 
         DeValue::String(_) | DeValue::Table(_) => (ledger.string("subscriptions", value)?, None),
         other => {
             let wanted = "filters, or `{ filter, qos }`";
-            ledger.wrong_type("subscriptions", value.span(), wanted, other);
-            return None;
+            return ledger.wrong_type("subscriptions", value.span(), wanted, other);
         }
     };
     let Located { value: text, span } = text;
@@ -110,8 +108,7 @@ fn filter<'a>(ledger: &'a Ledger<'a>, value: &'a toml::Spanned<DeValue<'a>>) -> 
         let shared = SHARED.iter().any(|prefix| text.value.starts_with(prefix));
         let kind = if shared { Kind::NotInThisVersion } else { Kind::BadValue };
         let place = ledger.inside(&span, &text, within);
-        ledger.report(Problem::new(kind, Some(place), problem).help(hint));
-        return None;
+        return ledger.refuse(Problem::new(kind, Some(place), problem).help(hint));
     }
     if let Some(within) = foreign(&text.value, '/', Spelling::Filter) {
         let word = &text.value[within.clone()];
@@ -126,8 +123,7 @@ fn filter<'a>(ledger: &'a Ledger<'a>, value: &'a toml::Spanned<DeValue<'a>>) -> 
         let hint = format!("`+` takes one level, `#` at the end all that remain{write}");
         let problem =
             Problem::new(Kind::BadValue, Some(ledger.inside(&span, &text, within)), message);
-        ledger.report(problem.help(hint));
-        return None;
+        return ledger.refuse(problem.help(hint));
     }
     Some(Filter { text: text.value, span, qos })
 }
@@ -181,13 +177,9 @@ pub(super) fn qos(table: &mut Table<'_>, key: &'static str) -> Field<Qos> {
         2 => {
             let message = "`qos = 2` is not in this version";
             let problem = Problem::new(Kind::NotInThisVersion, Some(number.span), message);
-            ledger.report(problem.help("`qos = 1` loses nothing; a message may come twice"));
-            None
+            ledger.refuse(problem.help("`qos = 1` loses nothing; a message may come twice"))
         }
-        _ => {
-            ledger.report(Problem::new(Kind::BadValue, Some(number.span), "`qos` is 0 or 1"));
-            None
-        }
+        _ => ledger.refuse(Problem::new(Kind::BadValue, Some(number.span), "`qos` is 0 or 1")),
     })
 }
 

@@ -183,8 +183,7 @@ fn broker(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Broker> {
             None => "`url`".to_owned(),
         };
         let problem = Problem::new(kind, Some(text.span.clone()), format!("{subject} {problem}"));
-        ledger.report(problem.help(hint));
-        None
+        ledger.refuse(problem.help(hint))
     };
     let form = "write `mqtt://HOST`, `mqtts://HOST` or `mqtts://HOST:PORT`";
     let Some((scheme, rest)) = text.value.value.split_once("://") else {
@@ -266,8 +265,7 @@ fn version(table: &mut Table<'_>) -> Field<MqttVersion> {
         _ => {
             let message = "`version` is 5 or 3";
             let hint = "`version = 3` is MQTT 3.1.1";
-            ledger.report(Problem::new(Kind::BadValue, Some(number.span), message).help(hint));
-            None
+            ledger.refuse(Problem::new(Kind::BadValue, Some(number.span), message).help(hint))
         }
     })
 }
@@ -285,8 +283,7 @@ fn mqtt_string(table: &mut Table<'_>, key: &'static str) -> Field<String> {
             return Some(text.value);
         };
         let message = format!("`{key}` {problem}");
-        ledger.report(Problem::new(Kind::BadValue, Some(span), message));
-        None
+        ledger.refuse(Problem::new(Kind::BadValue, Some(span), message))
     })
 }
 
@@ -300,8 +297,7 @@ fn seconds(
         let refuse = |message: String| {
             let place = Some(duration.span.clone());
             let hint = format!("it is `\"{}s\"` to `\"{}s\"`", range.start(), range.end());
-            ledger.report(Problem::new(Kind::BadValue, place, message).help(hint));
-            None
+            ledger.refuse(Problem::new(Kind::BadValue, place, message).help(hint))
         };
         if duration.value.subsec_nanos() != 0 {
             return refuse(format!("`{key}` has parts of a second, which MQTT can't say"));
@@ -350,8 +346,7 @@ fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<u32> {
         }
         let message = "`max_packet_size` is beyond what MQTT can say";
         let hint = format!("it is 1B to {}", show_size(LARGEST_PACKET));
-        ledger.report(Problem::new(Kind::BadValue, Some(size.span), message).help(hint));
-        None
+        ledger.refuse(Problem::new(Kind::BadValue, Some(size.span), message).help(hint))
     });
     let packet = packet.or(MAX_PACKET_SIZE)?;
     if let Some(bytes) = &common.bytes

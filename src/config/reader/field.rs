@@ -32,10 +32,7 @@ impl<'a> Ledger<'a> {
                 table.finish();
                 text.map(|value| Located { value, span })
             }
-            other => {
-                self.wrong_type(key, span, "a string", other);
-                None
-            }
+            other => self.wrong_type(key, span, "a string", other),
         }
     }
 }
@@ -55,8 +52,7 @@ impl<'a> Table<'a> {
                     Some(_) => format!("`{key}` is empty: {} is", text.value.shown()),
                     None => format!("`{key}` is empty"),
                 };
-                ledger.report(Problem::new(Kind::BadValue, Some(text.span), message));
-                return None;
+                return ledger.refuse(Problem::new(Kind::BadValue, Some(text.span), message));
             }
             Some(text.value)
         })
@@ -67,8 +63,7 @@ impl<'a> Table<'a> {
         self.field(key, |ledger, entry| {
             let span = entry.value.span();
             let DeValue::Integer(number) = entry.value.get_ref() else {
-                ledger.wrong_type(key, span, "a whole number", entry.value.get_ref());
-                return None;
+                return ledger.wrong_type(key, span, "a whole number", entry.value.get_ref());
             };
             let number = u32::from_str_radix(number.as_str(), number.radix()).ok();
             let number = number.filter(|number| range.contains(number));
@@ -85,10 +80,7 @@ impl<'a> Table<'a> {
     pub(crate) fn boolean(&mut self, key: &'static str) -> Field<bool> {
         self.field(key, |ledger, entry| match entry.value.get_ref() {
             DeValue::Boolean(value) => Some(*value),
-            other => {
-                ledger.wrong_type(key, entry.value.span(), "`true` or `false`", other);
-                None
-            }
+            other => ledger.wrong_type(key, entry.value.span(), "`true` or `false`", other),
         })
     }
 
@@ -111,8 +103,7 @@ impl<'a> Table<'a> {
     ) -> Field<T> {
         self.field(key, |ledger, entry| {
             if matches!(entry.value.get_ref(), DeValue::Integer(_) | DeValue::Float(_)) {
-                ledger.wrong_type(key, entry.value.span(), what, entry.value.get_ref());
-                return None;
+                return ledger.wrong_type(key, entry.value.span(), what, entry.value.get_ref());
             }
             let text = ledger.string(key, entry.value)?;
             let parsed = parse(&text.value.value);
@@ -152,8 +143,7 @@ impl<'a> Table<'a> {
                     None => problem.help(format!("it is {}", listed(&words, "or"))),
                 }
             };
-            ledger.report(problem);
-            None
+            ledger.refuse(problem)
         })
     }
 
@@ -165,13 +155,12 @@ impl<'a> Table<'a> {
                     return ledger.string(key, entry.value).map(|text| vec![text]);
                 }
                 let wanted = "a string or a list of strings";
-                ledger.wrong_type(key, entry.value.span(), wanted, entry.value.get_ref());
-                return None;
+                return ledger.wrong_type(key, entry.value.span(), wanted, entry.value.get_ref());
             };
             if array.is_empty() {
                 let message = format!("`{key}` is an empty list");
-                ledger.report(Problem::new(Kind::BadValue, Some(entry.value.span()), message));
-                return None;
+                let place = Some(entry.value.span());
+                return ledger.refuse(Problem::new(Kind::BadValue, place, message));
             }
             // All are read before one that is bad spoils the list, so that all are reported.
             let texts: Vec<_> = array.iter().map(|item| ledger.string(key, item)).collect();
@@ -185,10 +174,7 @@ impl<'a> Table<'a> {
             DeValue::Table(table) => {
                 Some(Table::new(ledger, section, format!("`{key}`"), entry.value.span(), table))
             }
-            other => {
-                ledger.wrong_type(key, entry.value.span(), "a table", other);
-                None
-            }
+            other => ledger.wrong_type(key, entry.value.span(), "a table", other),
         })
     }
 
@@ -197,8 +183,8 @@ impl<'a> Table<'a> {
         let name = self.take("env")?;
         let default = self.take("default");
         let DeValue::String(name_text) = name.value.get_ref() else {
-            self.ledger.wrong_type("env", name.value.span(), "a string", name.value.get_ref());
-            return None;
+            let found = name.value.get_ref();
+            return self.ledger.wrong_type("env", name.value.span(), "a string", found);
         };
         let default =
             match default.map(|entry| entry.value).map(|value| (value.span(), value.get_ref())) {
@@ -208,8 +194,7 @@ impl<'a> Table<'a> {
                     Some(Text { value: text.clone().into_owned(), variable: None, hidden })
                 }
                 Some((span, other)) => {
-                    self.ledger.wrong_type("default", span, "a string", other);
-                    return None;
+                    return self.ledger.wrong_type("default", span, "a string", other);
                 }
             };
         let shown = self.ledger.quoted(&name.value.span(), &format!("${name_text}"));
@@ -231,7 +216,6 @@ impl<'a> Table<'a> {
         } else {
             format!("set it, or write `{{ env = {name_text:?}, default = \"…\" }}`")
         };
-        self.ledger.report(problem.help(hint));
-        None
+        self.ledger.refuse(problem.help(hint))
     }
 }

@@ -60,6 +60,12 @@ impl<'a> Ledger<'a> {
         self.found.borrow_mut().push(problem);
     }
 
+    /// As [`report`](Self::report), in place of the value that the problem leaves nothing of.
+    pub(crate) fn refuse<T>(&self, problem: Problem) -> Option<T> {
+        self.report(problem);
+        None
+    }
+
     /// Whether something of these bytes is never shown.
     pub(crate) fn hides(&self, span: &Range<usize>) -> bool {
         self.masked.hides(span)
@@ -109,14 +115,14 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Reports a value of the wrong type.
-    pub(crate) fn wrong_type(
+    /// Refuses a value of the wrong type.
+    pub(crate) fn wrong_type<T>(
         &self,
         key: &str,
         span: Range<usize>,
         wanted: &str,
         found: &DeValue<'_>,
-    ) {
+    ) -> Option<T> {
         let hint = match (found, wanted) {
             (DeValue::Integer(_) | DeValue::Float(_), "a duration") => Some(value::DURATION),
             (DeValue::Integer(_) | DeValue::Float(_), "a size") => Some(value::SIZE),
@@ -137,7 +143,7 @@ impl<'a> Ledger<'a> {
             _ => None,
         };
         let message = format!("{} takes {wanted}, not {}", quoted(key), type_of(found));
-        self.report(Problem::new(Kind::WrongType, Some(span), message).maybe_help(hint));
+        self.refuse(Problem::new(Kind::WrongType, Some(span), message).maybe_help(hint))
     }
 }
 

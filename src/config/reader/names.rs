@@ -71,11 +71,10 @@ impl Names {
         let problem = Problem::new(Kind::Dangling, Some(text.span.clone()), message);
         let known: Vec<_> = self.list.iter().map(String::as_str).take(MOST_SUGGESTED).collect();
         let meant = synonyms::meant("", name, &known).filter(|_| text.value.variable.is_none());
-        ledger.report(match meant {
+        ledger.refuse(match meant {
             Some(meant) => problem.help(format!("did you mean `{meant}`?")),
             None => problem.help(format!("there is {}", listed(&self.list, "and"))),
-        });
-        None
+        })
     }
 }
 

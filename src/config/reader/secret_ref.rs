@@ -21,8 +21,7 @@ impl Table<'_> {
             let DeValue::Table(table) = entry.value.get_ref() else {
                 let DeValue::String(text) = entry.value.get_ref() else {
                     let wanted = "a string or a reference to a secret";
-                    ledger.wrong_type(key, span, wanted, entry.value.get_ref());
-                    return None;
+                    return ledger.wrong_type(key, span, wanted, entry.value.get_ref());
                 };
                 if !text.is_empty() {
                     let message = format!("`{key}` is in plain text");
@@ -56,8 +55,7 @@ impl Table<'_> {
                 (None, Some(name)) => from_credential(ledger, key, &span, &name.value),
                 (Some(_), Some(_)) => {
                     let message = format!("`{key}` names two places for one secret");
-                    ledger.report(Problem::new(Kind::BadValue, Some(span), message));
-                    None
+                    ledger.refuse(Problem::new(Kind::BadValue, Some(span), message))
                 }
                 // With other keys in it, those have been reported.
                 (None, None)
@@ -68,8 +66,7 @@ impl Table<'_> {
                 (None, None) => {
                     let message = format!("`{key}` names no place for its secret");
                     let problem = Problem::new(Kind::MissingKey, Some(span), message);
-                    ledger.report(problem.help(format!("write {FORMS}")));
-                    None
+                    ledger.refuse(problem.help(format!("write {FORMS}")))
                 }
             }
         })
@@ -84,8 +81,7 @@ fn from_credential(
 ) -> Option<Secret> {
     let (name, shown) = (text.value.as_str(), text.shown());
     let refuse = |message: String, hint: String| {
-        ledger.report(Problem::new(Kind::Unresolved, Some(span.clone()), message).help(hint));
-        None
+        ledger.refuse(Problem::new(Kind::Unresolved, Some(span.clone()), message).help(hint))
     };
     if name.contains('/') || name.starts_with('.') {
         let message = format!("{shown} is not the name of a credential");
@@ -116,8 +112,7 @@ fn read(
     let refuse = |why: &str, hint: &str| {
         let message = format!("`{key}` is to come from {shown}, which {why}");
         let problem = Problem::new(Kind::Unresolved, Some(span.clone()), message);
-        ledger.report(if hint.is_empty() { problem } else { problem.help(hint) });
-        None
+        ledger.refuse(if hint.is_empty() { problem } else { problem.help(hint) })
     };
     let nothing_else = "the file holds the secret and nothing else";
     match secret::read(path) {
@@ -161,6 +156,5 @@ fn filled(
         "" => format!("`{key}` is empty"),
         from => format!("`{key}` is to come from {from}, which is empty"),
     };
-    ledger.report(Problem::new(Kind::Unresolved, Some(span.clone()), message));
-    None
+    ledger.refuse(Problem::new(Kind::Unresolved, Some(span.clone()), message))
 }
