@@ -150,7 +150,9 @@ fn sent(table: &mut Table<'_>, key: &'static str, form: &str) -> Field<Secret> {
 /// Reads the keys of OAuth 2.0 client credentials, the last ones of their table.
 pub(crate) fn oauth2(mut table: Table<'_>) -> Option<OAuth2> {
     let ledger = table.ledger;
-    let url = table.filled("token_url").then(|text| token_url(ledger, &text));
+    let url = table
+        .filled("token_url")
+        .then(|text| Some(SafeUrl::read(ledger, "token_url", &text, &TOKEN_URL)?.uri));
     let hint = "where tokens are issued: `token_url = \"https://….auth.REGION.amazoncognito.com/oauth2/token\"`";
     let token_url = table.require("token_url", url, hint);
     let client_id = table.filled("client_id");
@@ -173,21 +175,6 @@ const TOKEN_URL: Purpose = Purpose {
     user_info: "write `client_id` and `client_secret`; a URL ends up in logs",
     plaintext: "write `https://`: the client's secret is sent there",
 };
-
-fn token_url(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Uri> {
-    let refuse = |kind, problem: &str, hint: Option<String>| {
-        let subject = match text.value.variable {
-            Some(_) => text.value.shown(),
-            None => "`token_url`".to_owned(),
-        };
-        let problem = Problem::new(kind, Some(text.span.clone()), format!("{subject} {problem}"));
-        ledger.refuse(problem.maybe_help(hint))
-    };
-    match SafeUrl::parse(&text.value.value, false, &TOKEN_URL) {
-        Ok(url) => Some(url.uri),
-        Err((reason, problem, hint)) => refuse(reason.kind(), &problem, hint),
-    }
-}
 
 /// Reads an `aws`.
 pub(crate) fn aws(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Aws> {

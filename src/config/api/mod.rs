@@ -10,8 +10,7 @@ use std::time::Duration;
 use super::certificates;
 pub use super::endpoint::Endpoint;
 use super::reader::{
-    Field, Kind, Located, Problem, Reported, Setting, Table, Text, contrast, impossible,
-    show_duration,
+    Field, Kind, Located, Problem, Reported, Setting, Table, contrast, impossible, show_duration,
 };
 use crate::files::regular;
 use auth::AUTHS;
@@ -63,7 +62,7 @@ pub(super) fn read(
     let plaintext = table.boolean("dangerously_plaintext").or(false);
     let endpoint = table.filled("endpoint").then(|text| {
         let plaintext = plaintext.as_ref().is_none_or(|setting| setting.value);
-        endpoint(&table, &text, plaintext)
+        Endpoint::read(ledger, &text, plaintext)
     });
     let endpoint = table.require(
         "endpoint",
@@ -149,22 +148,6 @@ pub(super) fn pem_file(table: &mut Table<'_>, key: &'static str, what: &str) -> 
         };
         ledger.refuse(Problem::new(Kind::Unresolved, Some(text.span), problem).help(hint))
     })
-}
-
-fn endpoint(table: &Table<'_>, text: &Located<Text>, plaintext: bool) -> Option<Endpoint> {
-    let located = text;
-    match Endpoint::parse(&located.value.value, plaintext) {
-        Ok(endpoint) => Some(endpoint),
-        Err((reason, problem, hint)) => {
-            let message = match &located.value.variable {
-                Some(_) => format!("{} {problem}", located.value.shown()),
-                None => format!("`endpoint` {problem}"),
-            };
-            let problem =
-                Problem::new(reason.kind(), Some(text.span.clone()), message).maybe_help(hint);
-            table.ledger.refuse(problem)
-        }
-    }
 }
 
 fn answers_within(table: &Table<'_>, timeout: &Setting<Duration>, grace: &Setting<Duration>) {

@@ -2,7 +2,7 @@
 
 mod address;
 
-use super::reader::Kind;
+use super::reader::{Kind, Ledger, Located, Problem, Text};
 use address::forbidden;
 pub(super) use address::is_loopback;
 pub use address::{address, forbidden_address};
@@ -17,26 +17,8 @@ pub struct Endpoint {
     pub region: Option<String>,
 }
 
-/// Why a text is no endpoint: a clause, and what to do.
-pub(super) type Refusal = (Reason, String, Option<String>);
-
-/// What a refusal is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// It is no such URL.
-    Form,
-    /// It would be unsafe.
-    Safety,
-}
-
-impl Reason {
-    pub(super) fn kind(self) -> Kind {
-        match self {
-            Self::Form => Kind::BadValue,
-            Self::Safety => Kind::Unsafe,
-        }
-    }
-}
+/// Why a text is no endpoint: the kind of the problem, a clause, and what to do.
+type Refusal = (Kind, String, Option<String>);
 
 /// An `https` URL, or an `http` one where that is allowed, that something secret may be sent to.
 #[derive(Clone, Debug)]
@@ -63,13 +45,19 @@ const ENDPOINT: Purpose = Purpose {
 };
 
 impl SafeUrl {
+    /// Reads the URL of `key`; `http` on loopback only.
+    pub(super) fn read(
+        ledger: &Ledger<'_>,
+        key: &str,
+        text: &Located<Text>,
+        purpose: &Purpose,
+    ) -> Option<Self> {
+        let read = Self::parse(&text.value.value, false, purpose);
+        read.map_or_else(|why| refused(ledger, key, text, why), Some)
+    }
+
     /// Checks a URL; `http` off loopback only with `plaintext`.
-    pub(super) fn parse(text: &str, plaintext: bool, purpose: &Purpose) -> Result<Self, Refusal> {
-        let form = |problem: &str, hint: Option<&str>| {
-            Err((Reason::Form, problem.to_owned(), hint.map(str::to_owned)))
-        };
-        let unsafe_ =
-            |problem: String, hint: &str| Err((Reason::Safety, problem, Some(hint.to_owned())));
+    fn parse(text: &str, plaintext: bool, purpose: &Purpose) -> Result<Self, Refusal> {
         let Some((scheme, rest)) = text.split_once("://") else {
             return form("is not a URL", Some(purpose.form));
         };
@@ -113,11 +101,13 @@ impl SafeUrl {
 }
 
 impl Endpoint {
-    /// Checks a URL; `http` off loopback only with `plaintext`.
-    pub(super) fn parse(text: &str, plaintext: bool) -> Result<Self, Refusal> {
-        let form = |problem: &str, hint: Option<&str>| {
-            Err((Reason::Form, problem.to_owned(), hint.map(str::to_owned)))
-        };
+    /// Reads an `endpoint`; `http` off loopback only with `plaintext`.
+    pub(super) fn read(ledger: &Ledger<'_>, text: &Located<Text>, plaintext: bool) -> Option<Self> {
+        let read = Self::parse(&text.value.value, plaintext);
+        read.map_or_else(|why| refused(ledger, "endpoint", text, why), Some)
+    }
+
+    fn parse(text: &str, plaintext: bool) -> Result<Self, Refusal> {
         if let Some(arn) = text.strip_prefix("arn:") {
             let region =
                 arn.split(':').nth(2).filter(|region| is_region(region)).unwrap_or("REGION");
@@ -181,13 +171,30 @@ impl Endpoint {
     }
 }
 
+fn form<T>(problem: &str, hint: Option<&str>) -> Result<T, Refusal> {
+    Err((Kind::BadValue, problem.to_owned(), hint.map(str::to_owned)))
+}
+
+fn unsafe_<T>(problem: String, hint: &str) -> Result<T, Refusal> {
+    Err((Kind::Unsafe, problem, Some(hint.to_owned())))
+}
+
 /// Refuses what may be a user's name or password: that may hold what ends an authority, too.
 fn no_user_info(part: &str, purpose: &Purpose) -> Result<(), Refusal> {
     if part.contains('@') {
-        let problem = "holds user info (`user@`)".to_owned();
-        return Err((Reason::Safety, problem, Some(purpose.user_info.to_owned())));
+        return unsafe_("holds user info (`user@`)".to_owned(), purpose.user_info);
     }
     Ok(())
+}
+
+fn refused<T>(
+    ledger: &Ledger<'_>,
+    key: &str,
+    text: &Located<Text>,
+    (kind, problem, hint): Refusal,
+) -> Option<T> {
+    let message = format!("{} {problem}", text.value.subject(key));
+    ledger.refuse(Problem::new(kind, Some(text.span.clone()), message).maybe_help(hint))
 }
 
 /// The region of `<26 letters or digits>.appsync-api.<region>.amazonaws.com`, or `….com.cn`.

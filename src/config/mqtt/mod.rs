@@ -178,11 +178,8 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
 
 fn broker(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Broker> {
     let refuse = |kind, problem: &str, hint: &str| {
-        let subject = match text.value.variable {
-            Some(_) => text.value.shown(),
-            None => "`url`".to_owned(),
-        };
-        let problem = Problem::new(kind, Some(text.span.clone()), format!("{subject} {problem}"));
+        let message = format!("{} {problem}", text.value.subject("url"));
+        let problem = Problem::new(kind, Some(text.span.clone()), message);
         ledger.refuse(problem.help(hint))
     };
     let form = "write `mqtt://HOST`, `mqtts://HOST` or `mqtts://HOST:PORT`";

@@ -153,6 +153,11 @@ impl Text {
         self.variable.is_none() && !self.hidden
     }
 
+    /// What an error is about that does not quote it: its key, or the variable that it comes from.
+    pub(crate) fn subject(&self, key: &str) -> String {
+        if self.variable.is_some() { self.shown() } else { format!("`{key}`") }
+    }
+
     /// As an error shows it. A value from the environment may be a secret and is not shown.
     pub(crate) fn shown(&self) -> String {
         match &self.variable {
