@@ -20,16 +20,9 @@ pub(super) fn authorities(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> Optio
     let all = read(ledger, file)?;
     let now = SystemTime::now();
     let good =
-        |each: &&Certificate| matches!(each.validity(now), Validity::Valid | Validity::Expiring);
-    let some = all.iter().find(good).is_some();
-    let mut usable = true;
-    for each in &all {
-        if let Some(problem) = judged(ledger, each, file, now, some) {
-            usable &= problem.kind() == Kind::Warning;
-            ledger.report(problem);
-        }
-    }
-    usable.then_some(())
+        |each: &Certificate| matches!(each.validity(now), Validity::Valid | Validity::Expiring);
+    let some = all.iter().any(good);
+    judge(ledger, &all, file, now, some)
 }
 
 /// Reports errors in a client's chain and key.
@@ -39,14 +32,7 @@ pub(super) fn identity(
     key: &Located<PathBuf>,
 ) -> Option<()> {
     let all = read(ledger, chain)?;
-    let now = SystemTime::now();
-    let mut usable = true;
-    for each in &all {
-        if let Some(problem) = judged(ledger, each, chain, now, false) {
-            usable &= problem.kind() == Kind::Warning;
-            ledger.report(problem);
-        }
-    }
+    let usable = judge(ledger, &all, chain, SystemTime::now(), false);
     if all.windows(2).any(|pair| !pair[0].names_as_issuer(&pair[1])) {
         let message = format!("the certificates of {} are not in order", shown(ledger, chain));
         let problem = Problem::new(Kind::Warning, Some(chain.span.clone()), message);
@@ -55,6 +41,22 @@ pub(super) fn identity(
         );
     }
     belong_together(ledger, chain, key)?;
+    usable
+}
+
+/// Reports the certificates of a file that are not valid at `now`, or not for long.
+fn judge(
+    ledger: &Ledger<'_>,
+    all: &[Certificate],
+    file: &Located<PathBuf>,
+    now: SystemTime,
+    others: bool,
+) -> Option<()> {
+    let mut usable = true;
+    for problem in all.iter().filter_map(|each| judged(ledger, each, file, now, others)) {
+        usable &= problem.kind() == Kind::Warning;
+        ledger.report(problem);
+    }
     usable.then_some(())
 }
 

@@ -71,7 +71,7 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
     let api = api(&mut table, known.apis);
     let order = order(&mut table, captures.as_deref());
     let strict_order = table.boolean("strict_order").or(false);
-    let give_up_after = tries(&mut table).or(TRIES);
+    let give_up_after = table.integer("give_up_after", 1..=MOST_TRIES).or(TRIES);
     let dead_letter = dead_letter(&mut table, known.dead_letters);
     let later = ["text", "base64", "avro", "protobuf"];
     let decode = table.choice("decode", &[("json", ())], &later).or(());
@@ -170,10 +170,6 @@ fn order(table: &mut Table<'_>, captures: Option<&[Capture]>) -> Option<OrderBy>
             .ok()
     });
     Some(order.or(OrderBy::Source)?.value)
-}
-
-fn tries(table: &mut Table<'_>) -> Field<u32> {
-    table.integer("give_up_after", 1..=MOST_TRIES)
 }
 
 fn dead_letter(table: &mut Table<'_>, known: &Names) -> Option<RejectTo> {

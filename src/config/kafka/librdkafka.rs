@@ -3,7 +3,7 @@
 
 use toml::de::DeValue;
 
-use crate::config::reader::{Field, Kind, Located, Problem, Table};
+use crate::config::reader::{Entry, Field, Kind, Ledger, Located, Problem, Table};
 
 const AT_LEAST_ONCE: &str = "the bridge commits what is settled, and nothing else: \
                              with another value messages could be lost";
@@ -61,52 +61,37 @@ pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, Strin
     table.table("options", "options").then(|table| {
         let mut table = table.value;
         let ledger = table.ledger;
-        let entries = table.rest();
-        let mut all = Vec::new();
-        let mut good = true;
-        for entry in entries {
-            // One without quotes is a table in a table to TOML.
-            if let DeValue::Table(_) = entry.value.get_ref() {
-                let message = format!(
-                    "{} is no property of librdkafka",
-                    ledger.quoted(&entry.key_span, entry.key)
-                );
-                let problem = Problem::new(Kind::WrongType, Some(entry.key_span), message);
-                ledger.report(problem.help("write the name in quotes: `\"client.rack\" = \"a\"`"));
-                good = false;
-                continue;
-            }
-            if let Some(why) = managed(entry.key) {
-                let message = format!(
-                    "{} is managed by the bridge",
-                    ledger.quoted(&entry.key_span, entry.key)
-                );
-                let problem = Problem::new(Kind::Impossible, Some(entry.key_span), message);
-                ledger.report(problem.help(why));
-                good = false;
-                continue;
-            }
-            let value = match entry.value.get_ref() {
-                DeValue::Boolean(value) => Some(value.to_string()),
-                DeValue::Integer(number) if number.radix() == 10 => {
-                    Some(number.as_str().to_owned())
-                }
-                DeValue::String(text) => Some(text.clone().into_owned()),
-                other => {
-                    let wanted = "a string, a whole number or `true` or `false`";
-                    ledger.wrong_type(entry.key, entry.value.span(), wanted, other)
-                }
-            };
-            match value {
-                Some(value) => {
-                    let value = (entry.key.to_owned(), value);
-                    all.push(Located { value, span: entry.value.span() });
-                }
-                None => good = false,
-            }
-        }
-        good.then_some(all)
+        // All are read before one that is bad spoils them, so that all are reported.
+        let all: Vec<_> = table.rest().into_iter().map(|entry| property(ledger, entry)).collect();
+        all.into_iter().collect()
     })
+}
+
+fn property(ledger: &Ledger<'_>, entry: Entry<'_>) -> Option<Located<(String, String)>> {
+    let Entry { key, key_span, value } = entry;
+    let refused = match value.get_ref() {
+        // One without quotes is a table in a table to TOML.
+        DeValue::Table(_) => Some((
+            Kind::WrongType,
+            "is no property of librdkafka",
+            "write the name in quotes: `\"client.rack\" = \"a\"`",
+        )),
+        _ => managed(key).map(|why| (Kind::Impossible, "is managed by the bridge", why)),
+    };
+    if let Some((kind, problem, hint)) = refused {
+        let message = format!("{} {problem}", ledger.quoted(&key_span, key));
+        return ledger.refuse(Problem::new(kind, Some(key_span), message).help(hint));
+    }
+    let text = match value.get_ref() {
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+        DeValue::String(text) => text.clone().into_owned(),
+        other => {
+            let wanted = "a string, a whole number or `true` or `false`";
+            return ledger.wrong_type(key, value.span(), wanted, other);
+        }
+    };
+    Some(Located { value: (key.to_owned(), text), span: value.span() })
 }
 
 /// Why a property is not to be given, if it isn't.

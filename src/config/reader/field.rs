@@ -181,22 +181,21 @@ impl<'a> Table<'a> {
     /// The string that a table `{ env = …, default = … }` stands for.
     pub(crate) fn variable(&mut self, key: &str) -> Option<Text> {
         let name = self.take("env")?;
-        let default = self.take("default");
+        let default = self.take("default").map(|entry| entry.value);
         let DeValue::String(name_text) = name.value.get_ref() else {
             let found = name.value.get_ref();
             return self.ledger.wrong_type("env", name.value.span(), "a string", found);
         };
-        let default =
-            match default.map(|entry| entry.value).map(|value| (value.span(), value.get_ref())) {
-                None => None,
-                Some((span, DeValue::String(text))) => {
-                    let hidden = self.ledger.hides(&span);
-                    Some(Text { value: text.clone().into_owned(), variable: None, hidden })
-                }
-                Some((span, other)) => {
-                    return self.ledger.wrong_type("default", span, "a string", other);
-                }
-            };
+        let default = match default.map(|value| (value.span(), value.get_ref())) {
+            None => None,
+            Some((span, DeValue::String(text))) => {
+                let hidden = self.ledger.hides(&span);
+                Some(Text { value: text.clone().into_owned(), variable: None, hidden })
+            }
+            Some((span, other)) => {
+                return self.ledger.wrong_type("default", span, "a string", other);
+            }
+        };
         let shown = self.ledger.quoted(&name.value.span(), &format!("${name_text}"));
         let why = match self.ledger.environment.text(name_text) {
             Ok(value) => {

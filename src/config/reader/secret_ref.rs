@@ -109,37 +109,29 @@ fn read(
     path: &Path,
     warn: bool,
 ) -> Option<Secret> {
-    let refuse = |why: &str, hint: &str| {
-        let message = format!("`{key}` is to come from {shown}, which {why}");
-        let problem = Problem::new(Kind::Unresolved, Some(span.clone()), message);
-        ledger.refuse(if hint.is_empty() { problem } else { problem.help(hint) })
-    };
-    let nothing_else = "the file holds the secret and nothing else";
-    match secret::read(path) {
+    let error = match secret::read(path) {
         Ok(content) => {
             if content.open_to_others && warn {
                 let message = format!("{shown} holds `{key}` and others can read it");
                 let warning = Problem::new(Kind::Warning, Some(span.clone()), message);
                 ledger.report(warning.help(format!("chmod 600 {}", shown.trim_matches('`'))));
             }
-            Some(Secret::of_file(content.text, path))
+            return Some(Secret::of_file(content.text, path));
         }
-        Err(error @ Unreadable::Missing) => {
-            refuse(&error.to_string(), "create it, readable by the bridge alone (`chmod 600`)")
+        Err(error) => error,
+    };
+    let hint = match error {
+        Unreadable::Missing => Some("create it, readable by the bridge alone (`chmod 600`)"),
+        Unreadable::NotRegular(_) => {
+            Some("write the secret into a file, which is read again when it changes")
         }
-        Err(error @ Unreadable::NotRegular(_)) => refuse(
-            &error.to_string(),
-            "write the secret into a file, which is read again when it changes",
-        ),
-        Err(error @ Unreadable::Io(_)) => {
-            refuse(&error.to_string(), "the bridge's user needs to read it")
-        }
-        Err(error @ Unreadable::TooLarge) => refuse(&error.to_string(), nothing_else),
-        Err(error @ Unreadable::NotUtf8) => {
-            refuse(&error.to_string(), "the file holds the secret as text and nothing else")
-        }
-        Err(error @ Unreadable::Empty) => refuse(&error.to_string(), ""),
-    }
+        Unreadable::Io(_) => Some("the bridge's user needs to read it"),
+        Unreadable::TooLarge => Some("the file holds the secret and nothing else"),
+        Unreadable::NotUtf8 => Some("the file holds the secret as text and nothing else"),
+        Unreadable::Empty => None,
+    };
+    let message = format!("`{key}` is to come from {shown}, which {error}");
+    ledger.refuse(Problem::new(Kind::Unresolved, Some(span.clone()), message).maybe_help(hint))
 }
 
 fn filled(
