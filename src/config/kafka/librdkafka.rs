@@ -88,6 +88,7 @@ fn property(ledger: &Ledger<'_>, entry: Entry<'_>) -> Option<Located<(String, St
         DeValue::String(text) => text.clone().into_owned(),
         other => {
             let wanted = "a string, a whole number or `true` or `false`";
+            let key = ledger.visible(&key_span, key);
             return ledger.wrong_type(key, value.span(), wanted, other);
         }
     };

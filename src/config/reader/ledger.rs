@@ -71,9 +71,14 @@ impl<'a> Ledger<'a> {
         self.masked.hides(span)
     }
 
+    /// What was written at `span`, unless its line hides it.
+    pub(crate) fn visible<'t>(&self, span: &Range<usize>, text: &'t str) -> &'t str {
+        if self.hides(span) { COVER } else { text }
+    }
+
     /// What was written at `span`, as an error shows it: as its line does.
     pub(crate) fn quoted(&self, span: &Range<usize>, text: &str) -> String {
-        if self.hides(span) { format!("`{COVER}`") } else { quoted(text) }
+        quoted(self.visible(span, text))
     }
 
     /// Whether a statement with broken syntax within `extent` names `word`: what it would have said

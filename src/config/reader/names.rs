@@ -6,7 +6,7 @@ use std::sync::Arc;
 use toml::de::DeValue;
 
 use super::ledger::{Ledger, Located, Text};
-use super::problem::{COVER, Kind, Problem, listed};
+use super::problem::{Kind, Problem, listed};
 use super::synonyms;
 use super::table::{Entry, Reported, Table};
 
@@ -128,7 +128,7 @@ pub(crate) fn tables<'a>(
             let problem = Problem::new(Kind::BadValue, Some(entry.key_span.clone()), message);
             ledger.report(problem.help("a name has letters, digits, `-` and `_`"));
         }
-        let shown = if ledger.hides(&entry.key_span) { COVER } else { entry.key };
+        let shown = ledger.visible(&entry.key_span, entry.key);
         let title = format!("`[{section}.{}]`", shown.escape_debug());
         let table = Table::new(ledger, section, title, entry.value.span(), table);
         tables.push((entry.key, table));

@@ -180,6 +180,16 @@ fn no_secret_is_shown_wherever_it_stands_and_whatever_is_wrong_beside_it() {
     assert!(leaks.is_empty(), "{} of {tried}, the first:\n{}", leaks.len(), leaks[0]);
 }
 
+/// What is hidden in its line is hidden in what is said of it, whatever is wrong with it.
+#[test]
+fn a_secret_in_place_of_a_property_is_not_named() {
+    let canary = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+    for value in ["[1]", "1.5", "1979-05-27", "{ a = 1 }", "0x10"] {
+        let shown = shown(&file("source.shop", &format!("options = {{ \"{canary}\" = {value} }}")));
+        assert!(shown.contains("`…`") && !shown.contains(canary), "{value}\n{shown}");
+    }
+}
+
 #[test]
 fn a_good_file_shows_none_either() {
     let text = "[api.main]\nendpoint = \"http://localhost/event\"\nauth = { type = \"api-key\", key = \"hunter2\" } # hunter3\n\

@@ -306,9 +306,9 @@ fn origins(text: &str, places: impl Iterator<Item = usize>) -> Vec<(usize, usize
 }
 
 /// A text as an error shows it: in backticks, control characters escaped, cut at 64 characters. What looks
-/// like a secret is not shown, wherever it is from.
+/// like a secret is not shown, wherever it is from, and what is covered stays so.
 pub(crate) fn quoted(text: &str) -> String {
-    if harmless::betrays(text) {
+    if text == COVER || harmless::betrays(text) {
         return format!("`{COVER}`");
     }
     let mut shown: String = text.chars().take(64).flat_map(escaped).collect();
