@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+use aws_smithy_types::date_time::{DateTime, Format};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tracing::info;
@@ -376,26 +377,8 @@ fn since(text: &str) -> Result<SystemTime, String> {
         let ago = humantime::parse_duration(text).map_err(|_| wrong())?;
         return SystemTime::now().checked_sub(ago).ok_or_else(wrong);
     }
-    let text = text.to_ascii_uppercase();
-    if text.ends_with('Z') {
-        return humantime::parse_rfc3339(&text).map_err(|_| wrong());
-    }
-    // What stands before the offset is local time.
-    let at = text.len().checked_sub(6).filter(|at| text.is_char_boundary(*at)).ok_or_else(wrong)?;
-    let (local, offset) = text.split_at(at);
-    let local = humantime::parse_rfc3339(&format!("{local}Z")).map_err(|_| wrong())?;
-    let (hours, minutes) = offset[1..].split_once(':').ok_or_else(wrong)?;
-    let number = |text: &str, most: u64| match text.parse::<u64>() {
-        Ok(number) if number <= most && text.len() == 2 => Ok(number),
-        _ => Err(wrong()),
-    };
-    let ahead = Duration::from_secs(number(hours, 23)? * 3_600 + number(minutes, 59)? * 60);
-    match offset.as_bytes()[0] {
-        b'+' => local.checked_sub(ahead),
-        b'-' => local.checked_add(ahead),
-        _ => None,
-    }
-    .ok_or_else(wrong)
+    let time = DateTime::from_str(text, Format::DateTimeWithOffset).map_err(|_| wrong())?;
+    time.try_into().map_err(|_| wrong())
 }
 
 #[cfg(test)]
@@ -416,6 +399,8 @@ mod tests {
             "T",
             "yesterday",
             "2026-11-22T10:31:16",
+            "2026-11-22T10:31:16+0100",
+            "2026-02-30T10:31:16Z",
             "2026-11-22T10:31:16+1:00",
             "2026-11-22T10:31:16+01:99",
             "äääT",
