@@ -146,7 +146,7 @@ impl ConsumerContext for Context {
         let partitions = assignment.names().len();
         let all = assignment.not_rewinding();
         drop(assignment);
-        shared.pause(consumer, undecided);
+        shared.pause(consumer, &undecided);
         shared.begin_with(consumer, &begun);
         // librdkafka keeps a partition paused over a rebalance.
         shared.resume(consumer, &all);

@@ -236,7 +236,7 @@ impl Poller {
             }
             Next::Pause => {
                 let all = self.shared.assignment().names();
-                self.shared.pause(consumer, all);
+                self.shared.pause(consumer, &all);
             }
             Next::Serve => {
                 if let Some(message) = Self::poll(&self.shared, consumer, TICK) {
@@ -350,7 +350,7 @@ impl Poller {
         assignment.close();
         let all = assignment.names();
         drop(assignment);
-        self.shared.pause(consumer, all);
+        self.shared.pause(consumer, &all);
     }
 
     /// `Some` when the drain is over.

@@ -115,7 +115,7 @@ impl Shared {
         let released = self.assignment().advance(now);
         if !released.is_empty() {
             warn!(source = %self.name, partitions = ?released, "a message was released; its partition is read again from there");
-            self.pause(consumer, released);
+            self.pause(consumer, &released);
         }
     }
 

@@ -291,9 +291,9 @@ impl Shared {
     pub(super) fn pause(
         &self,
         consumer: &BaseConsumer<impl ConsumerContext>,
-        partitions: Vec<(String, i32)>,
+        partitions: &[(String, i32)],
     ) {
-        let new = self.assignment().pause(partitions);
+        let new = self.assignment().mark_paused(partitions, true);
         if !new.is_empty()
             && let Err(error) = consumer.pause(&names(&new))
         {
@@ -307,7 +307,7 @@ impl Shared {
         consumer: &BaseConsumer<impl ConsumerContext>,
         partitions: &[(String, i32)],
     ) {
-        let again = self.assignment().resume(partitions);
+        let again = self.assignment().mark_paused(partitions, false);
         if !again.is_empty()
             && let Err(error) = consumer.resume(&names(&again))
         {

@@ -8,7 +8,7 @@
 mod offsets;
 mod unread;
 
-use std::mem::{replace, take};
+use std::mem::replace;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -141,10 +141,7 @@ impl Assignment {
             self.renew(index);
             // An older message is unsettled: seek to it, or the new generation would skip it.
             if oldest < offset {
-                let due = Instant::now();
-                let first = false;
-                self.partitions[index].unread.rewind =
-                    Some(Rewind::To { offset: oldest, due, first });
+                self.partitions[index].unread.rewind = Some(Rewind::back_to(oldest));
                 return None;
             }
         }
@@ -194,7 +191,7 @@ impl Assignment {
                     let wait = partition.backoff.next_wait();
                     let (then, due) = (now + wait.min(HOLD), now + wait);
                     partition.unread.rewind = Some(Rewind::After { then, due });
-                    released.push((partition.topic.as_str().to_owned(), partition.number));
+                    released.push(partition.name());
                 }
                 Some(Rewind::After { then, due }) if then <= now => {
                     let from = partition.offsets.resume_at();
@@ -213,7 +210,7 @@ impl Assignment {
         let place = |p: &mut Partition| {
             let offset = p.offsets.unstored()?;
             p.offsets.stored(offset);
-            Some(Place { topic: p.topic.as_str().to_owned(), partition: p.number, offset })
+            Some(p.place(offset))
         };
         self.partitions.iter_mut().filter_map(place).collect()
     }
@@ -221,17 +218,13 @@ impl Assignment {
     /// Pending seeks that are due. None once the intake is closed: released messages stay uncommitted, and
     /// go to the partition's next reader.
     pub(crate) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
-        let due = |p: &Partition| {
-            let offset = p.unread.due_rewind(now).filter(|_| !self.closed)?;
-            Some(Place { topic: p.topic.as_str().to_owned(), partition: p.number, offset })
-        };
-        self.partitions.iter().filter_map(due).collect()
+        let open = self.partitions.iter().filter(|_| !self.closed);
+        open.filter_map(|p| Some(p.place(p.unread.due_rewind(now)?))).collect()
     }
 
     /// All partitions but those with a pending seek, which stay paused until it is done.
     pub(crate) fn not_rewinding(&self) -> Vec<(String, i32)> {
-        let others = self.partitions.iter().filter(|p| p.unread.is_read());
-        others.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
+        self.partitions.iter().filter(|p| p.unread.is_read()).map(Partition::name).collect()
     }
 
     /// A message was not taken: has its partition read again, from the oldest unsettled message.
@@ -239,8 +232,7 @@ impl Assignment {
         let Some(index) = self.position(topic, number) else { return };
         let at = self.partitions[index].offsets.resume_at().unwrap_or(offset);
         self.renew(index);
-        let due = Instant::now();
-        self.partitions[index].unread.rewind = Some(Rewind::To { offset: at, due, first: false });
+        self.partitions[index].unread.rewind = Some(Rewind::back_to(at));
     }
 
     /// Notes that a seek is done, or has failed and is retried later.
@@ -267,7 +259,7 @@ impl Assignment {
     /// Partitions without a start position, where asking is due.
     pub(crate) fn undecided(&self, now: Instant) -> Vec<(String, i32)> {
         let open = self.partitions.iter().filter(|p| !self.closed && p.unread.asks_now(now));
-        open.map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
+        open.map(Partition::name).collect()
     }
 
     /// How often the one asked for most was asked for in vain.
@@ -310,8 +302,8 @@ impl Assignment {
     }
 
     /// Whether there is nothing to wait for in these: all is settled, or a message was released.
-    pub(crate) fn is_done(&mut self, of: &[(String, i32)]) -> bool {
-        self.among(of).all(Partition::is_done)
+    pub(crate) fn is_done(&self, of: &[(String, i32)]) -> bool {
+        of.iter().filter_map(|(topic, number)| self.get(topic, *number)).all(Partition::is_done)
     }
 
     /// Whether there is nothing to wait for in any partition.
@@ -324,35 +316,27 @@ impl Assignment {
         self.partitions.iter().any(|p| p.record.has_released() || p.unread.has_released())
     }
 
-    /// The partitions of `which` that are not paused yet; marks them paused. The caller pauses them in librdkafka.
-    pub(crate) fn pause(&mut self, mut which: Vec<(String, i32)>) -> Vec<(String, i32)> {
-        which.retain(|(topic, number)| {
-            let index = self.position(topic, *number);
-            index.is_some_and(|index| !replace(&mut self.partitions[index].unread.paused, true))
+    /// Marks the partitions of `which` as paused or not; gives those that were not marked so, for the caller
+    /// to pause or resume in librdkafka.
+    pub(crate) fn mark_paused(
+        &mut self,
+        which: &[(String, i32)],
+        paused: bool,
+    ) -> Vec<(String, i32)> {
+        let mut changed = Vec::new();
+        self.change(which, |p| {
+            if replace(&mut p.unread.paused, paused) != paused {
+                changed.push(p.name());
+            }
         });
-        self.count_paused();
-        which
-    }
-
-    /// The partitions of `which` that are paused; marks them read. The caller resumes them in librdkafka.
-    pub(crate) fn resume(&mut self, which: &[(String, i32)]) -> Vec<(String, i32)> {
-        let mut again = which.to_vec();
-        again.retain(|(topic, number)| {
-            let index = self.position(topic, *number);
-            index.is_some_and(|index| take(&mut self.partitions[index].unread.paused))
-        });
-        self.count_paused();
-        again
-    }
-
-    fn count_paused(&self) {
-        let paused = self.partitions.iter().filter(|p| p.unread.paused).count();
-        self.metrics.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
+        let count = self.partitions.iter().filter(|p| p.unread.paused).count();
+        self.metrics.paused.set(i64::try_from(count).unwrap_or(i64::MAX));
+        changed
     }
 
     /// Topic and number of each.
     pub(crate) fn names(&self) -> Vec<(String, i32)> {
-        self.partitions.iter().map(|p| (p.topic.as_str().to_owned(), p.number)).collect()
+        self.partitions.iter().map(Partition::name).collect()
     }
 
     /// An assigned partition.
@@ -395,13 +379,19 @@ impl Assignment {
     fn position(&self, topic: &str, number: i32) -> Option<usize> {
         self.partitions.iter().position(|p| p.number == number && p.topic.as_str() == topic)
     }
-
-    fn among<'a>(&'a self, of: &'a [(String, i32)]) -> impl Iterator<Item = &'a Partition> {
-        of.iter().filter_map(|(topic, number)| self.get(topic, *number))
-    }
 }
 
 impl Partition {
+    /// Its topic and number.
+    fn name(&self) -> (String, i32) {
+        (self.topic.as_str().to_owned(), self.number)
+    }
+
+    fn place(&self, offset: i64) -> Place {
+        let (topic, partition) = self.name();
+        Place { topic, partition, offset }
+    }
+
     fn advance(&mut self) {
         if let Some(offset) = self.record.acknowledgeable().last() {
             self.offsets.settled(*offset);

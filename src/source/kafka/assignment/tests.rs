@@ -9,13 +9,17 @@ use crate::config::source::Limits;
 use crate::delivery::{Done, Outcome};
 use crate::metrics::Metrics;
 
+const PUBLISHED: Outcome = Outcome::Accepted(Done::Published);
 const LATER: Duration = Duration::from_mins(1);
 
-fn assignment(messages: usize) -> (Assignment, KafkaMetrics) {
+/// Room for so many messages, and so many partitions of `t`.
+fn assignment(messages: usize, partitions: i32) -> (Assignment, KafkaMetrics) {
     let metrics = Metrics::new();
     let kafka = metrics.kafka("s");
     let room = Room::new(Limits { messages, bytes: 1_000 }, metrics.source("s"));
-    (Assignment::new(room, Arc::default(), kafka.clone()), kafka)
+    let mut assignment = Assignment::new(room, Arc::default(), kafka.clone());
+    (0..partitions).for_each(|partition| assignment.add("t", partition));
+    (assignment, kafka)
 }
 
 fn take(assignment: &mut Assignment, partition: i32, offset: i64) -> Settlement {
@@ -37,59 +41,54 @@ fn stored(assignment: &mut Assignment) -> Vec<(i32, i64)> {
 
 #[test]
 fn partitions_move_on_by_themselves() {
-    let (mut assignment, _) = assignment(10);
-    assignment.add("t", 0);
-    assignment.add("t", 1);
+    let (mut assignment, _) = assignment(10, 2);
     let (first, second) = (take(&mut assignment, 0, 5), take(&mut assignment, 0, 8));
     let other = take(&mut assignment, 1, 70);
-    second.settle(Outcome::Accepted(Done::Published));
-    other.settle(Outcome::Accepted(Done::Published));
+    second.settle(PUBLISHED);
+    other.settle(PUBLISHED);
     assert_eq!(stored(&mut assignment), [(1, 71)]);
-    first.settle(Outcome::Accepted(Done::Published));
+    first.settle(PUBLISHED);
     assert_eq!(stored(&mut assignment), [(0, 9)]);
     assert_eq!(stored(&mut assignment), []);
 }
 
 #[test]
 fn what_is_settled_after_a_revocation_moves_nothing_and_is_counted() {
-    let (mut assignment, metrics) = assignment(10);
-    assignment.add("t", 0);
+    let (mut assignment, metrics) = assignment(10, 1);
     let late = take(&mut assignment, 0, 5);
     assignment.remove("t", 0);
     assert_eq!(metrics.late.get(), 1);
     assert!(assignment.find("t", 0, 6).is_none());
     assignment.add("t", 0);
-    late.settle(Outcome::Accepted(Done::Published));
+    late.settle(PUBLISHED);
     assert_eq!(stored(&mut assignment), []);
-    take(&mut assignment, 0, 5).settle(Outcome::Accepted(Done::Published));
+    take(&mut assignment, 0, 5).settle(PUBLISHED);
     assert_eq!(stored(&mut assignment), [(0, 6)]);
 }
 
 #[test]
 fn a_step_back_into_what_is_in_flight_passes_nothing() {
-    let (mut assignment, _) = assignment(10);
-    assignment.add("t", 0);
+    let (mut assignment, _) = assignment(10, 1);
     let held: Vec<_> = (5..8).map(|offset| take(&mut assignment, 0, offset)).collect();
     assert!(assignment.find("t", 0, 6).is_none(), "5 is not settled");
     let place = Place { topic: "t".to_owned(), partition: 0, offset: 5 };
     assert_eq!(assignment.due_rewinds(Instant::now()), std::slice::from_ref(&place));
     assignment.rewound(&place, true, Instant::now());
     for settlement in held {
-        settlement.settle(Outcome::Accepted(Done::Published));
+        settlement.settle(PUBLISHED);
     }
     assert_eq!(stored(&mut assignment), [], "those were of an older generation");
-    take(&mut assignment, 0, 5).settle(Outcome::Accepted(Done::Published));
+    take(&mut assignment, 0, 5).settle(PUBLISHED);
     assert_eq!(stored(&mut assignment), [(0, 6)]);
 }
 
 #[test]
 fn what_was_settled_before_a_release_is_committed_when_the_partition_goes() {
-    let (mut assignment, _) = assignment(10);
-    assignment.add("t", 0);
+    let (mut assignment, _) = assignment(10, 1);
     let (first, second) = (take(&mut assignment, 0, 5), take(&mut assignment, 0, 6));
     let of = [("t".to_owned(), 0)];
     assignment.close_only(&of);
-    first.settle(Outcome::Accepted(Done::Published));
+    first.settle(PUBLISHED);
     drop(second);
     assert!(assignment.advance(Instant::now()).is_empty(), "it is not read again here");
     assert!(assignment.is_done(&of));
@@ -98,8 +97,7 @@ fn what_was_settled_before_a_release_is_committed_when_the_partition_goes() {
 
 #[test]
 fn a_message_that_was_found_before_a_revocation_is_not_taken_after_it() {
-    let (mut assignment, _) = assignment(10);
-    assignment.add("t", 0);
+    let (mut assignment, _) = assignment(10, 1);
     let found = assignment.find("t", 0, 5).unwrap();
     assignment.remove("t", 0);
     assert!(matches!(assignment.admit(found, 5, 1), Admitted::Foreign));
@@ -109,18 +107,17 @@ fn a_message_that_was_found_before_a_revocation_is_not_taken_after_it() {
 
 #[test]
 fn a_message_that_was_given_back_sets_its_partition_back() {
-    let (mut assignment, metrics) = assignment(10);
-    assignment.add("t", 0);
+    let (mut assignment, metrics) = assignment(10, 1);
     let now = Instant::now();
     let taken: Vec<_> = (5..8).map(|offset| take(&mut assignment, 0, offset)).collect();
     let [first, second, third] = taken.try_into().unwrap_or_else(|_| panic!());
-    first.settle(Outcome::Accepted(Done::Published));
+    first.settle(PUBLISHED);
     drop(second);
     assert_eq!(assignment.advance(now), [("t".to_owned(), 0)]);
     // Until it was set back, what comes is not what is to come next.
     assert!(assignment.find("t", 0, 8).is_none());
     assert_eq!(assignment.advance(now + LATER), []);
-    third.settle(Outcome::Accepted(Done::Published));
+    third.settle(PUBLISHED);
     assert_eq!(metrics.late.get(), 1, "the third");
     let due = assignment.due_rewinds(now + LATER);
     assert_eq!(due, [Place { topic: "t".into(), partition: 0, offset: 6 }]);
@@ -128,21 +125,20 @@ fn a_message_that_was_given_back_sets_its_partition_back() {
     assert_eq!(assignment.due_rewinds(now + LATER), due, "it did not work, and is tried again");
     assignment.rewound(&due[0], true, now);
     assert_eq!(assignment.due_rewinds(now + LATER), []);
-    take(&mut assignment, 0, 6).settle(Outcome::Accepted(Done::Published));
+    take(&mut assignment, 0, 6).settle(PUBLISHED);
     assert_eq!(stored(&mut assignment), [(0, 7)]);
 }
 
 #[test]
 fn what_is_settled_soon_after_a_message_behind_it_was_given_back_is_not_read_again() {
-    let (mut assignment, metrics) = assignment(10);
-    assignment.add("t", 0);
+    let (mut assignment, metrics) = assignment(10, 1);
     let now = Instant::now();
     let taken: Vec<_> = (5..8).map(|offset| take(&mut assignment, 0, offset)).collect();
     let [first, second, third] = taken.try_into().unwrap_or_else(|_| panic!());
     drop(third);
     assert_eq!(assignment.advance(now), [("t".to_owned(), 0)]);
-    first.settle(Outcome::Accepted(Done::Published));
-    second.settle(Outcome::Accepted(Done::Published));
+    first.settle(PUBLISHED);
+    second.settle(PUBLISHED);
     assert_eq!(assignment.advance(now + LATER), []);
     let due = assignment.due_rewinds(now + LATER);
     assert_eq!(due, [Place { topic: "t".into(), partition: 0, offset: 7 }]);
@@ -151,33 +147,29 @@ fn what_is_settled_soon_after_a_message_behind_it_was_given_back_is_not_read_aga
 
 #[test]
 fn a_partition_that_was_set_back_by_others_begins_anew() {
-    let (mut assignment, _) = assignment(10);
-    assignment.add("t", 0);
+    let (mut assignment, _) = assignment(10, 1);
     let before = take(&mut assignment, 0, 500);
     // The topic was made anew: its offsets begin at 0.
-    take(&mut assignment, 0, 0).settle(Outcome::Accepted(Done::Published));
+    take(&mut assignment, 0, 0).settle(PUBLISHED);
     assert_eq!(stored(&mut assignment), [(0, 1)]);
-    before.settle(Outcome::Accepted(Done::Published));
+    before.settle(PUBLISHED);
     assert_eq!(stored(&mut assignment), []);
 }
 
 #[test]
 fn without_room_nothing_is_taken_and_nothing_is_lost() {
-    let (mut assignment, _) = assignment(2);
-    assignment.add("t", 0);
+    let (mut assignment, _) = assignment(2, 1);
     let (one, _two) = (take(&mut assignment, 0, 1), take(&mut assignment, 0, 2));
     let found = assignment.find("t", 0, 3).unwrap();
     assert!(matches!(assignment.admit(found, 3, 1), Admitted::Full));
-    one.settle(Outcome::Accepted(Done::Published));
+    one.settle(PUBLISHED);
     assignment.advance(Instant::now());
     assert!(matches!(assignment.admit(found, 3, 1), Admitted::Taken(_)));
 }
 
 #[test]
 fn a_closed_assignment_waits_for_what_it_has() {
-    let (mut assignment, _) = assignment(10);
-    assignment.add("t", 0);
-    assignment.add("t", 1);
+    let (mut assignment, _) = assignment(10, 2);
     let held = take(&mut assignment, 0, 5);
     assignment.close_only(&[("t".into(), 1)]);
     assert!(assignment.is_done(&[("t".into(), 1)]));
@@ -185,16 +177,14 @@ fn a_closed_assignment_waits_for_what_it_has() {
     assignment.close();
     assert!(assignment.find("t", 0, 6).is_none());
     assert!(!assignment.all_done());
-    held.settle(Outcome::Accepted(Done::Published));
+    held.settle(PUBLISHED);
     assert_eq!(stored(&mut assignment), [(0, 6)]);
     assert!(assignment.all_done() && !assignment.has_released());
 }
 
 #[test]
 fn a_partition_that_waits_to_be_read_again_ends_no_drain_and_is_read_no_more() {
-    let (mut assignment, metrics) = assignment(10);
-    assignment.add("t", 0);
-    assignment.add("t", 1);
+    let (mut assignment, metrics) = assignment(10, 2);
     let (back, held) = (take(&mut assignment, 0, 5), take(&mut assignment, 1, 7));
     drop(back);
     let now = Instant::now();
@@ -203,7 +193,7 @@ fn a_partition_that_waits_to_be_read_again_ends_no_drain_and_is_read_no_more() {
     assignment.close();
     assert_eq!(assignment.due_rewinds(now + LATER), []);
     assert!(!assignment.all_done(), "7 is under way");
-    held.settle(Outcome::Accepted(Done::Published));
+    held.settle(PUBLISHED);
     assert_eq!(stored(&mut assignment), [(1, 8)]);
     assert!(assignment.all_done() && assignment.has_released());
     assert_eq!(metrics.rewinds.get(), 0);
@@ -235,7 +225,7 @@ proptest! {
     /// is owned. In the end everything is done, however often it was given back.
     #[test]
     fn nothing_undone_is_ever_behind_a_stored_position(events in prop::collection::vec(event(), 1..200)) {
-        let (mut assignment, _) = assignment(8);
+        let (mut assignment, _) = assignment(8, 3);
         let mut now = Instant::now();
         // A log of offsets with gaps, of which each partition has read so far, and what was done of it.
         let log: Vec<i64> = (0..400).map(|i| i * 3 + i % 2).collect();
@@ -244,9 +234,6 @@ proptest! {
         let mut committed = [0_i64; 3];
         let mut floor = [0_i64; 3];
         let mut flying: Vec<(usize, i64, Settlement)> = Vec::new();
-        for partition in 0..3 {
-            assignment.add("t", partition);
-        }
         for event in events {
             match event {
                 Event::Take(partition) => {
@@ -262,7 +249,7 @@ proptest! {
                     let (p, offset, settlement) = flying.swap_remove(index.index(flying.len()));
                     if good {
                         done[p].insert(offset);
-                        settlement.settle(Outcome::Accepted(Done::Published));
+                        settlement.settle(PUBLISHED);
                     }
                 }
                 Event::Settle(..) => {}
@@ -299,9 +286,7 @@ proptest! {
 /// A message waits for room while another partition leaves: it is still one to take.
 #[test]
 fn a_message_that_was_found_is_admitted_though_other_partitions_leave() {
-    let (mut assignment, _) = assignment(10);
-    assignment.add("t", 0);
-    assignment.add("t", 1);
+    let (mut assignment, _) = assignment(10, 2);
     let found = assignment.find("t", 1, 7).unwrap();
     assignment.remove("t", 0);
     assert!(matches!(assignment.admit(found, 7, 1), Admitted::Taken(_)));
@@ -313,8 +298,7 @@ fn a_message_that_was_found_is_admitted_though_other_partitions_leave() {
 
 #[test]
 fn where_a_partition_begins_is_not_asked_for_again_at_once() {
-    let (mut assignment, _) = assignment(10);
-    assignment.add("t", 0);
+    let (mut assignment, _) = assignment(10, 1);
     let open = [("t".to_owned(), 0)];
     assignment.undecide(&open);
     let mut now = Instant::now();

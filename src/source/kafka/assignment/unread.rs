@@ -36,6 +36,13 @@ pub(super) enum Rewind {
     Undecided { due: Instant },
 }
 
+impl Rewind {
+    /// At once to `offset`, which was read before.
+    pub(super) fn back_to(offset: i64) -> Self {
+        Self::To { offset, due: Instant::now(), first: false }
+    }
+}
+
 impl Unread {
     /// Whether its messages are taken: no seek is pending.
     pub(super) fn is_read(&self) -> bool {
