@@ -74,13 +74,6 @@ pub(super) struct Held {
     message: Message,
 }
 
-/// How the work with one client ended.
-enum End {
-    Drained(Result<(), Unclean>),
-    /// It failed, and has to be recreated.
-    Fatal(String),
-}
-
 impl Poller {
     /// Polls until the drain is done.
     pub(super) fn run(mut self) {
@@ -88,18 +81,7 @@ impl Poller {
         let mut ended = Ok(());
         while self.may_begin() {
             let began = Instant::now();
-            let why = match self.subscribe() {
-                Err(why) => why,
-                Ok((consumer, subscription)) => match self.drive(&consumer, subscription) {
-                    End::Fatal(why) => why,
-                    End::Drained(drained) => {
-                        self.tell(drained);
-                        // Leaves the group, which may take a while.
-                        drop(consumer);
-                        return;
-                    }
-                },
-            };
+            let Err(why) = self.work() else { return };
             self.forget();
             if self.shared.shutdown.is_draining() {
                 ended = Err(Unclean("the client failed while draining"));
@@ -116,6 +98,15 @@ impl Poller {
             park(next.wait, self.shared.shutdown.drain());
         }
         self.tell(ended);
+    }
+
+    /// Works with one client until the drain is done; an error means that it has to be recreated.
+    fn work(&mut self) -> Result<(), String> {
+        let (consumer, subscription) = self.subscribe()?;
+        let drained = self.drive(&consumer, subscription)?;
+        self.tell(drained);
+        // Dropping the client leaves the group, which may take a while.
+        Ok(())
     }
 
     /// Waits for a token, if the login needs one: without it librdkafka would not ask again for ten
@@ -166,21 +157,26 @@ impl Poller {
         Ok((consumer, subscription))
     }
 
-    fn drive(&mut self, consumer: &BaseConsumer<Context>, mut subscription: Subscription) -> End {
+    /// Polls until the drain is done, and gives its result; an error is that of the client.
+    fn drive(
+        &mut self,
+        consumer: &BaseConsumer<Context>,
+        mut subscription: Subscription,
+    ) -> Result<Result<(), Unclean>, String> {
         let mut ticked = Instant::now();
         let (mut stored, mut asked) = (ticked, ticked);
         let mut draining = false;
         loop {
             let now = Instant::now();
             if self.shared.shutdown.is_aborting() {
-                return End::Drained(Err(Unclean("aborted")));
+                return Ok(Err(Unclean("aborted")));
             }
             if !draining && self.shared.shutdown.is_draining() {
                 draining = true;
                 self.begin_drain(consumer);
             }
             if let Some(why) = self.shared.take_fatal() {
-                return End::Fatal(why);
+                return Err(why);
             }
             if draining || now.duration_since(ticked) >= TICK {
                 ticked = now;
@@ -198,25 +194,18 @@ impl Poller {
                 if !self.shared.is_member()
                     && self.password != password(&self.shared.config).map(Secret::reread_on_thread)
                 {
-                    return End::Fatal("its password has changed".to_owned());
+                    return Err("its password has changed".to_owned());
                 }
             }
             if draining {
                 if let Some(result) = self.drained(consumer) {
-                    return End::Drained(result);
+                    return Ok(result);
                 }
-                if let Some(Err(why)) = Self::poll(&self.shared, consumer, Duration::from_millis(5))
-                {
-                    return End::Fatal(why);
-                }
+                Self::poll(&self.shared, consumer, Duration::from_millis(5)).transpose()?;
                 continue;
             }
-            if let Err(why) = subscription.look(&self.shared, consumer, now) {
-                return End::Fatal(why);
-            }
-            if let Err(why) = self.flow(consumer, now) {
-                return End::Fatal(why);
-            }
+            subscription.look(&self.shared, consumer, now)?;
+            self.flow(consumer, now)?;
         }
     }
 
@@ -330,14 +319,13 @@ impl Poller {
 
     fn retry_held(&mut self) {
         let Some(held) = self.held.take() else { return };
-        let Held { found, partition, offset, size, message } = held;
-        let admitted = self.shared.assignment().admit(found, offset, size);
+        let admitted = self.shared.assignment().admit(held.found, held.offset, held.size);
         match admitted {
-            Admitted::Full => self.held = Some(Held { found, partition, offset, size, message }),
+            Admitted::Full => self.held = Some(held),
             // The partition was revoked, or the message is read again.
             Admitted::Foreign => {}
             Admitted::Taken(settlement) => {
-                self.shared.take_in(Delivery::new(message, settlement));
+                self.shared.take_in(Delivery::new(held.message, settlement));
             }
         }
     }
