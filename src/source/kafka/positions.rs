@@ -178,6 +178,7 @@ pub(super) mod tests {
     use crate::source::Room;
     use crate::source::kafka::context::Context;
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use std::sync::Arc;
 
@@ -208,42 +209,48 @@ pub(super) mod tests {
         (shared, consumer)
     }
 
+    type Cluster = MockCluster<'static, DefaultProducerContext>;
+
     /// A member of a group, with the only partition of `t`.
-    fn member(brokers: &str) -> (Arc<Shared>, BaseConsumer<Context>) {
-        let (shared, consumer) = client(brokers);
+    fn member() -> (Cluster, Arc<Shared>, BaseConsumer<Context>) {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("t", 1, 1).unwrap();
+        let (shared, consumer) = client(&cluster.bootstrap_servers());
         consumer.subscribe(&["t"]).unwrap();
         let deadline = Instant::now() + PATIENCE;
         while shared.assignment().names().is_empty() {
             assert!(Instant::now() < deadline, "nothing is assigned");
             let _ = consumer.poll(Duration::from_millis(50));
         }
-        (shared, consumer)
+        (cluster, shared, consumer)
+    }
+
+    /// A position to commit.
+    fn store(shared: &Shared, consumer: &BaseConsumer<Context>, offset: i64) {
+        consumer.store_offset("t", 0, offset).unwrap();
+        shared.stored.store(true, Ordering::Relaxed);
+    }
+
+    /// The next commits are refused.
+    fn refuse(cluster: &Cluster, errors: &[RDKafkaRespErr]) {
+        cluster.request_errors(RDKafkaApiKey::OffsetCommit, errors);
     }
 
     #[test]
     fn a_commit_between_two_generations_is_tried_again() {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic("t", 1, 1).unwrap();
-        let (shared, consumer) = member(&cluster.bootstrap_servers());
-        let refuse = |error: RDKafkaRespErr, times| {
-            cluster.request_errors(RDKafkaApiKey::OffsetCommit, &vec![error; times]);
-        };
+        let (cluster, shared, consumer) = member();
         let rebalance = RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS;
-        let store = |offset| {
-            consumer.store_offset("t", 0, offset).unwrap();
-            shared.stored.store(true, Ordering::Relaxed);
-        };
-        store(1);
-        refuse(rebalance, 3);
+        store(&shared, &consumer, 1);
+        refuse(&cluster, &[rebalance; 3]);
         shared.commit(&consumer, Instant::now() + PATIENCE).unwrap();
 
         // No longer than it may, and no longer than somebody waits for it.
-        store(2);
-        refuse(rebalance, 1);
+        store(&shared, &consumer, 2);
+        refuse(&cluster, &[rebalance]);
         shared.commit(&consumer, Instant::now()).unwrap_err();
         shared.commit(&consumer, Instant::now()).unwrap();
-        store(3);
-        refuse(rebalance, 1);
+        store(&shared, &consumer, 3);
+        refuse(&cluster, &[rebalance]);
         shared.shutdown.start_abort();
         shared.commit(&consumer, Instant::now() + PATIENCE).unwrap_err();
     }
@@ -265,30 +272,23 @@ pub(super) mod tests {
 
     #[test]
     fn who_is_out_of_the_group_does_not_try_again() {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic("t", 1, 1).unwrap();
-        let (shared, consumer) = member(&cluster.bootstrap_servers());
-        consumer.store_offset("t", 0, 1).unwrap();
-        shared.stored.store(true, Ordering::Relaxed);
+        let (cluster, shared, consumer) = member();
+        store(&shared, &consumer, 1);
         // Another try would meet the second.
         let errors = [
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION,
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
         ];
-        cluster.request_errors(RDKafkaApiKey::OffsetCommit, &errors);
+        refuse(&cluster, &errors);
         let why = shared.commit(&consumer, Instant::now() + PATIENCE).unwrap_err();
         assert!(why.contains("generation"), "{why}");
     }
 
     #[test]
     fn another_error_is_told_at_once() {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic("t", 1, 1).unwrap();
-        let (shared, consumer) = member(&cluster.bootstrap_servers());
-        consumer.store_offset("t", 0, 1).unwrap();
-        shared.stored.store(true, Ordering::Relaxed);
-        let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED];
-        cluster.request_errors(RDKafkaApiKey::OffsetCommit, &errors);
+        let (cluster, shared, consumer) = member();
+        store(&shared, &consumer, 1);
+        refuse(&cluster, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED]);
         let why = shared.commit(&consumer, Instant::now() + PATIENCE).unwrap_err();
         assert!(why.contains("authorization"), "{why}");
         shared.commit(&consumer, Instant::now()).unwrap();
