@@ -14,6 +14,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Buf as _;
 
 use crate::config::mqtt::FilterTree;
 
@@ -65,11 +66,7 @@ impl Identifiers {
         let words: Vec<_> = [text(&meaning.filter)].into_iter().chain(others).collect();
         let mut hash = digest(&SHA256, words.join("\0").as_bytes());
         loop {
-            let mut bits = 0;
-            for byte in &hash.as_ref()[..4] {
-                bits = (bits << 8) | u32::from(*byte);
-            }
-            let identifier = bits & BITS;
+            let identifier = hash.as_ref().get_u32() & BITS;
             let known = self.meanings.entry(identifier).or_insert_with(|| meaning.clone());
             if identifier != 0 && known == meaning {
                 return identifier;

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Buf as _;
 
 /// The first word of a note.
 const MARK: &str = "appsync-bridge/1";
@@ -231,8 +232,7 @@ impl Note {
 
 /// Must stay the same in every version of the bridge.
 fn hash(text: &str) -> u32 {
-    let all = digest(&SHA256, text.as_bytes());
-    all.as_ref().iter().take(4).fold(0, |hash, byte| hash << 8 | u32::from(*byte))
+    digest(&SHA256, text.as_bytes()).as_ref().get_u32()
 }
 
 #[cfg(test)]

@@ -307,18 +307,16 @@ fn offsets(
             .flat_map(|some| alone(consumer, some, patience.alone))
             .collect(),
     };
-    let mut said = Answers::new();
-    for element in answers.iter().flat_map(TopicPartitionList::elements) {
-        if element.error().is_ok() {
-            let offset = match element.offset() {
-                Offset::Offset(offset) => Some(offset),
-                // No message is that new.
-                _ => None,
-            };
-            said.insert((element.topic().to_owned(), element.partition()), offset);
-        }
-    }
-    said
+    let elements = answers.iter().flat_map(TopicPartitionList::elements);
+    let said = elements.filter(|element| element.error().is_ok()).map(|element| {
+        let offset = match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            // No message is that new.
+            _ => None,
+        };
+        ((element.topic().to_owned(), element.partition()), offset)
+    });
+    said.collect()
 }
 
 /// Asks for each partition by itself, at the same time: a silent leader delays no other.
