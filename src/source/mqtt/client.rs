@@ -108,28 +108,34 @@ pub(super) fn open(
     let address = (config.host.clone(), config.port);
     // Only QoS 0 everywhere makes a source without a session.
     let persistent = !config.session_expiry.is_zero();
-    match config.version {
-        MqttVersion::V3 => {
-            let mut options = v4::MqttOptions::new(config.client_id.clone(), address);
-            options
+    // What the two crates have in common but for the types.
+    macro_rules! made {
+        ($crate_of:ident, $options:ident) => {{
+            $options
                 .set_keep_alive(keep_alive)
-                .set_clean_session(!persistent)
-                .set_ack_mode(v4::AckMode::Manual)
-                .set_max_packet_size(PROTOCOL_MAX_PACKET, 1 << 20)
-                .set_inflight(1)
+                .set_ack_mode($crate_of::AckMode::Manual)
                 .set_max_request_batch(WRITTEN_TOGETHER)
                 .set_socket_connector(move |address, _| {
                     Lingering::connect(address, closed.clone())
                 });
             if let Some(user) = &config.username {
-                options.set_credentials(user.clone(), password(config));
+                $options.set_credentials(user.clone(), password(config));
             }
             if let Some(tls) = tls {
-                options.set_transport(v4::Transport::tls_with_config(
-                    v4::TlsConfiguration::Rustls(tls),
-                ));
+                let tls = $crate_of::TlsConfiguration::Rustls(tls);
+                $options.set_transport($crate_of::Transport::tls_with_config(tls));
             }
-            let (client, events) = v4::AsyncClient::builder(options).unbounded().build();
+            $crate_of::AsyncClient::builder($options).unbounded().build()
+        }};
+    }
+    match config.version {
+        MqttVersion::V3 => {
+            let mut options = v4::MqttOptions::new(config.client_id.clone(), address);
+            options
+                .set_clean_session(!persistent)
+                .set_max_packet_size(PROTOCOL_MAX_PACKET, 1 << 20)
+                .set_inflight(1);
+            let (client, events) = made!(v4, options);
             (Client::V3(client), Connection::V3(Box::new(events)))
         }
         MqttVersion::V5 => {
@@ -139,26 +145,12 @@ pub(super) fn open(
                 options.set_session_store(BlankSession);
             }
             options
-                .set_keep_alive(keep_alive)
                 .set_clean_start(!persistent)
-                .set_ack_mode(v5::AckMode::Manual)
                 .set_session_expiry_interval(Some(expiry))
                 .set_receive_maximum(Some(receive_maximum))
                 .set_outgoing_inflight_upper_limit(1)
-                .set_max_request_batch(WRITTEN_TOGETHER)
-                .set_unlimited_incoming_packet_size()
-                .set_socket_connector(move |address, _| {
-                    Lingering::connect(address, closed.clone())
-                });
-            if let Some(user) = &config.username {
-                options.set_credentials(user.clone(), password(config));
-            }
-            if let Some(tls) = tls {
-                options.set_transport(v5::Transport::tls_with_config(
-                    v5::TlsConfiguration::Rustls(tls),
-                ));
-            }
-            let (client, events) = v5::AsyncClient::builder(options).unbounded().build();
+                .set_unlimited_incoming_packet_size();
+            let (client, events) = made!(v5, options);
             (Client::V5(client), Connection::V5(Box::new(events)))
         }
     }
