@@ -140,13 +140,14 @@ impl MqttSource {
         let mut reconnect = Reconnect::new();
         let mut overflow = Overflow::default();
         while !shutdown.is_draining() {
-            let generation = match source.wait(source.room.half_free(), &shutdown).await {
-                Some(()) => match source.wait(source.look_at_password(), &shutdown).await {
-                    Some(()) => Arc::new(source.open()),
-                    None => break,
-                },
-                None => break,
+            let ready = async {
+                source.room.half_free().await;
+                source.look_at_password().await;
             };
+            if source.unless(shutdown.drain(), ready).await.is_none() {
+                break;
+            }
+            let generation = Arc::new(source.open());
             let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
             source.metrics.connected.set(0);
             let trouble = match end {
@@ -159,36 +160,23 @@ impl MqttSource {
             };
             let next = reconnect.ended(&trouble, generation.subscribed_for());
             source.lost(&trouble, &next);
-            source.wait(sleep(next.wait), &shutdown).await;
+            source.unless(shutdown.drain(), sleep(next.wait)).await;
         }
         Ok(())
     }
 
-    /// Waits for `what`, giving signs of life; `None` when the drain comes first.
-    async fn wait<T>(&self, what: impl Future<Output = T>, shutdown: &Shutdown) -> Option<T> {
-        let mut alive = tokio::time::interval(ALIVE_EVERY);
-        tokio::pin!(what);
-        loop {
-            tokio::select! {
-                done = &mut what => return Some(done),
-                () = shutdown.drain() => return None,
-                _ = alive.tick() => self.health.alive(),
-            }
-        }
-    }
-
-    /// Waits for `what`, giving signs of life; `None` when the abort comes first.
-    async fn until_abort<T>(
+    /// Waits for `what`, giving signs of life; `None` when `stop` comes first.
+    async fn unless<T>(
         &self,
+        stop: impl Future<Output = ()>,
         what: impl Future<Output = T>,
-        shutdown: &Shutdown,
     ) -> Option<T> {
         let mut alive = tokio::time::interval(ALIVE_EVERY);
-        tokio::pin!(what);
+        tokio::pin!(stop, what);
         loop {
             tokio::select! {
                 done = &mut what => return Some(done),
-                () = shutdown.abort() => return None,
+                () = &mut stop => return None,
                 _ = alive.tick() => self.health.alive(),
             }
         }
@@ -225,7 +213,7 @@ impl MqttSource {
         // Wait for the connection to be dropped, and to close: a process that exits now would reset
         // it. On the abort nobody waits.
         poller.shutdown().await;
-        self.until_abort(closed.recv(), shutdown).await;
+        self.unless(shutdown.abort(), closed.recv()).await;
         end
     }
 
@@ -274,7 +262,7 @@ impl MqttSource {
                 }
                 overflow.tell(&self.name, &self.config, &self.metrics);
                 let farewell = generation.farewell(poller);
-                let said = self.until_abort(farewell, shutdown).await.unwrap_or(false);
+                let said = self.unless(shutdown.abort(), farewell).await.unwrap_or(false);
                 return match (draining, said) {
                     (false, _) => End::Full,
                     (true, true) => End::Drained(Ok(())),
