@@ -190,22 +190,11 @@ mod tests {
     use crate::config::source::Limits;
     use crate::delivery::{Done, Outcome};
     use crate::metrics::Metrics;
+    use crate::source::mqtt::probe::tests::config;
 
     #[tokio::test]
     async fn what_is_left_to_the_broker_leaves_all_behind_it_there() {
-        let config = MqttConfig {
-            host: "localhost".to_owned(),
-            port: 1883,
-            tls: None,
-            version: MqttVersion::V5,
-            client_id: "test".to_owned(),
-            subscriptions: Vec::new(),
-            session_expiry: Duration::ZERO,
-            keep_alive: Duration::from_secs(30),
-            max_packet_size: 1 << 20,
-            username: None,
-            password: None,
-        };
+        let config = config(MqttVersion::V5, "test");
         let metrics = Metrics::new().source("s");
         let room = Room::new(Limits { messages: 3, bytes: 100 }, metrics.clone());
         let generation = Generation::open(&config, None, &room);

@@ -166,11 +166,11 @@ fn by_name(config: &MqttConfig, guest: &MqttConfig) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::mqtt::Subscription;
 
-    fn config(version: MqttVersion, client_id: &str) -> MqttConfig {
+    pub(in super::super) fn config(version: MqttVersion, client_id: &str) -> MqttConfig {
         MqttConfig {
             host: "localhost".to_owned(),
             port: 1883,

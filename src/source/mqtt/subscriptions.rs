@@ -227,8 +227,7 @@ impl Subscriptions {
                 (Answer::Refused(why), _) => changes.extend(state.refused(why)),
                 (Answer::NoIdentifiers, Some(_)) => {
                     state.asking = Asking::Due;
-                    self.may_be = false;
-                    changes.extend(self.without_identifiers());
+                    changes.extend(self.no_identifiers());
                 }
                 (Answer::NoIdentifiers, None) => {
                     changes.extend(state.refused("it has no subscription identifiers".to_owned()));
