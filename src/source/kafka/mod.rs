@@ -49,13 +49,13 @@ use crate::config::kafka::KafkaConfig;
 use crate::config::source::Limits;
 use crate::delivery::Intake;
 use crate::health::Part;
-use crate::kafka::{self, BuildError, TokenCache, Tokens};
+use crate::kafka::{self, BuildError, Tokens};
 use crate::message::SourceName;
 use crate::metrics::{KafkaMetrics, SourceMetrics};
 use crate::shutdown::Shutdown;
 use poller::Poller;
 pub use probe::probe;
-use shared::{Parts, Shared};
+use shared::Shared;
 
 /// First backoff before a partition with a released message is read again, …
 const REWIND_BASE: Duration = Duration::from_millis(100);
@@ -106,19 +106,8 @@ impl KafkaSource {
     /// Takes messages until the drain, commits what is settled, and leaves the group; on the abort it
     /// leaves at once, and uncommitted messages come again.
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
-        let Self { name, config, properties, room, metrics, kafka, health, tokens } = self;
-        let tokens = tokens.map(|tokens| Arc::new(TokenCache::open(tokens)));
-        let shared = Arc::new(Shared::new(Parts {
-            name: name.clone(),
-            config,
-            tokens,
-            room,
-            metrics,
-            kafka,
-            health,
-            intake,
-            shutdown: shutdown.clone(),
-        }));
+        let (name, properties) = (self.name.clone(), self.properties.clone());
+        let shared = Arc::new(Shared::new(self, intake, shutdown.clone()));
         let (committed, mut result) = oneshot::channel();
         let (closed, end) = oneshot::channel::<()>();
         let committed = Some(committed);

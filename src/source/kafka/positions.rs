@@ -166,8 +166,7 @@ fn is_transient(error: &KafkaError) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::settings;
-    use super::super::shared::Parts;
+    use super::super::{KafkaSource, settings};
     use super::*;
     use crate::config::kafka::tests::config;
     use crate::config::source::Limits;
@@ -193,17 +192,17 @@ pub(super) mod tests {
         properties.set("auto.commit.interval.ms", "3600000");
         let (metrics, health) = (Metrics::new(), Health::default());
         let room = Room::new(Limits { messages: 10, bytes: 1_000 }, metrics.source("s"));
-        let shared = Arc::new(Shared::new(Parts {
+        let source = KafkaSource {
             name: "s".into(),
             config,
-            tokens: None,
+            properties: properties.clone(),
             room,
             metrics: metrics.source("s"),
             kafka: metrics.kafka("s"),
             health: health.register("s", "new"),
-            intake: Intake::new(drop),
-            shutdown: Shutdown::new(),
-        }));
+            tokens: None,
+        };
+        let shared = Arc::new(Shared::new(source, Intake::new(drop), Shutdown::new()));
         let context = Context::new(Arc::clone(&shared));
         let consumer = properties.create_with_context(context).unwrap();
         (shared, consumer)

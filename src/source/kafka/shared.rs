@@ -13,9 +13,9 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::assignment::{Assignment, Place};
-use super::diagnosis;
 use super::membership::{Membership, Statistics, Watchdog};
 use super::start::History;
+use super::{KafkaSource, diagnosis};
 use crate::config::kafka::{KafkaConfig, Topics};
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
@@ -54,19 +54,6 @@ pub(super) struct Shared {
     pub(super) stored: AtomicBool,
 }
 
-/// What a [`Shared`] is made of.
-pub(super) struct Parts {
-    pub(super) name: SourceName,
-    pub(super) config: KafkaConfig,
-    pub(super) tokens: Option<Arc<TokenCache>>,
-    pub(super) room: Arc<Room>,
-    pub(super) metrics: SourceMetrics,
-    pub(super) kafka: KafkaMetrics,
-    pub(super) health: Part,
-    pub(super) intake: Intake,
-    pub(super) shutdown: Shutdown,
-}
-
 /// Messages taken and not yet handed over.
 #[derive(Debug, Default)]
 struct Handing {
@@ -90,8 +77,9 @@ struct State {
 }
 
 impl Shared {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts { name, config, tokens, room, metrics, kafka, health, intake, shutdown } = parts;
+    pub(super) fn new(source: KafkaSource, intake: Intake, shutdown: Shutdown) -> Self {
+        let KafkaSource { name, config, room, metrics, kafka, health, tokens, .. } = source;
+        let tokens = tokens.map(|tokens| Arc::new(TokenCache::open(tokens)));
         let changed = Arc::new(Notify::new());
         let assignment = Assignment::new(Arc::clone(&room), Arc::clone(&changed), kafka.clone());
         let selection = config.selection();
