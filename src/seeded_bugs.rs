@@ -4,8 +4,11 @@
 use std::cell::Cell;
 use std::sync::LazyLock;
 
+use serde::Deserialize;
+use serde::de::value::{Error, StringDeserializer};
+
 /// A bug that can be switched on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Bug {
     /// A message is done when it is handed to the publisher.
     AckBeforePublish,
@@ -25,20 +28,6 @@ pub enum Bug {
     DropsMessages,
 }
 
-impl Bug {
-    /// Every bug.
-    pub const ALL: [Self; 8] = [
-        Self::AckBeforePublish,
-        Self::IgnoreFailed,
-        Self::DropOnRefusal,
-        Self::NoLaneHold,
-        Self::DeadLetterUnconfirmed,
-        Self::SignedOnce,
-        Self::PauseWholeApi,
-        Self::DropsMessages,
-    ];
-}
-
 thread_local! {
     static SEEDED: Cell<Option<Bug>> = const { Cell::new(None) };
 }
@@ -46,7 +35,7 @@ thread_local! {
 /// For a bridge in a process of its own.
 static OF_PROCESS: LazyLock<Option<Bug>> = LazyLock::new(|| {
     let name = std::env::var("APPSYNC_BRIDGE_SEEDED_BUG").ok()?;
-    Bug::ALL.into_iter().find(|bug| format!("{bug:?}") == name)
+    Bug::deserialize(StringDeserializer::<Error>::new(name)).ok()
 });
 
 /// Switches a bug on or off, for what runs on this thread.
