@@ -66,6 +66,30 @@ pub(super) enum Kind {
     Other,
 }
 
+/// The trouble that an error of a client is. The two crates have the same names but for a timeout.
+macro_rules! of_error {
+    ($crate_of:ident, $error:ident, $of_code:ident, $silent:pat) => {{
+        use $crate_of::{ConnectionError, Error, StateError};
+        let kind = match $error {
+            ConnectionError::ConnectionRefused(code) => {
+                return Self::refused(code, $of_code(*code));
+            }
+            ConnectionError::NotConnAck(_) => Kind::NotMqtt,
+            ConnectionError::MqttState(StateError::ConnectionAborted) => Kind::Closed,
+            ConnectionError::MqttState(StateError::Deserialization(inner)) => match inner {
+                // Its cause is not among those of the error.
+                Error::Io(io) => of_causes(io, false),
+                // A code that this version does not have is one of the other.
+                Error::InvalidConnectReturnCode(_) => Kind::Version,
+                _ => Kind::NotMqtt,
+            },
+            $silent => Kind::Silent,
+            error => of_causes(error, matches!(error, ConnectionError::Tls(_))),
+        };
+        Self::new(error_chain::in_one_line($error), kind)
+    }};
+}
+
 impl Trouble {
     /// An end that its words explain.
     pub(super) fn other(what: impl Into<String>) -> Self {
@@ -80,39 +104,13 @@ impl Trouble {
     /// An error of the client for 3.1.1.
     pub(super) fn of_v3(error: &v4::ConnectionError) -> Self {
         use v4::ConnectionError as E;
-        let kind = match error {
-            E::ConnectionRefused(code) => return Self::refused(code, of_code_v3(*code)),
-            E::NotConnAck(_) => Kind::NotMqtt,
-            E::MqttState(v4::StateError::ConnectionAborted) => Kind::Closed,
-            E::MqttState(v4::StateError::Deserialization(inner)) => match inner {
-                v4::Error::Io(io) => of_causes(io, false),
-                v4::Error::InvalidConnectReturnCode(_) => Kind::Version,
-                _ => Kind::NotMqtt,
-            },
-            E::NetworkTimeout | E::FlushTimeout => Kind::Silent,
-            error => of_causes(error, matches!(error, E::Tls(_))),
-        };
-        Self::new(error_chain::in_one_line(error), kind)
+        of_error!(v4, error, of_code_v3, E::NetworkTimeout | E::FlushTimeout)
     }
 
     /// An error of the client for 5.
     pub(super) fn of_v5(error: &v5::ConnectionError) -> Self {
         use v5::ConnectionError as E;
-        let kind = match error {
-            E::ConnectionRefused(code) => return Self::refused(code, of_code_v5(*code)),
-            E::NotConnAck(_) => Kind::NotMqtt,
-            E::MqttState(v5::StateError::ConnectionAborted) => Kind::Closed,
-            E::MqttState(v5::StateError::Deserialization(inner)) => match inner {
-                // Its cause is not among those of the error.
-                v5::Error::Io(io) => of_causes(io, false),
-                // Those of 3.1.1.
-                v5::Error::InvalidConnectReturnCode(_) => Kind::Version,
-                _ => Kind::NotMqtt,
-            },
-            E::Timeout(_) => Kind::Silent,
-            error => of_causes(error, matches!(error, E::Tls(_))),
-        };
-        Self::new(error_chain::in_one_line(error), kind)
+        of_error!(v5, error, of_code_v5, E::Timeout(_))
     }
 
     /// The goodbye of a broker.
