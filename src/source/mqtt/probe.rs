@@ -84,8 +84,6 @@ impl Visit {
             }
             if self.stage > Stage::Connecting && subscriptions.all_answered() {
                 let refused = subscriptions.refused();
-                let refused: Vec<_> =
-                    refused.iter().map(|(filter, why)| format!("`{filter}` ({why})")).collect();
                 let granted = guest.subscriptions.len() - refused.len();
                 return Ok(Answered { granted, at_most_once, refused });
             }

@@ -66,7 +66,6 @@ impl MqttSource {
             let mut subscriptions = self.subscriptions();
             let changes = subscriptions.answered(packet_id, answers, Instant::now());
             let refused = subscriptions.refused();
-            let refused: Vec<_> = refused.iter().map(|(f, why)| format!("`{f}` ({why})")).collect();
             (changes, subscriptions.all_granted(), subscriptions.all_answered(), refused)
         };
         self.say(changes);

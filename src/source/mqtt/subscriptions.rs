@@ -269,12 +269,12 @@ impl Subscriptions {
         self.all.iter().all(|state| state.grant.is_some() || state.is_refused())
     }
 
-    /// The filters that are refused, with the reason.
-    pub(super) fn refused(&self) -> Vec<(&str, &str)> {
+    /// The filters that are refused, each with the reason in words.
+    pub(super) fn refused(&self) -> Vec<String> {
         let without = self.all.iter().filter(|state| state.grant.is_none());
-        without
-            .filter_map(|s| Some((s.subscription.filter.as_str(), s.refused.as_deref()?)))
-            .collect()
+        let words =
+            |s: &State| Some(format!("`{}` ({})", s.subscription.filter, s.refused.as_ref()?));
+        without.filter_map(words).collect()
     }
 
     /// Whether a copy on `topic` with these identifiers is the one that counts.

@@ -88,7 +88,7 @@ fn what_is_refused_is_asked_again_and_said_once() {
         let answer = [granted(1), refused()].concat();
         let changes = subscriptions.answered(1, answer, start);
         assert_eq!(changes, [Change::Refused("b".into(), "not authorized".into())]);
-        assert_eq!(subscriptions.refused(), [("b", "not authorized")]);
+        assert_eq!(subscriptions.refused(), ["`b` (not authorized)"]);
         assert!(subscriptions.all_answered() && !subscriptions.all_granted());
 
         let mut now = start;
