@@ -234,10 +234,10 @@ impl MqttSource {
                 _ = tell.tick() => overflow.tell(&self.name, &self.config, &self.metrics),
                 Some(why) = poller.join_next() => {
                     let why = why.unwrap_or_else(|e| Trouble::other(e.to_string()));
-                    return match (draining, generation.in_flight.is_empty()) {
-                        (false, _) => End::Lost(why),
-                        (true, true) => End::Drained(Ok(())),
-                        (true, false) => End::Drained(Err(Unclean("the broker was lost while draining"))),
+                    return if draining {
+                        End::Drained(Err(Unclean("the broker was lost while draining")))
+                    } else {
+                        End::Lost(why)
                     };
                 }
                 () = generation.changed.notified() => generation.acknowledge(),
