@@ -66,12 +66,16 @@ mod tests {
     use super::*;
 
     fn closed(reconnect: &mut Reconnect, held: u64) -> Next {
-        let held = Some(Duration::from_secs(held));
-        reconnect.ended(&trouble(Kind::Closed, Stage::Subscribed), held)
+        reconnect.ended(&trouble(Kind::Closed, Stage::Subscribed), Some(Duration::from_secs(held)))
     }
 
     fn trouble(kind: Kind, stage: Stage) -> Trouble {
         Trouble { what: String::new(), kind, stage }
+    }
+
+    /// Of a connection that did not come to hold.
+    fn taken_over(reconnect: &mut Reconnect, kind: Kind, stage: Stage) -> bool {
+        reconnect.ended(&trouble(kind, stage), None).maybe_taken_over
     }
 
     #[test]
@@ -94,19 +98,14 @@ mod tests {
     fn what_the_broker_never_took_is_no_take_over() {
         let mut reconnect = Reconnect::new();
         for _ in 0..20 {
-            assert!(
-                !reconnect.ended(&trouble(Kind::Closed, Stage::Connecting), None).maybe_taken_over
-            );
-            assert!(
-                !reconnect.ended(&trouble(Kind::Other, Stage::Subscribed), None).maybe_taken_over
-            );
+            assert!(!taken_over(&mut reconnect, Kind::Closed, Stage::Connecting));
+            assert!(!taken_over(&mut reconnect, Kind::Other, Stage::Subscribed));
         }
         // A broker that restarts closes, and then nobody listens.
         for _ in 0..5 {
             assert!(!closed(&mut reconnect, 1).maybe_taken_over);
             assert!(!closed(&mut reconnect, 1).maybe_taken_over);
-            let kind = Kind::NobodyListens;
-            assert!(!reconnect.ended(&trouble(kind, Stage::Connecting), None).maybe_taken_over);
+            assert!(!taken_over(&mut reconnect, Kind::NobodyListens, Stage::Connecting));
         }
     }
 

@@ -109,8 +109,7 @@ fn a_message_that_was_found_before_a_revocation_is_not_taken_after_it() {
 fn a_message_that_was_given_back_sets_its_partition_back() {
     let (mut assignment, metrics) = assignment(10, 1);
     let now = Instant::now();
-    let taken: Vec<_> = (5..8).map(|offset| take(&mut assignment, 0, offset)).collect();
-    let [first, second, third] = taken.try_into().unwrap_or_else(|_| panic!());
+    let [first, second, third] = [5, 6, 7].map(|offset| take(&mut assignment, 0, offset));
     first.settle(PUBLISHED);
     drop(second);
     assert_eq!(assignment.advance(now), [("t".to_owned(), 0)]);
@@ -133,8 +132,7 @@ fn a_message_that_was_given_back_sets_its_partition_back() {
 fn what_is_settled_soon_after_a_message_behind_it_was_given_back_is_not_read_again() {
     let (mut assignment, metrics) = assignment(10, 1);
     let now = Instant::now();
-    let taken: Vec<_> = (5..8).map(|offset| take(&mut assignment, 0, offset)).collect();
-    let [first, second, third] = taken.try_into().unwrap_or_else(|_| panic!());
+    let [first, second, third] = [5, 6, 7].map(|offset| take(&mut assignment, 0, offset));
     drop(third);
     assert_eq!(assignment.advance(now), [("t".to_owned(), 0)]);
     first.settle(PUBLISHED);
