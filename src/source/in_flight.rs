@@ -63,7 +63,7 @@ impl<A: Send + 'static> InFlight<A> {
     /// Records a message of `bytes`; `ack` acknowledges it, `None` if there is nothing to acknowledge.
     /// `None` when it is not taken: the record is closed, or there is no room.
     pub fn take(self: &Arc<Self>, ack: Option<A>, bytes: usize) -> Option<Settlement> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.ownership != Ownership::Open || !self.room.fits(bytes) {
             return None;
         }
@@ -76,7 +76,7 @@ impl<A: Send + 'static> InFlight<A> {
     /// Lets a message pass that there is nothing to do with but to acknowledge it, behind all that came
     /// before it: it is not in flight, and counts nowhere. False when the record is closed.
     pub fn pass(&self, ack: A) -> bool {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.ownership != Ownership::Open {
             return false;
         }
@@ -97,7 +97,7 @@ impl<A: Send + 'static> InFlight<A> {
 
     /// The same, with `most` acknowledgements at most.
     pub fn acknowledgeable_up_to(&self, most: usize) -> Vec<A> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let (mut messages, mut bytes) = (0, 0);
         if state.ownership == Ownership::Abandoned {
             return Vec::new();
@@ -125,13 +125,13 @@ impl<A: Send + 'static> InFlight<A> {
 
     /// Takes nothing more.
     pub fn close(&self) {
-        self.lock().ownership.close();
+        self.state.lock().ownership.close();
     }
 
     /// The ownership is lost: nothing more is taken or acknowledged, and what is settled from now on
     /// frees its room at once. Gives how many are still to be settled: each of them too late.
     pub fn abandon(&self) -> usize {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if !state.ownership.abandon() {
             return 0;
         }
@@ -146,7 +146,7 @@ impl<A: Send + 'static> InFlight<A> {
 
     /// Whether some message was released: it was not done, and the broker should send it again.
     pub fn has_released(&self) -> bool {
-        self.lock().released
+        self.state.lock().released
     }
 
     /// Whether as many messages are in flight as the limit allows.
@@ -156,18 +156,14 @@ impl<A: Send + 'static> InFlight<A> {
 
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.slots.is_empty() && state.due.is_empty()
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, State<A>> {
-        self.state.lock()
     }
 }
 
 impl<A: Send + 'static> Tracker for InFlight<A> {
     fn settled(&self, token: u64, outcome: Outcome) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let head = token == state.first;
         let Some(slot) = state.slot(token) else { return };
         let bytes = slot.bytes;
@@ -185,7 +181,7 @@ impl<A: Send + 'static> Tracker for InFlight<A> {
     }
 
     fn charge(&self, token: u64, bytes: usize) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // With an outcome its room is free already, or about to be.
         let Some(slot) = state.slot(token).filter(|slot| slot.outcome.is_none()) else { return };
         slot.bytes += bytes;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::room::{Ownership, Reservation, Room};
@@ -85,7 +85,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
         due: Instant,
     ) -> Result<Settlement, A> {
         debug_assert!(reservation.is_of(&self.room), "reserved in another room");
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.ownership != Ownership::Open {
             return Err(handle);
         }
@@ -105,7 +105,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
     /// The messages whose lease ends by `by`, in the order of receipt: those to extend before then. None
     /// when the record is abandoned.
     pub fn due(&self, by: Instant) -> Vec<Lease<A>> {
-        let state = self.lock();
+        let state = self.state.lock();
         if state.ownership == Ownership::Abandoned {
             return Vec::new();
         }
@@ -115,7 +115,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
 
     /// The broker holds the message until `due`. One that was settled meanwhile is of no concern.
     pub fn extended(&self, token: u64, due: Instant) {
-        if let Some(held) = self.lock().held.get_mut(&token) {
+        if let Some(held) = self.state.lock().held.get_mut(&token) {
             held.lease.due = due;
         }
     }
@@ -123,7 +123,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
     /// Takes out up to `most` messages that are to be acknowledged, each with its end: never
     /// [`Released`](Outcome::Released).
     pub fn acknowledgeable(&self, most: usize) -> Vec<(A, Outcome)> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let count = state.settled.len().min(most);
         let settled: Vec<_> = state.settled.drain(..count).collect();
         self.leave(&settled);
@@ -132,21 +132,21 @@ impl<A: Clone + Send + 'static> Leases<A> {
 
     /// Takes out those that were not done, to be given back at once.
     pub fn released(&self) -> Vec<A> {
-        let released = std::mem::take(&mut self.lock().released);
+        let released = std::mem::take(&mut self.state.lock().released);
         self.leave(&released);
         released.into_iter().map(|released| released.handle).collect()
     }
 
     /// Takes nothing more.
     pub fn close(&self) {
-        self.lock().ownership.close();
+        self.state.lock().ownership.close();
     }
 
     /// The ownership is lost: nothing more is taken or acknowledged, no lease is extended, and what is
     /// settled from now on frees its room at once. Gives how many are still to be settled: each of them too
     /// late.
     pub fn abandon(&self) -> usize {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if !state.ownership.abandon() {
             return 0;
         }
@@ -159,7 +159,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
 
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.held.is_empty() && state.settled.is_empty() && state.released.is_empty()
     }
 }
@@ -174,15 +174,11 @@ impl<A> Leases<A> {
         }
         self.room.free(settled.len(), bytes);
     }
-
-    fn lock(&self) -> MutexGuard<'_, State<A>> {
-        self.state.lock()
-    }
 }
 
 impl<A: Send + 'static> Tracker for Leases<A> {
     fn settled(&self, token: u64, outcome: Outcome) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(Held { lease, bytes }) = state.held.remove(&token) else { return };
         self.room.settled(outcome);
         let settled = Settled { handle: lease.handle, outcome, bytes };
@@ -198,7 +194,7 @@ impl<A: Send + 'static> Tracker for Leases<A> {
     }
 
     fn charge(&self, token: u64, bytes: usize) {
-        if let Some(held) = self.lock().held.get_mut(&token) {
+        if let Some(held) = self.state.lock().held.get_mut(&token) {
             held.bytes += bytes;
             self.room.charge(bytes);
         }

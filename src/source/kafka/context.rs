@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
@@ -26,10 +26,6 @@ impl Context {
         Self { shared, begun: Mutex::default() }
     }
 
-    fn begun(&self) -> MutexGuard<'_, Vec<Begun>> {
-        self.begun.lock()
-    }
-
     /// Puts start positions into the list that librdkafka assigns.
     fn begin(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) {
         if self.shared.config.start != Start::Latest {
@@ -49,7 +45,7 @@ impl Context {
             // The only failure is an offset below zero, which no position has.
             let _ = element.set_offset(Offset::Offset(position));
         }
-        *self.begun() = begun;
+        *self.begun.lock() = begun;
     }
 }
 
@@ -130,7 +126,7 @@ impl ConsumerContext for Context {
         for (topic, partition) in &assigned {
             assignment.add(topic, *partition);
         }
-        let begun = std::mem::take(&mut *self.begun());
+        let begun = std::mem::take(&mut *self.begun.lock());
         let mut undecided = Vec::new();
         if shared.config.start == Start::Latest {
             undecided.clone_from(&assigned);

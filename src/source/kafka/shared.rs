@@ -117,10 +117,6 @@ impl Shared {
         self.selection.patterns().next().is_some()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
     /// Takes a message in for the next hand-over; each may wake a publisher, so several go at once.
     pub(super) fn take_in(&self, delivery: Delivery) {
         let mut handing = self.handing.lock();
@@ -156,7 +152,7 @@ impl Shared {
 
     /// Changes the membership, and health and metrics with it.
     pub(super) fn update(&self, change: impl FnOnce(&mut Membership)) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let before = (state.membership.member, state.membership.reason());
         change(&mut state.membership);
         let (member, reason) = (state.membership.member, state.membership.reason());
@@ -184,17 +180,17 @@ impl Shared {
         }
         let code = diagnosis::kind(code, reason);
         if code == Code::Authentication {
-            self.state().login_refused = true;
+            self.state.lock().login_refused = true;
             // At once: while other brokers accept the login, the group may look healthy. Requests for tokens are rate limited.
             if let Some(tokens) = &self.tokens {
                 tokens.refuse();
             }
         }
         if diagnosis::is_final(reason) {
-            self.state().fatal = Some(plain(reason).to_owned());
+            self.state.lock().fatal = Some(plain(reason).to_owned());
         }
         let missing = diagnosis::missing_topic(code, reason);
-        let times = self.state().again(code, Instant::now());
+        let times = self.state.lock().again(code, Instant::now());
         if let Some(times) = times {
             let hint = diagnosis::hint(code, self.config.sasl.as_ref());
             warn!(source = %self.name, why = plain(reason), times, hint, "Kafka client error; retrying");
@@ -214,28 +210,28 @@ impl Shared {
 
     /// Why the client has to be recreated, where librdkafka itself raises no fatal error.
     pub(super) fn take_fatal(&self) -> Option<String> {
-        self.state().fatal.take()
+        self.state.lock().fatal.take()
     }
 
     /// Whether there was an error since the group was last steady.
     fn has_error(&self) -> bool {
-        self.state().membership.last_error.is_some()
+        self.state.lock().membership.last_error.is_some()
     }
 
     /// Whether the source is a member of its group.
     pub(super) fn is_member(&self) -> bool {
-        self.state().membership.member
+        self.state.lock().membership.member
     }
 
     /// The topics that could not be read.
     pub(super) fn missing(&self) -> Vec<String> {
-        self.state().membership.missing.iter().map(|(topic, _)| topic.clone()).collect()
+        self.state.lock().membership.missing.iter().map(|(topic, _)| topic.clone()).collect()
     }
 
     /// Asks for another token while the brokers refuse the present one. librdkafka reports a refusal
     /// once and goes on retrying.
     fn refuse_token(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.login_refused &= !state.membership.member;
         if state.login_refused
             && let Some(tokens) = &self.tokens
@@ -264,7 +260,7 @@ impl Shared {
             }
         }
         drop(assignment);
-        let verdict = self.state().watchdog.look(lag, self.room.done(), Instant::now());
+        let verdict = self.state.lock().watchdog.look(lag, self.room.done(), Instant::now());
         if let Some(stuck) = verdict {
             self.update(|membership| membership.no_progress = stuck);
             if stuck {

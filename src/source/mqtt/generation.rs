@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -107,30 +107,30 @@ impl Generation {
 
     /// A PUBACK was written to the socket.
     pub(super) fn ack_written(&self) {
-        self.pace().ack_written();
+        self.pace.lock().ack_written();
         self.progress.notify_one();
     }
 
     /// A mark was written to the socket.
     pub(super) fn mark_written(&self, packet_id: u16) {
-        self.pace().mark_written(packet_id);
+        self.pace.lock().mark_written(packet_id);
     }
 
     /// The broker has read a mark, and all before it.
     pub(super) fn mark_read(&self, packet_id: u16) {
-        if self.pace().mark_read(packet_id, Instant::now()) {
+        if self.pace.lock().mark_read(packet_id, Instant::now()) {
             self.more_may_go();
         }
     }
 
     /// A ping was written to the socket.
     pub(super) fn ping_written(&self) {
-        self.pace().ping_written();
+        self.pace.lock().ping_written();
     }
 
     /// The broker has read a ping, and all before it.
     pub(super) fn ping_read(&self) {
-        self.pace().ping_read();
+        self.pace.lock().ping_read();
         self.more_may_go();
     }
 
@@ -141,7 +141,7 @@ impl Generation {
 
     /// Sends the PUBACKs that are due, in the order of receipt, as the broker reads them.
     pub(super) fn acknowledge(&self) {
-        let mut pace = self.pace();
+        let mut pace = self.pace.lock();
         let due = self.in_flight.acknowledgeable_up_to(pace.room());
         pace.released(due.len());
         // If the connection is gone, its poller says so; the broker sends the messages again.
@@ -159,7 +159,7 @@ impl Generation {
             return true;
         }
         loop {
-            let next = self.pace().goodbye(Instant::now());
+            let next = self.pace.lock().goodbye(Instant::now());
             match next {
                 Goodbye::Say => break,
                 Goodbye::Mark if self.client.mark().is_err() => return false,
@@ -176,10 +176,6 @@ impl Generation {
         // The poller ends when DISCONNECT is written.
         poller.join_next().await;
         true
-    }
-
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock()
     }
 }
 

@@ -3,7 +3,6 @@
 use std::future::pending;
 use std::time::Instant;
 
-use parking_lot::MutexGuard;
 use tokio::time::sleep_until;
 use tracing::{info, warn};
 
@@ -11,7 +10,7 @@ use super::MqttSource;
 use super::client::{Connection, Event, Incoming, Retained};
 use super::diagnosis::{Kind, Stage, Trouble};
 use super::generation::Generation;
-use super::subscriptions::{Answer, Change, Subscriptions};
+use super::subscriptions::{Answer, Change};
 
 impl MqttSource {
     /// The next event of a connection; what becomes due meanwhile is asked.
@@ -23,7 +22,7 @@ impl MqttSource {
         let next = connection.next();
         tokio::pin!(next);
         loop {
-            let at = self.subscriptions().next_at();
+            let at = self.subscriptions.lock().next_at();
             let due = async {
                 match at {
                     Some(at) => sleep_until(at.into()).await,
@@ -45,14 +44,14 @@ impl MqttSource {
         identifiers: bool,
     ) -> Result<(), Trouble> {
         self.health.not_ready("waiting for the broker to confirm the subscriptions");
-        let change = self.subscriptions().connected(identifiers);
+        let change = self.subscriptions.lock().connected(identifiers);
         self.say(change);
         self.ask(generation)
     }
 
     /// A SUBSCRIBE was written.
     pub(super) fn asked(&self, packet_id: u16) {
-        self.subscriptions().written(packet_id);
+        self.subscriptions.lock().written(packet_id);
     }
 
     /// A SUBACK came: how far the connection is now.
@@ -63,7 +62,7 @@ impl MqttSource {
         answers: Vec<Answer>,
     ) -> Result<Stage, Trouble> {
         let (changes, all_granted, all_answered, refused) = {
-            let mut subscriptions = self.subscriptions();
+            let mut subscriptions = self.subscriptions.lock();
             let changes = subscriptions.answered(packet_id, answers, Instant::now());
             let refused = subscriptions.refused();
             (changes, subscriptions.all_granted(), subscriptions.all_answered(), refused)
@@ -88,7 +87,7 @@ impl MqttSource {
     /// The broker said goodbye.
     pub(super) fn dismissed(&self, trouble: &Trouble) {
         if trouble.kind == Kind::NoIdentifiers {
-            let change = self.subscriptions().no_identifiers();
+            let change = self.subscriptions.lock().no_identifiers();
             self.say(change);
         }
     }
@@ -100,7 +99,7 @@ impl MqttSource {
             return false;
         }
         let topic = String::from_utf8_lossy(&incoming.topic);
-        if self.subscriptions().counts(&topic, &incoming.identifiers) {
+        if self.subscriptions.lock().counts(&topic, &incoming.identifiers) {
             return false;
         }
         // One that is left to the broker comes again, and is counted then.
@@ -112,7 +111,7 @@ impl MqttSource {
 
     fn ask(&self, generation: &Generation) -> Result<(), Trouble> {
         let now = Instant::now();
-        let mut subscriptions = self.subscriptions();
+        let mut subscriptions = self.subscriptions.lock();
         if subscriptions.is_overdue(now) {
             return Err(Trouble::other("the broker did not confirm the subscriptions"));
         }
@@ -152,9 +151,5 @@ impl MqttSource {
                 "the broker refuses a subscription; it is asked again until it is granted"
             );
         }
-    }
-
-    fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
-        self.subscriptions.lock()
     }
 }
