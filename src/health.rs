@@ -36,14 +36,14 @@ impl Health {
     pub fn register(&self, name: impl Into<String>, not_ready: &str) -> Part {
         let name = name.into();
         let state = State { not_ready: Some(not_ready.to_owned()), seen: None };
-        self.lock().insert(name.clone(), state);
+        self.parts.lock().insert(name.clone(), state);
         Part { name, health: self.clone() }
     }
 
     /// The parts that are not ready, each with its reason; empty when all are.
     #[must_use]
     pub fn not_ready(&self) -> Vec<(String, String)> {
-        let parts = self.lock();
+        let parts = self.parts.lock();
         parts.iter().filter_map(|(name, s)| Some((name.clone(), s.not_ready.clone()?))).collect()
     }
 
@@ -61,17 +61,13 @@ impl Health {
     /// The parts that promised signs of life and gave none for a minute.
     #[must_use]
     pub fn stuck(&self) -> Vec<String> {
-        let parts = self.lock();
+        let parts = self.parts.lock();
         let late = |s: &State| s.seen.is_some_and(|seen| seen.elapsed() > STUCK_AFTER);
         parts.iter().filter(|(_, s)| late(s)).map(|(name, _)| name.clone()).collect()
     }
 
-    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<String, State>> {
-        self.parts.lock()
-    }
-
     fn change(&self, name: &str, change: impl FnOnce(&mut State)) {
-        if let Some(state) = self.lock().get_mut(name) {
+        if let Some(state) = self.parts.lock().get_mut(name) {
             change(state);
         }
     }
@@ -97,7 +93,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.health.lock().remove(&self.name);
+        self.health.parts.lock().remove(&self.name);
     }
 }
 

@@ -18,7 +18,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
@@ -79,14 +79,7 @@ pub struct KafkaTarget {
 }
 
 /// The last connection error of a producer; every producer has its own.
-#[derive(Clone, Default)]
-struct Trouble(Arc<Mutex<Option<(Code, String)>>>);
-
-impl Trouble {
-    fn get(&self) -> MutexGuard<'_, Option<(Code, String)>> {
-        self.0.lock()
-    }
-}
+type Trouble = Arc<Mutex<Option<(Code, String)>>>;
 
 struct Context {
     tokens: Option<Arc<TokenCache>>,
@@ -130,7 +123,7 @@ impl KafkaTarget {
     pub async fn look(&mut self) -> Result<usize, String> {
         let found = self.ask().await;
         match found {
-            Ok(_) => *self.trouble.get() = None,
+            Ok(_) => *self.trouble.lock() = None,
             Err(_) => self.close(),
         }
         found
@@ -206,7 +199,7 @@ impl KafkaTarget {
         }
         match failures.iter().min_by_key(|failure| failure.number) {
             None => {
-                *self.trouble.get() = None;
+                *self.trouble.lock() = None;
                 Ok(())
             }
             Some(failure) if large(failure) => Err(self.too_large(&records[failure.number])),
@@ -292,7 +285,7 @@ impl KafkaTarget {
 
     /// Why the topic can't be written, and the remedy where the code tells.
     fn why(&self, code: Code) -> String {
-        let heard = self.trouble.get().clone();
+        let heard = self.trouble.lock().clone();
         // A connection error reported meanwhile tells more than a timeout.
         let silent = matches!(
             code,
@@ -385,7 +378,7 @@ impl ClientContext for Context {
         {
             tokens.refuse();
         }
-        let mut trouble = self.trouble.get();
+        let mut trouble = self.trouble.lock();
         // The cause, broker by broker, was reported already.
         if code != Code::AllBrokersDown || trouble.is_none() {
             *trouble = Some((code, reason.to_owned()));

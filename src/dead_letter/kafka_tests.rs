@@ -75,17 +75,17 @@ async fn trouble_that_is_over_is_not_told_again() {
     let mut target = target(&mock).await;
     let trouble = || Some((Code::SaslAuthenticationFailed, "wrong password".to_owned()));
     target.look().await.unwrap();
-    *target.trouble.get() = trouble();
+    *target.trouble.lock() = trouble();
     assert!(target.why(Code::MessageTimedOut).contains("wrong password"));
     target.look().await.unwrap();
     assert!(!target.why(Code::MessageTimedOut).contains("wrong password"));
-    *target.trouble.get() = trouble();
+    *target.trouble.lock() = trouble();
     let of_the_last = target.trouble.clone();
     target.close();
     // It is what this one failed for.
     assert!(target.why(Code::MessageTimedOut).contains("wrong password"));
     target.producer().await.unwrap();
-    *of_the_last.get() = trouble();
+    *of_the_last.lock() = trouble();
     assert!(!target.why(Code::MessageTimedOut).contains("wrong password"));
 }
 

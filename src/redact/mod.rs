@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use escapes::{Kind, Unescaped};
 use known::Known;
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::RwLock;
 
 /// The text in place of a secret.
 const COVER: &str = "…";
@@ -150,20 +150,15 @@ fn secrets_of(address: &str) -> Vec<String> {
 }
 
 fn remember(value: &str, until: Option<Instant>) {
-    let knows = read().knows(value, until);
+    let knows = KNOWN.read().knows(value, until);
     if !knows {
-        let mut known = KNOWN.write();
-        known.learn(value, until, Instant::now());
+        KNOWN.write().learn(value, until, Instant::now());
     }
-}
-
-fn read() -> RwLockReadGuard<'static, Known> {
-    KNOWN.read()
 }
 
 /// `None` if there is no secret in it.
 fn cleaned(text: &[u8]) -> Option<Vec<u8>> {
-    let spans = secrets(&read(), text);
+    let spans = secrets(&KNOWN.read(), text);
     let mut shown = Vec::with_capacity(text.len());
     let mut from = 0;
     for span in &spans {

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use rand::RngExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -118,7 +118,7 @@ impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
     /// A valid value; waits only if there is none. The error is the reason why there is none.
     pub async fn get(&self) -> Result<Held<T>, String> {
         let mut ended = self.0.ended.subscribe();
-        let step = self.0.lock().step(Instant::now());
+        let step = self.0.state.lock().step(Instant::now());
         match step {
             Step::Use(held, begin) => {
                 if begin {
@@ -135,14 +135,14 @@ impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
         }
         // The sender is ours, so it is there.
         let _ = ended.changed().await;
-        let state = self.0.lock();
+        let state = self.0.state.lock();
         state.good(Instant::now()).cloned().ok_or_else(|| state.why.clone())
     }
 
     /// Starts to fetch the first value, so that it, or a logged failure, is there before the first call.
     pub fn begin_early(&self) {
         // Not in the condition: the lock would be held while the task is spawned, which may end at once.
-        let step = self.0.lock().step(Instant::now());
+        let step = self.0.state.lock().step(Instant::now());
         if let Step::Use(_, true) | Step::Wait(true) = step {
             self.begin();
         }
@@ -151,7 +151,7 @@ impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
     /// Notes that the value of this generation was refused. Whether there is a new one.
     pub async fn refused(&self, generation: u64) -> bool {
         let mut ended = self.0.ended.subscribe();
-        let step = self.0.lock().refused(generation, Instant::now());
+        let step = self.0.state.lock().refused(generation, Instant::now());
         match step {
             Step::Use(..) => return true,
             Step::Fail(_) => return false,
@@ -162,7 +162,7 @@ impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
             }
         }
         let _ = ended.changed().await;
-        self.0.lock().held.as_ref().is_some_and(|held| held.generation != generation)
+        self.0.state.lock().held.as_ref().is_some_and(|held| held.generation != generation)
     }
 
     /// Runs a renewal; the state says already that one is running.
@@ -199,12 +199,8 @@ impl<T: PartialEq> Drop for Running<T> {
 }
 
 impl<T: PartialEq> Shared<T> {
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock()
-    }
-
     fn end(&self, result: Result<Fresh<T>, String>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let failing = state.backoff.failures() > 0;
         if let Err(why) = &result
             && !failing

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::dead_letter::First;
@@ -127,7 +127,7 @@ struct Held {
 impl Tally {
     /// Changes the account.
     pub(super) fn count(&self, change: impl FnOnce(&mut Account)) {
-        change(&mut self.lock().account);
+        change(&mut self.state.lock().account);
     }
 
     /// Waits until a record of `bytes` may be taken.
@@ -136,7 +136,7 @@ impl Tally {
             state.held.is_empty()
                 || (state.held.len() < MAX_IN_FLIGHT && state.bytes + bytes <= MAX_BYTES)
         };
-        while !fits(&self.lock()) {
+        while !fits(&self.state.lock()) {
             self.changed.notified().await;
         }
     }
@@ -150,7 +150,7 @@ impl Tally {
         unknown_route: Option<Arc<str>>,
         first: First,
     ) -> Settlement {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let token = state.next;
         state.next += 1;
         state.bytes += bytes;
@@ -161,23 +161,19 @@ impl Tally {
 
     /// Of a record in flight, by its token: where it stands, and what it became one for.
     pub(super) fn origin(&self, token: u64) -> Option<(Place, First)> {
-        self.lock().held.get(&token).map(|held| (held.place, held.first.clone()))
+        self.state.lock().held.get(&token).map(|held| (held.place, held.first.clone()))
     }
 
     /// The account so far, and how many records are in flight.
     pub(super) fn now(&self) -> (Account, usize) {
-        let state = self.lock();
+        let state = self.state.lock();
         (state.account.clone(), state.held.len())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
     }
 }
 
 impl Tracker for Tally {
     fn charge(&self, token: u64, bytes: usize) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(held) = state.held.get_mut(&token) {
             held.bytes += bytes;
             state.bytes += bytes;
@@ -185,7 +181,7 @@ impl Tracker for Tally {
     }
 
     fn settled(&self, token: u64, outcome: Outcome) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(held) = state.held.remove(&token) else { return };
         state.bytes -= held.bytes;
         let account = &mut state.account;
@@ -235,7 +231,7 @@ mod tests {
         }
         let (account, in_flight) = tally.now();
         assert_eq!((account.published, account.unconfirmed, account.rejected), (1_001, 1, 1));
-        assert_eq!(tally.lock().bytes, 0, "what was charged has gone with its record");
+        assert_eq!(tally.state.lock().bytes, 0, "what was charged has gone with its record");
         assert_eq!(account.unknown_routes, BTreeMap::from([("gone".to_owned(), 1)]));
         assert_eq!(account.unsettled, [Place { file: 0, line: 5 }]);
         assert!(account.adds_up() && !account.is_clean() && in_flight == 0);

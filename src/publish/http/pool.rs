@@ -128,7 +128,7 @@ impl Connections {
 
     /// The generation to use at `now`, and its pool if connections are shared.
     pub(super) fn at(&self, now: Instant) -> (Number, Option<Pool>) {
-        let mut current = self.lock();
+        let mut current = self.current.lock();
         if now >= current.until {
             self.renew(&mut current, "their age");
         }
@@ -145,7 +145,7 @@ impl Connections {
     /// There was an answer over a connection of that generation.
     pub(super) fn answered(&self, number: Number) {
         if self.errors.load(Relaxed) > 0 {
-            let current = self.lock();
+            let current = self.current.lock();
             if Number(current.number) == number {
                 self.errors.store(0, Relaxed);
             }
@@ -154,7 +154,7 @@ impl Connections {
 
     /// There was no connection, or no answer over it. Errors of earlier generations don't count.
     pub(super) fn failed(&self, number: Number) {
-        let mut current = self.lock();
+        let mut current = self.current.lock();
         if Number(current.number) != number {
             return;
         }
@@ -171,10 +171,6 @@ impl Connections {
             until: Instant::now() + jittered(self.max_age),
         };
         self.errors.store(0, Relaxed);
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, Current> {
-        self.current.lock()
     }
 }
 
