@@ -87,7 +87,7 @@ pub fn tokens<T: PartialEq + Send + Sync + 'static>(
             let proxy = reqwest::Proxy::all(proxy.url()).map_err(OAuth2Error::Client)?;
             client.no_proxy().proxy(proxy)
         }
-        None => client.no_proxy().dns_resolver(Resolver::new()),
+        None => client.no_proxy().dns_resolver(Resolver::default()),
     };
     let client = client.build().map_err(OAuth2Error::Client)?;
     let in_form = AtomicBool::new(false);

@@ -28,16 +28,9 @@ struct Forbidden {
 type Found = std::vec::IntoIter<SocketAddr>;
 type Finding = Pin<Box<dyn Future<Output = io::Result<Found>> + Send>>;
 
-impl Resolver {
-    /// The system's.
-    pub fn new() -> Self {
-        Self(GaiResolver::new())
-    }
-}
-
 impl Default for Resolver {
     fn default() -> Self {
-        Self::new()
+        Self(GaiResolver::new())
     }
 }
 
@@ -107,7 +100,7 @@ mod tests {
 
     #[tokio::test]
     async fn spellings_that_only_a_resolver_understands_are_looked_up_and_refused() {
-        let mut resolver = Resolver::new();
+        let mut resolver = Resolver::default();
         for name in ["2852039166", "0xa9fea9fe", "0251.0376.0251.0376"] {
             let error = resolver.call(name.parse().unwrap()).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{name}: {error}");

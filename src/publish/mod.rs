@@ -122,7 +122,7 @@ impl<P: Post> Publisher<P> {
         health.ready();
         let (now, post) = (clock(), Arc::new(post));
         Self {
-            lanes: Lanes::new(),
+            lanes: Lanes::default(),
             workers: Workers::new(Arc::clone(&post)),
             post,
             limits: Limits::new(max_concurrency, max_rate, now),

@@ -183,7 +183,7 @@ impl fmt::Debug for Connections {
 /// The route to the endpoint, direct or through a proxy. `tls` is for a proxy reached over TLS.
 fn transport(timeout: Duration, proxy: Option<&Proxy>, tls: &ClientConfig) -> Transport {
     let Some(proxy) = proxy.map(Proxy::intercept) else {
-        return Transport::Direct(tcp(Resolver::new(), timeout));
+        return Transport::Direct(tcp(Resolver::default(), timeout));
     };
     let connector = HttpsConnectorBuilder::new()
         .with_tls_config(tls.clone())
@@ -290,7 +290,7 @@ pub(super) mod tests {
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Transport::Direct(tcp(Resolver::new(), AGE)));
+            .wrap_connector(Transport::Direct(tcp(Resolver::default(), AGE)));
         Connections::over(connector, false, AGE)
     }
 

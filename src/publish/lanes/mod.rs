@@ -95,15 +95,8 @@ enum Sleeper<T> {
     Loose(LaneId, Vec<T>),
 }
 
-impl<T: Item> Default for Lanes<T> {
+impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<T: Item> Lanes<T> {
-    /// No lanes.
-    pub fn new() -> Self {
         Self {
             by_channel: HashTable::new(),
             all: Slab::new(),
@@ -118,7 +111,9 @@ impl<T: Item> Lanes<T> {
             queued: 0,
         }
     }
+}
 
+impl<T: Item> Lanes<T> {
     /// Puts an item at the end of its key.
     pub fn push(&mut self, channel: &Channel, item: T) {
         self.queued += 1;

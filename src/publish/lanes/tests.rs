@@ -57,7 +57,7 @@ fn finish(lanes: &mut Lanes<Thing>, batch: Batch<Thing>) {
 
 #[test]
 fn a_quiet_lane_sends_at_once_and_a_busy_one_fills_its_batches() {
-    let (mut lanes, a) = (Lanes::new(), channel("/a"));
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
     lanes.push(&a, thing(Some("k"), 0));
     let first = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     assert_eq!(first.items.len(), 1);
@@ -77,7 +77,7 @@ fn a_quiet_lane_sends_at_once_and_a_busy_one_fills_its_batches() {
 
 #[test]
 fn a_key_is_in_one_request_at_a_time() {
-    let (mut lanes, a) = (Lanes::new(), channel("/a"));
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
     for n in 0..12 {
         lanes.push(&a, thing(Some("hot"), n));
     }
@@ -89,7 +89,7 @@ fn a_key_is_in_one_request_at_a_time() {
 
 #[test]
 fn what_comes_back_goes_first_and_in_order() {
-    let (mut lanes, a) = (Lanes::new(), channel("/a"));
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
     for n in 0..7 {
         lanes.push(&a, thing(Some("k"), n));
     }
@@ -106,7 +106,7 @@ fn what_comes_back_goes_first_and_in_order() {
 
 #[test]
 fn only_the_key_that_failed_waits() {
-    let (mut lanes, a) = (Lanes::new(), channel("/a"));
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
     for n in 0..4 {
         lanes.push(&a, thing(Some(if n % 2 == 0 { "bad" } else { "good" }), n));
     }
@@ -123,7 +123,7 @@ fn only_the_key_that_failed_waits() {
 
 #[test]
 fn the_unordered_come_back_without_holding_the_others() {
-    let (mut lanes, a) = (Lanes::new(), channel("/a"));
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
     for n in 0..6 {
         lanes.push(&a, thing(None, n));
     }
@@ -139,7 +139,7 @@ fn the_unordered_come_back_without_holding_the_others() {
 
 #[test]
 fn a_strict_key_has_one_event_a_request() {
-    let (mut lanes, a) = (Lanes::new(), channel("/a"));
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
     for n in 0..3 {
         lanes.push(&a, Thing { strict: true, ..thing(Some("s"), n) });
         lanes.push(&a, thing(Some("k"), 10 + n));
@@ -150,7 +150,7 @@ fn a_strict_key_has_one_event_a_request() {
 
 #[test]
 fn an_event_alone_has_a_request_of_its_own() {
-    let (mut lanes, a) = (Lanes::new(), channel("/a"));
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
     lanes.push(&a, thing(Some("x"), 0));
     lanes.push(&a, Thing { alone: true, ..thing(Some("y"), 1) });
     lanes.push(&a, thing(Some("z"), 2));
@@ -163,7 +163,7 @@ fn an_event_alone_has_a_request_of_its_own() {
 
 #[test]
 fn a_body_stays_within_its_bytes() {
-    let (mut lanes, a) = (Lanes::new(), channel("/a"));
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
     for n in 0..5 {
         lanes.push(&a, Thing { bytes: 400_000, ..thing(Some(&n.to_string()), n) });
     }
@@ -173,7 +173,7 @@ fn a_body_stays_within_its_bytes() {
 
 #[test]
 fn a_blocked_namespace_stands_aside() {
-    let (mut lanes, a, b) = (Lanes::new(), channel("/a/x"), channel("/b/x"));
+    let (mut lanes, a, b) = (Lanes::default(), channel("/a/x"), channel("/b/x"));
     lanes.push(&a, thing(None, 0));
     lanes.push(&b, thing(None, 1));
     assert_eq!(numbers(lanes.next_batch(|n| if n == "a" { 0 } else { MAX_EVENTS }).as_ref()), [1]);
@@ -184,7 +184,7 @@ fn a_blocked_namespace_stands_aside() {
 
 #[test]
 fn a_hot_key_leaves_the_others_their_turn() {
-    let (mut lanes, a) = (Lanes::new(), channel("/a"));
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
     for n in 0..100 {
         lanes.push(&a, thing(Some("hot"), n));
     }
@@ -196,7 +196,7 @@ fn a_hot_key_leaves_the_others_their_turn() {
 
 #[test]
 fn an_empty_lane_is_forgotten() {
-    let (mut lanes, a) = (Lanes::new(), channel("/a"));
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
     lanes.push(&a, thing(Some("k"), 0));
     let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
     finish(&mut lanes, batch);
@@ -317,7 +317,7 @@ proptest! {
     #[test]
     fn the_lanes_keep_their_promises(steps in steps()) {
         let start = Instant::now();
-        let (mut lanes, mut model, mut out, mut number) = (Lanes::new(), Model::default(), Vec::new(), 0);
+        let (mut lanes, mut model, mut out, mut number) = (Lanes::default(), Model::default(), Vec::new(), 0);
         let mut now = start;
         for step in steps {
             match step {
