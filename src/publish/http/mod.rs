@@ -28,7 +28,7 @@ use crate::outbound::ProxyError;
 use crate::outbound::tls::TlsError;
 use auth::{AuthError, Authorizer};
 use exchange::{Connection, ExchangeError};
-use pool::{ConnectError, Connections, Number, Pool};
+use pool::{Connections, Number, Pool};
 use skew::{Clock, Timestamps};
 
 /// Longest answer that is read: five refused events with their messages are far shorter.
@@ -210,15 +210,6 @@ fn request(uri: &Uri, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
     *request.uri_mut() = uri.clone();
     *request.headers_mut() = headers;
     request
-}
-
-impl From<ConnectError> for BuildError {
-    fn from(error: ConnectError) -> Self {
-        match error {
-            ConnectError::Tls(error) => Self::Tls(error),
-            ConnectError::Proxy(error) => Self::Proxy(error),
-        }
-    }
 }
 
 impl Broken {

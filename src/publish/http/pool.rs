@@ -26,9 +26,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower_service::Service;
 
+use super::BuildError;
 use crate::config::api::ApiConfig;
-use crate::outbound::tls::{self, TlsError};
-use crate::outbound::{Proxies, Proxy, ProxyError, Resolver};
+use crate::outbound::{Proxies, Proxy, Resolver, tls};
 
 /// A connection idle for this long is not used again: a server is likely to close it just then.
 pub(super) const IDLE: Duration = Duration::from_secs(20);
@@ -55,15 +55,6 @@ pub(super) type Stream = <HttpsConnector<Transport> as Service<Uri>>::Response;
 pub(super) type Pool = Client<HttpsConnector<Transport>, Full<Bytes>>;
 
 pub(super) type BoxError = Box<dyn Error + Send + Sync>;
-
-/// Why connections can't be set up.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    #[error(transparent)]
-    Proxy(#[from] ProxyError),
-}
 
 /// Makes connections, and decides which are still used.
 pub(super) struct Connections {
@@ -97,7 +88,7 @@ pub(super) enum Transport {
 
 impl Connections {
     /// Connections for `api`, through the proxy of the environment, if any. None is made yet.
-    pub(super) fn build(api: &ApiConfig) -> Result<Self, ConnectError> {
+    pub(super) fn build(api: &ApiConfig) -> Result<Self, BuildError> {
         let uri = &api.endpoint.uri;
         let secure = uri.scheme_str() == Some("https");
         let tls = if secure {
