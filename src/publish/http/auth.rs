@@ -61,10 +61,6 @@ struct Signing {
     token: Option<HeaderValue>,
 }
 
-/// The generation of the secret, token or credentials that a request was sent with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Generation(u64);
-
 /// Why no headers could be made.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
@@ -111,12 +107,13 @@ impl Authorizer {
         }
     }
 
-    /// The headers of a request with `body`; a signature carries the time of `now`, by the service's clock.
+    /// The headers of a request with `body`, and the generation of the secret, token or credentials in them. A
+    /// signature carries the time of `now`, by the service's clock.
     pub(super) async fn headers(
         &self,
         body: &[u8],
         now: impl FnOnce() -> SystemTime,
-    ) -> Result<(HeaderMap, Generation), AuthError> {
+    ) -> Result<(HeaderMap, u64), AuthError> {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(sign::CONTENT_TYPE));
         let generation = match self {
@@ -129,19 +126,19 @@ impl Authorizer {
             }
             Self::Iam(iam) => iam.sign(body, now, &mut headers).await?,
         };
-        Ok((headers, Generation(generation)))
+        Ok((headers, generation))
     }
 
     /// Renews the secret, token or credentials after the API refused `generation`, where that is possible.
     /// Whether there is a new generation, so that a retry is worth it.
-    pub(super) async fn renew(&self, generation: Generation) -> bool {
+    pub(super) async fn renew(&self, generation: u64) -> bool {
         match self {
             Self::ApiKey(shown) | Self::Token(shown) => {
                 shown.secret.reread().await;
-                shown.now().await.1 != generation.0
+                shown.now().await.1 != generation
             }
-            Self::OAuth2(tokens) => tokens.refused(generation.0).await,
-            Self::Iam(iam) => iam.credentials.refused(generation.0).await,
+            Self::OAuth2(tokens) => tokens.refused(generation).await,
+            Self::Iam(iam) => iam.credentials.refused(generation).await,
         }
     }
 
