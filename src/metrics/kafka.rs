@@ -67,33 +67,30 @@ impl Metrics {
             let help = "Partitions begun where the group had no position";
             self.one("source_partition_starts", help, &with(&labels, "at", place))
         };
+        let counter = |name, help| -> Counter { self.one(name, help, &labels) };
         let of_partition = |name, help| self.family(name, help, Gauge::default);
         KafkaMetrics {
-            rebalances: self.one("source_rebalances", "Changes of the assignment", &labels),
+            rebalances: counter("source_rebalances", "Changes of the assignment"),
             paused: self.one(
                 "source_paused_partitions",
                 "Partitions not fetched from for want of room",
                 &labels,
             ),
-            offset_gaps: self.one(
+            offset_gaps: counter(
                 "source_offset_gap",
                 "Positions that the broker did not have, so that it went on elsewhere",
-                &labels,
             ),
-            late: self.one(
+            late: counter(
                 "source_late_settlements",
                 "Messages settled after their partition had gone",
-                &labels,
             ),
-            rewinds: self.one(
+            rewinds: counter(
                 "source_rewinds",
                 "Partitions read again from a message that was given back",
-                &labels,
             ),
-            tombstones: self.one(
+            tombstones: counter(
                 "source_tombstones",
                 "Messages without a payload that were skipped",
-                &labels,
             ),
             starts: Starts {
                 beginning: start("beginning"),

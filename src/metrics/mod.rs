@@ -144,35 +144,24 @@ impl Metrics {
             "Messages no longer in flight, by what became of them: the worst of their events",
             Counter::default,
         );
+        let counter = |name, help| -> Counter { self.one(name, help, labels) };
+        let gauge = |name, help| -> Gauge { self.one(name, help, labels) };
         SourceMetrics {
-            received: self.one("source_received", "Messages taken from the broker", labels),
+            received: counter("source_received", "Messages taken from the broker"),
             settled: OUTCOMES
                 .map(|outcome| settled.get_or_create_owned(&with(labels, "outcome", outcome))),
-            in_flight: self.one(
-                "source_in_flight",
-                "Messages taken and not yet acknowledged",
-                labels,
-            ),
-            in_flight_bytes: self.one(
-                "source_in_flight_bytes",
-                "Bytes held for messages in flight",
-                labels,
-            ),
-            connected: self.one("source_connected", "1 while connected to the broker", labels),
-            reconnects: self.one("source_reconnects", "Connections after the first", labels),
-            session_lost: self.one(
+            in_flight: gauge("source_in_flight", "Messages taken and not yet acknowledged"),
+            in_flight_bytes: gauge("source_in_flight_bytes", "Bytes held for messages in flight"),
+            connected: gauge("source_connected", "1 while connected to the broker"),
+            reconnects: counter("source_reconnects", "Connections after the first"),
+            session_lost: counter(
                 "source_session_lost",
                 "Connections that found the session forgotten",
-                labels,
             ),
-            over_limit: self.one("source_over_limit", "Messages beyond the limits", labels),
-            copies_skipped: self.one("source_copies_skipped", "Copies not taken", labels),
-            dropped: self.one(
-                "source_dropped",
-                "Messages that could not be held and are lost",
-                labels,
-            ),
-            unrouted: self.one("unrouted", "Messages that no route takes", labels),
+            over_limit: counter("source_over_limit", "Messages beyond the limits"),
+            copies_skipped: counter("source_copies_skipped", "Copies not taken"),
+            dropped: counter("source_dropped", "Messages that could not be held and are lost"),
+            unrouted: counter("unrouted", "Messages that no route takes"),
         }
     }
 
@@ -214,43 +203,30 @@ impl Metrics {
             let help = "Events tried again, by the fault";
             (fault, self.one("publish_retries", help, &with(labels, "fault", fault)))
         };
+        let counter = |name, help| -> Counter { self.one(name, help, labels) };
+        let gauge = |name, help| -> Gauge { self.one(name, help, labels) };
+        let histogram =
+            |name, help, make| self.family(name, help, make).get_or_create_owned(labels);
         ApiMetrics {
             accepted: events("accepted"),
             unconfirmed: events("unconfirmed"),
             rejected: events("rejected"),
             requests: results.into_iter().map(request).collect(),
             retries: faults.into_iter().map(retry).collect(),
-            seconds: self
-                .family("publish_request_seconds", "Duration of requests", || {
-                    Histogram::new(exponential_buckets(0.001, 2.0, 15))
-                })
-                .get_or_create_owned(labels),
-            batch: self
-                .family("publish_batch_events", "Events a request", || {
-                    Histogram::new([1.0, 2.0, 3.0, 4.0, 5.0])
-                })
-                .get_or_create_owned(labels),
-            concurrency: self.one(
-                "publish_concurrency_limit",
-                "Requests that may be in flight",
-                labels,
-            ),
+            seconds: histogram("publish_request_seconds", "Duration of requests", || {
+                Histogram::new(exponential_buckets(0.001, 2.0, 15))
+            }),
+            batch: histogram("publish_batch_events", "Events a request", || {
+                Histogram::new([1.0, 2.0, 3.0, 4.0, 5.0])
+            }),
+            concurrency: gauge("publish_concurrency_limit", "Requests that may be in flight"),
             rate: self.one("publish_rate_limit", "Events a second that may be sent", labels),
-            breaker: self.one("publish_breaker_open", "1 while the API does not answer", labels),
-            paused: self.one(
-                "api_paused",
-                "1 while the API or a namespace of it refuses us",
-                labels,
-            ),
-            reordered: self.one(
-                "reordered",
-                "Events that passed a batch-mate of their key",
-                labels,
-            ),
-            ambiguous: self.one(
+            breaker: gauge("publish_breaker_open", "1 while the API does not answer"),
+            paused: gauge("api_paused", "1 while the API or a namespace of it refuses us"),
+            reordered: counter("reordered", "Events that passed a batch-mate of their key"),
+            ambiguous: counter(
                 "ambiguous",
                 "Requests that may have been processed without an answer",
-                labels,
             ),
         }
     }
