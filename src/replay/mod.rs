@@ -35,10 +35,7 @@ use crate::route::{Decision, Reason, Rejection, RouteName};
 use crate::shutdown::Shutdown;
 use account::Tally;
 use input::{Input, Read, rejects_of};
-use plan::{Routes, Unknown};
-
-/// The `reason` of records whose route no longer exists.
-const UNKNOWN_ROUTE: &str = "unknown_route";
+use plan::{Routes, Undecided};
 
 /// After the abort every part has this long to end.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -257,21 +254,14 @@ impl Feed {
             at: kept.at,
         });
         let plan = routes.plan(&kept);
+        let unknown_route = plan.as_ref().err().and_then(|why| why.unknown_route.clone());
+        let delivery = Delivery::new(kept.message, tally.take(place, bytes, unknown_route, first));
         let decisions = match plan {
             Ok(decisions) => decisions,
-            Err(Unknown(route)) => {
-                let settlement = tally.take(place, bytes, Some(Arc::clone(&route)), first);
-                let delivery = Delivery::new(kept.message, settlement);
-                let why = (UNKNOWN_ROUTE, unknown(&route));
-                return self.rejects.write(delivery, Some(route), kept.channel, why);
+            Err(Undecided { reason, detail, .. }) => {
+                return self.rejects.write(delivery, kept.route, kept.channel, (reason, detail));
             }
         };
-        let delivery = Delivery::new(kept.message, tally.take(place, bytes, None, first));
-        if decisions.is_empty() {
-            let Rejection { reason, detail } = unrouted(kept.route.as_deref());
-            let why = (reason.word(), detail);
-            return self.rejects.write(delivery, kept.route, kept.channel, why);
-        }
         for Decision { route, outcome, .. } in decisions {
             // The API of every route has a publisher; a part that is dropped is unsettled.
             let Some(publisher) = self.publishers.get(&route.api) else {
@@ -317,16 +307,4 @@ impl Rejects {
         let record = Record { message, route, channel, reason, detail, at, first };
         drop(letters.send(Letter::new(record, delivery)));
     }
-}
-
-fn unknown(route: &str) -> String {
-    format!("the configuration has no route `{}`", route.escape_debug())
-}
-
-fn unrouted(route: Option<&str>) -> Rejection {
-    let detail = match route {
-        Some(route) => format!("route `{route}` does not take this source and topic any more"),
-        None => "no route takes this topic".to_owned(),
-    };
-    Rejection::new(Reason::Unrouted, detail)
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::dead_letter::record::Kept;
-use crate::route::{Decision, RouteName, RouteTable};
+use crate::route::{Decision, Reason, RouteName, RouteTable};
+
+/// The `reason` of records whose route no longer exists.
+const UNKNOWN_ROUTE: &str = "unknown_route";
 
 /// The routes, all together and each alone.
 #[derive(Debug)]
@@ -14,9 +17,16 @@ pub(super) struct Routes {
     alone: HashMap<RouteName, RouteTable>,
 }
 
-/// The configuration has no such route.
+/// Why no route decides on a record.
 #[derive(Debug)]
-pub(super) struct Unknown(pub(super) Arc<str>);
+pub(super) struct Undecided {
+    /// The route of the record, if the configuration has none of that name.
+    pub(super) unknown_route: Option<RouteName>,
+    /// The kind of reason.
+    pub(super) reason: &'static str,
+    /// The reason in words.
+    pub(super) detail: String,
+}
 
 impl Routes {
     pub(super) fn new(config: &Config) -> Self {
@@ -30,14 +40,17 @@ impl Routes {
     }
 
     /// The decision of the route that `kept` failed on, or those of the whole table if no route matched then.
-    /// None at all: no route matches now. A record that names one of the channels goes to that channel only:
-    /// the API has accepted the others.
-    pub(super) fn plan(&self, kept: &Kept) -> Result<Vec<Decision<'_>>, Unknown> {
+    /// One at least. A record that names one of the channels goes to that channel only: the API has accepted
+    /// the others.
+    pub(super) fn plan(&self, kept: &Kept) -> Result<Vec<Decision<'_>>, Undecided> {
         let table = match &kept.route {
             None => &self.whole,
-            Some(name) => self.alone.get(name).ok_or_else(|| Unknown(Arc::clone(name)))?,
+            Some(name) => self.alone.get(name).ok_or_else(|| Undecided::unknown(name))?,
         };
         let mut decisions: Vec<_> = table.decide(&kept.message, usize::MAX).collect();
+        if decisions.is_empty() {
+            return Err(Undecided::unrouted(kept.route.as_deref()));
+        }
         if let (Some(_), Some(failed)) = (&kept.route, &kept.channel) {
             for rendered in decisions.iter_mut().filter_map(|d| d.outcome.as_mut().ok()) {
                 if rendered.channels.iter().any(|c| c.to_string() == *failed) {
@@ -46,6 +59,21 @@ impl Routes {
             }
         }
         Ok(decisions)
+    }
+}
+
+impl Undecided {
+    fn unknown(route: &RouteName) -> Self {
+        let detail = format!("the configuration has no route `{}`", route.escape_debug());
+        Self { unknown_route: Some(Arc::clone(route)), reason: UNKNOWN_ROUTE, detail }
+    }
+
+    fn unrouted(route: Option<&str>) -> Self {
+        let detail = match route {
+            Some(route) => format!("route `{route}` does not take this source and topic any more"),
+            None => "no route takes this topic".to_owned(),
+        };
+        Self { unknown_route: None, reason: Reason::Unrouted.word(), detail }
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::BuildError;
 use super::account::{Account, Place};
 use super::input::{Input, Options};
-use super::plan::Unknown;
-use super::{BuildError, UNKNOWN_ROUTE, unknown, unrouted};
+use super::plan::Undecided;
 use crate::config::Config;
 use crate::route::{Decision, Rejection, RouteName};
 use crate::shutdown::Shutdown;
@@ -61,21 +61,16 @@ pub async fn dry_run(
         }
         let decisions = match input.routes.plan(&kept) {
             Ok(decisions) => decisions,
-            Err(Unknown(route)) => {
-                account.unknown(&route);
-                let detail = unknown(&route);
-                show(
-                    place,
-                    Preview::Rejected { route: Some(route), reason: UNKNOWN_ROUTE, detail },
-                );
+            Err(Undecided { unknown_route, reason, detail }) => {
+                match unknown_route {
+                    Some(route) => account.unknown(&route),
+                    None => account.rejected += 1,
+                }
+                show(place, Preview::Rejected { route: kept.route, reason, detail });
                 continue;
             }
         };
-        let mut is_rejected = decisions.is_empty();
-        if decisions.is_empty() {
-            let Rejection { reason, detail } = unrouted(kept.route.as_deref());
-            show(place, Preview::Rejected { route: kept.route, reason: reason.word(), detail });
-        }
+        let mut is_rejected = false;
         for Decision { route, outcome, .. } in decisions {
             let route = Arc::clone(&route.name);
             match outcome {
