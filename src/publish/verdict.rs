@@ -179,15 +179,12 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
     if says(&["throttl", "toomanyrequests", "limitexceeded"]) || number == Some(429) {
         return EventVerdict::Retry { why, own_fault: false };
     }
-    if says(&["internal", "timeout", "unavailable"]) || matches!(number, Some(408 | 500..=599)) {
-        return EventVerdict::Retry { why, own_fault: true };
-    }
-    if says(&["unauthorized", "accessdenied", "forbidden"]) || matches!(number, Some(401 | 403)) {
-        return EventVerdict::Retry { why, own_fault: true };
-    }
-    if says(&["toolarge", "invalid", "badrequest", "validation"])
-        || matches!(number, Some(400..=499))
-    {
+    let passing = says(&["internal", "timeout", "unavailable"])
+        || says(&["unauthorized", "accessdenied", "forbidden"])
+        || matches!(number, Some(401 | 403 | 408 | 500..=599));
+    let hopeless = says(&["toolarge", "invalid", "badrequest", "validation"])
+        || matches!(number, Some(400..=499));
+    if hopeless && !passing {
         return EventVerdict::Hopeless { why };
     }
     EventVerdict::Retry { why, own_fault: true }
@@ -219,11 +216,10 @@ impl ErrorKind {
     /// signature was seen as a `BadRequestException`, so over HTTP it may be a 400.
     fn is_about_us(&self, status: u16) -> Option<Refuser> {
         let kind = self.kind.as_deref()?;
-        let named = |names: &[&str]| names.iter().any(|n| kind.starts_with(n));
-        if named(&["UnauthorizedException", "AccessDenied", "ForbiddenException"]) {
+        if self.is_one_of(&["UnauthorizedException", "AccessDenied", "ForbiddenException"]) {
             return Some(Refuser::Namespace);
         }
-        if named(&["WAFForbidden"]) {
+        if self.is_one_of(&["WAFForbidden"]) {
             return Some(Refuser::Firewall);
         }
         let credentials = [
@@ -246,22 +242,23 @@ impl ErrorKind {
             "BadRequestException" if status != 403 && doubts => Some(Refuser::Api),
             // It may be a handler's own, which must not stop the whole API.
             "BadRequestException" if signature => Some(Refuser::Namespace),
-            _ => named(&credentials).then_some(Refuser::Api),
+            _ => self.is_one_of(&credentials).then_some(Refuser::Api),
         }
     }
 
     /// Whether it is the service's own, or nobody's.
     fn is_of_the_service(&self) -> bool {
         let names = ["InternalFailure", "InternalServer", "InternalError", "ServiceUnavailable"];
-        self.kind.as_deref().is_none_or(|kind| names.iter().any(|name| kind.starts_with(name)))
+        self.kind.is_none() || self.is_one_of(&names)
     }
 
     fn is_throttling(&self) -> bool {
-        self.kind.as_deref().is_some_and(|k| {
-            k.starts_with("Throttl")
-                || k.starts_with("TooManyRequests")
-                || k.starts_with("LimitExceeded")
-        })
+        self.is_one_of(&["Throttl", "TooManyRequests", "LimitExceeded"])
+    }
+
+    /// Whether its kind begins with one of these names.
+    fn is_one_of(&self, names: &[&str]) -> bool {
+        self.kind.as_deref().is_some_and(|kind| names.iter().any(|name| kind.starts_with(name)))
     }
 
     /// In words.
