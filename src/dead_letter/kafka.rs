@@ -351,7 +351,7 @@ impl std::fmt::Debug for KafkaTarget {
     }
 }
 
-/// The context of a producer.
+/// The properties of a producer, as librdkafka takes them, and what gives its tokens.
 async fn examined(cluster: &KafkaConfig) -> Result<(ClientConfig, Option<Tokens>), BuildError> {
     let properties = connection(cluster, &DEFAULTS, &FIXED)?;
     check::<BaseProducer>(&properties)?;

@@ -19,7 +19,7 @@ pub struct Entry {
     order: Option<OrderKey>,
     /// Its own hold on it: the table that it was decided by may be another one when its answer comes.
     route: Arc<Spec>,
-    /// The route's, of which every batch asks: the route itself is looked at when something went wrong.
+    /// The route's, which every batch asks for: the route itself is read only when something went wrong.
     strict_order: bool,
     escaped_len: EscapedLen,
     rare: Option<Box<Rare>>,
@@ -88,7 +88,7 @@ impl Entry {
         Self { delivery, order, route, strict_order, escaped_len, rare: None }
     }
 
-    /// The same with `text` for its event, of which the escaped length is.
+    /// The same with `text` for its event: the escaped length that it was made with is that of `text`.
     #[must_use]
     pub fn with_text(mut self, text: Text) -> Self {
         self.rare.get_or_insert_default().text = Some(text);

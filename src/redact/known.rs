@@ -133,7 +133,7 @@ impl Place {
     }
 }
 
-/// The word of its bit, and that.
+/// The word of [`Known::pairs`] for the first two bytes of a key, and their bit in it.
 fn pair(key: [u8; KEY]) -> (usize, u64) {
     let number = u16::from_be_bytes([key[0], key[1]]);
     (usize::from(number / 64), 1 << (number % 64))
