@@ -103,12 +103,10 @@ impl ProvideCredentials for Learned {
         future::ProvideCredentials::new(async {
             let keys = self.0.provide_credentials().await?;
             // Expired ones may come again and again: none is remembered for ever.
-            let until = keys
-                .expiry()
-                .map(|end| end.duration_since(SystemTime::now()).unwrap_or(EXPIRED_ON_ARRIVAL));
-            redact::learn_for(keys.secret_access_key(), until);
+            let lifetime = lifetime(&keys);
+            redact::learn_for(keys.secret_access_key(), lifetime);
             if let Some(token) = keys.session_token() {
-                redact::learn_for(token, until);
+                redact::learn_for(token, lifetime);
             }
             Ok(keys)
         })
@@ -155,11 +153,13 @@ impl Source {
         };
         let provider = Learned(provider);
         let value = provider.provide_credentials().await.map_err(|error| why(&error))?;
-        let lifetime = value
-            .expiry()
-            .map(|expiry| expiry.duration_since(SystemTime::now()).unwrap_or(EXPIRED_ON_ARRIVAL));
-        Ok(Fresh { value, lifetime })
+        Ok(Fresh { lifetime: lifetime(&value), value })
     }
+}
+
+fn lifetime(keys: &Keys) -> Option<Duration> {
+    let end = keys.expiry()?;
+    Some(end.duration_since(SystemTime::now()).unwrap_or(EXPIRED_ON_ARRIVAL))
 }
 
 /// The same proxies as ours, and read in the same way. Plain text, such as this machine's metadata, goes

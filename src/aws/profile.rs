@@ -1,7 +1,6 @@
 //! Features of a profile that the AWS CLI has and this build lacks, reported before anything is fetched.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 #[allow(deprecated)] // what `load` takes
 use aws_config::profile::profile_file::ProfileFiles;
@@ -55,12 +54,9 @@ fn of_base(profile: &Profile) -> Option<String> {
     .into_iter()
     .find(|(key, _)| profile.get(key).is_some())?;
     let name = profile.name();
-    let mut words = format!("the profile `{name}` has `{key}`: {what} is not built in");
-    let _ = write!(
-        words,
-        "; add a profile with `credential_process = aws configure export-credentials --profile {name}`, and name that one"
-    );
-    Some(words)
+    Some(format!(
+        "the profile `{name}` has `{key}`: {what} is not built in; add a profile with `credential_process = aws configure export-credentials --profile {name}`, and name that one"
+    ))
 }
 
 #[cfg(test)]

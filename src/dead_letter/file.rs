@@ -90,14 +90,8 @@ impl Target for FileTarget {
     }
 
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
-        let lines: Vec<Vec<u8>> = records
-            .iter()
-            .map(|record| {
-                let mut text = line(record).to_string().into_bytes();
-                text.push(b'\n');
-                text
-            })
-            .collect();
+        let text = |record| format!("{}\n", line(record)).into_bytes();
+        let lines: Vec<Vec<u8>> = records.iter().map(text).collect();
         let (mut file, place) = (self.file.take(), Arc::clone(&self.place));
         let written = tokio::task::spawn_blocking(move || {
             let mut kept = 0;
@@ -193,18 +187,13 @@ impl Open {
     }
 
     fn append(&mut self, text: &[u8]) -> io::Result<()> {
-        let result = self.file.write_all(text).and_then(|()| self.file.sync_data());
-        match result {
-            Ok(()) => {
-                self.good += text.len() as u64;
-                Ok(())
-            }
-            Err(error) => {
-                // Best effort: else a broken line stays, which `at` ends with a line break.
-                let _ = self.file.set_len(self.good);
-                Err(error)
-            }
+        let written = self.file.write_all(text).and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => self.good += text.len() as u64,
+            // Best effort: else a broken line stays, which `at` ends with a line break.
+            Err(_) => drop(self.file.set_len(self.good)),
         }
+        written
     }
 }
 

@@ -1,7 +1,5 @@
 //! The way to a cluster as librdkafka's properties: the same for those who read and those who write.
 
-use std::fmt::Write as _;
-
 use rdkafka::ClientConfig;
 use rdkafka::config::{FromClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -114,16 +112,11 @@ pub fn check<C: FromClientConfig>(client: &ClientConfig) -> Result<(), BuildErro
 
 /// What librdkafka says, without its own names for where it was.
 pub fn words(error: &KafkaError) -> String {
-    let mut text = String::new();
-    let _ = match error {
-        KafkaError::ClientCreation(why) => write!(text, "{why}"),
-        KafkaError::ClientConfig(_, why, name, _) => write!(text, "`{name}`: {why}"),
-        other => match other.rdkafka_error_code() {
-            Some(code) => write!(text, "{}", of_code(code)),
-            None => write!(text, "{other}"),
-        },
-    };
-    text
+    match error {
+        KafkaError::ClientCreation(why) => why.clone(),
+        KafkaError::ClientConfig(_, why, name, _) => format!("`{name}`: {why}"),
+        other => other.rdkafka_error_code().map_or_else(|| other.to_string(), of_code),
+    }
 }
 
 /// What an error code says, in words.

@@ -62,11 +62,11 @@ pub(super) fn read(
 }
 
 fn parsed(text: &[u8], separator: impl Fn(&str) -> char) -> Result<Kept, String> {
-    match text.strip_suffix(b"\n") {
-        Some(text) => record::parse(text, separator).map_err(|e| e.to_string()),
-        None => record::parse(text, separator)
-            .map_err(|e| format!("the line is cut off, or still being written: {e}")),
-    }
+    let whole = text.strip_suffix(b"\n");
+    record::parse(whole.unwrap_or(text), separator).map_err(|error| match whole {
+        Some(_) => error.to_string(),
+        None => format!("the line is cut off, or still being written: {error}"),
+    })
 }
 
 /// The next line with its line break, and its length; no text if it is longer than `most`.
