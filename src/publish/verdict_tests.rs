@@ -9,14 +9,13 @@ fn answer(status: u16, body: &str) -> Answer {
     Answer { status, body: Bytes::copy_from_slice(body.as_bytes()), ..Answer::default() }
 }
 
+fn error(status: u16, kind: &str, message: &str) -> Answer {
+    let body = format!(r#"{{"errors":[{{"errorType":"{kind}","message":"{message}"}}]}}"#);
+    answer(status, &body)
+}
+
 fn errors(status: u16, kind: &str, message: &str) -> Verdict {
-    judge(
-        &answer(
-            status,
-            &format!(r#"{{"errors":[{{"errorType":"{kind}","message":"{message}"}}]}}"#),
-        ),
-        1,
-    )
+    judge(&error(status, kind, message), 1)
 }
 
 fn retry(fault: Fault) -> Verdict {
@@ -151,10 +150,7 @@ fn errors_beside_the_lists_are_not_passed_over() {
 
 #[test]
 fn a_refusal_of_us_is_told_from_all_else() {
-    let of = |status: u16, kind: &str, message: &str| {
-        let body = format!(r#"{{"errors":[{{"errorType":"{kind}","message":"{message}"}}]}}"#);
-        refusal(&answer(status, &body))
-    };
+    let of = |status, kind, message| refusal(&error(status, kind, message));
     let some = |code: &str| Some(code.to_owned());
     assert_eq!(of(401, "UnauthorizedException", ""), some("UnauthorizedException"));
     assert_eq!(of(400, "ExpiredTokenException", ""), some("ExpiredTokenException"));
@@ -170,34 +166,24 @@ fn a_refusal_of_us_is_told_from_all_else() {
 
 #[test]
 fn statuses_without_a_readable_body() {
-    for (status, expected) in [
-        (429, retry(Fault::Throttled)),
-        (408, retry(Fault::Unavailable)),
-        (425, retry(Fault::Unavailable)),
-        (500, retry(Fault::Unavailable)),
-        (502, retry(Fault::Unavailable)),
-        (503, retry(Fault::Unavailable)),
-        (504, retry(Fault::Unavailable)),
-        (520, retry(Fault::Unavailable)),
-        (400, Verdict::Bad { why: "status 400".into(), certain: false }),
-        (413, Verdict::Bad { why: "status 413".into(), certain: true }),
-        (431, Verdict::Bad { why: "status 431".into(), certain: false }),
-        (407, Verdict::Refused { why: "status 407".into(), who: Refuser::Api }),
-        (501, Verdict::Bad { why: "status 501".into(), certain: false }),
-        (505, Verdict::Bad { why: "status 505".into(), certain: false }),
-        (301, Verdict::Refused { why: "status 301".into(), who: Refuser::Api }),
-        (307, Verdict::Refused { why: "status 307".into(), who: Refuser::Api }),
-        (401, Verdict::Refused { why: "status 401".into(), who: Refuser::Namespace }),
-        (403, Verdict::Refused { why: "status 403".into(), who: Refuser::Namespace }),
-        (404, Verdict::Refused { why: "status 404".into(), who: Refuser::Api }),
-        (511, Verdict::Refused { why: "status 511".into(), who: Refuser::Api }),
+    let refused = |why, who| Verdict::Refused { why, who };
+    let bad = |why, certain| Verdict::Bad { why, certain };
+    for (statuses, expected) in [
+        (&[429][..], &(|_| retry(Fault::Throttled)) as &dyn Fn(String) -> Verdict),
+        (&[408, 425, 500, 502, 503, 504, 520], &|_| retry(Fault::Unavailable)),
+        (&[400, 431, 501, 505], &|why| bad(why, false)),
+        (&[413], &|why| bad(why, true)),
+        (&[401, 403], &|why| refused(why, Refuser::Namespace)),
+        (&[301, 307, 404, 407, 511], &|why| refused(why, Refuser::Api)),
     ] {
-        let mut verdict = judge(&answer(status, "no JSON"), 1);
-        if let Verdict::Refused { why, .. } | Verdict::Bad { why, .. } = &mut verdict {
-            // What more is said of it is not the verdict.
-            why.truncate("status 000".len());
+        for status in statuses {
+            let mut verdict = judge(&answer(*status, "no JSON"), 1);
+            if let Verdict::Refused { why, .. } | Verdict::Bad { why, .. } = &mut verdict {
+                // What more is said of it is not the verdict.
+                why.truncate("status 000".len());
+            }
+            assert_eq!(verdict, expected(format!("status {status}")), "{status}");
         }
-        assert_eq!(verdict, expected, "{status}");
     }
 }
 

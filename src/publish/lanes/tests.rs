@@ -43,12 +43,23 @@ fn channel(text: &str) -> Channel {
     Channel::parse(text).unwrap()
 }
 
+/// Lanes with one channel, and in it this many things of a key.
+fn filled(key: Option<&str>, count: u32) -> (Lanes<Thing>, Channel) {
+    let (mut lanes, a) = (Lanes::default(), channel("/a"));
+    (0..count).for_each(|number| lanes.push(&a, thing(key, number)));
+    (lanes, a)
+}
+
+fn batch(lanes: &mut Lanes<Thing>) -> Option<Batch<Thing>> {
+    lanes.next_batch(|_| MAX_EVENTS)
+}
+
 fn numbers(batch: Option<&Batch<Thing>>) -> Vec<u32> {
     batch.into_iter().flat_map(|b| &b.items).map(|i| i.number).collect()
 }
 
 fn next(lanes: &mut Lanes<Thing>) -> Vec<u32> {
-    numbers(lanes.next_batch(|_| MAX_EVENTS).as_ref())
+    numbers(batch(lanes).as_ref())
 }
 
 fn finish(lanes: &mut Lanes<Thing>, batch: Batch<Thing>) {
@@ -57,47 +68,37 @@ fn finish(lanes: &mut Lanes<Thing>, batch: Batch<Thing>) {
 
 #[test]
 fn a_quiet_lane_sends_at_once_and_a_busy_one_fills_its_batches() {
-    let (mut lanes, a) = (Lanes::default(), channel("/a"));
-    lanes.push(&a, thing(Some("k"), 0));
-    let first = lanes.next_batch(|_| MAX_EVENTS).unwrap();
+    let (mut lanes, a) = filled(Some("k"), 1);
+    let first = batch(&mut lanes).unwrap();
     assert_eq!(first.items.len(), 1);
     for n in 1..5 {
         lanes.push(&a, thing(Some(&format!("k{n}")), n));
-        assert!(
-            lanes.next_batch(|_| MAX_EVENTS).is_none(),
-            "a part of a batch waits for the answer"
-        );
+        assert!(batch(&mut lanes).is_none(), "a part of a batch waits for the answer");
     }
     lanes.push(&a, thing(Some("k5"), 5));
     assert_eq!(next(&mut lanes), [1, 2, 3, 4, 5], "a full batch does not");
     lanes.push(&a, thing(Some("k6"), 6));
     finish(&mut lanes, first);
-    assert!(lanes.next_batch(|_| MAX_EVENTS).is_none(), "the other request is still out");
+    assert!(batch(&mut lanes).is_none(), "the other request is still out");
 }
 
 #[test]
 fn a_key_is_in_one_request_at_a_time() {
-    let (mut lanes, a) = (Lanes::default(), channel("/a"));
-    for n in 0..12 {
-        lanes.push(&a, thing(Some("hot"), n));
-    }
-    let first = lanes.next_batch(|_| MAX_EVENTS).unwrap();
-    assert!(lanes.next_batch(|_| MAX_EVENTS).is_none());
+    let (mut lanes, _) = filled(Some("hot"), 12);
+    let first = batch(&mut lanes).unwrap();
+    assert!(batch(&mut lanes).is_none());
     finish(&mut lanes, first);
     assert_eq!(next(&mut lanes), [5, 6, 7, 8, 9]);
 }
 
 #[test]
 fn what_comes_back_goes_first_and_in_order() {
-    let (mut lanes, a) = (Lanes::default(), channel("/a"));
-    for n in 0..7 {
-        lanes.push(&a, thing(Some("k"), n));
-    }
-    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
-    let back = vec![batch.items[1].clone(), batch.items[3].clone()];
+    let (mut lanes, _) = filled(Some("k"), 7);
+    let sent = batch(&mut lanes).unwrap();
+    let back = vec![sent.items[1].clone(), sent.items[3].clone()];
     let later = Instant::now() + Duration::from_secs(1);
-    lanes.finish(batch.held, back, Some(later));
-    assert!(lanes.next_batch(|_| MAX_EVENTS).is_none(), "it waits for its time");
+    lanes.finish(sent.held, back, Some(later));
+    assert!(batch(&mut lanes).is_none(), "it waits for its time");
     assert_eq!(lanes.next_wake(), Some(later));
     lanes.wake(later);
     assert_eq!(next(&mut lanes), [1, 3, 5, 6]);
@@ -110,12 +111,12 @@ fn only_the_key_that_failed_waits() {
     for n in 0..4 {
         lanes.push(&a, thing(Some(if n % 2 == 0 { "bad" } else { "good" }), n));
     }
-    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
+    let sent = batch(&mut lanes).unwrap();
     lanes.push(&a, thing(Some("bad"), 4));
     lanes.push(&a, thing(Some("good"), 5));
     lanes.push(&a, thing(None, 6));
-    let back = batch.items.iter().filter(|i| i.number == 2).cloned().collect();
-    lanes.finish(batch.held, back, Some(Instant::now() + Duration::from_secs(9)));
+    let back = sent.items.iter().filter(|i| i.number == 2).cloned().collect();
+    lanes.finish(sent.held, back, Some(Instant::now() + Duration::from_secs(9)));
     let mut sent = next(&mut lanes);
     sent.sort_unstable();
     assert_eq!(sent, [5, 6]);
@@ -123,16 +124,13 @@ fn only_the_key_that_failed_waits() {
 
 #[test]
 fn the_unordered_come_back_without_holding_the_others() {
-    let (mut lanes, a) = (Lanes::default(), channel("/a"));
-    for n in 0..6 {
-        lanes.push(&a, thing(None, n));
-    }
-    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
+    let (mut lanes, _) = filled(None, 6);
+    let sent = batch(&mut lanes).unwrap();
     let later = Instant::now() + Duration::from_secs(9);
-    lanes.finish(batch.held, batch.items[..2].to_vec(), Some(later));
-    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
-    assert_eq!(batch.items[0].number, 5);
-    finish(&mut lanes, batch);
+    lanes.finish(sent.held, sent.items[..2].to_vec(), Some(later));
+    let rest = batch(&mut lanes).unwrap();
+    assert_eq!(rest.items[0].number, 5);
+    finish(&mut lanes, rest);
     lanes.wake(later);
     assert_eq!(next(&mut lanes), [0, 1]);
 }
@@ -144,8 +142,7 @@ fn a_strict_key_has_one_event_a_request() {
         lanes.push(&a, Thing { strict: true, ..thing(Some("s"), n) });
         lanes.push(&a, thing(Some("k"), 10 + n));
     }
-    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
-    assert_eq!(batch.items.iter().map(|i| i.number).collect::<Vec<_>>(), [0, 10, 11, 12]);
+    assert_eq!(next(&mut lanes), [0, 10, 11, 12]);
 }
 
 #[test]
@@ -155,9 +152,9 @@ fn an_event_alone_has_a_request_of_its_own() {
     lanes.push(&a, Thing { alone: true, ..thing(Some("y"), 1) });
     lanes.push(&a, thing(Some("z"), 2));
     for expected in [0, 1, 2] {
-        let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
-        assert_eq!(batch.items.iter().map(|i| i.number).collect::<Vec<_>>(), [expected]);
-        finish(&mut lanes, batch);
+        let sent = batch(&mut lanes).unwrap();
+        assert_eq!(numbers(Some(&sent)), [expected]);
+        finish(&mut lanes, sent);
     }
 }
 
@@ -167,8 +164,7 @@ fn a_body_stays_within_its_bytes() {
     for n in 0..5 {
         lanes.push(&a, Thing { bytes: 400_000, ..thing(Some(&n.to_string()), n) });
     }
-    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
-    assert_eq!(batch.items.len(), 2, "a third would pass 1,200,000 with the text around it");
+    assert_eq!(next(&mut lanes).len(), 2, "a third would pass 1,200,000 with the text around it");
 }
 
 #[test]
@@ -184,22 +180,18 @@ fn a_blocked_namespace_stands_aside() {
 
 #[test]
 fn a_hot_key_leaves_the_others_their_turn() {
-    let (mut lanes, a) = (Lanes::default(), channel("/a"));
-    for n in 0..100 {
-        lanes.push(&a, thing(Some("hot"), n));
-    }
+    let (mut lanes, a) = filled(Some("hot"), 100);
     lanes.push(&a, thing(Some("cold"), 1_000));
-    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
-    finish(&mut lanes, batch);
+    let sent = batch(&mut lanes).unwrap();
+    finish(&mut lanes, sent);
     assert_eq!(next(&mut lanes)[0], 1_000);
 }
 
 #[test]
 fn an_empty_lane_is_forgotten() {
-    let (mut lanes, a) = (Lanes::default(), channel("/a"));
-    lanes.push(&a, thing(Some("k"), 0));
-    let batch = lanes.next_batch(|_| MAX_EVENTS).unwrap();
-    finish(&mut lanes, batch);
+    let (mut lanes, _) = filled(Some("k"), 1);
+    let sent = batch(&mut lanes).unwrap();
+    finish(&mut lanes, sent);
     assert!(lanes.hold_nothing());
 }
 
