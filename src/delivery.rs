@@ -291,4 +291,4 @@ impl fmt::Debug for Intake {
 
 #[cfg(test)]
 #[path = "delivery_tests.rs"]
-mod tests;
+pub(crate) mod tests;

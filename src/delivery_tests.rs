@@ -1,11 +1,11 @@
 use super::*;
-use crate::message::{Coordinates, Topic};
-use bytes::Bytes;
+use crate::message::tests::message;
 use parking_lot::Mutex;
 use std::time::Duration;
 
+/// How the duties ended, and what was charged, each with its token.
 #[derive(Default)]
-struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>);
+pub(crate) struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>);
 
 impl Tracker for Log {
     fn settled(&self, token: u64, outcome: Outcome) {
@@ -18,23 +18,18 @@ impl Tracker for Log {
 }
 
 impl Log {
-    fn seen(&self) -> Vec<(u64, Outcome)> {
+    pub(crate) fn seen(&self) -> Vec<(u64, Outcome)> {
         self.0.lock().clone()
+    }
+
+    pub(crate) fn charged(&self) -> Vec<(u64, usize)> {
+        self.1.lock().clone()
     }
 }
 
-fn delivery(log: &Arc<Log>, token: u64) -> Delivery {
-    let message = Message {
-        source: "s".into(),
-        topic: Topic::new("t", '/'),
-        key: None,
-        headers: Vec::new(),
-        payload: Bytes::new(),
-        order: None,
-        published: None,
-        coordinates: Coordinates::default(),
-    };
-    Delivery::new(message, Settlement::new(log.clone(), token))
+/// A message with an empty object, whose duty ends in `log`.
+pub(crate) fn delivery(log: &Arc<Log>, token: u64) -> Delivery {
+    Delivery::new(message("{}"), Settlement::new(log.clone(), token))
 }
 
 #[test]
@@ -93,7 +88,7 @@ fn every_part_charges_the_message() {
     first.charge(10);
     first.settle(Outcome::Accepted(Done::Published));
     second.charge(5);
-    assert_eq!(*log.1.lock(), [(3, 10), (3, 5)]);
+    assert_eq!(log.charged(), [(3, 10), (3, 5)]);
 }
 
 #[test]

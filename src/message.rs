@@ -135,3 +135,22 @@ impl fmt::Debug for Topic {
         write!(f, "{:?}", self.text)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A message with this payload, and with nothing that a broker need not give.
+    pub(crate) fn message(payload: impl Into<Bytes>) -> Message {
+        Message {
+            source: "s".into(),
+            topic: Topic::new("t", '/'),
+            key: None,
+            headers: Vec::new(),
+            payload: payload.into(),
+            order: None,
+            published: None,
+            coordinates: Coordinates::default(),
+        }
+    }
+}

@@ -1,38 +1,7 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use super::*;
-use crate::delivery::{Settlement, Tracker};
+use crate::delivery::tests::{Log, delivery};
 use crate::event_api::{Channel, Event};
-use crate::message::{Coordinates, Message};
 use crate::route::{OrderBy, Template};
-
-/// How the duties ended, and what was charged.
-#[derive(Default)]
-struct Log(Mutex<Vec<Outcome>>, AtomicUsize);
-
-impl Tracker for Log {
-    fn settled(&self, _: u64, outcome: Outcome) {
-        self.0.lock().push(outcome);
-    }
-
-    fn charge(&self, _: u64, bytes: usize) {
-        self.1.fetch_add(bytes, Ordering::Relaxed);
-    }
-}
-
-fn delivery(log: &Arc<Log>) -> Delivery {
-    let message = Message {
-        source: "s".into(),
-        topic: Topic::new("t", '/'),
-        key: None,
-        headers: Vec::new(),
-        payload: "{}".into(),
-        order: None,
-        published: None,
-        coordinates: Coordinates::default(),
-    };
-    Delivery::new(message, Settlement::new(Arc::<Log>::clone(log), 1))
-}
 
 fn route(name: &str, channel: &str, dead_letter: &str) -> Spec {
     Spec {
@@ -56,7 +25,7 @@ fn routed(routes: Vec<Spec>, rejects: &Rejects, log: &Arc<Log>) -> Vec<Addressed
     let publishers = HashMap::from([("main".into(), entries)]);
     let (table, sources) =
         (Arc::new(RouteTable::new(routes)), HashMap::from([("s".into(), policy)]));
-    Pipeline::new(table, sources, &publishers, rejects.clone(), &metrics).route(delivery(log));
+    Pipeline::new(table, sources, &publishers, rejects.clone(), &metrics).route(delivery(log, 1));
     std::iter::from_fn(|| queue.try_recv().ok()).collect()
 }
 
@@ -90,13 +59,13 @@ async fn a_refused_event_goes_where_the_route_said_that_it_came_by() {
     assert_eq!(seen(&mut ones), [letter("a", "/x/a"), letter("b", "/x/b")]);
     assert_eq!(seen(&mut twos), [letter("b", "/x/b")]);
     let done = Outcome::Accepted(Done::DeadLettered);
-    assert_eq!(*log.0.lock(), [Outcome::Released, done], "without a letter it is not done");
+    assert_eq!(log.seen(), [(1, Outcome::Released), (1, done)], "without a letter it is not done");
 }
 
 #[test]
 fn a_rendered_text_is_charged_once_for_all_its_channels() {
     let (log, text) = (Arc::<Log>::default(), r#"{"rendered":true}"#);
-    let whole = delivery(&log);
+    let whole = delivery(&log, 1);
     let rendered = |text: Option<&'static str>| Rendered {
         escaped_len: Event::parse(text.unwrap_or("{}").as_bytes()).unwrap().escaped_len(),
         text: text.map(Into::into),
@@ -109,7 +78,7 @@ fn a_rendered_text_is_charged_once_for_all_its_channels() {
         entries.map(|(_, entry)| entry.event().text().to_owned()).collect()
     };
     assert_eq!(texts(rendered(None)), [b"{}", b"{}"]);
-    assert_eq!(log.1.load(Ordering::Relaxed), 0, "the payload was counted when it came");
+    assert_eq!(log.charged(), [], "the payload was counted when it came");
     assert_eq!(texts(rendered(Some(text))), [text.as_bytes(), text.as_bytes()]);
-    assert_eq!(log.1.load(Ordering::Relaxed), text.len());
+    assert_eq!(log.charged(), [(1, text.len())]);
 }

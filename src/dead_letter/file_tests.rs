@@ -1,6 +1,8 @@
 //! The file: what is written is there, for its owner alone, whatever happens to the file meanwhile.
 
 use super::*;
+use crate::dead_letter::tests;
+use crate::message::tests::message;
 use crate::message::{Coordinates, Message, Topic};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -12,21 +14,17 @@ fn record(payload: impl Into<Bytes>) -> Record {
     let message = Message {
         source: "plant".into(),
         topic: Topic::new("a/b", '/'),
-        key: None,
         headers: vec![("h".into(), Bytes::from_static(b"v"))],
-        payload: payload.into(),
         order: Some(b"a/b"[..].into()),
-        published: None,
         coordinates: Coordinates::Named(vec![("qos".into(), "1".into())]),
+        ..message(payload)
     };
     Record {
-        message: Arc::new(message),
         route: Some("telemetry".into()),
-        channel: None,
         reason: "invalid_json",
         detail: "not JSON".into(),
         at: UNIX_EPOCH + Duration::from_millis(1_795_343_476_123),
-        first: None,
+        ..tests::record(message)
     }
 }
 

@@ -46,35 +46,16 @@ pub(super) fn headers(record: &Record) -> OwnedHeaders {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-    use bytes::Bytes;
     use rdkafka::message::Headers as _;
 
-    use crate::message::{Coordinates, Message, Topic};
+    use crate::dead_letter::tests::record;
+    use crate::message::Message;
+    use crate::message::tests::message;
 
     fn published(published: SystemTime) -> Option<String> {
-        let message = Message {
-            source: "shop".into(),
-            topic: Topic::new("orders".to_owned(), '.'),
-            key: None,
-            headers: Vec::new(),
-            payload: Bytes::new(),
-            order: None,
-            published: Some(published),
-            coordinates: Coordinates::Unknown,
-        };
-        let record = Record {
-            message: Arc::new(message),
-            route: None,
-            channel: None,
-            reason: "refused",
-            detail: String::new(),
-            at: UNIX_EPOCH,
-            first: None,
-        };
-        let headers = headers(&record);
+        let headers = headers(&record(Message { published: Some(published), ..message("") }));
         let found = headers.iter().find(|header| header.key == "appsync-bridge.published")?;
         Some(String::from_utf8(found.value.unwrap().to_vec()).unwrap())
     }

@@ -1,14 +1,14 @@
 //! The producer of dead letters, over librdkafka's mock cluster.
 
 use super::*;
-use std::time::UNIX_EPOCH;
 
-use bytes::Bytes;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 
-use crate::message::{Coordinates, Message, Topic};
+use crate::dead_letter::tests::record;
+use crate::message::Message;
+use crate::message::tests::message;
 
 const TOPIC: &str = "rejects";
 
@@ -16,28 +16,6 @@ async fn target(mock: &MockCluster<'static, DefaultProducerContext>) -> KafkaTar
     let mut cluster = crate::config::kafka::tests::config();
     cluster.brokers = vec![mock.bootstrap_servers()];
     KafkaTarget::build(cluster, TOPIC.to_owned(), Vec::new()).await.unwrap()
-}
-
-fn record(number: usize) -> Record {
-    let message = Message {
-        source: "shop".into(),
-        topic: Topic::new("orders".to_owned(), '.'),
-        key: Some(b"key"[..].into()),
-        headers: Vec::new(),
-        payload: Bytes::from(number.to_string()),
-        order: None,
-        published: None,
-        coordinates: Coordinates::Unknown,
-    };
-    Record {
-        message: Arc::new(message),
-        route: None,
-        channel: None,
-        reason: "refused",
-        detail: String::new(),
-        at: UNIX_EPOCH,
-        first: None,
-    }
 }
 
 /// How many records the topic has.
@@ -54,7 +32,10 @@ async fn one_by_one_records_are_sent_until_another_failure() {
     let mock = MockCluster::new(1).unwrap();
     mock.create_topic(TOPIC, 1, 1).unwrap();
     let mut target = target(&mock).await;
-    let records: Vec<_> = (0..20).map(record).collect();
+    let keyed = |number: u8| {
+        record(Message { key: Some(b"key"[..].into()), ..message(number.to_string()) })
+    };
+    let records: Vec<_> = (0..20).map(keyed).collect();
     // The batch; then the first of it, which is too large, the second, and the third.
     mock.request_errors(Api::Produce, &[TOO_LARGE, TOO_LARGE]);
     mock.request_errors(Api::Produce, &[Answer::RD_KAFKA_RESP_ERR_NO_ERROR, FORBIDDEN]);

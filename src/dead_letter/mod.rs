@@ -76,3 +76,21 @@ pub struct WriteError {
     /// The error of the next one.
     pub why: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record of an event that the API refused.
+    pub(super) fn record(message: Message) -> Record {
+        Record {
+            message: Arc::new(message),
+            route: None,
+            channel: None,
+            reason: "refused",
+            detail: String::new(),
+            at: SystemTime::UNIX_EPOCH,
+            first: None,
+        }
+    }
+}

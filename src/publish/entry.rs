@@ -138,36 +138,8 @@ impl Item for Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use crate::delivery::{Outcome, Settlement, Tracker};
-    use crate::message::{Coordinates, Message, Topic};
+    use crate::delivery::tests::delivery;
     use crate::route::{OrderBy, RejectTo};
-
-    #[derive(Default)]
-    struct Charged(AtomicUsize);
-
-    impl Tracker for Charged {
-        fn settled(&self, _: u64, _: Outcome) {}
-
-        fn charge(&self, _: u64, bytes: usize) {
-            self.0.fetch_add(bytes, Ordering::Relaxed);
-        }
-    }
-
-    fn delivery(tracker: &Arc<Charged>, payload: &'static str) -> Delivery {
-        let message = Message {
-            source: "s".into(),
-            topic: Topic::new("t", '/'),
-            key: None,
-            headers: Vec::new(),
-            payload: payload.into(),
-            order: None,
-            published: None,
-            coordinates: Coordinates::default(),
-        };
-        Delivery::new(message, Settlement::new(Arc::<Charged>::clone(tracker), 1))
-    }
 
     fn escaped_len(text: &str) -> EscapedLen {
         Event::parse(text.as_bytes()).unwrap().escaped_len()
@@ -187,11 +159,11 @@ mod tests {
             give_up_after: 5,
             dead_letter: RejectTo::Discard,
         });
-        let tracker = Arc::default();
-        let whole = delivery(&tracker, "{}");
+        let log = Arc::default();
+        let whole = delivery(&log, 1);
         let new = |len| Entry::new(whole.split(), len, None, Arc::clone(&route));
         let plain = new(escaped_len("{}"));
-        assert_eq!((plain.event().text(), tracker.0.load(Ordering::Relaxed)), (&b"{}"[..], 0));
+        assert_eq!((plain.event().text(), log.charged()), (&b"{}"[..], vec![]));
         let text = Text::charge(OWN.into(), &whole);
         let mut entries = [(); 2].map(|()| new(escaped_len(OWN)).with_text(text.clone()));
         for entry in &mut entries {
@@ -199,7 +171,7 @@ mod tests {
             assert_eq!((entry.event().text(), entry.body_bytes()), (OWN.as_bytes(), OWN.len() + 6));
             assert!(entry.alone() && entry.strict() && Arc::ptr_eq(entry.route(), &route));
         }
-        assert_eq!(tracker.0.load(Ordering::Relaxed), OWN.len());
+        assert_eq!(log.charged(), [(1, OWN.len())]);
     }
 
     /// With the link of its queue it fills one line of the cache, and no more.
