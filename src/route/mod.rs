@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 mod decode;
+mod index;
 pub mod pattern;
 pub mod template;
 pub mod wildcard;
@@ -21,6 +22,7 @@ use smallvec::SmallVec;
 
 use crate::event_api::{Channel, EscapedLen, Event, MAX_EVENT_BYTES};
 use crate::message::{Message, OrderKey, SourceName};
+use index::Index;
 use pattern::Values;
 use template::Context;
 
@@ -117,6 +119,7 @@ pub enum Reason {
 #[derive(Clone, Debug)]
 pub struct RouteTable {
     routes: Vec<Arc<Spec>>,
+    index: Index,
 }
 
 /// The decision of one route on a message.
@@ -146,7 +149,9 @@ pub struct Rendered {
 impl RouteTable {
     /// A table of `routes`.
     pub fn new(routes: impl IntoIterator<Item = Spec>) -> Self {
-        Self { routes: routes.into_iter().map(Arc::new).collect() }
+        let routes: Vec<_> = routes.into_iter().map(Arc::new).collect();
+        let index = Index::new(routes.iter().map(Arc::as_ref));
+        Self { routes, index }
     }
 
     /// The routes in the order of the file.
@@ -163,10 +168,8 @@ impl RouteTable {
     ) -> impl Iterator<Item = Decision<'t>> {
         // Read at the first route that takes the message, and once for all of them.
         let mut document = None;
-        self.routes.iter().enumerate().filter_map(move |(number, route)| {
-            if !route.from.contains(&message.source) {
-                return None;
-            }
+        self.index.candidates(message).into_iter().filter_map(move |number| {
+            let route = &self.routes[number];
             let captures = match &route.topic {
                 Some(pattern) => pattern.matches(&message.topic)?,
                 None => Values::new(),
@@ -273,7 +276,7 @@ mod tests {
     use super::*;
     use crate::message::{Coordinates, Topic};
 
-    fn spec(name: &str, topic: Option<&str>, channels: &[&str]) -> Spec {
+    pub(super) fn spec(name: &str, topic: Option<&str>, channels: &[&str]) -> Spec {
         let topic = topic.map(|t| Pattern::parse(t, '/').unwrap());
         let captures = topic.as_ref().map_or(&[][..], Pattern::captures);
         let channels = channels.iter().map(|c| Template::channel(c, captures).unwrap()).collect();
@@ -290,7 +293,7 @@ mod tests {
         }
     }
 
-    fn message(source: &str, topic: &str, payload: impl Into<Bytes>) -> Message {
+    pub(super) fn message(source: &str, topic: &str, payload: impl Into<Bytes>) -> Message {
         Message {
             source: source.into(),
             topic: Topic::new(topic, '/'),

@@ -113,6 +113,20 @@ impl Pattern {
         (prefix, !self.rest)
     }
 
+    /// The literal text that each level begins with, and whether that is the whole level. Without the
+    /// remaining levels of a `{name..}`.
+    pub(super) fn beginnings(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.levels.iter().map(|level| match level {
+            Level::Any | Level::Whole => ("", false),
+            Level::Pieces(pieces) => (pieces.first().map_or("", String::as_str), pieces.len() == 1),
+        })
+    }
+
+    /// Whether it takes all levels that remain: `{name..}`.
+    pub(super) fn takes_rest(&self) -> bool {
+        self.rest
+    }
+
     /// The pattern's captures, in order.
     pub fn captures(&self) -> &[Capture] {
         &self.captures
@@ -267,7 +281,7 @@ impl Level {
 
 /// The first of the levels of `text`, and those behind it. By bytes, which is quicker than by
 /// characters: a separator is ASCII.
-fn first_level(text: &str, separator: char) -> (&str, Option<&str>) {
+pub(super) fn first_level(text: &str, separator: char) -> (&str, Option<&str>) {
     match text.bytes().position(|byte| char::from(byte) == separator) {
         Some(at) => (&text[..at], Some(&text[at + 1..])),
         None => (text, None),
