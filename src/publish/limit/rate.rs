@@ -30,6 +30,10 @@ const QUICK: f64 = 2.0;
 const BURST: f64 = 0.05;
 const BATCH: f64 = 5.0;
 
+/// Once it is used up, the gate opens again for events of this many seconds. A token at a time would wake the
+/// publisher for each, and send batches before they are full.
+const PORTION: f64 = 0.01;
+
 /// Lowest rate, in events a second.
 const FLOOR: f64 = 1.0;
 
@@ -40,6 +44,8 @@ pub struct RateGate {
     rate: f64,
     remembered: Option<f64>,
     tokens: f64,
+    /// Used up, and not yet filled to a portion.
+    dry: bool,
     filled: Instant,
     grown: Instant,
     cut_at: Option<Instant>,
@@ -57,6 +63,7 @@ impl RateGate {
             rate: ceiling,
             remembered: None,
             tokens: (ceiling * BURST).max(BATCH),
+            dry: false,
             filled: now,
             grown: now,
             cut_at: None,
@@ -71,18 +78,24 @@ impl RateGate {
         self.rate
     }
 
-    /// Whether a batch may go now: there is a token for one event. The batch's further events are a debt, so
-    /// that a full batch waits no longer than a single event.
+    /// Whether a batch may go now: there is a token for one event, and a portion of them after there was none.
+    /// The batch's further events are a debt, so that a full batch waits no longer than a single event.
     pub fn is_open(&mut self, now: Instant) -> bool {
         self.grow(now);
         self.fill(now);
-        self.held_until.is_none_or(|until| until <= now) && self.tokens >= 1.0
+        self.dry = self.tokens < self.needed();
+        self.held_until.is_none_or(|until| until <= now) && !self.dry
+    }
+
+    /// The tokens with which it is open.
+    fn needed(&self) -> f64 {
+        if self.dry { (self.rate * PORTION).max(1.0) } else { 1.0 }
     }
 
     /// When [`is_open`](Self::is_open) will be true, if it is not: always after `now`, so that rounding can't
     /// make the wait spin.
     pub fn opens_at(&self, now: Instant) -> Option<Instant> {
-        let missing = (1.0 - self.tokens).max(0.0);
+        let missing = (self.needed() - self.tokens).max(0.0);
         let filled = self.filled + Duration::from_secs_f64(missing / self.rate);
         let at = self.held_until.map_or(filled, |until| until.max(filled));
         (missing > 0.0 || at > now).then(|| at.max(now + Duration::from_millis(1)))
@@ -225,6 +238,36 @@ mod tests {
         for (accepted, _) in &seen[1..] {
             assert!((950.0..=1_050.0).contains(accepted), "{seen:?}");
         }
+    }
+
+    #[test]
+    fn what_was_used_up_comes_back_in_portions() {
+        let start = Instant::now();
+        let mut gate = RateGate::new(10_000.0, start);
+        let (mut now, mut openings, mut sent) = (start, 0, 0);
+        while now < start + Duration::from_secs(1) {
+            openings += 1;
+            while gate.is_open(now) {
+                gate.sent(5);
+                sent += 5;
+            }
+            now = gate.opens_at(now).unwrap();
+        }
+        // The first is the whole burst.
+        assert!((95..=105).contains(&openings), "{openings}");
+        assert!((10_300..=10_700).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn a_slow_rate_waits_for_single_events() {
+        let start = Instant::now();
+        let mut gate = RateGate::new(20.0, start);
+        while gate.is_open(start) {
+            gate.sent(1);
+        }
+        let opens = gate.opens_at(start).unwrap();
+        assert!(opens <= start + Duration::from_millis(51), "{:?}", opens - start);
+        assert!(gate.is_open(opens));
     }
 
     #[test]
