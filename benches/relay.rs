@@ -1,0 +1,307 @@
+//! What a user has: a real broker that was filled beforehand, the release binary as a process of its own with
+//! an ordinary configuration, and a sink in a third process, beside what `wrk` reaches on the same sink. See
+//! `benches/README.md`; `cargo bench --bench relay` prints the tables, `-- WORD…` those rows that have a
+//! word in their names. `BRIDGES=one:other` compares binaries in turns.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation
+)]
+#![allow(dead_code, unused_imports)] // the tests use more of their support
+
+#[path = "support/mod.rs"]
+mod bench;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bench::consumer::source;
+use bench::publisher::{credentials, load, publish};
+use bench::sink::{Seen, Sink, this_program};
+use bench::wrk::Wrk;
+use bench::{event, median, process};
+use mimalloc::MiMalloc;
+use support::kafka::Kafka;
+use support::kafka::records::Record;
+use tokio::runtime::Runtime;
+
+/// As in the daemon, for the parts that run alone.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// Messages in a topic.
+const COUNT: u64 = 600_000;
+const PARTITIONS: u64 = 12;
+
+/// The first of a run are not measured, nor the last.
+const FROM: f64 = 0.15;
+const TO: f64 = 0.9;
+
+/// Longest measured time of a row.
+const LONGEST: Duration = Duration::from_secs(6);
+
+/// A row of the table.
+#[derive(Clone, Copy)]
+struct Row {
+    name: &'static str,
+    /// Of the messages.
+    keys: u64,
+    /// One for each key, or one for all.
+    channels: u64,
+    tls: bool,
+    /// Of the API; `None`: the default.
+    max_rate: Option<u32>,
+    routes: usize,
+}
+
+const PLAIN: Row =
+    Row { name: "", keys: 100, channels: 100, tls: false, max_rate: Some(1_000_000), routes: 1 };
+
+const ROWS: [Row; 8] = [
+    Row { name: "kafka, 100 channels", ..PLAIN },
+    Row { name: "kafka, 1 channel", channels: 1, ..PLAIN },
+    Row { name: "kafka, 10,000 channels", keys: 10_000, channels: 10_000, ..PLAIN },
+    Row { name: "kafka, 100 channels, TLS and SigV4", tls: true, ..PLAIN },
+    Row { name: "kafka, 100 channels, default rate", max_rate: None, ..PLAIN },
+    Row { name: "kafka, 100 channels, 100 routes", routes: 100, ..PLAIN },
+    Row { name: "kafka, 100 channels, 1,000 routes", routes: 1_000, ..PLAIN },
+    Row { name: "kafka, 100 channels, 20,000 routes", routes: 20_000, ..PLAIN },
+];
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|w| w != "--bench").collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["sink", certificate] => bench::sink::run(certificate),
+        ["load", words @ ..] => Runtime::new().unwrap().block_on(load(words)),
+        ["take", address, topic, count] => {
+            let (address, count) = ((*address).to_owned(), count.parse().unwrap());
+            let (rate, cpu) = Runtime::new().unwrap().block_on(source(address, topic, count));
+            println!("{rate} {cpu}");
+        }
+        words => Runtime::new().unwrap().block_on(table(words)),
+    }
+}
+
+/// What a run shows.
+struct Figures {
+    events: f64,
+    requests: f64,
+    cpu: f64,
+    peak: f64,
+    ready: f64,
+}
+
+async fn table(words: &[&str]) {
+    let rounds = std::env::var("ROUNDS").map_or(5, |n| n.parse().unwrap());
+    let rows: Vec<Row> =
+        ROWS.into_iter().filter(|row| words.is_empty() || words.contains(&row.name)).collect();
+    assert!(!rows.is_empty(), "no such row");
+    let bridges: Vec<PathBuf> = match std::env::var_os("BRIDGES") {
+        Some(paths) => std::env::split_paths(&paths).collect(),
+        None => vec![env!("CARGO_BIN_EXE_appsync-bridge").into()],
+    };
+    let directory = tempfile::tempdir().unwrap();
+    bench::sink::certificate(directory.path());
+    let kafka = Kafka::start("").await;
+    let mut filled = Vec::new();
+    for row in &rows {
+        if !filled.contains(&row.keys) {
+            fill(&kafka, row.keys).await;
+            filled.push(row.keys);
+        }
+    }
+    let mut plain = Sink::start(None);
+    let mut tls = Sink::start(Some(directory.path()));
+    let wrk = [&plain, &tls].map(|sink| {
+        Wrk::find(&sink.endpoint, directory.path()).expect("no `wrk` that works on the path")
+    });
+    let mut seen: Vec<Vec<Vec<[f64; 7]>>> = vec![vec![Vec::new(); bridges.len()]; rows.len()];
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        for (row, seen) in rows.iter().zip(&mut seen) {
+            let rate = wrk[usize::from(row.tls)].rate(Duration::from_secs(3)).expect("it worked");
+            for (number, bridge) in bridges.iter().enumerate() {
+                let sink = if row.tls { &mut tls } else { &mut plain };
+                let config = config(row, &kafka, &sink.endpoint, directory.path());
+                let f = run(bridge, &config, sink, row).await;
+                let batch = f.events / f.requests;
+                seen[number].push([
+                    f.events,
+                    batch,
+                    f.cpu,
+                    f.peak,
+                    f.ready,
+                    f.requests / rate,
+                    rate,
+                ]);
+            }
+        }
+    }
+    println!(
+        "| work | events/s | events a request | µs CPU an event | peak RSS, MiB | ready, ms | of wrk |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    for (row, seen) in rows.iter().zip(&seen) {
+        for seen in seen {
+            let [events, batch, cpu, peak, ready, ratio, rate] =
+                [0, 1, 2, 3, 4, 5, 6].map(|n| median(seen.iter().map(|round| round[n])));
+            println!(
+                "| {} | {events:.0} | {batch:.2} | {cpu:.2} | {peak:.0} | {ready:.0} | {ratio:.2} of {rate:.0}/s |",
+                row.name
+            );
+        }
+        if let [one, other] = &seen[..] {
+            let pairs = || one.iter().zip(other);
+            let cpu: Vec<f64> = pairs().map(|(one, other)| other[2] / one[2]).collect();
+            let events = median(pairs().map(|(one, other)| other[0] / one[0]));
+            println!(
+                "|  … the second to the first: events {events:.3}, CPU {:.3} {cpu:.3?} | | | | | | |",
+                median(cpu.clone())
+            );
+        }
+    }
+}
+
+/// What the two parts need alone, in the same minutes: taking without publishing, and publishing from memory.
+fn parts(kafka: &Kafka, sink: &Sink, rounds: usize, rows: &[Row]) {
+    let topic = topic(rows[0].keys);
+    let seen: Vec<[f64; 2]> = (0..rounds)
+        .map(|_| {
+            let count = COUNT.to_string();
+            let taken = this_program().args(["take", &kafka.address(), &topic, &count]).output();
+            let taken = String::from_utf8(taken.unwrap().stdout).unwrap();
+            let taking = taken.split_whitespace().nth(1).unwrap().parse().unwrap();
+            [taking, publish([&sink.endpoint, "api-key", "", "100", "10000"])[2]]
+        })
+        .collect();
+    let [taking, publishing] = [0, 1].map(|n| median(seen.iter().map(|round| round[n])));
+    let sum = median(seen.iter().map(|round| round[0] + round[1]));
+    println!(
+        "the parts: {taking:.2} µs CPU an event for taking, {publishing:.2} for publishing: {sum:.2}"
+    );
+}
+
+fn topic(keys: u64) -> String {
+    format!("load-{keys}")
+}
+
+/// Keyed, as most topics are.
+async fn fill(kafka: &Kafka, keys: u64) {
+    let topic = topic(keys);
+    kafka.create_topic(&topic, PARTITIONS as i32, &[]).await;
+    let producer = kafka.producer(&[("linger.ms", "20"), ("batch.size", "500000")]);
+    for block in 0..COUNT / 50_000 {
+        let records = (0..50_000).map(|n| {
+            let id = block * 50_000 + n;
+            let key = id % keys;
+            Record::new(event(id)).key(key.to_string()).partition((key % PARTITIONS) as i32)
+        });
+        producer.send(&topic, records).await;
+    }
+}
+
+/// An ordinary configuration.
+fn config(row: &Row, kafka: &Kafka, endpoint: &str, directory: &Path) -> PathBuf {
+    let (auth, ca) = if row.tls {
+        let ca = directory.join("ca.pem");
+        let auth = "{ type = \"iam\", aws = { region = \"eu-west-1\" } }";
+        (auth, format!("ca_file = \"{}\"\n", ca.display()))
+    } else {
+        ("{ type = \"api-key\", key = \"k\" }", String::new())
+    };
+    let rate = row.max_rate.map(|rate| format!("max_rate = {rate}\n")).unwrap_or_default();
+    let topic = topic(row.keys);
+    let mut others = String::new();
+    for n in 1..row.routes {
+        writeln!(
+            others,
+            "[route.r{n}]\nfrom = \"orders\"\ntopic = \"other-{n}\"\nchannel = \"/bench/{n}\"\n\
+             dead_letter = \"discard\""
+        )
+        .unwrap();
+    }
+    let channel = if row.channels == 1 { "one" } else { "{key}" };
+    let pattern = if row.routes > 1 { ", \"^other-.*\"" } else { "" };
+    let group = format!("bench-{:016x}", rand::random::<u64>());
+    let options = std::env::var("OPTIONS").unwrap_or_default();
+    let text = format!(
+        "[api.main]\nendpoint = \"{endpoint}\"\nauth = {auth}\n{ca}{rate}\n\
+         [source.orders]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ntopics = [\"{topic}\"{pattern}]\n\
+         group = \"{group}\"\nstart = \"earliest\"\n{options}\n\n{others}\
+         [route.orders]\nfrom = \"orders\"\ntopic = \"{topic}\"\nchannel = \"/bench/{channel}\"\n\
+         dead_letter = \"discard\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
+        kafka.address()
+    );
+    let path = directory.join("bridge.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// A bridge that is killed when dropped.
+struct Bridge(Child);
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn run(bridge: &Path, config: &Path, sink: &mut Sink, row: &Row) -> Figures {
+    let before = sink.seen();
+    let began = Instant::now();
+    let child = Command::new(bridge)
+        .args(["run", "-c"])
+        .arg(config)
+        .envs(credentials())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(config.with_extension("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let said = || std::fs::read_to_string(config.with_extension("log")).unwrap();
+    let bridge = Bridge(child);
+    let pid = bridge.0.id();
+    let done = |seen: Seen| seen.events - before.events;
+    let mut pause = tokio::time::interval(Duration::from_millis(2));
+    while done(sink.seen()) == 0.0 {
+        pause.tick().await;
+        assert!(
+            began.elapsed() < Duration::from_mins(1),
+            "nothing comes: {}\n{}",
+            row.name,
+            said()
+        );
+    }
+    let ready = began.elapsed().as_secs_f64() * 1_000.0;
+    let capped = row.max_rate.is_none();
+    let (from, to) =
+        if capped { (20_000.0, 80_000.0) } else { (FROM * COUNT as f64, TO * COUNT as f64) };
+    let reach = async |sink: &mut Sink, count: f64| loop {
+        let seen = sink.seen();
+        if done(seen) >= count {
+            return (seen, Instant::now(), process::cpu(pid));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert!(began.elapsed() < Duration::from_mins(2), "it is stuck: {}\n{}", row.name, said());
+    };
+    let (first, start, cpu) = reach(sink, from).await;
+    let (last, end, after) = reach(sink, to).await;
+    let events = last.events - first.events;
+    let span = end.duration_since(start).as_secs_f64();
+    Figures {
+        events: events / span,
+        requests: (last.requests - first.requests) / span,
+        cpu: (after - cpu) * 1e6 / events,
+        peak: process::kib(pid, "VmHWM") / 1024.0,
+        ready,
+    }
+}

@@ -1,0 +1,22 @@
+//! What the benchmarks share.
+
+#[cfg(feature = "kafka")]
+pub mod consumer;
+pub mod process;
+pub mod publisher;
+pub mod sink;
+pub mod wrk;
+
+/// The one in the middle.
+pub fn median(of: impl IntoIterator<Item = f64>) -> f64 {
+    let mut all: Vec<f64> = of.into_iter().collect();
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+/// An event of 256 bytes with one `#` in it, by which the sink counts.
+pub fn event(id: u64) -> String {
+    let head = format!("{{\"id\":{id},\"mark\":\"#\",\"filler\":\"");
+    let filler = "x".repeat(256 - head.len() - 2);
+    format!("{head}{filler}\"}}")
+}
