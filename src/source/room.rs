@@ -126,6 +126,15 @@ impl Room {
         self.limits.messages.saturating_sub(self.held().0)
     }
 
+    /// The share of the room that is free, of 0 to 1: the smaller of that for messages and that for bytes.
+    #[allow(clippy::cast_precision_loss)] // a share
+    pub fn free_share(&self) -> f64 {
+        let (messages, bytes) = self.held();
+        let of =
+            |held: usize, limit: usize| limit.saturating_sub(held) as f64 / limit.max(1) as f64;
+        of(messages, self.limits.messages).min(of(bytes, self.limits.bytes))
+    }
+
     /// Waits until half of the room is free: to start again for less would mean to stop again soon.
     pub async fn half_free(&self) {
         loop {

@@ -10,6 +10,16 @@ use std::time::{Duration, Instant};
 /// The longest time without a poll.
 const STALL: Duration = Duration::from_millis(250);
 
+/// Without room, the first wait before the next look at the settlements, and its bounds. To look too often
+/// wakes the poller, and the publisher with it, for a few messages each.
+const STEP: Duration = Duration::from_millis(2);
+const SHORTEST_STEP: Duration = Duration::from_millis(1);
+const LONGEST_STEP: Duration = Duration::from_millis(16);
+
+/// The shares of the room that one wait should free: few enough to keep the publisher busy meanwhile.
+const LITTLE: f64 = 1.0 / 16.0;
+const MUCH: f64 = 1.0 / 8.0;
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -26,10 +36,17 @@ pub(super) enum Next {
 }
 
 /// The state of a source's intake.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pressure {
     full_since: Option<Instant>,
     paused: bool,
+    step: Duration,
+}
+
+impl Default for Pressure {
+    fn default() -> Self {
+        Self { full_since: None, paused: false, step: STEP }
+    }
 }
 
 impl Pressure {
@@ -52,6 +69,21 @@ impl Pressure {
         }
         self.paused = true;
         Next::Pause
+    }
+
+    /// How long to wait for room.
+    pub(super) fn step(&self) -> Duration {
+        self.step
+    }
+
+    /// One wait freed this share of the room: the next is longer or shorter for it.
+    pub(super) fn stalled(&mut self, freed: f64) {
+        let step = match freed {
+            ..LITTLE => self.step * 2,
+            MUCH.. => self.step / 2,
+            _ => self.step,
+        };
+        self.step = step.clamp(SHORTEST_STEP, LONGEST_STEP);
     }
 
     /// Whether partitions are paused for lack of room, or because no API takes events.
@@ -83,6 +115,17 @@ mod tests {
         assert_eq!(pressure.next(false, false, at(552)), Next::Serve, "half has to be free");
         assert_eq!(pressure.next(false, true, at(553)), Next::Resume);
         assert_eq!(pressure.next(false, true, at(554)), Next::Take);
+    }
+
+    #[test]
+    fn a_wait_is_as_long_as_a_part_of_the_room_takes() {
+        for (per_ms, expected) in [(0.000_1, 16), (0.01, 8), (0.03, 4), (0.5, 1)] {
+            let mut pressure = Pressure::default();
+            for _ in 0..10 {
+                pressure.stalled(pressure.step().as_secs_f64() * 1_000.0 * per_ms);
+            }
+            assert_eq!(pressure.step().as_millis(), expected, "{per_ms}");
+        }
     }
 
     #[test]

@@ -40,9 +40,6 @@ const TICK: Duration = Duration::from_millis(10);
 /// How often settled positions are handed to librdkafka for its next commit.
 const STORE_EVERY: Duration = Duration::from_millis(200);
 
-/// Without room, wait before the next look at the settlements.
-const STALL_STEP: Duration = Duration::from_millis(2);
-
 /// How often the password is read anew while the source is no member of its group.
 const ASK_EVERY: Duration = Duration::from_secs(10);
 
@@ -220,8 +217,11 @@ impl Poller {
         match next {
             Next::Take => self.take_batch(consumer)?,
             Next::Stall => {
-                std::thread::sleep(STALL_STEP);
+                let step = self.shared.assignment().pressure.step();
+                std::thread::sleep(step);
                 self.shared.advance(consumer, Instant::now());
+                let freed = self.shared.room.free_share();
+                self.shared.assignment().pressure.stalled(freed);
             }
             Next::Pause => {
                 let all = self.shared.assignment().names();
