@@ -10,7 +10,7 @@
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation
 )]
-#![allow(dead_code, unused_imports)] // the tests use more of their support
+#![allow(dead_code, unused_imports)] // the other benchmarks and the tests use more of their support
 
 #[path = "support/mod.rs"]
 mod bench;
@@ -145,6 +145,7 @@ async fn table(words: &[&str]) {
             }
         }
     }
+    parts(&kafka, &plain, rounds, &rows);
     println!(
         "| work | events/s | events a request | µs CPU an event | peak RSS, MiB | ready, ms | of wrk |"
     );
@@ -231,11 +232,10 @@ fn config(row: &Row, kafka: &Kafka, endpoint: &str, directory: &Path) -> PathBuf
     let channel = if row.channels == 1 { "one" } else { "{key}" };
     let pattern = if row.routes > 1 { ", \"^other-.*\"" } else { "" };
     let group = format!("bench-{:016x}", rand::random::<u64>());
-    let options = std::env::var("OPTIONS").unwrap_or_default();
     let text = format!(
         "[api.main]\nendpoint = \"{endpoint}\"\nauth = {auth}\n{ca}{rate}\n\
          [source.orders]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ntopics = [\"{topic}\"{pattern}]\n\
-         group = \"{group}\"\nstart = \"earliest\"\n{options}\n\n{others}\
+         group = \"{group}\"\nstart = \"earliest\"\n\n{others}\
          [route.orders]\nfrom = \"orders\"\ntopic = \"{topic}\"\nchannel = \"/bench/{channel}\"\n\
          dead_letter = \"discard\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
         kafka.address()
