@@ -19,7 +19,7 @@ pub(super) const STATISTICS_EVERY: Duration = Duration::from_secs(2);
 const DEFAULTS: [(&str, &str); 5] = [
     ("queued.max.messages.kbytes", PREFETCH_KIB),
     // librdkafka's own second would leave a fast source idle most of the time: 8 MiB are soon taken.
-    ("fetch.queue.backoff.ms", "10"),
+    ("fetch.queue.backoff.ms", "20"),
     // A broker holds a fetch of empty partitions for so long. The first one often has but some of the
     // partitions, and the messages of the others wait behind it: for half a second at librdkafka's own value.
     ("fetch.wait.max.ms", "50"),
