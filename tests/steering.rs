@@ -133,3 +133,22 @@ async fn an_outage_is_asked_about_once_a_second_and_its_end_is_found_out() {
     assert_order(&accepted, 1);
     assert!(setup.rejects().is_empty());
 }
+
+/// The one event that met an outage is accepted after it; nothing else comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_source_does_not_keep_the_bridge_from_being_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
+    let bridge = setup.start_ready().await;
+    emulator.set_faults(json!([{ "fault": { "answer": { "status": 503 } } }])).await;
+    let load = Load::start(mosquitto.port, 1, 1);
+    bridge.metric_is("publish_breaker_open{api=\"main\"}", |v| v == 1.0).await;
+    let count = load.stop().await;
+    assert_eq!(bridge.get("/readyz").await.0, 503);
+    emulator.set_faults(json!([])).await;
+    ledger.has_ids(count as usize, PATIENCE).await;
+    bridge.ready().await;
+    bridge.metric_is("publish_breaker_open{api=\"main\"}", |v| v == 0.0).await;
+}

@@ -154,6 +154,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         let text = std::fs::read(path).with_context(named)?;
         settings.faults.splice(..0, Fault::list(&text).with_context(named)?);
     }
+    let namespace = settings.namespaces.first().cloned().unwrap_or_else(|| "demo".to_owned());
     let emulator = Emulator::bind(settings)?;
     if !loopback {
         let address = emulator.local_addr();
@@ -161,7 +162,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
             "{address} can be reached from other machines; the emulator is made for local use"
         ));
     }
-    announce(&emulator, &api_key, json).context("cannot write to standard output")?;
+    announce(&emulator, &api_key, &namespace, json).context("cannot write to standard output")?;
     emulator.run(shutdown).await?;
     Ok(())
 }
@@ -194,7 +195,12 @@ impl Args {
     }
 }
 
-fn announce(emulator: &Emulator, api_key: &str, json: bool) -> std::io::Result<()> {
+fn announce(
+    emulator: &Emulator,
+    api_key: &str,
+    namespace: &str,
+    json: bool,
+) -> std::io::Result<()> {
     let (endpoint, realtime) = (emulator.endpoint(), emulator.realtime());
     let ca_file = emulator.ca_file().map(|file| file.display().to_string());
     let mut out = std::io::stdout().lock();
@@ -221,7 +227,7 @@ fn announce(emulator: &Emulator, api_key: &str, json: bool) -> std::io::Result<(
     writeln!(
         out,
         "publish   {curl} {endpoint} -H 'x-api-key: {api_key}' -H 'content-type: application/json' \
-         -d '{{\"channel\":\"/demo/hello\",\"events\":[\"{{\\\"n\\\":1}}\"]}}'"
+         -d '{{\"channel\":\"/{namespace}/hello\",\"events\":[\"{{\\\"n\\\":1}}\"]}}'"
     )?;
     writeln!(out, "ready")?;
     out.flush()

@@ -225,6 +225,9 @@ impl<P: Post> Publisher<P> {
             }
         }
         let (requests, queued) = (self.workers.requests(), self.lanes.queued());
+        if requests == 0 && queued == 0 && self.limits.breaker.idle(now) {
+            self.is_back();
+        }
         self.intake.set_open(!self.limits.is_closed(requests, queued, self.lanes.parked()));
         self.metrics.concurrency.set(self.limits.concurrency.limit());
         self.metrics.rate.set(self.limits.rate.rate());

@@ -79,11 +79,15 @@ impl<P: Post> Publisher<P> {
     /// The API answered, with whatever status.
     pub(super) fn is_there(&mut self, now: Instant) {
         if self.limits.breaker.answered(now) {
-            info!(api = %self.name, "the API answers again");
-            // The outage is over, so no backoff from it is waited out.
-            self.lanes.wake_all();
-            self.report();
+            self.is_back();
         }
+    }
+
+    /// The outage is over, so no backoff from it is waited out.
+    pub(super) fn is_back(&mut self) {
+        info!(api = %self.name, "the API answers again");
+        self.lanes.wake_all();
+        self.report();
     }
 
     /// `scope` refused a request sent at `sent`.

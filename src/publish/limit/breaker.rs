@@ -1,5 +1,6 @@
 //! A circuit breaker: whether an API answers at all. While it is open, one probe goes at a time, at most one
-//! a second; everything else waits, and is sent at once when the API is back.
+//! a second; everything else waits, and is sent at once when the API is back. With nothing left to probe with,
+//! the last answer decides: an idle bridge would say for hours that its API is gone.
 
 use std::time::{Duration, Instant};
 
@@ -95,12 +96,25 @@ impl Breaker {
         let State::Open { probe_at, successes, .. } = &mut self.state else { return false };
         *successes += 1;
         *probe_at = now;
-        if *successes < TO_CLOSE {
-            return false;
+        let closes = *successes >= TO_CLOSE;
+        if closes {
+            self.close(now);
         }
+        closes
+    }
+
+    /// Nothing is left to probe with. True when that closed it, because the last probe was answered.
+    pub fn idle(&mut self, now: Instant) -> bool {
+        let closes = matches!(self.state, State::Open { successes: 1.., .. });
+        if closes {
+            self.close(now);
+        }
+        closes
+    }
+
+    fn close(&mut self, now: Instant) {
         self.state = State::Closed;
         (self.failed, self.total, self.began) = (0, 0, now);
-        true
     }
 
     /// A request got no answer, or one without a clear meaning (`unknown`). True when that opened it.
@@ -161,6 +175,16 @@ mod tests {
         breaker.ended(later, later);
         assert!(!breaker.failed(later, false));
         assert!(!breaker.allows(later) && breaker.allows(later + PROBE_EVERY));
+    }
+
+    #[test]
+    fn with_nothing_left_the_last_answer_decides() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        assert!(!breaker.idle(now), "nothing has answered");
+        assert!(!breaker.answered(now) && !breaker.failed(now, false) && !breaker.idle(now));
+        assert!(!breaker.answered(now) && breaker.idle(now));
+        assert!(!breaker.is_open() && !breaker.idle(now));
     }
 
     #[test]
