@@ -350,6 +350,7 @@ mod tests {
         assert_eq!(format!("{secret:?}"), "Secret(…)");
     }
 
+    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_fifo_in_its_place_changes_nothing() {
         let directory = tempfile::tempdir().unwrap();

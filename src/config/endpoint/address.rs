@@ -85,9 +85,10 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 /// A host's address in any spelling that a resolver takes: `169.254.169.254`, `0xa9fea9fe`,
 /// `2852039166`, `[::ffff:a9fe:a9fe]`.
 pub fn address(host: &str) -> Option<IpAddr> {
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    // The standard of URLs knows no zones.
-    if let Ok(v6) = bare.split('%').next().unwrap_or(bare).parse::<Ipv6Addr>() {
+    // The standard of URLs knows no zones. Without brackets a `%` is no part of an address, but of a name.
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let v6 = v6.map_or(host, |v6| v6.split('%').next().unwrap_or(v6));
+    if let Ok(v6) = v6.parse::<Ipv6Addr>() {
         return Some(v6.into());
     }
     // It decodes a host, too, which no resolver does.
@@ -274,6 +275,8 @@ mod tests {
             "10.0.0.1",
             "１２７.0.0.1",
             "%31%32%37.0.0.1",
+            "::1%x",
+            "::1%.example.com",
         ] {
             assert!(!is_loopback(host), "{host}");
         }
