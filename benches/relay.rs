@@ -1,7 +1,7 @@
 //! What a user has: a real broker that was filled beforehand, the release binary as a process of its own with
 //! an ordinary configuration, and a sink in a third process, beside what `wrk` reaches on the same sink. See
-//! `benches/README.md`; `cargo bench --bench relay` prints the tables, `-- WORD…` those rows that have a
-//! word in their names. `BRIDGES=one:other` compares binaries in turns.
+//! `benches/README.md`; `cargo bench --bench relay` prints the tables, `-- "NAME"…` the rows of these
+//! names. `BRIDGES=one:other` compares binaries in turns.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 #![allow(
@@ -43,9 +43,6 @@ const PARTITIONS: u64 = 12;
 /// The first of a run are not measured, nor the last.
 const FROM: f64 = 0.15;
 const TO: f64 = 0.9;
-
-/// Longest measured time of a row.
-const LONGEST: Duration = Duration::from_secs(6);
 
 /// A row of the table.
 #[derive(Clone, Copy)]
@@ -147,7 +144,7 @@ async fn table(words: &[&str]) {
     }
     parts(&kafka, &plain, rounds, &rows);
     println!(
-        "| work | events/s | events a request | µs CPU an event | peak RSS, MiB | ready, ms | of wrk |"
+        "| work | events/s | events a request | µs CPU an event | peak RSS, MiB | first event, ms | of wrk |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for (row, seen) in rows.iter().zip(&seen) {
@@ -171,7 +168,7 @@ async fn table(words: &[&str]) {
     }
 }
 
-/// What the two parts need alone, in the same minutes: taking without publishing, and publishing from memory.
+/// What the two parts need alone, afterwards: taking without publishing, and publishing from memory.
 fn parts(kafka: &Kafka, sink: &Sink, rounds: usize, rows: &[Row]) {
     let topic = topic(rows[0].keys);
     let seen: Vec<[f64; 2]> = (0..rounds)

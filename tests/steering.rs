@@ -134,7 +134,7 @@ async fn an_outage_is_asked_about_once_a_second_and_its_end_is_found_out() {
     assert!(setup.rejects().is_empty());
 }
 
-/// The one event that met an outage is accepted after it; nothing else comes.
+/// The few events of one key that met an outage are accepted after it; nothing else comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quiet_source_does_not_keep_the_bridge_from_being_ready() {
     let directory = tempfile::tempdir().unwrap();

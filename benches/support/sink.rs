@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
-use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -27,19 +25,19 @@ pub struct Sink {
     pub endpoint: String,
 }
 
-/// What a sink has seen since it was asked last for latencies.
+/// What a sink has seen since its start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
-    /// Events, since its start.
+    /// Events.
     pub events: f64,
-    /// Requests, since its start.
+    /// Requests.
     pub requests: f64,
 }
 
 impl Sink {
     /// Starts one, with TLS if `certificate` is a directory with one.
     pub fn start(certificate: Option<&Path>) -> Self {
-        let mut command = super::sink::this_program();
+        let mut command = this_program();
         command.arg("sink").arg(certificate.unwrap_or(Path::new("")));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let asks = child.stdin.take().unwrap();
@@ -51,24 +49,13 @@ impl Sink {
         Self { child, asks, says, endpoint }
     }
 
-    fn ask(&mut self, what: &str) -> Vec<f64> {
-        writeln!(self.asks, "{what}").unwrap();
-        let mut line = String::new();
-        self.says.read_line(&mut line).unwrap();
-        line.split_whitespace().map(|n| n.parse().unwrap()).collect()
-    }
-
     /// What it has seen so far.
     pub fn seen(&mut self) -> Seen {
-        let said = self.ask("seen");
-        Seen { events: said[0], requests: said[1] }
-    }
-
-    /// The delays of events with a time since it was asked last, in ms, sorted.
-    pub fn delays(&mut self) -> Vec<f64> {
-        let mut delays = self.ask("delays");
-        delays.sort_by(f64::total_cmp);
-        delays
+        writeln!(self.asks).unwrap();
+        let mut line = String::new();
+        self.says.read_line(&mut line).unwrap();
+        let mut said = line.split_whitespace().map(|n| n.parse().unwrap());
+        Seen { events: said.next().unwrap(), requests: said.next().unwrap() }
     }
 }
 
@@ -91,22 +78,11 @@ pub fn certificate(directory: &Path) {
     std::fs::write(directory.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
 }
 
-/// The event's own time, for [`Sink::delays`]: `"at":` and microseconds since the epoch.
-pub fn stamp() -> String {
-    format!("\"at\":{}", micros())
-}
-
-fn micros() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    u64::try_from(now.as_micros()).unwrap()
-}
-
 /// What it has seen.
 #[derive(Default)]
 struct Counts {
     events: AtomicU64,
     requests: AtomicU64,
-    delays: Mutex<Vec<f64>>,
 }
 
 /// Answers as the service does, and does nothing else; the main function of the sink's process.
@@ -186,7 +162,6 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
         let events = memchr::memchr_iter(b'#', body).count();
         counts.events.fetch_add(events as u64, Relaxed);
         counts.requests.fetch_add(1, Relaxed);
-        note_delays(body, counts);
         buffer.advance(head + length);
         stream.write_all(&answers[events]).await.ok()?;
         stream.flush().await.ok()?;
@@ -210,28 +185,10 @@ fn content_length(head: &[u8]) -> usize {
     digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'))
 }
 
-/// Inside a JSON string quotes have a backslash.
-fn note_delays(body: &[u8], counts: &Counts) {
-    let name = b"\\\"at\\\":";
-    let mut now = None;
-    for at in memmem::find_iter(body, name) {
-        let digits = body[at + name.len()..].iter().take_while(|b| b.is_ascii_digit());
-        let sent = digits.fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-        let delay = now.get_or_insert_with(micros).saturating_sub(sent);
-        counts.delays.lock().push(delay as f64 / 1_000.0);
-    }
-}
-
 fn answer_questions(counts: &Counts) {
     for line in std::io::stdin().lines() {
-        let said = match line.unwrap().as_str() {
-            "delays" => {
-                let delays = std::mem::take(&mut *counts.delays.lock());
-                delays.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-            }
-            _ => format!("{} {}", counts.events.load(Relaxed), counts.requests.load(Relaxed)),
-        };
-        println!("{said}");
+        line.unwrap();
+        println!("{} {}", counts.events.load(Relaxed), counts.requests.load(Relaxed));
     }
 }
 

@@ -225,7 +225,7 @@ impl<P: Post> Publisher<P> {
             }
         }
         let (requests, queued) = (self.workers.requests(), self.lanes.queued());
-        if requests == 0 && queued == 0 && self.limits.breaker.idle(now) {
+        if requests == 0 && queued == 0 && self.limits.breaker.close_if_idle(now) {
             self.is_back();
         }
         self.intake.set_open(!self.limits.is_closed(requests, queued, self.lanes.parked()));

@@ -1,5 +1,6 @@
-//! Which routes may take a message: its source, and the beginnings of its topic's levels, looked up. What that
-//! costs does not grow with the number of routes whose literal text differs.
+//! Which routes may take a message: its source, and the text that the levels of its topic begin with, looked up.
+//! What that costs does not grow with the number of routes whose levels begin with other text; those that differ
+//! behind a capture are tried one by one.
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -11,7 +12,10 @@ use crate::message::{Message, SourceName};
 /// Numbers of routes, ascending.
 pub(super) type Numbers = SmallVec<[usize; 4]>;
 
-/// The routes of each source, by the levels of their patterns.
+/// Further levels of a pattern are not looked up: how deep the nodes go is not for a configuration to say.
+const MOST_LEVELS: usize = 32;
+
+/// The routes of each source, by the levels of their patterns. It finds all that take a message, and perhaps more.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     sources: HashMap<SourceName, Node>,
@@ -23,7 +27,7 @@ struct Node {
     /// A level of exactly this text.
     literal: HashMap<Box<str>, Node>,
     /// A level that begins with a text of so many bytes: that before its first capture, which may be none.
-    begun: Vec<(usize, HashMap<Box<str>, Node>)>,
+    prefixed: Vec<(usize, HashMap<Box<str>, Node>)>,
     /// Routes that take a topic that ends here.
     ends: Vec<usize>,
     /// Routes that take whatever levels follow.
@@ -63,10 +67,11 @@ impl Index {
 impl Node {
     fn insert(&mut self, pattern: Option<&Pattern>, number: usize) {
         let mut node = self;
-        for (text, is_whole) in pattern.into_iter().flat_map(Pattern::beginnings) {
+        let mut levels = pattern.into_iter().flat_map(Pattern::beginnings);
+        for (text, is_whole) in levels.by_ref().take(MOST_LEVELS) {
             node = node.below(text, is_whole);
         }
-        if pattern.is_none_or(Pattern::takes_rest) {
+        if pattern.is_none_or(Pattern::takes_rest) || levels.next().is_some() {
             node.rests.push(number);
         } else {
             node.ends.push(number);
@@ -77,12 +82,12 @@ impl Node {
         let children = if is_whole {
             &mut self.literal
         } else {
-            let place = self.begun.iter().position(|(length, _)| *length == text.len());
+            let place = self.prefixed.iter().position(|(length, _)| *length == text.len());
             let place = place.unwrap_or_else(|| {
-                self.begun.push((text.len(), HashMap::new()));
-                self.begun.len() - 1
+                self.prefixed.push((text.len(), HashMap::new()));
+                self.prefixed.len() - 1
             });
-            &mut self.begun[place].1
+            &mut self.prefixed[place].1
         };
         children.entry(text.into()).or_default()
     }
@@ -91,13 +96,15 @@ impl Node {
     fn collect(&self, rest: Option<&str>, separator: char, numbers: &mut Numbers) {
         let Some(rest) = rest else { return numbers.extend_from_slice(&self.ends) };
         numbers.extend_from_slice(&self.rests);
-        if self.literal.is_empty() && self.begun.is_empty() {
+        if self.literal.is_empty() && self.prefixed.is_empty() {
             return;
         }
         let (level, rest) = first_level(rest, separator);
-        let begun =
-            self.begun.iter().filter_map(|(length, children)| children.get(level.get(..*length)?));
-        for node in self.literal.get(level).into_iter().chain(begun) {
+        let prefixed = self
+            .prefixed
+            .iter()
+            .filter_map(|(length, children)| children.get(level.get(..*length)?));
+        for node in self.literal.get(level).into_iter().chain(prefixed) {
             node.collect(rest, separator, numbers);
         }
     }
@@ -127,9 +134,19 @@ mod tests {
             ("other", &[2_001]),
         ] {
             let numbers = index.candidates(&message("plant", topic, "{}"));
-            // `line-1-…` begins as `line-12-a` does not, for its hyphen.
+            // `line-1-` is no beginning of `line-12-a`.
             assert_eq!(numbers.as_slice(), expected, "{topic}");
         }
+    }
+
+    #[test]
+    fn a_pattern_of_very_many_levels_is_found_by_its_first() {
+        let levels = |n| vec!["a"; n].join("/");
+        let specs = [1, 32, 33, 100_000].map(|n| spec("r", Some(&levels(n)), &["/a/b"]));
+        let index = Index::new(&specs);
+        let numbers = |topic: &str| index.candidates(&message("plant", topic, "{}"));
+        assert_eq!(numbers(&levels(32)).as_slice(), [1]);
+        assert_eq!(numbers(&levels(100_000)).as_slice(), [2, 3]);
     }
 
     #[test]

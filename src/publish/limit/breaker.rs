@@ -1,6 +1,6 @@
 //! A circuit breaker: whether an API answers at all. While it is open, one probe goes at a time, at most one
 //! a second; everything else waits, and is sent at once when the API is back. With nothing left to probe with,
-//! the last answer decides: an idle bridge would say for hours that its API is gone.
+//! the last answer decides after a while: an idle bridge would say for hours that its API is gone.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ pub struct Breaker {
 #[derive(Debug)]
 enum State {
     Closed,
-    /// `probe`: when the one in flight was sent.
+    /// `probe`: when the one in flight was sent. `probe_at` is that of the last answer while `successes` is not 0.
     Open {
         probe_at: Instant,
         probe: Option<Instant>,
@@ -103,9 +103,17 @@ impl Breaker {
         closes
     }
 
-    /// Nothing is left to probe with. True when that closed it, because the last probe was answered.
-    pub fn idle(&mut self, now: Instant) -> bool {
-        let closes = matches!(self.state, State::Open { successes: 1.., .. });
+    /// When it closes with nothing left to probe with: as long after the last answer as further probes would take.
+    pub fn idle_until(&self) -> Option<Instant> {
+        match self.state {
+            State::Open { probe_at, successes: 1.., .. } => Some(probe_at + PROBE_EVERY * TO_CLOSE),
+            _ => None,
+        }
+    }
+
+    /// Nothing is left to probe with. True when that closed it.
+    pub fn close_if_idle(&mut self, now: Instant) -> bool {
+        let closes = self.idle_until().is_some_and(|at| at <= now);
         if closes {
             self.close(now);
         }
@@ -181,10 +189,14 @@ mod tests {
     fn with_nothing_left_the_last_answer_decides() {
         let now = Instant::now();
         let mut breaker = opened(now);
-        assert!(!breaker.idle(now), "nothing has answered");
-        assert!(!breaker.answered(now) && !breaker.failed(now, false) && !breaker.idle(now));
-        assert!(!breaker.answered(now) && breaker.idle(now));
-        assert!(!breaker.is_open() && !breaker.idle(now));
+        let later = now + PROBE_EVERY * TO_CLOSE;
+        assert!(!breaker.close_if_idle(later), "nothing has answered");
+        assert!(!breaker.answered(now) && !breaker.failed(now, false));
+        assert!(!breaker.close_if_idle(later), "the last one failed");
+        assert!(!breaker.answered(now) && !breaker.close_if_idle(now));
+        assert_eq!(breaker.idle_until(), Some(later));
+        assert!(breaker.close_if_idle(later) && !breaker.is_open());
+        assert!(!breaker.close_if_idle(later));
     }
 
     #[test]

@@ -105,7 +105,8 @@ impl Limits {
         let rate = if sends && queued > 0 { self.rate.opens_at(now) } else { None };
         // A time that has passed was handled just now: to wait for it again would spin.
         let probe = self.breaker.probes_at().filter(|at| *at > now);
-        [self.pauses.next_due(now), rate, probe].into_iter().flatten().min()
+        let idle = self.breaker.idle_until().filter(|_| requests == 0 && queued == 0);
+        [self.pauses.next_due(now), rate, probe, idle].into_iter().flatten().min()
     }
 }
 

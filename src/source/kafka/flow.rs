@@ -1,8 +1,8 @@
 //! When to fetch and when not: the in-flight limit and the intake gate, with hysteresis. Pure.
 //!
 //! Pausing a partition throws away its prefetched messages, so a source that is only slower than its
-//! broker must not pause: it waits a little, and goes on at the next settlement. It does not poll for a
-//! quarter of a second at most, far below any timeout of a group. After that every partition is paused
+//! broker must not pause: it waits a little, looks again, and goes on when there is room. It does not poll for
+//! 0.3 seconds at most, far below any timeout of a group. After that every partition is paused
 //! and the queue is polled again, because rebalances and errors come through it.
 
 use std::time::{Duration, Instant};

@@ -217,10 +217,11 @@ impl Poller {
         match next {
             Next::Take => self.take_batch(consumer)?,
             Next::Stall => {
-                let step = self.shared.assignment().pressure.step();
+                let (step, before) =
+                    (self.shared.assignment().pressure.step(), self.shared.room.free_share());
                 std::thread::sleep(step);
                 self.shared.advance(consumer, Instant::now());
-                let freed = self.shared.room.free_share();
+                let freed = self.shared.room.free_share() - before;
                 self.shared.assignment().pressure.stalled(freed);
             }
             Next::Pause => {

@@ -21,7 +21,8 @@ const DEFAULTS: [(&str, &str); 5] = [
     // librdkafka's own second would leave a fast source idle most of the time: 8 MiB are soon taken.
     ("fetch.queue.backoff.ms", "20"),
     // A broker holds a fetch of empty partitions for so long. The first one often has but some of the
-    // partitions, and the messages of the others wait behind it: for half a second at librdkafka's own value.
+    // partitions, and the messages of the others wait behind it: for half a second at librdkafka's own value. The price is 20 requests a
+    // second, in place of 2, to each broker whose partitions are idle.
     ("fetch.wait.max.ms", "50"),
     ("check.crcs", "true"),
     // New topics and partitions are seen after this.
