@@ -46,6 +46,8 @@ type Labels = Vec<(&'static str, String)>;
 #[derive(Clone)]
 pub struct Metrics {
     registered: Arc<Mutex<Registered>>,
+    /// At hand: a letter should not wait for the registry while `/metrics` is written.
+    dead_letters: Family<Labels, Counter>,
     dead_letter_files_removed: Counter,
 }
 
@@ -126,6 +128,12 @@ impl Metrics {
         let mut registry = Registry::with_prefix("appsync_bridge");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Which version runs", build);
+        let dead_letters = Family::default();
+        registry.register(
+            "dead_letters",
+            "Messages written to a dead letter",
+            dead_letters.clone(),
+        );
         let dead_letter_files_removed = Counter::default();
         registry.register(
             "dead_letter_files_removed",
@@ -133,7 +141,8 @@ impl Metrics {
             dead_letter_files_removed.clone(),
         );
         let registered = Registered { registry, families: HashMap::new() };
-        Self { registered: Arc::new(Mutex::new(registered)), dead_letter_files_removed }
+        let registered = Arc::new(Mutex::new(registered));
+        Self { registered, dead_letters, dead_letter_files_removed }
     }
 
     /// The numbers of a source, from zero.
@@ -233,7 +242,7 @@ impl Metrics {
 
     /// The counter of dead letters written for a reason.
     pub fn dead_letters(&self, reason: &'static str) -> Counter {
-        self.one("dead_letters", "Messages written to a dead letter", &label("reason", reason))
+        self.dead_letters.get_or_create_owned(&label("reason", reason))
     }
 
     /// The end of the certificates in the file of `key`, of an `api` or a `source`.

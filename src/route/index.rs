@@ -57,8 +57,6 @@ impl Index {
             let topic = &message.topic;
             node.collect(Some(topic.as_str()), topic.separator(), &mut numbers);
             numbers.sort_unstable();
-            // A source that a route names twice.
-            numbers.dedup();
         }
         numbers
     }
@@ -71,10 +69,11 @@ impl Node {
         for (text, is_whole) in levels.by_ref().take(MOST_LEVELS) {
             node = node.below(text, is_whole);
         }
-        if pattern.is_none_or(Pattern::takes_rest) || levels.next().is_some() {
-            node.rests.push(number);
-        } else {
-            node.ends.push(number);
+        let rest = pattern.is_none_or(Pattern::takes_rest) || levels.next().is_some();
+        let routes = if rest { &mut node.rests } else { &mut node.ends };
+        // A route may name its source twice, and takes a message once.
+        if routes.last() != Some(&number) {
+            routes.push(number);
         }
     }
 
