@@ -19,7 +19,7 @@ mod support;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bench::consumer::source;
@@ -93,7 +93,7 @@ struct Figures {
     requests: f64,
     cpu: f64,
     peak: f64,
-    ready: f64,
+    first: f64,
 }
 
 async fn table(words: &[&str]) {
@@ -135,7 +135,7 @@ async fn table(words: &[&str]) {
                     batch,
                     f.cpu,
                     f.peak,
-                    f.ready,
+                    f.first,
                     f.requests / rate,
                     rate,
                 ]);
@@ -149,10 +149,10 @@ async fn table(words: &[&str]) {
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for (row, seen) in rows.iter().zip(&seen) {
         for seen in seen {
-            let [events, batch, cpu, peak, ready, ratio, rate] =
+            let [events, batch, cpu, peak, first, ratio, rate] =
                 [0, 1, 2, 3, 4, 5, 6].map(|n| median(seen.iter().map(|round| round[n])));
             println!(
-                "| {} | {events:.0} | {batch:.2} | {cpu:.2} | {peak:.0} | {ready:.0} | {ratio:.2} of {rate:.0}/s |",
+                "| {} | {events:.0} | {batch:.2} | {cpu:.2} | {peak:.0} | {first:.0} | {ratio:.2} of {rate:.0}/s |",
                 row.name
             );
         }
@@ -242,16 +242,6 @@ fn config(row: &Row, kafka: &Kafka, endpoint: &str, directory: &Path) -> PathBuf
     path
 }
 
-/// A bridge that is killed when dropped.
-struct Bridge(Child);
-
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 async fn run(bridge: &Path, config: &Path, sink: &mut Sink, row: &Row) -> Figures {
     let before = sink.seen();
     let began = Instant::now();
@@ -265,8 +255,8 @@ async fn run(bridge: &Path, config: &Path, sink: &mut Sink, row: &Row) -> Figure
         .spawn()
         .unwrap();
     let said = || std::fs::read_to_string(config.with_extension("log")).unwrap();
-    let bridge = Bridge(child);
-    let pid = bridge.0.id();
+    let pid = child.id();
+    let _bridge = process::Running(child);
     let done = |seen: Seen| seen.events - before.events;
     let mut pause = tokio::time::interval(Duration::from_millis(2));
     while done(sink.seen()) == 0.0 {
@@ -278,7 +268,7 @@ async fn run(bridge: &Path, config: &Path, sink: &mut Sink, row: &Row) -> Figure
             said()
         );
     }
-    let ready = began.elapsed().as_secs_f64() * 1_000.0;
+    let first_event = began.elapsed().as_secs_f64() * 1_000.0;
     let capped = row.max_rate.is_none();
     let (from, to) =
         if capped { (20_000.0, 80_000.0) } else { (FROM * COUNT as f64, TO * COUNT as f64) };
@@ -299,6 +289,6 @@ async fn run(bridge: &Path, config: &Path, sink: &mut Sink, row: &Row) -> Figure
         requests: (last.requests - first.requests) / span,
         cpu: (after - cpu) * 1e6 / events,
         peak: process::kib(pid, "VmHWM") / 1024.0,
-        ready,
+        first: first_event,
     }
 }

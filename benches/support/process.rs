@@ -1,6 +1,17 @@
-//! What the kernel says of a process.
+//! A process of our own, and what the kernel says of it.
 
 use std::fs::read_to_string;
+use std::process::Child;
+
+/// A child that is killed when dropped.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// Seconds of processor time of process `pid` and all of its threads.
 pub fn cpu(pid: u32) -> f64 {

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
@@ -16,9 +16,11 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio_rustls::TlsAcceptor;
 
+use super::process::Running;
+
 /// A running sink; killed when dropped.
 pub struct Sink {
-    child: Child,
+    _process: Running,
     asks: ChildStdin,
     says: BufReader<ChildStdout>,
     /// Where events are posted.
@@ -46,7 +48,7 @@ impl Sink {
         says.read_line(&mut line).unwrap();
         let scheme = if certificate.is_some() { "https" } else { "http" };
         let endpoint = format!("{scheme}://localhost:{}/event", line.trim());
-        Self { child, asks, says, endpoint }
+        Self { _process: Running(child), asks, says, endpoint }
     }
 
     /// What it has seen so far.
@@ -56,13 +58,6 @@ impl Sink {
         self.says.read_line(&mut line).unwrap();
         let mut said = line.split_whitespace().map(|n| n.parse().unwrap());
         Seen { events: said.next().unwrap(), requests: said.next().unwrap() }
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
