@@ -1,4 +1,4 @@
-//! appsync-bridge relays what backends say on Kafka and MQTT (NATS and SQS are to follow) into AWS AppSync
+//! appsync-bridge relays what backends say on Kafka, NATS and MQTT (SQS is to follow) into AWS AppSync
 //! Events, so that it reaches browsers and phones, and acknowledges only what is settled.
 //!
 //! # The flow
@@ -37,7 +37,7 @@
 //!    [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded_bugs`]: bugs that tests switch on, to prove that they would be caught.
-//! 11. `kafka`: what all clients of a cluster share, the source and the dead letter.
+//! 11. `kafka`, `nats`: what all clients of a cluster or a server share, the source and the dead letter.
 //! 12. [`aws`], [`backoff`], [`error_chain`], [`files`], [`health`], [`listener`], [`metrics`],
 //!     [`oauth2`], [`outbound`], [`redact`], [`renewal`], [`repeats`], [`shutdown`], [`telemetry`]: tools that know
 //!     nothing of the rest.
@@ -57,6 +57,7 @@
 //! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown
 //! dead_letter → backoff, config, delivery, health, kafka, message, metrics, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
+//! nats → backoff, config, error_chain, outbound
 //! emulator → error_chain, event_api, files, listener, shutdown
 //! admin → files, health, listener, metrics, redact, shutdown
 //! config → files, message, redact, route
@@ -91,6 +92,8 @@ pub mod kafka;
 pub mod listener;
 pub mod message;
 pub mod metrics;
+#[cfg(feature = "nats")]
+pub mod nats;
 pub mod oauth2;
 pub mod outbound;
 pub mod pipeline;

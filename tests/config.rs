@@ -20,6 +20,8 @@ fn environment() -> Environment {
         ("APPSYNC_API_KEY", "da2-abcdefghijklmnopqrstuvwxyz"),
         ("MQTT_PASSWORD", "hunter2"),
         ("KAFKA_PASSWORD", "hunter2"),
+        ("NATS_PASSWORD", "hunter2"),
+        ("NATS_TOKEN", "hunter2"),
         ("EMPTY", ""),
         ("AWS_REGION", "eu-west-1"),
     ])

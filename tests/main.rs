@@ -24,6 +24,7 @@ mod kafka;
 mod lifecycle;
 mod log;
 mod mqtt;
+mod nats;
 mod outcomes;
 mod pauses;
 mod publish;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::common::{Common, Own, Settings};
 use super::kafka::{self, KafkaConfig};
 use super::mqtt::{self, MqttConfig};
+use super::nats::{self, JetStreamConfig, NatsConfig, jetstream};
 use super::reader::{Setting, Table, listed};
 use crate::route::wildcard::Spelling;
 
@@ -17,6 +18,10 @@ use crate::route::wildcard::Spelling;
 pub enum SourceKind {
     /// A Kafka cluster.
     Kafka(KafkaConfig),
+    /// A NATS server, without its streams.
+    Nats(NatsConfig),
+    /// A stream of a NATS server.
+    JetStream(JetStreamConfig),
     /// An MQTT broker.
     Mqtt(MqttConfig),
 }
@@ -60,6 +65,32 @@ pub static KAFKA: Broker = Broker {
     read: |table, common, grace| Some(kafka::read(table, common, grace)?.map(SourceKind::Kafka)),
 };
 
+/// Core NATS.
+pub static NATS: Broker = Broker {
+    word: "nats",
+    name: "NATS",
+    feature: "nats",
+    separator: '.',
+    asked_by: "subjects",
+    spelling: Spelling::Subject,
+    in_flight: 10_000,
+    most_in_flight: 1_000_000,
+    read: |table, common, _| Some(nats::read(table, common)?.map(SourceKind::Nats)),
+};
+
+/// The streams of NATS.
+pub static JETSTREAM: Broker = Broker {
+    word: "jetstream",
+    name: "JetStream",
+    feature: "nats",
+    separator: '.',
+    asked_by: "subjects",
+    spelling: Spelling::Subject,
+    in_flight: 10_000,
+    most_in_flight: 1_000_000,
+    read: |table, common, _| Some(jetstream::read(table, common)?.map(SourceKind::JetStream)),
+};
+
 /// MQTT.
 pub static MQTT: Broker = Broker {
     word: "mqtt",
@@ -75,10 +106,10 @@ pub static MQTT: Broker = Broker {
 };
 
 /// All that a file may name, in the order in which errors list them.
-pub(super) static ALL: [&Broker; 2] = [&KAFKA, &MQTT];
+pub(super) static ALL: [&Broker; 4] = [&KAFKA, &NATS, &JETSTREAM, &MQTT];
 
 /// Words of later versions.
-pub(super) const LATER: [&str; 3] = ["nats", "jetstream", "sqs"];
+pub(super) const LATER: [&str; 1] = ["sqs"];
 
 /// The kinds of dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +144,8 @@ impl SourceKind {
     fn both(&self) -> (&'static Broker, &dyn Settings) {
         match self {
             Self::Kafka(kafka) => (&KAFKA, kafka),
+            Self::Nats(nats) => (&NATS, nats),
+            Self::JetStream(jetstream) => (&JETSTREAM, jetstream),
             Self::Mqtt(mqtt) => (&MQTT, mqtt),
         }
     }

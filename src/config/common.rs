@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::api::{ca_file, pem_file};
 use super::certificates;
-use super::reader::{Field, Kind, Problem, Setting, Table};
+use super::reader::{Field, Kind, Ledger, Located, Problem, Reported, Setting, Table};
 
 /// `tls = { ca_file, cert_file, key_file }`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,6 +91,29 @@ pub(super) fn common(table: &mut Table<'_>, in_flight: u32, most: u32) -> Common
         bytes: bytes.or(IN_FLIGHT_BYTES),
         tls: tls(table),
         plaintext: table.boolean("dangerously_plaintext").or(false),
+    }
+}
+
+/// The TLS of a broker, where its address may ask for it: the key that does, the scheme, and where. An error where
+/// the two contradict one another or could not be read.
+pub(super) fn secured(
+    ledger: &Ledger<'_>,
+    choice: &Field<TlsChoice>,
+    asks: Option<(&str, &str, Range<usize>)>,
+) -> Result<Option<Tls>, Reported> {
+    match choice {
+        Field::Bad => Err(Reported),
+        Field::Absent => Ok(asks.map(|_| Tls::default())),
+        Field::Good(Located { value: TlsChoice::On(tls), .. }) => Ok(Some(tls.clone())),
+        Field::Good(Located { value: TlsChoice::Off, span }) => {
+            let Some((key, scheme, place)) = asks else { return Ok(None) };
+            let message = format!("`tls` is false, but `{key}` is `{scheme}`");
+            let problem = Problem::new(Kind::Impossible, Some(span.clone()), message)
+                .also(place, "encrypted")
+                .help("leave `tls` away: the URL says it");
+            ledger.report(problem);
+            Err(Reported)
+        }
     }
 }
 

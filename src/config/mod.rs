@@ -22,6 +22,7 @@ mod file;
 pub mod kafka;
 mod log_format;
 pub mod mqtt;
+pub mod nats;
 mod reader;
 mod route;
 mod secret;

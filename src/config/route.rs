@@ -46,10 +46,15 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         if separators.len() > 1 {
             let message = "`topic` can't fit sources whose topics have different levels";
             let problem = Problem::new(Kind::Impossible, Some(span), message);
-            let parted =
-                broker::ALL.map(|broker| format!("by `{}` in {}", broker.separator, broker.name));
-            let hint =
-                format!("levels are parted {}: write a route for each", parted.join(" and "));
+            let mut of = BTreeMap::<_, Vec<_>>::new();
+            for broker in broker::ALL {
+                of.entry(broker.separator).or_default().push(broker.name);
+            }
+            let parted = |(separator, names): (char, Vec<&str>)| {
+                format!("by `{separator}` in {}", names.join(", "))
+            };
+            let parted: Vec<_> = of.into_iter().map(parted).collect();
+            let hint = format!("levels are parted {}: write a route for each", parted.join("; "));
             return ledger.refuse(problem.help(hint));
         }
         // Without a source whose kind is known there is an error elsewhere: any will do to look for more.

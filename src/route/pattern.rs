@@ -183,6 +183,26 @@ impl Pattern {
         }
     }
 
+    /// Whether some subject exists that both the one of NATS with wildcards (`*` and `>`) and this pattern take.
+    pub fn meets_subject(&self, wildcards: &str) -> bool {
+        let mut levels = self.levels.iter();
+        let mut subjects = wildcards.split('.');
+        loop {
+            match (levels.next(), subjects.next()) {
+                // It takes one level at least.
+                (Some(_), Some(">")) => return true,
+                (Some(level), Some(text)) => {
+                    if text != "*" && !level.matches(text, &mut Values::new()) {
+                        return false;
+                    }
+                }
+                (None, Some(_)) => return self.rest,
+                (Some(_), None) => return false,
+                (None, None) => return !self.rest,
+            }
+        }
+    }
+
     fn parse_level(&mut self, level: &str, span: Range<usize>) -> Result<(), Fault> {
         if level == "*" {
             self.levels.push(Level::Any);
@@ -432,6 +452,27 @@ mod tests {
                 meets,
                 "{pattern} {filter}"
             );
+        }
+    }
+
+    #[test]
+    fn subjects_that_no_pattern_meets_are_found() {
+        for (pattern, subject, meets) in [
+            ("orders.{event}", "orders.*", true),
+            ("orders.{event}", "orders.>", true),
+            ("orders.{event}", ">", true),
+            ("orders", "orders.>", false),
+            ("orders.{event}", "orders.*.eu", false),
+            ("orders.{event}", "orders", false),
+            ("orders.{rest..}", "orders.*.eu", true),
+            ("orders.{rest..}", "orders.>", true),
+            ("orders.{rest..}", "*", false),
+            ("orders.line-{n}", "*.line-7", true),
+            ("orders.line-{n}", "*.cell-7", false),
+            ("$SYS.{rest..}", ">", true),
+        ] {
+            let found = Pattern::parse(pattern, '.').unwrap().meets_subject(subject);
+            assert_eq!(found, meets, "{pattern} {subject}");
         }
     }
 

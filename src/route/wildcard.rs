@@ -1,7 +1,7 @@
 //! Wildcards of a foreign syntax: found, and translated for a hint.
 //!
-//! A route's `topic`, a filter of MQTT and a regular expression of Kafka have wildcards of their own, and
-//! NATS, shells and web frameworks have others. One in the wrong place is mere text there, which no topic
+//! A route's `topic`, a filter of MQTT, a subject of NATS and a regular expression of Kafka have wildcards of
+//! their own, and shells and web frameworks have others. One in the wrong place is mere text there, which no topic
 //! has, so it is refused. What it was to mean is guessed, for a hint only.
 
 use std::borrow::Cow;
@@ -16,6 +16,8 @@ pub enum Spelling {
     Filter,
     /// A regular expression over topics of Kafka: `^plant\.[^.]+\..+$`.
     Regex,
+    /// A subject of NATS: `plant.*.>`.
+    Subject,
 }
 
 /// The probable meaning of a level.
@@ -74,6 +76,7 @@ pub fn spelled(text: &str, separator: char, to: Spelling) -> Option<String> {
         Spelling::Route => Some(levels.join(separator.encode_utf8(&mut [0; 4])))
             .filter(|spelled| foreign(spelled, separator, to).is_none()),
         Spelling::Filter => Some(levels.join("/")),
+        Spelling::Subject => Some(levels.join(".")),
         Spelling::Regex => Some(format!("^{}$", levels.join("\\."))),
     }
 }
@@ -82,16 +85,21 @@ fn foreign_in(level: &str, place: Spelling) -> Option<Range<usize>> {
     let named = |open, close| {
         level.strip_prefix(open).and_then(|rest| rest.strip_suffix(close)).is_some_and(is_name)
     };
-    if matches!(level, ">" | "**") || named(":", "") || named("<", ">") {
+    let rest = level == ">" && place != Spelling::Subject;
+    if rest || level == "**" || named(":", "") || named("<", ">") {
         return Some(0..level.len());
     }
     if level.ends_with(".>") {
         return Some(level.len() - 1..level.len());
     }
-    if place == Spelling::Filter {
+    if matches!(place, Spelling::Filter | Spelling::Subject) {
         let braces = level.find('{').zip(level.rfind('}')).filter(|(open, close)| open < close);
         let braces = braces.map(|(open, close)| open..close + 1);
-        return braces.or_else(|| run(level, |c| c == '*'));
+        // What stands in a level beside a wildcard of its own is no word of another syntax.
+        return braces.or_else(|| match place {
+            Spelling::Filter => run(level, |c| c == '*'),
+            _ => run(level, |c| matches!(c, '+' | '#')),
+        });
     }
     let mut inside = false;
     let outside = |c: char| {
@@ -157,6 +165,8 @@ impl<'t> Level<'t> {
             (Self::Rest(""), Spelling::Route) => "{rest..}".to_owned(),
             (Self::Rest(name), Spelling::Route) => format!("{{{name}..}}"),
             (Self::One(_), Spelling::Filter) => "+".to_owned(),
+            (Self::One(_), Spelling::Subject) => "*".to_owned(),
+            (Self::Rest(_), Spelling::Subject) => ">".to_owned(),
             (Self::Rest(_), Spelling::Filter) => "#".to_owned(),
             (Self::One(_), Spelling::Regex) => "[^.]+".to_owned(),
             (Self::Rest(_), Spelling::Regex) => ".+".to_owned(),
@@ -182,6 +192,7 @@ fn pieces(level: &str, to: Spelling, names: &mut usize) -> String {
             _ if matches!(piece, "$" | "{") => spelled.push_str(piece),
             // Only whole levels.
             Spelling::Filter => return "+".to_owned(),
+            Spelling::Subject => return "*".to_owned(),
             Spelling::Regex => spelled.push_str("[^.]*"),
             Spelling::Route if braces => spelled.push_str(piece.trim_start_matches('$')),
             Spelling::Route => {
@@ -280,6 +291,22 @@ mod tests {
         }
         for good in ["plant/+/x", "#", "$SYS/#", "a{b", "/", "a//+"] {
             assert_eq!(foreign(good, '/', Spelling::Filter), None, "{good}");
+        }
+        for (text, place, says) in [
+            ("orders.{event}", 7..14, "orders.*"),
+            ("orders.{rest..}", 7..15, "orders.>"),
+            ("orders.+.x", 7..8, "orders.*.x"),
+            ("orders.#", 7..8, "orders.>"),
+            ("orders.**", 7..9, "orders.>"),
+            ("orders/+/x", 7..8, "orders.*.x"),
+            ("^orders\\..*", 0..1, "orders.>"),
+            ("users.:id", 6..9, "users.*"),
+        ] {
+            assert_eq!(foreign(text, '.', Spelling::Subject), Some(place), "{text}");
+            assert_eq!(spelled(text, '.', Spelling::Subject).as_deref(), Some(says), "{text}");
+        }
+        for good in ["orders.*", ">", "a.*.>", "$JS.API.>", "a/b", "a>b", "a*"] {
+            assert_eq!(foreign(good, '.', Spelling::Subject), None, "{good}");
         }
         for (text, says) in [
             ("orders.*", "^orders\\.[^.]+$"),

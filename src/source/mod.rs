@@ -79,6 +79,10 @@ pub async fn build(
             let made = made.map_err(unusable)?;
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
+        SourceKind::Nats(_) | SourceKind::JetStream(_) => {
+            let _ = (limits, numbers, health);
+            Err(unusable("it is not in this version"))
+        }
         #[cfg(not(all(feature = "kafka", feature = "mqtt")))]
         other => {
             let _ = (limits, numbers, health);
@@ -95,6 +99,9 @@ pub async fn probe(config: &SourceConfig) -> Result<String, String> {
         SourceKind::Kafka(kafka) => kafka::probe(kafka.clone()).await,
         #[cfg(feature = "mqtt")]
         SourceKind::Mqtt(mqtt) => mqtt::probe(mqtt).await,
+        SourceKind::Nats(_) | SourceKind::JetStream(_) => {
+            Err("it is not in this version".to_owned())
+        }
         #[cfg(not(all(feature = "kafka", feature = "mqtt")))]
         other => Err(BuildError::LeftOut(other.broker().feature).to_string()),
     }

@@ -1,13 +1,11 @@
 //! An Apache Kafka of our own: one node, broker and controller, in a JVM of its own.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -16,7 +14,7 @@ use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use super::until;
+use super::{ports, until};
 use records::Producer;
 use security::Security;
 
@@ -337,21 +335,6 @@ async fn archive_classes() {
     kafka.launch(&[&format!("-XX:ArchiveClassesAtExit={new}")]).await;
     kafka.stop().await;
     fs::rename(new, CLASSES).unwrap();
-}
-
-/// Ports that are free now, that nobody here was given before, and that no client's connection takes
-/// meanwhile, as it would one of those that the system gives out.
-fn ports<const N: usize>() -> [u16; N] {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut given = GIVEN.lock().unwrap();
-    std::array::from_fn(|_| {
-        loop {
-            let port = rand::random_range(16_384..32_768);
-            if TcpListener::bind(("127.0.0.1", port)).is_ok() && given.insert(port) {
-                return port;
-            }
-        }
-    })
 }
 
 /// The partitions of a topic, as soon as the broker knows it.

@@ -9,6 +9,7 @@ pub(crate) mod emulator;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod mosquitto;
+pub(crate) mod nats;
 pub(crate) mod page;
 pub(crate) mod producer;
 pub(crate) mod script;
@@ -19,7 +20,9 @@ pub(crate) mod socket;
 pub(crate) mod stub;
 pub(crate) mod tokens;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// What is awaited has come by then, whatever else the machine does; a test that passes does not wait
@@ -29,6 +32,21 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 /// A port that is free now.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Ports that are free now, that nobody here was given before, and that no client's connection takes
+/// meanwhile, as it would one of those that the system gives out.
+pub(crate) fn ports<const N: usize>() -> [u16; N] {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
+    std::array::from_fn(|_| {
+        loop {
+            let port = rand::random_range(16_384..32_768);
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() && given.insert(port) {
+                return port;
+            }
+        }
+    })
 }
 
 /// Looks at something outside of this process until it is so; panics with `what` when it is not

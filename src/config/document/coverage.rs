@@ -13,7 +13,7 @@ use crate::config::source;
 use crate::route::Pattern;
 use crate::route::wildcard::{Spelling, spelled};
 
-/// A subscription of a source: an MQTT filter, or a topic or a regular expression of Kafka.
+/// A subscription of a source: an MQTT filter, a subject of NATS, or a topic or a regular expression of Kafka.
 struct Asked<'a> {
     text: &'a str,
     place: &'a Range<usize>,
@@ -178,6 +178,7 @@ impl<'a> Asked<'a> {
         let Some(topic) = topic else { return true };
         match self.broker.spelling {
             Spelling::Filter => topic.meets_filter(self.text),
+            Spelling::Subject => topic.meets_subject(self.text),
             Spelling::Regex if self.is_regex() => {
                 regex_meets(self.text, self.regex.as_ref(), topic)
             }

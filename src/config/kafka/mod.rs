@@ -6,11 +6,10 @@ pub(super) mod topics;
 
 use std::time::Duration;
 
-use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls, TlsChoice};
+use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
-    Field, Kind, Ledger, Located, Problem, Reported, Setting, Table, Text, contrast, impossible,
-    show_duration,
+    Kind, Ledger, Located, Problem, Setting, Table, Text, contrast, impossible, show_duration,
 };
 pub use sasl::{Login, Sasl, Scram};
 pub use topics::{Chosen, Topics};
@@ -160,10 +159,10 @@ pub(super) fn read(
     let start = table.choice("start", &starts, &[]).or(Start::Earliest);
     let tombstones = [("skip", Tombstones::Skip), ("null", Tombstones::Null)];
     let tombstones = table.choice("tombstones", &tombstones, &[]).or(Tombstones::Skip);
-    let tls = tls(&common.tls);
+    let tls = secured(ledger, &common.tls, None);
     let sasl = table.table("sasl", "sasl").then(|table| sasl::read(table.value)).optional();
     if let (Ok(Some(sasl)), Ok(tls), Some(brokers)) = (&sasl, &tls, &brokers) {
-        secured(ledger, sasl, tls.as_ref(), brokers, common);
+        in_plain_text(ledger, sasl, tls.as_ref(), brokers, common);
     }
     let options = librdkafka::options(table).or(Vec::new());
     if let (Some(drain), Some(options)) = (&drain, &options)
@@ -279,16 +278,8 @@ fn related(
     table.ledger.report(problem.help(format!("`drain_timeout` {sign} `{key}`: {why}")));
 }
 
-fn tls(choice: &Field<TlsChoice>) -> Result<Option<Tls>, Reported> {
-    match choice {
-        Field::Bad => Err(Reported),
-        Field::Absent | Field::Good(Located { value: TlsChoice::Off, .. }) => Ok(None),
-        Field::Good(Located { value: TlsChoice::On(tls), .. }) => Ok(Some(tls.clone())),
-    }
-}
-
 /// Reports a secret that would cross the network as plain text.
-fn secured(
+fn in_plain_text(
     ledger: &Ledger<'_>,
     sasl: &Located<Sasl>,
     tls: Option<&Tls>,

@@ -6,10 +6,10 @@ mod overlap;
 use std::time::Duration;
 
 use super::Secret;
-use super::common::{Client, Common, Own, Settings, Tls, TlsChoice};
+use super::common::{Client, Common, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
-    Field, Kind, Ledger, Located, Problem, Reported, Setting, Table, Text, contrast, impossible,
+    Field, Kind, Ledger, Located, Problem, Setting, Table, Text, contrast, impossible,
     show_duration, show_size,
 };
 use filter::{FILTERS, Filter, filters, overlapping, qos};
@@ -91,7 +91,10 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     let ledger = table.ledger;
     let broker = table.filled("url").then(|text| broker(ledger, &text));
     let broker = table.require("url", broker, "the broker: `url = \"mqtts://broker.example\"`");
-    let tls = broker.as_ref().map(|broker| tls(table, broker, &common.tls));
+    let tls = broker.as_ref().map(|broker| {
+        let asks = broker.value.secure.then(|| ("url", "mqtts://", broker.span.clone()));
+        secured(ledger, &common.tls, asks)
+    });
     let version = version(table).or(MqttVersion::V5);
     let qos = qos(table, "qos");
     let qos_known = !matches!(qos, Field::Bad);
@@ -228,30 +231,6 @@ fn broker(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Broker> {
         return refuse(Kind::BadValue, "names no host", form);
     }
     Some(Broker { host: host.to_owned(), port, secure })
-}
-
-/// `None` where the two contradict one another or could not be read.
-fn tls(
-    table: &Table<'_>,
-    broker: &Located<Broker>,
-    choice: &Field<TlsChoice>,
-) -> Result<Option<Tls>, Reported> {
-    match choice {
-        Field::Bad => Err(Reported),
-        Field::Absent => Ok(broker.value.secure.then(Tls::default)),
-        Field::Good(Located { value: TlsChoice::On(tls), .. }) => Ok(Some(tls.clone())),
-        Field::Good(Located { value: TlsChoice::Off, span }) => {
-            if broker.value.secure {
-                let message = "`tls` is false, but `url` is `mqtts://`";
-                let problem = Problem::new(Kind::Impossible, Some(span.clone()), message)
-                    .also(broker.span.clone(), "encrypted")
-                    .help("leave `tls` away: the URL says it");
-                table.ledger.report(problem);
-                return Err(Reported);
-            }
-            Ok(None)
-        }
-    }
 }
 
 fn version(table: &mut Table<'_>) -> Field<MqttVersion> {

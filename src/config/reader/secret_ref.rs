@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
 use super::ledger::{Ledger, Located, Text};
 use super::problem::{Kind, Problem};
@@ -41,35 +41,54 @@ impl Table<'_> {
                 let from = text.variable.unwrap_or_default();
                 return filled(ledger, key, &span, &from, text.value);
             }
-            let mut table = Table::new(ledger, "secret", format!("`{key}`"), span.clone(), table);
-            let file = table.filled("file").optional();
-            let credential = table.filled("credential").optional();
-            // Only to be named among the keys that are known here.
-            let _ = table.take("env");
-            table.finish();
-            match (file.ok()?, credential.ok()?) {
-                (Some(path), None) => {
-                    let shown = path.value.shown();
-                    read(ledger, key, &span, &shown, Path::new(&path.value.value), true)
-                }
-                (None, Some(name)) => from_credential(ledger, key, &span, &name.value),
-                (Some(_), Some(_)) => {
-                    let message = format!("`{key}` names two places for one secret");
-                    ledger.refuse(Problem::new(Kind::BadValue, Some(span), message))
-                }
-                // With other keys in it, those have been reported.
-                (None, None)
-                    if !entry.value.get_ref().as_table().is_some_and(toml::map::Map::is_empty) =>
-                {
-                    None
-                }
-                (None, None) => {
-                    let message = format!("`{key}` names no place for its secret");
-                    let problem = Problem::new(Kind::MissingKey, Some(span), message);
-                    ledger.refuse(problem.help(format!("write {FORMS}")))
-                }
+            from_reference(ledger, key, &span, table)
+        })
+    }
+
+    /// The secret that a file holds: its path, or a reference to one.
+    pub(crate) fn secret_file(&mut self, key: &'static str) -> Field<Secret> {
+        self.field(key, |ledger, entry| match entry.value.get_ref() {
+            DeValue::Table(table) if !table.contains_key("env") => {
+                from_reference(ledger, key, &entry.value.span(), table)
+            }
+            _ => {
+                let Located { value: path, span } = ledger.string(key, entry.value)?;
+                read(ledger, key, &span, &path.shown(), Path::new(&path.value), true)
             }
         })
+    }
+}
+
+/// The secret of `{ file = … }` or `{ credential = … }`.
+fn from_reference<'a>(
+    ledger: &'a Ledger<'a>,
+    key: &str,
+    span: &Range<usize>,
+    written: &'a DeTable<'a>,
+) -> Option<Secret> {
+    let mut table = Table::new(ledger, "secret", format!("`{key}`"), span.clone(), written);
+    let file = table.filled("file").optional();
+    let credential = table.filled("credential").optional();
+    // Only to be named among the keys that are known here.
+    let _ = table.take("env");
+    table.finish();
+    match (file.ok()?, credential.ok()?) {
+        (Some(path), None) => {
+            let shown = path.value.shown();
+            read(ledger, key, span, &shown, Path::new(&path.value.value), true)
+        }
+        (None, Some(name)) => from_credential(ledger, key, span, &name.value),
+        (Some(_), Some(_)) => {
+            let message = format!("`{key}` names two places for one secret");
+            ledger.refuse(Problem::new(Kind::BadValue, Some(span.clone()), message))
+        }
+        // With other keys in it, those have been reported.
+        (None, None) if !written.is_empty() => None,
+        (None, None) => {
+            let message = format!("`{key}` names no place for its secret");
+            let problem = Problem::new(Kind::MissingKey, Some(span.clone()), message);
+            ledger.refuse(problem.help(format!("write {FORMS}")))
+        }
     }
 }
 

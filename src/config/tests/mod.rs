@@ -152,10 +152,7 @@ fn dead_letters_are_kept_out_of_the_regular_expressions_of_their_sources() {
         dead_letter("b", "a")
     );
     let config = good(&text);
-    let never = |at: usize| match &config.sources[at].kind {
-        SourceKind::Kafka(kafka) => kafka.never.clone(),
-        SourceKind::Mqtt(_) => panic!("{at}"),
-    };
+    let never = |at: usize| config.sources[at].kind.kafka().unwrap().never.clone();
     assert_eq!((never(0), never(1)), (vec!["a.rejects".into(), "b.rejects".into()], vec![]));
     // Two that read what the other can't publish.
     let circle = format!(

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use rdkafka::ClientConfig;
 
-use super::{Kafka, ports};
+use super::Kafka;
+use crate::support::ports;
 use crate::support::server::Authority;
 use crate::support::tokens::{AUDIENCE, ISSUER, Issuer};
 

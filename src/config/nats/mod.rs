@@ -1,0 +1,69 @@
+//! `type = "nats"` and `type = "jetstream"`: their settings, and the keys they are read from.
+
+mod auth;
+mod connection;
+pub(super) mod jetstream;
+mod subjects;
+
+use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls};
+use super::reader::{Kind, Problem, Table};
+pub use auth::Auth;
+pub use connection::Connection;
+pub use jetstream::{Consumers, Deliver, JetStreamConfig};
+pub use subjects::{overlaps, takes};
+
+/// A checked `type = "nats"`: core NATS, which keeps nothing for anybody.
+#[derive(Clone, Debug)]
+pub struct NatsConfig {
+    /// The way to the server.
+    pub connection: Connection,
+    /// What is taken, with `*` and `>`.
+    pub subjects: Vec<String>,
+    /// Each message goes to one member of this group.
+    pub queue: Option<String>,
+}
+
+impl Settings for NatsConfig {
+    fn max_payload(&self) -> usize {
+        MAX_PAYLOAD
+    }
+
+    fn tls(&self) -> Option<&Tls> {
+        self.connection.tls.as_ref()
+    }
+
+    fn asked(&self) -> Vec<&str> {
+        self.subjects.iter().map(String::as_str).collect()
+    }
+
+    fn client(&self) -> Option<Client> {
+        None
+    }
+}
+
+/// Reads what only sources of core NATS have.
+pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<NatsConfig>> {
+    let ledger = table.ledger;
+    let connection = connection::read(table, common);
+    let subjects = table.strings("subjects").then(|texts| subjects::read(ledger, &texts.value));
+    let subjects = table.require("subjects", subjects, subjects::HINT);
+    let queue = table.filled("queue").then(|text| {
+        if !text.value.value.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Some(text.value.value);
+        }
+        let message = format!("{} can't be the name of a queue group", text.value.shown());
+        let problem = Problem::new(Kind::BadValue, Some(text.span), message);
+        ledger.refuse(problem.help("it has no blanks"))
+    });
+    let queue = queue.optional();
+    let subjects = subjects?.value;
+    Some(Own {
+        asked: subjects.iter().map(|subject| subject.span.clone()).collect(),
+        client: None,
+        config: NatsConfig {
+            connection: connection?,
+            subjects: subjects.into_iter().map(|subject| subject.value).collect(),
+            queue: queue.ok()?.map(|queue| queue.value),
+        },
+    })
+}

@@ -1,0 +1,136 @@
+//! A nats-server of our own, with a store of its own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use async_nats::{Client, ConnectOptions};
+use tempfile::TempDir;
+
+use super::{PATIENCE, ports, signal, until};
+
+/// A running nats-server; killed when dropped. Its streams are in files, which a kill leaves as they are.
+pub(crate) struct Nats {
+    child: Option<Child>,
+    directory: TempDir,
+    pub(crate) port: u16,
+}
+
+/// Where `tests/run` puts it.
+const PROGRAM: &str = "tests/.cache/nats/nats-server";
+
+impl Nats {
+    /// Starts one on a free port, with `JetStream` and with lines of configuration besides.
+    pub(crate) async fn start(lines: &str) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), lines).await
+    }
+
+    /// As [`start`](Self::start), with files that the lines name in `directory`.
+    pub(crate) async fn start_in(directory: TempDir, lines: &str) -> Self {
+        let [port] = ports();
+        let mut nats = Self { child: None, directory, port };
+        nats.configure(lines);
+        nats.restart().await;
+        nats
+    }
+
+    /// Has these lines in its configuration from its next start, or [`reload`](Self::reload), on.
+    pub(crate) fn configure(&self, lines: &str) {
+        let (port, path) = (self.port, self.directory.path().display());
+        let text = format!(
+            "listen: \"127.0.0.1:{port}\"\nlog_file: \"{path}/log\"\npid_file: \"{path}/pid\"\ndebug: true\n\
+             jetstream: {{ store_dir: \"{path}/store\" }}\n{lines}\n"
+        );
+        fs::write(self.file("nats.conf"), text).unwrap();
+    }
+
+    /// Starts it again, on the same port and store.
+    pub(crate) async fn restart(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        let before = self.log().len();
+        let child = Command::new(PROGRAM)
+            .arg("--config")
+            .arg(self.file("nats.conf"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("`nats-server` cannot be run: `tests/run` fetches it");
+        let mut child = Some(child);
+        until("nats-server is ready", PATIENCE, async || {
+            if let Some(status) = child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("nats-server ended, {status}: {}", self.log());
+            }
+            self.log()[before..].contains("Server is ready").then_some(())
+        })
+        .await;
+        self.child = child;
+    }
+
+    /// Has it read its configuration again.
+    pub(crate) async fn reload(&self) {
+        let before = self.log().len();
+        signal(self.pid(), "HUP");
+        until("nats-server has reloaded", PATIENCE, async || {
+            self.log()[before..].contains("Reloaded").then_some(())
+        })
+        .await;
+    }
+
+    /// Ends it as an operator would.
+    pub(crate) fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            signal(child.id(), "TERM");
+            child.wait().unwrap();
+        }
+    }
+
+    /// Lets it end as an operator would who spares its clients: it says so, and closes their connections one by one.
+    pub(crate) fn lame_duck(&self) {
+        signal(self.pid(), "USR2");
+    }
+
+    /// Ends it as a power cut would that spares the disk.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// For `servers`.
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// A client that is asked for nothing, of a server that asks for nothing.
+    pub(crate) async fn client(&self) -> Client {
+        self.client_of(ConnectOptions::new()).await
+    }
+
+    /// A client with these options.
+    pub(crate) async fn client_of(&self, options: ConnectOptions) -> Client {
+        options.connect(self.url()).await.unwrap()
+    }
+
+    /// A file in its directory.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// What it wrote to its log.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.file("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
