@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
-use crate::support::broker::{Broker, Mqtt, OfKafka, Sent};
+use crate::support::broker::{Broker, CoreNats, Mqtt, OfKafka, Sent};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, assert_order, ids};
 use crate::support::{signal, until};
@@ -45,11 +45,31 @@ macro_rules! contract {
     )*};
 }
 
+/// Brokers that keep nothing: what they owe nobody is left out.
+macro_rules! at_most_once {
+    ($($name:ident: $broker:ty, $lines:literal;)*) => {$(
+        mod $name {
+            #[allow(unused_imports)] // not every broker
+            use super::*;
+
+            contract!(@tests $broker, $lines: every_message_arrives_once_and_in_order,
+                what_can_not_be_published_is_kept_and_its_neighbours_go_on,
+                a_broker_that_was_killed_is_found_again,
+                what_is_known_of_a_message_reaches_the_route);
+        }
+    )*};
+}
+
 contract! {
     mqtt_5: Mqtt, "version = 5";
     mqtt_3: Mqtt, "version = 3";
     kafka: OfKafka, "session_timeout = \"6s\"\ndrain_timeout = \"2s\"\ngroup_instance_id = \"one\"";
     kafka_by_the_broker: OfKafka, "protocol = \"consumer\"\ndrain_timeout = \"2s\"";
+}
+
+at_most_once! {
+    nats: CoreNats, "";
+    nats_in_a_group: CoreNats, "queue = \"bridge\"";
 }
 
 const IN_FLIGHT: &str = "source_in_flight{source=\"it\"}";

@@ -40,7 +40,11 @@ pub async fn run(args: &Args) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    for note in notes(&loaded.config) {
+    let lossy = loaded.config.sources.iter().filter_map(|source| {
+        let why = source.kind.settings().at_most_once()?;
+        Some(format!("source `{}` is at most once: {why}", source.name))
+    });
+    for note in notes(&loaded.config).into_iter().chain(lossy) {
         let _ = writeln!(redact::stderr(), "note: {note}");
     }
     // Refuses whatever `run` would, with the same exit code.

@@ -24,6 +24,10 @@ pub trait Settings {
     fn tls(&self) -> Option<&Tls>;
     /// What the broker is asked for, as written: topics, filters.
     fn asked(&self) -> Vec<&str>;
+    /// What is lost of a source whose broker keeps nothing for it, and what to do about that.
+    fn at_most_once(&self) -> Option<&'static str> {
+        None
+    }
     /// Whose connection no other may have: two of them would push one another out for ever.
     fn client(&self) -> Option<Client>;
 }

@@ -12,7 +12,7 @@ mod credentials;
 mod tries;
 mod trouble;
 
-pub use connection::{Change, connect, open};
+pub use connection::{Change, Dialer, confirmed};
 pub use trouble::{Kind, Trouble};
 
 use crate::outbound::tls::TlsError;

@@ -81,14 +81,14 @@ mod tests {
     use super::*;
 
     fn pool(errors: &[Option<&str>]) -> Vec<Server> {
-        let server = |(number, error): (usize, &Option<&str>)| Server {
+        let server = |(number, error): (usize, Option<&str>)| Server {
             addr: format!("nats://nats-{number}:4222").parse().unwrap(),
             failed_attempts: usize::from(error.is_some()),
             did_connect: false,
             is_discovered: false,
             last_error: error.map(str::to_owned),
         };
-        errors.iter().enumerate().map(server).collect()
+        errors.iter().copied().enumerate().map(server).collect()
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub enum Kind {
     Identity,
     /// What it says is not TLS.
     NotTls,
+    /// It closed the connection before it had said a word.
+    Wordless,
     /// What it says is not NATS.
     NotNats,
     /// Nobody listens there.
@@ -51,7 +53,7 @@ pub enum Kind {
 const MOST: usize = 300;
 
 /// Words by which errors are told apart, the more particular first; in lower case.
-const WORDS: [(&str, Kind); 30] = [
+const WORDS: [(&str, Kind); 31] = [
     ("permissions violation", Kind::Permission),
     ("authentication expired", Kind::Expired),
     ("authentication revoked", Kind::Expired),
@@ -73,6 +75,7 @@ const WORDS: [(&str, Kind); 30] = [
     ("corrupt message", Kind::NotTls),
     ("invalidcontenttype", Kind::NotTls),
     ("tls handshake eof", Kind::NotTls),
+    ("expected info, got nothing", Kind::Wordless),
     ("expected info", Kind::NotNats),
     ("invalid server operation", Kind::NotNats),
     ("connection refused", Kind::NobodyListens),
@@ -110,6 +113,7 @@ impl Trouble {
                 let words = words.trim_start_matches("AuthError(").trim_end_matches(')');
                 format!("the bridge can't prove who it is ({words})")
             }
+            Kind::Wordless => "the server closed the connection without a word".to_owned(),
             Kind::NotNats => "what answers is no NATS server".to_owned(),
             Kind::Silent => format!("the server does not answer ({words})"),
             _ => words,
@@ -170,6 +174,14 @@ impl Trouble {
                 "does the server begin with TLS (`handshake_first`)? if it does not, leave `tls_first` away"
             }
             Kind::NotTls => "does this port speak TLS?",
+            Kind::Wordless if tls.is_none() => {
+                "does the server begin with TLS (`handshake_first`)? then add `tls = true` and `tls_first = true`; \
+                 and is this the port for clients (4222)?"
+            }
+            Kind::Wordless if !config.tls_first => {
+                "a server that begins with TLS (`handshake_first`) needs `tls_first = true`"
+            }
+            Kind::Wordless => "is this the port for clients (4222)?",
             Kind::NotNats => {
                 "is this the port for clients (4222), and not one for monitoring or a cluster?"
             }

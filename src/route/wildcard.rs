@@ -160,12 +160,11 @@ impl<'t> Level<'t> {
     /// `names` counts those that had to be made up.
     fn spelled(&self, to: Spelling, names: &mut usize) -> String {
         match (self, to) {
-            (Self::One(""), Spelling::Route) => "*".to_owned(),
+            (Self::One(""), Spelling::Route) | (Self::One(_), Spelling::Subject) => "*".to_owned(),
             (Self::One(name), Spelling::Route) => format!("{{{name}}}"),
             (Self::Rest(""), Spelling::Route) => "{rest..}".to_owned(),
             (Self::Rest(name), Spelling::Route) => format!("{{{name}..}}"),
             (Self::One(_), Spelling::Filter) => "+".to_owned(),
-            (Self::One(_), Spelling::Subject) => "*".to_owned(),
             (Self::Rest(_), Spelling::Subject) => ">".to_owned(),
             (Self::Rest(_), Spelling::Filter) => "#".to_owned(),
             (Self::One(_), Spelling::Regex) => "[^.]+".to_owned(),

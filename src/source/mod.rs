@@ -8,7 +8,10 @@
 //! known to all who make, run or try sources.
 
 // A build without a connector has no use for what they share.
-#![cfg_attr(not(any(feature = "kafka", feature = "mqtt")), allow(dead_code, unused_imports))]
+#![cfg_attr(
+    not(any(feature = "kafka", feature = "mqtt", feature = "nats")),
+    allow(dead_code, unused_imports)
+)]
 
 use std::error::Error;
 
@@ -27,6 +30,8 @@ pub mod kafka;
 mod leases;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod reconnect;
 mod room;
 
@@ -79,11 +84,18 @@ pub async fn build(
             let made = made.map_err(unusable)?;
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
-        SourceKind::Nats(_) | SourceKind::JetStream(_) => {
+        #[cfg(feature = "nats")]
+        SourceKind::Nats(nats) => {
+            let made = nats::NatsSource::build(name, nats, limits, numbers, health);
+            let made = made.map_err(unusable)?;
+            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
+        }
+        #[cfg(feature = "nats")]
+        SourceKind::JetStream(_) => {
             let _ = (limits, numbers, health);
             Err(unusable("it is not in this version"))
         }
-        #[cfg(not(all(feature = "kafka", feature = "mqtt")))]
+        #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats")))]
         other => {
             let _ = (limits, numbers, health);
             Err(BuildError::LeftOut(other.broker().feature))
@@ -99,10 +111,11 @@ pub async fn probe(config: &SourceConfig) -> Result<String, String> {
         SourceKind::Kafka(kafka) => kafka::probe(kafka.clone()).await,
         #[cfg(feature = "mqtt")]
         SourceKind::Mqtt(mqtt) => mqtt::probe(mqtt).await,
-        SourceKind::Nats(_) | SourceKind::JetStream(_) => {
-            Err("it is not in this version".to_owned())
-        }
-        #[cfg(not(all(feature = "kafka", feature = "mqtt")))]
+        #[cfg(feature = "nats")]
+        SourceKind::Nats(nats) => nats::probe(nats).await,
+        #[cfg(feature = "nats")]
+        SourceKind::JetStream(_) => Err("it is not in this version".to_owned()),
+        #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats")))]
         other => Err(BuildError::LeftOut(other.broker().feature).to_string()),
     }
 }

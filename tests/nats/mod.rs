@@ -1,3 +1,7 @@
-//! What only NATS does.
+//! What only core NATS does, and every way into a server.
 
+mod check;
+mod core;
+mod security;
 mod server;
+mod trouble;

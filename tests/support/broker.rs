@@ -1,14 +1,18 @@
 //! Brokers as the contract suite sees them: a few methods each, so that another one is another row.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use async_nats::HeaderMap;
 use serde_json::{Value, json};
 
 use super::kafka::Kafka;
 use super::kafka::groups::Group;
 use super::kafka::records::Record;
 use super::mosquitto::{Mosquitto, SAVES_AT_ONCE};
+use super::nats::Nats;
 use super::producer::{TENANT, publish};
+use super::{PATIENCE, until};
 
 /// A message of a load.
 #[derive(Clone, Debug)]
@@ -122,6 +126,72 @@ impl Broker for Mqtt {
     }
 }
 
+/// Core NATS, which keeps nothing.
+pub(crate) struct CoreNats {
+    server: Nats,
+    lines: &'static str,
+    sent: AtomicU64,
+}
+
+impl Broker for CoreNats {
+    async fn start(lines: &'static str, _mortal: bool) -> Self {
+        Self { server: Nats::start("").await, lines, sent: AtomicU64::new(0) }
+    }
+
+    fn source(&self) -> String {
+        format!(
+            "[source.it]\ntype = \"nats\"\nservers = \"{}\"\nsubjects = \"in.*.data\"\n{}\n",
+            self.server.url(),
+            self.lines
+        )
+    }
+
+    fn metadata(&self) -> Metadata {
+        Metadata {
+            route: "topic = \"in.{device}.data\"\nchannel = \"/it/{device}/{header.tenant}\"\n",
+            channel: "/it/7/acme",
+            record: json!({
+                "topic": "in.7.data", "headers": [{ "name": "tenant", "value": TENANT }],
+            }),
+        }
+    }
+
+    async fn produce(&self, rate: u64, messages: Vec<Sent>) {
+        let client = self.server.client().await;
+        let mut headers = HeaderMap::new();
+        headers.insert("tenant", TENANT);
+        self.sent.fetch_add(messages.len() as u64, Ordering::Relaxed);
+        let began = Instant::now();
+        for (at, Sent { key, payload }) in messages.into_iter().enumerate() {
+            pace(began, at, rate).await;
+            let subject = format!("in.{key}.data");
+            client.publish_with_headers(subject, headers.clone(), payload.into()).await.unwrap();
+        }
+        // Its end comes behind everything that was sent.
+        client.drain().await.unwrap();
+        until("the server has taken everything", PATIENCE, async || {
+            let all = self.server.monitor("/varz").await;
+            (all["in_msgs"].as_u64() >= Some(self.sent.load(Ordering::Relaxed))).then_some(())
+        })
+        .await;
+    }
+
+    /// It keeps nothing from the first.
+    async fn acknowledged(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    async fn kill(&mut self) {
+        self.server.written().await;
+        self.server.kill();
+    }
+
+    async fn restart(&mut self) {
+        self.sent.store(0, Ordering::Relaxed);
+        self.server.restart().await;
+    }
+}
+
 /// Apache Kafka; the one that tests share, unless it is to be killed.
 pub(crate) struct OfKafka {
     own: Option<Kafka>,
@@ -180,10 +250,7 @@ impl Broker for OfKafka {
         let producer = self.kafka().producer(&[]);
         let (began, mut under_way) = (Instant::now(), Vec::new());
         for (at, Sent { key, payload }) in messages.into_iter().enumerate() {
-            let due = Duration::from_secs_f64(at as f64 / rate as f64);
-            if let Some(wait) = due.checked_sub(began.elapsed()).filter(|w| w.as_millis() > 2) {
-                tokio::time::sleep(wait).await;
-            }
+            pace(began, at, rate).await;
             let partition = i32::try_from(key % u64::from(PARTITIONS)).unwrap();
             let record = Record::new(payload)
                 .key(key.to_string())
@@ -207,5 +274,13 @@ impl Broker for OfKafka {
 
     async fn restart(&mut self) {
         self.own.as_mut().expect("a mortal one").restart().await;
+    }
+}
+
+/// Waits until the message with the number `at` is due, at `rate` a second.
+async fn pace(began: Instant, at: usize, rate: u64) {
+    let due = Duration::from_secs_f64(at as f64 / rate as f64);
+    if let Some(wait) = due.checked_sub(began.elapsed()).filter(|w| w.as_millis() > 2) {
+        tokio::time::sleep(wait).await;
     }
 }

@@ -1,12 +1,17 @@
 //! A nats-server of our own, with a store of its own.
 
+pub(crate) mod operator;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use async_nats::{Client, ConnectOptions};
+use http::Method;
+use serde_json::Value;
 use tempfile::TempDir;
 
+use super::emulator::request;
 use super::{PATIENCE, ports, signal, until};
 
 /// A running nats-server; killed when dropped. Its streams are in files, which a kill leaves as they are.
@@ -14,6 +19,7 @@ pub(crate) struct Nats {
     child: Option<Child>,
     directory: TempDir,
     pub(crate) port: u16,
+    monitor: u16,
 }
 
 /// Where `tests/run` puts it.
@@ -27,18 +33,18 @@ impl Nats {
 
     /// As [`start`](Self::start), with files that the lines name in `directory`.
     pub(crate) async fn start_in(directory: TempDir, lines: &str) -> Self {
-        let [port] = ports();
-        let mut nats = Self { child: None, directory, port };
+        let [port, monitor] = ports();
+        let mut nats = Self { child: None, directory, port, monitor };
         nats.configure(lines);
         nats.restart().await;
         nats
     }
 
-    /// Has these lines in its configuration from its next start, or [`reload`](Self::reload), on.
+    /// Has these lines in its configuration from its next start on.
     pub(crate) fn configure(&self, lines: &str) {
-        let (port, path) = (self.port, self.directory.path().display());
+        let (port, monitor, path) = (self.port, self.monitor, self.directory.path().display());
         let text = format!(
-            "listen: \"127.0.0.1:{port}\"\nlog_file: \"{path}/log\"\npid_file: \"{path}/pid\"\ndebug: true\n\
+            "server_name: \"test\"\nhttp: \"127.0.0.1:{monitor}\"\nlisten: \"127.0.0.1:{port}\"\nlog_file: \"{path}/log\"\npid_file: \"{path}/pid\"\ndebug: true\n\
              jetstream: {{ store_dir: \"{path}/store\" }}\n{lines}\n"
         );
         fs::write(self.file("nats.conf"), text).unwrap();
@@ -65,24 +71,6 @@ impl Nats {
         })
         .await;
         self.child = child;
-    }
-
-    /// Has it read its configuration again.
-    pub(crate) async fn reload(&self) {
-        let before = self.log().len();
-        signal(self.pid(), "HUP");
-        until("nats-server has reloaded", PATIENCE, async || {
-            self.log()[before..].contains("Reloaded").then_some(())
-        })
-        .await;
-    }
-
-    /// Ends it as an operator would.
-    pub(crate) fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            signal(child.id(), "TERM");
-            child.wait().unwrap();
-        }
     }
 
     /// Lets it end as an operator would who spares its clients: it says so, and closes their connections one by one.
@@ -116,6 +104,22 @@ impl Nats {
     /// A client with these options.
     pub(crate) async fn client_of(&self, options: ConnectOptions) -> Client {
         options.connect(self.url()).await.unwrap()
+    }
+
+    /// What its monitoring says under `path`.
+    pub(crate) async fn monitor(&self, path: &str) -> Value {
+        let url = format!("http://127.0.0.1:{}{path}", self.monitor);
+        request(Method::GET, &url, &[], "").await.json()
+    }
+
+    /// Waits until all that it has for its clients is with their machines: what it dies with then is lost to nobody.
+    pub(crate) async fn written(&self) {
+        until("the server has written everything", PATIENCE, async || {
+            let connections = self.monitor("/connz").await;
+            let all = connections["connections"].as_array().unwrap();
+            all.iter().all(|each| each["pending_bytes"] == 0).then_some(())
+        })
+        .await;
     }
 
     /// A file in its directory.

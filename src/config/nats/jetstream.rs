@@ -88,7 +88,8 @@ pub(in crate::config) fn read(
     let durable = table.require("durable", durable, hint);
     let subjects = table.strings("subjects").then(|texts| {
         let subjects = subjects::read(ledger, &texts.value)?;
-        subjects::apart(ledger, &subjects)?;
+        let hint = "the filters of a consumer have nothing in common: keep one, or narrow them";
+        subjects::apart(ledger, &subjects, hint)?;
         Some(subjects)
     });
     let subjects = subjects.or(Vec::new());

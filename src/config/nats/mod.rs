@@ -36,6 +36,13 @@ impl Settings for NatsConfig {
         self.subjects.iter().map(String::as_str).collect()
     }
 
+    fn at_most_once(&self) -> Option<&'static str> {
+        Some(
+            "core NATS keeps nothing, so what comes while the bridge is away or has no room is lost; what must \
+             arrive belongs in a stream (`type = \"jetstream\"`)",
+        )
+    }
+
     fn client(&self) -> Option<Client> {
         None
     }
@@ -57,6 +64,11 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<NatsCon
     });
     let queue = queue.optional();
     let subjects = subjects?.value;
+    if let Ok(Some(_)) = queue {
+        let hint = "a `queue` group is sent each message once, by any of its subscriptions, so those of one \
+                    subject would lose their order: keep one, or narrow them";
+        subjects::apart(ledger, &subjects, hint)?;
+    }
     Some(Own {
         asked: subjects.iter().map(|subject| subject.span.clone()).collect(),
         client: None,

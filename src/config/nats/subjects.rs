@@ -80,8 +80,8 @@ pub(super) fn read(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<L
     all.into_iter().collect()
 }
 
-/// Refuses subjects that take some of the same, as the server does for those of one consumer.
-pub(super) fn apart(ledger: &Ledger<'_>, subjects: &[Located<String>]) -> Option<()> {
+/// Refuses subjects that take some of the same, with a `hint` that says why.
+pub(super) fn apart(ledger: &Ledger<'_>, subjects: &[Located<String>], hint: &str) -> Option<()> {
     let texts: Vec<_> = subjects.iter().map(|subject| subject.value.clone()).collect();
     let mut apart = true;
     for (number, met) in overlaps(&texts).into_iter().enumerate() {
@@ -91,7 +91,7 @@ pub(super) fn apart(ledger: &Ledger<'_>, subjects: &[Located<String>]) -> Option
         let message = format!("{} takes subjects that {} takes, too", shown(this), shown(that));
         let problem = Problem::new(Kind::Impossible, Some(this.span.clone()), message)
             .also(that.span.clone(), "this one")
-            .help("the filters of a consumer have nothing in common: keep one, or narrow them");
+            .help(hint);
         ledger.report(problem);
         apart = false;
     }

@@ -1,0 +1,129 @@
+//! How the connection of a source to NATS stands: told to `/readyz`, to the metrics and to the log.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use crate::config::nats::Connection;
+use crate::health::Part;
+use crate::message::SourceName;
+use crate::metrics::SourceMetrics;
+use crate::nats::{Change, Kind, Trouble};
+use crate::repeats::Repeats;
+use crate::source::reconnect::Reconnect;
+
+/// The same complaint is not said again sooner.
+const SAY_EVERY: Duration = Duration::from_mins(5);
+
+/// What is known of a connection, and what the source lacks on it.
+#[derive(Debug)]
+pub(in crate::source) struct Standing {
+    name: SourceName,
+    config: Connection,
+    metrics: SourceMetrics,
+    health: Part,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Since when there is a connection.
+    since: Option<Instant>,
+    /// Whether there was one before.
+    known: bool,
+    /// What is told of failures; the waits between them are the client's.
+    policy: Reconnect<Kind>,
+    complaint: Option<(Trouble, Repeats)>,
+}
+
+impl Standing {
+    /// Nothing is known yet.
+    pub(in crate::source) fn new(
+        name: SourceName,
+        config: Connection,
+        metrics: SourceMetrics,
+        health: Part,
+    ) -> Self {
+        let policy = Reconnect::new(Duration::ZERO);
+        let state = Mutex::new(State { since: None, known: false, policy, complaint: None });
+        Self { name, config, metrics, health, state }
+    }
+
+    /// The part of the source, for signs of life.
+    pub(in crate::source) fn health(&self) -> &Part {
+        &self.health
+    }
+
+    /// Whether there is a connection.
+    pub(in crate::source) fn is_connected(&self) -> bool {
+        self.state.lock().since.is_some()
+    }
+
+    /// The source does its work, unless the connection was lost meanwhile.
+    pub(in crate::source) fn works(&self) {
+        let state = self.state.lock();
+        if state.since.is_some() {
+            self.health.ready();
+        }
+    }
+
+    /// Something became of the connection.
+    pub(in crate::source) fn changed(&self, change: &Change) {
+        let mut state = self.state.lock();
+        match change {
+            Change::Connected => self.connected(&mut state),
+            Change::Lost => {
+                self.metrics.connected.set(0);
+                let complaint = state.complaint.take().map(|(trouble, _)| trouble);
+                let complaint = complaint.filter(|trouble| trouble.kind != Kind::Permission);
+                let trouble = complaint.unwrap_or_else(Trouble::closed);
+                let held = state.since.take().map(|since| since.elapsed());
+                self.failed(&mut state, &trouble, held, "trying again");
+            }
+            Change::Failed { server, trouble, wait } => {
+                let next = format!("{server}; next try in {wait:.1?}");
+                self.failed(&mut state, trouble, None, &next);
+            }
+            Change::LameDuck => {
+                let source = &self.name;
+                info!(%source, "the server is about to end; another is tried when it closes the connection");
+            }
+            Change::Complaint(trouble) => self.complained(&mut state, trouble),
+            Change::Slow | Change::Closed => {}
+        }
+    }
+
+    fn connected(&self, state: &mut State) {
+        self.metrics.connected.set(1);
+        if state.known {
+            self.metrics.reconnects.inc();
+        }
+        (state.known, state.since, state.complaint) = (true, Some(Instant::now()), None);
+        self.health.not_ready("connected; waiting for the server to confirm what was asked for");
+        info!(source = %self.name, "connected");
+    }
+
+    fn failed(&self, state: &mut State, trouble: &Trouble, held: Option<Duration>, next: &str) {
+        let (why, hint) = (&trouble.what, trouble.hint(&self.config));
+        let words = trouble.in_words(&self.config);
+        self.health.not_ready(format!("{words} ({next})"));
+        if state.policy.ended(trouble.kind, held).say {
+            warn!(source = %self.name, why, hint, next, "not connected; trying again");
+        }
+    }
+
+    fn complained(&self, state: &mut State, trouble: &Trouble) {
+        let now = Instant::now();
+        let known = state.complaint.take().filter(|(known, _)| known == trouble);
+        let (_, mut repeats) = known.unwrap_or_else(|| (trouble.clone(), Repeats::default()));
+        if let Some(times) = repeats.again(SAY_EVERY, now) {
+            let (why, hint) = (&trouble.what, trouble.hint(&self.config));
+            warn!(source = %self.name, why, hint, times, "the server complains");
+        }
+        state.complaint = Some((trouble.clone(), repeats));
+        if trouble.kind == Kind::Permission && state.since.is_some() {
+            self.health.not_ready(trouble.in_words(&self.config));
+        }
+    }
+}

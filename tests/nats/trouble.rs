@@ -1,0 +1,94 @@
+//! Servers that go away, come back, freeze or say that they will end.
+
+use std::time::{Duration, Instant};
+
+use super::core::{Relay, publish};
+use crate::support::nats::Nats;
+use crate::support::{PATIENCE, signal, until};
+
+const CONNECTED: &str = "source_connected{source=\"it\"}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_there_yet_is_waited_for() {
+    let mut relay = Relay::open().await;
+    relay.server.kill();
+    let bridge = relay.setup("").start().await;
+    until("it says what is missing", PATIENCE, async || {
+        let (status, text) = bridge.get("/readyz").await;
+        (status == 503 && text.contains("refused") && text.contains("next try in")).then_some(())
+    })
+    .await;
+    assert!(!bridge.lines(&["not connected; trying again", "is the port right?"]).is_empty());
+    relay.server.restart().await;
+    bridge.ready().await;
+    publish(&relay.server.client().await, 0..20, 0).await;
+    relay.is_relayed(&bridge, 20).await;
+}
+
+/// T11.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_froze_goes_on() {
+    let relay = Relay::open().await;
+    let bridge = relay.setup("").start_ready().await;
+    let client = relay.server.client().await;
+    publish(&client, 0..20, 0).await;
+    relay.is_relayed(&bridge, 20).await;
+    signal(relay.server.pid(), "STOP");
+    publish(&client, 20..40, 0).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    signal(relay.server.pid(), "CONT");
+    relay.is_relayed(&bridge, 40).await;
+    assert_eq!(bridge.metric("source_reconnects_total{source=\"it\"}").await, 0.0);
+}
+
+/// T10, where another takes its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_server_dies_the_next_is_connected_to() {
+    let mut first = Nats::start("").await;
+    let relay = Relay::open().await;
+    let servers = format!("servers = [\"{}\", \"{}\"]", first.url(), relay.server.url());
+    let bridge = relay.setup(&servers).start_ready().await;
+    publish(&first.client().await, 0..20, 0).await;
+    relay.is_relayed(&bridge, 20).await;
+    first.kill();
+    let killed = Instant::now();
+    bridge.metric_is("source_reconnects_total{source=\"it\"}", |v| v == 1.0).await;
+    bridge.ready().await;
+    assert!(killed.elapsed() <= Duration::from_secs(15), "{:?}", killed.elapsed());
+    publish(&relay.server.client().await, 20..40, 0).await;
+    relay.is_relayed(&bridge, 40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_says_it_will_end_is_left() {
+    let lines = "lame_duck_grace_period: \"100ms\"\nlame_duck_duration: \"30s\"\n";
+    let first = Nats::start(lines).await;
+    let relay = Relay::open().await;
+    let servers = format!("servers = [\"{}\", \"{}\"]", first.url(), relay.server.url());
+    let bridge = relay.setup(&servers).start_ready().await;
+    first.lame_duck();
+    bridge.metric_is("source_reconnects_total{source=\"it\"}", |v| v == 1.0).await;
+    bridge.ready().await;
+    assert_eq!(bridge.lines(&["the server is about to end"]).len(), 1, "{}", bridge.log());
+    publish(&relay.server.client().await, 0..20, 0).await;
+    relay.is_relayed(&bridge, 20).await;
+}
+
+/// What a server tells of others is what anybody may tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_nobody_named_is_not_connected_to() {
+    let other = Nats::start("").await;
+    let lines = format!("client_advertise: \"127.0.0.1:{}\"\n", other.port);
+    let mut relay = Relay::of(Nats::start(&lines).await);
+    let bridge = relay.setup("").start_ready().await;
+    relay.server.kill();
+    bridge.metric_is(CONNECTED, |v| v == 0.0).await;
+    until("it has tried again", PATIENCE, async || {
+        let said = bridge.lines(&["not connected; trying again", "refused"]);
+        (said.len() >= 3).then_some(())
+    })
+    .await;
+    assert_eq!(bridge.metric(CONNECTED).await, 0.0);
+    let connections = other.monitor("/varz").await["total_connections"].clone();
+    assert_eq!(connections, 0, "nobody came");
+}
