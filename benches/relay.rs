@@ -1,5 +1,6 @@
-//! What a user has: a real broker that was filled beforehand, the release binary as a process of its own with
-//! an ordinary configuration, and a sink in a third process, beside what `wrk` reaches on the same sink. See
+//! What a user has: a real broker that was filled beforehand (core NATS, which keeps nothing, is filled meanwhile), the
+//! release binary as a process of its own with an ordinary configuration, and a sink in a third process, beside what
+//! `wrk` reaches on the same sink. See
 //! `benches/README.md`; `cargo bench --bench relay` prints the tables, `-- "NAME"…` the rows of these
 //! names. `BRIDGES=one:other` compares binaries in turns.
 
@@ -20,8 +21,11 @@ mod support;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream;
 use bench::consumer::source;
 use bench::publisher::{credentials, load, publish};
 use bench::sink::{Seen, Sink, this_program};
@@ -30,24 +34,37 @@ use bench::{event, median, process};
 use mimalloc::MiMalloc;
 use support::kafka::Kafka;
 use support::kafka::records::Record;
+use support::nats::Nats;
 use tokio::runtime::Runtime;
 
 /// As in the daemon, for the parts that run alone.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Messages in a topic.
+/// Messages in a topic, and …
 const COUNT: u64 = 600_000;
 const PARTITIONS: u64 = 12;
+
+/// … sent ahead of the sink where the broker keeps none: fewer than the bridge may hold, so that none is lost.
+const AHEAD: u64 = 8_000;
 
 /// The first of a run are not measured, nor the last.
 const FROM: f64 = 0.15;
 const TO: f64 = 0.9;
 
+/// Where the messages come from.
+#[derive(Clone, Copy, PartialEq)]
+enum From {
+    Kafka,
+    CoreNats,
+    JetStream,
+}
+
 /// A row of the table.
 #[derive(Clone, Copy)]
 struct Row {
     name: &'static str,
+    from: From,
     /// Of the messages.
     keys: u64,
     /// One for each key, or one for all.
@@ -58,10 +75,17 @@ struct Row {
     routes: usize,
 }
 
-const PLAIN: Row =
-    Row { name: "", keys: 100, channels: 100, tls: false, max_rate: Some(1_000_000), routes: 1 };
+const PLAIN: Row = Row {
+    name: "",
+    from: From::Kafka,
+    keys: 100,
+    channels: 100,
+    tls: false,
+    max_rate: Some(1_000_000),
+    routes: 1,
+};
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 10] = [
     Row { name: "kafka, 100 channels", ..PLAIN },
     Row { name: "kafka, 1 channel", channels: 1, ..PLAIN },
     Row { name: "kafka, 10,000 channels", keys: 10_000, channels: 10_000, ..PLAIN },
@@ -70,6 +94,8 @@ const ROWS: [Row; 8] = [
     Row { name: "kafka, 100 channels, 100 routes", routes: 100, ..PLAIN },
     Row { name: "kafka, 100 channels, 1,000 routes", routes: 1_000, ..PLAIN },
     Row { name: "kafka, 100 channels, 20,000 routes", routes: 20_000, ..PLAIN },
+    Row { name: "nats, 100 channels", from: From::CoreNats, ..PLAIN },
+    Row { name: "jetstream, 100 channels", from: From::JetStream, ..PLAIN },
 ];
 
 fn main() {
@@ -107,12 +133,23 @@ async fn table(words: &[&str]) {
     };
     let directory = tempfile::tempdir().unwrap();
     bench::sink::certificate(directory.path());
-    let kafka = Kafka::start("").await;
+    let (mut kafka, mut nats) = (None, None);
     let mut filled = Vec::new();
     for row in &rows {
-        if !filled.contains(&row.keys) {
-            fill(&kafka, row.keys).await;
-            filled.push(row.keys);
+        match row.from {
+            From::Kafka if kafka.is_none() => kafka = Some(Kafka::start("").await),
+            From::CoreNats | From::JetStream if nats.is_none() => {
+                nats = Some(Nats::start("").await)
+            }
+            _ => {}
+        }
+        if !filled.contains(&(row.from, row.keys)) {
+            filled.push((row.from, row.keys));
+            match row.from {
+                From::Kafka => fill(kafka.as_ref().unwrap(), row.keys).await,
+                From::JetStream => fill_stream(nats.as_ref().unwrap(), row.keys).await,
+                From::CoreNats => {}
+            }
         }
     }
     let mut plain = Sink::start(None);
@@ -127,8 +164,13 @@ async fn table(words: &[&str]) {
             let rate = wrk[usize::from(row.tls)].rate(Duration::from_secs(3)).expect("it worked");
             for (number, bridge) in bridges.iter().enumerate() {
                 let sink = if row.tls { &mut tls } else { &mut plain };
-                let config = config(row, &kafka, &sink.endpoint, directory.path());
-                let f = run(bridge, &config, sink, row).await;
+                let server = match row.from {
+                    From::Kafka => kafka.as_ref().unwrap().address(),
+                    From::CoreNats | From::JetStream => nats.as_ref().unwrap().url(),
+                };
+                let config = config(row, &server, &sink.endpoint, directory.path());
+                let nats = nats.as_ref().filter(|_| row.from == From::CoreNats);
+                let f = run(bridge, &config, sink, row, nats).await;
                 let batch = f.events / f.requests;
                 seen[number].push([
                     f.events,
@@ -142,7 +184,10 @@ async fn table(words: &[&str]) {
             }
         }
     }
-    parts(&kafka, &plain, rounds, &rows);
+    if let Some(kafka) = &kafka {
+        let row = rows.iter().find(|row| row.from == From::Kafka).unwrap();
+        parts(kafka, &plain, rounds, row);
+    }
     println!(
         "| work | events/s | events a request | µs CPU an event | peak RSS, MiB | first event, ms | of wrk |"
     );
@@ -169,8 +214,8 @@ async fn table(words: &[&str]) {
 }
 
 /// What the two parts need alone, afterwards: taking without publishing, and publishing from memory.
-fn parts(kafka: &Kafka, sink: &Sink, rounds: usize, rows: &[Row]) {
-    let topic = topic(rows[0].keys);
+fn parts(kafka: &Kafka, sink: &Sink, rounds: usize, row: &Row) {
+    let topic = topic(row.keys);
     let seen: Vec<[f64; 2]> = (0..rounds)
         .map(|_| {
             let count = COUNT.to_string();
@@ -206,8 +251,74 @@ async fn fill(kafka: &Kafka, keys: u64) {
     }
 }
 
+/// By key, as most subjects are.
+async fn fill_stream(nats: &Nats, keys: u64) {
+    let context = jetstream::new(nats.client().await);
+    let name = topic(keys);
+    let subjects = vec![format!("{name}.*")];
+    let config = jetstream::stream::Config { name, subjects, ..Default::default() };
+    context.create_stream(config).await.unwrap();
+    let mut confirmed = Vec::new();
+    for id in 0..COUNT {
+        let subject = format!("{}.{}", topic(keys), id % keys);
+        confirmed.push(context.publish(subject, event(id).into()).await.unwrap());
+        if confirmed.len() == 1_000 {
+            for each in confirmed.drain(..) {
+                each.await.unwrap();
+            }
+        }
+    }
+}
+
+/// Sends as fast as the sink takes, which has seen `seen` events, when the bridge has subscribed.
+async fn feed(
+    client: async_nats::Client,
+    subscribed: impl Future<Output = ()>,
+    seen: Arc<AtomicU64>,
+) {
+    subscribed.await;
+    let mut id = 0;
+    let mut pause = tokio::time::interval(Duration::from_millis(1));
+    while id < COUNT {
+        while id < COUNT.min(seen.load(Ordering::Relaxed) + AHEAD) {
+            let subject = format!("{}.{}", topic(PLAIN.keys), id % PLAIN.keys);
+            client.publish(subject, event(id).into()).await.unwrap();
+            id += 1;
+        }
+        pause.tick().await;
+    }
+    client.flush().await.unwrap();
+}
+
+/// The table of the source, and what else of the route it decides.
+fn source_table(row: &Row, server: &str) -> (String, String) {
+    let topic = topic(row.keys);
+    let own = format!("bench-{:016x}", rand::random::<u64>());
+    let one = row.channels == 1;
+    match row.from {
+        From::Kafka => {
+            let pattern = if row.routes > 1 { ", \"^other-.*\"" } else { "" };
+            let source = format!(
+                "type = \"kafka\"\nbrokers = [\"{server}\"]\ntopics = [\"{topic}\"{pattern}]\n\
+                 group = \"{own}\"\nstart = \"earliest\"\n"
+            );
+            let channel = if one { "one" } else { "{key}" };
+            (source, format!("topic = \"{topic}\"\nchannel = \"/bench/{channel}\"\n"))
+        }
+        From::CoreNats | From::JetStream => {
+            let kind = match row.from {
+                From::CoreNats => format!("type = \"nats\"\nsubjects = \"{topic}.*\"\n"),
+                _ => format!("type = \"jetstream\"\nstream = \"{topic}\"\ndurable = \"{own}\"\n"),
+            };
+            let channel = if one { "one" } else { "{k}" };
+            let route = format!("topic = \"{topic}.{{k}}\"\nchannel = \"/bench/{channel}\"\n");
+            (format!("{kind}servers = \"{server}\"\n"), route)
+        }
+    }
+}
+
 /// An ordinary configuration.
-fn config(row: &Row, kafka: &Kafka, endpoint: &str, directory: &Path) -> PathBuf {
+fn config(row: &Row, server: &str, endpoint: &str, directory: &Path) -> PathBuf {
     let (auth, ca) = if row.tls {
         let ca = directory.join("ca.pem");
         let auth = "{ type = \"iam\", aws = { region = \"eu-west-1\" } }";
@@ -216,7 +327,6 @@ fn config(row: &Row, kafka: &Kafka, endpoint: &str, directory: &Path) -> PathBuf
         ("{ type = \"api-key\", key = \"k\" }", String::new())
     };
     let rate = row.max_rate.map(|rate| format!("max_rate = {rate}\n")).unwrap_or_default();
-    let topic = topic(row.keys);
     let mut others = String::new();
     for n in 1..row.routes {
         writeln!(
@@ -226,23 +336,25 @@ fn config(row: &Row, kafka: &Kafka, endpoint: &str, directory: &Path) -> PathBuf
         )
         .unwrap();
     }
-    let channel = if row.channels == 1 { "one" } else { "{key}" };
-    let pattern = if row.routes > 1 { ", \"^other-.*\"" } else { "" };
-    let group = format!("bench-{:016x}", rand::random::<u64>());
+    let (source, route) = source_table(row, server);
     let text = format!(
         "[api.main]\nendpoint = \"{endpoint}\"\nauth = {auth}\n{ca}{rate}\n\
-         [source.orders]\ntype = \"kafka\"\nbrokers = [\"{}\"]\ntopics = [\"{topic}\"{pattern}]\n\
-         group = \"{group}\"\nstart = \"earliest\"\n\n{others}\
-         [route.orders]\nfrom = \"orders\"\ntopic = \"{topic}\"\nchannel = \"/bench/{channel}\"\n\
-         dead_letter = \"discard\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
-        kafka.address()
+         [source.orders]\n{source}\n{others}\
+         [route.orders]\nfrom = \"orders\"\n{route}\
+         dead_letter = \"discard\"\n[admin]\nlisten = \"127.0.0.1:0\"\n"
     );
     let path = directory.join("bridge.toml");
     std::fs::write(&path, text).unwrap();
     path
 }
 
-async fn run(bridge: &Path, config: &Path, sink: &mut Sink, row: &Row) -> Figures {
+async fn run(
+    bridge: &Path,
+    config: &Path,
+    sink: &mut Sink,
+    row: &Row,
+    core: Option<&Nats>,
+) -> Figures {
     let before = sink.seen();
     let began = Instant::now();
     let child = Command::new(bridge)
@@ -257,7 +369,32 @@ async fn run(bridge: &Path, config: &Path, sink: &mut Sink, row: &Row) -> Figure
     let said = || std::fs::read_to_string(config.with_extension("log")).unwrap();
     let pid = child.id();
     let _bridge = process::Running(child);
-    let done = |seen: Seen| seen.events - before.events;
+    let taken = Arc::new(AtomicU64::new(0));
+    let done = |seen: Seen| {
+        let done = seen.events - before.events;
+        taken.store(done as u64, Ordering::Relaxed);
+        done
+    };
+    let feeding = async {
+        let Some(nats) = core else { return };
+        let subscribed = nats.subscribed("appsync-bridge orders", 1);
+        feed(nats.client().await, subscribed, Arc::clone(&taken)).await;
+    };
+    let mut measured = std::pin::pin!(measure(began, sink, row, pid, done, said));
+    tokio::select! {
+        figures = &mut measured => figures,
+        () = feeding => measured.await,
+    }
+}
+
+async fn measure(
+    began: Instant,
+    sink: &mut Sink,
+    row: &Row,
+    pid: u32,
+    done: impl Fn(Seen) -> f64,
+    said: impl Fn() -> String,
+) -> Figures {
     let mut pause = tokio::time::interval(Duration::from_millis(2));
     while done(sink.seen()) == 0.0 {
         pause.tick().await;

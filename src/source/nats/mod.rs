@@ -40,7 +40,7 @@ use crate::nats::{BuildError, Change, Dialer, confirmed};
 use crate::shutdown::Shutdown;
 use held::Held;
 pub use probe::probe;
-pub(super) use standing::Standing;
+use standing::Standing;
 use taker::{Account, FAREWELL, Subscription, Taker};
 
 /// The source gives a sign of life this often.

@@ -18,7 +18,7 @@ const SAY_EVERY: Duration = Duration::from_mins(5);
 
 /// What is known of a connection, and what the source lacks on it.
 #[derive(Debug)]
-pub(in crate::source) struct Standing {
+pub(super) struct Standing {
     name: SourceName,
     config: Connection,
     metrics: SourceMetrics,
@@ -39,7 +39,7 @@ struct State {
 
 impl Standing {
     /// Nothing is known yet.
-    pub(in crate::source) fn new(
+    pub(super) fn new(
         name: SourceName,
         config: Connection,
         metrics: SourceMetrics,
@@ -51,17 +51,17 @@ impl Standing {
     }
 
     /// The part of the source, for signs of life.
-    pub(in crate::source) fn health(&self) -> &Part {
+    pub(super) fn health(&self) -> &Part {
         &self.health
     }
 
     /// Whether there is a connection.
-    pub(in crate::source) fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         self.state.lock().since.is_some()
     }
 
     /// The source does its work, unless the connection was lost meanwhile.
-    pub(in crate::source) fn works(&self) {
+    pub(super) fn works(&self) {
         let state = self.state.lock();
         if state.since.is_some() {
             self.health.ready();
@@ -69,7 +69,7 @@ impl Standing {
     }
 
     /// Something became of the connection.
-    pub(in crate::source) fn changed(&self, change: &Change) {
+    pub(super) fn changed(&self, change: &Change) {
         let mut state = self.state.lock();
         match change {
             Change::Connected => self.connected(&mut state),
