@@ -9,7 +9,8 @@
     missing_docs,
     unreachable_pub,
     clippy::cast_precision_loss,
-    clippy::cast_possible_truncation
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
 )]
 #![allow(dead_code, unused_imports)] // the other benchmarks and the tests use more of their support
 
@@ -35,6 +36,7 @@ use mimalloc::MiMalloc;
 use support::kafka::Kafka;
 use support::kafka::records::Record;
 use support::nats::Nats;
+use support::until;
 use tokio::runtime::Runtime;
 
 /// As in the daemon, for the parts that run alone.
@@ -139,7 +141,7 @@ async fn table(words: &[&str]) {
         match row.from {
             From::Kafka if kafka.is_none() => kafka = Some(Kafka::start("").await),
             From::CoreNats | From::JetStream if nats.is_none() => {
-                nats = Some(Nats::start("").await)
+                nats = Some(Nats::start("").await);
             }
             _ => {}
         }
@@ -271,12 +273,15 @@ async fn fill_stream(nats: &Nats, keys: u64) {
 }
 
 /// Sends as fast as the sink takes, which has seen `seen` events, when the bridge has subscribed.
-async fn feed(
-    client: async_nats::Client,
-    subscribed: impl Future<Output = ()>,
-    seen: Arc<AtomicU64>,
-) {
-    subscribed.await;
+async fn feed(nats: &Nats, seen: Arc<AtomicU64>) {
+    until("the bridge has subscribed", support::PATIENCE, async || {
+        let connections = nats.monitor("/connz").await;
+        let mut all = connections["connections"].as_array().unwrap().iter();
+        all.any(|each| each["name"] == "appsync-bridge orders" && each["subscriptions"] == 1)
+            .then_some(())
+    })
+    .await;
+    let client = nats.client().await;
     let mut id = 0;
     let mut pause = tokio::time::interval(Duration::from_millis(1));
     while id < COUNT {
@@ -377,8 +382,7 @@ async fn run(
     };
     let feeding = async {
         let Some(nats) = core else { return };
-        let subscribed = nats.subscribed("appsync-bridge orders", 1);
-        feed(nats.client().await, subscribed, Arc::clone(&taken)).await;
+        feed(nats, Arc::clone(&taken)).await;
     };
     let mut measured = std::pin::pin!(measure(began, sink, row, pid, done, said));
     tokio::select! {

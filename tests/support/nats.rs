@@ -122,16 +122,6 @@ impl Nats {
         .await;
     }
 
-    /// Waits until the client of this name has so many subscriptions.
-    pub(crate) async fn subscribed(&self, name: &str, count: u64) {
-        until("the client has subscribed", PATIENCE, async || {
-            let connections = self.monitor("/connz").await;
-            let mut all = connections["connections"].as_array().unwrap().iter();
-            all.any(|each| each["name"] == name && each["subscriptions"] == count).then_some(())
-        })
-        .await;
-    }
-
     /// A file in its directory.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

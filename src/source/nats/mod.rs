@@ -2,9 +2,10 @@
 //!
 //! A server of core NATS keeps nothing: what is published while there is no connection, and what was taken when the
 //! process ends, is lost. There is no acknowledgement either, so nothing slows a publisher. The in-flight limit bounds
-//! what is held, and never holds the connection: what has no room is dropped and counted, each message of it, for
-//! which each source has a connection of its own ([`losses`]). What the *server* drops, because a client is too slow
-//! for its `max_pending` or `write_deadline`, it does by cutting the connection, and nobody can count it.
+//! what is held, and holds the connection no more than a closed intake gate does: what has no room is dropped and
+//! counted, each message of it, for which each source has a connection of its own ([`losses`]). What the *server*
+//! drops, because a client is too slow for its `max_pending` or `write_deadline`, it does by cutting the connection,
+//! and nobody can count it.
 //!
 //! A server sends a message once for each subscription of a connection that takes it. Of subjects that overlap, the
 //! first brings the message and the others' copies are skipped. Those of a queue group do not overlap: each message
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
+use async_nats::connection::State;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
@@ -87,9 +89,11 @@ impl NatsSource {
         let (held, account) =
             (Held::new(Arc::clone(&self.room)), Arc::new(Account::new(client.statistics())));
         let mut confirming = JoinSet::new();
-        confirming.spawn(confirm(client.clone(), connected, Arc::clone(&self.standing)));
+        let standing = Arc::clone(&self.standing);
+        confirming.spawn(confirm(client.clone(), Arc::clone(&connected), standing));
         let mut alive = interval(ALIVE_EVERY);
         let mut takers = JoinSet::new();
+        let mut unsaid = false;
         loop {
             if takers.is_empty() && !shutdown.is_draining() {
                 let subscriptions = self.subscribe(&client).await?;
@@ -105,7 +109,10 @@ impl NatsSource {
                 takers.spawn(taker.run(shutdown.clone(), Arc::clone(&self.standing)));
             }
             tokio::select! {
-                _ = alive.tick() => self.standing.health().alive(),
+                _ = alive.tick() => {
+                    self.standing.health().alive();
+                    unsaid = self.overlooked(&client, unsaid, &connected);
+                }
                 Some(ended) = takers.join_next() => match ended {
                     _ if shutdown.is_draining() => break,
                     Ok(()) => return Err(Unclean("the client is gone")),
@@ -129,6 +136,17 @@ impl NatsSource {
                 () = shutdown.abort() => return Err(Unclean("aborted")),
             }
         }
+    }
+
+    /// In a flood of what it has to tell the client may leave out that it is connected: whether it seems so, which is
+    /// certain the second time.
+    fn overlooked(&self, client: &Client, seemed: bool, connected: &Notify) -> bool {
+        let seems = client.connection_state() == State::Connected && !self.standing.is_connected();
+        if seems && seemed {
+            self.standing.changed(&Change::Connected);
+            connected.notify_one();
+        }
+        seems
     }
 
     async fn open(&self, connected: &Arc<Notify>) -> Result<Client, Unclean> {

@@ -35,6 +35,8 @@ struct State {
     /// What is told of failures; the waits between them are the client's.
     policy: Reconnect<Kind>,
     complaint: Option<(Trouble, Repeats)>,
+    /// Something that the source needs is not allowed on this connection.
+    refused: bool,
 }
 
 impl Standing {
@@ -46,7 +48,8 @@ impl Standing {
         health: Part,
     ) -> Self {
         let policy = Reconnect::new(Duration::ZERO);
-        let state = Mutex::new(State { since: None, known: false, policy, complaint: None });
+        let (since, known, complaint, refused) = (None, false, None, false);
+        let state = Mutex::new(State { since, known, policy, complaint, refused });
         Self { name, config, metrics, health, state }
     }
 
@@ -60,10 +63,10 @@ impl Standing {
         self.state.lock().since.is_some()
     }
 
-    /// The source does its work, unless the connection was lost meanwhile.
+    /// The source does its work, unless the connection was lost meanwhile, or something was refused on it.
     pub(super) fn works(&self) {
         let state = self.state.lock();
-        if state.since.is_some() {
+        if state.since.is_some() && !state.refused {
             self.health.ready();
         }
     }
@@ -99,7 +102,8 @@ impl Standing {
         if state.known {
             self.metrics.reconnects.inc();
         }
-        (state.known, state.since, state.complaint) = (true, Some(Instant::now()), None);
+        (state.known, state.since) = (true, Some(Instant::now()));
+        (state.complaint, state.refused) = (None, false);
         self.health.not_ready("connected; waiting for the server to confirm what was asked for");
         info!(source = %self.name, "connected");
     }
@@ -123,7 +127,78 @@ impl Standing {
         }
         state.complaint = Some((trouble.clone(), repeats));
         if trouble.kind == Kind::Permission && state.since.is_some() {
+            state.refused = true;
             self.health.not_ready(trouble.in_words(&self.config));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Health;
+    use crate::metrics::Metrics;
+
+    fn standing(health: &Health) -> Standing {
+        let config = Connection { servers: Vec::new(), auth: None, tls: None, tls_first: false };
+        let part = health.register("it", "starting");
+        Standing::new("it".into(), config, Metrics::new().source("it"), part)
+    }
+
+    fn missing(health: &Health) -> String {
+        health.not_ready().pop().map(|(_, why)| why).unwrap_or_default()
+    }
+
+    #[test]
+    fn it_works_when_the_server_has_confirmed_and_not_before() {
+        let health = Health::default();
+        let standing = standing(&health);
+        // An answer that was asked for over a connection that is lost.
+        standing.works();
+        assert_eq!(missing(&health), "starting");
+        standing.changed(&Change::Connected);
+        assert!(missing(&health).contains("waiting for the server to confirm"));
+        standing.works();
+        assert_eq!(missing(&health), "");
+        let counts = |of: &Standing| (of.metrics.connected.get(), of.metrics.reconnects.get());
+        assert_eq!(counts(&standing), (1, 0));
+        standing.changed(&Change::Lost);
+        standing.works();
+        assert_eq!(missing(&health), "the connection was lost (trying again)");
+        assert_eq!(counts(&standing), (0, 0));
+        let (trouble, wait) = (Trouble::of_words("Connection refused"), Duration::from_secs(2));
+        standing.changed(&Change::Failed { server: "nats://a:1".to_owned(), trouble, wait });
+        let why = missing(&health);
+        assert!(why.contains("is the port right? (nats://a:1; next try in 2.0s)"), "{why}");
+        standing.changed(&Change::Connected);
+        standing.works();
+        assert_eq!((missing(&health), counts(&standing)), (String::new(), (1, 1)));
+    }
+
+    #[test]
+    fn what_the_server_complained_of_is_why_it_ends_the_connection() {
+        let health = Health::default();
+        let standing = standing(&health);
+        standing.changed(&Change::Connected);
+        let complaint = |words: &str| Change::Complaint(Trouble::of_words(words));
+        standing.changed(&complaint("nats: User Authentication Expired"));
+        standing.changed(&Change::Lost);
+        assert!(missing(&health).starts_with("User Authentication Expired; renew"));
+    }
+
+    #[test]
+    fn without_a_subscription_that_is_refused_it_never_works() {
+        let health = Health::default();
+        let standing = standing(&health);
+        standing.changed(&Change::Connected);
+        let words = "nats: Permissions Violation for Subscription to \"a\"";
+        standing.changed(&Change::Complaint(Trouble::of_words(words)));
+        standing.works();
+        assert!(missing(&health).starts_with("Permissions Violation for Subscription to \"a\""));
+        // The next server may allow it.
+        standing.changed(&Change::Lost);
+        standing.changed(&Change::Connected);
+        standing.works();
+        assert_eq!(missing(&health), "");
     }
 }
