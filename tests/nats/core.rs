@@ -258,6 +258,30 @@ async fn stopped_under_load_it_finishes_what_it_took() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stopped_in_a_flood_it_ends() {
+    let relay = Relay::open().await;
+    let mut bridge = relay.setup("max_in_flight = 2000").start_ready().await;
+    let client = relay.server.client().await;
+    let flood = async {
+        for block in 0.. {
+            publish(&client, block * 1_000..(block + 1) * 1_000, 0).await;
+        }
+    };
+    let stop = async {
+        bridge.metric_is(DROPPED, |v| v > 0.0).await;
+        bridge.signal("TERM");
+        let status = bridge.ended(PATIENCE).await;
+        assert_eq!(status.code(), Some(0), "{}", bridge.log());
+    };
+    tokio::select! {
+        () = flood => unreachable!("it does not end"),
+        () = stop => {}
+    }
+    let accepted = relay.ledger.read();
+    assert_eq!(ids(&accepted).len(), accepted.len(), "some came twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_subjects_that_overlap_one_copy_counts() {
     let relay = Relay::open().await;
     let source = "subjects = [\"in.*\", \"in.>\", \"*.*\"]";

@@ -107,8 +107,14 @@ impl Taker {
                 self.settle().await;
                 tell = now + TELL_EVERY;
             }
-            if end.is_some_and(|end| now >= end) {
-                self.leave().await;
+            match end {
+                None if shutdown.is_draining() => {
+                    end = Some(now + FAREWELL);
+                    standing.health().not_ready("draining");
+                    if standing.is_connected() { self.drain().await } else { self.leave().await }
+                }
+                Some(end) if now >= end => self.leave().await,
+                _ => {}
             }
             if self.waiting.is_empty() {
                 // What is there is taken at once: a budget of turns would leave it in the client's queues.
@@ -116,11 +122,7 @@ impl Taker {
                 tokio::select! {
                     more = more => if !more { return },
                     () = sleep_until(tell) => {}
-                    () = shutdown.drain(), if end.is_none() => {
-                        end = Some(now + FAREWELL);
-                        standing.health().not_ready("draining");
-                        if standing.is_connected() { self.drain().await } else { self.leave().await }
-                    }
+                    () = shutdown.drain(), if end.is_none() => {}
                 }
             } else {
                 let look = |context: &mut Context<'_>| Poll::Ready(self.poll(context).is_ready());
