@@ -41,6 +41,22 @@ async fn a_server_that_froze_goes_on() {
     assert_eq!(bridge.metric("source_reconnects_total{source=\"it\"}").await, 0.0);
 }
 
+/// T04: what the server can keep for a client that reads nothing, it keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_froze_goes_on() {
+    let relay = Relay::open().await;
+    let bridge = relay.setup("").start_ready().await;
+    let client = relay.server.client().await;
+    publish(&client, 0..20, 0).await;
+    relay.is_relayed(&bridge, 20).await;
+    bridge.signal("STOP");
+    publish(&client, 20..5_000, 0).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    bridge.signal("CONT");
+    relay.is_relayed(&bridge, 5_000).await;
+    assert_eq!(bridge.metric("source_dropped_total{source=\"it\"}").await, 0.0);
+}
+
 /// T10, where another takes its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_a_server_dies_the_next_is_connected_to() {
