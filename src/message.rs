@@ -56,6 +56,13 @@ pub enum Coordinates {
         /// In the partition.
         offset: i64,
     },
+    /// A place in a stream of JetStream.
+    Stored {
+        /// The name of the stream.
+        stream: Arc<str>,
+        /// In the stream.
+        sequence: u64,
+    },
     /// How a broker without a log delivered it.
     Publish {
         /// The quality of service.
@@ -80,6 +87,10 @@ impl Coordinates {
                     ("offset".into(), offset.to_string()),
                 ]
             }
+            Self::Stored { stream, sequence } => vec![
+                ("stream".into(), stream.to_string()),
+                ("sequence".into(), sequence.to_string()),
+            ],
             Self::Publish { qos, retain, duplicate } => vec![
                 ("qos".into(), qos.to_string()),
                 ("retain".into(), retain.to_string()),

@@ -20,6 +20,7 @@ mod demo;
 mod emulator;
 mod fairness;
 mod faults;
+mod jetstream;
 mod kafka;
 mod lifecycle;
 mod log;

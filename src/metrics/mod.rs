@@ -4,6 +4,7 @@
 //! topic, a channel or a key. Series with known labels exist from the start, at zero, so that an alert
 //! can tell "nothing yet" from "no such thing".
 
+mod jetstream;
 mod kafka;
 
 use std::any::Any;
@@ -21,6 +22,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+pub use jetstream::JetStreamMetrics;
 pub use kafka::{KafkaMetrics, PartitionMetrics};
 
 /// The content type of [`Metrics::encode`].

@@ -25,6 +25,8 @@ use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
 mod in_flight;
+#[cfg(feature = "nats")]
+pub mod jetstream;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod leases;
@@ -91,9 +93,11 @@ pub async fn build(
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
         #[cfg(feature = "nats")]
-        SourceKind::JetStream(_) => {
-            let _ = (limits, numbers, health);
-            Err(unusable("it is not in this version"))
+        SourceKind::JetStream(jetstream) => {
+            let numbers = (numbers, metrics.jetstream(&name));
+            let made = jetstream::JetStreamSource::build(name, jetstream, limits, numbers, health);
+            let made = made.map_err(unusable)?;
+            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
         #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats")))]
         other => {
@@ -114,7 +118,7 @@ pub async fn probe(config: &SourceConfig) -> Result<String, String> {
         #[cfg(feature = "nats")]
         SourceKind::Nats(nats) => nats::probe(nats).await,
         #[cfg(feature = "nats")]
-        SourceKind::JetStream(_) => Err("it is not in this version".to_owned()),
+        SourceKind::JetStream(jetstream) => jetstream::probe(jetstream, config.limits).await,
         #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats")))]
         other => Err(BuildError::LeftOut(other.broker().feature).to_string()),
     }

@@ -231,6 +231,18 @@ impl Reservation {
         true
     }
 
+    /// So many of its messages will not come: their room is free again.
+    pub fn give_back(&mut self, messages: usize) {
+        let messages = messages.min(self.messages);
+        if messages > 0 {
+            self.messages -= messages;
+            let changing = self.room.reserved.changing.lock();
+            self.room.reserved.remove(messages, messages * self.each);
+            drop(changing);
+            self.room.freed.notify_waiters();
+        }
+    }
+
     /// Whether it is of `room`.
     pub(super) fn is_of(&self, room: &Arc<Room>) -> bool {
         Arc::ptr_eq(&self.room, room)
@@ -239,12 +251,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if self.messages > 0 {
-            let changing = self.room.reserved.changing.lock();
-            self.room.reserved.remove(self.messages, self.messages * self.each);
-            drop(changing);
-            self.room.freed.notify_waiters();
-        }
+        self.give_back(self.messages);
     }
 }
 

@@ -37,6 +37,17 @@ fn what_comes_takes_the_place_of_what_was_assumed() {
     assert_eq!(room.held(), (0, 0));
 }
 
+#[test]
+fn what_will_not_come_gives_its_room_back() {
+    let (room, _) = room();
+    let mut some = try_reserve(&room, 4, 10).unwrap();
+    some.give_back(3);
+    assert_eq!((some.messages(), room.messages_left(), room.held()), (1, 4, (1, 10)));
+    some.give_back(9);
+    drop(some);
+    assert_eq!(room.held(), (0, 0), "nothing twice");
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_waits_hears_of_all_that_frees_room() {
     let (room, _) = room();

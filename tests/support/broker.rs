@@ -34,6 +34,9 @@ pub(crate) struct Metadata {
 
 /// A broker with a source `it`.
 pub(crate) trait Broker: Sized {
+    /// A message that is given back comes again without those behind it: each is acknowledged by itself.
+    const GIVES_BACK_ALONE: bool = false;
+
     /// One with these lines in the source; a `mortal` one may be killed.
     async fn start(lines: &'static str, mortal: bool) -> Self;
 

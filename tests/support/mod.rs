@@ -6,6 +6,7 @@ pub(crate) mod bridge;
 pub(crate) mod broker;
 pub(crate) mod demo;
 pub(crate) mod emulator;
+pub(crate) mod jetstream;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod mosquitto;

@@ -20,6 +20,14 @@ pub struct Connection {
     pub tls_first: bool,
 }
 
+impl Connection {
+    /// Whether both may be of one cluster: they name the same server.
+    pub fn may_meet(&self, other: &Self) -> bool {
+        let same = |server: &String| other.servers.iter().any(|o| o.eq_ignore_ascii_case(server));
+        self.servers.iter().any(same)
+    }
+}
+
 struct Server {
     host: String,
     port: u16,

@@ -10,7 +10,7 @@ use super::reader::{Kind, Problem, Table};
 pub use auth::Auth;
 pub use connection::Connection;
 pub use jetstream::{Consumers, Deliver, JetStreamConfig};
-pub use subjects::{overlaps, takes};
+pub use subjects::{is_subject, overlaps, takes};
 
 /// A checked `type = "nats"`: core NATS, which keeps nothing for anybody.
 #[derive(Clone, Debug)]
@@ -78,4 +78,28 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<NatsCon
             queue: queue.ok()?.map(|queue| queue.value),
         },
     })
+}
+
+#[cfg(all(test, feature = "nats"))]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Everything as it is unless it is written.
+    pub(crate) fn jetstream() -> JetStreamConfig {
+        let connection = Connection {
+            servers: vec!["nats://127.0.0.1:4222".to_owned()],
+            auth: None,
+            tls: None,
+            tls_first: false,
+        };
+        JetStreamConfig {
+            connection,
+            stream: "S".to_owned(),
+            durable: "d".to_owned(),
+            subjects: Vec::new(),
+            deliver: Deliver::All,
+            ack_wait: std::time::Duration::from_secs(30),
+            consumers: Consumers::One,
+        }
+    }
 }

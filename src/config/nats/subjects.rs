@@ -23,6 +23,13 @@ pub fn takes(wildcards: &str, subject: &str) -> bool {
     }
 }
 
+/// Whether something can be written to a subject: it has no wildcard, and is not the server's own.
+pub fn is_subject(text: &str) -> bool {
+    let bad = |c: char| c.is_whitespace() || c.is_control();
+    !text.starts_with('$')
+        && text.split('.').all(|level| !["", "*", ">"].contains(&level) && !level.contains(bad))
+}
+
 /// For each subject the earlier ones that take some of the same.
 pub fn overlaps(subjects: &[String]) -> Vec<Vec<usize>> {
     let mut earlier = FilterTree::new();
@@ -156,6 +163,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_written_to_has_no_wildcard() {
+        for good in ["a", "rejects.orders", "a-b.c_d"] {
+            assert!(is_subject(good), "{good}");
+        }
+        for bad in ["", "a.", ".a", "a..b", "a.*", ">", "a.>", "a b", "$JS.API.X", "a.\n"] {
+            assert!(!is_subject(bad), "{bad:?}");
+        }
+    }
 
     #[test]
     fn subjects_follow_the_grammar() {

@@ -1,0 +1,223 @@
+//! What happens to the binding of a consumer, and what the source does about it: connections, losses, the
+//! drain.
+
+use std::time::Instant;
+
+use async_nats::Message;
+use async_nats::jetstream::consumer::Info;
+use futures_util::FutureExt as _;
+use tracing::{info, warn};
+
+use super::consumer::{self, Answer, Bound, Hold, Order};
+use super::flight::{Flight, Sequence};
+use super::pulling::Heard;
+use super::taker::{Generation, Taker, next};
+use super::watching::Word;
+use crate::nats::{Change, Kind};
+use crate::source::Unclean;
+
+/// The first version of a server that can have a consumer begin again.
+const RESETS: (i64, i64, i64) = (2, 14, 0);
+
+impl Taker {
+    /// The connection has changed.
+    pub(super) fn connection(&mut self, change: Change, came: &mut Vec<Message>) {
+        match change {
+            Change::Connected => {
+                // What the old one has brought is ours; the server knows nothing of its requests any more.
+                while let Some(Heard::Messages) = next(&mut self.pulling, came).now_or_never() {
+                    self.take(came, Instant::now());
+                }
+                self.pulling = None;
+                self.asking.begin();
+            }
+            Change::Lost => self.lost("the connection to the server is lost"),
+            Change::Failed { server, trouble, .. } => {
+                let why = format!("{server}: {}", trouble.in_words(&self.config.connection));
+                self.asking.away();
+                // The client says itself when it tries again.
+                let _ = self.standing.failed(&why);
+            }
+            Change::LameDuck => {
+                info!(source = %self.source, "the server is about to end; the connection moves to another");
+            }
+            Change::Complaint(trouble) => {
+                let why = trouble.in_words(&self.config.connection);
+                if self.complaint.as_ref() != Some(&why) {
+                    warn!(source = %self.source, why, "the server complains");
+                }
+                if trouble.kind == Kind::Permission {
+                    self.complaint = Some(why);
+                }
+            }
+            Change::Closed => self.lost("the client has ended"),
+            Change::Slow => self.fail("the client has dropped messages; they come again"),
+        }
+    }
+
+    /// The server has answered.
+    pub(super) fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Found(Ok(bound)) => self.found(*bound),
+            Answer::Found(Err(why)) => {
+                // A request that is not permitted has no answer, but a complaint.
+                let why = self.complaint.take().unwrap_or(why);
+                self.fail(&why);
+            }
+            Answer::Reset { result: Ok(after), before, outstanding } => {
+                self.jetstream.resets.inc();
+                info!(
+                    source = %self.source, outstanding,
+                    "messages were delivered and not acknowledged; the consumer begins again behind those that were"
+                );
+                // They come again, in their order.
+                self.hold = None;
+                self.bound(&after, before.delivered.stream_sequence);
+            }
+            Answer::Reset { result: Err(why), before, outstanding } => {
+                let why = self.complaint.take().unwrap_or(why);
+                info!(source = %self.source, why, "the consumer can't begin again");
+                self.hold(&before, outstanding);
+            }
+        }
+    }
+
+    /// The consumer is there; now for the order.
+    fn found(&mut self, Bound { info, created }: Bound) {
+        let (stream, durable) = (&self.config.stream, &self.config.durable);
+        if created {
+            info!(source = %self.source, stream, durable, "consumer created");
+        }
+        let known = self.generation.as_ref();
+        if known.is_some_and(|known| known.created != info.created) {
+            let in_flight = self.flight.abandon();
+            warn!(
+                source = %self.source, stream, durable, in_flight,
+                "the consumer is another one by now; what is in flight may come again"
+            );
+            (self.hold, self.flight) = (None, self.new_flight());
+            self.outbox.clear();
+        }
+        if known_anew(self.generation.as_ref(), &info) {
+            for hazard in consumer::hazards(&info.config) {
+                warn!(source = %self.source, stream, durable, "{hazard}");
+            }
+        }
+        self.generation = Some(Generation { created: info.created, config: info.config.clone() });
+        let outstanding = info.num_ack_pending.saturating_sub(self.flight.open());
+        let (major, minor, patch) = RESETS;
+        let can_reset = self.client.is_server_compatible(major, minor, patch);
+        match Order::of(self.config.consumers, outstanding, can_reset) {
+            Order::AsItComes => {
+                if let Some(hold) = self.hold.take() {
+                    self.pass(hold.pass());
+                }
+                self.bound(&info, info.delivered.stream_sequence);
+            }
+            _ if self.asking.doubts() => {}
+            Order::Reset => self.asking.reset(Box::new(info), outstanding),
+            Order::Hold => self.hold(&info, outstanding),
+        }
+    }
+
+    /// What comes waits for the outstanding messages.
+    fn hold(&mut self, info: &Info, outstanding: usize) {
+        let ack_wait = self.config.ack_wait;
+        info!(
+            source = %self.source, outstanding,
+            "messages were delivered and not acknowledged; newer ones wait for them, up to `ack_wait`"
+        );
+        let delivered = info.delivered.stream_sequence;
+        let hold = Hold::new(outstanding, delivered, ack_wait, Instant::now());
+        self.hold = Some(match self.hold.take() {
+            None => hold,
+            Some(before) => hold.with(before),
+        });
+        self.bound(info, delivered);
+    }
+
+    /// The consumer delivers from now on; it had delivered up to `delivered`.
+    fn bound(&mut self, info: &Info, delivered: u64) {
+        let all = consumer::takes_all(&info.config);
+        self.sequence = Sequence::behind(info.delivered.consumer_sequence, delivered, all);
+        self.flight.bound_anew();
+        self.asking.bound();
+        self.standing.bound();
+    }
+
+    /// The connection is gone, and comes again by itself.
+    fn lost(&mut self, why: &str) {
+        self.asking.away();
+        self.watching.stop();
+        self.standing.away(why);
+    }
+
+    /// The consumer does not deliver; it is bound anew after a while.
+    pub(super) fn fail(&mut self, why: &str) {
+        self.pulling = None;
+        let wait = self.standing.failed(why);
+        self.asking.wait(Instant::now() + wait);
+    }
+
+    /// That the server knows nothing of the consumer.
+    pub(super) fn gone(&self) -> String {
+        let (stream, durable) = (&self.config.stream, &self.config.durable);
+        format!("the consumer `{durable}` or its stream `{stream}` is gone")
+    }
+
+    /// The server has said something.
+    pub(super) fn hear(&mut self, word: Word) {
+        if let Word::Hindered(why) = word
+            && self.asking.is_bound()
+        {
+            self.standing.hindered(why.as_deref());
+        }
+    }
+
+    /// Nothing more is asked for, nor handed over.
+    pub(super) fn begin_drain(&mut self) {
+        self.standing.draining();
+        self.flight.close();
+        (self.intake, self.hold) = (None, None);
+        self.asking.away();
+    }
+
+    /// Whether everything is settled and the server told, as far as there is one.
+    pub(super) fn is_drained(&mut self) -> bool {
+        if self.intake.is_some() || self.pulling.is_some() {
+            return false;
+        }
+        let connected = self.outbox.is_connected();
+        if !connected {
+            // It comes again by itself.
+            drop(self.flight.released());
+        }
+        self.flight.is_empty() && (!connected || self.outbox.is_empty())
+    }
+
+    /// Has the server confirm what it was told.
+    pub(super) async fn leave(self) -> Result<(), Unclean> {
+        if !self.acknowledged {
+            return Ok(());
+        }
+        if !self.outbox.is_connected() {
+            return Err(Unclean(
+                "the server is away and may not know of the last acknowledgements",
+            ));
+        }
+        // It is answered behind what was sent before.
+        let answer = self.binding.info().await;
+        answer
+            .map(|_| ())
+            .map_err(|_| Unclean("the server has not confirmed the last acknowledgements"))
+    }
+
+    fn new_flight(&self) -> Flight {
+        Flight::new(&self.room, &self.changed, self.limits.messages, self.config.ack_wait)
+    }
+}
+
+/// Whether nothing was said of this consumer yet.
+fn known_anew(known: Option<&Generation>, info: &Info) -> bool {
+    known.is_none_or(|known| known.created != info.created || known.config != info.config)
+}

@@ -1,0 +1,98 @@
+//! What the reply subject of a delivery tells: where the message stands in its stream, and how often it came.
+//! Pure.
+//!
+//! It is `$JS.ACK.STREAM.CONSUMER.DELIVERED.STREAM_SEQ.CONSUMER_SEQ.TIME.PENDING`, or the same with the domain
+//! and the hash of the account before the stream and perhaps more behind (ADR-15 of the NATS architecture).
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What a reply subject tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::source::jetstream) struct Place {
+    /// How often the message was delivered, this time included.
+    pub(in crate::source::jetstream) delivered: u64,
+    /// Its sequence in the stream.
+    pub(in crate::source::jetstream) stream: u64,
+    /// The sequence of this delivery in the consumer.
+    pub(in crate::source::jetstream) consumer: u64,
+    /// When it was stored, in nanoseconds since 1970.
+    pub(in crate::source::jetstream) stored: u64,
+    /// How many messages for the consumer are behind it in the stream.
+    pub(in crate::source::jetstream) pending: u64,
+}
+
+/// Of the shorter form; the longer has two before its stream and may have some behind.
+const TOKENS: usize = 9;
+const MOST_TOKENS: usize = 16;
+
+impl Place {
+    /// Reads a reply subject; `None` if it is none of a delivery.
+    pub(in crate::source::jetstream) fn read(reply: &str) -> Option<Self> {
+        let rest = reply.strip_prefix("$JS.ACK.")?;
+        let mut tokens = [""; MOST_TOKENS];
+        let mut count = 2;
+        for token in rest.split('.').take(MOST_TOKENS - 2) {
+            tokens[count] = token;
+            count += 1;
+        }
+        let first = match count {
+            TOKENS => 4,
+            _ if count >= TOKENS + 2 => 6,
+            _ => return None,
+        };
+        let number = |at: usize| tokens[first + at].parse().ok();
+        Some(Self {
+            delivered: number(0)?,
+            stream: number(1)?,
+            consumer: number(2)?,
+            stored: number(3)?,
+            pending: number(4)?,
+        })
+    }
+
+    /// When the message was stored.
+    pub(in crate::source::jetstream) fn published(&self) -> Option<SystemTime> {
+        UNIX_EPOCH.checked_add(Duration::from_nanos(self.stored))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_read() {
+        let place = Place {
+            delivered: 2,
+            stream: 17,
+            consumer: 23,
+            stored: 1_700_000_000_123_000_000,
+            pending: 5,
+        };
+        for reply in [
+            "$JS.ACK.ORDERS.bridge.2.17.23.1700000000123000000.5",
+            "$JS.ACK.hub.ACHASH.ORDERS.bridge.2.17.23.1700000000123000000.5",
+            "$JS.ACK._.ACHASH.ORDERS.bridge.2.17.23.1700000000123000000.5.random",
+        ] {
+            assert_eq!(Place::read(reply), Some(place), "{reply}");
+        }
+        let at = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        assert_eq!(place.published(), Some(at));
+    }
+
+    #[test]
+    fn anything_else_is_none() {
+        for reply in [
+            "",
+            "_INBOX.a.b",
+            "$JS.ACK",
+            "$JS.ACK.S.c.1.2.3.4",
+            "$JS.ACK.h.S.c.1.2.3.4.5",
+            "$JS.ACK.S.c.1.2.3.4.x",
+            "$JS.ACK.S.c.1.-2.3.4.5",
+            "$JS.ACK.................",
+        ] {
+            assert_eq!(Place::read(reply), None, "{reply}");
+        }
+    }
+}

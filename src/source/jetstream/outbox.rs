@@ -1,0 +1,95 @@
+//! What is to be sent to the server, in its order: acknowledgements and requests. What could not be sent yet
+//! stays, so that a connection that is lost, or a server that hangs, holds up nothing else.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, Subject};
+use bytes::Bytes;
+use tokio::time::timeout;
+
+/// A server that takes nothing is waited for so long before other work is done.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Done.
+pub(super) const ACKNOWLEDGE: Bytes = Bytes::from_static(b"+ACK");
+
+/// Not done yet: the message stays ours for another `ack_wait`.
+pub(super) const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+/// Not done, to be delivered again at once.
+pub(super) const GIVE_BACK: Bytes = Bytes::from_static(b"-NAK");
+
+/// Not done, to be delivered again after a while.
+pub(super) fn give_back_after(delay: Duration) -> Bytes {
+    format!("-NAK {{\"delay\": {}}}", delay.as_nanos()).into()
+}
+
+/// What is to be sent.
+pub(super) struct Outbox {
+    client: Client,
+    waiting: VecDeque<Letter>,
+}
+
+struct Letter {
+    to: Subject,
+    answer_to: Option<Subject>,
+    words: Bytes,
+}
+
+impl Outbox {
+    /// Nothing to send.
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, waiting: VecDeque::new() }
+    }
+
+    /// Sends something later.
+    pub(super) fn put(&mut self, to: Subject, words: Bytes) {
+        self.waiting.push_back(Letter { to, answer_to: None, words });
+    }
+
+    /// Sends a request later.
+    pub(super) fn ask(&mut self, to: Subject, answer_to: Subject, words: Bytes) {
+        self.waiting.push_back(Letter { to, answer_to: Some(answer_to), words });
+    }
+
+    /// Whether everything was sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Forgets what was not sent: the consumer is another one.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Whether there is a connection to send over.
+    pub(super) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Sends what waits, as far as the connection takes it within a moment.
+    pub(super) async fn send(&mut self) {
+        if !self.waiting.is_empty() && self.is_connected() {
+            // What is cut off was not sent, and stays.
+            let _ = timeout(PATIENCE, self.send_all()).await;
+        }
+    }
+
+    async fn send_all(&mut self) {
+        while let Some(Letter { to, answer_to, words }) = self.waiting.front() {
+            let (to, words) = (to.clone(), words.clone());
+            let sent = match answer_to.clone() {
+                None => self.client.publish(to, words).await,
+                Some(answer_to) => self.client.publish_with_reply(to, answer_to, words).await,
+            };
+            if let Err(error) = sent {
+                // The client is closed; whoever works with it sees it elsewhere.
+                tracing::debug!(%error, "nothing can be sent to NATS");
+                return;
+            }
+            self.waiting.pop_front();
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `check --connect`: whether the consumer could be worked with. Nothing is taken, nothing is made.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::consumer::{self, Binding};
+use crate::config::nats::JetStreamConfig;
+use crate::config::source::Limits;
+use crate::nats::{Change, Dialer};
+
+/// Tries the server, the stream and the consumer, and says what is there.
+pub async fn probe(config: &JetStreamConfig, limits: Limits) -> Result<String, String> {
+    let complaint = Arc::<Mutex<Option<String>>>::default();
+    let heard = Arc::clone(&complaint);
+    let connection = &config.connection;
+    let words = connection.clone();
+    let told = move |change| {
+        if let Change::Complaint(trouble) = change {
+            *heard.lock() = Some(trouble.in_words(&words));
+        }
+    };
+    let dialer = Dialer::new(connection, "check").map_err(|error| error.to_string())?;
+    let client = dialer.visit(told).await;
+    let client = client.map_err(|trouble| trouble.in_words(connection))?;
+    let binding = Binding::new(client, config);
+    let found = look(&binding, config, limits).await;
+    // What the server complains of says more than that there was no answer.
+    found.map_err(|why| complaint.lock().take().unwrap_or(why))
+}
+
+async fn look(
+    binding: &Binding,
+    config: &JetStreamConfig,
+    limits: Limits,
+) -> Result<String, String> {
+    let wanted = consumer::wanted(config, limits);
+    let (stream, durable) = (&config.stream, &config.durable);
+    Ok(match binding.look(&wanted, limits).await? {
+        None => {
+            let state = binding.stream().await?.state;
+            format!(
+                "the stream `{stream}` with {} messages; the consumer `{durable}` is yet to be created",
+                state.messages
+            )
+        }
+        Some(info) => format!(
+            "the consumer `{durable}` of the stream `{stream}` with {} messages to come and {} not acknowledged",
+            info.num_pending, info.num_ack_pending
+        ),
+    })
+}

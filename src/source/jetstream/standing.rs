@@ -1,0 +1,92 @@
+//! How the source stands, for people and for `/readyz`: connected or not, and why not. What repeats is said once in a
+//! while.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::health::Part;
+use crate::message::SourceName;
+use crate::metrics::SourceMetrics;
+use crate::source::reconnect::Reconnect;
+
+/// The longest first wait before the consumer is asked for again, …
+const BASE: Duration = Duration::from_millis(200);
+
+/// … and the longest of all: a stream that is made again should not wait long to be read.
+const CAP: Duration = Duration::from_secs(5);
+
+/// How one source stands.
+pub(super) struct Standing {
+    source: SourceName,
+    health: Part,
+    metrics: SourceMetrics,
+    reconnect: Reconnect<String>,
+    bound: Option<bool>,
+    draining: bool,
+    reason: Option<String>,
+}
+
+impl Standing {
+    /// Not connected yet.
+    pub(super) fn new(source: SourceName, health: Part, metrics: SourceMetrics) -> Self {
+        let reconnect = Reconnect::new(BASE);
+        Self { source, health, metrics, reconnect, bound: None, draining: false, reason: None }
+    }
+
+    /// The consumer is bound.
+    pub(super) fn bound(&mut self) {
+        if self.bound == Some(false) {
+            self.metrics.reconnects.inc();
+            info!(source = %self.source, "the consumer is bound again");
+        }
+        self.bound = Some(true);
+        self.metrics.connected.set(1);
+        self.set(None);
+    }
+
+    /// Nothing comes, for this reason.
+    pub(super) fn away(&mut self, why: &str) {
+        self.bound = self.bound.map(|_| false);
+        self.metrics.connected.set(0);
+        self.set(Some(why));
+    }
+
+    /// Something failed; it is tried again after this wait.
+    pub(super) fn failed(&mut self, why: &str) -> Duration {
+        self.away(why);
+        let next = self.reconnect.ended(why.to_owned(), None);
+        if next.say {
+            warn!(source = %self.source, why, "JetStream does not deliver; trying again");
+        }
+        next.wait.min(CAP)
+    }
+
+    /// The consumer is bound; whether it will deliver nothing all the same.
+    pub(super) fn hindered(&mut self, why: Option<&str>) {
+        if let Some(why) = why.filter(|why| self.reason.as_deref() != Some(*why)) {
+            warn!(source = %self.source, "{why}");
+        }
+        self.set(why);
+    }
+
+    fn set(&mut self, why: Option<&str>) {
+        self.reason = why.map(str::to_owned);
+        match why {
+            _ if self.draining => {}
+            None => self.health.ready(),
+            Some(why) => self.health.not_ready(why),
+        }
+    }
+
+    /// The drain has begun.
+    pub(super) fn draining(&mut self) {
+        self.draining = true;
+        self.health.not_ready("draining");
+    }
+
+    /// A sign of life.
+    pub(super) fn alive(&self) {
+        self.health.alive();
+    }
+}

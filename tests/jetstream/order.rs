@@ -1,0 +1,101 @@
+//! The order of a subject across a crash (T17), and what replicas of one consumer do.
+
+use super::{IN_FLIGHT, Site};
+use crate::support::ledger::{assert_first_in_order, assert_order};
+use crate::support::{PATIENCE, signal};
+
+/// Kills the bridge in the middle of a load, `kills` times, each time with hundreds of messages that are not
+/// acknowledged, and starts it at once.
+async fn is_kept(site: &Site, source: &str, kills: usize, said: &str) {
+    const COUNT: u64 = 12_000;
+    let setup = site.setup(source);
+    let mut bridge = Some(setup.start_ready().await);
+    let watch = site.watch();
+    let kill = async {
+        for _ in 0..kills {
+            site.ledger.reaches(site.ledger.len() + 700, PATIENCE).await;
+            signal(site.emulator.pid(), "STOP");
+            let running = bridge.take().unwrap();
+            running.metric_is(IN_FLIGHT, |v| v >= 200.0).await;
+            running.kill();
+            signal(site.emulator.pid(), "CONT");
+            let again = setup.start_ready().await;
+            assert_eq!(again.lines(&[said]).len(), 1, "{}", again.log());
+            bridge = Some(again);
+        }
+    };
+    tokio::join!(site.produce(1_500, 0..COUNT, 30), kill);
+    let bridge = bridge.unwrap();
+    let repeats = site.is_relayed(&bridge, COUNT).await;
+    println!("{repeats} repeats");
+    assert!(repeats <= kills * 10_000);
+    assert_order(&site.ledger.read(), kills);
+    watch.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_begins_again_behind_what_was_acknowledged() {
+    let site = Site::open("").await;
+    is_kept(&site, "", 2, "the consumer begins again").await;
+}
+
+/// As on a server before 2.14.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_newer_waits_where_the_consumer_can_not_begin_again() {
+    let permissions = "authorization: { default_permissions: { publish: { deny: \"$JS.API.CONSUMER.RESET.>\" } }, \
+                       users: [ { user: \"u\", password: \"p\" } ] }\nno_auth_user: u";
+    let site = Site::open(permissions).await;
+    is_kept(&site, "ack_wait = \"3s\"", 2, "newer ones wait for them").await;
+}
+
+/// T05.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_of_one_consumer_lose_nothing_when_one_is_killed() {
+    const COUNT: u64 = 9_000;
+    let site = Site::open("").await;
+    let setups = [(); 5].map(|()| site.setup("consumers = \"many\"\nack_wait = \"2s\""));
+    let watch = site.watch();
+    let mut bridges = Vec::new();
+    for setup in &setups[..3] {
+        bridges.push(setup.start_ready().await);
+    }
+    let kill = async {
+        for setup in &setups[3..] {
+            site.ledger.reaches(site.ledger.len() + 2_000, PATIENCE).await;
+            bridges.remove(0).kill();
+            bridges.push(setup.start_ready().await);
+        }
+    };
+    tokio::join!(site.produce(1_500, 0..COUNT, 30), kill);
+    for bridge in &bridges {
+        assert!(bridge.lines(&["newer ones wait"]).is_empty());
+        assert!(bridge.lines(&["begins again"]).is_empty());
+    }
+    site.is_relayed(&bridges[0], COUNT).await;
+    let took = bridges[0].metric("source_received_total{source=\"it\"}").await;
+    assert!(took > 0.0, "it has no share");
+    watch.end().await;
+}
+
+/// Five of five: nothing twice, nothing newer before something older.
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_under_load_and_started_again_nothing_comes_twice_or_out_of_order() {
+    const COUNT: u64 = 10_000;
+    let site = Site::open("").await;
+    let setup = site.setup("");
+    let mut bridge = setup.start_ready().await;
+    let stop = async {
+        for _ in 0..5 {
+            site.ledger.reaches(site.ledger.len() + 500, PATIENCE).await;
+            bridge.signal("TERM");
+            let status = bridge.ended(PATIENCE).await;
+            assert_eq!(status.code(), Some(0), "{}", bridge.log());
+            assert!(site.ledger.len() < COUNT as usize, "stopped after the load");
+            bridge = setup.start_ready().await;
+        }
+    };
+    tokio::join!(site.produce(1_000, 0..COUNT, 30), stop);
+    assert_eq!(site.is_relayed(&bridge, COUNT).await, 0);
+    assert_order(&site.ledger.read(), 0);
+    assert_first_in_order(&site.ledger.read());
+}

@@ -1,0 +1,92 @@
+//! Servers that are killed or hang, streams that vanish, a bridge that is frozen.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream;
+
+use super::{IN_FLIGHT, Site};
+use crate::support::broker::Broker as _;
+use crate::support::jetstream::{DURABLE, STREAM};
+use crate::support::ledger::{assert_order, ids};
+use crate::support::{PATIENCE, signal, until};
+
+/// T10: what was under way when the server was killed is delivered before what is newer, and nothing that this bridge
+/// has published is published again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_killed_under_load_is_found_again() {
+    let mut site = Site::open("").await;
+    let bridge = site.setup("ack_wait = \"3s\"").start_ready().await;
+    for round in 0..2 {
+        site.produce(100_000, round * 6_000..(round + 1) * 6_000, 30).await;
+        site.ledger.reaches(round as usize * 6_000 + 1_500, PATIENCE).await;
+        site.stream.kill().await;
+        bridge.metric_is("source_connected{source=\"it\"}", |v| v == 0.0).await;
+        site.stream.restart().await;
+        bridge.ready().await;
+        site.ledger.has_ids((round as usize + 1) * 6_000, PATIENCE).await;
+    }
+    assert_eq!(site.is_relayed(&bridge, 12_000).await, 0, "published again though it was known");
+    assert_order(&site.ledger.read(), 0);
+}
+
+/// T11.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_is_noticed_and_waited_for() {
+    let site = Site::open("").await;
+    let bridge = site.setup("ack_wait = \"2s\"").start_ready().await;
+    site.produce(100_000, 0..3_000, 30).await;
+    site.ledger.reaches(500, PATIENCE).await;
+    signal(site.stream.nats.pid(), "STOP");
+    bridge.metric_is("source_connected{source=\"it\"}", |v| v == 0.0).await;
+    signal(site.stream.nats.pid(), "CONT");
+    site.produce(100_000, 3_000..4_000, 30).await;
+    assert_eq!(site.is_relayed(&bridge, 4_000).await, 0);
+    bridge.ready().await;
+    assert_order(&site.ledger.read(), 0);
+}
+
+/// T04: the server takes its messages for lost, and they come again while they are in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_bridge_repeats_nothing_that_it_still_holds() {
+    let site = Site::open("").await;
+    let bridge = site.setup("ack_wait = \"2s\"\nmax_in_flight = 500").start_ready().await;
+    let watch = site.watch();
+    signal(site.emulator.pid(), "STOP");
+    site.produce(100_000, 0..2_000, 20).await;
+    bridge.metric_is(IN_FLIGHT, |v| v == 500.0).await;
+    bridge.signal("STOP");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    bridge.signal("CONT");
+    signal(site.emulator.pid(), "CONT");
+    assert_eq!(site.is_relayed(&bridge, 2_000).await, 0);
+    assert_order(&site.ledger.read(), 0);
+    watch.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_and_a_stream_that_vanish_are_bound_again() {
+    let site = Site::open("").await;
+    let bridge = site.setup("").start_ready().await;
+    site.produce(5_000, 0..10, 1).await;
+    assert_eq!(site.is_relayed(&bridge, 10).await, 0);
+    let context = site.stream.context().await;
+    let stream = context.get_stream(STREAM).await.unwrap();
+    stream.delete_consumer(DURABLE).await.unwrap();
+    // Made anew, it begins with the stream.
+    site.ledger.reaches(20, PATIENCE).await;
+    assert!(
+        !bridge.lines(&["is gone"]).is_empty() && !bridge.lines(&["another one by now"]).is_empty()
+    );
+    assert_eq!(bridge.lines(&["bound again"]).len(), 1, "{}", bridge.log());
+    context.delete_stream(STREAM).await.unwrap();
+    until("it says what is missing", PATIENCE, async || {
+        let (status, text) = bridge.get("/readyz").await;
+        (status == 503 && text.contains("there is no stream `IT`")).then_some(())
+    })
+    .await;
+    site.stream.create(stream::Config::default()).await;
+    bridge.ready().await;
+    site.produce(5_000, 10..15, 1).await;
+    site.ledger.has_ids(15, PATIENCE).await;
+    assert_eq!(ids(&site.ledger.read()).len(), 15);
+}
