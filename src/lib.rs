@@ -55,7 +55,7 @@
 //! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route
 //! source → backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, repeats, seeded_bugs, shutdown, telemetry
 //! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown
-//! dead_letter → backoff, config, delivery, health, kafka, message, metrics, repeats, seeded_bugs, shutdown
+//! dead_letter → backoff, config, delivery, health, kafka, message, metrics, nats, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
 //! nats → backoff, config, error_chain, outbound
 //! emulator → error_chain, event_api, files, listener, shutdown

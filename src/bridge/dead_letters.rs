@@ -6,12 +6,16 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::{BuildError, Parts, named};
+#[cfg(not(feature = "nats"))]
+use crate::config::broker::JETSTREAM;
 #[cfg(not(feature = "kafka"))]
 use crate::config::broker::KAFKA;
 #[cfg(feature = "kafka")]
 use crate::config::kafka::KafkaConfig;
 use crate::config::{Config, DeadLetterConfig};
 use crate::dead_letter::FileTarget;
+#[cfg(feature = "nats")]
+use crate::dead_letter::JetStreamTarget;
 #[cfg(feature = "kafka")]
 use crate::dead_letter::KafkaTarget;
 use crate::dead_letter::{Letter, write_letters};
@@ -52,6 +56,17 @@ pub(super) async fn open(
                 })?;
                 named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
             }
+            #[cfg(feature = "nats")]
+            DeadLetterConfig::JetStream { source, subject } => {
+                let target = jetstream_target(config, source, subject)
+                    .map_err(|why| BuildError::DeadLetterTopic { name: name.to_string(), why })?;
+                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
+            }
+            #[cfg(not(feature = "nats"))]
+            DeadLetterConfig::JetStream { .. } => {
+                let part = format!("dead_letter `{name}`");
+                return Err(BuildError::LeftOut { part, kind: JETSTREAM.feature });
+            }
             #[cfg(not(feature = "kafka"))]
             DeadLetterConfig::Kafka { .. } => {
                 let part = format!("dead_letter `{name}`");
@@ -84,6 +99,17 @@ pub(super) async fn examine(config: &Config) -> Vec<BuildError> {
                 };
                 found.extend(examined.map_err(unusable).err());
             }
+            #[cfg(feature = "nats")]
+            DeadLetterConfig::JetStream { source, subject } => {
+                let examined = jetstream_target(config, source, subject);
+                let unusable = |why| BuildError::DeadLetterTopic { name: name.to_string(), why };
+                found.extend(examined.map_err(unusable).err());
+            }
+            #[cfg(not(feature = "nats"))]
+            DeadLetterConfig::JetStream { .. } => {
+                let part = format!("dead_letter `{name}`");
+                found.push(BuildError::LeftOut { part, kind: JETSTREAM.feature });
+            }
             #[cfg(not(feature = "kafka"))]
             DeadLetterConfig::Kafka { .. } => {
                 let part = format!("dead_letter `{name}`");
@@ -105,6 +131,21 @@ async fn kafka_target(
     let readers = clusters(config).filter(|(_, kafka)| kafka.may_meet(home));
     let readers = readers.map(|(name, _)| name.clone()).collect();
     KafkaTarget::build(home.clone(), topic.to_owned(), readers).await
+}
+
+/// The subject of a dead letter at the server of `source`, which is one of the configuration's.
+#[cfg(feature = "nats")]
+fn jetstream_target(
+    config: &Config,
+    source: &str,
+    subject: &str,
+) -> Result<JetStreamTarget, Box<dyn std::error::Error + Send + Sync>> {
+    let all = || config.sources.iter().filter_map(|s| Some((&s.name, s.kind.nats()?.0)));
+    let home = all().find(|(name, _)| *name == source).map(|(_, connection)| connection);
+    let home = home.ok_or_else(|| format!("there is no source `{source}`"))?;
+    let readers = all().filter(|(_, connection)| connection.may_meet(home));
+    let readers = readers.map(|(name, _)| name.clone()).collect();
+    Ok(JetStreamTarget::build(home.clone(), subject.to_owned(), readers)?)
 }
 
 #[cfg(feature = "kafka")]
@@ -141,6 +182,15 @@ pub async fn probe_dead_letter(
                 found
                     .map(|count| format!("the topic `{topic}` with {count} partition{}", s(count))),
             )
+        }
+        #[cfg(feature = "nats")]
+        DeadLetterConfig::JetStream { source, subject } => {
+            let mut target = match jetstream_target(config, source, subject) {
+                Ok(target) => target,
+                Err(why) => return Some(Err(why.to_string())),
+            };
+            let found = target.look().await;
+            Some(found.map(|stream| format!("the subject `{subject}` of the stream `{stream}`")))
         }
         _ => {
             let _ = config;

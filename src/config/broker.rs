@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::common::{Common, Own, Settings};
 use super::kafka::{self, KafkaConfig};
 use super::mqtt::{self, MqttConfig};
-use super::nats::{self, JetStreamConfig, NatsConfig, jetstream};
+use super::nats::{self, Connection, JetStreamConfig, NatsConfig, jetstream};
 use super::reader::{Setting, Table, listed};
 use crate::route::wildcard::Spelling;
 
@@ -116,14 +116,15 @@ pub(super) const LATER: [&str; 1] = ["sqs"];
 pub(super) enum Rejects {
     File,
     Kafka,
+    JetStream,
 }
 
 /// Their `type`.
-pub(super) static REJECTS: [(&str, Rejects); 2] =
-    [("file", Rejects::File), (KAFKA.word, Rejects::Kafka)];
+pub(super) static REJECTS: [(&str, Rejects); 3] =
+    [("file", Rejects::File), (KAFKA.word, Rejects::Kafka), (JETSTREAM.word, Rejects::JetStream)];
 
 /// Words of later versions.
-pub(super) const REJECTS_LATER: [&str; 2] = ["jetstream", "sqs"];
+pub(super) const REJECTS_LATER: [&str; 1] = ["sqs"];
 
 impl SourceKind {
     /// Its row.
@@ -139,6 +140,16 @@ impl SourceKind {
     /// The settings of a Kafka cluster, if it is one: a topic of it can be a dead letter.
     pub fn kafka(&self) -> Option<&KafkaConfig> {
         if let Self::Kafka(kafka) = self { Some(kafka) } else { None }
+    }
+
+    /// The way to a server of NATS, and the subjects that are taken there, if it is one: a subject of it can be a
+    /// dead letter. None are known of a source that takes a whole stream.
+    pub fn nats(&self) -> Option<(&Connection, &[String])> {
+        match self {
+            Self::Nats(nats) => Some((&nats.connection, &nats.subjects)),
+            Self::JetStream(jetstream) => Some((&jetstream.connection, &jetstream.subjects)),
+            _ => None,
+        }
     }
 
     fn both(&self) -> (&'static Broker, &dyn Settings) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::broker::{self, Rejects};
 use super::environment::Environment;
 use super::kafka::topics;
+use super::nats;
 use super::reader::{Field, Kind, Names, Problem, Table, quoted};
 use crate::message::SourceName;
 
@@ -30,6 +31,13 @@ pub enum DeadLetterConfig {
         /// No source whose rejects go here reads it.
         topic: String,
     },
+    /// Messages of a subject that a stream takes.
+    JetStream {
+        /// A source of this file, whose servers and credentials are used.
+        source: SourceName,
+        /// No source whose rejects go here reads it.
+        subject: String,
+    },
 }
 
 impl DeadLetterConfig {
@@ -37,7 +45,7 @@ impl DeadLetterConfig {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File { path, .. } => Some(path),
-            Self::Kafka { .. } => None,
+            Self::Kafka { .. } | Self::JetStream { .. } => None,
         }
     }
 }
@@ -95,6 +103,7 @@ pub(super) fn read<'a>(
     let kind = table.require("type", kind, broker::known(words));
     let read = match kind.as_ref().map(|kind| kind.value) {
         Some(Rejects::Kafka) => topic(table, sources, type_of),
+        Some(Rejects::JetStream) => subject(table, sources, type_of),
         Some(Rejects::File) | None => file(table),
     };
     kind?;
@@ -116,22 +125,8 @@ fn topic<'a>(
     sources: &Names,
     type_of: impl Fn(&str) -> Option<&'a str>,
 ) -> Option<Read> {
-    let source = table.field("source", |ledger, entry| {
-        let text = ledger.string("source", entry.value)?;
-        let name = sources.resolve(ledger, &text)?;
-        match type_of(&name) {
-            Some(word) if word == broker::KAFKA.word => Some(name),
-            // An error in its type is reported there.
-            None => None,
-            Some(other) => {
-                let message = format!("{} is a source of type `{other}`", quoted(&name));
-                let problem = Problem::new(Kind::BadValue, Some(text.span), message);
-                ledger.refuse(problem.help("name one of type `kafka`: its connection is used"))
-            }
-        }
-    });
     let hint = "a source of type `kafka`, whose connection it uses: `source = \"shop\"`";
-    let source = table.require("source", source, hint);
+    let source = home(&mut table, sources, type_of, &[broker::KAFKA.word], hint);
     let ledger = table.ledger;
     let topic = table.filled("topic").then(|text| {
         if topics::is_topic(&text.value.value) {
@@ -143,9 +138,66 @@ fn topic<'a>(
     });
     let topic = table.require("topic", topic, "where they go: `topic = \"orders.rejected\"`");
     table.finish();
-    let (source, topic) = (source?.value.into(), topic?);
+    let (source, topic) = (source?, topic?);
     let config = DeadLetterConfig::Kafka { source, topic: topic.value };
     Some(Read { config, topic: topic.span })
+}
+
+fn subject<'a>(
+    mut table: Table<'_>,
+    sources: &Names,
+    type_of: impl Fn(&str) -> Option<&'a str>,
+) -> Option<Read> {
+    let hint =
+        "a source of type `jetstream` or `nats`, whose connection it uses: `source = \"orders\"`";
+    let types = [broker::JETSTREAM.word, broker::NATS.word];
+    let source = home(&mut table, sources, type_of, &types, hint);
+    let ledger = table.ledger;
+    let subject = table.filled("subject").then(|text| {
+        if nats::is_subject(&text.value.value) {
+            return Some(text.value.value);
+        }
+        let message = format!("{} can't be a subject that is written to", text.value.shown());
+        let problem = Problem::new(Kind::BadValue, Some(text.span), message);
+        ledger.refuse(problem.help(
+            "a subject has levels parted by `.`, no blanks, no `*` and no `>`, and no `$` first",
+        ))
+    });
+    let hint = "where they go: `subject = \"rejects.orders\"`, which a stream takes";
+    let subject = table.require("subject", subject, hint);
+    table.finish();
+    let (source, subject) = (source?, subject?);
+    let config = DeadLetterConfig::JetStream { source, subject: subject.value };
+    Some(Read { config, topic: subject.span })
+}
+
+/// The source whose connection is used: one of these types.
+fn home<'a>(
+    table: &mut Table<'_>,
+    sources: &Names,
+    type_of: impl Fn(&str) -> Option<&'a str>,
+    types: &[&str],
+    hint: &str,
+) -> Option<SourceName> {
+    let source = table.field("source", |ledger, entry| {
+        let text = ledger.string("source", entry.value)?;
+        let name = sources.resolve(ledger, &text)?;
+        match type_of(&name) {
+            Some(word) if types.contains(&word) => Some(name),
+            // An error in its type is reported there.
+            None => None,
+            Some(other) => {
+                let message = format!("{} is a source of type `{other}`", quoted(&name));
+                let problem = Problem::new(Kind::BadValue, Some(text.span), message);
+                let types: Vec<_> = types.iter().map(|word| format!("`{word}`")).collect();
+                let types = types.join(" or ");
+                ledger.refuse(
+                    problem.help(format!("name one of type {types}: its connection is used")),
+                )
+            }
+        }
+    });
+    Some(table.require("source", source, hint)?.value.into())
 }
 
 fn rotation(table: &mut Table<'_>) -> Option<Rotation> {
@@ -197,7 +249,7 @@ mod tests {
         let path = |variables: &[(&str, &str)]| {
             default(&Environment::of(variables.iter().copied())).map(|read| match read.config {
                 DeadLetterConfig::File { path, .. } => path,
-                DeadLetterConfig::Kafka { topic, .. } => panic!("{topic}"),
+                other => panic!("{other:?}"),
             })
         };
         let home = ("HOME", "/home/b");

@@ -23,7 +23,7 @@ use rdkafka::ClientConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{
     BaseProducer, BaseRecord, Producer as _, ProducerContext, ThreadedProducer,
 };
@@ -223,7 +223,7 @@ impl KafkaTarget {
             let waiting = Box::new(Waiting { number, told: told.clone() });
             let mut out = BaseRecord::<[u8], [u8], _>::with_opaque_to(&topic, waiting)
                 .payload(&record.message.payload)
-                .headers(headers(record));
+                .headers(of_record(record));
             out.key = record.message.key.as_deref();
             if let Err((error, _)) = producer.send(out) {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
@@ -349,6 +349,20 @@ impl std::fmt::Debug for KafkaTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "KafkaTarget({})", self.topic)
     }
+}
+
+/// The headers of the message, in their order, and behind them ours. A reader that looks for one of ours
+/// takes the last of its name: a message that was rejected before has its earlier ones, too.
+fn of_record(record: &Record) -> OwnedHeaders {
+    let (theirs, ours) = (&record.message.headers, headers(record));
+    let mut all = OwnedHeaders::new_with_capacity(theirs.len() + ours.len());
+    for (key, value) in theirs {
+        all = all.insert(Header { key, value: Some(&value[..]) });
+    }
+    for (key, value) in &ours {
+        all = all.insert(Header { key, value: Some(value.as_bytes()) });
+    }
+    all
 }
 
 /// The properties of a producer, as librdkafka takes them, and what gives its tokens.

@@ -7,8 +7,10 @@ use std::time::SystemTime;
 use crate::message::Message;
 
 mod file;
-#[cfg(feature = "kafka")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 mod headers;
+#[cfg(feature = "nats")]
+mod jetstream;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod private_file;
@@ -17,6 +19,8 @@ mod rotation;
 mod writer;
 
 pub use file::{FileTarget, OpenError};
+#[cfg(feature = "nats")]
+pub use jetstream::JetStreamTarget;
 #[cfg(feature = "kafka")]
 pub use kafka::KafkaTarget;
 pub use writer::{Letter, write_letters};

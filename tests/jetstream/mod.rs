@@ -1,6 +1,7 @@
 //! What only JetStream does.
 
 mod check;
+mod dead_letter;
 mod long;
 mod order;
 mod source;

@@ -1,4 +1,7 @@
-//! Circles: sources that would read the dead-letter topics with their own rejects.
+//! Circles: sources that would read the dead-letter topics or subjects with their own rejects.
+//!
+//! A JetStream source without `subjects` takes a whole stream, and which subjects that has only its server knows: such a
+//! circle is found when the dead letter is written.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
@@ -6,6 +9,7 @@ use std::ops::Range;
 use crate::config::broker::SourceKind;
 use crate::config::dead_letter::{DeadLetterConfig, DeadLetterName, Read};
 use crate::config::kafka::{KafkaConfig, topics};
+use crate::config::nats;
 use crate::config::reader::{Kind, Ledger, Problem, quoted};
 use crate::config::source::{self, Unrouted};
 use crate::message::SourceName;
@@ -127,32 +131,57 @@ fn edges(
         .collect();
     let mut edges = Vec::new();
     for (name, Read { config, topic: place }) in dead_letters {
-        let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
-        let Some(home) = known.get(home).and_then(|at| kafka(*at)) else { continue };
         let Some(from) = rejecting.get(name) else { continue };
-        let mut readers = readers.get(topic).cloned().unwrap_or_default();
-        for (at, selection) in &patterned {
-            let taking = selection.taking(topic).next();
-            let mut topics = kafka(*at).into_iter().flat_map(|kafka| &kafka.topics);
-            if let Some(number) = taking.and_then(|by| topics.position(|topic| topic == by)) {
-                readers.entry(*at).or_insert(number);
+        let readers = match config {
+            DeadLetterConfig::File { .. } => continue,
+            DeadLetterConfig::JetStream { source: home, subject } => {
+                subject_readers(sources, known.get(home).copied(), subject)
             }
-        }
-        let meets = |at: usize| kafka(at).is_some_and(|kafka| kafka.may_meet(home));
+            DeadLetterConfig::Kafka { source: home, topic } => {
+                let Some(home) = known.get(home).and_then(|at| kafka(*at)) else { continue };
+                let mut readers = readers.get(topic).cloned().unwrap_or_default();
+                for (at, selection) in &patterned {
+                    let taking = selection.taking(topic).next();
+                    let mut topics = kafka(*at).into_iter().flat_map(|kafka| &kafka.topics);
+                    if let Some(number) = taking.and_then(|by| topics.position(|t| t == by)) {
+                        readers.entry(*at).or_insert(number);
+                    }
+                }
+                readers.retain(|at, _| kafka(*at).is_some_and(|kafka| kafka.may_meet(home)));
+                readers
+            }
+        };
         let edge = |from: usize, to: usize, number: usize| {
             let (place, read) = (place.clone(), sources[to].asked[number].clone());
             Edge { from, to, place, read }
         };
         let own = from.iter().filter_map(|at| readers.get(at).map(|number| (*at, *number)));
-        edges.extend(own.filter(|(at, _)| meets(*at)).map(|(at, number)| edge(at, at, number)));
+        edges.extend(own.map(|(at, number)| edge(at, at, number)));
         let room = MOST_WAYS.saturating_sub(edges.len());
-        let others = readers.iter().filter(|(at, _)| room > 0 && meets(**at));
+        let others = readers.iter().filter(|_| room > 0);
         let others =
             others.flat_map(|(to, number)| from.iter().map(move |from| (*from, *to, *number)));
         let others = others.filter(|(from, to, _)| from != to).take(room);
         edges.extend(others.map(|(from, to, number)| edge(from, to, number)));
     }
     edges
+}
+
+/// The sources that read a subject at the server of another, each by the first of its subjects that takes it.
+fn subject_readers(
+    sources: &[source::Read],
+    home: Option<usize>,
+    subject: &str,
+) -> BTreeMap<usize, usize> {
+    let Some((home, _)) = home.and_then(|at| sources[at].config.kind.nats()) else {
+        return BTreeMap::new();
+    };
+    let reader = |(at, source): (usize, &source::Read)| {
+        let (connection, subjects) = source.config.kind.nats()?;
+        let takes = subjects.iter().position(|wildcards| nats::takes(wildcards, subject))?;
+        connection.may_meet(home).then_some((at, takes))
+    };
+    sources.iter().enumerate().filter_map(reader).collect()
 }
 
 /// The shortest circle that begins with this edge, if there is one; `edges` are by their beginnings.

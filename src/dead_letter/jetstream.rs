@@ -1,0 +1,311 @@
+//! Dead letters as messages of a JetStream subject, confirmed by the acknowledgement of the stream that takes it before
+//! their messages are acknowledged.
+//!
+//! A record has the headers and the payload of its message, byte for byte, and behind its headers those of
+//! [`headers`](super::headers) with the reason. A header that NATS could not carry, or that its server would take for an
+//! order (`Nats-Rollup` empties a stream), is there in base64, and so is the key of a Kafka record.
+//!
+//! `Nats-Msg-Id` is made of the record itself, so that what is written a second time, since its confirmation was lost, is
+//! known to the stream within its duplicate window and not stored again.
+//!
+//! A record that is too large for the server is never cut: it is retried until the server's `max_payload` is raised, and
+//! no later reject is settled meanwhile.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
+use async_nats::jetstream::context::{Context, PublishErrorKind};
+use async_nats::{Client, HeaderMap, HeaderValue};
+use aws_lc_rs::digest::{self, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
+
+use super::headers::{PREFIX, headers};
+use super::{Record, Target, WriteError};
+use crate::config::nats::Connection;
+use crate::message::{Coordinates, SourceName};
+use crate::nats::{BuildError, Change, Dialer};
+
+/// A confirmation that has not come by then is taken for lost, and the record written anew.
+const GIVE_UP: Duration = Duration::from_secs(10);
+
+/// Characters of a record's identity.
+const ID: usize = 32;
+
+/// A subject at the server of a source.
+pub struct JetStreamTarget {
+    connection: Connection,
+    dialer: Dialer,
+    subject: String,
+    /// Sources that may be reading the subject themselves.
+    readers: Vec<SourceName>,
+    trouble: Arc<Mutex<Option<String>>>,
+    client: Option<Client>,
+}
+
+impl JetStreamTarget {
+    /// A target at the server of a source; reads certificates, connects to nothing. The rejects of `readers` must not
+    /// come from the subject itself.
+    pub fn build(
+        connection: Connection,
+        subject: String,
+        readers: Vec<SourceName>,
+    ) -> Result<Self, BuildError> {
+        let dialer = Dialer::new(&connection, "dead letters")?;
+        let trouble = Arc::default();
+        Ok(Self { connection, dialer, subject, readers, trouble, client: None })
+    }
+
+    /// The stream that takes the subject; the error is the reason why it could not be written.
+    pub async fn look(&mut self) -> Result<String, String> {
+        let context = self.context().await?;
+        let subject = self.subject.clone();
+        let found = context.stream_by_subject(subject).await;
+        found.map_err(|error| {
+            use async_nats::jetstream::context::GetStreamByNameErrorKind as Kind;
+            match error.kind() {
+                Kind::NotFound => self.why("no stream takes it", "; create one with this subject"),
+                _ => self.why(&error.to_string(), ""),
+            }
+        })
+    }
+
+    async fn context(&mut self) -> Result<Context, String> {
+        let client = if let Some(client) = self.client.take() {
+            client
+        } else {
+            let (trouble, connection) = (Arc::clone(&self.trouble), self.connection.clone());
+            let told = move |change| match change {
+                Change::Connected => *trouble.lock() = None,
+                Change::Failed { trouble: why, .. } | Change::Complaint(why) => {
+                    *trouble.lock() = Some(why.in_words(&connection));
+                }
+                _ => {}
+            };
+            let opened = self.dialer.open(|options| options, told).await;
+            opened.map_err(|trouble| trouble.in_words(&self.connection))?
+        };
+        self.client = Some(client.clone());
+        let mut context = async_nats::jetstream::new(client);
+        context.set_timeout(GIVE_UP);
+        Ok(context)
+    }
+
+    /// Writes all; the error has how many of the first are confirmed.
+    async fn deliver(&mut self, records: &[Record]) -> Result<(), (usize, String)> {
+        let context = self.context().await.map_err(|why| (0, why))?;
+        let mut under_way = Vec::with_capacity(records.len());
+        let mut failed = None;
+        for (at, record) in records.iter().enumerate() {
+            if self.goes_in_circles(record) {
+                let source = &record.message.source;
+                failed = Some((
+                    at,
+                    format!(
+                        "`{source}` reads the subject `{}` that its own dead letters go to: take it out of its `subjects`",
+                        self.subject
+                    ),
+                ));
+                break;
+            }
+            let payload = record.message.payload.clone();
+            match context
+                .publish_with_headers(self.subject.clone(), of_record(record), payload)
+                .await
+            {
+                Ok(confirmed) => under_way.push(confirmed),
+                Err(error) => {
+                    failed = Some((at, self.refusal(error.kind(), &error.to_string(), record)));
+                    break;
+                }
+            }
+        }
+        for (at, confirmed) in under_way.into_iter().enumerate() {
+            if let Err(error) = confirmed.await {
+                return Err((at, self.refusal(error.kind(), &error.to_string(), &records[at])));
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Whether a record would be read by its own source again, and rejected again, for ever.
+    fn goes_in_circles(&self, record: &Record) -> bool {
+        let message = &record.message;
+        message.topic.as_str() == self.subject && self.readers.contains(&message.source)
+    }
+
+    fn refusal(&self, kind: PublishErrorKind, text: &str, record: &Record) -> String {
+        match kind {
+            PublishErrorKind::StreamNotFound => {
+                self.why("no stream takes it", "; create one with this subject")
+            }
+            PublishErrorKind::MaxPayloadExceeded => self.why(
+                &format!(
+                    "the server takes no message as large as one of {} bytes",
+                    record.message.payload.len()
+                ),
+                "; raise its `max_payload`",
+            ),
+            PublishErrorKind::TimedOut => self.why("there is no answer", ""),
+            _ => self.why(text, ""),
+        }
+    }
+
+    /// Why the subject can't be written; what the connection complains of tells more than a timeout.
+    fn why(&self, text: &str, hint: &str) -> String {
+        match self.trouble.lock().clone() {
+            Some(trouble) => format!("the subject `{}` can't be written: {trouble}", self.subject),
+            None => format!("the subject `{}` can't be written: {text}{hint}", self.subject),
+        }
+    }
+}
+
+impl Target for JetStreamTarget {
+    fn place(&self) -> String {
+        format!("subject {}", self.subject)
+    }
+
+    async fn open(&mut self) -> Result<(), WriteError> {
+        self.look().await.map(|_| ()).map_err(|why| WriteError { kept: 0, why })
+    }
+
+    async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
+        self.deliver(records).await.map_err(|(kept, why)| WriteError { kept, why })
+    }
+}
+
+impl std::fmt::Debug for JetStreamTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "JetStreamTarget({})", self.subject)
+    }
+}
+
+/// The headers of the message, in their order, and behind them ours.
+fn of_record(record: &Record) -> HeaderMap {
+    let mut all = HeaderMap::new();
+    for (name, value) in &record.message.headers {
+        let order = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
+        let text = std::str::from_utf8(value).ok();
+        let text = text.and_then(|text| text.parse::<HeaderValue>().ok());
+        match (name.parse::<HeaderName>(), text) {
+            (Ok(name), Some(text)) if !order => all.append(name, text),
+            _ => {
+                append(&mut all, "header_base64", &format!("{}:{}", encoded(name), encoded(value)));
+            }
+        }
+    }
+    if let Some(key) = &record.message.key {
+        append(&mut all, "key_base64", &encoded(key));
+    }
+    for (name, value) in headers(record) {
+        append(&mut all, name.trim_start_matches(PREFIX), &value);
+    }
+    all.insert(NATS_MESSAGE_ID, id(record).as_str());
+    all
+}
+
+/// Adds one of ours; a line break in it becomes a blank.
+fn append(all: &mut HeaderMap, name: &str, value: &str) {
+    let line = value.replace(['\r', '\n'], " ");
+    if let (Ok(name), Ok(value)) =
+        (format!("{PREFIX}{name}").parse::<HeaderName>(), line.parse::<HeaderValue>())
+    {
+        all.append(name, value);
+    }
+}
+
+fn encoded(bytes: impl AsRef<[u8]>) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// What a record is known by: the same whenever it is written, and the same after a restart if its broker says where the
+/// message stands.
+fn id(record: &Record) -> String {
+    let message = &record.message;
+    let mut hash = digest::Context::new(&SHA256);
+    let mut add = |part: &[u8]| {
+        hash.update(&part.len().to_be_bytes());
+        hash.update(part);
+    };
+    for (_, value) in headers(record).iter().filter(|(name, _)| *name != format!("{PREFIX}at")) {
+        add(value.as_bytes());
+    }
+    add(&message.payload);
+    add(message.key.as_deref().unwrap_or_default());
+    if !matches!(message.coordinates, Coordinates::Log { .. } | Coordinates::Stored { .. }) {
+        let at = record.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        add(&at.as_nanos().to_be_bytes());
+    }
+    let mut text = String::with_capacity(ID);
+    for byte in &hash.finish().as_ref()[..ID / 2] {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use bytes::Bytes;
+
+    use crate::dead_letter::tests::record;
+    use crate::message::Message;
+    use crate::message::tests::message;
+
+    fn with(headers: &[(&str, &[u8])]) -> Record {
+        let header =
+            |(name, value): &(&str, &[u8])| ((*name).to_owned(), Bytes::copy_from_slice(value));
+        record(Message { headers: headers.iter().map(header).collect(), ..message("x") })
+    }
+
+    #[test]
+    fn headers_are_carried_unless_they_are_orders_or_no_text() {
+        let record = with(&[
+            ("tenant", b"acme"),
+            ("tenant", b"other"),
+            ("Nats-Rollup", b"all"),
+            ("nats-msg-id", b"1"),
+            ("bytes", b"\xff"),
+            ("lines", b"a\r\nNats-Rollup: all"),
+            ("a name", b"1"),
+        ]);
+        let headers = of_record(&Record { detail: "two\r\nlines".into(), ..record });
+        let values = |name: &str| -> Vec<String> {
+            headers.get_all(name).map(|value| value.as_str().to_owned()).collect()
+        };
+        assert_eq!(values("tenant"), ["acme", "other"]);
+        assert_eq!(
+            values("appsync-bridge.header_base64").len(),
+            5 - usize::from(!values("a name").is_empty())
+        );
+        assert!(values("Nats-Rollup").is_empty() && values("lines").is_empty());
+        assert_eq!(
+            values("appsync-bridge.header_base64")[0],
+            format!("{}:{}", encoded("Nats-Rollup"), encoded("all"))
+        );
+        assert_eq!(values("appsync-bridge.detail"), ["two  lines"]);
+        assert_eq!(values("appsync-bridge.reason"), ["refused"]);
+        assert_eq!(values("Nats-Msg-Id").len(), 1);
+    }
+
+    #[test]
+    fn a_record_has_one_id_and_no_other_has_it() {
+        let stored = |sequence| {
+            let coordinates = Coordinates::Stored { stream: "S".into(), sequence };
+            record(Message { coordinates, ..message("x") })
+        };
+        let later = |record: Record| Record { at: record.at + Duration::from_nanos(1), ..record };
+        assert_eq!(id(&stored(1)), id(&later(stored(1))), "it came again after a restart");
+        assert_ne!(id(&stored(1)), id(&stored(2)));
+        assert_ne!(id(&stored(1)), id(&Record { channel: Some("/a".into()), ..stored(1) }));
+        // Nothing else tells two equal messages of MQTT apart.
+        let mqtt = || record(message("x"));
+        assert_eq!(id(&mqtt()), id(&mqtt()));
+        assert_ne!(id(&mqtt()), id(&later(mqtt())));
+        assert_ne!(id(&mqtt()), id(&record(message("y"))));
+    }
+}
