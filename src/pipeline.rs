@@ -215,6 +215,7 @@ impl Rejects {
     ) {
         let letters = match to {
             RejectTo::Discard => return delivery.settle(Outcome::Accepted(Done::Discarded)),
+            RejectTo::Source => return delivery.settle(Outcome::Rejected),
             RejectTo::DeadLetter(name) => self.letters.get(name),
         };
         let Rejection { reason, detail } = rejection;

@@ -10,6 +10,7 @@ use super::common::{Common, Own, Settings};
 use super::kafka::{self, KafkaConfig};
 use super::mqtt::{self, MqttConfig};
 use super::reader::{Setting, Table, listed};
+use super::sqs::{self, SqsConfig};
 use crate::route::wildcard::Spelling;
 
 /// What only a source of one kind of broker is told.
@@ -19,6 +20,8 @@ pub enum SourceKind {
     Kafka(KafkaConfig),
     /// An MQTT broker.
     Mqtt(MqttConfig),
+    /// A queue of Amazon SQS.
+    Sqs(SqsConfig),
 }
 
 /// A kind of broker.
@@ -74,11 +77,26 @@ pub static MQTT: Broker = Broker {
     read: |table, common, _| Some(mqtt::read(table, common)?.map(SourceKind::Mqtt)),
 };
 
+/// Amazon SQS.
+pub static SQS: Broker = Broker {
+    word: "sqs",
+    name: "SQS",
+    feature: "sqs",
+    // A queue's name is one level: nothing in it is a slash.
+    separator: '/',
+    asked_by: "queue",
+    spelling: Spelling::Name,
+    in_flight: 1000,
+    // A standard queue answers `OverLimit` at 120,000, a FIFO queue gives nothing and says nothing.
+    most_in_flight: 100_000,
+    read: |table, common, grace| Some(sqs::read(table, common, grace)?.map(SourceKind::Sqs)),
+};
+
 /// All that a file may name, in the order in which errors list them.
-pub(super) static ALL: [&Broker; 2] = [&KAFKA, &MQTT];
+pub(super) static ALL: [&Broker; 3] = [&KAFKA, &MQTT, &SQS];
 
 /// Words of later versions.
-pub(super) const LATER: [&str; 3] = ["nats", "jetstream", "sqs"];
+pub(super) const LATER: [&str; 2] = ["nats", "jetstream"];
 
 /// The kinds of dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +132,7 @@ impl SourceKind {
         match self {
             Self::Kafka(kafka) => (&KAFKA, kafka),
             Self::Mqtt(mqtt) => (&MQTT, mqtt),
+            Self::Sqs(sqs) => (&SQS, sqs),
         }
     }
 }
@@ -130,6 +149,13 @@ pub(super) fn known<'a>(words: impl Iterator<Item = &'a str>) -> String {
         _ => format!("\"{word}\""),
     });
     format!("this version knows {}", listed(&words.collect::<Vec<_>>(), "and"))
+}
+
+impl Broker {
+    /// Whether it takes care of a message that is never to be done: by a redrive policy.
+    pub(super) fn takes_rejects(&self) -> bool {
+        self.word == SQS.word
+    }
 }
 
 impl std::fmt::Debug for Broker {

@@ -26,6 +26,7 @@ mod reader;
 mod route;
 mod secret;
 pub mod source;
+pub mod sqs;
 
 pub use api::{ApiConfig, ApiName};
 pub use common::{Settings, Tls};

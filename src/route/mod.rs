@@ -70,6 +70,8 @@ pub enum RejectTo {
     DeadLetter(Arc<str>),
     /// `"discard"`: losing rejects is meant.
     Discard,
+    /// `"source"`: they are left to the broker, which has a rule for them.
+    Source,
 }
 
 /// A mistake in a pattern or a template, for a caret below it.

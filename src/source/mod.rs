@@ -79,6 +79,7 @@ pub async fn build(
             let made = made.map_err(unusable)?;
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
+        SourceKind::Sqs(_) => Err(BuildError::LeftOut("sqs")),
         #[cfg(not(all(feature = "kafka", feature = "mqtt")))]
         other => {
             let _ = (limits, numbers, health);
@@ -95,6 +96,7 @@ pub async fn probe(config: &SourceConfig) -> Result<String, String> {
         SourceKind::Kafka(kafka) => kafka::probe(kafka.clone()).await,
         #[cfg(feature = "mqtt")]
         SourceKind::Mqtt(mqtt) => mqtt::probe(mqtt).await,
+        SourceKind::Sqs(_) => Err(BuildError::LeftOut("sqs").to_string()),
         #[cfg(not(all(feature = "kafka", feature = "mqtt")))]
         other => Err(BuildError::LeftOut(other.broker().feature).to_string()),
     }

@@ -54,7 +54,7 @@ fn other_forms_are_named() {
     assert!(yaml.contains("this is YAML") && yaml.ends_with(" 1 problem"), "{yaml}");
     assert!(!yaml.contains("hunter2"));
     assert!(of("{\"api\": {}}").contains("this is JSON"));
-    for kind in ["nats", "jetstream", "sqs"] {
+    for kind in ["nats", "jetstream"] {
         let source = format!("type = \"{kind}\"\nbananas = 1\nserver = \"x\"\nqueue = \"y\"");
         let shown = said("", &source, "");
         assert!(shown.contains("not in this version") && shown.ends_with(" 1 problem"), "{shown}");
