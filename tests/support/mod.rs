@@ -16,6 +16,8 @@ pub(crate) mod scripted;
 pub(crate) mod server;
 pub(crate) mod shop;
 pub(crate) mod socket;
+#[cfg(feature = "sqs")]
+pub(crate) mod sqs;
 pub(crate) mod stub;
 pub(crate) mod tokens;
 
