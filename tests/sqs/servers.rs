@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aws_sdk_sqs::error::ProvideErrorMetadata as _;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
 
+use crate::support::sqs::fake::{ALWAYS, Action, Fake, Refusal};
 use crate::support::sqs::servers::{ElasticMq, Moto};
 use crate::support::sqs::{Counts, Outgoing, Server};
 use crate::support::{PATIENCE, until};
@@ -15,6 +17,77 @@ async fn elasticmq_does_what_sqs_does() {
     standard(server).await;
     fifo(server).await;
     redrive(server).await;
+}
+
+#[tokio::test]
+async fn the_fake_does_what_sqs_does() {
+    let fake = Fake::start().await;
+    standard(&fake).await;
+    fifo(&fake).await;
+    redrive(&fake).await;
+}
+
+/// What none of the others does on demand.
+#[tokio::test]
+async fn the_fake_does_what_it_is_told_to_do_wrong() {
+    let fake = Fake::start().await;
+    let queue = fake.queue("faulty", &[]).await;
+    fake.fill(&queue.name, (0..300).map(|n| n.to_string()));
+    fake.limit_in_flight(&queue.name, 10);
+    let taken = queue.receive(0).await;
+    let receive = || queue.client.receive_message().queue_url(&queue.url);
+    // The SDK repeats what may pass.
+    let refused = receive().send().await.unwrap_err();
+    assert_eq!(refused.code(), Some("OverLimit"));
+    assert!(refused.into_service_error().is_over_limit());
+
+    fake.faults().again = 1.0;
+    queue.delete(&taken).await;
+    let again = queue.receive(0).await;
+    assert_eq!(again.iter().map(received).collect::<Vec<_>>(), [2; 10]);
+    fake.faults().again = 0.0;
+    queue.delete(&again).await;
+    let history = fake.history(&queue.name);
+    assert!(history[..10].iter().all(|h| h.receives == 2 && h.deleted && !h.moved));
+    assert!(history[10..].iter().all(|h| h.receives == 0 && !h.deleted));
+
+    fake.faults().entries.insert(Action::SendMessageBatch, 1.0);
+    let entry = aws_sdk_sqs::types::SendMessageBatchRequestEntry::builder();
+    let entry = entry.id("0").message_body("x").build().unwrap();
+    let batch = queue.client.send_message_batch().queue_url(&queue.url).entries(entry);
+    let answer = batch.send().await.unwrap();
+    assert_eq!((answer.successful.len(), answer.failed.len()), (0, 1));
+    assert_eq!(answer.failed[0].code(), "InternalError");
+
+    let asked = fake.asked(Action::ReceiveMessage);
+    for (refusal, code) in [
+        (Refusal::AccessDenied, Some("AccessDenied")),
+        (Refusal::KmsAccessDenied, Some("KMS.AccessDeniedException")),
+        (Refusal::NoQueue, Some("AWS.SimpleQueueService.NonExistentQueue")),
+        (Refusal::OverLimit, Some("OverLimit")),
+        (Refusal::Throttled, Some("RequestThrottled")),
+        (Refusal::Internal, Some("InternalFailure")),
+        (Refusal::Unavailable, None),
+        (Refusal::Lost, None),
+    ] {
+        fake.faults().requests.insert(Action::ReceiveMessage, (refusal, ALWAYS));
+        let refused = receive().send().await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused:?}");
+    }
+    assert!(fake.asked(Action::ReceiveMessage) >= asked + 8);
+    // It was done, as often as the SDK asked.
+    assert_eq!(
+        queue.counts().await.in_flight,
+        fake.history(&queue.name).iter().filter(|h| h.receives > 0 && !h.deleted).count() as u64
+    );
+    fake.faults().requests.insert(Action::ReceiveMessage, (Refusal::Internal, 1));
+    assert!(receive().send().await.is_ok());
+
+    fake.faults().black_hole = true;
+    let poll = tokio::spawn(receive().send());
+    until("the poll", PATIENCE, async || (fake.open_polls() == 1).then_some(())).await;
+    poll.abort();
+    until("its end", PATIENCE, async || (fake.open_polls() == 0).then_some(())).await;
 }
 
 /// FIFO is not among what it is good at.

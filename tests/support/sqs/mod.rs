@@ -12,6 +12,8 @@ use aws_sdk_sqs::types::{
 use futures_util::StreamExt as _;
 use futures_util::stream::iter;
 
+pub(crate) mod fake;
+mod model;
 pub(crate) mod servers;
 
 /// Of every test server. They look at neither signature nor key.
@@ -31,7 +33,7 @@ pub(crate) struct Server {
 /// A queue of a server.
 #[derive(Clone)]
 pub(crate) struct Queue {
-    client: Client,
+    pub(crate) client: Client,
     pub(crate) name: String,
     pub(crate) url: String,
 }
