@@ -90,7 +90,7 @@ impl Pipeline {
         let mut routed = false;
         for decision in self.table.decide(delivery.message(), limit) {
             routed = true;
-            self.apply(&delivery, decision);
+            self.apply(&delivery, as_read(&delivery, decision));
         }
         if !routed {
             return self.unrouted(delivery);
@@ -157,6 +157,14 @@ impl Drop for SourceState {
         if count > 0 {
             warn!(source = %self.name, count, "more messages were dropped since, because no route takes them");
         }
+    }
+}
+
+/// The decision on a message as its source could read it: of what it could not, a route may not make anything.
+fn as_read<'t>(delivery: &Delivery, decision: Decision<'t>) -> Decision<'t> {
+    match delivery.why_unreadable() {
+        None => decision,
+        Some(why) => Decision { outcome: Err(Rejection::new(Reason::BadEnvelope, why)), ..decision },
     }
 }
 
