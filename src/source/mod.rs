@@ -29,6 +29,8 @@ mod leases;
 pub mod mqtt;
 mod reconnect;
 mod room;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 
 pub use in_flight::InFlight;
 pub use leases::{Lease, Leases};

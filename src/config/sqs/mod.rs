@@ -1,6 +1,7 @@
 //! The keys of a source with `type = "sqs"`.
 
 mod queue;
+mod unwrap;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::reader::{
 };
 pub use queue::Queue;
 pub(super) use queue::{FORM, endpoint};
+pub use unwrap::Envelope;
 
 /// `type = "sqs"`.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct SqsConfig {
     pub visibility_timeout: Option<Duration>,
     /// So many receives at a time.
     pub receivers: u32,
+    /// What is around a message, outermost first.
+    pub unwrap: Vec<Envelope>,
     /// A route leaves its rejects to the queue's redrive policy.
     pub needs_redrive: bool,
     /// How long the drain may take.
@@ -81,6 +85,7 @@ pub(super) fn read(
     let (least, most) = VISIBILITY;
     let visibility = seconds(table, "visibility_timeout", least, most).optional();
     let receivers = table.integer("receivers", 1..=MOST_RECEIVERS).or(RECEIVERS);
+    let unwrap = unwrap::unwrap(table).or(Vec::new());
     if let (Some(wait), Some(grace)) = (&wait, grace)
         && wait.value >= grace.value
     {
@@ -105,6 +110,7 @@ pub(super) fn read(
             wait_time: wait?.value,
             visibility_timeout: visibility.ok()?.map(|visibility| visibility.value),
             receivers: receivers?.value,
+            unwrap: unwrap?.value,
             needs_redrive: false,
             grace: grace.map_or(GRACE, |grace| grace.value),
             queue,
