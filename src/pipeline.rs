@@ -164,7 +164,9 @@ impl Drop for SourceState {
 fn as_read<'t>(delivery: &Delivery, decision: Decision<'t>) -> Decision<'t> {
     match delivery.why_unreadable() {
         None => decision,
-        Some(why) => Decision { outcome: Err(Rejection::new(Reason::BadEnvelope, why)), ..decision },
+        Some(why) => {
+            Decision { outcome: Err(Rejection::new(Reason::BadEnvelope, why)), ..decision }
+        }
     }
 }
 

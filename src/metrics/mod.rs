@@ -5,6 +5,7 @@
 //! can tell "nothing yet" from "no such thing".
 
 mod kafka;
+mod sqs;
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
 pub use kafka::{KafkaMetrics, PartitionMetrics};
+pub use sqs::SqsMetrics;
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -187,7 +187,7 @@ fn pieces(level: &str, to: Spelling, names: &mut usize) -> String {
             Spelling::Filter => return "+".to_owned(),
             Spelling::Regex => spelled.push_str("[^.]*"),
             Spelling::Route | Spelling::Name if braces => {
-                spelled.push_str(piece.trim_start_matches('$');)
+                spelled.push_str(piece.trim_start_matches('$'));
             }
             Spelling::Route | Spelling::Name => {
                 *names += 1;

@@ -188,13 +188,13 @@ impl<A: Clone + Send + 'static> Leases<A> {
     /// Takes out up to `most` messages that are to be acknowledged, each with its end: never
     /// [`Released`](Outcome::Released).
     pub fn acknowledgeable(&self, most: usize) -> Vec<(A, Outcome)> {
-        let settled = self.settled(most);
+        let settled = self.ended(most);
         settled.into_iter().map(|(lease, outcome)| (lease.handle, outcome)).collect()
     }
 
     /// As [`acknowledgeable`](Self::acknowledgeable), each with its lease, for a source that has to keep it
     /// until the broker has confirmed.
-    pub fn settled(&self, most: usize) -> Vec<(Lease<A>, Outcome)> {
+    pub fn ended(&self, most: usize) -> Vec<(Lease<A>, Outcome)> {
         let mut state = self.state.lock();
         let count = state.settled.len().min(most);
         let settled: Vec<_> = state.settled.drain(..count).collect();

@@ -8,7 +8,10 @@
 //! known to all who make, run or try sources.
 
 // A build without a connector has no use for what they share.
-#![cfg_attr(not(any(feature = "kafka", feature = "mqtt")), allow(dead_code, unused_imports))]
+#![cfg_attr(
+    not(any(feature = "kafka", feature = "mqtt", feature = "sqs")),
+    allow(dead_code, unused_imports)
+)]
 
 use std::error::Error;
 
@@ -81,8 +84,14 @@ pub async fn build(
             let made = made.map_err(unusable)?;
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
-        SourceKind::Sqs(_) => Err(BuildError::LeftOut("sqs")),
-        #[cfg(not(all(feature = "kafka", feature = "mqtt")))]
+        #[cfg(feature = "sqs")]
+        SourceKind::Sqs(sqs) => {
+            let numbers = (numbers, metrics.sqs(&name));
+            let made = sqs::SqsSource::build(name, sqs, limits, numbers, health).await;
+            let made = made.map_err(unusable)?;
+            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
+        }
+        #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "sqs")))]
         other => {
             let _ = (limits, numbers, health);
             Err(BuildError::LeftOut(other.broker().feature))
@@ -98,8 +107,9 @@ pub async fn probe(config: &SourceConfig) -> Result<String, String> {
         SourceKind::Kafka(kafka) => kafka::probe(kafka.clone()).await,
         #[cfg(feature = "mqtt")]
         SourceKind::Mqtt(mqtt) => mqtt::probe(mqtt).await,
-        SourceKind::Sqs(_) => Err(BuildError::LeftOut("sqs").to_string()),
-        #[cfg(not(all(feature = "kafka", feature = "mqtt")))]
+        #[cfg(feature = "sqs")]
+        SourceKind::Sqs(sqs) => sqs::probe(sqs).await,
+        #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "sqs")))]
         other => Err(BuildError::LeftOut(other.broker().feature).to_string()),
     }
 }

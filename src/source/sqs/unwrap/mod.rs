@@ -51,7 +51,7 @@ struct NoEnvelope {
 /// The deliveries of what is in a message: one an event, and all of them end its duty. None where there is
 /// nothing to publish: its duty is done then. One that is not in these envelopes is
 /// [unreadable](Delivery::unreadable), and as it came.
-pub fn deliveries(
+pub(super) fn deliveries(
     envelopes: &[Envelope],
     message: Message,
     settlement: Settlement,
@@ -77,7 +77,7 @@ pub fn deliveries(
 fn within(outer: &Message, event: Event) -> Message {
     let Event { payload, headers } = event;
     let headers = outer.headers.iter().cloned().chain(headers).collect();
-    Message { payload, headers, ..outer.clone() }
+    Message { headers, payload, ..outer.clone() }
 }
 
 /// Opens the envelopes, outermost first.
