@@ -50,6 +50,22 @@ pub(crate) async fn until<T>(
     }
 }
 
+/// Runs the test that asks in a process of its own with these variables, unless this is that one: nobody may set
+/// them here, where other tests run. True when it has run there, and was good.
+pub(crate) fn runs_elsewhere_with(variables: &[(&str, &str)]) -> bool {
+    let here = |(name, value): &(&str, &str)| std::env::var(name).is_ok_and(|v| v == *value);
+    if variables.iter().all(here) {
+        return false;
+    }
+    let test = std::thread::current().name().unwrap().to_owned();
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args([&test, "--exact"]).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && said.contains("1 passed"), "{test} in its process: {said}");
+    true
+}
+
 /// Sends a signal to a process of our own.
 pub(crate) fn signal(pid: u32, name: &str) {
     let status =

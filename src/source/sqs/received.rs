@@ -111,10 +111,7 @@ mod tests {
         };
         let received = read(true);
         assert_eq!((received.id.as_str(), received.handle.as_str()), ("m-1", "r-1"));
-        assert_eq!(
-            (received.receive_count, received.bytes),
-            (3, 2 + 24 + 15 + 26 + 5 + 10)
-        );
+        assert_eq!((received.receive_count, received.bytes), (3, 2 + 24 + 15 + 26 + 5 + 10));
         let message = received.message;
         let headers: Vec<_> =
             message.headers.iter().map(|(name, value)| (name.as_str(), value.as_ref())).collect();

@@ -21,6 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::Server;
 use super::model::{Draft, Handed, History, MOST, MOST_BYTES, Problem, Queues};
+use crate::support::{PATIENCE, until};
 
 /// A running fake; its connections are cut when it is dropped.
 pub(crate) struct Fake {
@@ -107,24 +108,22 @@ impl Fake {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(State::default());
         state.address.lock().unwrap().clone_from(&endpoint);
-        let shared = Arc::clone(&state);
-        let task = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (stream, _) = listener.accept().await.unwrap();
-                stream.set_nodelay(true).unwrap();
-                let state = Arc::clone(&shared);
-                let service = service_fn(move |request| {
-                    let state = Arc::clone(&state);
-                    async move { state.answer(request).await }
-                });
-                let server = hyper::server::conn::http1::Builder::new();
-                connections.spawn(async move {
-                    let _ = server.serve_connection(TokioIo::new(stream), service).await;
-                });
-            }
-        });
-        Self { server: Server::at(endpoint), state, task: task.abort_handle() }
+        let task = serve(listener, Arc::clone(&state));
+        Self { server: Server::at(endpoint), state, task }
+    }
+
+    /// Cuts every connection and takes no more, until it is started again. It keeps what it holds.
+    pub(crate) fn stop(&self) {
+        self.task.abort();
+    }
+
+    /// Listens again, on the same port.
+    pub(crate) async fn restart(&mut self) {
+        let address = self.endpoint.trim_start_matches("http://").to_owned();
+        let listener =
+            until("its port is free", PATIENCE, async || TcpListener::bind(&address).await.ok())
+                .await;
+        self.task = serve(listener, Arc::clone(&self.state));
     }
 
     /// What it does wrong.
@@ -161,6 +160,27 @@ impl Fake {
         }
         self.state.changed.notify_waiters();
     }
+}
+
+/// Answers until it is aborted, and its connections with it.
+fn serve(listener: TcpListener, state: Arc<State>) -> AbortHandle {
+    let task = tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let state = Arc::clone(&state);
+            let service = service_fn(move |request| {
+                let state = Arc::clone(&state);
+                async move { state.answer(request).await }
+            });
+            let server = hyper::server::conn::http1::Builder::new();
+            connections.spawn(async move {
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    task.abort_handle()
 }
 
 impl Drop for Fake {
