@@ -40,6 +40,23 @@ pub struct Lease<A> {
     pub due: Instant,
 }
 
+/// The place of a settled message in the room: it is in flight until this is dropped.
+#[derive(Debug)]
+#[must_use = "a place that is dropped is free"]
+pub struct Place {
+    room: Arc<Room>,
+    /// How the message ended.
+    pub outcome: Outcome,
+    bytes: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.ended(self.outcome);
+        self.room.free(1, self.bytes);
+    }
+}
+
 struct State<A> {
     next: u64,
     /// By token, which is the order of receipt.
@@ -188,18 +205,19 @@ impl<A: Clone + Send + 'static> Leases<A> {
     /// Takes out up to `most` messages that are to be acknowledged, each with its end: never
     /// [`Released`](Outcome::Released).
     pub fn acknowledgeable(&self, most: usize) -> Vec<(A, Outcome)> {
-        let settled = self.ended(most);
-        settled.into_iter().map(|(lease, outcome)| (lease.handle, outcome)).collect()
+        let ended = self.ended(most);
+        ended.into_iter().map(|(lease, place)| (lease.handle, place.outcome)).collect()
     }
 
-    /// As [`acknowledgeable`](Self::acknowledgeable), each with its lease, for a source that has to keep it
-    /// until the broker has confirmed.
-    pub fn ended(&self, most: usize) -> Vec<(Lease<A>, Outcome)> {
+    /// As [`acknowledgeable`](Self::acknowledgeable), each with its lease and its place: a source that waits for the
+    /// broker's answer keeps the place until then.
+    pub fn ended(&self, most: usize) -> Vec<(Lease<A>, Place)> {
         let mut state = self.state.lock();
         let count = state.settled.len().min(most);
-        let settled: Vec<_> = state.settled.drain(..count).collect();
-        self.leave(&settled);
-        settled.into_iter().map(|settled| (settled.lease, settled.outcome)).collect()
+        let place = |Settled { lease, outcome, bytes }| {
+            (lease, Place { room: Arc::clone(&self.room), outcome, bytes })
+        };
+        state.settled.drain(..count).map(place).collect()
     }
 
     /// Takes out those that were not done, to be given back at once.

@@ -36,7 +36,7 @@ mod room;
 pub mod sqs;
 
 pub use in_flight::InFlight;
-pub use leases::{Lease, Leases};
+pub use leases::{Lease, Leases, Place};
 pub use room::{Reservation, Room};
 
 /// A source that is made and not yet running.

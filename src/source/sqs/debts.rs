@@ -14,7 +14,7 @@ use super::queue::{BATCH, Failed};
 use super::receipt::Receipt;
 use crate::backoff::full_jitter;
 use crate::message::OrderKey;
-use crate::source::Lease;
+use crate::source::{Lease, Place};
 
 /// A deletion waits this long for others.
 const GATHER: Duration = Duration::from_millis(200);
@@ -26,9 +26,11 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const STALE_TRIES: u32 = 20;
 
 /// What is owed for one message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Debt {
     pub(super) receipt: Receipt,
+    /// Of a message that is to be deleted: it is in flight until that is confirmed.
+    _place: Option<Place>,
     /// When its lease ends.
     pub(super) due: Instant,
     since: Instant,
@@ -46,7 +48,7 @@ pub(super) enum Ask {
 }
 
 /// What to ask for now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Request {
     pub(super) ask: Ask,
     pub(super) debts: Vec<Debt>,
@@ -67,14 +69,14 @@ pub(super) struct Debts {
 
 impl Debts {
     /// A message is done.
-    pub(super) fn delete(&mut self, lease: Lease<Receipt>, now: Instant) {
-        self.deletions.push_back(Debt::new(lease.handle, lease.due, now));
+    pub(super) fn delete(&mut self, lease: Lease<Receipt>, place: Place, now: Instant) {
+        self.deletions.push_back(Debt::new(lease.handle, Some(place), lease.due, now));
     }
 
     /// A message is not done. After `due` anybody can receive it in any case.
     pub(super) fn give_back(&mut self, receipt: Receipt, due: Instant, now: Instant) {
         let at = self.returns.partition_point(|debt| debt.receipt.order > receipt.order);
-        self.returns.insert(at, Debt::new(receipt, due, now));
+        self.returns.insert(at, Debt::new(receipt, None, due, now));
     }
 
     /// A message goes back: those behind it in its group do, too.
@@ -216,11 +218,6 @@ impl Debts {
         }
     }
 
-    /// Deletions that are not confirmed yet.
-    pub(super) fn deletions(&self) -> usize {
-        self.deletions.len() + self.asked
-    }
-
     /// Whether nothing is owed.
     pub(super) fn is_empty(&self) -> bool {
         self.deletions.is_empty() && self.returns.is_empty() && self.asked == 0
@@ -236,8 +233,8 @@ impl Debts {
 }
 
 impl Debt {
-    fn new(receipt: Receipt, due: Instant, now: Instant) -> Self {
-        Self { receipt, due, since: now, not_before: now, tries: 0 }
+    fn new(receipt: Receipt, place: Option<Place>, due: Instant, now: Instant) -> Self {
+        Self { receipt, _place: place, due, since: now, not_before: now, tries: 0 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The keeper: it tells SQS what became of the messages, and keeps those that wait.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,9 @@ pub(super) struct Keeper {
     receiving: JoinSet<()>,
     asked: JoinSet<Answer>,
     extending: JoinSet<Extended>,
-    /// By their order.
+    /// To be extended next.
+    halfway: VecDeque<Extending>,
+    /// The orders of these, and of those that are asked for.
     extended_now: HashSet<u64>,
     released: Repeats,
     lost: Repeats,
@@ -84,6 +86,7 @@ impl Keeper {
             receiving: JoinSet::new(),
             asked: JoinSet::new(),
             extending: JoinSet::new(),
+            halfway: VecDeque::new(),
             extended_now: HashSet::new(),
             released: Repeats::default(),
             lost: Repeats::default(),
@@ -107,6 +110,7 @@ impl Keeper {
         loop {
             self.collect(draining);
             let wakes = self.ask(draining);
+            self.extend();
             if draining && self.is_done() {
                 return if self.unclean {
                     Err(Unclean("a message was given back while draining"))
@@ -132,7 +136,7 @@ impl Keeper {
                         self.receiving.spawn(receive(shared, intake, shutdown.clone()));
                     }
                 }
-                _ = look.tick() => self.extend(),
+                _ = look.tick() => self.look(),
                 _ = alive.tick() => self.shared.link.alive(),
                 () = changed.notified() => {}
                 () = wait_until(wakes) => {}
@@ -163,10 +167,10 @@ impl Keeper {
             return;
         }
         let (now, mut debts) = (now(), shared.debts.lock());
-        for (lease, outcome) in ended {
-            match outcome {
-                Outcome::Accepted(_) => debts.delete(lease, now),
-                // The redrive policy has it when its lease ends often enough.
+        for (lease, place) in ended {
+            match place.outcome {
+                Outcome::Accepted(_) => debts.delete(lease, place, now),
+                // The redrive policy has it when its lease has ended often enough.
                 Outcome::Rejected | Outcome::Released => {}
             }
         }
@@ -218,11 +222,10 @@ impl Keeper {
                 self.shared.debts.lock().failed(request, wait, now());
             }
         }
-        self.shared.confirmed.notify_waiters();
     }
 
-    /// Extends the leases that are half over, and ends those that are too old.
-    fn extend(&mut self) {
+    /// Looks which leases are half over, and ends those that are too old.
+    fn look(&mut self) {
         let (shared, now) = (&self.shared, now());
         if let Some(long_ago) = now.checked_sub(LONGEST) {
             let old = shared.leases.take_back(|lease| lease.since <= long_ago);
@@ -244,14 +247,15 @@ impl Keeper {
             receipt: debt.receipt.clone(),
             due: debt.due,
         }));
-        due.retain(|lease| !self.extended_now.contains(&lease.receipt.order));
-        let mut due = due.into_iter();
-        while self.extending.len() < MOST_REQUESTS {
-            let leases: Vec<_> = due.by_ref().take(BATCH).collect();
-            if leases.is_empty() {
-                break;
-            }
-            self.extended_now.extend(leases.iter().map(|lease| lease.receipt.order));
+        due.retain(|lease| self.extended_now.insert(lease.receipt.order));
+        self.halfway.extend(due);
+    }
+
+    /// Extends those, as many at a time as may be asked for.
+    fn extend(&mut self) {
+        while self.extending.len() < MOST_REQUESTS && !self.halfway.is_empty() {
+            let most = self.halfway.len().min(BATCH);
+            let leases: Vec<_> = self.halfway.drain(..most).collect();
             let shared = Arc::clone(&self.shared);
             self.extending.spawn(async move {
                 let since = self::now();
@@ -269,6 +273,7 @@ impl Keeper {
     async fn extended(&mut self, answer: Option<Extended>) {
         let Some(Extended { leases, since, said }) = answer else {
             // It broke off, and nobody knows whose it was: all are looked at again.
+            self.halfway.clear();
             return self.extended_now.clear();
         };
         for lease in &leases {
@@ -283,7 +288,7 @@ impl Keeper {
             }
         };
         self.shared.link.worked(Call::Visibility);
-        let failed: HashMap<usize, Failed> = failed.into_iter().map(|f| (f.at, f)).collect();
+        let failed: HashMap<_, Failed> = failed.into_iter().map(|f| (f.at, f)).collect();
         let (now, due) = (now(), since + self.shared.visibility);
         let mut lost = 0;
         for (at, lease) in leases.into_iter().enumerate() {
@@ -330,9 +335,9 @@ impl Keeper {
         let (now, ended) = (now(), shared.leases.ended(usize::MAX));
         let (mut done, mut back) = {
             let mut debts = shared.debts.lock();
-            for (lease, outcome) in ended {
-                if matches!(outcome, Outcome::Accepted(_)) {
-                    debts.delete(lease, now);
+            for (lease, place) in ended {
+                if matches!(place.outcome, Outcome::Accepted(_)) {
+                    debts.delete(lease, place, now);
                 }
             }
             debts.close()

@@ -90,14 +90,11 @@ struct Shared {
     /// What is around each message.
     envelopes: Vec<Envelope>,
     visibility: Duration,
-    most: usize,
     room: Arc<Room>,
     leases: Arc<Leases<Receipt>>,
     debts: Mutex<Debts>,
     /// Something was settled, or is owed.
     changed: Arc<Notify>,
-    /// A deletion was confirmed.
-    confirmed: Notify,
     received: AtomicU64,
     numbers: SqsMetrics,
     link: Arc<Link>,
@@ -175,12 +172,10 @@ impl SqsSource {
             wait: self.config.wait_time,
             envelopes: self.config.unwrap.clone(),
             visibility,
-            most: self.limits.messages,
             leases: Leases::new(Arc::clone(&room), Arc::clone(&changed)),
             room,
             debts: Mutex::default(),
             changed,
-            confirmed: Notify::new(),
             received: AtomicU64::new(0),
             numbers: self.numbers.clone(),
             link: Arc::clone(&self.link),
@@ -227,17 +222,6 @@ impl Shared {
         debts.withdraw_behind(receipt, now);
         for receipt in behind {
             debts.give_back(receipt, now + self.visibility, now);
-        }
-    }
-
-    /// Waits while as many deletions are owed as messages may be in flight: SQS takes none.
-    async fn until_few_deletions(&self) {
-        loop {
-            let confirmed = self.confirmed.notified();
-            if self.debts.lock().deletions() < self.most {
-                return;
-            }
-            confirmed.await;
         }
     }
 }

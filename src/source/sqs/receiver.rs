@@ -26,7 +26,6 @@ pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutd
             loop {
                 shared.link.until_mended().await;
                 intake.until_open().await;
-                shared.until_few_deletions().await;
                 let reservation = shared.room.reserve(BATCH, ASSUMED).await;
                 // Room may have been long in coming.
                 if intake.is_open() {
