@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use aws_sdk_sqs::types::QueueAttributeName::VisibilityTimeout;
 
-use super::{Relay, grouped};
+use super::{Relay, bodies, grouped};
 use crate::support::PATIENCE;
 use crate::support::bridge::Bridge;
 use crate::support::ledger::{Accepted, assert_first_in_order, ids};
+use crate::support::sqs::Outgoing;
 use crate::support::sqs::servers::ElasticMq;
 use crate::support::until;
 
@@ -57,6 +58,34 @@ async fn killed_again_and_again_every_group_keeps_its_order() {
         accepted.len() as u64 > count,
         "nothing was unacknowledged at a kill: it proves nothing"
     );
+    empty(&queue).await;
+}
+
+/// T01 of a standard queue: it has no order, and loses nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_a_standard_queue_loses_nothing() {
+    const KILLS: usize = 5;
+    const COUNT: u64 = 4_000;
+    let server = ElasticMq::shared().await;
+    let queue = server.queue("killed", &[(VisibilityTimeout, "2")]).await;
+    let relay = Relay::open(&["--latency", "20ms"]);
+    let setup = relay.setup(&queue, "");
+    let kill = async {
+        let mut bridge = setup.start_ready().await;
+        for kill in 1..=KILLS {
+            relay.ledger.reaches(relay.ledger.len() + 400, PATIENCE).await;
+            assert!(ids(&relay.ledger.read()).len() < COUNT as usize, "over before kill {kill}");
+            bridge.kill();
+            bridge = setup.start().await;
+        }
+        bridge
+    };
+    let messages = bodies(0..COUNT, 40).map(Outgoing::new);
+    let (bridge, ()) = tokio::join!(kill, queue.send(messages));
+    relay.has_all(&bridge, COUNT).await;
+    let repeats = relay.ledger.read().len() - COUNT as usize;
+    // What was in flight at a kill, a thousand at most.
+    assert!((1..=KILLS * 1_000).contains(&repeats), "{repeats}");
     empty(&queue).await;
 }
 

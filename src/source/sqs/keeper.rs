@@ -55,10 +55,10 @@ pub(super) struct Keeper {
     unclean: bool,
 }
 
-/// What came of a request.
+/// What came of a request: the entries that failed, or how long to wait before all are tried again.
 struct Answer {
     request: Request,
-    said: Result<Vec<Failed>, Trouble>,
+    said: Result<Vec<Failed>, Duration>,
 }
 
 /// What came of an extension.
@@ -66,7 +66,7 @@ struct Extended {
     leases: Vec<Extending>,
     /// Before it was asked for.
     since: Instant,
-    said: Result<Vec<Failed>, Trouble>,
+    said: Result<Vec<Failed>, Duration>,
 }
 
 /// A message whose lease is extended.
@@ -127,8 +127,8 @@ impl Keeper {
                     self.shared.leases.close();
                     self.shared.link.drains();
                 }
-                Some(answer) = self.asked.join_next() => self.answered(answer.ok()).await,
-                Some(answer) = self.extending.join_next() => self.extended(answer.ok()).await,
+                Some(answer) = self.asked.join_next() => self.answered(answer.ok()),
+                Some(answer) = self.extending.join_next() => self.extended(answer.ok()),
                 Some(ended) = self.receiving.join_next() => {
                     if let Err(error) = ended && !draining {
                         warn!(source = %self.shared.name, %error, "a receiver broke off; starting another");
@@ -185,10 +185,14 @@ impl Keeper {
             let shared = Arc::clone(&self.shared);
             self.asked.spawn(async move {
                 let receipts: Vec<_> = request.debts.iter().map(|debt| &debt.receipt).collect();
-                let said = match request.ask {
-                    Ask::Delete => shared.queue.delete(&receipts).await,
-                    Ask::Return => shared.queue.set_visibility(&receipts, Duration::ZERO).await,
+                let (call, said) = match request.ask {
+                    Ask::Delete => (Call::Delete, shared.queue.delete(&receipts).await),
+                    Ask::Return => {
+                        let said = shared.queue.set_visibility(&receipts, Duration::ZERO).await;
+                        (Call::Visibility, said)
+                    }
                 };
+                let said = shared.heard(call, said).await;
                 Answer { request, said }
             });
         }
@@ -198,29 +202,19 @@ impl Keeper {
         wakes
     }
 
-    async fn answered(&mut self, answer: Option<Answer>) {
-        // One that broke off keeps what it asked for; the leases end, and the messages come again.
+    fn answered(&mut self, answer: Option<Answer>) {
+        // Of one that broke off the leases end, and the messages come again.
         let Some(Answer { request, said }) = answer else { return };
-        let call = match request.ask {
-            Ask::Delete => Call::Delete,
-            Ask::Return => Call::Visibility,
-        };
+        let deletes = request.ask == Ask::Delete;
         match said {
             Ok(failed) => {
-                self.shared.link.worked(call);
-                if request.ask == Ask::Delete {
-                    self.shared.numbers.delete_retries.inc_by(failed.len() as u64);
-                }
-                let asked = request.ask;
                 let lost = self.shared.debts.lock().answered(request, &failed, now());
-                if asked == Ask::Delete {
+                if deletes {
+                    self.shared.numbers.delete_retries.inc_by(failed.len() as u64);
                     self.lost(lost);
                 }
             }
-            Err(trouble) => {
-                let wait = self.shared.link.failed(call, &trouble).await;
-                self.shared.debts.lock().failed(request, wait, now());
-            }
+            Err(wait) => self.shared.debts.lock().failed(request, wait, now()),
         }
     }
 
@@ -265,12 +259,13 @@ impl Keeper {
                 let asked = shared.queue.set_visibility(&receipts, shared.visibility);
                 let said =
                     timeout(patience, asked).await.unwrap_or_else(|_| Err(Trouble::silent()));
+                let said = shared.heard(Call::Visibility, said).await;
                 Extended { leases, since, said }
             });
         }
     }
 
-    async fn extended(&mut self, answer: Option<Extended>) {
+    fn extended(&mut self, answer: Option<Extended>) {
         let Some(Extended { leases, since, said }) = answer else {
             // It broke off, and nobody knows whose it was: all are looked at again.
             self.halfway.clear();
@@ -279,15 +274,8 @@ impl Keeper {
         for lease in &leases {
             self.extended_now.remove(&lease.receipt.order);
         }
-        let failed = match said {
-            Ok(failed) => failed,
-            Err(trouble) => {
-                // The next look tries again.
-                self.shared.link.failed(Call::Visibility, &trouble).await;
-                return;
-            }
-        };
-        self.shared.link.worked(Call::Visibility);
+        // The next look tries again.
+        let Ok(failed) = said else { return };
         let failed: HashMap<_, Failed> = failed.into_iter().map(|f| (f.at, f)).collect();
         let (now, due) = (now(), since + self.shared.visibility);
         let mut lost = 0;

@@ -60,6 +60,7 @@ use link::Link;
 pub use probe::probe;
 use queue::{Attributes, Call, Queue};
 use receipt::Receipt;
+use trouble::Trouble;
 
 /// A shorter one can't be extended in time.
 const SHORTEST_VISIBILITY: Duration = Duration::from_secs(2);
@@ -209,6 +210,17 @@ impl Shared {
             self.debts.lock().give_back(receipt, due, now);
         }
         self.changed.notify_one();
+    }
+
+    /// Notes whether a call was answered; if it was not, gives how long to wait before it is made again.
+    async fn heard<T>(&self, call: Call, said: Result<T, Trouble>) -> Result<T, Duration> {
+        match said {
+            Ok(said) => {
+                self.link.worked(call);
+                Ok(said)
+            }
+            Err(trouble) => Err(self.link.failed(call, &trouble).await),
+        }
     }
 
     /// What is behind a message in its group goes back with it.

@@ -16,6 +16,12 @@ use crate::shutdown::Shutdown;
 /// What a message is taken for before it is there: most are smaller, and one may have a mebibyte.
 const ASSUMED: usize = 16 << 10;
 
+/// Where there is room for a few messages only, it is waited so long for more: every receive costs the same.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Receives that bring nothing are at least so far apart, whatever they were to wait.
+const APART: Duration = Duration::from_secs(1);
+
 /// One of the source's receivers, until the drain. A receive that is open then is awaited, since SQS may have
 /// handed messages out in it; they go back.
 pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutdown) {
@@ -26,7 +32,12 @@ pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutd
             loop {
                 shared.link.until_mended().await;
                 intake.until_open().await;
-                let reservation = shared.room.reserve(BATCH, ASSUMED).await;
+                let mut reservation = shared.room.reserve(BATCH, ASSUMED).await;
+                if reservation.messages() < BATCH {
+                    drop(reservation);
+                    sleep(GATHER).await;
+                    reservation = shared.room.reserve(BATCH, ASSUMED).await;
+                }
                 // Room may have been long in coming.
                 if intake.is_open() {
                     return reservation;
@@ -38,6 +49,7 @@ pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutd
             () = shutdown.drain() => return,
             reservation = asking => reservation,
         };
+        let (asked, waits) = (now(), wait == shared.wait);
         let answer = shared.queue.receive(reservation.messages(), wait, shared.visibility).await;
         let given = match answer {
             Ok(given) => given,
@@ -56,12 +68,18 @@ pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutd
         shared.numbers.receives.inc();
         if given.is_empty() {
             shared.numbers.empty_receives.inc();
+            drop(reservation);
+            let pause = APART.saturating_sub(now().duration_since(asked));
+            if waits && !pause.is_zero() {
+                tokio::select! {
+                    () = shutdown.drain() => return,
+                    () = sleep(pause) => {}
+                }
+            }
             continue;
         }
-        let (since, due) = {
-            let since = now();
-            (since, since + shared.visibility)
-        };
+        let since = now();
+        let due = since + shared.visibility;
         let ordered = shared.is_fifo();
         let given = given.into_iter();
         let received =
