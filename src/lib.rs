@@ -55,14 +55,14 @@
 //! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route
 //! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, outbound, repeats, seeded_bugs, shutdown, telemetry
 //! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown
-//! dead_letter → backoff, config, delivery, health, kafka, message, metrics, repeats, seeded_bugs, shutdown
+//! dead_letter → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
 //! emulator → error_chain, event_api, files, listener, shutdown
 //! admin → files, health, listener, metrics, redact, shutdown
 //! config → files, message, redact, route
 //! route → event_api, message
 //! delivery → message, seeded_bugs
-//! aws → error_chain, outbound, redact, renewal
+//! aws → config, error_chain, outbound, redact, renewal
 //! oauth2 → config, error_chain, outbound, redact, renewal
 //! outbound → config, files
 //! listener → repeats

@@ -10,8 +10,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::queue::{BATCH, Failed};
 use super::receipt::Receipt;
+use crate::aws::sqs::{BATCH, Failed};
 use crate::backoff::full_jitter;
 use crate::message::OrderKey;
 use crate::source::{Lease, Place};

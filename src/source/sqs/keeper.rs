@@ -10,11 +10,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::warn;
 
 use super::debts::{Ask, Request};
-use super::queue::{BATCH, Call, Failed};
 use super::receipt::Receipt;
 use super::receiver::receive;
-use super::trouble::Trouble;
 use super::{Shared, now};
+use crate::aws::sqs::{BATCH, Call, Failed, Trouble};
 use crate::delivery::{Intake, Outcome};
 use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;

@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
-use super::queue::{Call, Queue};
-use super::trouble::{Kind, Trouble};
+use super::queue::Queue;
+use crate::aws::sqs::{Call, Kind, Trouble};
 use crate::backoff::Backoff;
 use crate::health::Part;
 use crate::metrics::SourceMetrics;
@@ -178,6 +178,6 @@ fn is_serious(call: Call, kind: Kind) -> bool {
     match call {
         Call::Attributes | Call::Receive => !matches!(kind, Kind::Throttled | Kind::OverLimit),
         // Retried with each message.
-        Call::Delete | Call::Visibility => kind.needs_somebody(),
+        Call::Delete | Call::Visibility | Call::Send => kind.needs_somebody(),
     }
 }

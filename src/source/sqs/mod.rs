@@ -33,7 +33,6 @@ mod queue;
 mod receipt;
 mod received;
 mod receiver;
-mod trouble;
 mod unwrap;
 
 use std::sync::Arc;
@@ -47,6 +46,7 @@ use tracing::{error, warn};
 
 use super::{Leases, Room, Unclean};
 use crate::aws::AwsError;
+use crate::aws::sqs::{Call, Kind};
 use crate::config::source::Limits;
 use crate::config::sqs::{Envelope, SqsConfig};
 use crate::delivery::Intake;
@@ -58,7 +58,7 @@ use debts::Debts;
 use keeper::Keeper;
 use link::Link;
 pub use probe::probe;
-use queue::{Attributes, Call, Queue};
+use queue::{Attributes, Queue};
 use receipt::Receipt;
 use trouble::Trouble;
 
@@ -148,7 +148,7 @@ impl SqsSource {
                 }
                 Err(trouble) => trouble,
             };
-            if trouble.kind == trouble::Kind::Denied
+            if trouble.kind == Kind::Denied
                 && !self.config.needs_redrive
                 && let Some(visibility) = self.config.visibility_timeout
             {

@@ -1,9 +1,9 @@
 //! Whether a queue is there and lets us in: for `check --connect`. It receives nothing: that would count.
 
 use super::NO_REDRIVE;
-use super::queue::{Call, Queue};
+use super::queue::Queue;
 use super::receipt::Receipt;
-use super::trouble::{Kind, Trouble};
+use crate::aws::sqs::{Call, Kind, Trouble};
 use crate::config::sqs::SqsConfig;
 
 /// What was found, or why the source could not work: a clause, and a hint where there is one.

@@ -1,47 +1,21 @@
 //! A queue as the source speaks to it: each call tried once, with what became of every entry of a batch.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_sqs::types::{
-    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry,
-    DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName, QueueAttributeName,
+    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
+    MessageSystemAttributeName, QueueAttributeName,
 };
 use tokio::time::timeout;
 
 use super::receipt::Receipt;
-use super::trouble::Trouble;
 use crate::aws::AwsError;
 use crate::aws::Source;
-use crate::aws::sqs::{Settings, Sqs};
+use crate::aws::sqs::{BATCH, Call, Failed, Settings, Sqs, Trouble, failed};
 use crate::config::sqs::{Queue as Address, SqsConfig};
-
-/// Entries of a batch, and messages of a receive (`AWS.SimpleQueueService.TooManyEntriesInBatchRequest`).
-pub(super) const BATCH: usize = 10;
 
 /// A receive may take this long beyond its wait; one that waits for nothing, and any other call, this long.
 const ANSWER: Duration = Duration::from_secs(10);
-
-/// What can be asked of a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Call {
-    Attributes,
-    Receive,
-    Delete,
-    Visibility,
-}
-
-impl Call {
-    /// As policies name it.
-    pub(super) fn action(self) -> &'static str {
-        match self {
-            Self::Attributes => "sqs:GetQueueAttributes",
-            Self::Receive => "sqs:ReceiveMessage",
-            Self::Delete => "sqs:DeleteMessage",
-            Self::Visibility => "sqs:ChangeMessageVisibility",
-        }
-    }
-}
 
 /// The attributes that count here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,17 +23,6 @@ pub(super) struct Attributes {
     pub(super) visibility: Duration,
     /// After how many receives a message goes to the queue's own dead-letter queue, if it has one.
     pub(super) max_receive_count: Option<u32>,
-}
-
-/// An entry of a batch that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Failed {
-    /// Its place in the batch.
-    pub(super) at: usize,
-    /// By the code, the receipt is good for nothing any more.
-    pub(super) stale: bool,
-    /// In SQS's words.
-    pub(super) why: String,
 }
 
 /// A queue, and the client for it.
@@ -186,38 +149,6 @@ fn seconds(duration: Duration) -> i32 {
     i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)
 }
 
-/// Entries that an answer does not name as done have failed: it may name them, or forget them.
-fn failed<'a>(
-    entries: usize,
-    done: impl Iterator<Item = &'a str>,
-    said: &[BatchResultErrorEntry],
-) -> Vec<Failed> {
-    let mut open = vec![true; entries];
-    for id in done {
-        if let Some(open) = id.parse().ok().and_then(|at: usize| open.get_mut(at)) {
-            *open = false;
-        }
-    }
-    let said: HashMap<&str, &BatchResultErrorEntry> =
-        said.iter().map(|entry| (entry.id.as_str(), entry)).collect();
-    let open = open.into_iter().enumerate().filter(|(_, open)| *open);
-    open.map(|(at, _)| match said.get(at.to_string().as_str()) {
-        Some(entry) => {
-            let message = entry.message.as_deref().unwrap_or_default();
-            Failed { at, stale: is_stale(&entry.code), why: format!("{} {message}", entry.code) }
-        }
-        None => Failed { at, stale: false, why: "the answer does not name it".to_owned() },
-    })
-    .collect()
-}
-
-/// Whether a code says that the receipt is no more: the message is visible again, deleted, or another's.
-fn is_stale(code: &str) -> bool {
-    ["ReceiptHandleIsInvalid", "MessageNotInflight", "InvalidParameterValue"]
-        .iter()
-        .any(|known| code.ends_with(known))
-}
-
 /// Of a `RedrivePolicy`: its count may be a number or a text.
 fn max_receive_count(policy: &str) -> Option<u32> {
     let policy: serde_json::Value = serde_json::from_str(policy).ok()?;
@@ -230,18 +161,6 @@ fn max_receive_count(policy: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn entries_are_matched_by_their_id() {
-        let said = |id: &str, code: &str| {
-            let entry = BatchResultErrorEntry::builder().id(id).code(code).sender_fault(true);
-            entry.build().unwrap()
-        };
-        let said = [said("3", "ReceiptHandleIsInvalid"), said("0", "InternalError")];
-        let found = failed(5, ["4", "1", "7", "x"].into_iter(), &said);
-        let found: Vec<_> = found.iter().map(|failed| (failed.at, failed.stale)).collect();
-        assert_eq!(found, [(0, false), (2, false), (3, true)]);
-    }
 
     #[test]
     fn a_redrive_policy_counts_in_both_spellings() {

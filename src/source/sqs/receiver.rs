@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::queue::{BATCH, Call};
 use super::receipt::Receipt;
 use super::received::Received;
 use super::unwrap::deliveries;
 use super::{Shared, now};
+use crate::aws::sqs::{BATCH, Call};
 use crate::delivery::{Delivery, Intake};
 use crate::shutdown::Shutdown;
 

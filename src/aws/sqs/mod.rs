@@ -1,6 +1,10 @@
 //! The client of Amazon SQS, for the source and the dead letter.
 //!
-//! It tries each call once: when to try again, and for how long, is the caller's to say.
+//! It tries each call once: when to try again, and for how long, is the caller's to say. Why one failed, and what
+//! helps, is a [`Trouble`].
+
+mod batch;
+mod trouble;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +23,8 @@ use aws_sdk_sqs::config::{
 use aws_smithy_http_client::tls::{TlsContext, TrustStore};
 
 use super::{AwsError, Credentials, Source, http_client};
+pub use batch::{BATCH, Failed, failed};
+pub use trouble::{Call, Kind, Trouble};
 
 /// A connection is made within this time, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

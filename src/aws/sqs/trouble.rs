@@ -4,21 +4,49 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sqs::config::http::HttpResponse;
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 
-use super::queue::Call;
 use crate::config::sqs::Queue as Address;
 use crate::error_chain::{in_one_line, printable};
 
+/// What can be asked of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    /// Its attributes.
+    Attributes,
+    /// Messages.
+    Receive,
+    /// That they are gone.
+    Delete,
+    /// For how long they are ours.
+    Visibility,
+    /// To take messages.
+    Send,
+}
+
+impl Call {
+    /// As policies name it.
+    pub fn action(self) -> &'static str {
+        match self {
+            Self::Attributes => "sqs:GetQueueAttributes",
+            Self::Receive => "sqs:ReceiveMessage",
+            Self::Delete => "sqs:DeleteMessage",
+            Self::Visibility => "sqs:ChangeMessageVisibility",
+            Self::Send => "sqs:SendMessage",
+        }
+    }
+}
+
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
-    pub(super) kind: Kind,
+pub struct Trouble {
+    /// By what helps.
+    pub kind: Kind,
     /// A clause.
-    pub(super) what: String,
+    pub what: String,
 }
 
 /// The kinds of trouble, by what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub enum Kind {
     /// SQS wants us slower.
     Throttled,
     /// As many messages are in flight as a queue may have.
@@ -46,19 +74,19 @@ const SHOWN: usize = 400;
 
 impl Kind {
     /// Whether only a person can help: it is tried again slowly.
-    pub(super) fn needs_somebody(self) -> bool {
+    pub fn needs_somebody(self) -> bool {
         !matches!(self, Self::Throttled | Self::OverLimit | Self::Unreachable | Self::Service)
     }
 }
 
 impl Trouble {
     /// No answer within a time of ours.
-    pub(super) fn silent() -> Self {
+    pub fn silent() -> Self {
         Self { kind: Kind::Unreachable, what: "no answer".to_owned() }
     }
 
     /// Of an error of AWS's library.
-    pub(super) fn of<E>(error: &SdkError<E, HttpResponse>) -> Self
+    pub fn of<E>(error: &SdkError<E, HttpResponse>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
@@ -82,7 +110,7 @@ impl Trouble {
     }
 
     /// What to do about it, for a call to a queue that is signed for `region`.
-    pub(super) fn hint(&self, call: Call, queue: &Address, region: &str) -> String {
+    pub fn hint(&self, call: Call, queue: &Address, region: &str) -> String {
         let name = &queue.name;
         let account = queue.account.as_deref().unwrap_or("ACCOUNT");
         match self.kind {
@@ -100,9 +128,12 @@ impl Trouble {
                  in that of the queue where it is another account's",
                 call.action()
             ),
-            Kind::Key => format!(
-                "allow `kms:Decrypt` on the key that encrypts `{name}`, and see that the key is enabled"
-            ),
+            Kind::Key => {
+                let more = if call == Call::Send { " and `kms:GenerateDataKey`" } else { "" };
+                format!(
+                    "allow `kms:Decrypt`{more} on the key that encrypts `{name}`, and see that the key is enabled"
+                )
+            }
             Kind::Credentials => {
                 "check the credentials: environment, profile, role; and the clock of this machine"
                     .to_owned()
@@ -115,7 +146,7 @@ impl Trouble {
     }
 
     /// What, and what to do, in one line.
-    pub(super) fn with_hint(&self, call: Call, queue: &Address, region: &str) -> String {
+    pub fn with_hint(&self, call: Call, queue: &Address, region: &str) -> String {
         let (what, hint) = (&self.what, self.hint(call, queue, region));
         let doing = match self.kind {
             Kind::NoQueue => format!("there is no queue `{}`", queue.name),
