@@ -8,12 +8,16 @@ use tokio::sync::mpsc;
 use super::{BuildError, Parts, named};
 #[cfg(not(feature = "kafka"))]
 use crate::config::broker::KAFKA;
+#[cfg(not(feature = "sqs"))]
+use crate::config::broker::SQS;
 #[cfg(feature = "kafka")]
 use crate::config::kafka::KafkaConfig;
 use crate::config::{Config, DeadLetterConfig};
 use crate::dead_letter::FileTarget;
 #[cfg(feature = "kafka")]
 use crate::dead_letter::KafkaTarget;
+#[cfg(feature = "sqs")]
+use crate::dead_letter::SqsTarget;
 use crate::dead_letter::{Letter, write_letters};
 use crate::health::Health;
 #[cfg(feature = "kafka")]
@@ -57,6 +61,18 @@ pub(super) async fn open(
                 let part = format!("dead_letter `{name}`");
                 return Err(BuildError::LeftOut { part, kind: KAFKA.feature });
             }
+            #[cfg(feature = "sqs")]
+            DeadLetterConfig::Sqs(rejects) => {
+                let target = SqsTarget::build(rejects.clone()).await.map_err(|why| {
+                    BuildError::DeadLetterTopic { name: name.to_string(), why: why.into() }
+                })?;
+                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
+            }
+            #[cfg(not(feature = "sqs"))]
+            DeadLetterConfig::Sqs(_) => {
+                let part = format!("dead_letter `{name}`");
+                return Err(BuildError::LeftOut { part, kind: SQS.feature });
+            }
         });
     }
     Ok(letters)
@@ -88,6 +104,18 @@ pub(super) async fn examine(config: &Config) -> Vec<BuildError> {
             DeadLetterConfig::Kafka { .. } => {
                 let part = format!("dead_letter `{name}`");
                 found.push(BuildError::LeftOut { part, kind: KAFKA.feature });
+            }
+            #[cfg(feature = "sqs")]
+            DeadLetterConfig::Sqs(rejects) => {
+                let name = name.to_string();
+                let examined = SqsTarget::examine(rejects).await;
+                let unusable = |why| BuildError::DeadLetterTopic { name, why: Box::new(why) };
+                found.extend(examined.map_err(unusable).err());
+            }
+            #[cfg(not(feature = "sqs"))]
+            DeadLetterConfig::Sqs(_) => {
+                let part = format!("dead_letter `{name}`");
+                found.push(BuildError::LeftOut { part, kind: SQS.feature });
             }
         }
     }
@@ -142,6 +170,11 @@ pub async fn probe_dead_letter(
                     .map(|count| format!("the topic `{topic}` with {count} partition{}", s(count))),
             )
         }
+        #[cfg(feature = "sqs")]
+        DeadLetterConfig::Sqs(rejects) => Some(match SqsTarget::build(rejects.clone()).await {
+            Ok(mut target) => target.look().await,
+            Err(why) => Err(why.to_string()),
+        }),
         _ => {
             let _ = config;
             None

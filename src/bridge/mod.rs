@@ -101,7 +101,7 @@ pub enum BuildError {
         #[source]
         why: dead_letter::OpenError,
     },
-    /// A dead letter that is a topic.
+    /// A dead letter that is a topic or a queue.
     #[error("dead_letter `{name}`: {why}")]
     DeadLetterTopic {
         /// Its name.

@@ -103,14 +103,15 @@ pub(super) const LATER: [&str; 2] = ["nats", "jetstream"];
 pub(super) enum Rejects {
     File,
     Kafka,
+    Sqs,
 }
 
 /// Their `type`.
-pub(super) static REJECTS: [(&str, Rejects); 2] =
-    [("file", Rejects::File), (KAFKA.word, Rejects::Kafka)];
+pub(super) static REJECTS: [(&str, Rejects); 3] =
+    [("file", Rejects::File), (KAFKA.word, Rejects::Kafka), (SQS.word, Rejects::Sqs)];
 
 /// Words of later versions.
-pub(super) const REJECTS_LATER: [&str; 2] = ["jetstream", "sqs"];
+pub(super) const REJECTS_LATER: [&str; 1] = ["jetstream"];
 
 impl SourceKind {
     /// Its row.

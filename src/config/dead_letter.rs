@@ -4,10 +4,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::api::Aws;
 use super::broker::{self, Rejects};
 use super::environment::Environment;
 use super::kafka::topics;
 use super::reader::{Field, Kind, Names, Problem, Table, quoted};
+use super::sqs;
 use crate::message::SourceName;
 
 /// The name of a `[dead_letter.NAME]`.
@@ -30,6 +32,19 @@ pub enum DeadLetterConfig {
         /// No source whose rejects go here reads it.
         topic: String,
     },
+    /// Messages of a queue.
+    Sqs(SqsRejects),
+}
+
+/// `type = "sqs"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqsRejects {
+    /// No source whose rejects go here reads it.
+    pub queue: sqs::Queue,
+    /// Where credentials and region come from.
+    pub aws: Aws,
+    /// Where requests go.
+    pub endpoint: String,
 }
 
 impl DeadLetterConfig {
@@ -37,7 +52,7 @@ impl DeadLetterConfig {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File { path, .. } => Some(path),
-            Self::Kafka { .. } => None,
+            Self::Kafka { .. } | Self::Sqs(_) => None,
         }
     }
 }
@@ -45,7 +60,8 @@ impl DeadLetterConfig {
 /// The settings, with the places of those that are checked against others.
 pub(super) struct Read {
     pub(super) config: DeadLetterConfig,
-    pub(super) topic: Range<usize>,
+    /// Of the topic or the queue.
+    pub(super) place: Range<usize>,
 }
 
 /// `max_size` and `max_files`: the rotation of a dead-letter file.
@@ -95,6 +111,7 @@ pub(super) fn read<'a>(
     let kind = table.require("type", kind, broker::known(words));
     let read = match kind.as_ref().map(|kind| kind.value) {
         Some(Rejects::Kafka) => topic(table, sources, type_of),
+        Some(Rejects::Sqs) => queue(table),
         Some(Rejects::File) | None => file(table),
     };
     kind?;
@@ -108,7 +125,7 @@ fn file(mut table: Table<'_>) -> Option<Read> {
     let rotation = rotation(&mut table);
     table.finish();
     let path = PathBuf::from(path?.value.value);
-    Some(Read { config: DeadLetterConfig::File { path, rotation: rotation? }, topic: 0..0 })
+    Some(Read { config: DeadLetterConfig::File { path, rotation: rotation? }, place: 0..0 })
 }
 
 fn topic<'a>(
@@ -145,7 +162,28 @@ fn topic<'a>(
     table.finish();
     let (source, topic) = (source?.value.into(), topic?);
     let config = DeadLetterConfig::Kafka { source, topic: topic.value };
-    Some(Read { config, topic: topic.span })
+    Some(Read { config, place: topic.span })
+}
+
+fn queue(mut table: Table<'_>) -> Option<Read> {
+    table.becomes(broker::SQS.word);
+    let ledger = table.ledger;
+    let plaintext = table.boolean("dangerously_plaintext").or(false);
+    let allowed = plaintext.as_ref().is_none_or(|setting| setting.value);
+    let endpoint = table.filled("endpoint").then(|text| sqs::endpoint(ledger, &text, allowed));
+    // Where requests go elsewhere, the queue's URL is a name.
+    let is_name = !matches!(endpoint, Field::Absent);
+    let queue = table.filled("queue");
+    let queue = queue.then(|text| sqs::Queue::read(ledger, &text, allowed || is_name));
+    let queue = table.require("queue", queue, format!("its URL, like {}", sqs::FORM));
+    let aws = sqs::aws(&mut table, queue.as_ref());
+    table.finish();
+    plaintext?;
+    let endpoint = endpoint.optional().ok()?.map(|endpoint| endpoint.value);
+    let (queue, aws) = (queue?, aws?);
+    let endpoint = endpoint.unwrap_or_else(|| queue.value.origin.clone());
+    let rejects = SqsRejects { queue: queue.value, aws, endpoint };
+    Some(Read { config: DeadLetterConfig::Sqs(rejects), place: queue.span })
 }
 
 fn rotation(table: &mut Table<'_>) -> Option<Rotation> {
@@ -185,7 +223,7 @@ pub(super) fn default(environment: &Environment) -> Option<Read> {
         })?;
     let path = directory.join(DEFAULT_FILE);
     let config = DeadLetterConfig::File { path, rotation: Rotation::default() };
-    Some(Read { config, topic: 0..0 })
+    Some(Read { config, place: 0..0 })
 }
 
 #[cfg(test)]
@@ -197,7 +235,7 @@ mod tests {
         let path = |variables: &[(&str, &str)]| {
             default(&Environment::of(variables.iter().copied())).map(|read| match read.config {
                 DeadLetterConfig::File { path, .. } => path,
-                DeadLetterConfig::Kafka { topic, .. } => panic!("{topic}"),
+                other => panic!("{other:?}"),
             })
         };
         let home = ("HOME", "/home/b");

@@ -11,14 +11,22 @@ mod file;
 mod headers;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(any(feature = "kafka", feature = "sqs"))]
+mod left;
+#[cfg(feature = "sqs")]
+mod letter;
 mod private_file;
 pub mod record;
 mod rotation;
+#[cfg(feature = "sqs")]
+mod sqs;
 mod writer;
 
 pub use file::{FileTarget, OpenError};
 #[cfg(feature = "kafka")]
 pub use kafka::KafkaTarget;
+#[cfg(feature = "sqs")]
+pub use sqs::SqsTarget;
 pub use writer::{Letter, write_letters};
 
 /// A message that can't be published, and why.

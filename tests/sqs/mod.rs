@@ -1,12 +1,14 @@
 //! SQS.
 
 mod check;
+mod dead_letter;
 mod fifo;
 mod idle;
 mod leases;
 mod servers;
 mod source;
 mod trouble;
+mod unwrap;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

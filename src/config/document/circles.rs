@@ -1,21 +1,21 @@
-//! Circles: sources that would read the dead-letter topics with their own rejects.
+//! Circles: sources that would read the dead-letter topics and queues with their own rejects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
 use crate::config::broker::SourceKind;
-use crate::config::dead_letter::{DeadLetterConfig, DeadLetterName, Read};
+use crate::config::dead_letter::{DeadLetterConfig, DeadLetterName, Read, SqsRejects};
 use crate::config::kafka::{KafkaConfig, topics};
 use crate::config::reader::{Kind, Ledger, Problem, quoted};
 use crate::config::source::{self, Unrouted};
 use crate::message::SourceName;
 use crate::route::{RejectTo, Spec};
 
-/// An edge: the rejects of one source reach another, or itself, over a dead-letter topic.
+/// An edge: the rejects of one source reach another, or itself, over a dead-letter topic or queue.
 struct Edge {
     from: usize,
     to: usize,
-    /// Where the topic is named in the dead letter.
+    /// Where that is named in the dead letter.
     place: Range<usize>,
     /// Where the source says that it reads it.
     read: Range<usize>,
@@ -92,7 +92,7 @@ pub(super) fn in_circles(
             problem = problem.also(edge.read.clone(), format!("read here{reader}"));
         }
         let hint = if over.is_empty() {
-            "name a topic that it does not read"
+            "name one that it does not read"
         } else {
             "give one of them a dead letter that none of them reads"
         };
@@ -126,27 +126,41 @@ fn edges(
         .take(MOST_PATTERNED)
         .collect();
     let mut edges = Vec::new();
-    for (name, Read { config, topic: place }) in dead_letters {
-        let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
-        let Some(home) = known.get(home).and_then(|at| kafka(*at)) else { continue };
+    for (name, Read { config, place }) in dead_letters {
         let Some(from) = rejecting.get(name) else { continue };
-        let mut readers = readers.get(topic).cloned().unwrap_or_default();
-        for (at, selection) in &patterned {
-            let taking = selection.taking(topic).next();
-            let mut topics = kafka(*at).into_iter().flat_map(|kafka| &kafka.topics);
-            if let Some(number) = taking.and_then(|by| topics.position(|topic| topic == by)) {
-                readers.entry(*at).or_insert(number);
+        let readers = match config {
+            DeadLetterConfig::File { .. } => continue,
+            DeadLetterConfig::Kafka { source: home, topic } => {
+                let Some(home) = known.get(home).and_then(|at| kafka(*at)) else { continue };
+                let mut readers = readers.get(topic).cloned().unwrap_or_default();
+                for (at, selection) in &patterned {
+                    let taking = selection.taking(topic).next();
+                    let mut topics = kafka(*at).into_iter().flat_map(|kafka| &kafka.topics);
+                    let by = taking.and_then(|by| topics.position(|topic| topic == by));
+                    if let Some(number) = by {
+                        readers.entry(*at).or_insert(number);
+                    }
+                }
+                let meets = |at: usize| kafka(at).is_some_and(|kafka| kafka.may_meet(home));
+                readers.retain(|at, _| meets(*at));
+                readers
             }
-        }
-        let meets = |at: usize| kafka(at).is_some_and(|kafka| kafka.may_meet(home));
+            DeadLetterConfig::Sqs(SqsRejects { queue, endpoint, .. }) => {
+                let reads = |at: usize| match &sources[at].config.kind {
+                    SourceKind::Sqs(sqs) => sqs.reads(queue, endpoint),
+                    _ => false,
+                };
+                (0..sources.len()).filter(|at| reads(*at)).map(|at| (at, 0)).collect()
+            }
+        };
         let edge = |from: usize, to: usize, number: usize| {
             let (place, read) = (place.clone(), sources[to].asked[number].clone());
             Edge { from, to, place, read }
         };
         let own = from.iter().filter_map(|at| readers.get(at).map(|number| (*at, *number)));
-        edges.extend(own.filter(|(at, _)| meets(*at)).map(|(at, number)| edge(at, at, number)));
+        edges.extend(own.map(|(at, number)| edge(at, at, number)));
         let room = MOST_WAYS.saturating_sub(edges.len());
-        let others = readers.iter().filter(|(at, _)| room > 0 && meets(**at));
+        let others = readers.iter().filter(|_| room > 0);
         let others =
             others.flat_map(|(to, number)| from.iter().map(move |from| (*from, *to, *number)));
         let others = others.filter(|(from, to, _)| from != to).take(room);

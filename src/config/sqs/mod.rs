@@ -39,6 +39,16 @@ pub struct SqsConfig {
     pub grace: Duration,
 }
 
+impl SqsConfig {
+    /// Whether it takes what is sent to a queue by way of `endpoint`.
+    pub fn reads(&self, queue: &Queue, endpoint: &str) -> bool {
+        // By the same way, the path is all that tells.
+        let same_way = self.endpoint == endpoint
+            && (&self.queue.account, &self.queue.name) == (&queue.account, &queue.name);
+        same_way || self.queue.may_be(queue)
+    }
+}
+
 impl Settings for SqsConfig {
     fn max_payload(&self) -> usize {
         MAX_PAYLOAD

@@ -47,6 +47,17 @@ impl Queue {
         self.name.strip_suffix(FIFO).is_some()
     }
 
+    /// Whether another URL is probably one of the same queue: a service has several hosts.
+    pub fn may_be(&self, other: &Self) -> bool {
+        let place = match (&self.region, &other.region) {
+            (Some(one), Some(other)) => one == other,
+            // Those that a name tells nothing of.
+            (None, None) => self.origin == other.origin,
+            _ => false,
+        };
+        place && (&self.account, &self.name) == (&other.account, &other.name)
+    }
+
     /// Reads a `queue`; `http` off loopback only with `plaintext`, or where requests go elsewhere.
     pub(crate) fn read(ledger: &Ledger<'_>, text: &Located<Text>, plaintext: bool) -> Option<Self> {
         let Located { value: text, span } = text;
@@ -185,6 +196,35 @@ mod tests {
         ] {
             assert_eq!(region(host).as_deref(), expected, "{host}");
         }
+    }
+
+    #[test]
+    fn a_queue_is_the_same_by_any_of_its_hosts() {
+        let queue = |url: &str| {
+            let (host, path) = url.split_once('/').unwrap();
+            let (account, name) = path.split_once('/').unwrap();
+            Queue {
+                url: format!("https://{url}"),
+                region: region(host),
+                account: Some(account.to_owned()),
+                name: name.to_owned(),
+                origin: format!("https://{host}"),
+            }
+        };
+        let one = queue("sqs.eu-west-1.amazonaws.com/111122223333/orders");
+        for (other, same) in [
+            ("eu-west-1.queue.amazonaws.com/111122223333/orders", true),
+            ("vpce-0a-1b.sqs.eu-west-1.vpce.amazonaws.com/111122223333/orders", true),
+            ("sqs.eu-west-2.amazonaws.com/111122223333/orders", false),
+            ("sqs.eu-west-1.amazonaws.com/444455556666/orders", false),
+            ("sqs.eu-west-1.amazonaws.com/111122223333/orders.fifo", false),
+            ("localhost:9324/111122223333/orders", false),
+        ] {
+            assert_eq!(one.may_be(&queue(other)), same, "{other}");
+            assert_eq!(queue(other).may_be(&one), same, "{other}");
+        }
+        let local = queue("localhost:9324/000000000000/orders");
+        assert!(local.may_be(&local) && !local.may_be(&queue("localhost:1/000000000000/orders")));
     }
 
     #[test]

@@ -256,7 +256,10 @@ impl State {
         if refusal == Some(Refusal::Lost) {
             return Err(Cut::other("lost"));
         }
-        Ok(answer.map_or_else(|problem| problem_of(StatusCode::BAD_REQUEST, &problem), ok))
+        Ok(match answer {
+            Ok(body) => ok(&body),
+            Err(problem) => problem_of(StatusCode::BAD_REQUEST, &problem),
+        })
     }
 
     fn refusal(&self, action: Action) -> Option<Refusal> {
@@ -368,13 +371,12 @@ impl State {
     /// Waits for messages, as a long poll does.
     async fn receive(&self, asked: &Asked) -> Result<Value, Problem> {
         let name = name_of(&asked.queue_url);
-        let wait = match asked.wait_time_seconds {
-            Some(wait) => wait,
-            None => {
-                let mut queues = self.queues.lock().unwrap();
-                let attributes = queues.attributes(name, Instant::now())?;
-                attributes["ReceiveMessageWaitTimeSeconds"].parse().unwrap()
-            }
+        let wait = if let Some(wait) = asked.wait_time_seconds {
+            wait
+        } else {
+            let mut queues = self.queues.lock().unwrap();
+            let attributes = queues.attributes(name, Instant::now())?;
+            attributes["ReceiveMessageWaitTimeSeconds"].parse().unwrap()
         };
         if wait > 20 {
             return Err(Problem::new(
@@ -529,8 +531,8 @@ fn messages(handed: &[Handed], asked: &Asked) -> Value {
     json!({ "Messages": handed.iter().map(one).collect::<Vec<_>>() })
 }
 
-fn ok(body: Value) -> Response<Full<Bytes>> {
-    let body = serde_json::to_vec(&body).unwrap();
+fn ok(body: &Value) -> Response<Full<Bytes>> {
+    let body = serde_json::to_vec(body).unwrap();
     let answer = Response::builder().header("content-type", "application/x-amz-json-1.0");
     answer.body(Full::new(body.into())).unwrap()
 }
@@ -583,7 +585,7 @@ fn problem_of(status: StatusCode, problem: &Problem) -> Response<Full<Bytes>> {
     let body = json!({
         "__type": format!("com.amazonaws.sqs#{}", problem.kind), "message": problem.text,
     });
-    let mut answer = ok(body);
+    let mut answer = ok(&body);
     *answer.status_mut() = status;
     let query = format!("{};Sender", problem.query);
     answer.headers_mut().insert("x-amzn-query-error", query.parse().unwrap());

@@ -1,4 +1,4 @@
-//! Queues of SQS, on the servers that stand for it: ElasticMQ and moto, each in a process of its own, and the
+//! Queues of SQS, on the servers that stand for it: `ElasticMQ` and moto, each in a process of its own, and the
 //! [fake](fake::Fake), which does what neither of them can.
 
 use std::collections::BTreeMap;
@@ -113,7 +113,7 @@ impl Queue {
     pub(crate) async fn send(&self, messages: impl IntoIterator<Item = Outgoing>) {
         let messages: Vec<_> = messages.into_iter().collect();
         let batches = messages.chunks(10).map(<[_]>::to_vec);
-        let at_once = if self.name.ends_with(".fifo") { 1 } else { 8 };
+        let at_once = if self.name.strip_suffix(".fifo").is_some() { 1 } else { 8 };
         iter(batches).for_each_concurrent(at_once, |batch| self.send_batch(batch)).await;
     }
 

@@ -127,7 +127,7 @@ impl Queues {
         mut attributes: BTreeMap<String, String>,
     ) -> Result<(), Problem> {
         let fifo = attributes.get("FifoQueue").is_some_and(|fifo| fifo == "true");
-        if fifo != name.ends_with(".fifo") {
+        if fifo != name.strip_suffix(".fifo").is_some() {
             return Err(Problem::value("The name of a FIFO queue can only end with .fifo"));
         }
         let redrive = attributes.get("RedrivePolicy").map(|policy| {
@@ -139,6 +139,7 @@ impl Queues {
         });
         attributes.entry("VisibilityTimeout".into()).or_insert_with(|| "30".into());
         attributes.entry("ReceiveMessageWaitTimeSeconds".into()).or_insert_with(|| "0".into());
+        attributes.entry("MaximumMessageSize".into()).or_insert_with(|| MOST_BYTES.to_string());
         attributes.insert("QueueArn".into(), format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{name}"));
         let seconds = attributes["VisibilityTimeout"].parse().unwrap();
         let queue = Queue {

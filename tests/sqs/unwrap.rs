@@ -1,0 +1,224 @@
+//! Messages in the envelopes of other services of AWS: as AWS documents them, and as moto makes them.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_sqs::types::QueueAttributeName;
+use serde_json::{Value, json};
+
+use crate::support::bridge::{Bridge, Setup};
+use crate::support::emulator::Emulator;
+use crate::support::ledger::Ledger;
+use crate::support::sqs::servers::{ElasticMq, Moto};
+use crate::support::sqs::{CREDENTIALS, Counts, Outgoing, Queue, REGION};
+use crate::support::{PATIENCE, until};
+
+const SNS: &str = include_str!("../fixtures/sqs/sns.json");
+const EVENTBRIDGE: &str = include_str!("../fixtures/sqs/eventbridge.json");
+const S3: &str = include_str!("../fixtures/sqs/s3.json");
+const S3_TEST: &str = include_str!("../fixtures/sqs/s3-test.json");
+
+/// A bridge with a source for each of these: its name, its `unwrap`, its queue and a channel by what is inside.
+fn setup(emulator: &Emulator, sources: &[(&str, &str, &Queue, &str)]) -> Setup {
+    let table = |(name, unwrap, queue, channel): &(&str, &str, &Queue, &str)| {
+        format!(
+            "[source.{name}]\ntype = \"sqs\"\nqueue = \"{}\"\naws = {{ region = \"{REGION}\" }}\n\
+             wait_time = \"1s\"\nunwrap = {unwrap}\n\
+             [route.{name}]\nfrom = \"{name}\"\nchannel = \"{channel}\"\n",
+            queue.url
+        )
+    };
+    let tables: String = sources.iter().map(table).collect();
+    let mut setup = Setup::of(&emulator.endpoint, "", &tables, "");
+    for (name, value) in CREDENTIALS {
+        setup = setup.env(name, value);
+    }
+    setup
+}
+
+/// What SNS makes of a message that is published to a topic.
+fn by_sns(message: &str) -> String {
+    let mut envelope: Value = serde_json::from_str(SNS).unwrap();
+    envelope["Message"] = json!(message);
+    envelope.to_string()
+}
+
+async fn is_empty(queue: &Queue) {
+    until("the queue is empty", PATIENCE, async || {
+        (queue.counts().await == Counts::default()).then_some(())
+    })
+    .await;
+}
+
+/// The events of each channel.
+fn channels(ledger: &Ledger) -> BTreeMap<String, Vec<Value>> {
+    let mut all = BTreeMap::<_, Vec<_>>::new();
+    for accepted in ledger.read() {
+        all.entry(accepted.channel).or_default().push(accepted.event);
+    }
+    all
+}
+
+async fn settled(bridge: &Bridge, source: &str, outcome: &str) -> f64 {
+    bridge.settled(source).await.get(outcome).copied().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_as_aws_documents_them_are_routed_by_a_field_inside() {
+    let elasticmq = ElasticMq::shared().await;
+    let mut queues = Vec::new();
+    for name in ["sns", "raw", "bridge", "s3", "s3-by-sns", "bridge-by-sns"] {
+        queues.push(elasticmq.queue(name, &[]).await);
+    }
+    let [sns, raw, bus, s3, s3_by_sns, bus_by_sns] = &queues[..] else { panic!() };
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    let setup = setup(
+        &emulator,
+        &[
+            ("sns", "\"sns\"", sns, "/sns/{json.order.id}/{header.tenant}"),
+            ("raw", "\"none\"", raw, "/raw/{json.order.id}/{header.tenant}"),
+            ("bridge", "\"eventbridge\"", bus, "/bus/{json.state}/{header.eventbridge.account}"),
+            ("s3", "\"s3\"", s3, "/s3/{json.s3.bucket.name}"),
+            (
+                "s3-by-sns",
+                "[\"sns\", \"s3\"]",
+                s3_by_sns,
+                "/sns/s3/{header.s3.bucket}/{header.count}",
+            ),
+            (
+                "bridge-by-sns",
+                "[\"sns\", \"eventbridge\"]",
+                bus_by_sns,
+                "/sns/bus/{json.instance-id}",
+            ),
+        ],
+    );
+    let order = "{\"order\":{\"id\":\"o-7\"}}";
+    sns.send([Outgoing::new(SNS)]).await;
+    // Raw message delivery: the attributes are those of the message.
+    raw.send([Outgoing::new(order).attribute("tenant", "acme")]).await;
+    bus.send([Outgoing::new(EVENTBRIDGE)]).await;
+    s3.send([Outgoing::new(S3_TEST), Outgoing::new(S3)]).await;
+    s3_by_sns.send([Outgoing::new(by_sns(S3)), Outgoing::new(by_sns(S3_TEST))]).await;
+    bus_by_sns.send([Outgoing::new(by_sns(EVENTBRIDGE))]).await;
+    let bridge = setup.start_ready().await;
+    for queue in &queues {
+        is_empty(queue).await;
+    }
+    let records: Value = serde_json::from_str(S3).unwrap();
+    let [put, delete] = [0, 1].map(|at| records["Records"][at].clone());
+    let detail = serde_json::from_str::<Value>(EVENTBRIDGE).unwrap()["detail"].clone();
+    let expected = [
+        ("/sns/o-7/acme", json!({ "order": { "id": "o-7" }, "note": "café \"x\"" })),
+        ("/raw/o-7/acme", json!({ "order": { "id": "o-7" } })),
+        ("/bus/terminated/111122223333", detail.clone()),
+        ("/s3/amzn-s3-demo-bucket", put.clone()),
+        ("/s3/amzn-s3-demo-bucket2", delete.clone()),
+        ("/sns/s3/amzn-s3-demo-bucket/3", put),
+        ("/sns/s3/amzn-s3-demo-bucket2/3", delete),
+        ("/sns/bus/i-1234567890abcdef0", detail),
+    ];
+    let expected = expected.map(|(channel, event)| (channel.to_owned(), vec![event])).into();
+    assert_eq!(channels(&ledger), expected);
+    for source in ["s3", "s3-by-sns"] {
+        assert_eq!(settled(&bridge, source, "filtered").await, 1.0, "the test event");
+        // One with two records is one message.
+        assert_eq!(settled(&bridge, source, "published").await, 1.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_no_envelope_is_rejected_as_it_came() {
+    let elasticmq = ElasticMq::shared().await;
+    let queue = elasticmq.queue("sns", &[]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    let setup = setup(&emulator, &[("it", "[\"sns\", \"s3\"]", &queue, "/it/all")]);
+    let one_bad = S3.replace("\"key\":\"folder", "\"name\":\"folder");
+    let bodies =
+        ["{\"fine\":\"json\"}", "no json", S3, &by_sns("{\"fine\":\"json\"}"), &by_sns(&one_bad)];
+    queue.send(bodies.map(|body| Outgoing::new(body).attribute("tenant", "acme"))).await;
+    let bridge = setup.start_ready().await;
+    is_empty(&queue).await;
+    bridge
+        .metric_is("route_rejected_total{route=\"it\",reason=\"bad_envelope\"}", |v| v == 5.0)
+        .await;
+    let kept = setup.rejects();
+    let payloads: std::collections::BTreeSet<_> =
+        kept.iter().map(|record| record["payload"].as_str().unwrap()).collect();
+    assert_eq!(payloads, bodies.into());
+    for record in &kept {
+        assert_eq!(record["reason"], "bad_envelope");
+        let detail = record["detail"].as_str().unwrap();
+        assert!(
+            detail.starts_with("no SNS notification: ") || detail.starts_with("no S3 "),
+            "{detail}"
+        );
+        let tenant = json!({ "name": "tenant", "value": "acme" });
+        assert!(record["headers"].as_array().unwrap().contains(&tenant), "{record}");
+    }
+    assert_eq!(ledger.len(), 0);
+    assert_eq!(settled(&bridge, "it", "dead_lettered").await, 5.0);
+}
+
+/// SNS, `EventBridge` and S3 themselves, as far as moto is them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_other_services_put_into_a_queue_is_understood() {
+    let moto = Moto::shared().await;
+    let (by_topic, by_bus, by_bucket) = (
+        moto.queue("by-topic", &[]).await,
+        moto.queue("by-bus", &[]).await,
+        moto.queue("by-bucket", &[]).await,
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    let setup = setup(
+        &emulator,
+        &[
+            ("topic", "\"sns\"", &by_topic, "/topic/{json.id}/{header.tenant}"),
+            ("bus", "\"eventbridge\"", &by_bus, "/bus/{json.id}/{header.eventbridge.source}"),
+            ("bucket", "\"s3\"", &by_bucket, "/bucket/{header.s3.bucket}/{header.s3.key}"),
+        ],
+    );
+    let arn = async |queue: &Queue| queue.attribute(QueueAttributeName::QueueArn).await.unwrap();
+    let topic = moto.ask("sns", "Action=CreateTopic&Name=topic", "").await;
+    let topic = topic.split("<TopicArn>").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    let subscribe = format!("Action=Subscribe&TopicArn={topic}&Protocol=sqs&Endpoint=");
+    moto.ask("sns", &(subscribe + &arn(&by_topic).await), "").await;
+    let attribute = "MessageAttributes.entry.1";
+    let publish = format!(
+        "Action=Publish&TopicArn={topic}&Message=%7B%22id%22%3A%22t-1%22%7D&{attribute}.Name=tenant\
+         &{attribute}.Value.DataType=String&{attribute}.Value.StringValue=acme"
+    );
+    moto.ask("sns", &publish, "").await;
+
+    let rule = json!({ "Name": "rule", "EventPattern": "{\"source\":[\"shop\"]}" });
+    moto.ask("events", &rule.to_string(), "AWSEvents.PutRule").await;
+    let target = json!({ "Id": "queue", "Arn": arn(&by_bus).await });
+    let target = json!({ "Rule": "rule", "Targets": [target] });
+    moto.ask("events", &target.to_string(), "AWSEvents.PutTargets").await;
+    let event = json!({ "Source": "shop", "DetailType": "order", "Detail": "{\"id\":\"b-1\"}" });
+    let events = json!({ "Entries": [event] }).to_string();
+    moto.ask("events", &events, "AWSEvents.PutEvents").await;
+
+    let region = format!("<LocationConstraint>{REGION}</LocationConstraint>");
+    let here = format!("<CreateBucketConfiguration>{region}</CreateBucketConfiguration>");
+    moto.put("files", &here).await;
+    let configuration = format!(
+        "<NotificationConfiguration><QueueConfiguration><Id>it</Id><Queue>{}</Queue>\
+         <Event>s3:ObjectCreated:*</Event></QueueConfiguration></NotificationConfiguration>",
+        arn(&by_bucket).await
+    );
+    moto.put("files?notification", &configuration).await;
+    moto.put("files/photo-1", "x").await;
+
+    let _bridge = setup.start_ready().await;
+    ledger.reaches(3, PATIENCE).await;
+    for queue in [&by_topic, &by_bus, &by_bucket] {
+        is_empty(queue).await;
+    }
+    assert_eq!(setup.rejects(), Vec::<Value>::new());
+    let channels = channels(&ledger);
+    let found: Vec<_> = channels.keys().map(String::as_str).collect();
+    assert_eq!(found, ["/bucket/files/photo-1", "/bus/b-1/shop", "/topic/t-1/acme"]);
+}
