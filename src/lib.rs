@@ -1,5 +1,5 @@
-//! appsync-bridge relays what backends say on Kafka and MQTT (NATS and SQS are to follow) into AWS AppSync
-//! Events, so that it reaches browsers and phones, and acknowledges only what is settled.
+//! appsync-bridge relays what backends say on Kafka, MQTT and SQS (NATS is to follow) into AWS AppSync Events,
+//! so that it reaches browsers and phones, and acknowledges only what is settled.
 //!
 //! # The flow
 //!

@@ -62,8 +62,9 @@ impl Received {
             key: group.clone(),
             headers,
             payload,
-            // A standard queue may have groups, for fairness: it keeps no order within them.
-            order: group.filter(|_| ordered),
+            // A standard queue may have groups, for fairness: it keeps no order within them. All of a FIFO queue
+            // that tells none is one group, lest an order be lost.
+            order: ordered.then(|| group.unwrap_or_else(|| OrderKey::from(&[][..]))),
             published,
             coordinates: Coordinates::Queue { message_id: id.as_str().into(), receive_count },
         };
@@ -142,5 +143,8 @@ mod tests {
     fn without_a_receipt_there_is_nothing_to_do() {
         let given = Given::builder().body("{}").build();
         assert!(Received::read(&"s".into(), &Topic::new("q", '/'), false, given).is_none());
+        let given = Given::builder().body("{}").receipt_handle("r").build();
+        let received = Received::read(&"s".into(), &Topic::new("q", '/'), true, given).unwrap();
+        assert_eq!(received.message.order.as_deref(), Some(&b""[..]), "one group");
     }
 }
