@@ -51,7 +51,7 @@
 //! cli → bridge, config, demo, emulator, event_api, files, health, redact, replay, shutdown, source, telemetry
 //! demo → bridge, config, emulator, files, listener, shutdown
 //! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, route, shutdown, source
-//! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
+//! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source
 //! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route
 //! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, outbound, repeats, seeded_bugs, shutdown, telemetry
 //! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown

@@ -21,6 +21,7 @@ use crate::config::SourceConfig;
 use crate::config::broker::SourceKind;
 use crate::delivery::Intake;
 use crate::health::Part;
+use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
@@ -111,6 +112,18 @@ pub async fn probe(config: &SourceConfig) -> Result<String, String> {
         SourceKind::Sqs(sqs) => sqs::probe(sqs).await,
         #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "sqs")))]
         other => Err(BuildError::LeftOut(other.broker().feature).to_string()),
+    }
+}
+
+/// What a source of this kind would submit of a message that it took: several, or none, where it is in an envelope.
+/// An error is why it can't be read.
+pub fn unwrap(kind: &SourceKind, message: &Message) -> Result<Vec<Message>, String> {
+    match kind {
+        #[cfg(feature = "sqs")]
+        SourceKind::Sqs(sqs) => sqs::unwrap::messages(&sqs.unwrap, message),
+        #[cfg(not(feature = "sqs"))]
+        SourceKind::Sqs(_) => Err(BuildError::LeftOut("sqs").to_string()),
+        _ => Ok(vec![message.clone()]),
     }
 }
 

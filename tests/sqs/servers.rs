@@ -125,7 +125,7 @@ async fn standard(server: &Server) {
     assert_eq!(attributes["tenant"].string_value(), Some("acme"));
     assert_eq!(attributes["raw"].binary_value().unwrap().as_ref(), [0, 255]);
     assert_eq!(received(&taken[0]), 1);
-    assert!(system(&taken[0], MessageSystemAttributeName::SentTimestamp).len() == 13);
+    assert!(system(&taken[0], &MessageSystemAttributeName::SentTimestamp).len() == 13);
     assert_eq!(queue.counts().await, Counts { in_flight: 25, ..Counts::default() });
     assert!(queue.receive(0).await.is_empty());
     // One is given back, and is there at once for who waits for it.
@@ -207,13 +207,13 @@ async fn receive_until(queue: &crate::support::sqs::Queue, count: usize) -> Vec<
 }
 
 fn received(message: &Message) -> u32 {
-    system(message, MessageSystemAttributeName::ApproximateReceiveCount).parse().unwrap()
+    system(message, &MessageSystemAttributeName::ApproximateReceiveCount).parse().unwrap()
 }
 
 fn group_of(message: &Message) -> &str {
-    system(message, MessageSystemAttributeName::MessageGroupId)
+    system(message, &MessageSystemAttributeName::MessageGroupId)
 }
 
-fn system(message: &Message, name: MessageSystemAttributeName) -> &str {
-    &message.attributes().unwrap()[&name]
+fn system<'m>(message: &'m Message, name: &MessageSystemAttributeName) -> &'m str {
+    &message.attributes().unwrap()[name]
 }

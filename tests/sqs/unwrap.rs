@@ -161,6 +161,48 @@ async fn what_is_in_no_envelope_is_rejected_as_it_came() {
     assert_eq!(settled(&bridge, "it", "dead_lettered").await, 5.0);
 }
 
+/// After a mistake in `unwrap` the records are opened as it says now; what is still in no envelope stays one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_opens_the_envelopes_as_the_source_would() {
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    let elasticmq = ElasticMq::shared().await;
+    let queue = elasticmq.queue("replayed", &[]).await;
+    let with = |unwrap: &'static str| {
+        setup(&emulator, &[("it", unwrap, &queue, "/it/all/{header.tenant}")])
+    };
+    queue
+        .send([S3, S3_TEST, "{}"].map(|body| Outgoing::new(body).attribute("tenant", "acme")))
+        .await;
+    let wrong = with("\"sns\"");
+    let bridge = wrong.start_ready().await;
+    is_empty(&queue).await;
+    drop(bridge);
+    assert_eq!((wrong.rejects().len(), ledger.len()), (3, 0));
+
+    let right = with("\"s3\"");
+    let file = wrong.file("rejects.jsonl");
+    let replay = |more: &[&str]| {
+        let mut command = crate::support::emulator::bridge();
+        command.arg("replay").arg(&file).arg("-c").arg(right.config()).args(more);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, said) = replay(&["--dry-run"]);
+    assert_eq!((code, said.matches("/it/all/acme").count()), (Some(1), 2), "{said}");
+    assert_eq!(ledger.len(), 0);
+    let (code, said) = replay(&[]);
+    assert_eq!(code, Some(1), "{said}");
+    let records: Value = serde_json::from_str(S3).unwrap();
+    let expected = [0, 1].map(|at| records["Records"][at].clone()).to_vec();
+    assert_eq!(channels(&ledger), [("/it/all/acme".to_owned(), expected)].into());
+    let again = std::fs::read_to_string(wrong.file("rejects.jsonl.rejected")).unwrap();
+    let again: Vec<Value> = again.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(again.len(), 1, "{again:?}");
+    assert_eq!((&again[0]["payload"], &again[0]["reason"]), (&json!("{}"), &json!("bad_envelope")));
+    assert!(again[0]["detail"].as_str().unwrap().contains("S3"), "{again:?}");
+}
+
 /// SNS, `EventBridge` and S3 themselves, as far as moto is them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_other_services_put_into_a_queue_is_understood() {

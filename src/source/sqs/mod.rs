@@ -33,7 +33,7 @@ mod queue;
 mod receipt;
 mod received;
 mod receiver;
-mod unwrap;
+pub(super) mod unwrap;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +46,7 @@ use tracing::{error, warn};
 
 use super::{Leases, Room, Unclean};
 use crate::aws::AwsError;
-use crate::aws::sqs::{Call, Kind};
+use crate::aws::sqs::{Call, Kind, Trouble};
 use crate::config::source::Limits;
 use crate::config::sqs::{Envelope, SqsConfig};
 use crate::delivery::Intake;
@@ -60,7 +60,6 @@ use link::Link;
 pub use probe::probe;
 use queue::{Attributes, Queue};
 use receipt::Receipt;
-use trouble::Trouble;
 
 /// A shorter one can't be extended in time.
 const SHORTEST_VISIBILITY: Duration = Duration::from_secs(2);

@@ -59,17 +59,30 @@ pub(super) fn deliveries(
     if envelopes.is_empty() {
         return vec![Delivery::new(message, settlement)];
     }
-    match unwrap(envelopes, &message.payload) {
-        Ok(Content::Events(events)) => {
-            let duties = settlement.share(events.len());
-            let deliver = |(event, duty)| Delivery::new(within(&message, event), duty);
-            events.into_iter().zip(duties).map(deliver).collect()
-        }
-        Ok(Content::Test) => {
+    match messages(envelopes, &message) {
+        Ok(inside) if inside.is_empty() => {
             settlement.settle(Outcome::Accepted(Done::Filtered));
             Vec::new()
         }
-        Err(why) => vec![Delivery::unreadable(message, settlement, why.to_string())],
+        Ok(inside) => {
+            let duties = settlement.share(inside.len());
+            inside.into_iter().zip(duties).map(|(one, duty)| Delivery::new(one, duty)).collect()
+        }
+        Err(why) => vec![Delivery::unreadable(message, settlement, why)],
+    }
+}
+
+/// What is in a message: a message an event, none where there is nothing to publish. An error is why it is not in
+/// these envelopes.
+pub(in crate::source) fn messages(
+    envelopes: &[Envelope],
+    message: &Message,
+) -> Result<Vec<Message>, String> {
+    match unwrap(envelopes, &message.payload).map_err(|why| why.to_string())? {
+        Content::Events(events) => {
+            Ok(events.into_iter().map(|event| within(message, event)).collect())
+        }
+        Content::Test => Ok(Vec::new()),
     }
 }
 
