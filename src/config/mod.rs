@@ -32,8 +32,7 @@ pub use api::{ApiConfig, ApiName};
 pub use common::{Settings, Tls};
 pub use daemon::{AdminConfig, LogConfig};
 pub use dead_letter::{
-    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
-    SqsRejects,
+    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation, SqsRejects,
 };
 pub use environment::{Environment, NoText};
 pub use file::shown;

@@ -1,4 +1,4 @@
-//! T01, T05 and T22: FIFO queues, on ElasticMQ, with bridges that are killed.
+//! T01, T05 and T22: FIFO queues, on `ElasticMQ`, with bridges that are killed.
 
 use std::collections::BTreeMap;
 

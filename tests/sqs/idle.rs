@@ -20,7 +20,8 @@ async fn idle_queues_cost_what_long_polling_promises() {
         let name = if at == 0 { "it".to_owned() } else { format!("it{at}") };
         sources += &source_of(&name, &queue, "wait_time = \"20s\"");
         if at > 0 {
-            routes += &format!("[route.r{at}]\nfrom = \"{name}\"\nchannel = \"/it/a\"\n");
+            let route = ["[route.", &name, "]\nfrom = \"", &name, "\"\nchannel = \"/it/a\"\n"];
+            routes.extend(route);
         }
     }
     let bridge = relay.setup_of(&sources, &routes, "").start_ready().await;

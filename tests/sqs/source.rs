@@ -6,8 +6,8 @@ use aws_sdk_sqs::types::QueueAttributeName::VisibilityTimeout;
 
 use super::{IN_FLIGHT, Relay, all_deleted, bodies, source_of};
 use crate::support::emulator::Emulator;
-use crate::support::sqs::Outgoing;
 use crate::support::sqs::fake::{Action, Fake};
+use crate::support::sqs::{CREDENTIALS, Outgoing};
 use crate::support::{PATIENCE, signal, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,9 +160,13 @@ async fn without_a_redrive_policy_rejects_can_not_be_left() {
     let relay = Relay::open(&[]);
     let route = "channel = \"/it/dev-{json.key}\"\ndead_letter = \"source\"\n";
     let setup = relay.setup_of(&source_of("it", &queue, ""), route, "");
-    let mut bridge = setup.start().await;
-    assert_eq!(bridge.ended(PATIENCE).await.code(), Some(1));
-    assert!(!bridge.lines(&["ERROR", "has no redrive policy"]).is_empty(), "{}", bridge.log());
+    let mut run = tokio::process::Command::from(crate::support::emulator::bridge());
+    run.args(["run", "-c"]).arg(setup.config()).envs(CREDENTIALS);
+    let output = run.output().await.unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("a source (its queue has no redrive policy"), "{log}");
+    assert!(!log.contains("\"ready\""), "{log}");
     assert_eq!(fake.asked(Action::ReceiveMessage), 0);
     let (good, said) = setup.check().await;
     assert!(!good && said.contains("has no redrive policy"), "{said}");

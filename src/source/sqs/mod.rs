@@ -120,8 +120,9 @@ impl SqsSource {
         let Some(attributes) = self.survey(&shutdown).await else { return Ok(()) };
         if self.config.needs_redrive && attributes.max_receive_count.is_none() {
             error!(source = %self.name, "{NO_REDRIVE}");
-            return Err(Unclean("a queue has no redrive policy, and a route needs one"));
+            return Err(Unclean("its queue has no redrive policy, and a route needs one"));
         }
+        self.link.worked(Call::Attributes);
         let visibility = self.config.visibility_timeout.unwrap_or(attributes.visibility);
         if visibility < SHORTEST_VISIBILITY {
             let hint = "set `visibility_timeout`, or a longer one on the queue";
@@ -141,10 +142,7 @@ impl SqsSource {
                 asked = self.queue.attributes() => asked,
             };
             let trouble = match asked {
-                Ok(attributes) => {
-                    self.link.worked(Call::Attributes);
-                    return Some(attributes);
-                }
+                Ok(attributes) => return Some(attributes),
                 Err(trouble) => trouble,
             };
             if trouble.kind == Kind::Denied

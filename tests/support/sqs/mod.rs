@@ -81,7 +81,9 @@ impl Server {
             None => (name, ""),
         };
         let name = format!("{stem}-{:08x}{end}", rand::random::<u32>());
-        let mut create = self.client.create_queue().queue_name(&name);
+        // A client lives as long as the runtime of the test that made it.
+        let client = Self::at(self.endpoint.clone()).client;
+        let mut create = client.create_queue().queue_name(&name);
         if !end.is_empty() {
             create = create.attributes(QueueAttributeName::FifoQueue, "true");
         }
@@ -89,7 +91,7 @@ impl Server {
             create = create.attributes(key.clone(), *value);
         }
         let url = create.send().await.unwrap().queue_url.unwrap();
-        Queue { client: self.client.clone(), name, url }
+        Queue { client, name, url }
     }
 
     /// As [`queue`](Self::queue), and the queue where a message goes that was received `most` times.
