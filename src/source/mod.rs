@@ -120,7 +120,7 @@ pub async fn probe(config: &SourceConfig) -> Result<String, String> {
 pub fn unwrap(kind: &SourceKind, message: &Message) -> Result<Vec<Message>, String> {
     match kind {
         #[cfg(feature = "sqs")]
-        SourceKind::Sqs(sqs) => sqs::unwrap::messages(&sqs.unwrap, message),
+        SourceKind::Sqs(sqs) => sqs::messages(&sqs.unwrap, message),
         #[cfg(not(feature = "sqs"))]
         SourceKind::Sqs(_) => Err(BuildError::LeftOut("sqs").to_string()),
         _ => Ok(vec![message.clone()]),

@@ -33,7 +33,7 @@ mod queue;
 mod receipt;
 mod received;
 mod receiver;
-pub(super) mod unwrap;
+mod unwrap;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,6 +60,7 @@ use link::Link;
 pub use probe::probe;
 use queue::{Attributes, Queue};
 use receipt::Receipt;
+pub(super) use unwrap::messages;
 
 /// A shorter one can't be extended in time.
 const SHORTEST_VISIBILITY: Duration = Duration::from_secs(2);
