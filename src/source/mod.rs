@@ -31,6 +31,8 @@ pub mod kafka;
 mod leases;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+// Those who ask for each batch of messages need no more of it than the longest wait.
+#[cfg_attr(not(any(feature = "kafka", feature = "mqtt")), allow(dead_code))]
 mod reconnect;
 mod room;
 #[cfg(feature = "sqs")]
