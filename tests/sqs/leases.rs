@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName::VisibilityTimeout;
 
-use super::{IN_FLIGHT, Relay, all_deleted, bodies};
+use super::{IN_FLIGHT, Relay, all_deleted, bodies, grouped};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::ids;
 use crate::support::signal;
-use crate::support::sqs::fake::{Action, Fake};
+use crate::support::sqs::fake::{ALWAYS, Action, Fake, Refusal};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_three_times_slower_than_the_lease_costs_no_second_receive() {
@@ -83,6 +83,28 @@ async fn an_outage_burns_no_receive_counts() {
     relay.has_all(&bridge, count).await;
     assert_eq!(all_deleted(&fake, &queue).await, BTreeMap::from([(1, count as usize)]));
     assert!(fake.history(&dead.name).is_empty());
+}
+
+/// While nothing can be extended a message comes again and again: it is known, published once, and deleted by the
+/// newest receipt.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_again_while_it_is_held_is_published_once() {
+    let fake = Fake::start().await;
+    for name in ["held", "held.fifo"] {
+        let queue = fake.queue(name, &[(VisibilityTimeout, "4")]).await;
+        queue.send(grouped(0..5, 1).map(|o| if name == "held" { o.ungrouped() } else { o })).await;
+        fake.faults()
+            .requests
+            .insert(Action::ChangeMessageVisibilityBatch, (Refusal::Internal, ALWAYS));
+        // They are done in the middle of the second lease.
+        let relay = Relay::open(&["--latency", "6s"]);
+        let bridge = relay.setup(&queue, "").start_ready().await;
+        relay.has_all(&bridge, 5).await;
+        let receives = all_deleted(&fake, &queue).await;
+        assert!(receives.keys().all(|count| *count > 1), "{name}: {receives:?}");
+        assert_eq!(relay.ledger.read().len(), 5, "{name}: {receives:?}");
+        assert_eq!(bridge.metric("source_received_total{source=\"it\"}").await, 5.0);
+    }
 }
 
 /// A standard queue may forget that it deleted something.

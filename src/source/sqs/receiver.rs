@@ -112,7 +112,7 @@ fn take(
         group: message.order.clone(),
     };
     // Only one that was received before can be held here.
-    if receive_count > 1 && shared.received_again(&receipt, since, due) {
+    if receive_count > 1 && !receipt.id.is_empty() && shared.received_again(&receipt, since, due) {
         return Vec::new();
     }
     match shared.leases.take(reservation, receipt, bytes, since, due) {

@@ -218,6 +218,11 @@ impl Outgoing {
         self
     }
 
+    /// The same for a standard queue.
+    pub(crate) fn ungrouped(self) -> Self {
+        Self { group: None, deduplication: None, ..self }
+    }
+
     /// For a FIFO queue: what is ordered together, and by what a second one is known.
     pub(crate) fn group(mut self, group: impl Into<String>, id: impl Into<String>) -> Self {
         self.group = Some(group.into());
