@@ -9,8 +9,16 @@
 
 #[path = "support/mod.rs"]
 mod bench;
-#[path = "../tests/support/mod.rs"]
-mod support;
+
+/// Of the tests' support only the queue: all of it needs every broker's client.
+mod support {
+    pub(crate) use waiting::{PATIENCE, free_port, until};
+
+    #[path = "../../tests/support/sqs/mod.rs"]
+    pub(crate) mod sqs;
+    #[path = "../../tests/support/waiting.rs"]
+    mod waiting;
+}
 
 use bench::median;
 use bench::queue::{bare, run, take, with_source};

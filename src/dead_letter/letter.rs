@@ -74,11 +74,13 @@ pub(super) fn letters(number: usize, record: &Record, most: usize) -> Vec<Letter
     }
     let parts = cut(&text, most.saturating_sub(own + PART).max(LEAST));
     let count = parts.len();
+    // Cut to another size it is another whole: its parts don't go with those that were sent before.
+    let whole = hash(&[id.as_bytes(), &most.to_le_bytes()]);
     let part = |(at, body): (usize, &str)| {
         let mut attributes = attributes.clone();
-        attributes.push((format!("{PREFIX}record"), id.clone()));
+        attributes.push((format!("{PREFIX}record"), whole.clone()));
         attributes.push((format!("{PREFIX}part"), format!("{}/{count}", at + 1)));
-        let (body, group, id) = (body.to_owned(), group.clone(), format!("{id}-{at}"));
+        let (body, group, id) = (body.to_owned(), group.clone(), format!("{whole}-{at}"));
         Letter { number, is_last: at + 1 == count, body, attributes, group, id }
     };
     parts.into_iter().enumerate().map(part).collect()
@@ -181,6 +183,9 @@ mod tests {
         assert_eq!(of, [Some("refused"), Some("s"), Some("orders"), None]);
         assert_eq!(letters(7, &record, letter.size()), whole);
         let parts = letters(7, &record, letter.size() - 1);
+        let others = letters(7, &record, letter.size() - 2);
+        assert!(parts.iter().all(|part| others.iter().all(|other| part.id != other.id)));
+        assert_ne!(named(&parts[0], "record"), named(&others[0], "record"));
         assert!(parts.len() > 1 && joined(&parts) == payload);
     }
 

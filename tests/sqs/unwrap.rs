@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_sqs::types::QueueAttributeName;
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::bridge::{Bridge, Setup};
-use crate::support::emulator::Emulator;
+use crate::support::emulator::{Emulator, request};
 use crate::support::ledger::Ledger;
 use crate::support::sqs::servers::{ElasticMq, Moto};
 use crate::support::sqs::{CREDENTIALS, Counts, Outgoing, Queue, REGION};
@@ -203,6 +204,35 @@ async fn a_replay_opens_the_envelopes_as_the_source_would() {
     assert!(again[0]["detail"].as_str().unwrap().contains("S3"), "{again:?}");
 }
 
+/// Asks another service of moto: with a form, or with JSON for a `target`. No signature is looked at.
+async fn ask(moto: &Moto, service: &str, body: &str, target: &str) -> String {
+    let form = if target.is_empty() { "x-www-form-urlencoded" } else { "x-amz-json-1.1" };
+    let form = format!("application/{form}");
+    let headers = [("content-type", form.as_str()), ("x-amz-target", target)];
+    asked(Method::POST, &moto.endpoint, service, &headers, body).await
+}
+
+/// Puts a bucket or an object, or a setting of one.
+async fn put(moto: &Moto, path: &str, body: &str) {
+    asked(Method::PUT, &format!("{}/{path}", moto.endpoint), "s3", &[], body).await;
+}
+
+async fn asked(
+    method: Method,
+    url: &str,
+    service: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> String {
+    let scope = format!("AKIDTEST/20260101/{REGION}/{service}/aws4_request");
+    let by = format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0");
+    let headers = [headers, &[("authorization", by.as_str())]].concat();
+    let answer = request(method, url, &headers, body.to_owned()).await;
+    let said = String::from_utf8(answer.body.to_vec()).unwrap();
+    assert!(answer.status.is_success(), "{service}: {} {said}", answer.status);
+    said
+}
+
 /// SNS, `EventBridge` and S3 themselves, as far as moto is them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_other_services_put_into_a_queue_is_understood() {
@@ -223,36 +253,36 @@ async fn what_other_services_put_into_a_queue_is_understood() {
         ],
     );
     let arn = async |queue: &Queue| queue.attribute(QueueAttributeName::QueueArn).await.unwrap();
-    let topic = moto.ask("sns", "Action=CreateTopic&Name=topic", "").await;
+    let topic = ask(moto, "sns", "Action=CreateTopic&Name=topic", "").await;
     let topic = topic.split("<TopicArn>").nth(1).unwrap().split('<').next().unwrap().to_owned();
     let subscribe = format!("Action=Subscribe&TopicArn={topic}&Protocol=sqs&Endpoint=");
-    moto.ask("sns", &(subscribe + &arn(&by_topic).await), "").await;
+    ask(moto, "sns", &(subscribe + &arn(&by_topic).await), "").await;
     let attribute = "MessageAttributes.entry.1";
     let publish = format!(
         "Action=Publish&TopicArn={topic}&Message=%7B%22id%22%3A%22t-1%22%7D&{attribute}.Name=tenant\
          &{attribute}.Value.DataType=String&{attribute}.Value.StringValue=acme"
     );
-    moto.ask("sns", &publish, "").await;
+    ask(moto, "sns", &publish, "").await;
 
     let rule = json!({ "Name": "rule", "EventPattern": "{\"source\":[\"shop\"]}" });
-    moto.ask("events", &rule.to_string(), "AWSEvents.PutRule").await;
+    ask(moto, "events", &rule.to_string(), "AWSEvents.PutRule").await;
     let target = json!({ "Id": "queue", "Arn": arn(&by_bus).await });
     let target = json!({ "Rule": "rule", "Targets": [target] });
-    moto.ask("events", &target.to_string(), "AWSEvents.PutTargets").await;
+    ask(moto, "events", &target.to_string(), "AWSEvents.PutTargets").await;
     let event = json!({ "Source": "shop", "DetailType": "order", "Detail": "{\"id\":\"b-1\"}" });
     let events = json!({ "Entries": [event] }).to_string();
-    moto.ask("events", &events, "AWSEvents.PutEvents").await;
+    ask(moto, "events", &events, "AWSEvents.PutEvents").await;
 
     let region = format!("<LocationConstraint>{REGION}</LocationConstraint>");
     let here = format!("<CreateBucketConfiguration>{region}</CreateBucketConfiguration>");
-    moto.put("files", &here).await;
+    put(moto, "files", &here).await;
     let configuration = format!(
         "<NotificationConfiguration><QueueConfiguration><Id>it</Id><Queue>{}</Queue>\
          <Event>s3:ObjectCreated:*</Event></QueueConfiguration></NotificationConfiguration>",
         arn(&by_bucket).await
     );
-    moto.put("files?notification", &configuration).await;
-    moto.put("files/photo-1", "x").await;
+    put(moto, "files?notification", &configuration).await;
+    put(moto, "files/photo-1", "x").await;
 
     let _bridge = setup.start_ready().await;
     ledger.reaches(3, PATIENCE).await;

@@ -20,35 +20,9 @@ pub(crate) mod socket;
 pub(crate) mod sqs;
 pub(crate) mod stub;
 pub(crate) mod tokens;
+mod waiting;
 
-use std::net::TcpListener;
-use std::time::Duration;
-
-/// What is awaited has come by then, whatever else the machine does; a test that passes does not wait
-/// for it to end.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
-
-/// A port that is free now.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Looks at something outside of this process until it is so; panics with `what` when it is not
-/// within `patience`.
-pub(crate) async fn until<T>(
-    what: &str,
-    patience: Duration,
-    mut look: impl AsyncFnMut() -> Option<T>,
-) -> T {
-    let deadline = tokio::time::Instant::now() + patience;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "not within {patience:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
+pub(crate) use waiting::{PATIENCE, free_port, until};
 
 /// Runs the test that asks in a process of its own with these variables, unless this is that one: nobody may set
 /// them here, where other tests run. True when it has run there, and was good.

@@ -5,12 +5,10 @@ use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use http::Method;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::{REGION, Server};
-use crate::support::emulator::request;
 use crate::support::{PATIENCE, free_port, until};
 
 /// A running `ElasticMQ`; killed when dropped, and when the test's process ends in whatever way. What it holds
@@ -110,37 +108,6 @@ impl Moto {
         let (server, process) = launch("moto", &command, tempfile::tempdir().unwrap(), port).await;
         Self { server, _process: process }
     }
-}
-
-impl Moto {
-    /// Asks another of its services: with a form, or with JSON for a `target`. No signature is looked at.
-    pub(crate) async fn ask(&self, service: &str, body: &str, target: &str) -> String {
-        let form = if target.is_empty() { "x-www-form-urlencoded" } else { "x-amz-json-1.1" };
-        let form = format!("application/{form}");
-        let headers = [("content-type", form.as_str()), ("x-amz-target", target)];
-        asked(Method::POST, &self.endpoint, service, &headers, body).await
-    }
-
-    /// Puts a bucket or an object, or a setting of one.
-    pub(crate) async fn put(&self, path: &str, body: &str) {
-        asked(Method::PUT, &format!("{}/{path}", self.endpoint), "s3", &[], body).await;
-    }
-}
-
-async fn asked(
-    method: Method,
-    url: &str,
-    service: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> String {
-    let scope = format!("AKIDTEST/20260101/{REGION}/{service}/aws4_request");
-    let by = format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0");
-    let headers = [headers, &[("authorization", by.as_str())]].concat();
-    let answer = request(method, url, &headers, body.to_owned()).await;
-    let said = String::from_utf8(answer.body.to_vec()).unwrap();
-    assert!(answer.status.is_success(), "{service}: {} {said}", answer.status);
-    said
 }
 
 /// Starts a server and waits until it listens.
