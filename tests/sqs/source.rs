@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName::VisibilityTimeout;
+use serde_json::json;
 
 use super::{IN_FLIGHT, Relay, all_deleted, bodies, source_of};
 use crate::support::emulator::Emulator;
+use crate::support::ledger::assert_order;
 use crate::support::sqs::fake::{Action, Fake};
 use crate::support::sqs::{CREDENTIALS, Outgoing};
 use crate::support::{PATIENCE, signal, until};
@@ -72,6 +74,30 @@ async fn several_queues_are_several_sources() {
     assert_eq!(accepted.iter().filter(|a| a.channel == "/it/two").count(), 20);
     all_deleted(&fake, &one).await;
     all_deleted(&fake, &two).await;
+}
+
+/// A group whose events fail holds back itself alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_fails_stops_no_other() {
+    let fake = Fake::start().await;
+    let queue = fake.queue("groups.fifo", &[(VisibilityTimeout, "2")]).await;
+    let relay = Relay::open(&["--control"]);
+    let fails = json!([{ "fault": { "answer": { "status": 500 } }, "channel": "/it/dev-1" }]);
+    relay.emulator.set_faults(fails).await;
+    let bridge = relay.setup(&queue, "").start_ready().await;
+    queue.send(super::grouped(0..50, 5)).await;
+    relay.ledger.has_ids(40, PATIENCE).await;
+    until("the others are deleted", PATIENCE, async || {
+        (fake.history(&queue.name).iter().filter(|m| m.deleted).count() == 40).then_some(())
+    })
+    .await;
+    assert!(relay.emulator.strikes().await[0] > 0);
+    let other = |a: &crate::support::ledger::Accepted| a.event["key"] != 1;
+    assert!(relay.ledger.read().iter().all(other));
+    relay.emulator.set_faults(json!([])).await;
+    relay.has_all(&bridge, 50).await;
+    assert_order(&relay.ledger.read(), 0);
+    assert_eq!(all_deleted(&fake, &queue).await[&1], 50);
 }
 
 /// What a receive brings that was open when the drain came has never been ours: it is anybody's at once.
