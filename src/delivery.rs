@@ -105,6 +105,13 @@ struct Carried {
     message: Message,
     settlement: Settlement,
     worst: AtomicU8,
+    unreadable: Option<Box<str>>,
+}
+
+/// The state that the duties of several messages share which came as one.
+struct Share {
+    whole: Settlement,
+    worst: AtomicU8,
 }
 
 impl Settlement {
@@ -118,10 +125,48 @@ impl Settlement {
         self.end(outcome);
     }
 
+    /// The duty of one that brings several messages, as a duty for each, under the same token. It ends with the
+    /// last of them, and the worst outcome wins; without any it is not done.
+    pub fn share(self, count: usize) -> Vec<Self> {
+        match count {
+            0 => Vec::new(),
+            1 => vec![self],
+            _ => {
+                let token = self.token;
+                let share = Arc::new(Share { whole: self, worst: AtomicU8::new(0) });
+                (0..count).map(|_| Self::new(share.clone(), token)).collect()
+            }
+        }
+    }
+
+    fn charge(&self, bytes: usize) {
+        if let Some(tracker) = &self.tracker {
+            tracker.charge(self.token, bytes);
+        }
+    }
+
     fn end(&mut self, outcome: Outcome) {
         if let Some(tracker) = self.tracker.take() {
             tracker.settled(self.token, outcome);
         }
+    }
+}
+
+impl Tracker for Share {
+    fn settled(&self, _: u64, outcome: Outcome) {
+        // The last one sees it: the reference count orders the two.
+        self.worst.fetch_max(outcome.rank(), Ordering::Relaxed);
+    }
+
+    fn charge(&self, _: u64, bytes: usize) {
+        self.whole.charge(bytes);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let outcome = Outcome::from_rank(*self.worst.get_mut());
+        self.whole.end(outcome);
     }
 }
 
@@ -134,13 +179,28 @@ impl Drop for Settlement {
 impl Delivery {
     /// `message` with all of its duty.
     pub fn new(message: Message, settlement: Settlement) -> Self {
-        let carried = Carried { message, settlement, worst: AtomicU8::new(0) };
+        Self::made(message, settlement, None)
+    }
+
+    /// A message that its source can't read, and why: no route gets to see what is in it, and it goes where the
+    /// rejects of its topic go.
+    pub fn unreadable(message: Message, settlement: Settlement, why: impl Into<Box<str>>) -> Self {
+        Self::made(message, settlement, Some(why.into()))
+    }
+
+    fn made(message: Message, settlement: Settlement, unreadable: Option<Box<str>>) -> Self {
+        let carried = Carried { message, settlement, worst: AtomicU8::new(0), unreadable };
         Self { carried: Arc::new(carried), settled: false }
     }
 
     /// The facts.
     pub fn message(&self) -> &Message {
         &self.carried.message
+    }
+
+    /// Why its source can't read it, if so.
+    pub fn why_unreadable(&self) -> Option<&str> {
+        self.carried.unreadable.as_deref()
     }
 
     /// Its token at the tracker.
@@ -159,10 +219,7 @@ impl Delivery {
     /// So many bytes more are held for the message, until all of its duty has ended: its source takes the
     /// less. Whoever makes something of a message that waits with it charges it once.
     pub fn charge(&self, bytes: usize) {
-        let Settlement { tracker, token } = &self.carried.settlement;
-        if let Some(tracker) = tracker {
-            tracker.charge(*token, bytes);
-        }
+        self.carried.settlement.charge(bytes);
     }
 
     /// Ends this part of the duty.

@@ -41,6 +41,37 @@ fn dropped_is_not_done() {
 }
 
 #[test]
+fn the_duties_of_several_messages_are_one() {
+    for one in Outcome::ALL {
+        for other in Outcome::ALL {
+            let log = Arc::new(Log::default());
+            let duties = Settlement::new(log.clone(), 5).share(3);
+            let mut all: Vec<_> =
+                duties.into_iter().map(|duty| Delivery::new(message("{}"), duty)).collect();
+            all[0].charge(7);
+            assert!(all.iter().all(|delivery| delivery.token() == 5));
+            let part = all[1].split();
+            for outcome in [one, Outcome::Accepted(Done::Published), other] {
+                assert_eq!(log.seen(), []);
+                all.pop().unwrap().settle(outcome);
+            }
+            assert_eq!(log.seen(), []);
+            part.settle(Outcome::Accepted(Done::Published));
+            assert_eq!((log.seen(), log.charged()), (vec![(5, one.max(other))], vec![(5, 7)]));
+        }
+    }
+    let log = Arc::new(Log::default());
+    Settlement::new(log.clone(), 1).share(1).remove(0).settle(Outcome::Rejected);
+    drop(Settlement::new(log.clone(), 2).share(2));
+    drop(Settlement::new(log.clone(), 3).share(0));
+    let mut half = Settlement::new(log.clone(), 4).share(2);
+    half.remove(0).settle(Outcome::Accepted(Done::Published));
+    drop(half);
+    let released = [2, 3, 4].map(|token| (token, Outcome::Released));
+    assert_eq!(log.seen(), [&[(1, Outcome::Rejected)], &released[..]].concat());
+}
+
+#[test]
 fn a_panic_on_the_way_releases() {
     let log = Arc::new(Log::default());
     let delivery = delivery(&log, 7);

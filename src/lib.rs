@@ -1,5 +1,5 @@
-//! appsync-bridge relays what backends say on Kafka, NATS and MQTT (SQS is to follow) into AWS AppSync
-//! Events, so that it reaches browsers and phones, and acknowledges only what is settled.
+//! appsync-bridge relays what backends say on Kafka, NATS, MQTT and SQS into AWS AppSync Events, so that it reaches
+//! browsers and phones, and acknowledges only what is settled.
 //!
 //! # The flow
 //!
@@ -51,11 +51,11 @@
 //! cli → bridge, config, demo, emulator, event_api, files, health, redact, replay, shutdown, source, telemetry
 //! demo → bridge, config, emulator, files, listener, shutdown
 //! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, route, shutdown, source
-//! replay → config, dead_letter, delivery, health, metrics, pipeline, publish, route, shutdown
+//! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source
 //! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route
-//! source → backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, repeats, seeded_bugs, shutdown, telemetry
+//! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, repeats, seeded_bugs, shutdown, telemetry
 //! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown
-//! dead_letter → backoff, config, delivery, health, kafka, message, metrics, nats, repeats, seeded_bugs, shutdown
+//! dead_letter → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
 //! nats → backoff, config, error_chain, outbound
 //! emulator → error_chain, event_api, files, listener, shutdown
@@ -63,7 +63,7 @@
 //! config → files, message, redact, route
 //! route → event_api, message
 //! delivery → message, seeded_bugs
-//! aws → error_chain, outbound, redact, renewal
+//! aws → config, error_chain, outbound, redact, renewal
 //! oauth2 → config, error_chain, outbound, redact, renewal
 //! outbound → config, files
 //! listener → repeats

@@ -72,6 +72,13 @@ pub enum Coordinates {
         /// It may have been delivered before.
         duplicate: bool,
     },
+    /// A message of a queue.
+    Queue {
+        /// The same whenever it is received.
+        message_id: SmolStr,
+        /// How often it was received by then.
+        receive_count: u32,
+    },
     /// In words already, as from a dead letter.
     Named(Vec<(Cow<'static, str>, String)>),
 }
@@ -95,6 +102,10 @@ impl Coordinates {
                 ("qos".into(), qos.to_string()),
                 ("retain".into(), retain.to_string()),
                 ("duplicate".into(), duplicate.to_string()),
+            ],
+            Self::Queue { message_id, receive_count } => vec![
+                ("message_id".into(), message_id.to_string()),
+                ("receive_count".into(), receive_count.to_string()),
             ],
             Self::Named(named) => named.clone(),
         }

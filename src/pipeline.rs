@@ -90,7 +90,7 @@ impl Pipeline {
         let mut routed = false;
         for decision in self.table.decide(delivery.message(), limit) {
             routed = true;
-            self.apply(&delivery, decision);
+            self.apply(&delivery, as_read(&delivery, decision));
         }
         if !routed {
             return self.unrouted(delivery);
@@ -160,6 +160,16 @@ impl Drop for SourceState {
     }
 }
 
+/// The decision on a message as its source could read it: of what it could not, a route may not make anything.
+fn as_read<'t>(delivery: &Delivery, decision: Decision<'t>) -> Decision<'t> {
+    match delivery.why_unreadable() {
+        None => decision,
+        Some(why) => {
+            Decision { outcome: Err(Rejection::new(Reason::BadEnvelope, why)), ..decision }
+        }
+    }
+}
+
 /// An entry for each channel of `rendered`, each with a part of the duty. A text of their own they share,
 /// and the message is charged for it.
 pub fn entries(
@@ -215,6 +225,7 @@ impl Rejects {
     ) {
         let letters = match to {
             RejectTo::Discard => return delivery.settle(Outcome::Accepted(Done::Discarded)),
+            RejectTo::Source => return delivery.settle(Outcome::Rejected),
             RejectTo::DeadLetter(name) => self.letters.get(name),
         };
         let Rejection { reason, detail } = rejection;

@@ -1,6 +1,8 @@
 use super::*;
+use crate::delivery::Settlement;
 use crate::delivery::tests::{Log, delivery};
 use crate::event_api::{Channel, Event};
+use crate::message::tests::message;
 use crate::route::{OrderBy, Template};
 
 fn route(name: &str, channel: &str, dead_letter: &str) -> Spec {
@@ -19,13 +21,17 @@ fn route(name: &str, channel: &str, dead_letter: &str) -> Spec {
 
 /// The entries that a table makes of a message; the table is gone then.
 fn routed(routes: Vec<Spec>, rejects: &Rejects, log: &Arc<Log>) -> Vec<Addressed> {
+    made(routes, rejects, delivery(log, 1))
+}
+
+fn made(routes: Vec<Spec>, rejects: &Rejects, delivery: Delivery) -> Vec<Addressed> {
     let metrics = Metrics::new();
     let policy = SourcePolicy { max_payload: 1_000, unrouted: None, metrics: metrics.source("s") };
     let (entries, mut queue) = mpsc::unbounded_channel();
     let publishers = HashMap::from([("main".into(), entries)]);
     let (table, sources) =
         (Arc::new(RouteTable::new(routes)), HashMap::from([("s".into(), policy)]));
-    Pipeline::new(table, sources, &publishers, rejects.clone(), &metrics).route(delivery(log, 1));
+    Pipeline::new(table, sources, &publishers, rejects.clone(), &metrics).route(delivery);
     std::iter::from_fn(|| queue.try_recv().ok()).collect()
 }
 
@@ -60,6 +66,27 @@ async fn a_refused_event_goes_where_the_route_said_that_it_came_by() {
     assert_eq!(seen(&mut twos), [letter("b", "/x/b")]);
     let done = Outcome::Accepted(Done::DeadLettered);
     assert_eq!(log.seen(), [(1, Outcome::Released), (1, done)], "without a letter it is not done");
+}
+
+#[test]
+fn no_route_sees_what_its_source_could_not_read() {
+    let (letters, mut queue) = mpsc::unbounded_channel();
+    let rejects = Rejects::new(HashMap::from([("one".into(), letters)]));
+    let log = Arc::<Log>::default();
+    // It would be a fine event.
+    let read = Settlement::new(log.clone(), 1);
+    let unreadable = Delivery::unreadable(message("{}"), read, "no envelope");
+    let routes = vec![route("a", "/x/a", "one"), route("b", "/x/b", "one")];
+    assert!(made(routes, &rejects, unreadable).is_empty());
+    for name in ["a", "b"] {
+        let Letter { record, delivery } = queue.try_recv().unwrap();
+        assert_eq!((record.route.as_deref(), &record.channel), (Some(name), &None));
+        assert_eq!((record.reason, &*record.detail), ("bad_envelope", "no envelope"));
+        assert_eq!(record.message.payload, "{}");
+        assert_eq!(log.seen(), []);
+        delivery.settle(Outcome::Accepted(Done::DeadLettered));
+    }
+    assert_eq!(log.seen(), [(1, Outcome::Accepted(Done::DeadLettered))]);
 }
 
 #[test]

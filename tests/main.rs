@@ -33,6 +33,8 @@ mod replay;
 mod said;
 mod secrets;
 mod simulation;
+#[cfg(feature = "sqs")]
+mod sqs;
 mod steering;
 mod support;
 mod wires;

@@ -4,6 +4,8 @@
 pub mod consumer;
 pub mod process;
 pub mod publisher;
+#[cfg(feature = "sqs")]
+pub mod queue;
 pub mod sink;
 pub mod wrk;
 

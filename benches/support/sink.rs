@@ -189,7 +189,7 @@ fn answer_questions(counts: &Counts) {
 
 /// The workers of the sink stay on a core each. The kernel likes to wake a thread where the one runs
 /// that wakes it: the sink would wait behind the publisher there, while another core has nothing to do.
-fn on_its_cores() -> Runtime {
+pub fn on_its_cores() -> Runtime {
     let next = AtomicUsize::new(0);
     let stay = move || stay_on_a_core(next.fetch_add(1, Relaxed));
     Builder::new_multi_thread().enable_all().on_thread_start(stay).build().unwrap()

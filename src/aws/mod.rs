@@ -2,20 +2,23 @@
 //! a role assumed with them.
 
 mod profile;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 
 use std::error::Error as _;
 use std::time::{Duration, SystemTime};
 
 use aws_config::meta::ProviderChainError;
 use aws_config::sts::AssumeRoleProvider;
-use aws_config::{BehaviorVersion, ConfigLoader, Region, SdkConfig};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 use aws_smithy_http_client::proxy::ProxyConfig;
-use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext};
 use aws_smithy_http_client::{Builder, ConnectorBuilder};
+use aws_types::sdk_config::SharedHttpClient;
 
 use crate::error_chain;
 use crate::outbound::{Proxies, ProxyError};
@@ -58,6 +61,9 @@ pub enum AwsError {
     /// The profile needs a feature that this build lacks: a clause with the replacement.
     #[error("{0}")]
     NotBuiltIn(String),
+    /// The file of an additional CA.
+    #[error("`{0}` can't be used as a `ca_file`: {1}")]
+    Authority(String, String),
     /// A proxy.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
@@ -125,7 +131,8 @@ impl Source {
     }
 
     async fn load(&self) -> Result<SdkConfig, AwsError> {
-        let mut loader = through_proxies(aws_config::defaults(BehaviorVersion::latest()))?;
+        let mut loader =
+            aws_config::defaults(BehaviorVersion::latest()).http_client(http_client(None)?);
         if let Some(profile) = &self.profile {
             loader = loader.profile_name(profile);
         }
@@ -162,9 +169,10 @@ fn lifetime(keys: &Keys) -> Option<Duration> {
     Some(end.duration_since(SystemTime::now()).unwrap_or(EXPIRED_ON_ARRIVAL))
 }
 
-/// The same proxies as ours, and read in the same way. Plain text, such as this machine's metadata, goes
-/// through none: behind it there are the credentials of another machine.
-fn through_proxies(loader: ConfigLoader) -> Result<ConfigLoader, AwsError> {
+/// The client of AWS's libraries: through the same proxies as ours, and read in the same way. Plain text, such
+/// as this machine's metadata, goes through none: behind it there are the credentials of another machine. It
+/// trusts what `trusted` says, else the system's CAs.
+fn http_client(trusted: Option<TlsContext>) -> Result<SharedHttpClient, AwsError> {
     let proxies = Proxies::of_process()?;
     let proxy = match proxies.for_ports(&[443]) {
         // One that was read has a form that is taken.
@@ -172,17 +180,19 @@ fn through_proxies(loader: ConfigLoader) -> Result<ConfigLoader, AwsError> {
         None => None,
     };
     let proxy = proxy.unwrap_or_else(ProxyConfig::disabled);
-    let client = Builder::new().build_with_connector_fn(move |settings, components| {
+    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
         let mut connector =
             ConnectorBuilder::default().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+        if let Some(trusted) = &trusted {
+            connector = connector.tls_context(trusted.clone());
+        }
         connector.set_connector_settings(settings.cloned());
         if let Some(components) = components {
             connector.set_sleep_impl(components.sleep_impl());
         }
         connector.set_proxy_config(Some(proxy.clone()));
         connector.build()
-    });
-    Ok(loader.http_client(client))
+    }))
 }
 
 /// Why there are no credentials: the places searched, and the error of each.

@@ -10,6 +10,8 @@ use super::{BuildError, Parts, named};
 use crate::config::broker::JETSTREAM;
 #[cfg(not(feature = "kafka"))]
 use crate::config::broker::KAFKA;
+#[cfg(not(feature = "sqs"))]
+use crate::config::broker::SQS;
 #[cfg(feature = "kafka")]
 use crate::config::kafka::KafkaConfig;
 use crate::config::{Config, DeadLetterConfig};
@@ -18,6 +20,8 @@ use crate::dead_letter::FileTarget;
 use crate::dead_letter::JetStreamTarget;
 #[cfg(feature = "kafka")]
 use crate::dead_letter::KafkaTarget;
+#[cfg(feature = "sqs")]
+use crate::dead_letter::SqsTarget;
 use crate::dead_letter::{Letter, write_letters};
 use crate::health::Health;
 #[cfg(feature = "kafka")]
@@ -72,6 +76,18 @@ pub(super) async fn open(
                 let part = format!("dead_letter `{name}`");
                 return Err(BuildError::LeftOut { part, kind: KAFKA.feature });
             }
+            #[cfg(feature = "sqs")]
+            DeadLetterConfig::Sqs(rejects) => {
+                let target = SqsTarget::build(rejects.clone()).await.map_err(|why| {
+                    BuildError::DeadLetterTopic { name: name.to_string(), why: why.into() }
+                })?;
+                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
+            }
+            #[cfg(not(feature = "sqs"))]
+            DeadLetterConfig::Sqs(_) => {
+                let part = format!("dead_letter `{name}`");
+                return Err(BuildError::LeftOut { part, kind: SQS.feature });
+            }
         });
     }
     Ok(letters)
@@ -114,6 +130,18 @@ pub(super) async fn examine(config: &Config) -> Vec<BuildError> {
             DeadLetterConfig::Kafka { .. } => {
                 let part = format!("dead_letter `{name}`");
                 found.push(BuildError::LeftOut { part, kind: KAFKA.feature });
+            }
+            #[cfg(feature = "sqs")]
+            DeadLetterConfig::Sqs(rejects) => {
+                let name = name.to_string();
+                let examined = SqsTarget::examine(rejects).await;
+                let unusable = |why| BuildError::DeadLetterTopic { name, why: Box::new(why) };
+                found.extend(examined.map_err(unusable).err());
+            }
+            #[cfg(not(feature = "sqs"))]
+            DeadLetterConfig::Sqs(_) => {
+                let part = format!("dead_letter `{name}`");
+                found.push(BuildError::LeftOut { part, kind: SQS.feature });
             }
         }
     }
@@ -192,6 +220,11 @@ pub async fn probe_dead_letter(
             let found = target.look().await;
             Some(found.map(|stream| format!("the subject `{subject}` of the stream `{stream}`")))
         }
+        #[cfg(feature = "sqs")]
+        DeadLetterConfig::Sqs(rejects) => Some(match SqsTarget::build(rejects.clone()).await {
+            Ok(mut target) => target.look().await,
+            Err(why) => Err(why.to_string()),
+        }),
         _ => {
             let _ = config;
             None

@@ -101,7 +101,7 @@ pub enum BuildError {
         #[source]
         why: dead_letter::OpenError,
     },
-    /// A dead letter that is a topic.
+    /// A dead letter that is a topic or a queue.
     #[error("dead_letter `{name}`: {why}")]
     DeadLetterTopic {
         /// Its name.
@@ -218,6 +218,7 @@ impl Bridge {
         ready.abort();
         let result = match stopped {
             Some(part) if !self.shutdown.is_draining() => {
+                let part = because(&mut tasks).await.unwrap_or(part);
                 error!(part, "stopped unexpectedly");
                 Err(RunError::Stopped(part))
             }
@@ -306,8 +307,23 @@ fn named(
     Box::pin(run.map(move |()| Ended { part, unclean: None }))
 }
 
+/// The part that tells why it ended, of those that end soon: others may have ended before it is known, because of
+/// it.
+async fn because(tasks: &mut JoinSet<Ended>) -> Option<String> {
+    let told = async {
+        while let Some(ended) = tasks.join_next().await {
+            if matches!(ended, Ok(Ended { unclean: Some(_), .. })) {
+                return Some(describe(Some(ended)));
+            }
+        }
+        None
+    };
+    tokio::time::timeout(ABORT_TIMEOUT, told).await.ok().flatten()
+}
+
 fn describe(ended: Option<Result<Ended, tokio::task::JoinError>>) -> String {
     match ended {
+        Some(Ok(Ended { part, unclean: Some(why) })) => format!("{part} ({why})"),
         Some(Ok(ended)) => ended.part.to_owned(),
         Some(Err(error)) => error.to_string(),
         None => "every part".to_owned(),

@@ -11,6 +11,7 @@ use super::kafka::{self, KafkaConfig};
 use super::mqtt::{self, MqttConfig};
 use super::nats::{self, Connection, JetStreamConfig, NatsConfig, jetstream};
 use super::reader::{Setting, Table, listed};
+use super::sqs::{self, SqsConfig};
 use crate::route::wildcard::Spelling;
 
 /// What only a source of one kind of broker is told.
@@ -24,6 +25,8 @@ pub enum SourceKind {
     JetStream(JetStreamConfig),
     /// An MQTT broker.
     Mqtt(MqttConfig),
+    /// A queue of Amazon SQS.
+    Sqs(SqsConfig),
 }
 
 /// A kind of broker.
@@ -105,11 +108,23 @@ pub static MQTT: Broker = Broker {
     read: |table, common, _| Some(mqtt::read(table, common)?.map(SourceKind::Mqtt)),
 };
 
-/// All that a file may name, in the order in which errors list them.
-pub(super) static ALL: [&Broker; 4] = [&KAFKA, &NATS, &JETSTREAM, &MQTT];
+/// Amazon SQS.
+pub static SQS: Broker = Broker {
+    word: "sqs",
+    name: "SQS",
+    feature: "sqs",
+    // A queue's name is one level: nothing in it is a slash.
+    separator: '/',
+    asked_by: "queue",
+    spelling: Spelling::Name,
+    in_flight: 1000,
+    // A standard queue answers `OverLimit` at 120,000, a FIFO queue gives nothing and says nothing.
+    most_in_flight: 100_000,
+    read: |table, common, grace| Some(sqs::read(table, common, grace)?.map(SourceKind::Sqs)),
+};
 
-/// Words of later versions.
-pub(super) const LATER: [&str; 1] = ["sqs"];
+/// All that a file may name, in the order in which errors list them.
+pub(super) static ALL: [&Broker; 5] = [&KAFKA, &NATS, &JETSTREAM, &MQTT, &SQS];
 
 /// The kinds of dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,14 +132,16 @@ pub(super) enum Rejects {
     File,
     Kafka,
     JetStream,
+    Sqs,
 }
 
 /// Their `type`.
-pub(super) static REJECTS: [(&str, Rejects); 3] =
-    [("file", Rejects::File), (KAFKA.word, Rejects::Kafka), (JETSTREAM.word, Rejects::JetStream)];
-
-/// Words of later versions.
-pub(super) const REJECTS_LATER: [&str; 1] = ["sqs"];
+pub(super) static REJECTS: [(&str, Rejects); 4] = [
+    ("file", Rejects::File),
+    (KAFKA.word, Rejects::Kafka),
+    (JETSTREAM.word, Rejects::JetStream),
+    (SQS.word, Rejects::Sqs),
+];
 
 impl SourceKind {
     /// Its row.
@@ -158,6 +175,7 @@ impl SourceKind {
             Self::Nats(nats) => (&NATS, nats),
             Self::JetStream(jetstream) => (&JETSTREAM, jetstream),
             Self::Mqtt(mqtt) => (&MQTT, mqtt),
+            Self::Sqs(sqs) => (&SQS, sqs),
         }
     }
 }
@@ -176,6 +194,13 @@ pub(super) fn known<'a>(words: impl Iterator<Item = &'a str>) -> String {
     format!("this version knows {}", listed(&words.collect::<Vec<_>>(), "and"))
 }
 
+impl Broker {
+    /// Whether it takes care of a message that is never to be done: by a redrive policy.
+    pub(super) fn takes_rejects(&self) -> bool {
+        self.word == SQS.word
+    }
+}
+
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.word)
@@ -190,14 +215,14 @@ mod tests {
 
     #[test]
     fn no_kind_is_taken_for_another() {
-        let words: BTreeSet<_> = ALL.iter().map(|broker| broker.word).chain(LATER).collect();
-        assert_eq!(words.len(), ALL.len() + LATER.len());
+        let words: BTreeSet<_> = ALL.iter().map(|broker| broker.word).collect();
+        assert_eq!(words.len(), ALL.len());
         for broker in ALL {
             assert!(of_word(broker.word).is_some_and(|found| std::ptr::eq(found, broker)));
             assert!((1..=broker.most_in_flight).contains(&broker.in_flight), "{broker:?}");
         }
         // An unknown word has no kind: there is no default kind.
-        for word in LATER.into_iter().chain(["", "Kafka", "amqp"]) {
+        for word in ["", "Kafka", "amqp"] {
             assert!(of_word(word).is_none(), "{word}");
         }
     }

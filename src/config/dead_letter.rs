@@ -4,11 +4,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::api::Aws;
 use super::broker::{self, Rejects};
 use super::environment::Environment;
 use super::kafka::topics;
 use super::nats;
 use super::reader::{Field, Kind, Names, Problem, Table, quoted};
+use super::sqs;
 use crate::message::SourceName;
 
 /// The name of a `[dead_letter.NAME]`.
@@ -38,6 +40,19 @@ pub enum DeadLetterConfig {
         /// No source whose rejects go here reads it.
         subject: String,
     },
+    /// Messages of a queue.
+    Sqs(SqsRejects),
+}
+
+/// `type = "sqs"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqsRejects {
+    /// No source whose rejects go here reads it.
+    pub queue: sqs::Queue,
+    /// Where credentials and region come from.
+    pub aws: Aws,
+    /// Where requests go.
+    pub endpoint: String,
 }
 
 impl DeadLetterConfig {
@@ -45,7 +60,7 @@ impl DeadLetterConfig {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File { path, .. } => Some(path),
-            Self::Kafka { .. } | Self::JetStream { .. } => None,
+            Self::Kafka { .. } | Self::JetStream { .. } | Self::Sqs(_) => None,
         }
     }
 }
@@ -53,7 +68,8 @@ impl DeadLetterConfig {
 /// The settings, with the places of those that are checked against others.
 pub(super) struct Read {
     pub(super) config: DeadLetterConfig,
-    pub(super) topic: Range<usize>,
+    /// Of the topic or the queue.
+    pub(super) place: Range<usize>,
 }
 
 /// `max_size` and `max_files`: the rotation of a dead-letter file.
@@ -94,7 +110,7 @@ pub(super) fn read<'a>(
         let problem = Problem::new(Kind::BadValue, Some(table.span.clone()), message);
         ledger.report(problem.help(hint));
     }
-    let kind = table.choice("type", &broker::REJECTS, &broker::REJECTS_LATER);
+    let kind = table.choice("type", &broker::REJECTS, &[]);
     if matches!(kind, Field::Bad) {
         table.ignore_rest();
         return None;
@@ -104,6 +120,7 @@ pub(super) fn read<'a>(
     let read = match kind.as_ref().map(|kind| kind.value) {
         Some(Rejects::Kafka) => topic(table, sources, type_of),
         Some(Rejects::JetStream) => subject(table, sources, type_of),
+        Some(Rejects::Sqs) => queue(table),
         Some(Rejects::File) | None => file(table),
     };
     kind?;
@@ -117,7 +134,7 @@ fn file(mut table: Table<'_>) -> Option<Read> {
     let rotation = rotation(&mut table);
     table.finish();
     let path = PathBuf::from(path?.value.value);
-    Some(Read { config: DeadLetterConfig::File { path, rotation: rotation? }, topic: 0..0 })
+    Some(Read { config: DeadLetterConfig::File { path, rotation: rotation? }, place: 0..0 })
 }
 
 fn topic<'a>(
@@ -140,7 +157,28 @@ fn topic<'a>(
     table.finish();
     let (source, topic) = (source?, topic?);
     let config = DeadLetterConfig::Kafka { source, topic: topic.value };
-    Some(Read { config, topic: topic.span })
+    Some(Read { config, place: topic.span })
+}
+
+fn queue(mut table: Table<'_>) -> Option<Read> {
+    table.becomes(broker::SQS.word);
+    let ledger = table.ledger;
+    let plaintext = table.boolean("dangerously_plaintext").or(false);
+    let allowed = plaintext.as_ref().is_none_or(|setting| setting.value);
+    let endpoint = table.filled("endpoint").then(|text| sqs::endpoint(ledger, &text, allowed));
+    // Where requests go elsewhere, the queue's URL is a name.
+    let is_name = !matches!(endpoint, Field::Absent);
+    let queue = table.filled("queue");
+    let queue = queue.then(|text| sqs::Queue::read(ledger, &text, allowed || is_name));
+    let queue = table.require("queue", queue, format!("its URL, like {}", sqs::FORM));
+    let aws = sqs::aws(&mut table, queue.as_ref());
+    table.finish();
+    plaintext?;
+    let endpoint = endpoint.optional().ok()?.map(|endpoint| endpoint.value);
+    let (queue, aws) = (queue?, aws?);
+    let endpoint = endpoint.unwrap_or_else(|| queue.value.origin.clone());
+    let rejects = SqsRejects { queue: queue.value, aws, endpoint };
+    Some(Read { config: DeadLetterConfig::Sqs(rejects), place: queue.span })
 }
 
 fn subject<'a>(
@@ -168,7 +206,7 @@ fn subject<'a>(
     table.finish();
     let (source, subject) = (source?, subject?);
     let config = DeadLetterConfig::JetStream { source, subject: subject.value };
-    Some(Read { config, topic: subject.span })
+    Some(Read { config, place: subject.span })
 }
 
 /// The source whose connection is used: one of these types.
@@ -237,7 +275,7 @@ pub(super) fn default(environment: &Environment) -> Option<Read> {
         })?;
     let path = directory.join(DEFAULT_FILE);
     let config = DeadLetterConfig::File { path, rotation: Rotation::default() };
-    Some(Read { config, topic: 0..0 })
+    Some(Read { config, place: 0..0 })
 }
 
 #[cfg(test)]

@@ -27,12 +27,13 @@ mod reader;
 mod route;
 mod secret;
 pub mod source;
+pub mod sqs;
 
 pub use api::{ApiConfig, ApiName};
 pub use common::{Settings, Tls};
 pub use daemon::{AdminConfig, LogConfig};
 pub use dead_letter::{
-    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
+    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation, SqsRejects,
 };
 pub use environment::{Environment, NoText};
 pub use file::shown;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::broker;
-use super::reader::{Field, Kind, Ledger, Located, Names, Problem, Table, Text, listed};
+use super::reader::{Field, Kind, Ledger, Located, Names, Problem, Table, Text, listed, quoted};
 use crate::message::SourceName;
 use crate::route::pattern::Capture;
 use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
@@ -15,6 +15,8 @@ pub(super) struct Known<'a> {
     pub(super) sources: &'a Names,
     /// What parts the levels of their topics, of those whose kind is known.
     pub(super) separators: &'a BTreeMap<SourceName, char>,
+    /// Those whose broker does nothing for what can't be published.
+    pub(super) keep_rejects: &'a BTreeSet<SourceName>,
     pub(super) apis: &'a Names,
     pub(super) dead_letters: &'a Names,
 }
@@ -77,7 +79,9 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
     let order = order(&mut table, captures.as_deref());
     let strict_order = table.boolean("strict_order").or(false);
     let give_up_after = table.integer("give_up_after", 1..=MOST_TRIES).or(TRIES);
-    let dead_letter = dead_letter(&mut table, known.dead_letters);
+    let keeps = |name: &&SourceName| known.keep_rejects.contains(*name);
+    let keeps = from.as_ref().and_then(|from| from.value.iter().find(keeps));
+    let dead_letter = dead_letter(&mut table, known.dead_letters, keeps);
     let later = ["text", "base64", "avro", "protobuf"];
     let decode = table.choice("decode", &[("json", ())], &later).or(());
     let event = table.choice("event", &[("payload", ())], &["cloudevents"]).or(());
@@ -177,13 +181,22 @@ fn order(table: &mut Table<'_>, captures: Option<&[Capture]>) -> Option<OrderBy>
     Some(order.or(OrderBy::Source)?.value)
 }
 
-fn dead_letter(table: &mut Table<'_>, known: &Names) -> Option<RejectTo> {
+/// `keeps` is a source of the route whose broker does nothing for what can't be published.
+fn dead_letter(
+    table: &mut Table<'_>,
+    known: &Names,
+    keeps: Option<&SourceName>,
+) -> Option<RejectTo> {
     let field = table.field("dead_letter", |ledger, entry| {
         let text = ledger.string("dead_letter", entry.value)?;
         match text.value.value.as_str() {
             "discard" => Some(RejectTo::Discard),
             "source" => {
-                let message = "neither MQTT nor Kafka takes a message back, so `dead_letter` can't be `source`";
+                let Some(keeps) = keeps else { return Some(RejectTo::Source) };
+                let message = format!(
+                    "`dead_letter` can't be `source`: only SQS, with a redrive policy, takes care of what {} can't publish",
+                    quoted(keeps)
+                );
                 let problem = Problem::new(Kind::Impossible, Some(text.span), message);
                 ledger.refuse(problem.help(
                     "name a `[dead_letter.NAME]`, or write `\"discard\"` where losing rejects is meant",

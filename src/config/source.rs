@@ -62,7 +62,7 @@ pub(super) fn read(
 ) -> Option<Read> {
     let ledger = table.ledger;
     let types = broker::ALL.map(|broker| (broker.word, broker));
-    let kind = table.choice("type", &types, &broker::LATER);
+    let kind = table.choice("type", &types, &[]);
     if matches!(kind, Field::Bad) {
         // The keys of an unknown kind are unknown.
         table.ignore_rest();

@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::headers::headers;
+use super::left::Left;
 use super::{Record, Target, WriteError};
 use crate::config::kafka::KafkaConfig;
 use crate::kafka::{
@@ -74,8 +75,7 @@ pub struct KafkaTarget {
     trouble: Trouble,
     /// `None` after a failure: a new one is made, with the password read anew.
     producer: Option<ThreadedProducer<Context>>,
-    /// The records that [`Target::write`] left over, with those confirmed among them.
-    left: Vec<(Record, bool)>,
+    left: Left,
 }
 
 /// The last connection error of a producer; every producer has its own.
@@ -110,7 +110,7 @@ impl KafkaTarget {
         let (properties, tokens) = examined(&cluster).await?;
         let tokens = tokens.map(TokenCache::open).map(Arc::new);
         let trouble = Trouble::default();
-        let (producer, left) = (None, Vec::new());
+        let (producer, left) = (None, Left::default());
         Ok(Self { cluster, properties, topic, readers, tokens, trouble, producer, left })
     }
 
@@ -247,21 +247,6 @@ impl KafkaTarget {
         message.topic.as_str() == self.topic && self.readers.contains(&message.source)
     }
 
-    /// Which of `records` were confirmed when they could not all be.
-    fn recall(&mut self, records: &[Record]) -> Vec<bool> {
-        let left = std::mem::take(&mut self.left);
-        let same = |(record, (known, _)): (&Record, &(Record, bool))| {
-            Arc::ptr_eq(&record.message, &known.message)
-                && (&record.route, &record.channel) == (&known.route, &known.channel)
-                && (record.reason, record.at) == (known.reason, known.at)
-        };
-        if left.len() == records.len() && records.iter().zip(&left).all(same) {
-            left.into_iter().map(|(_, confirmed)| confirmed).collect()
-        } else {
-            vec![false; records.len()]
-        }
-    }
-
     /// Joining its thread takes a while, so that is done in the background.
     fn close(&mut self) {
         if let Some(producer) = self.producer.take() {
@@ -331,11 +316,9 @@ impl Target for KafkaTarget {
     }
 
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
-        let mut done = self.recall(records);
+        let mut done = self.left.recall(records);
         let Err(why) = self.deliver(records, &mut done).await else { return Ok(()) };
-        let kept = done.iter().take_while(|done| **done).count();
-        self.left = records.iter().cloned().zip(done).skip(kept).collect();
-        Err(WriteError { kept, why })
+        Err(self.left.keep(records, done, why))
     }
 }
 

@@ -13,9 +13,15 @@ mod headers;
 mod jetstream;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(any(feature = "kafka", feature = "sqs"))]
+mod left;
+#[cfg(feature = "sqs")]
+mod letter;
 mod private_file;
 pub mod record;
 mod rotation;
+#[cfg(feature = "sqs")]
+mod sqs;
 mod writer;
 
 pub use file::{FileTarget, OpenError};
@@ -23,6 +29,8 @@ pub use file::{FileTarget, OpenError};
 pub use jetstream::JetStreamTarget;
 #[cfg(feature = "kafka")]
 pub use kafka::KafkaTarget;
+#[cfg(feature = "sqs")]
+pub use sqs::SqsTarget;
 pub use writer::{Letter, write_letters};
 
 /// A message that can't be published, and why.

@@ -6,6 +6,7 @@
 
 mod jetstream;
 mod kafka;
+mod sqs;
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 pub use jetstream::JetStreamMetrics;
 pub use kafka::{KafkaMetrics, PartitionMetrics};
+pub use sqs::SqsMetrics;
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

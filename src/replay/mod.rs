@@ -253,13 +253,32 @@ impl Feed {
             detail: kept.detail.clone(),
             at: kept.at,
         });
-        let plan = routes.plan(&kept);
-        let unknown_route = plan.as_ref().err().and_then(|why| why.unknown_route.clone());
-        let delivery = Delivery::new(kept.message, tally.take(place, bytes, unknown_route, first));
+        let messages = match routes.messages(&kept) {
+            Ok(messages) => messages,
+            Err(Undecided { reason, detail, .. }) => {
+                let delivery = Delivery::new(kept.message, tally.take(place, bytes, None, first));
+                return self.rejects.write(delivery, kept.route, kept.channel, (reason, detail));
+            }
+        };
+        let plans: Vec<_> = messages.iter().map(|message| routes.plan(message, &kept)).collect();
+        let unknown_route =
+            plans.iter().find_map(|plan| plan.as_ref().err()?.unknown_route.clone());
+        let settlement = tally.take(place, bytes, unknown_route, first);
+        if messages.is_empty() {
+            return settlement.settle(Outcome::Accepted(Done::Published));
+        }
+        let duties = settlement.share(messages.len());
+        for ((message, plan), duty) in messages.into_iter().zip(plans).zip(duties) {
+            self.publish(Delivery::new(message, duty), plan, &kept);
+        }
+    }
+
+    fn publish(&self, delivery: Delivery, plan: Result<Vec<Decision<'_>>, Undecided>, kept: &Kept) {
         let decisions = match plan {
             Ok(decisions) => decisions,
             Err(Undecided { reason, detail, .. }) => {
-                return self.rejects.write(delivery, kept.route, kept.channel, (reason, detail));
+                let (route, channel) = (kept.route.clone(), kept.channel.clone());
+                return self.rejects.write(delivery, route, channel, (reason, detail));
             }
         };
         for Decision { route, outcome, .. } in decisions {

@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::config::broker::SourceKind;
 use crate::dead_letter::record::Kept;
+use crate::message::{Message, SourceName};
 use crate::route::{Decision, Reason, RouteName, RouteTable};
+use crate::source;
 
 /// The `reason` of records whose route no longer exists.
 const UNKNOWN_ROUTE: &str = "unknown_route";
@@ -15,6 +18,7 @@ const UNKNOWN_ROUTE: &str = "unknown_route";
 pub(super) struct Routes {
     whole: RouteTable,
     alone: HashMap<RouteName, RouteTable>,
+    sources: HashMap<SourceName, SourceKind>,
 }
 
 /// Why no route decides on a record.
@@ -36,18 +40,37 @@ impl Routes {
         Self {
             whole: RouteTable::new(config.routes.iter().cloned()),
             alone: config.routes.iter().map(alone).collect(),
+            sources: config.sources.iter().map(|s| (s.name.clone(), s.kind.clone())).collect(),
         }
     }
 
-    /// The decision of the route that `kept` failed on, or those of the whole table if no route matched then.
+    /// The messages of a record. One that its source could not read then is read as the source would now: no route
+    /// gets to see it as it came. None where there is nothing to publish.
+    pub(super) fn messages(&self, kept: &Kept) -> Result<Vec<Message>, Undecided> {
+        let message = &kept.message;
+        if kept.reason != Reason::BadEnvelope.word() {
+            return Ok(vec![message.clone()]);
+        }
+        match self.sources.get(&message.source) {
+            Some(kind) => source::unwrap(kind, message).map_err(Undecided::unreadable),
+            None => Err(Undecided::unrouted(kept.route.as_deref())),
+        }
+    }
+
+    /// The decision of the route that `kept` failed on, or those of the whole table if no route matched then, on
+    /// one of its [messages](Self::messages).
     /// One at least. A record that names one of the channels goes to that channel only: the API has accepted
     /// the others.
-    pub(super) fn plan(&self, kept: &Kept) -> Result<Vec<Decision<'_>>, Undecided> {
+    pub(super) fn plan<'r>(
+        &'r self,
+        message: &Message,
+        kept: &Kept,
+    ) -> Result<Vec<Decision<'r>>, Undecided> {
         let table = match &kept.route {
             None => &self.whole,
             Some(name) => self.alone.get(name).ok_or_else(|| Undecided::unknown(name))?,
         };
-        let mut decisions: Vec<_> = table.decide(&kept.message, usize::MAX).collect();
+        let mut decisions: Vec<_> = table.decide(message, usize::MAX).collect();
         if decisions.is_empty() {
             return Err(Undecided::unrouted(kept.route.as_deref()));
         }
@@ -66,6 +89,10 @@ impl Undecided {
     fn unknown(route: &RouteName) -> Self {
         let detail = format!("the configuration has no route `{}`", route.escape_debug());
         Self { unknown_route: Some(Arc::clone(route)), reason: UNKNOWN_ROUTE, detail }
+    }
+
+    fn unreadable(detail: String) -> Self {
+        Self { unknown_route: None, reason: Reason::BadEnvelope.word(), detail }
     }
 
     fn unrouted(route: Option<&str>) -> Self {

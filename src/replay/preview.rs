@@ -7,6 +7,7 @@ use super::account::{Account, Place};
 use super::input::{Input, Options};
 use super::plan::Undecided;
 use crate::config::Config;
+use crate::message::Message;
 use crate::route::{Decision, Rejection, RouteName};
 use crate::shutdown::Shutdown;
 
@@ -59,8 +60,13 @@ pub async fn dry_run(
             account.skipped += 1;
             continue;
         }
-        let decisions = match input.routes.plan(&kept) {
-            Ok(decisions) => decisions,
+        let routes = &input.routes;
+        let plans = routes.messages(&kept).and_then(|messages| {
+            let plan = |message: Message| Ok((routes.plan(&message, &kept)?, message));
+            messages.into_iter().map(plan).collect::<Result<Vec<_>, Undecided>>()
+        });
+        let plans = match plans {
+            Ok(plans) => plans,
             Err(Undecided { unknown_route, reason, detail }) => {
                 match unknown_route {
                     Some(route) => account.unknown(&route),
@@ -71,12 +77,16 @@ pub async fn dry_run(
             }
         };
         let mut is_rejected = false;
-        for Decision { route, outcome, .. } in decisions {
+        let decisions = plans.into_iter().flat_map(|(decisions, message)| {
+            let bytes = message.payload.len();
+            decisions.into_iter().map(move |decision| (decision, bytes))
+        });
+        for (Decision { route, outcome, .. }, bytes) in decisions {
             let route = Arc::clone(&route.name);
             match outcome {
                 Ok(rendered) => {
                     for channel in &rendered.channels {
-                        let (route, bytes) = (Arc::clone(&route), kept.message.payload.len());
+                        let route = Arc::clone(&route);
                         show(place, Preview::Event { route, channel: channel.to_string(), bytes });
                     }
                 }

@@ -70,6 +70,8 @@ pub enum RejectTo {
     DeadLetter(Arc<str>),
     /// `"discard"`: losing rejects is meant.
     Discard,
+    /// `"source"`: they are left to the broker, which has a rule for them.
+    Source,
 }
 
 /// A mistake in a pattern or a template, for a caret below it.
@@ -95,6 +97,8 @@ pub struct Rejection {
 /// The kinds of rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
+    /// The message is not in the envelope that its source expects.
+    BadEnvelope,
     /// The payload is not UTF-8.
     InvalidUtf8,
     /// The payload is not JSON.
@@ -226,7 +230,8 @@ impl Rejection {
 
 impl Reason {
     /// Every reason, for metrics that start at zero.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::BadEnvelope,
         Self::InvalidUtf8,
         Self::InvalidJson,
         Self::TooDeep,
@@ -238,8 +243,9 @@ impl Reason {
         Self::Refused,
     ];
 
-    /// The reasons that a route itself can give.
-    pub const OF_ROUTES: [Self; 7] = [
+    /// The reasons that a message can have at a route.
+    pub const OF_ROUTES: [Self; 8] = [
+        Self::BadEnvelope,
         Self::InvalidUtf8,
         Self::InvalidJson,
         Self::TooDeep,
@@ -252,6 +258,7 @@ impl Reason {
     /// The word in metrics and dead letters.
     pub fn word(self) -> &'static str {
         match self {
+            Self::BadEnvelope => "bad_envelope",
             Self::InvalidUtf8 => "invalid_utf8",
             Self::InvalidJson => "invalid_json",
             Self::TooDeep => "too_deep",

@@ -18,6 +18,8 @@ pub enum Spelling {
     Regex,
     /// A subject of NATS: `plant.*.>`.
     Subject,
+    /// The name of one thing, without wildcards: a queue of SQS.
+    Name,
 }
 
 /// The probable meaning of a level.
@@ -78,6 +80,7 @@ pub fn spelled(text: &str, separator: char, to: Spelling) -> Option<String> {
         Spelling::Filter => Some(levels.join("/")),
         Spelling::Subject => Some(levels.join(".")),
         Spelling::Regex => Some(format!("^{}$", levels.join("\\."))),
+        Spelling::Name => None,
     }
 }
 
@@ -161,9 +164,9 @@ impl<'t> Level<'t> {
     fn spelled(&self, to: Spelling, names: &mut usize) -> String {
         match (self, to) {
             (Self::One(""), Spelling::Route) | (Self::One(_), Spelling::Subject) => "*".to_owned(),
-            (Self::One(name), Spelling::Route) => format!("{{{name}}}"),
+            (Self::One(name), Spelling::Route | Spelling::Name) => format!("{{{name}}}"),
             (Self::Rest(""), Spelling::Route) => "{rest..}".to_owned(),
-            (Self::Rest(name), Spelling::Route) => format!("{{{name}..}}"),
+            (Self::Rest(name), Spelling::Route | Spelling::Name) => format!("{{{name}..}}"),
             (Self::One(_), Spelling::Filter) => "+".to_owned(),
             (Self::Rest(_), Spelling::Subject) => ">".to_owned(),
             (Self::Rest(_), Spelling::Filter) => "#".to_owned(),
@@ -193,8 +196,10 @@ fn pieces(level: &str, to: Spelling, names: &mut usize) -> String {
             Spelling::Filter => return "+".to_owned(),
             Spelling::Subject => return "*".to_owned(),
             Spelling::Regex => spelled.push_str("[^.]*"),
-            Spelling::Route if braces => spelled.push_str(piece.trim_start_matches('$')),
-            Spelling::Route => {
+            Spelling::Route | Spelling::Name if braces => {
+                spelled.push_str(piece.trim_start_matches('$'));
+            }
+            Spelling::Route | Spelling::Name => {
                 *names += 1;
                 let number = if *names == 1 { String::new() } else { names.to_string() };
                 spelled.extend(["{name", &number, "}"]);

@@ -40,6 +40,23 @@ pub struct Lease<A> {
     pub due: Instant,
 }
 
+/// The place of a settled message in the room: it is in flight until this is dropped.
+#[derive(Debug)]
+#[must_use = "a place that is dropped is free"]
+pub struct Place {
+    room: Arc<Room>,
+    /// How the message ended.
+    pub outcome: Outcome,
+    bytes: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.ended(self.outcome);
+        self.room.free(1, self.bytes);
+    }
+}
+
 struct State<A> {
     next: u64,
     /// By token, which is the order of receipt.
@@ -52,10 +69,21 @@ struct State<A> {
 struct Held<A> {
     lease: Lease<A>,
     bytes: usize,
+    ours: Ours,
+}
+
+/// Whether the broker still takes a held message for ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ours {
+    Yes,
+    /// It handed it out again, or will: nothing is told it before it comes again to us.
+    Lost,
+    /// It was told to hand it out again.
+    GivenBack,
 }
 
 struct Settled<A> {
-    handle: A,
+    lease: Lease<A>,
     outcome: Outcome,
     bytes: usize,
 }
@@ -98,7 +126,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
         let token = state.next;
         state.next += 1;
         let lease = Lease { token, handle, since, due };
-        state.held.insert(token, Held { lease, bytes });
+        state.held.insert(token, Held { lease, bytes, ours: Ours::Yes });
         Ok(Settlement::new(Arc::clone(self) as Arc<dyn Tracker>, token))
     }
 
@@ -109,7 +137,8 @@ impl<A: Clone + Send + 'static> Leases<A> {
         if state.ownership == Ownership::Abandoned {
             return Vec::new();
         }
-        let leases = state.held.values().map(|held| &held.lease);
+        let leases = state.held.values().filter(|held| held.ours == Ours::Yes);
+        let leases = leases.map(|held| &held.lease);
         leases.filter(|lease| lease.due <= by).cloned().collect()
     }
 
@@ -120,21 +149,82 @@ impl<A: Clone + Send + 'static> Leases<A> {
         }
     }
 
+    /// The broker takes the message for nobody's: it is not extended, and not acknowledged when it is settled,
+    /// unless it is [received again](Self::received_again). False if it was settled meanwhile.
+    pub fn lost(&self, token: u64) -> bool {
+        let mut state = self.state.lock();
+        let held = state.held.get_mut(&token).filter(|held| held.ours == Ours::Yes);
+        held.map(|held| held.ours = Ours::Lost).is_some()
+    }
+
+    /// A message that is held here came again: what the broker knows it by is put in by `now_known`, and its
+    /// lease is that of this receipt. False if none of those held is it, or it was given back on purpose.
+    pub fn received_again(
+        &self,
+        is: impl Fn(&A) -> bool,
+        now_known: impl FnOnce(&mut A),
+        since: Instant,
+        due: Instant,
+    ) -> bool {
+        let mut state = self.state.lock();
+        let mut held = state.held.values_mut();
+        let Some(held) = held.find(|held| held.ours != Ours::GivenBack && is(&held.lease.handle))
+        else {
+            return false;
+        };
+        held.ours = Ours::Yes;
+        now_known(&mut held.lease.handle);
+        (held.lease.since, held.lease.due) = (since, due);
+        true
+    }
+
+    /// Those in flight that are `wanted`, in the order of receipt, to be given back: whatever becomes of them,
+    /// they are not acknowledged. They are in flight until they are settled.
+    pub fn take_back(&self, wanted: impl Fn(&Lease<A>) -> bool) -> Vec<A> {
+        let mut state = self.state.lock();
+        if state.ownership == Ownership::Abandoned {
+            return Vec::new();
+        }
+        let (back, settled) = std::mem::take(&mut state.settled)
+            .into_iter()
+            .partition::<VecDeque<_>, _>(|settled| wanted(&settled.lease));
+        state.settled = settled;
+        let back = Vec::from(back);
+        self.leave(&back);
+        let mut taken: Vec<_> = back.into_iter().map(|settled| settled.lease).collect();
+        for held in state.held.values_mut() {
+            if held.ours == Ours::Yes && wanted(&held.lease) {
+                held.ours = Ours::GivenBack;
+                taken.push(held.lease.clone());
+            }
+        }
+        taken.sort_unstable_by_key(|lease| lease.token);
+        taken.into_iter().map(|lease| lease.handle).collect()
+    }
+
     /// Takes out up to `most` messages that are to be acknowledged, each with its end: never
     /// [`Released`](Outcome::Released).
     pub fn acknowledgeable(&self, most: usize) -> Vec<(A, Outcome)> {
+        let ended = self.ended(most);
+        ended.into_iter().map(|(lease, place)| (lease.handle, place.outcome)).collect()
+    }
+
+    /// As [`acknowledgeable`](Self::acknowledgeable), each with its lease and its place: a source that waits for the
+    /// broker's answer keeps the place until then.
+    pub fn ended(&self, most: usize) -> Vec<(Lease<A>, Place)> {
         let mut state = self.state.lock();
         let count = state.settled.len().min(most);
-        let settled: Vec<_> = state.settled.drain(..count).collect();
-        self.leave(&settled);
-        settled.into_iter().map(|settled| (settled.handle, settled.outcome)).collect()
+        let place = |Settled { lease, outcome, bytes }| {
+            (lease, Place { room: Arc::clone(&self.room), outcome, bytes })
+        };
+        state.settled.drain(..count).map(place).collect()
     }
 
     /// Takes out those that were not done, to be given back at once.
     pub fn released(&self) -> Vec<A> {
         let released = std::mem::take(&mut self.state.lock().released);
         self.leave(&released);
-        released.into_iter().map(|released| released.handle).collect()
+        released.into_iter().map(|released| released.lease.handle).collect()
     }
 
     /// Takes nothing more.
@@ -179,11 +269,13 @@ impl<A> Leases<A> {
 impl<A: Send + 'static> Tracker for Leases<A> {
     fn settled(&self, token: u64, outcome: Outcome) {
         let mut state = self.state.lock();
-        let Some(Held { lease, bytes }) = state.held.remove(&token) else { return };
+        let Some(Held { lease, bytes, ours }) = state.held.remove(&token) else { return };
         self.room.settled(outcome);
-        let settled = Settled { handle: lease.handle, outcome, bytes };
-        if state.ownership == Ownership::Abandoned {
-            return self.leave(&[settled]);
+        let settled = Settled { lease, outcome, bytes };
+        if state.ownership == Ownership::Abandoned || ours != Ours::Yes {
+            self.leave(&[settled]);
+            // A drain waits for the last one.
+            return self.changed.notify_one();
         }
         if outcome == Outcome::Released {
             state.released.push(settled);

@@ -133,6 +133,46 @@ fn what_is_settled_after_its_record_was_abandoned_frees_its_room_only() {
     assert_eq!(next.acknowledgeable(9), [(2, PUBLISHED)]);
 }
 
+#[test]
+fn what_came_again_is_acknowledged_by_what_it_is_known_by_now() {
+    let f = fixture();
+    let (first, second, lost) = (f.take(1, 30), f.take(2, 30), f.take(3, 30));
+    let again = |is: u64, known: u64| {
+        f.record.received_again(|h| *h == is, |h| *h = known, f.at(40), f.at(70))
+    };
+    assert!(again(1, 11) && !again(9, 19));
+    assert!(f.record.lost(1) && f.record.lost(2) && !f.record.lost(2));
+    assert_eq!((f.due(69), f.due(70)), (vec![], vec![11]));
+    assert_eq!(f.record.due(f.at(70))[0].since, f.at(40));
+    assert!(again(2, 12), "what was lost is ours again");
+    first.settle(PUBLISHED);
+    lost.settle(PUBLISHED);
+    assert_eq!(f.record.acknowledgeable(9), [(11, PUBLISHED)], "nothing is told of what is lost");
+    assert_eq!(f.in_flight(), (1, 10));
+    second.settle(PUBLISHED);
+    assert_eq!(f.record.acknowledgeable(9), [(12, PUBLISHED)]);
+    assert!(f.record.is_empty() && f.in_flight() == (0, 0));
+}
+
+#[test]
+fn what_is_taken_back_is_never_acknowledged() {
+    let f = fixture();
+    let (first, second, third) = (f.take(1, 30), f.take(2, 30), f.take(3, 30));
+    third.settle(PUBLISHED);
+    assert_eq!(f.record.take_back(|lease| lease.handle > 1), [2, 3]);
+    assert_eq!(f.record.take_back(|lease| lease.handle > 1), [0; 0], "once");
+    assert_eq!((f.due(99), f.in_flight()), (vec![1], (2, 20)), "2 is not settled yet");
+    assert!(!f.record.received_again(|h| *h == 2, |_| (), f.start, f.start), "it is another now");
+    second.settle(PUBLISHED);
+    first.settle(PUBLISHED);
+    assert_eq!(f.record.acknowledgeable(9), [(1, PUBLISHED)]);
+    assert!(f.record.is_empty() && f.in_flight() == (0, 0));
+    let released = f.take(4, 30);
+    assert_eq!(f.record.take_back(|_| true), [4]);
+    drop(released);
+    assert!(f.record.released().is_empty() && f.record.is_empty());
+}
+
 #[tokio::test]
 async fn the_source_is_woken_by_every_end() {
     let f = fixture();

@@ -9,7 +9,7 @@
 
 // A build without a connector has no use for what they share.
 #![cfg_attr(
-    not(any(feature = "kafka", feature = "mqtt", feature = "nats")),
+    not(any(feature = "kafka", feature = "mqtt", feature = "nats", feature = "sqs")),
     allow(dead_code, unused_imports)
 )]
 
@@ -21,6 +21,7 @@ use crate::config::SourceConfig;
 use crate::config::broker::SourceKind;
 use crate::delivery::Intake;
 use crate::health::Part;
+use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
@@ -34,11 +35,15 @@ mod leases;
 pub mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
+// Those who ask for each batch of messages need no more of it than the longest wait.
+#[cfg_attr(not(any(feature = "kafka", feature = "mqtt", feature = "nats")), allow(dead_code))]
 mod reconnect;
 mod room;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 
 pub use in_flight::InFlight;
-pub use leases::{Lease, Leases};
+pub use leases::{Lease, Leases, Place};
 pub use room::{Reservation, Room};
 
 /// A source that is made and not yet running.
@@ -99,7 +104,14 @@ pub async fn build(
             let made = made.map_err(unusable)?;
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
-        #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats")))]
+        #[cfg(feature = "sqs")]
+        SourceKind::Sqs(sqs) => {
+            let numbers = (numbers, metrics.sqs(&name));
+            let made = sqs::SqsSource::build(name, sqs, limits, numbers, health).await;
+            let made = made.map_err(unusable)?;
+            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
+        }
+        #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats", feature = "sqs")))]
         other => {
             let _ = (limits, numbers, health);
             Err(BuildError::LeftOut(other.broker().feature))
@@ -119,8 +131,22 @@ pub async fn probe(config: &SourceConfig) -> Result<String, String> {
         SourceKind::Nats(nats) => nats::probe(nats).await,
         #[cfg(feature = "nats")]
         SourceKind::JetStream(jetstream) => jetstream::probe(jetstream, config.limits).await,
-        #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats")))]
+        #[cfg(feature = "sqs")]
+        SourceKind::Sqs(sqs) => sqs::probe(sqs).await,
+        #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats", feature = "sqs")))]
         other => Err(BuildError::LeftOut(other.broker().feature).to_string()),
+    }
+}
+
+/// What a source of this kind would submit of a message that it took: several, or none, where it is in an envelope.
+/// An error is why it can't be read.
+pub fn unwrap(kind: &SourceKind, message: &Message) -> Result<Vec<Message>, String> {
+    match kind {
+        #[cfg(feature = "sqs")]
+        SourceKind::Sqs(sqs) => sqs::messages(&sqs.unwrap, message),
+        #[cfg(not(feature = "sqs"))]
+        SourceKind::Sqs(_) => Err(BuildError::LeftOut("sqs").to_string()),
+        _ => Ok(vec![message.clone()]),
     }
 }
 

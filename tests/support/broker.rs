@@ -12,6 +12,8 @@ use super::kafka::records::Record;
 use super::mosquitto::{Mosquitto, SAVES_AT_ONCE};
 use super::nats::Nats;
 use super::producer::{TENANT, publish};
+use super::sqs::fake::Fake;
+use super::sqs::{CREDENTIALS, Outgoing, Queue, REGION};
 use super::{PATIENCE, until};
 
 /// A message of a load.
@@ -36,6 +38,11 @@ pub(crate) struct Metadata {
 pub(crate) trait Broker: Sized {
     /// A message that is given back comes again without those behind it: each is acknowledged by itself.
     const GIVES_BACK_ALONE: bool = false;
+    /// Variables that a bridge needs for it.
+    const VARIABLES: &[(&str, &str)] = &[];
+
+    /// Whether a payload may be other than text.
+    const CARRIES_BYTES: bool = true;
 
     /// One with these lines in the source; a `mortal` one may be killed.
     async fn start(lines: &'static str, mortal: bool) -> Self;
@@ -277,6 +284,71 @@ impl Broker for OfKafka {
 
     async fn restart(&mut self) {
         self.own.as_mut().expect("a mortal one").restart().await;
+    }
+}
+
+/// A FIFO queue of SQS.
+pub(crate) struct OfSqs {
+    fake: Fake,
+    queue: Queue,
+    lines: &'static str,
+    sent: AtomicU64,
+}
+
+impl Broker for OfSqs {
+    const VARIABLES: &[(&str, &str)] = &CREDENTIALS;
+    const CARRIES_BYTES: bool = false;
+
+    async fn start(lines: &'static str, _: bool) -> Self {
+        let fake = Fake::start().await;
+        let queue = fake.queue("contract.fifo", &[]).await;
+        Self { fake, queue, lines, sent: AtomicU64::new(0) }
+    }
+
+    fn source(&self) -> String {
+        format!(
+            "[source.it]\ntype = \"sqs\"\nqueue = \"{}\"\naws = {{ region = \"{REGION}\" }}\n{}\n",
+            self.queue.url, self.lines
+        )
+    }
+
+    fn metadata(&self) -> Metadata {
+        Metadata {
+            route: "channel = \"/it/{key}/{header.tenant}/{header.ApproximateReceiveCount}\"\n",
+            channel: "/it/7/acme/1",
+            record: json!({ "topic": self.queue.name, "key": "7" }),
+        }
+    }
+
+    fn in_flight_of(&self, asked: u32, sent: u32) -> f64 {
+        // The first ten are of every group, and hold back what is behind them in it.
+        asked.min(sent).min(10).into()
+    }
+
+    async fn produce(&self, rate: u64, messages: Vec<Sent>) {
+        let began = Instant::now();
+        for (at, batch) in messages.chunks(10).enumerate() {
+            let due = Duration::from_secs_f64(at as f64 * 10.0 / rate as f64);
+            tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
+            let outgoing = batch.iter().map(|Sent { key, payload }| {
+                let id = self.sent.fetch_add(1, Ordering::Relaxed).to_string();
+                let body = String::from_utf8(payload.clone()).unwrap();
+                Outgoing::new(body).group(key.to_string(), id).attribute("tenant", TENANT)
+            });
+            self.queue.send(outgoing.collect::<Vec<_>>()).await;
+        }
+    }
+
+    async fn acknowledged(&self) -> u64 {
+        self.fake.history(&self.queue.name).iter().filter(|message| message.deleted).count() as u64
+    }
+
+    async fn kill(&mut self) {
+        self.fake.stop();
+    }
+
+    async fn restart(&mut self) {
+        self.fake.restart().await;
     }
 }
 

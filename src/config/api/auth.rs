@@ -93,12 +93,17 @@ pub(crate) fn read(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -
     };
     match kind.value {
         Type::Iam => {
-            let aws = table.table("aws", "aws").then(|table| aws(table.value, endpoint)).optional();
+            let told = endpoint.and_then(|endpoint| {
+                let (region, span) = (endpoint.value.region.as_ref()?, endpoint.span.clone());
+                Some(Told { by: "endpoint", region, span })
+            });
+            let aws = table.table("aws", "aws");
+            let aws = aws.then(|table| self::aws(table.value, told.as_ref())).optional();
             let ledger = table.ledger;
             table.finish();
             let aws = aws.ok()?.map(|aws| aws.value).unwrap_or_default();
             if endpoint.is_some_and(|endpoint| endpoint.value.region.is_none()) {
-                needs_region(ledger, &aws, kind.span);
+                needs_region(ledger, &aws, "endpoint", kind.span);
             }
             Some(Auth::Iam { aws })
         }
@@ -121,14 +126,15 @@ pub(crate) fn read(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -
     }
 }
 
-/// Warns if nothing here names the region that a signature is for. A profile or the instance may.
-fn needs_region(ledger: &Ledger<'_>, aws: &Aws, place: Range<usize>) {
+/// Warns if nothing here names the region that a signature is for, and `key` does not. A profile or the instance
+/// may.
+pub(crate) fn needs_region(ledger: &Ledger<'_>, aws: &Aws, key: &str, place: Range<usize>) {
     let set = |name| ledger.environment.text(name).is_ok_and(|region| !region.is_empty());
     let named = aws.region.is_some() || aws.profile.is_some();
     if named || set("AWS_REGION") || set("AWS_DEFAULT_REGION") {
         return;
     }
-    let message = "no region is named here, and `endpoint` tells none";
+    let message = format!("no region is named here, and `{key}` tells none");
     let problem = Problem::new(Kind::Warning, Some(place), message);
     ledger.report(problem.help(
         "set `AWS_REGION`, or write `aws = { region = \"eu-west-1\" }`, unless the machine's AWS profile has one",
@@ -176,10 +182,18 @@ const TOKEN_URL: Purpose = Purpose {
     plaintext: "write `https://`: the client's secret is sent there",
 };
 
+/// A region that the name of a host tells.
+pub(crate) struct Told<'a> {
+    /// The key that names the host.
+    pub(crate) by: &'static str,
+    pub(crate) region: &'a str,
+    pub(crate) span: Range<usize>,
+}
+
 /// Reads an `aws`.
-pub(crate) fn aws(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Aws> {
+pub(crate) fn aws(mut table: Table<'_>, told: Option<&Told<'_>>) -> Option<Aws> {
     let ledger = table.ledger;
-    let region = table.filled("region").then(|text| region(ledger, text, endpoint));
+    let region = table.filled("region").then(|text| region(ledger, text, told));
     let profile = table.filled("profile");
     let role_arn = table.filled("role_arn").then(|text| {
         let parts: Vec<&str> = text.value.value.splitn(6, ':').collect();
@@ -207,26 +221,22 @@ pub(crate) fn aws(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) ->
     })
 }
 
-fn region(
-    ledger: &Ledger<'_>,
-    text: Located<Text>,
-    endpoint: Option<&Located<Endpoint>>,
-) -> Option<String> {
+fn region(ledger: &Ledger<'_>, text: Located<Text>, told: Option<&Told<'_>>) -> Option<String> {
     let Located { value: text, span } = text;
     if !is_region(&text.value) {
         let message = format!("{} is not a region", text.shown());
         let problem = Problem::new(Kind::BadValue, Some(span), message);
         return ledger.refuse(problem.help("a region is written like `eu-west-1`"));
     }
-    if let Some(endpoint) = endpoint
-        && let Some(other) = &endpoint.value.region
-        && *other != text.value
+    if let Some(told) = told
+        && told.region != text.value
     {
-        let message =
-            format!("`region` is {}, but the endpoint is in {}", text.shown(), quoted(other));
+        let (by, other) = (told.by, told.region);
+        let message = format!("`region` is {}, but the {by} is in {}", text.shown(), quoted(other));
         let problem = Problem::new(Kind::Impossible, Some(span), message);
-        let problem = problem.also(endpoint.span.clone(), format!("is in `{other}`"));
-        return ledger.refuse(problem.help("leave `region` away: a standard endpoint tells it"));
+        let problem = problem.also(told.span.clone(), format!("is in `{other}`"));
+        return ledger
+            .refuse(problem.help(format!("leave `region` away: a standard {by} tells it")));
     }
     Some(text.value)
 }

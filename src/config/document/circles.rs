@@ -1,4 +1,4 @@
-//! Circles: sources that would read the dead-letter topics or subjects with their own rejects.
+//! Circles: sources that would read the dead-letter topics, subjects and queues with their own rejects.
 //!
 //! A JetStream source without `subjects` takes a whole stream, and which subjects that has only its server knows: such a
 //! circle is found when the dead letter is written.
@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
 use crate::config::broker::SourceKind;
-use crate::config::dead_letter::{DeadLetterConfig, DeadLetterName, Read};
+use crate::config::dead_letter::{DeadLetterConfig, DeadLetterName, Read, SqsRejects};
 use crate::config::kafka::{KafkaConfig, topics};
 use crate::config::nats;
 use crate::config::reader::{Kind, Ledger, Problem, quoted};
@@ -15,11 +15,11 @@ use crate::config::source::{self, Unrouted};
 use crate::message::SourceName;
 use crate::route::{RejectTo, Spec};
 
-/// An edge: the rejects of one source reach another, or itself, over a dead-letter topic.
+/// An edge: the rejects of one source reach another, or itself, over a dead-letter topic or queue.
 struct Edge {
     from: usize,
     to: usize,
-    /// Where the topic is named in the dead letter.
+    /// Where that is named in the dead letter.
     place: Range<usize>,
     /// Where the source says that it reads it.
     read: Range<usize>,
@@ -96,7 +96,7 @@ pub(super) fn in_circles(
             problem = problem.also(edge.read.clone(), format!("read here{reader}"));
         }
         let hint = if over.is_empty() {
-            "name a topic that it does not read"
+            "name one that it does not read"
         } else {
             "give one of them a dead letter that none of them reads"
         };
@@ -130,25 +130,34 @@ fn edges(
         .take(MOST_PATTERNED)
         .collect();
     let mut edges = Vec::new();
-    for (name, Read { config, topic: place }) in dead_letters {
+    for (name, Read { config, place }) in dead_letters {
         let Some(from) = rejecting.get(name) else { continue };
         let readers = match config {
             DeadLetterConfig::File { .. } => continue,
-            DeadLetterConfig::JetStream { source: home, subject } => {
-                subject_readers(sources, known.get(home).copied(), subject)
-            }
             DeadLetterConfig::Kafka { source: home, topic } => {
                 let Some(home) = known.get(home).and_then(|at| kafka(*at)) else { continue };
                 let mut readers = readers.get(topic).cloned().unwrap_or_default();
                 for (at, selection) in &patterned {
                     let taking = selection.taking(topic).next();
                     let mut topics = kafka(*at).into_iter().flat_map(|kafka| &kafka.topics);
-                    if let Some(number) = taking.and_then(|by| topics.position(|t| t == by)) {
+                    let by = taking.and_then(|by| topics.position(|topic| topic == by));
+                    if let Some(number) = by {
                         readers.entry(*at).or_insert(number);
                     }
                 }
-                readers.retain(|at, _| kafka(*at).is_some_and(|kafka| kafka.may_meet(home)));
+                let meets = |at: usize| kafka(at).is_some_and(|kafka| kafka.may_meet(home));
+                readers.retain(|at, _| meets(*at));
                 readers
+            }
+            DeadLetterConfig::JetStream { source: home, subject } => {
+                subject_readers(sources, known.get(home).copied(), subject)
+            }
+            DeadLetterConfig::Sqs(SqsRejects { queue, endpoint, .. }) => {
+                let reads = |at: usize| match &sources[at].config.kind {
+                    SourceKind::Sqs(sqs) => sqs.reads(queue, endpoint),
+                    _ => false,
+                };
+                (0..sources.len()).filter(|at| reads(*at)).map(|at| (at, 0)).collect()
             }
         };
         let edge = |from: usize, to: usize, number: usize| {

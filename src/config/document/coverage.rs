@@ -119,6 +119,10 @@ fn unbrought(
     }
     let hint = from.iter().find_map(|source| {
         let Broker { spelling, separator, asked_by, .. } = *source.config.kind.broker();
+        if spelling == Spelling::Name {
+            let brought = asked(source).into_iter().find(|asked| is_shown(ledger, asked.place))?;
+            return Some(format!("a `{asked_by}` brings its own name: {}", quoted(brought.text)));
+        }
         if spelling == Spelling::Regex
             && let (name, true) = topic.prefix(separator)
         {
@@ -183,7 +187,9 @@ impl<'a> Asked<'a> {
                 regex_meets(self.text, self.regex.as_ref(), topic)
             }
             // A name without wildcards.
-            Spelling::Regex | Spelling::Route => topic.takes(self.text, self.broker.separator),
+            Spelling::Regex | Spelling::Route | Spelling::Name => {
+                topic.takes(self.text, self.broker.separator)
+            }
         }
     }
 }

@@ -6,9 +6,11 @@ mod coverage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::broker::SourceKind;
 use super::dead_letter::DeadLetterConfig;
 use super::reader::{Kind, Ledger, Masked, Names, Problem, Repaired, Table, listed, names, quoted};
 use super::{Config, Environment, LogFormat, api, broker, daemon, dead_letter, route, source};
+use crate::route::{RejectTo, Spec};
 
 /// Reads a text, of which only what is left in `masked` may be shown: the configuration if there could
 /// be one, everything found, and how log lines are to look as far as the text says so.
@@ -65,6 +67,9 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         .iter()
         .filter_map(|(name, table)| Some(((*name).into(), separator(table)?)))
         .collect();
+    let keeps = |table: &Table<'_>| Some(!broker::of_word(table.type_word()?)?.takes_rejects());
+    let keep_rejects = sources.iter().filter(|(_, table)| keeps(table) == Some(true));
+    let keep_rejects = keep_rejects.map(|(name, _)| (*name).into()).collect();
     let sources: Vec<_> = sources
         .into_iter()
         .map(|(name, table)| source::read(name, table, &dead_letter_names, grace.as_ref()))
@@ -72,6 +77,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let known = route::Known {
         sources: &source_names,
         separators: &separators,
+        keep_rejects: &keep_rejects,
         apis: &api_names,
         dead_letters: &dead_letter_names,
     };
@@ -92,6 +98,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let routes: Vec<_> = routes.into_iter().map(|route| route.spec).collect();
     let sources: Option<Vec<_>> = sources.into_iter().collect();
     let mut sources = sources?;
+    need_redrive(&mut sources, &routes);
     if let Some(dead_letters) = &dead_letters {
         circles::keep_out(dead_letters, &mut sources, &routes);
         circles::in_circles(ledger, dead_letters, &sources, &routes);
@@ -148,6 +155,18 @@ fn read_dead_letters<'a>(
         all.push((name.into(), read));
     }
     complete.then_some(all)
+}
+
+/// Tells the queues whose rejects are left to them.
+fn need_redrive(sources: &mut [source::Read], routes: &[Spec]) {
+    for source::Read { config, .. } in sources {
+        let left = |route: &Spec| {
+            route.dead_letter == RejectTo::Source && route.from.contains(&config.name)
+        };
+        if let SourceKind::Sqs(sqs) = &mut config.kind {
+            sqs.needs_redrive = routes.iter().any(left);
+        }
+    }
 }
 
 /// A broker lets one connection have a client id: two would push one another out for ever.

@@ -52,7 +52,18 @@ impl SafeUrl {
         text: &Located<Text>,
         purpose: &Purpose,
     ) -> Option<Self> {
-        let read = Self::parse(&text.value.value, false, purpose);
+        Self::read_with(ledger, key, text, false, purpose)
+    }
+
+    /// Reads the URL of `key`; `http` off loopback only with `plaintext`.
+    pub(super) fn read_with(
+        ledger: &Ledger<'_>,
+        key: &str,
+        text: &Located<Text>,
+        plaintext: bool,
+        purpose: &Purpose,
+    ) -> Option<Self> {
+        let read = Self::parse(&text.value.value, plaintext, purpose);
         read.map_or_else(|why| refused(ledger, key, text, why), Some)
     }
 

@@ -124,26 +124,28 @@ impl<'a> Table<'a> {
     ) -> Field<T> {
         let section = self.section;
         self.field(key, |ledger, entry| {
-            let Located { value: text, span } = ledger.string(key, entry.value)?;
-            if let Some((_, value)) = options.iter().find(|(word, _)| *word == text.value) {
-                return Some(*value);
-            }
-            let words: Vec<_> = options.iter().map(|(word, _)| *word).collect();
-            let problem = if later.contains(&text.value.as_str()) {
-                let message = format!("`{key} = \"{}\"` is not in this version", text.value);
-                Problem::new(Kind::NotInThisVersion, Some(span), message)
-                    .help(format!("this version knows {}", listed(&words, "and")))
-            } else {
-                let message = format!("`{key}` can't be {}", text.shown());
-                let problem = Problem::new(Kind::BadValue, Some(span), message);
-                match synonyms::meant(section, &text.value, &words)
-                    .filter(|_| text.variable.is_none())
-                {
-                    Some(word) => problem.help(format!("did you mean `{word}`?")),
-                    None => problem.help(format!("it is {}", listed(&words, "or"))),
-                }
-            };
-            ledger.refuse(problem)
+            let text = ledger.string(key, entry.value)?;
+            pick(ledger, section, key, &text, options, later)
+        })
+    }
+
+    /// One of the words of `options`, or a list of them, at least one.
+    pub(crate) fn choices<T: Copy>(
+        &mut self,
+        key: &'static str,
+        options: &[(&str, T)],
+    ) -> Field<Vec<Located<T>>> {
+        let (section, ledger) = (self.section, self.ledger);
+        self.strings(key).then(|texts| {
+            let all: Vec<_> = texts
+                .value
+                .into_iter()
+                .map(|text| {
+                    let value = pick(ledger, section, key, &text, options, &[])?;
+                    Some(Located { value, span: text.span })
+                })
+                .collect();
+            all.into_iter().collect()
         })
     }
 
@@ -217,4 +219,33 @@ impl<'a> Table<'a> {
         };
         self.ledger.refuse(problem.help(hint))
     }
+}
+
+/// What a word of `key` stands for.
+fn pick<T: Copy>(
+    ledger: &Ledger<'_>,
+    section: &str,
+    key: &str,
+    text: &Located<Text>,
+    options: &[(&str, T)],
+    later: &[&str],
+) -> Option<T> {
+    let Located { value: text, span } = text;
+    if let Some((_, value)) = options.iter().find(|(word, _)| *word == text.value) {
+        return Some(*value);
+    }
+    let words: Vec<_> = options.iter().map(|(word, _)| *word).collect();
+    let problem = if later.contains(&text.value.as_str()) {
+        let message = format!("`{key} = \"{}\"` is not in this version", text.value);
+        Problem::new(Kind::NotInThisVersion, Some(span.clone()), message)
+            .help(format!("this version knows {}", listed(&words, "and")))
+    } else {
+        let message = format!("`{key}` can't be {}", text.shown());
+        let problem = Problem::new(Kind::BadValue, Some(span.clone()), message);
+        match synonyms::meant(section, &text.value, &words).filter(|_| text.variable.is_none()) {
+            Some(word) => problem.help(format!("did you mean `{word}`?")),
+            None => problem.help(format!("it is {}", listed(&words, "or"))),
+        }
+    };
+    ledger.refuse(problem)
 }

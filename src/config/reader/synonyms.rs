@@ -83,6 +83,27 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
     (&["aws"], "role_arn", "role assumerole assumerolearn iamrole"),
     (&["mqtt", "source", "dead_letter"], "type", "kind connector protocol"),
     (&["kafka"], "type", "kind connector"),
+    (&["sqs"], "type", "kind connector"),
+    (&["sqs"], "queue", "queueurl url queuename name arn queuearn topic topics"),
+    (
+        &["sqs"],
+        "aws",
+        "region profile awsregion awsprofile rolearn role externalid credentials auth",
+    ),
+    (&["sqs"], "endpoint", "endpointurl host address customendpoint"),
+    (
+        &["sqs"],
+        "wait_time",
+        "waittimeseconds waitseconds pollsecs longpolling longpoll polltimeout",
+    ),
+    (
+        &["sqs"],
+        "visibility_timeout",
+        "visibilitytimeoutseconds visibilitytimeoutsecs visibility messagetimeout lease ackwait",
+    ),
+    (&["sqs"], "receivers", "pollers consumers workers concurrency clientconcurrency"),
+    (&["sqs"], "unwrap", "rawmessagedelivery envelope sns decode format"),
+    (&["sqs"], "max_in_flight", "maxoutstandingmessages maxoutstanding maxmessages prefetch"),
     (
         &["mqtt", "source"],
         "url",

@@ -130,6 +130,27 @@ fn defaults_of_kafka_are_those_of_the_page() {
 }
 
 #[test]
+fn defaults_of_sqs_are_those_of_the_page() {
+    let url = "https://sqs.eu-west-1.amazonaws.com/111122223333/orders.fifo";
+    let text = GOOD.split("[source").next().unwrap().to_owned()
+        + &format!("[source.plant]\ntype = \"sqs\"\nqueue = \"{url}\"\n")
+        + "[route.all]\nfrom = \"plant\"\nchannel = \"/a/{json.id}\"\ndead_letter = \"source\"\n";
+    let config = good(&text);
+    assert_eq!(config.routes[0].dead_letter, crate::route::RejectTo::Source);
+    let source = &config.sources[0];
+    assert_eq!((source.limits.messages, source.limits.bytes), (1_000, 64 << 20));
+    let SourceKind::Sqs(sqs) = &source.kind else { panic!("{source:?}") };
+    let queue = &sqs.queue;
+    assert_eq!((queue.url.as_str(), queue.name.as_str()), (url, "orders.fifo"));
+    assert_eq!(queue.account.as_deref(), Some("111122223333"));
+    assert!(queue.is_fifo() && sqs.needs_redrive && sqs.tls.is_some());
+    assert_eq!(sqs.endpoint, "https://sqs.eu-west-1.amazonaws.com");
+    assert_eq!(sqs.aws.region.as_deref(), Some("eu-west-1"));
+    assert_eq!((sqs.wait_time, sqs.visibility_timeout), (Duration::from_secs(20), None));
+    assert_eq!((sqs.receivers, sqs.grace), (2, Duration::from_secs(25)));
+}
+
+#[test]
 fn dead_letters_are_kept_out_of_the_regular_expressions_of_their_sources() {
     let source = |name: &str, broker: &str| {
         format!(
@@ -317,7 +338,7 @@ fn a_mistake_has_no_followers() {
         (GOOD.replace("[source.plant]", "[source.plant"), Kind::Syntax),
         (GOOD.replace("[api.main]", "[apis.main]"), Kind::UnknownKey),
         (GOOD.replace("[\"plant/#\"]", "[\"plant/#\""), Kind::Syntax),
-        (GOOD.replace("\"mqtt\"", "\"sqs\"").replace("url =", "queue ="), Kind::NotInThisVersion),
+        (with("route.all", "decode = \"avro\""), Kind::NotInThisVersion),
         (GOOD.replace("\"mqtt\"", "\"mqt\""), Kind::BadValue),
         (GOOD.replace("from = \"plant\"", "from = \"plnt\""), Kind::Dangling),
         (GOOD.replace("[api.main]", "[api]"), Kind::WrongType),

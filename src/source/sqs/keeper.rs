@@ -1,0 +1,365 @@
+//! The keeper: it tells SQS what became of the messages, and keeps those that wait.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tracing::warn;
+
+use super::debts::{Ask, Request};
+use super::receipt::Receipt;
+use super::receiver::receive;
+use super::{Shared, now};
+use crate::aws::sqs::{BATCH, Call, Failed, Trouble};
+use crate::delivery::{Intake, Outcome};
+use crate::repeats::Repeats;
+use crate::shutdown::Shutdown;
+use crate::source::Unclean;
+
+/// Requests at a time, beside those of the receivers; and as many extensions.
+const MOST_REQUESTS: usize = 16;
+
+/// A message goes back after this, whatever it waits for: SQS ends every lease 12 hours after the receipt.
+const LONGEST: Duration = Duration::from_hours(11);
+
+/// On the abort what is held has this long to be given back; the process is gone soon after.
+const LAST: Duration = Duration::from_millis(350);
+
+/// Leases are looked at so often, in parts of the visibility timeout; and at least and most.
+const LOOKS: u32 = 10;
+const LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// A sign of life.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+
+const SAY_EVERY: Duration = Duration::from_mins(1);
+
+/// Drives the receivers, and answers for what they took.
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    intake: Intake,
+    receivers: u32,
+    receiving: JoinSet<()>,
+    asked: JoinSet<Answer>,
+    extending: JoinSet<Extended>,
+    /// To be extended next.
+    halfway: VecDeque<Extending>,
+    /// The orders of these, and of those that are asked for.
+    extended_now: HashSet<u64>,
+    released: Repeats,
+    lost: Repeats,
+    unclean: bool,
+}
+
+/// What came of a request: the entries that failed, or how long to wait before all are tried again.
+struct Answer {
+    request: Request,
+    said: Result<Vec<Failed>, Duration>,
+}
+
+/// What came of an extension.
+struct Extended {
+    leases: Vec<Extending>,
+    /// Before it was asked for.
+    since: Instant,
+    said: Result<Vec<Failed>, Duration>,
+}
+
+/// A message whose lease is extended.
+struct Extending {
+    /// At the record of leases; `None`: it is to be deleted.
+    token: Option<u64>,
+    receipt: Receipt,
+    due: Instant,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>, intake: Intake, receivers: u32) -> Self {
+        Self {
+            shared,
+            intake,
+            receivers,
+            receiving: JoinSet::new(),
+            asked: JoinSet::new(),
+            extending: JoinSet::new(),
+            halfway: VecDeque::new(),
+            extended_now: HashSet::new(),
+            released: Repeats::default(),
+            lost: Repeats::default(),
+            unclean: false,
+        }
+    }
+
+    /// Runs until the drain is done.
+    pub(super) async fn run(mut self, shutdown: &Shutdown) -> Result<(), Unclean> {
+        for _ in 0..self.receivers {
+            self.receiving.spawn(receive(
+                Arc::clone(&self.shared),
+                self.intake.clone(),
+                shutdown.clone(),
+            ));
+        }
+        let look = (self.shared.visibility / LOOKS).clamp(LOOK.0, LOOK.1);
+        let (mut look, mut alive) = (interval(look), interval(ALIVE_EVERY));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut draining = false;
+        loop {
+            self.collect(draining);
+            let wakes = self.ask(draining);
+            self.extend();
+            if draining && self.is_done() {
+                return if self.unclean {
+                    Err(Unclean("a message was given back while draining"))
+                } else {
+                    Ok(())
+                };
+            }
+            let changed = Arc::clone(&self.shared.changed);
+            tokio::select! {
+                biased;
+                () = shutdown.abort() => return self.abort().await,
+                () = shutdown.drain(), if !draining => {
+                    draining = true;
+                    self.shared.leases.close();
+                    self.shared.link.drains();
+                }
+                Some(answer) = self.asked.join_next() => self.answered(answer.ok()),
+                Some(answer) = self.extending.join_next() => self.extended(answer.ok()),
+                Some(ended) = self.receiving.join_next() => {
+                    if let Err(error) = ended && !draining {
+                        warn!(source = %self.shared.name, %error, "a receiver broke off; starting another");
+                        let (shared, intake) = (Arc::clone(&self.shared), self.intake.clone());
+                        self.receiving.spawn(receive(shared, intake, shutdown.clone()));
+                    }
+                }
+                _ = look.tick() => self.look(),
+                _ = alive.tick() => self.shared.link.alive(),
+                () = changed.notified() => {}
+                () = wait_until(wakes) => {}
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.receiving.is_empty()
+            && self.shared.leases.is_empty()
+            && self.shared.debts.lock().is_empty()
+    }
+
+    /// Takes what ended out of the record.
+    fn collect(&mut self, draining: bool) {
+        let shared = &self.shared;
+        let released = shared.leases.released();
+        if !released.is_empty() {
+            self.unclean |= draining;
+            if let Some(count) = self.released.again(SAY_EVERY, now()) {
+                warn!(source = %shared.name, count, "a message was given back; SQS hands it out again");
+            }
+            let due = now() + shared.visibility;
+            shared.give_back(released.into_iter().map(|receipt| (receipt, due)).collect());
+        }
+        let ended = shared.leases.ended(usize::MAX);
+        if ended.is_empty() {
+            return;
+        }
+        let (now, mut debts) = (now(), shared.debts.lock());
+        for (lease, place) in ended {
+            match place.outcome {
+                Outcome::Accepted(_) => debts.delete(lease, place, now),
+                // The redrive policy has it when its lease has ended often enough.
+                Outcome::Rejected | Outcome::Released => {}
+            }
+        }
+    }
+
+    /// Sends what is to be sent now; gives when to look again.
+    fn ask(&mut self, draining: bool) -> Option<Instant> {
+        let (now, mut lost) = (now(), 0);
+        let mut debts = self.shared.debts.lock();
+        while self.asked.len() < MOST_REQUESTS {
+            let Some(request) = debts.next(now, draining, &mut lost) else { break };
+            let shared = Arc::clone(&self.shared);
+            self.asked.spawn(async move {
+                let receipts: Vec<_> = request.debts.iter().map(|debt| &debt.receipt).collect();
+                let (call, said) = match request.ask {
+                    Ask::Delete => (Call::Delete, shared.queue.delete(&receipts).await),
+                    Ask::Return => {
+                        let said = shared.queue.set_visibility(&receipts, Duration::ZERO).await;
+                        (Call::Visibility, said)
+                    }
+                };
+                let said = shared.heard(call, said).await;
+                Answer { request, said }
+            });
+        }
+        let wakes = debts.wakes().filter(|_| self.asked.len() < MOST_REQUESTS);
+        drop(debts);
+        self.lost(lost);
+        wakes
+    }
+
+    fn answered(&mut self, answer: Option<Answer>) {
+        // Of one that broke off the leases end, and the messages come again.
+        let Some(Answer { request, said }) = answer else { return };
+        let deletes = request.ask == Ask::Delete;
+        match said {
+            Ok(failed) => {
+                let lost = self.shared.debts.lock().answered(request, &failed, now());
+                if deletes {
+                    self.shared.numbers.delete_retries.inc_by(failed.len() as u64);
+                    self.lost(lost);
+                }
+            }
+            Err(wait) => self.shared.debts.lock().failed(request, wait, now()),
+        }
+    }
+
+    /// Looks which leases are half over, and ends those that are too old.
+    fn look(&mut self) {
+        let (shared, now) = (&self.shared, now());
+        if let Some(long_ago) = now.checked_sub(LONGEST) {
+            let old = shared.leases.take_back(|lease| lease.since <= long_ago);
+            if !old.is_empty() {
+                warn!(source = %shared.name, count = old.len(), "messages were held for 11 hours, and SQS ends a lease after 12; giving them back");
+                let due = now + shared.visibility;
+                shared.give_back(old.into_iter().map(|receipt| (receipt, due)).collect());
+            }
+        }
+        let by = now + shared.visibility / 2;
+        let held = shared.leases.due(by).into_iter().map(|lease| Extending {
+            token: Some(lease.token),
+            receipt: lease.handle,
+            due: lease.due,
+        });
+        let mut due: Vec<_> = held.collect();
+        due.extend(shared.debts.lock().due(by).map(|debt| Extending {
+            token: None,
+            receipt: debt.receipt.clone(),
+            due: debt.due,
+        }));
+        due.retain(|lease| self.extended_now.insert(lease.receipt.order));
+        self.halfway.extend(due);
+    }
+
+    /// Extends those, as many at a time as may be asked for.
+    fn extend(&mut self) {
+        while self.extending.len() < MOST_REQUESTS && !self.halfway.is_empty() {
+            let most = self.halfway.len().min(BATCH);
+            let leases: Vec<_> = self.halfway.drain(..most).collect();
+            let shared = Arc::clone(&self.shared);
+            self.extending.spawn(async move {
+                let since = self::now();
+                let receipts: Vec<_> = leases.iter().map(|lease| &lease.receipt).collect();
+                // Time for another try has to be left.
+                let patience = (shared.visibility / 4).max(LOOK.1);
+                let asked = shared.queue.set_visibility(&receipts, shared.visibility);
+                let said =
+                    timeout(patience, asked).await.unwrap_or_else(|_| Err(Trouble::silent()));
+                let said = shared.heard(Call::Visibility, said).await;
+                Extended { leases, since, said }
+            });
+        }
+    }
+
+    fn extended(&mut self, answer: Option<Extended>) {
+        let Some(Extended { leases, since, said }) = answer else {
+            // It broke off, and nobody knows whose it was: all are looked at again.
+            self.halfway.clear();
+            return self.extended_now.clear();
+        };
+        for lease in &leases {
+            self.extended_now.remove(&lease.receipt.order);
+        }
+        // The next look tries again.
+        let Ok(failed) = said else { return };
+        let failed: HashMap<_, Failed> = failed.into_iter().map(|f| (f.at, f)).collect();
+        let (now, due) = (now(), since + self.shared.visibility);
+        let mut lost = 0;
+        for (at, lease) in leases.into_iter().enumerate() {
+            match failed.get(&at) {
+                None => {
+                    self.shared.numbers.leases_extended.inc();
+                    if let Some(token) = lease.token {
+                        self.shared.leases.extended(token, due);
+                    }
+                    // It may have been settled meanwhile.
+                    self.shared.debts.lock().extended(&lease.receipt, due);
+                }
+                // SQS may be wrong as long as the lease lasts.
+                Some(failed) if failed.stale && lease.due <= now => {
+                    if lease.token.is_some_and(|token| self.shared.leases.lost(token)) {
+                        lost += 1;
+                        self.shared.withdraw_behind(&lease.receipt, now);
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        self.lost(lost);
+    }
+
+    /// Messages come again although they were, or will be, done.
+    fn lost(&mut self, count: u64) {
+        if count == 0 {
+            return;
+        }
+        self.shared.numbers.leases_lost.inc_by(count);
+        let all = self.shared.numbers.leases_lost.get();
+        if let Some(count) = self.lost.reached(all, SAY_EVERY, now()) {
+            let hint = "a longer `visibility_timeout` survives longer interruptions";
+            warn!(source = %self.shared.name, count, hint, "leases ended before they could be extended, or their messages deleted: these come again");
+        }
+    }
+
+    /// Gives back what is not done, as far as there is time.
+    async fn abort(mut self) -> Result<(), Unclean> {
+        self.receiving.abort_all();
+        let shared = &self.shared;
+        shared.leases.close();
+        let (now, ended) = (now(), shared.leases.ended(usize::MAX));
+        let (mut done, mut back) = {
+            let mut debts = shared.debts.lock();
+            for (lease, place) in ended {
+                if matches!(place.outcome, Outcome::Accepted(_)) {
+                    debts.delete(lease, place, now);
+                }
+            }
+            debts.close()
+        };
+        done.sort_unstable_by_key(|receipt| receipt.order);
+        back.extend(shared.leases.released());
+        back.extend(shared.leases.take_back(|_| true));
+        back.sort_unstable_by_key(|receipt| std::cmp::Reverse(receipt.order));
+        let all = async {
+            let deleted = done.chunks(BATCH).map(|some| async move {
+                let some: Vec<_> = some.iter().collect();
+                let _ = shared.queue.delete(&some).await;
+            });
+            join_all(deleted).await;
+            let returned = back.chunks(BATCH).map(|some| async move {
+                let some: Vec<_> = some.iter().collect();
+                let _ = shared.queue.set_visibility(&some, Duration::ZERO).await;
+            });
+            if shared.is_fifo() {
+                // The last first: the others of its group are anybody's only after it.
+                for some in returned {
+                    some.await;
+                }
+            } else {
+                join_all(returned).await;
+            }
+        };
+        let _ = timeout(LAST, all).await;
+        Err(Unclean("aborted"))
+    }
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

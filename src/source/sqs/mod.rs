@@ -1,0 +1,242 @@
+//! The SQS source: long polling, leases that are extended while a message is ours, and a deletion only after it was
+//! settled.
+//!
+//! `receivers` ask for messages; each reserves room before it asks, and asks nothing while no API takes anything,
+//! since every receive is counted against `maxReceiveCount`. A message is ours for the visibility timeout,
+//! which is the queue's unless it is set, and is extended at half of it, from the moment of receipt. One task, the
+//! [keeper](keeper), tells SQS what became of the messages; what it owes is in [`debts`]. A message that
+//! comes again while it is held here is known by its new receipt from then on.
+//!
+//! Of a FIFO queue the message group is what orders. SQS keeps a group from everybody while one of its messages
+//! is in flight, so what was received of it is in order; when one of them goes back, those behind it do, too.
+//!
+//! A rejected message whose route says `dead_letter = "source"` is neither deleted nor extended: the queue's redrive
+//! policy takes it, and without one the source refuses to run. After 11 of the 12 hours that SQS allows a message goes
+//! back, whatever it waits for.
+//!
+//! # Hazards, and what answers them
+//!
+//! | hazard | answer |
+//! | --- | --- |
+//! | a batch is answered with 200 and failures in it | each entry is matched by its id and retried by itself |
+//! | a long poll without an end: AWS's library has no timeout of its own | each attempt ends 10 s after its wait |
+//! | the library tries three times and gives up | it tries once; the waits are ours |
+//! | an outage burns the receive counts of good messages | no receive while the gate is closed; what is held is extended |
+//! | a policy that allows receives and no deletions | receives pause, and say which action is denied |
+//! | a receive that is open when the drain begins | it is awaited, and what it brings goes back |
+
+mod debts;
+mod keeper;
+mod link;
+mod probe;
+mod queue;
+mod receipt;
+mod received;
+mod receiver;
+mod unwrap;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tracing::{error, warn};
+
+use super::{Leases, Room, Unclean};
+use crate::aws::AwsError;
+use crate::aws::sqs::{Call, Kind, Trouble};
+use crate::config::source::Limits;
+use crate::config::sqs::{Envelope, SqsConfig};
+use crate::delivery::Intake;
+use crate::health::Part;
+use crate::message::{SourceName, Topic};
+use crate::metrics::{SourceMetrics, SqsMetrics};
+use crate::shutdown::Shutdown;
+use debts::Debts;
+use keeper::Keeper;
+use link::Link;
+pub use probe::probe;
+use queue::{Attributes, Queue};
+use receipt::Receipt;
+pub(super) use unwrap::messages;
+
+/// A shorter one can't be extended in time.
+const SHORTEST_VISIBILITY: Duration = Duration::from_secs(2);
+
+/// What the error says, and `check` too.
+const NO_REDRIVE: &str = "a route leaves its rejects to the queue (`dead_letter = \"source\"`), and the queue has no \
+                          redrive policy: they would be received for ever; give it one \
+                          (`RedrivePolicy`), or name a `[dead_letter.NAME]`";
+
+/// A source over one queue.
+#[derive(Debug)]
+pub struct SqsSource {
+    name: SourceName,
+    config: SqsConfig,
+    queue: Queue,
+    limits: Limits,
+    metrics: SourceMetrics,
+    numbers: SqsMetrics,
+    link: Arc<Link>,
+}
+
+/// What receivers and keeper share.
+struct Shared {
+    name: SourceName,
+    topic: Topic,
+    queue: Queue,
+    wait: Duration,
+    /// What is around each message.
+    envelopes: Vec<Envelope>,
+    visibility: Duration,
+    room: Arc<Room>,
+    leases: Arc<Leases<Receipt>>,
+    debts: Mutex<Debts>,
+    /// Something was settled, or is owed.
+    changed: Arc<Notify>,
+    received: AtomicU64,
+    numbers: SqsMetrics,
+    link: Arc<Link>,
+}
+
+impl SqsSource {
+    /// A source for `config`; opens the credential chain, asks the queue nothing.
+    pub async fn build(
+        name: SourceName,
+        config: SqsConfig,
+        limits: Limits,
+        (metrics, numbers): (SourceMetrics, SqsMetrics),
+        health: Part,
+    ) -> Result<Self, AwsError> {
+        let queue = Queue::open(&config).await?;
+        let link = Link::new(queue.clone(), name.to_string(), metrics.clone(), health);
+        Ok(Self { name, config, queue, limits, metrics, numbers, link })
+    }
+
+    /// Takes messages until the drain, deletes what was settled and gives the rest back; on the abort it gives
+    /// back what it can in a moment.
+    pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
+        let Some(attributes) = self.survey(&shutdown).await else { return Ok(()) };
+        if self.config.needs_redrive && attributes.max_receive_count.is_none() {
+            error!(source = %self.name, "{NO_REDRIVE}");
+            return Err(Unclean("its queue has no redrive policy, and a route needs one"));
+        }
+        self.link.worked(Call::Attributes);
+        let visibility = self.config.visibility_timeout.unwrap_or(attributes.visibility);
+        if visibility < SHORTEST_VISIBILITY {
+            let hint = "set `visibility_timeout`, or a longer one on the queue";
+            warn!(source = %self.name, ?visibility, hint, "the queue's visibility timeout is too short to be extended; 2s are asked for");
+        }
+        let shared = Arc::new(self.shared(visibility.max(SHORTEST_VISIBILITY)));
+        let receivers = self.config.receivers;
+        Keeper::new(shared, intake, receivers).run(&shutdown).await
+    }
+
+    /// The queue's attributes, when it has told them; `None`: the drain came before. Without the permission they are
+    /// guessed where nothing depends on them.
+    async fn survey(&self, shutdown: &Shutdown) -> Option<Attributes> {
+        loop {
+            let asked = tokio::select! {
+                () = shutdown.drain() => return None,
+                asked = self.queue.attributes() => asked,
+            };
+            let trouble = match asked {
+                Ok(attributes) => return Some(attributes),
+                Err(trouble) => trouble,
+            };
+            if trouble.kind == Kind::Denied
+                && !self.config.needs_redrive
+                && let Some(visibility) = self.config.visibility_timeout
+            {
+                return Some(Attributes { visibility, max_receive_count: None });
+            }
+            let wait = self.link.failed(Call::Attributes, &trouble).await;
+            self.link.alive();
+            tokio::select! {
+                () = shutdown.drain() => return None,
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    fn shared(&self, visibility: Duration) -> Shared {
+        let room = Room::new(self.limits, self.metrics.clone());
+        let changed = Arc::<Notify>::default();
+        Shared {
+            name: self.name.clone(),
+            topic: Topic::new(self.config.queue.name.as_str(), '/'),
+            queue: self.queue.clone(),
+            wait: self.config.wait_time,
+            envelopes: self.config.unwrap.clone(),
+            visibility,
+            leases: Leases::new(Arc::clone(&room), Arc::clone(&changed)),
+            room,
+            debts: Mutex::default(),
+            changed,
+            received: AtomicU64::new(0),
+            numbers: self.numbers.clone(),
+            link: Arc::clone(&self.link),
+        }
+    }
+}
+
+impl Shared {
+    fn is_fifo(&self) -> bool {
+        self.queue.address().is_fifo()
+    }
+
+    fn next_order(&self) -> u64 {
+        self.received.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether a message is known here, which is known by `receipt` from now on.
+    fn received_again(&self, receipt: &Receipt, since: Instant, due: Instant) -> bool {
+        let is = |held: &Receipt| held.id == receipt.id;
+        let now_known = |held: &mut Receipt| held.handle.clone_from(&receipt.handle);
+        self.leases.received_again(is, now_known, since, due)
+            || self.debts.lock().received_again(receipt, due)
+    }
+
+    /// These go back at once, each with those behind it in its group; after its time anybody can receive it.
+    fn give_back(&self, receipts: Vec<(Receipt, Instant)>) {
+        let now = now();
+        for (receipt, due) in receipts {
+            self.withdraw_behind(&receipt, now);
+            self.numbers.given_back.inc();
+            self.debts.lock().give_back(receipt, due, now);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Notes whether a call was answered; if it was not, gives how long to wait before it is made again.
+    async fn heard<T>(&self, call: Call, said: Result<T, Trouble>) -> Result<T, Duration> {
+        match said {
+            Ok(said) => {
+                self.link.worked(call);
+                Ok(said)
+            }
+            Err(trouble) => Err(self.link.failed(call, &trouble).await),
+        }
+    }
+
+    /// What is behind a message in its group goes back with it.
+    fn withdraw_behind(&self, receipt: &Receipt, now: Instant) {
+        if receipt.group.is_none() {
+            return;
+        }
+        let behind = self.leases.take_back(|lease| lease.handle.follows(receipt));
+        self.numbers.given_back.inc_by(behind.len() as u64);
+        let mut debts = self.debts.lock();
+        debts.withdraw_behind(receipt, now);
+        for receipt in behind {
+            debts.give_back(receipt, now + self.visibility, now);
+        }
+    }
+}
+
+/// By the clock of the runtime.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

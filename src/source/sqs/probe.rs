@@ -1,0 +1,50 @@
+//! Whether a queue is there and lets us in: for `check --connect`. It receives nothing: that would count.
+
+use super::NO_REDRIVE;
+use super::queue::Queue;
+use super::receipt::Receipt;
+use crate::aws::sqs::{Call, Kind, Trouble};
+use crate::config::sqs::SqsConfig;
+
+/// What was found, or why the source could not work: a clause, and a hint where there is one.
+pub async fn probe(config: &SqsConfig) -> Result<String, String> {
+    let queue = Queue::open(config).await.map_err(|error| error.to_string())?;
+    let attributes = queue.attributes().await;
+    let attributes = attributes.map_err(|trouble| queue.words(Call::Attributes, &trouble))?;
+    if config.needs_redrive && attributes.max_receive_count.is_none() {
+        return Err(NO_REDRIVE.to_owned());
+    }
+    let visibility = config.visibility_timeout.unwrap_or(attributes.visibility);
+    if visibility < config.grace {
+        return Err(format!(
+            "the visibility timeout of {visibility:?} is shorter than the drain (`shutdown.grace`, {:?}): a lease that \
+             is not extended in time ends in it, and its message comes twice; set \
+             `visibility_timeout = \"{}s\"`, or one as long on the queue",
+            config.grace,
+            config.grace.as_secs() + 5
+        ));
+    }
+    for call in [Call::Delete, Call::Visibility] {
+        if let Some(trouble) = forbidden(&queue, call).await {
+            return Err(queue.words(call, &trouble));
+        }
+    }
+    let kind = if queue.address().is_fifo() { "FIFO" } else { "standard" };
+    let redrive = match attributes.max_receive_count {
+        Some(count) => format!("a redrive policy after {count} receives"),
+        None => "no redrive policy".to_owned(),
+    };
+    Ok(format!("a {kind} queue, a visibility timeout of {visibility:?}, {redrive}"))
+}
+
+/// Tries a call on a receipt that there is not: SQS looks at the policy first. What it says of the receipt is of
+/// no concern.
+async fn forbidden(queue: &Queue, call: Call) -> Option<Trouble> {
+    let nobody = Receipt { order: 0, id: "check".into(), handle: "check".into(), group: None };
+    let said = match call {
+        Call::Delete => queue.delete(&[&nobody]).await,
+        _ => queue.set_visibility(&[&nobody], std::time::Duration::ZERO).await,
+    };
+    let refused = |kind| matches!(kind, Kind::Denied | Kind::Credentials | Kind::Region);
+    said.err().filter(|trouble| refused(trouble.kind))
+}

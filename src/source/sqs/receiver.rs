@@ -1,0 +1,125 @@
+//! Receiving: long polls, each with room for what it may bring.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::receipt::Receipt;
+use super::received::Received;
+use super::unwrap::deliveries;
+use super::{Shared, now};
+use crate::aws::sqs::{BATCH, Call};
+use crate::delivery::{Delivery, Intake};
+use crate::shutdown::Shutdown;
+
+/// What a message is taken for before it is there: most are smaller, and one may have a mebibyte.
+const ASSUMED: usize = 16 << 10;
+
+/// Where there is room for a few messages only, it is waited so long for more: every receive costs the same.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Receives that bring nothing are at least so far apart, whatever they were to wait.
+const APART: Duration = Duration::from_secs(1);
+
+/// One of the source's receivers, until the drain. A receive that is open then is awaited, since SQS may have
+/// handed messages out in it; they go back.
+pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutdown) {
+    // After a failure the next receive waits for nothing, so that its answer tells at once.
+    let mut wait = Duration::ZERO;
+    loop {
+        let asking = async {
+            loop {
+                shared.link.until_mended().await;
+                intake.until_open().await;
+                let mut reservation = shared.room.reserve(BATCH, ASSUMED).await;
+                if reservation.messages() < BATCH {
+                    drop(reservation);
+                    sleep(GATHER).await;
+                    reservation = shared.room.reserve(BATCH, ASSUMED).await;
+                }
+                // Room may have been long in coming.
+                if intake.is_open() {
+                    return reservation;
+                }
+            }
+        };
+        let mut reservation = tokio::select! {
+            biased;
+            () = shutdown.drain() => return,
+            reservation = asking => reservation,
+        };
+        let (asked, waits) = (now(), wait == shared.wait);
+        let answer = shared.queue.receive(reservation.messages(), wait, shared.visibility).await;
+        let given = match answer {
+            Ok(given) => given,
+            Err(trouble) => {
+                drop(reservation);
+                let pause = shared.link.failed(Call::Receive, &trouble).await;
+                wait = Duration::ZERO;
+                tokio::select! {
+                    () = shutdown.drain() => return,
+                    () = sleep(pause) => continue,
+                }
+            }
+        };
+        shared.link.worked(Call::Receive);
+        wait = shared.wait;
+        shared.numbers.receives.inc();
+        if given.is_empty() {
+            shared.numbers.empty_receives.inc();
+            drop(reservation);
+            let pause = APART.saturating_sub(now().duration_since(asked));
+            if waits && !pause.is_zero() {
+                tokio::select! {
+                    () = shutdown.drain() => return,
+                    () = sleep(pause) => {}
+                }
+            }
+            continue;
+        }
+        let since = now();
+        let due = since + shared.visibility;
+        let ordered = shared.is_fifo();
+        let given = given.into_iter();
+        let received =
+            given.filter_map(|given| Received::read(&shared.name, &shared.topic, ordered, given));
+        // All of them before the first is submitted: what is given back at once takes those behind it with it.
+        let taken: Vec<_> = received
+            .flat_map(|received| take(&shared, &mut reservation, received, since, due))
+            .collect();
+        drop(reservation);
+        for delivery in taken {
+            intake.submit(delivery);
+        }
+    }
+}
+
+/// Records a message, and gives what is in it: nothing if it is known already, or goes back.
+fn take(
+    shared: &Shared,
+    reservation: &mut crate::source::Reservation,
+    received: Received,
+    since: Instant,
+    due: Instant,
+) -> Vec<Delivery> {
+    let Received { message, id, handle, receive_count, bytes } = received;
+    shared.numbers.receive_count.observe(f64::from(receive_count));
+    let receipt = Receipt {
+        order: shared.next_order(),
+        id: id.into(),
+        handle: handle.into(),
+        group: message.order.clone(),
+    };
+    // Only one that was received before can be held here.
+    if receive_count > 1 && !receipt.id.is_empty() && shared.received_again(&receipt, since, due) {
+        return Vec::new();
+    }
+    match shared.leases.take(reservation, receipt, bytes, since, due) {
+        Ok(settlement) => deliveries(&shared.envelopes, message, settlement),
+        Err(receipt) => {
+            shared.give_back(vec![(receipt, due)]);
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! T01, T05 and T22: FIFO queues, on `ElasticMQ`, with bridges that are killed.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_sqs::types::QueueAttributeName::VisibilityTimeout;
+
+use super::{Relay, bodies, grouped};
+use crate::support::PATIENCE;
+use crate::support::bridge::Bridge;
+use crate::support::ledger::{Accepted, assert_first_in_order, ids};
+use crate::support::sqs::Outgoing;
+use crate::support::sqs::servers::ElasticMq;
+use crate::support::until;
+
+const GROUPS: u64 = 100;
+const EACH: u64 = 50;
+
+/// Steps back that are not explained by `most` bridges that ended: each may repeat a group from where it was.
+fn assert_replays(accepted: &[Accepted], most: usize) {
+    let mut back: BTreeMap<u64, (u64, usize)> = BTreeMap::new();
+    for Accepted { event, .. } in accepted {
+        let number = |name: &str| event[name].as_u64().unwrap();
+        let (last, steps) = back.entry(number("key")).or_default();
+        if number("seq") < *last {
+            *steps += 1;
+        }
+        *last = number("seq");
+    }
+    let worst = back.values().map(|(_, steps)| *steps).max().unwrap();
+    assert!(worst <= most, "a group stepped back {worst} times, of {most}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_every_group_keeps_its_order() {
+    const KILLS: usize = 5;
+    let server = ElasticMq::shared().await;
+    let queue = server.queue("killed.fifo", &[(VisibilityTimeout, "2")]).await;
+    let relay = Relay::open(&["--latency", "20ms"]);
+    let setup = relay.setup(&queue, "receivers = 4");
+    let count = GROUPS * EACH;
+    let kill = async {
+        let mut bridge = setup.start_ready().await;
+        for kill in 1..=KILLS {
+            let enough = relay.ledger.len() + count as usize / 10;
+            relay.ledger.reaches(enough, PATIENCE).await;
+            assert!(ids(&relay.ledger.read()).len() < count as usize, "over before kill {kill}");
+            bridge.kill();
+            bridge = setup.start().await;
+        }
+        bridge
+    };
+    let (bridge, ()) = tokio::join!(kill, queue.send(grouped(0..count, GROUPS)));
+    relay.has_all(&bridge, count).await;
+    let accepted = relay.ledger.read();
+    assert_first_in_order(&accepted);
+    assert_replays(&accepted, KILLS);
+    assert!(
+        accepted.len() as u64 > count,
+        "nothing was unacknowledged at a kill: it proves nothing"
+    );
+    empty(&queue).await;
+}
+
+/// T01 of a standard queue: it has no order, and loses nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again_a_standard_queue_loses_nothing() {
+    const KILLS: usize = 5;
+    const COUNT: u64 = 4_000;
+    let server = ElasticMq::shared().await;
+    let queue = server.queue("killed", &[(VisibilityTimeout, "2")]).await;
+    let relay = Relay::open(&["--latency", "20ms"]);
+    let setup = relay.setup(&queue, "");
+    let kill = async {
+        let mut bridge = setup.start_ready().await;
+        for kill in 1..=KILLS {
+            relay.ledger.reaches(relay.ledger.len() + 400, PATIENCE).await;
+            assert!(ids(&relay.ledger.read()).len() < COUNT as usize, "over before kill {kill}");
+            bridge.kill();
+            bridge = setup.start().await;
+        }
+        bridge
+    };
+    let messages = bodies(0..COUNT, 40).map(Outgoing::new);
+    let (bridge, ()) = tokio::join!(kill, queue.send(messages));
+    relay.has_all(&bridge, COUNT).await;
+    let repeats = relay.ledger.read().len() - COUNT as usize;
+    // What was in flight at a kill, a thousand at most.
+    assert!((1..=KILLS * 1_000).contains(&repeats), "{repeats}");
+    empty(&queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_three_replicas_one_is_killed() {
+    let server = ElasticMq::shared().await;
+    let queue = server.queue("replicas.fifo", &[(VisibilityTimeout, "2")]).await;
+    let relay = Relay::open(&["--latency", "20ms"]);
+    let setups: Vec<_> = (0..3).map(|_| relay.setup(&queue, "")).collect();
+    let mut bridges: Vec<Bridge> = Vec::new();
+    for setup in &setups {
+        bridges.push(setup.start_ready().await);
+    }
+    let count = GROUPS * EACH / 2;
+    let kill = async {
+        relay.ledger.reaches(count as usize / 3, PATIENCE).await;
+        bridges.remove(1).kill();
+        assert!(ids(&relay.ledger.read()).len() < count as usize, "over before the kill");
+    };
+    tokio::join!(kill, queue.send(grouped(0..count, GROUPS)));
+    relay.ledger.has_ids(count as usize, PATIENCE).await;
+    for bridge in &bridges {
+        bridge.metric_is(super::IN_FLIGHT, |v| v == 0.0).await;
+        let received = bridge.metric("source_received_total{source=\"it\"}").await;
+        assert!(received > 0.0, "a replica had nothing to do");
+    }
+    let accepted = relay.ledger.read();
+    assert_first_in_order(&accepted);
+    assert_replays(&accepted, 1);
+    empty(&queue).await;
+}
+
+async fn empty(queue: &crate::support::sqs::Queue) {
+    until("the queue is empty", PATIENCE, async || {
+        let counts = queue.counts().await;
+        (counts.waiting + counts.in_flight == 0).then_some(())
+    })
+    .await;
+}
