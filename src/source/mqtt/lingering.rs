@@ -1,15 +1,20 @@
-//! A TCP stream that closes gently.
+//! A TCP stream that closes gently, and gathers what it sends.
 //!
 //! Closing a socket that has unread data in it makes the kernel reset the connection, and the broker
 //! then loses PUBACKs it had not read yet: under load it sends hundreds of acknowledged messages
 //! again. So a stream that is dropped is half-closed and read to its end, in the background, as long as
 //! the broker goes on.
+//!
+//! The client takes up acknowledgements one by one and flushes each, which costs a system call, a packet and a
+//! wake-up of the broker a message. What it writes is gathered here instead, until it reads: it does so whenever it
+//! has nothing more to write, before it waits for anything.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -22,6 +27,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// No broker is listened to longer: it has more to send than it will ever read.
 const LINGER_MOST: Duration = Duration::from_mins(2);
 
+/// With so many bytes to send no more are gathered.
+const GATHERED: usize = 16 << 10;
+
 /// Connections may take this long to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -30,6 +38,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Lingering {
     tcp: Option<TcpStream>,
+    /// To be sent with the next read.
+    unsent: BytesMut,
     runtime: Handle,
     closed: mpsc::Sender<()>,
 }
@@ -39,20 +49,34 @@ impl Lingering {
     pub(super) async fn connect(address: String, closed: mpsc::Sender<()>) -> io::Result<Self> {
         let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         tcp.set_nodelay(true)?;
-        Ok(Self { tcp: Some(tcp), runtime: Handle::current(), closed })
+        let unsent = BytesMut::new();
+        Ok(Self { tcp: Some(tcp), unsent, runtime: Handle::current(), closed })
     }
 
     fn tcp(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         self.tcp.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Sends what was gathered.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { tcp: Some(tcp), unsent, .. } = self else { return Poll::Ready(Ok(())) };
+        while !unsent.is_empty() {
+            match ready!(Pin::new(&mut *tcp).poll_write(cx, unsent))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                sent => unsent.advance(sent),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Drop for Lingering {
     fn drop(&mut self) {
         let Some(mut tcp) = self.tcp.take() else { return };
-        let closed = self.closed.clone();
+        let (unsent, closed) = (self.unsent.split(), self.closed.clone());
         self.runtime.spawn(async move {
             let half_close = async {
+                tcp.write_all(&unsent).await?;
                 tcp.shutdown().await?;
                 let mut unread = vec![0; 64 << 10];
                 while timeout(LINGER, tcp.read(&mut unread)).await?? > 0 {}
@@ -72,6 +96,9 @@ impl AsyncRead for Lingering {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Poll::Ready(sent) = self.poll_send(cx) {
+            sent?;
+        }
         self.tcp()?.poll_read(cx, buffer)
     }
 }
@@ -82,26 +109,54 @@ impl AsyncWrite for Lingering {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.tcp()?.poll_write(cx, bytes)
+        if self.unsent.len() >= GATHERED {
+            ready!(self.poll_send(cx))?;
+        }
+        self.unsent.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.tcp()?.poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.tcp()?.poll_flush(cx)
+    /// Does nothing: what is to be sent goes out with the next read.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
         self.tcp()?.poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_goes_out_together_with_the_next_read() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (closed, mut all_closed) = mpsc::channel(1);
+        let mut stream = Lingering::connect(address, closed).await.unwrap();
+        let (mut broker, _) = listener.accept().await.unwrap();
+        for acknowledgement in [b"one", b"two"] {
+            stream.write_all(acknowledgement).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        broker.write_all(b"message").await.unwrap();
+        let mut read = [0; 7];
+        stream.read_exact(&mut read).await.unwrap();
+        let mut came = [0; 100];
+        let length = broker.read(&mut came).await.unwrap();
+        assert_eq!(&came[..length], b"onetwo", "in one piece");
+        // More than is gathered goes out by itself, and the rest before the end.
+        let much = vec![b'x'; 3 * GATHERED];
+        stream.write_all(&much).await.unwrap();
+        stream.write_all(b"last").await.unwrap();
+        drop(stream);
+        let mut rest = Vec::new();
+        broker.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, [much.as_slice(), b"last"].concat());
+        drop(broker);
+        assert_eq!(all_closed.recv().await, None);
     }
 }
