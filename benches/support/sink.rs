@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes, BytesMut};
 use memchr::memmem;
+use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -36,6 +38,14 @@ pub struct Seen {
     pub requests: f64,
 }
 
+/// How long events were on their way, ms: the middle of all, and what one in 100 and one in 1,000 exceeds.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub p50: f64,
+    pub p99: f64,
+    pub p999: f64,
+}
+
 impl Sink {
     /// Starts one, with TLS if `certificate` is a directory with one.
     pub fn start(certificate: Option<&Path>) -> Self {
@@ -53,11 +63,22 @@ impl Sink {
 
     /// What it has seen so far.
     pub fn seen(&mut self) -> Seen {
-        writeln!(self.asks).unwrap();
+        let [events, requests] = self.ask("seen");
+        Seen { events, requests }
+    }
+
+    /// How long the events were on their way that came since it was asked last, of those that carry their time.
+    pub fn times(&mut self) -> Times {
+        let [p50, p99, p999] = self.ask("times");
+        Times { p50, p99, p999 }
+    }
+
+    fn ask<const N: usize>(&mut self, what: &str) -> [f64; N] {
+        writeln!(self.asks, "{what}").unwrap();
         let mut line = String::new();
         self.says.read_line(&mut line).unwrap();
-        let mut said = line.split_whitespace().map(|n| n.parse().unwrap());
-        Seen { events: said.next().unwrap(), requests: said.next().unwrap() }
+        let said: Vec<f64> = line.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        said.try_into().unwrap()
     }
 }
 
@@ -78,6 +99,13 @@ pub fn certificate(directory: &Path) {
 struct Counts {
     events: AtomicU64,
     requests: AtomicU64,
+    /// µs on the way, of the events that carry their time.
+    times: Mutex<Vec<u64>>,
+}
+
+/// µs since 1970: the clock that the processes of one machine share.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros().try_into().unwrap()
 }
 
 /// Answers as the service does, and does nothing else; the main function of the sink's process.
@@ -154,12 +182,32 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
             more(&mut stream, &mut buffer).await?;
         }
         let body = &buffer[head..head + length];
-        let events = memchr::memchr_iter(b'#', body).count();
+        let events =
+            memchr::memchr_iter(b'#', body).inspect(|at| counts.time(&body[*at + 1..])).count();
         counts.events.fetch_add(events as u64, Relaxed);
         counts.requests.fetch_add(1, Relaxed);
         buffer.advance(head + length);
         stream.write_all(&answers[events]).await.ok()?;
         stream.flush().await.ok()?;
+    }
+}
+
+impl Counts {
+    /// Of an event whose mark is followed by the time at which it was sent.
+    fn time(&self, behind: &[u8]) {
+        if behind.first().is_some_and(u8::is_ascii_digit) {
+            self.times.lock().push(now().saturating_sub(number(behind)));
+        }
+    }
+
+    /// p50, p99 and p99.9 of the times, ms; and forgets them.
+    fn take_times(&self) -> [f64; 3] {
+        let mut times = std::mem::take(&mut *self.times.lock());
+        times.sort_unstable();
+        [500, 990, 999].map(|of_1000| {
+            let at = times.len() * of_1000 / 1_000;
+            times.get(at).map_or(f64::NAN, |time| *time as f64 / 1_000.0)
+        })
     }
 }
 
@@ -176,14 +224,23 @@ fn content_length(head: &[u8]) -> usize {
         head[at + name.len()..].get(..7).is_some_and(|l| l.eq_ignore_ascii_case(b"length:"))
     });
     let value = &head[at.expect("a request has its length") + name.len() + 7..];
-    let digits = value.iter().skip_while(|b| **b == b' ').take_while(|b| b.is_ascii_digit());
-    digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'))
+    number(value.trim_ascii_start()).try_into().unwrap()
+}
+
+/// The number that these begin with.
+fn number(text: &[u8]) -> u64 {
+    let digits = text.iter().take_while(|b| b.is_ascii_digit());
+    digits.fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))
 }
 
 fn answer_questions(counts: &Counts) {
     for line in std::io::stdin().lines() {
-        line.unwrap();
-        println!("{} {}", counts.events.load(Relaxed), counts.requests.load(Relaxed));
+        if line.unwrap() == "times" {
+            let [p50, p99, p999] = counts.take_times();
+            println!("{p50} {p99} {p999}");
+        } else {
+            println!("{} {}", counts.events.load(Relaxed), counts.requests.load(Relaxed));
+        }
     }
 }
 
