@@ -4,11 +4,29 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream;
 
-use super::{IN_FLIGHT, Site};
+use super::{IN_FLIGHT, Site, numbered};
 use crate::support::broker::Broker as _;
 use crate::support::jetstream::{DURABLE, STREAM};
 use crate::support::ledger::{assert_order, ids};
 use crate::support::{PATIENCE, signal, until};
+
+/// What a publisher writes is a message, whatever the server would mean by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_looks_like_the_word_of_a_server_is_a_message() {
+    let site = Site::open("").await;
+    let bridge = site.setup("").start_ready().await;
+    let words = ["503", "409 Consumer Deleted", "400 Bad Request", "408 Request Timeout", "100"];
+    let (count, mut ids) = (words.len() as u64, 0..);
+    for (word, id) in words.into_iter().zip(&mut ids) {
+        let (headers, payload) = (format!("NATS/1.0 {word}\r\n\r\n"), numbered(id..id + 1, 1));
+        let payload = &payload[0].payload;
+        site.stream.nats.publish_raw("in.0.data", headers.as_bytes(), payload).await;
+    }
+    site.produce(5_000, count..count + 5, 1).await;
+    assert_eq!(site.is_relayed(&bridge, count + 5).await, 0);
+    assert!(bridge.lines(&["is gone"]).is_empty(), "{}", bridge.log());
+    assert!(bridge.lines(&["does not deliver"]).is_empty(), "{}", bridge.log());
+}
 
 /// T10: what was under way when the server was killed is delivered before what is newer, and nothing that this bridge
 /// has published is published again.

@@ -10,6 +10,8 @@ use async_nats::{Client, ConnectOptions};
 use http::Method;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::emulator::request;
 use super::{PATIENCE, ports, signal, until};
@@ -104,6 +106,24 @@ impl Nats {
     /// A client with these options.
     pub(crate) async fn client_of(&self, options: ConnectOptions) -> Client {
         options.connect(self.url()).await.unwrap()
+    }
+
+    /// Publishes with a header block as no client would write it, and waits until the server has it.
+    pub(crate) async fn publish_raw(&self, subject: &str, headers: &[u8], payload: &[u8]) {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let (head, all) = (headers.len(), headers.len() + payload.len());
+        let begin = format!(
+            "CONNECT {{\"verbose\":false,\"headers\":true}}\r\nHPUB {subject} {head} {all}\r\n"
+        );
+        let sent = [begin.as_bytes(), headers, payload, b"\r\nPING\r\n"].concat();
+        socket.write_all(&sent).await.unwrap();
+        let mut said = String::new();
+        while !said.contains("PONG") {
+            let mut buffer = [0; 4096];
+            let read = socket.read(&mut buffer).await.unwrap();
+            said += &String::from_utf8_lossy(&buffer[..read]);
+            assert!(read > 0 && !said.contains("-ERR"), "{said}");
+        }
     }
 
     /// What its monitoring says under `path`.

@@ -18,8 +18,12 @@ pub(in crate::source::jetstream) enum Status {
 }
 
 impl Status {
-    /// Reads a message; `None` if it is one of the stream.
+    /// Reads a message; `None` if it is one of the stream. Those have a subject for their acknowledgement, whatever
+    /// status a publisher wrote into their headers; what the server itself says has none.
     pub(in crate::source::jetstream) fn of(message: &async_nats::Message) -> Option<Self> {
+        if message.reply.is_some() {
+            return None;
+        }
         let status = message.status.filter(|status| *status != StatusCode::OK)?;
         let text = message.description.as_deref().unwrap_or("no reason given");
         Some(Self::read(status.as_u16(), text, message.headers.as_ref()))
@@ -47,7 +51,26 @@ impl Status {
 
 #[cfg(test)]
 mod tests {
+    use async_nats::Message;
+
     use super::*;
+
+    #[test]
+    fn what_a_publisher_wrote_is_no_status() {
+        let of = |reply: Option<&str>| {
+            Status::of(&Message {
+                subject: "in.1.data".into(),
+                reply: reply.map(Into::into),
+                payload: "".into(),
+                headers: None,
+                status: Some(StatusCode::NO_RESPONDERS),
+                description: None,
+                length: 0,
+            })
+        };
+        assert_eq!(of(None), Some(Status::Gone));
+        assert_eq!(of(Some("$JS.ACK.S.c.1.17.23.0.5")), None);
+    }
 
     #[test]
     fn every_status_is_understood() {
