@@ -219,6 +219,7 @@ impl Taker {
                         pulling.pulls.ended(left);
                     }
                 }
+                Some(Status::Exceeded(left)) => self.exceeded(left),
                 Some(Status::Lost(why)) => failed = Some(why),
                 Some(Status::Gone) => failed = Some(self.gone()),
                 Some(Status::Refused(why)) => {
@@ -229,6 +230,16 @@ impl Taker {
         // What came behind it was taken all the same.
         if let Some(why) = failed {
             self.fail(&why);
+        }
+    }
+
+    fn exceeded(&mut self, left: usize) {
+        let larger = self.pulling.as_mut().and_then(|pulling| pulling.pulls.exceeded(left));
+        if let Some(bytes) = larger {
+            warn!(
+                source = %self.source, bytes,
+                "a message is larger than a request for the server's `max_payload` may bring; asking for more bytes"
+            );
         }
     }
 

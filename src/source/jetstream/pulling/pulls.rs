@@ -23,11 +23,23 @@ const EXPIRES: Duration = Duration::from_secs(1);
 /// A request for less than a quarter of a window waits so long for more room.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// What a message has beside its payload and its headers: subjects.
+/// What a message mostly has beside its payload and its headers: subjects.
 const OVERHEAD: usize = 256;
+
+/// What it may have: the subjects of the message and of its acknowledgement, and headers that a stream added which
+/// has it from another one.
+const MOST_OVERHEAD: usize = 16 * 1024;
+
+/// No message of NATS is larger.
+const MOST_BYTES: usize = 1 << 30;
 
 /// The assumed size before there is a message.
 const FIRST_SIZE: usize = 2048;
+
+/// The bytes of a request that brings every message whose payload and headers the server limits to `largest`.
+pub(in crate::source::jetstream) fn least_bytes(largest: usize) -> usize {
+    largest + MOST_OVERHEAD
+}
 
 /// Open requests.
 pub(in crate::source::jetstream) struct Pulls {
@@ -35,11 +47,15 @@ pub(in crate::source::jetstream) struct Pulls {
     expires: Duration,
     /// The oldest first; one that is used up stays until there is another.
     open: VecDeque<Reservation>,
+    /// How many messages were asked for, and when, by requests that may be open.
+    asked: VecDeque<(usize, Instant)>,
     opened: Option<Instant>,
     /// A moving average.
     size: usize,
     /// A request for fewer bytes than the largest message could get none for ever.
     least_bytes: usize,
+    /// The consumer allows no more.
+    most_bytes: usize,
 }
 
 impl Pulls {
@@ -64,9 +80,14 @@ impl Pulls {
             window,
             expires,
             open: VecDeque::new(),
+            asked: VecDeque::new(),
             opened: None,
             size: FIRST_SIZE,
-            least_bytes: largest + OVERHEAD,
+            least_bytes: least_bytes(largest),
+            most_bytes: match usize::try_from(consumer.max_bytes) {
+                Ok(0) | Err(_) => usize::MAX,
+                Ok(most) => most,
+            },
         }
     }
 
@@ -100,15 +121,18 @@ impl Pulls {
     ) -> Bytes {
         let nanoseconds =
             |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let bytes = reservation.messages() * self.each();
         let request = json!({
             "batch": reservation.messages(),
-            "max_bytes": (reservation.messages() * self.each()).max(self.least_bytes),
+            "max_bytes": bytes.max(self.least_bytes).min(self.most_bytes),
             "expires": nanoseconds(self.expires),
             "idle_heartbeat": nanoseconds(self.expires / 2),
         });
         if self.open.front().is_some_and(|oldest| oldest.messages() == 0) {
             self.open.pop_front();
         }
+        self.asked.retain(|(_, at)| now.duration_since(*at) <= self.expires * 2);
+        self.asked.push_back((reservation.messages(), now));
         self.open.push_back(reservation);
         self.opened = Some(now);
         request.to_string().into()
@@ -136,6 +160,18 @@ impl Pulls {
             reservation.give_back(part);
             messages -= part;
         }
+    }
+
+    /// A request ended with so many messages to come since the next is too large for it. If it has brought none it
+    /// would be so for ever: the next ones ask for twice the bytes. Gives how many then.
+    pub(in crate::source::jetstream) fn exceeded(&mut self, left: usize) -> Option<usize> {
+        self.ended(left);
+        let none_came = self.asked.iter().any(|(asked, _)| *asked == left);
+        let larger = (self.least_bytes * 2).min(self.most_bytes).min(MOST_BYTES);
+        (none_came && larger > self.least_bytes).then(|| {
+            self.least_bytes = larger;
+            larger
+        })
     }
 }
 
@@ -207,6 +243,29 @@ mod tests {
             (&words["expires"], &words["idle_heartbeat"]),
             (&4_000_000.into(), &2_000_000.into())
         );
+    }
+
+    #[test]
+    fn a_message_too_large_for_a_whole_request_makes_the_next_larger() {
+        let (room, now) = (room(100), Instant::now());
+        let mut pulls = Pulls::new(100, 1 << 20, &Config::default());
+        let before = pulls.least_bytes;
+        assert!(before >= (1 << 20) + MOST_OVERHEAD);
+        assert_eq!(ask(&mut pulls, &room, now), 100);
+        // It has brought some: the next one begins with the large message.
+        assert_eq!(pulls.exceeded(60), None);
+        pulls.ended(usize::MAX);
+        assert_eq!(ask(&mut pulls, &room, now + GATHER), 100);
+        assert_eq!(pulls.exceeded(100), Some(before * 2));
+        assert_eq!((pulls.outstanding(), room.messages_left()), (0, 100));
+        let larger: Vec<_> = (0..99).map_while(|_| pulls.exceeded(100)).collect();
+        assert_eq!(larger.last(), Some(&MOST_BYTES), "no larger message exists");
+        let consumer = Config { max_bytes: 7, ..Config::default() };
+        let mut pulls = Pulls::new(100, 1 << 20, &consumer);
+        let reservation = room.reserve(1, 1).now_or_never().unwrap();
+        let words: serde_json::Value =
+            serde_json::from_slice(&pulls.open(reservation, now)).unwrap();
+        assert_eq!((words["max_bytes"].as_u64(), pulls.exceeded(1)), (Some(7), None));
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use async_nats::{HeaderMap, StatusCode};
 
+/// The server's words for a message that does not fit into the bytes of a request.
+const TOO_LARGE: &str = "Message Size Exceeds MaxBytes";
+
 /// What a status message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::source::jetstream) enum Status {
@@ -9,6 +12,8 @@ pub(in crate::source::jetstream) enum Status {
     Heartbeat,
     /// A request has ended, and so many of its messages will not come.
     Ended(usize),
+    /// As [`Ended`](Self::Ended), since the next message has more bytes than the request may still bring.
+    Exceeded(usize),
     /// A request has ended, and it is not said with how many: all have to be made anew.
     Lost(String),
     /// The consumer or its stream is gone.
@@ -43,6 +48,11 @@ impl Status {
             400 | 423 => Self::Refused(words()),
             409 if text.starts_with("Exceeded ") || text == "Consumer is push based" => {
                 Self::Refused(words())
+            }
+            409 if text == TOO_LARGE
+                && let Some(left) = pending() =>
+            {
+                Self::Exceeded(left)
             }
             _ => pending().map_or_else(|| Self::Lost(words()), Self::Ended),
         }
@@ -82,7 +92,8 @@ mod tests {
         for (status, text, left, said) in [
             (100, "Idle Heartbeat", None, Status::Heartbeat),
             (408, "Request Timeout", Some("17"), Status::Ended(17)),
-            (409, "Message Size Exceeds MaxBytes", Some("3"), Status::Ended(3)),
+            (409, TOO_LARGE, Some("3"), Status::Exceeded(3)),
+            (409, TOO_LARGE, None, Status::Lost(TOO_LARGE.into())),
             (409, "Leadership Change", Some("3"), Status::Ended(3)),
             (409, "Server Shutdown", None, Status::Lost("Server Shutdown".into())),
             (409, "Batch Completed", Some("x"), Status::Lost("Batch Completed".into())),
