@@ -325,7 +325,8 @@ impl Taker {
     fn give_back(&mut self) {
         if self.intake.is_some() {
             for reply in self.flight.released() {
-                let before = Place::read(&reply).map_or(0, |place| place.delivered - 1);
+                let before =
+                    Place::read(&reply).map_or(0, |place| place.delivered.saturating_sub(1));
                 let factor =
                     1_u32.checked_shl(u32::try_from(before).unwrap_or(32)).unwrap_or(u32::MAX);
                 let delay = GIVEN_BACK.saturating_mul(factor).min(GIVEN_BACK_CAP);

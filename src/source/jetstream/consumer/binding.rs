@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::config::nats::JetStreamConfig;
 use crate::config::source::Limits;
+use crate::source::jetstream::pulling::least_bytes;
 
 /// A server that does not answer by then does not.
 pub(in crate::source::jetstream) const ANSWER: Duration = Duration::from_secs(5);
@@ -73,7 +74,9 @@ impl Binding {
         limits: Limits,
     ) -> Result<Option<Info>, String> {
         let Some(info) = self.info().await? else { return Ok(None) };
-        let differences = super::differences(&info.config, wanted, limits);
+        let mut differences = super::differences(&info.config, wanted, limits);
+        let least = least_bytes(self.context.client().max_payload());
+        differences.extend(super::narrow(&info.config, least));
         if differences.is_empty() {
             return Ok(Some(info));
         }

@@ -97,6 +97,18 @@ pub(super) fn differences(found: &Config, wanted: &Config, limits: Limits) -> Ve
     all
 }
 
+/// How `found` differs from what is needed to be given every message, which takes requests for `least` bytes.
+pub(super) fn narrow(found: &Config, least: usize) -> Option<String> {
+    let least = i64::try_from(least).unwrap_or(i64::MAX);
+    (1..least).contains(&found.max_bytes).then(|| {
+        format!(
+            "`max_bytes` of a request is {} there and at least {least} (the server's `max_payload`, and what a \
+             message has beside it) here",
+            found.max_bytes
+        )
+    })
+}
+
 /// Settings of a consumer that somebody else made that may lose messages, or hold them up.
 pub(super) fn hazards(found: &Config) -> Vec<&'static str> {
     let all = [
@@ -228,6 +240,16 @@ mod tests {
         let found = Config { backoff: vec![Duration::from_secs(1)], ..wanted() };
         let expected = ["`backoff` is set (it overrides `ack_wait`) there and unset here"];
         assert_eq!(differences(&found, &wanted(), LIMITS), expected);
+    }
+
+    #[test]
+    fn requests_that_may_not_bring_every_message_are_a_difference() {
+        for (max_bytes, differs) in
+            [(0, false), (-1, false), (1, true), (999, true), (1_000, false)]
+        {
+            let found = Config { max_bytes, ..wanted() };
+            assert_eq!(narrow(&found, 1_000).is_some(), differs, "{max_bytes}");
+        }
     }
 
     #[test]

@@ -149,6 +149,10 @@ impl Flight {
             let known = self.known.get_mut(&id.sequence).filter(|k| k.stored == id.stored);
             if let Some(reply) = known.and_then(|known| known.reply.take()) {
                 self.open -= 1;
+                if !matches!(outcome, Outcome::Accepted(_)) {
+                    // It is given back: what is remembered is taken for acknowledged when it comes again.
+                    self.known.remove(&id.sequence);
+                }
                 due.push(Settled { reply, outcome });
             }
         }

@@ -125,6 +125,15 @@ fn what_was_given_back_is_new_when_it_comes_again() {
 }
 
 #[test]
+fn what_was_rejected_is_not_taken_for_acknowledged() {
+    let mut f = fixture();
+    f.takes(1).settle(Outcome::Rejected);
+    assert_eq!(f.acknowledges().len(), 1);
+    assert_eq!((f.flight.open(), f.flight.span()), (0, 0));
+    assert!(matches!(f.delivers(1, 2, 0).0, Came::New(_)));
+}
+
+#[test]
 fn the_span_is_from_the_oldest_open_one_and_so_many_behind_it_are_remembered() {
     let mut f = fixture();
     let slow = f.takes(1);

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::source::Reservation;
 use pulls::Pulls;
+pub(super) use pulls::least_bytes;
 pub(super) use status::Status;
 
 /// Messages taken in one go.
