@@ -104,7 +104,8 @@ impl Taker {
             }
         }
         self.generation = Some(Generation { created: info.created, config: info.config.clone() });
-        let outstanding = info.num_ack_pending.saturating_sub(self.flight.open());
+        let ours = self.flight.open() + self.outbox.acknowledgements();
+        let outstanding = info.num_ack_pending.saturating_sub(ours);
         let (major, minor, patch) = RESETS;
         let can_reset = self.client.is_server_compatible(major, minor, patch);
         match Order::of(self.config.consumers, outstanding, can_reset) {

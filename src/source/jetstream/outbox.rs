@@ -1,13 +1,15 @@
 //! What is to be sent to the server, in its order: acknowledgements and requests. What could not be sent yet
 //! stays, so that a connection that is lost, or a server that hangs, holds up nothing else.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{Client, Subject};
 use bytes::Bytes;
 use tokio::time::timeout;
+
+use super::flight::Place;
 
 /// A server that takes nothing is waited for so long before other work is done.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -57,6 +59,13 @@ impl Outbox {
     /// Whether everything was sent.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Messages whose acknowledgement was not sent yet.
+    pub(super) fn acknowledgements(&self) -> usize {
+        let acknowledged = self.waiting.iter().filter(|letter| letter.words == ACKNOWLEDGE);
+        let sequences = acknowledged.filter_map(|letter| Place::read(&letter.to));
+        sequences.map(|place| place.stream).collect::<HashSet<_>>().len()
     }
 
     /// Forgets what was not sent: the consumer is another one.

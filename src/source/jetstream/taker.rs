@@ -275,6 +275,9 @@ impl Taker {
             Came::Joined => {}
             Came::Repeated(reply) => {
                 self.metrics.copies_skipped.inc();
+                if let Some(hold) = &mut self.hold {
+                    hold.known(place.stream);
+                }
                 self.outbox.put(reply, ACKNOWLEDGE);
             }
             Came::NotTaken(reply) if self.intake.is_none() => self.returned.push(reply),

@@ -80,10 +80,15 @@ impl<T> Hold<T> {
 
     /// A message came that is not known yet.
     pub(in crate::source::jetstream) fn take(&mut self, sequence: u64, message: T) {
+        self.known(sequence);
+        self.held.insert(sequence, message);
+    }
+
+    /// A message came that was done long ago: only its acknowledgement was lost.
+    pub(in crate::source::jetstream) fn known(&mut self, sequence: u64) {
         if sequence <= self.delivered {
             self.outstanding = self.outstanding.saturating_sub(1);
         }
-        self.held.insert(sequence, message);
     }
 
     /// How many messages of a room for `free` may be asked for: until the outstanding ones are due, newer ones
@@ -141,6 +146,19 @@ mod tests {
         hold.take(4, 4);
         assert!(hold.is_over(start));
         assert_eq!(hold.pass(), Passed { messages: vec![4, 9, 10, 11, 12, 13], missing: 0 });
+    }
+
+    #[test]
+    fn what_is_known_is_not_waited_for() {
+        let start = Instant::now();
+        let mut hold = Hold::new(2, 10, ACK_WAIT, start);
+        hold.take(11, 11);
+        hold.known(11);
+        hold.known(9);
+        assert!(!hold.is_over(start), "one is missing, whatever is newer");
+        hold.known(10);
+        assert!(hold.is_over(start));
+        assert_eq!(hold.pass(), Passed { messages: vec![11], missing: 0 });
     }
 
     #[test]
