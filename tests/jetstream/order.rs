@@ -1,5 +1,15 @@
 //! The order of a subject across a crash (T17), and what replicas of one consumer do.
 
+use std::path::Path;
+
+use appsync_bridge::config::{self, Environment};
+use appsync_bridge::delivery::Intake;
+use appsync_bridge::health::Health;
+use appsync_bridge::metrics::Metrics;
+use appsync_bridge::shutdown::Shutdown;
+use appsync_bridge::source;
+use tokio::sync::mpsc;
+
 use super::{IN_FLIGHT, Site};
 use crate::support::ledger::{assert_first_in_order, assert_order};
 use crate::support::{PATIENCE, signal};
@@ -75,6 +85,43 @@ async fn replicas_of_one_consumer_lose_nothing_when_one_is_killed() {
     let took = bridges[0].metric("source_received_total{source=\"it\"}").await;
     assert!(took > 0.0, "it has no share");
     watch.end().await;
+}
+
+/// Where nothing was ever acknowledged, too: what is given back is with the server when the source has ended, and need
+/// not wait for its `ack_wait`.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_done_at_a_stop_is_given_back_before_it_ends() {
+    let site = Site::open("").await;
+    let setup = site.setup("consumers = \"many\"\nack_wait = \"1h\"");
+    let text = std::fs::read_to_string(setup.file("bridge.toml")).unwrap();
+    site.produce(5_000, 0..500, 10).await;
+    // A process ends with its tasks: so does a runtime.
+    let source = move || {
+        let loaded = config::parse(&text, Path::new("bridge.toml"), &Environment::of_process());
+        let source = loaded.unwrap().config.sources.remove(0);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let (metrics, health, stop) = (Metrics::new(), Health::default(), Shutdown::new());
+            let made = source::build(&source, &metrics, health.register("it", "connecting")).await;
+            let (deliveries, mut queue) = mpsc::unbounded_channel();
+            let intake = Intake::new(move |delivery| drop(deliveries.send(delivery)));
+            let (made, until) = (made.unwrap(), stop.clone());
+            let run = tokio::spawn(async move { made.run(intake, until).await.unwrap() });
+            let mut held = Vec::new();
+            while held.len() < 500 {
+                held.push(tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().unwrap());
+            }
+            stop.start_drain();
+            // The intake is dropped when the drain has begun.
+            assert!(tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().is_none());
+            drop(held);
+            run.await.unwrap();
+        });
+        runtime.shutdown_background();
+    };
+    tokio::task::spawn_blocking(source).await.unwrap();
+    let bridge = setup.start_ready().await;
+    assert_eq!(site.is_relayed(&bridge, 500).await, 0);
 }
 
 /// Five of five: nothing twice, nothing newer before something older.

@@ -193,24 +193,24 @@ impl Taker {
             // It comes again by itself.
             drop(self.flight.released());
         }
-        self.flight.is_empty() && (!connected || self.outbox.is_empty())
+        let told = self.outbox.is_empty() && self.returned.is_empty();
+        self.flight.is_empty() && (told || !connected)
     }
 
     /// Has the server confirm what it was told.
     pub(super) async fn leave(self) -> Result<(), Unclean> {
-        if !self.acknowledged {
+        let unclean = |why| if self.acknowledged { Err(Unclean(why)) } else { Ok(()) };
+        if self.generation.is_none() {
             return Ok(());
         }
         if !self.outbox.is_connected() {
-            return Err(Unclean(
-                "the server is away and may not know of the last acknowledgements",
-            ));
+            return unclean("the server is away and may not know of the last acknowledgements");
         }
-        // It is answered behind what was sent before.
-        let answer = self.binding.info().await;
-        answer
-            .map(|_| ())
-            .map_err(|_| Unclean("the server has not confirmed the last acknowledgements"))
+        // It is answered behind what was sent before: acknowledgements, and what was given back.
+        match self.binding.info().await {
+            Ok(_) => Ok(()),
+            Err(_) => unclean("the server has not confirmed the last acknowledgements"),
+        }
     }
 
     fn new_flight(&self) -> Flight {

@@ -72,7 +72,7 @@ pub(super) struct Taker {
     pub(super) sequence: Sequence,
     pub(super) watching: Watching,
     /// Came during the drain, and are given back when nothing more comes.
-    returned: Vec<Subject>,
+    pub(super) returned: Vec<Subject>,
     extended: Instant,
     /// Something was acknowledged.
     pub(super) acknowledged: bool,
