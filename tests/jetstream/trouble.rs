@@ -108,3 +108,18 @@ async fn a_consumer_and_a_stream_that_vanish_are_bound_again() {
     site.ledger.has_ids(15, PATIENCE).await;
     assert_eq!(ids(&site.ledger.read()).len(), 15);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_consumer_that_is_made_anew_skips_is_said() {
+    let site = Site::open("").await;
+    let bridge = site.setup("deliver = \"new\"").start_ready().await;
+    site.produce(5_000, 0..3, 1).await;
+    assert_eq!(site.is_relayed(&bridge, 3).await, 0);
+    let stream = site.stream.context().await.get_stream(STREAM).await.unwrap();
+    stream.delete_consumer(DURABLE).await.unwrap();
+    until("it is said", PATIENCE, async || {
+        let said = bridge.lines(&["is skipped, as `deliver` says", "\"delivered\":3"]);
+        (said.len() == 1).then_some(())
+    })
+    .await;
+}

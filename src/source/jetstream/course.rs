@@ -13,6 +13,7 @@ use super::flight::{Flight, Sequence};
 use super::pulling::Heard;
 use super::taker::{Generation, Taker, next};
 use super::watching::Word;
+use crate::config::nats::Deliver;
 use crate::nats::{Change, Kind};
 use crate::source::Unclean;
 
@@ -95,6 +96,12 @@ impl Taker {
                 source = %self.source, stream, durable, in_flight,
                 "the consumer is another one by now; what is in flight may come again"
             );
+            if created && self.config.deliver != Deliver::All {
+                warn!(
+                    source = %self.source, stream, durable, delivered = self.sequence.newest(),
+                    "the consumer was gone and is made anew; what the old one had not delivered is skipped, as `deliver` says"
+                );
+            }
             (self.hold, self.flight) = (None, self.new_flight());
             self.outbox.clear();
         }

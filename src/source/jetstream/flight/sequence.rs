@@ -29,6 +29,11 @@ impl Sequence {
         Self { whole, consumer, stream, pending: None }
     }
 
+    /// The highest stream sequence that was delivered.
+    pub(in crate::source::jetstream) fn newest(&self) -> u64 {
+        self.stream
+    }
+
     /// A delivery came: so many messages at least were removed before it.
     pub(in crate::source::jetstream) fn came(&mut self, place: &Place) -> u64 {
         let next = place.consumer == self.consumer.wrapping_add(1);
