@@ -123,7 +123,10 @@ impl Taker {
                 self.bound(&info, info.delivered.stream_sequence);
             }
             _ if self.asking.doubts() => {}
-            Order::Reset => self.asking.reset(Box::new(info), outstanding),
+            Order::Reset => {
+                self.complaint = None;
+                self.asking.reset(Box::new(info), outstanding);
+            }
             Order::Hold => self.hold(&info, outstanding),
         }
     }
@@ -149,6 +152,7 @@ impl Taker {
         let all = consumer::takes_all(&info.config);
         self.sequence = Sequence::behind(info.delivered.consumer_sequence, delivered, all);
         self.flight.bound_anew();
+        self.watching.bound();
         self.asking.bound();
         self.standing.bound();
     }

@@ -176,7 +176,9 @@ impl Taker {
         }
         let connected = self.outbox.is_connected();
         if self.intake.is_some() {
-            self.asking.start(now, connected);
+            if self.asking.start(now, connected) {
+                self.complaint = None;
+            }
         } else if self.pulling.as_ref().is_some_and(|p| !connected || p.pulls.outstanding() == 0) {
             self.pulling = None;
         }

@@ -31,6 +31,8 @@ pub(super) struct Watching {
     binding: Binding,
     metrics: JetStreamMetrics,
     asked: Option<Instant>,
+    /// Whether it answers for the stream: who may not ask has no answer, and the client keeps each such question.
+    stream: bool,
     answer: Option<BoxFuture<'static, Result<Figures, String>>>,
     /// Told where the consumer gives messages up.
     advisories: Option<Subscriber>,
@@ -58,6 +60,7 @@ impl Watching {
             binding,
             metrics,
             asked: None,
+            stream: true,
             answer: None,
             advisories: None,
             gaps,
@@ -69,13 +72,18 @@ impl Watching {
     pub(super) fn look(&mut self, now: Instant) {
         if self.answer.is_none() && self.asked.is_none_or(|at| now.duration_since(at) >= EVERY) {
             self.asked = Some(now);
-            let binding = self.binding.clone();
+            let (binding, of_stream) = (self.binding.clone(), self.stream);
             self.answer = Some(Box::pin(async move {
                 // The stream later: what is written in between makes no alarm.
                 let consumer = binding.info().await?;
-                Ok((consumer, binding.stream().await.ok()))
+                Ok((consumer, if of_stream { binding.stream().await.ok() } else { None }))
             }));
         }
+    }
+
+    /// The consumer is bound anew: the stream is asked for again.
+    pub(super) fn bound(&mut self) {
+        self.stream = true;
     }
 
     /// Forgets what is asked: the connection is lost.
@@ -111,6 +119,7 @@ impl Watching {
                 self.answer = None;
                 match figures {
                     Ok((Some(consumer), stream)) => {
+                        self.stream = stream.is_some();
                         Word::Hindered(evaluate(&self.metrics, &consumer, stream.as_ref()))
                     }
                     // Whoever pulls hears of it.

@@ -83,8 +83,8 @@ impl Asking {
         matches!(self.state, State::Asked(_))
     }
 
-    /// Asks if it is time to.
-    pub(in crate::source::jetstream) fn start(&mut self, now: Instant, connected: bool) {
+    /// Asks if it is time to; whether it does.
+    pub(in crate::source::jetstream) fn start(&mut self, now: Instant, connected: bool) -> bool {
         match self.state {
             // Whoever tells of connections may have missed one.
             State::Away if connected => self.begin(),
@@ -93,8 +93,9 @@ impl Asking {
                 self.begin();
                 self.ask(Duration::ZERO);
             }
-            _ => {}
+            _ => return false,
         }
+        self.is_asked()
     }
 
     /// Asks a second time, once; whether it does.
