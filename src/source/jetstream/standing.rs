@@ -1,7 +1,7 @@
 //! How the source stands, for people and for `/readyz`: connected or not, and why not. What repeats is said once in a
 //! while.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
@@ -23,6 +23,10 @@ pub(super) struct Standing {
     metrics: SourceMetrics,
     reconnect: Reconnect<String>,
     bound: Option<bool>,
+    /// Since when it is bound, …
+    since: Option<Instant>,
+    /// … or how long it was.
+    held: Option<Duration>,
     draining: bool,
     reason: Option<String>,
 }
@@ -31,7 +35,17 @@ impl Standing {
     /// Not connected yet.
     pub(super) fn new(source: SourceName, health: Part, metrics: SourceMetrics) -> Self {
         let reconnect = Reconnect::new(BASE);
-        Self { source, health, metrics, reconnect, bound: None, draining: false, reason: None }
+        Self {
+            source,
+            health,
+            metrics,
+            reconnect,
+            bound: None,
+            since: None,
+            held: None,
+            draining: false,
+            reason: None,
+        }
     }
 
     /// The consumer is bound.
@@ -40,7 +54,7 @@ impl Standing {
             self.metrics.reconnects.inc();
             info!(source = %self.source, "the consumer is bound again");
         }
-        self.bound = Some(true);
+        (self.bound, self.since) = (Some(true), Some(Instant::now()));
         self.metrics.connected.set(1);
         self.set(None);
     }
@@ -48,6 +62,7 @@ impl Standing {
     /// Nothing comes, for this reason.
     pub(super) fn away(&mut self, why: &str) {
         self.bound = self.bound.map(|_| false);
+        self.held = self.since.take().map(|since| since.elapsed()).or(self.held);
         self.metrics.connected.set(0);
         self.set(Some(why));
     }
@@ -55,7 +70,7 @@ impl Standing {
     /// Something failed; it is tried again after this wait.
     pub(super) fn failed(&mut self, why: &str) -> Duration {
         self.away(why);
-        let next = self.reconnect.ended(why.to_owned(), None);
+        let next = self.reconnect.ended(why.to_owned(), self.held.take());
         if next.say {
             warn!(source = %self.source, why, "JetStream does not deliver; trying again");
         }
@@ -88,5 +103,31 @@ impl Standing {
     /// A sign of life.
     pub(super) fn alive(&self) {
         self.health.alive();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Health;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn after_it_was_bound_for_long_the_next_failure_is_the_first() {
+        let part = Health::default().register("it", "starting");
+        let mut standing = Standing::new("it".into(), part, Metrics::new().source("it"));
+        let waits: Vec<_> = (0..100).map(|_| standing.failed("no")).collect();
+        assert!(waits.iter().any(|wait| *wait > BASE), "it does not slow down");
+        for away in [false, true] {
+            standing.bound();
+            standing.since = Instant::now().checked_sub(Duration::from_mins(1));
+            if away {
+                standing.away("the connection is lost");
+            }
+            assert!(standing.failed("no") <= BASE);
+            for _ in 0..20 {
+                standing.failed("no");
+            }
+        }
     }
 }
