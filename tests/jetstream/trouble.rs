@@ -28,6 +28,30 @@ async fn a_message_that_looks_like_the_word_of_a_server_is_a_message() {
     assert!(bridge.lines(&["does not deliver"]).is_empty(), "{}", bridge.log());
 }
 
+/// The client ends the connection when it comes, and says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_can_not_be_read_is_said_and_can_be_removed() {
+    for headers in [&b"NATS/1.0\r\na b: c\r\n\r\n"[..], b"NATS/1.0\r\na: \xff\r\n\r\n"] {
+        let site = Site::open("").await;
+        let bridge = site.setup("ack_wait = \"2s\"").start_ready().await;
+        site.produce(5_000, 0..3, 1).await;
+        assert_eq!(site.is_relayed(&bridge, 3).await, 0);
+        site.stream.nats.publish_raw("in.0.data", headers, b"{}").await;
+        let said = "whenever the message behind the sequence 3 comes";
+        until("it says so", PATIENCE, async || {
+            let (status, text) = bridge.get("/readyz").await;
+            (status == 503 && text.contains(said)).then_some(())
+        })
+        .await;
+        assert_eq!(bridge.lines(&[said]).len(), 1, "{}", bridge.log());
+        site.produce(5_000, 3..6, 1).await;
+        let stream = site.stream.context().await.get_stream(STREAM).await.unwrap();
+        stream.delete_message(4).await.unwrap();
+        assert_eq!(site.is_relayed(&bridge, 6).await, 0);
+        bridge.ready().await;
+    }
+}
+
 /// T10: what was under way when the server was killed is delivered before what is newer, and nothing that this bridge
 /// has published is published again.
 #[tokio::test(flavor = "multi_thread")]

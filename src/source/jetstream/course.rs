@@ -154,14 +154,22 @@ impl Taker {
         self.flight.bound_anew();
         self.watching.bound();
         self.asking.bound();
-        self.standing.bound();
+        let (now, more) = (Instant::now(), info.num_pending > 0 || info.num_ack_pending > 0);
+        self.cuts.bound(info.ack_floor.stream_sequence, more, now);
+        self.standing.bound(self.cuts.why(now).as_deref());
     }
 
     /// The connection is gone, and comes again by itself.
     fn lost(&mut self, why: &str) {
         self.asking.away();
         self.watching.stop();
-        self.standing.away(why);
+        let now = Instant::now();
+        let times = self.cuts.lost(now);
+        let cut = self.cuts.why(now);
+        if let (Some(times), Some(why)) = (times, &cut) {
+            warn!(source = %self.source, times, "{why}");
+        }
+        self.standing.away(cut.as_deref().unwrap_or(why));
     }
 
     /// The consumer does not deliver; it is bound anew after a while.
@@ -182,6 +190,7 @@ impl Taker {
         if let Word::Hindered(why) = word
             && self.asking.is_bound()
         {
+            let why = why.or_else(|| self.cuts.why(Instant::now()));
             self.standing.hindered(why.as_deref());
         }
     }

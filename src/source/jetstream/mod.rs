@@ -17,6 +17,7 @@
 
 mod consumer;
 mod course;
+mod cuts;
 mod flight;
 mod message;
 mod outbox;

@@ -48,15 +48,15 @@ impl Standing {
         }
     }
 
-    /// The consumer is bound.
-    pub(super) fn bound(&mut self) {
+    /// The consumer is bound; why it will deliver nothing all the same, as was said before.
+    pub(super) fn bound(&mut self, hindered: Option<&str>) {
         if self.bound == Some(false) {
             self.metrics.reconnects.inc();
             info!(source = %self.source, "the consumer is bound again");
         }
         (self.bound, self.since) = (Some(true), Some(Instant::now()));
         self.metrics.connected.set(1);
-        self.set(None);
+        self.set(hindered);
     }
 
     /// Nothing comes, for this reason.
@@ -119,7 +119,7 @@ mod tests {
         let waits: Vec<_> = (0..100).map(|_| standing.failed("no")).collect();
         assert!(waits.iter().any(|wait| *wait > BASE), "it does not slow down");
         for away in [false, true] {
-            standing.bound();
+            standing.bound(None);
             standing.since = Instant::now().checked_sub(Duration::from_mins(1));
             if away {
                 standing.away("the connection is lost");

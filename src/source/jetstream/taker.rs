@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::JetStreamSource;
 use super::consumer::{self, Asking, Binding, Hold, Passed};
+use super::cuts::Cuts;
 use super::flight::{Came, Flight, Place, Sequence};
 use super::message::message;
 use super::outbox::{ACKNOWLEDGE, GIVE_BACK, IN_PROGRESS, Outbox, give_back_after};
@@ -58,6 +59,7 @@ pub(super) struct Taker {
     metrics: SourceMetrics,
     pub(super) jetstream: JetStreamMetrics,
     pub(super) standing: Standing,
+    pub(super) cuts: Cuts,
     shutdown: Shutdown,
     pub(super) changed: Arc<Notify>,
     pub(super) flight: Flight,
@@ -99,6 +101,7 @@ impl Taker {
         let wanted = consumer::wanted(&config, limits);
         let standing = Standing::new(name.clone(), health, metrics.clone());
         let watching = Watching::new(name.clone(), binding.clone(), jetstream.clone());
+        let cuts = Cuts::new(config.ack_wait);
         let flight = Flight::new(&room, &changed, limits.messages, config.ack_wait);
         Self {
             stream: config.stream.as_str().into(),
@@ -123,6 +126,7 @@ impl Taker {
             metrics,
             jetstream,
             standing,
+            cuts,
             shutdown,
             changed,
             flight,
