@@ -8,17 +8,19 @@ mod source;
 mod trouble;
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::broker::{Broker as _, Sent};
 use crate::support::emulator::Emulator;
 use crate::support::jetstream::JetStream;
 use crate::support::ledger::{Ledger, Tail, ids};
+use crate::support::{PATIENCE, until};
 
 const IN_FLIGHT: &str = "source_in_flight{source=\"it\"}";
 
@@ -69,12 +71,14 @@ impl Site {
     /// n-th message has the id n - 1.
     fn watch(&self) -> Watch {
         let (mut tail, url) = (Tail::of(&self.ledger), self.stream.nats.url());
-        Watch(tokio::spawn(async move {
+        let samples = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&samples);
+        let task = tokio::spawn(async move {
             let client = async_nats::ConnectOptions::new().retry_on_initial_connect();
             let client = client.max_reconnects(None).connect(url).await.unwrap();
             let mut context = async_nats::jetstream::new(client);
             context.set_timeout(Duration::from_secs(1));
-            let (mut samples, mut checked) = (0, 0);
+            let mut checked = 0;
             loop {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let Ok(stream) = context.get_stream_no_info("IT").await else { continue };
@@ -88,23 +92,34 @@ impl Site {
                     );
                 }
                 checked = checked.max(floor);
-                samples += 1;
-                if samples % 20 == 0 {
+                let samples = count.fetch_add(1, Ordering::Relaxed) + 1;
+                if samples.is_multiple_of(20) {
                     println!("{samples} samples, floor {floor}");
                 }
             }
-        }))
+        });
+        Watch { task, samples }
     }
 }
 
 /// A task that fails when something was acknowledged too early.
-struct Watch(JoinHandle<()>);
+struct Watch {
+    task: JoinHandle<()>,
+    samples: Arc<AtomicU64>,
+}
 
 impl Watch {
-    /// Ends it; panics if it has.
+    /// Ends it when it has looked at what there is now, too; panics if it has ended itself.
     async fn end(self) {
-        assert!(!self.0.is_finished(), "{:?}", self.0.await);
-        self.0.abort();
+        let before = self.samples.load(Ordering::Relaxed);
+        until("it has looked once more", PATIENCE, async || {
+            let now = self.samples.load(Ordering::Relaxed);
+            (self.task.is_finished() || now >= before + 2).then_some(())
+        })
+        .await;
+        assert!(!self.task.is_finished(), "{:?}", self.task.await);
+        assert!(before >= 3, "{before} samples while there was something to see");
+        self.task.abort();
     }
 }
 

@@ -203,9 +203,17 @@ async fn of_a_queue_group_a_member_that_is_killed_loses_what_it_held() {
         bridges.push(setup.start_ready().await);
     }
     let client = relay.server.client().await;
+    let mut held = 0;
     let stop = async {
         relay.ledger.reaches(1_000, PATIENCE).await;
+        let accepted = relay.ledger.len() as u64;
         bridges.pop().unwrap().kill();
+        until("the server knows", PATIENCE, async || {
+            let all = relay.server.monitor("/connz").await;
+            (all["connections"].as_array().unwrap().len() == 3).then_some(())
+        })
+        .await;
+        held = client.statistics().out_messages.load(Ordering::Relaxed) - accepted;
         relay.ledger.reaches(relay.ledger.len() + 1_000, PATIENCE).await;
     };
     let sent = load(&client, 500, stop).await;
@@ -220,10 +228,10 @@ async fn of_a_queue_group_a_member_that_is_killed_loses_what_it_held() {
     }
     let accepted = relay.ledger.read();
     let lost = sent as usize - ids(&accepted).len();
-    println!("{sent} sent, {lost} lost with the member");
+    println!("{sent} sent, {lost} lost with the member, {held} were on their way");
     assert_eq!(ids(&accepted).len(), accepted.len(), "each goes to one member");
-    // A request takes 5 ms, and a member gets 167 messages a second.
-    assert!(lost <= 50, "{lost} lost");
+    // However slow the machine is, nothing that was sent later is lost.
+    assert!(lost as u64 <= held, "{lost} lost");
     for bridge in &bridges {
         assert!(bridge.metric(RECEIVED).await > 300.0, "each has its share");
     }
