@@ -2,7 +2,7 @@
 //! is settled, never earlier, and each by itself.
 //!
 //! One task takes messages, hands them over and acknowledges them. It asks for messages only as far as there is
-//! room, and not at all while the intake gate is closed; a request that is open then is withdrawn. The server is
+//! room, and not at all while the intake gate is closed; the end of a request that is open then is waited for. The server is
 //! told of a message that is not settled yet at a third of its `ack_wait`, so that it is not delivered again.
 //!
 //! The consumer is bound, or created if there is none, whenever there is a new connection, whenever the server
@@ -10,7 +10,7 @@
 //! here was lost on the way, or is a former process's; [`consumer`] says how the order is kept then, and
 //! [`flight`] what becomes of a message that comes twice.
 //!
-//! On a drain the open requests are withdrawn, and what came and was not handed over is given back without a
+//! On a drain the end of the open requests is waited for, and what came and was not handed over is given back without a
 //! delay. What is in flight is waited for; the end is an answer of the server behind the last acknowledgement.
 //!
 //! Not here: streams are not made, consumers are not changed, nothing is published.
