@@ -149,11 +149,22 @@ impl<A: Clone + Send + 'static> Leases<A> {
         }
     }
 
-    /// The broker takes the message for nobody's: it is not extended, and not acknowledged when it is settled,
-    /// unless it is [received again](Self::received_again). False if it was settled meanwhile.
-    pub fn lost(&self, token: u64) -> bool {
+    /// As [`extended`](Self::extended), if the handle that the broker was told `is` the present one: an answer may
+    /// come late for a message that was [received again](Self::received_again).
+    pub fn extended_as(&self, token: u64, is: impl Fn(&A) -> bool, due: Instant) {
         let mut state = self.state.lock();
-        let held = state.held.get_mut(&token).filter(|held| held.ours == Ours::Yes);
+        if let Some(held) = state.held.get_mut(&token).filter(|held| is(&held.lease.handle)) {
+            held.lease.due = due;
+        }
+    }
+
+    /// The broker takes the message for nobody's: it is not extended, and not acknowledged when it is settled,
+    /// unless it is [received again](Self::received_again). False if it was settled meanwhile, or if the handle
+    /// that the broker says it of `is` not the present one.
+    pub fn lost(&self, token: u64, is: impl Fn(&A) -> bool) -> bool {
+        let mut state = self.state.lock();
+        let ours = |held: &&mut Held<A>| held.ours == Ours::Yes && is(&held.lease.handle);
+        let held = state.held.get_mut(&token).filter(ours);
         held.map(|held| held.ours = Ours::Lost).is_some()
     }
 

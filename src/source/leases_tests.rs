@@ -141,7 +141,8 @@ fn what_came_again_is_acknowledged_by_what_it_is_known_by_now() {
         f.record.received_again(|h| *h == is, |h| *h = known, f.at(40), f.at(70))
     };
     assert!(again(1, 11) && !again(9, 19));
-    assert!(f.record.lost(1) && f.record.lost(2) && !f.record.lost(2));
+    let is_lost = |token: u64, handle: u64| f.record.lost(token, |h| *h == handle);
+    assert!(is_lost(1, 2) && is_lost(2, 3) && !is_lost(2, 3));
     assert_eq!((f.due(69), f.due(70)), (vec![], vec![11]));
     assert_eq!(f.record.due(f.at(70))[0].since, f.at(40));
     assert!(again(2, 12), "what was lost is ours again");
@@ -152,6 +153,20 @@ fn what_came_again_is_acknowledged_by_what_it_is_known_by_now() {
     second.settle(PUBLISHED);
     assert_eq!(f.record.acknowledgeable(9), [(12, PUBLISHED)]);
     assert!(f.record.is_empty() && f.in_flight() == (0, 0));
+}
+
+#[test]
+fn an_answer_about_an_earlier_receipt_says_nothing_of_the_present_one() {
+    let f = fixture();
+    let held = f.take(1, 30);
+    assert!(f.record.received_again(|h| *h == 1, |h| *h = 11, f.at(40), f.at(70)));
+    assert!(!f.record.lost(0, |h| *h == 1), "it is that of the first receipt");
+    f.record.extended_as(0, |h| *h == 1, f.at(50));
+    assert_eq!((f.due(69), f.due(70)), (vec![], vec![11]));
+    f.record.extended_as(0, |h| *h == 11, f.at(90));
+    assert_eq!((f.due(89), f.due(90)), (vec![], vec![11]));
+    held.settle(PUBLISHED);
+    assert_eq!(f.record.acknowledgeable(9), [(11, PUBLISHED)]);
 }
 
 #[test]

@@ -279,18 +279,20 @@ impl Keeper {
         let (now, due) = (now(), since + self.shared.visibility);
         let mut lost = 0;
         for (at, lease) in leases.into_iter().enumerate() {
+            // It may have been received again meanwhile.
+            let is = |known: &Receipt| known.handle == lease.receipt.handle;
             match failed.get(&at) {
                 None => {
                     self.shared.numbers.leases_extended.inc();
                     if let Some(token) = lease.token {
-                        self.shared.leases.extended(token, due);
+                        self.shared.leases.extended_as(token, is, due);
                     }
                     // It may have been settled meanwhile.
                     self.shared.debts.lock().extended(&lease.receipt, due);
                 }
                 // SQS may be wrong as long as the lease lasts.
                 Some(failed) if failed.stale && lease.due <= now => {
-                    if lease.token.is_some_and(|token| self.shared.leases.lost(token)) {
+                    if lease.token.is_some_and(|token| self.shared.leases.lost(token, is)) {
                         lost += 1;
                         self.shared.withdraw_behind(&lease.receipt, now);
                     }
