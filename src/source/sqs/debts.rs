@@ -31,6 +31,8 @@ pub(super) struct Debt {
     pub(super) receipt: Receipt,
     /// Of a message that is to be deleted: it is in flight until that is confirmed.
     _place: Option<Place>,
+    /// When it was received, as far as its lease may be extended.
+    pub(super) received: Instant,
     /// When its lease ends.
     pub(super) due: Instant,
     since: Instant,
@@ -70,7 +72,8 @@ pub(super) struct Debts {
 impl Debts {
     /// A message is done.
     pub(super) fn delete(&mut self, lease: Lease<Receipt>, place: Place, now: Instant) {
-        self.deletions.push_back(Debt::new(lease.handle, Some(place), lease.due, now));
+        let Lease { handle, since: received, due, .. } = lease;
+        self.deletions.push_back(Debt { received, ..Debt::new(handle, Some(place), due, now) });
     }
 
     /// A message is not done. After `due` anybody can receive it in any case.
@@ -94,12 +97,17 @@ impl Debts {
     }
 
     /// A message that is to be deleted came again. False if none is it.
-    pub(super) fn received_again(&mut self, receipt: &Receipt, due: Instant) -> bool {
+    pub(super) fn received_again(
+        &mut self,
+        receipt: &Receipt,
+        since: Instant,
+        due: Instant,
+    ) -> bool {
         let known = self.deletions.iter_mut().find(|debt| debt.receipt.id == receipt.id);
         known
             .map(|debt| {
                 debt.receipt.handle.clone_from(&receipt.handle);
-                debt.due = due;
+                (debt.received, debt.due) = (since, due);
             })
             .is_some()
     }
@@ -234,7 +242,8 @@ impl Debts {
 
 impl Debt {
     fn new(receipt: Receipt, place: Option<Place>, due: Instant, now: Instant) -> Self {
-        Self { receipt, _place: place, due, since: now, not_before: now, tries: 0 }
+        let (received, since, not_before) = (now, now, now);
+        Self { receipt, _place: place, received, due, since, not_before, tries: 0 }
     }
 }
 

@@ -157,14 +157,15 @@ fn what_came_again_is_deleted_by_its_new_receipt() {
     f.done(1, None, 0);
     let mut newer = receipt(9, None);
     newer.id = "id-1".into();
-    assert!(f.debts.received_again(&newer, f.at(90_000)));
+    assert!(f.debts.received_again(&newer, f.at(60_000), f.at(90_000)));
     newer.id = "id-2".into();
-    assert!(!f.debts.received_again(&newer, f.at(90_000)));
+    assert!(!f.debts.received_again(&newer, f.at(60_000), f.at(90_000)));
     let request = f.next(60_000).unwrap();
     assert_eq!(
         (&*request.debts[0].receipt.handle, request.debts[0].receipt.order),
         ("handle-9", 1)
     );
+    assert_eq!(request.debts[0].received, f.at(60_000));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::warn;
 
 use super::debts::{Ask, Request};
+use super::extension::{Extending, extension, pause};
 use super::receipt::Receipt;
 use super::receiver::receive;
 use super::{Shared, now};
@@ -49,6 +50,8 @@ pub(super) struct Keeper {
     halfway: VecDeque<Extending>,
     /// The orders of these, and of those that are asked for.
     extended_now: HashSet<u64>,
+    /// No extension is asked for before.
+    extends_from: Instant,
     released: Repeats,
     lost: Repeats,
     unclean: bool,
@@ -60,20 +63,12 @@ struct Answer {
     said: Result<Vec<Failed>, Duration>,
 }
 
-/// What came of an extension.
+/// What came of an extension; a failure tells the pause of all.
 struct Extended {
     leases: Vec<Extending>,
-    /// Before it was asked for.
-    since: Instant,
+    /// Until when it makes them ours.
+    until: Instant,
     said: Result<Vec<Failed>, Duration>,
-}
-
-/// A message whose lease is extended.
-struct Extending {
-    /// At the record of leases; `None`: it is to be deleted.
-    token: Option<u64>,
-    receipt: Receipt,
-    due: Instant,
 }
 
 impl Keeper {
@@ -87,6 +82,7 @@ impl Keeper {
             extending: JoinSet::new(),
             halfway: VecDeque::new(),
             extended_now: HashSet::new(),
+            extends_from: now(),
             released: Repeats::default(),
             lost: Repeats::default(),
             unclean: false,
@@ -108,8 +104,7 @@ impl Keeper {
         let mut draining = false;
         loop {
             self.collect(draining);
-            let wakes = self.ask(draining);
-            self.extend();
+            let wakes = self.ask(draining).into_iter().chain(self.extend()).min();
             if draining && self.is_done() {
                 return if self.unclean {
                     Err(Unclean("a message was given back while draining"))
@@ -228,44 +223,59 @@ impl Keeper {
                 shared.give_back(old.into_iter().map(|receipt| (receipt, due)).collect());
             }
         }
-        let by = now + shared.visibility / 2;
-        let held = shared.leases.due(by).into_iter().map(|lease| Extending {
-            token: Some(lease.token),
-            receipt: lease.handle,
-            due: lease.due,
-        });
-        let mut due: Vec<_> = held.collect();
-        due.extend(shared.debts.lock().due(by).map(|debt| Extending {
-            token: None,
-            receipt: debt.receipt.clone(),
-            due: debt.due,
+        if self.extends_from > now + LOOK.1 {
+            // By then some will be settled, or known by another receipt.
+            return;
+        }
+        let half = now + shared.visibility / 2;
+        let extending = |token, receipt, since, due| {
+            let by = extension(shared.visibility, since, due, now)?;
+            Some(Extending { token, receipt, due, by })
+        };
+        let mut due: Vec<_> = Vec::new();
+        due.extend(shared.leases.due(half).into_iter().filter_map(|lease| {
+            extending(Some(lease.token), lease.handle, lease.since, lease.due)
         }));
+        due.extend(
+            shared
+                .debts
+                .lock()
+                .due(half)
+                .filter_map(|debt| extending(None, debt.receipt.clone(), debt.received, debt.due)),
+        );
         due.retain(|lease| self.extended_now.insert(lease.receipt.order));
         self.halfway.extend(due);
     }
 
-    /// Extends those, as many at a time as may be asked for.
-    fn extend(&mut self) {
+    /// Extends those, as many at a time as may be asked for; gives when to look again.
+    fn extend(&mut self) -> Option<Instant> {
+        if self.extends_from > now() {
+            return Some(self.extends_from).filter(|_| !self.halfway.is_empty());
+        }
         while self.extending.len() < MOST_REQUESTS && !self.halfway.is_empty() {
             let most = self.halfway.len().min(BATCH);
             let leases: Vec<_> = self.halfway.drain(..most).collect();
+            let by = leases.iter().map(|lease| lease.by).min().unwrap_or_default();
             let shared = Arc::clone(&self.shared);
             self.extending.spawn(async move {
-                let since = self::now();
+                let until = self::now() + by;
                 let receipts: Vec<_> = leases.iter().map(|lease| &lease.receipt).collect();
                 // Time for another try has to be left.
                 let patience = (shared.visibility / 4).max(LOOK.1);
-                let asked = shared.queue.set_visibility(&receipts, shared.visibility);
+                let asked = shared.queue.set_visibility(&receipts, by);
                 let said =
                     timeout(patience, asked).await.unwrap_or_else(|_| Err(Trouble::silent()));
+                let needs_somebody = said.as_ref().is_err_and(|t| t.kind.needs_somebody());
                 let said = shared.heard(Call::Visibility, said).await;
-                Extended { leases, since, said }
+                let said = said.map_err(|wait| pause(shared.visibility, wait, needs_somebody));
+                Extended { leases, until, said }
             });
         }
+        None
     }
 
     fn extended(&mut self, answer: Option<Extended>) {
-        let Some(Extended { leases, since, said }) = answer else {
+        let Some(Extended { leases, until, said }) = answer else {
             // It broke off, and nobody knows whose it was: all are looked at again.
             self.halfway.clear();
             return self.extended_now.clear();
@@ -273,11 +283,12 @@ impl Keeper {
         for lease in &leases {
             self.extended_now.remove(&lease.receipt.order);
         }
-        // The next look tries again.
-        let Ok(failed) = said else { return };
+        let failed = match said {
+            Ok(failed) => failed,
+            Err(pause) => return self.pause_extensions(now() + pause),
+        };
         let failed: HashMap<_, Failed> = failed.into_iter().map(|f| (f.at, f)).collect();
-        let (now, due) = (now(), since + self.shared.visibility);
-        let mut lost = 0;
+        let (now, mut lost) = (now(), 0);
         for (at, lease) in leases.into_iter().enumerate() {
             // It may have been received again meanwhile.
             let is = |known: &Receipt| known.handle == lease.receipt.handle;
@@ -285,10 +296,10 @@ impl Keeper {
                 None => {
                     self.shared.numbers.leases_extended.inc();
                     if let Some(token) = lease.token {
-                        self.shared.leases.extended_as(token, is, due);
+                        self.shared.leases.extended_as(token, is, until);
                     }
                     // It may have been settled meanwhile.
-                    self.shared.debts.lock().extended(&lease.receipt, due);
+                    self.shared.debts.lock().extended(&lease.receipt, until);
                 }
                 // SQS may be wrong as long as the lease lasts.
                 Some(failed) if failed.stale && lease.due <= now => {
@@ -301,6 +312,16 @@ impl Keeper {
             }
         }
         self.lost(lost);
+    }
+
+    /// The looks from then on try again.
+    fn pause_extensions(&mut self, until: Instant) {
+        self.extends_from = self.extends_from.max(until);
+        if self.extends_from > now() + LOOK.1 {
+            for lease in self.halfway.drain(..) {
+                self.extended_now.remove(&lease.receipt.order);
+            }
+        }
     }
 
     /// Messages come again although they were, or will be, done.

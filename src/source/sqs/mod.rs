@@ -26,6 +26,7 @@
 //! | a receive that is open when the drain begins | it is awaited, and what it brings goes back |
 
 mod debts;
+mod extension;
 mod keeper;
 mod link;
 mod probe;
@@ -196,7 +197,7 @@ impl Shared {
         let is = |held: &Receipt| held.id == receipt.id;
         let now_known = |held: &mut Receipt| held.handle.clone_from(&receipt.handle);
         self.leases.received_again(is, now_known, since, due)
-            || self.debts.lock().received_again(receipt, due)
+            || self.debts.lock().received_again(receipt, since, due)
     }
 
     /// These go back at once, each with those behind it in its group; after its time anybody can receive it.
