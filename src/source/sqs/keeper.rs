@@ -121,6 +121,9 @@ impl Keeper {
                     self.shared.leases.close();
                     self.shared.link.drains();
                 }
+                // Before the answers: there may always be one.
+                _ = look.tick() => self.look(),
+                _ = alive.tick() => self.shared.link.alive(),
                 Some(answer) = self.asked.join_next() => self.answered(answer.ok()),
                 Some(answer) = self.extending.join_next() => self.extended(answer.ok()),
                 Some(ended) = self.receiving.join_next() => {
@@ -130,8 +133,6 @@ impl Keeper {
                         self.receiving.spawn(receive(shared, intake, shutdown.clone()));
                     }
                 }
-                _ = look.tick() => self.look(),
-                _ = alive.tick() => self.shared.link.alive(),
                 () = changed.notified() => {}
                 () = wait_until(wakes) => {}
             }
