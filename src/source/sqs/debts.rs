@@ -76,10 +76,17 @@ impl Debts {
         self.deletions.push_back(Debt { received, ..Debt::new(handle, Some(place), due, now) });
     }
 
-    /// A message is not done. After `due` anybody can receive it in any case.
-    pub(super) fn give_back(&mut self, receipt: Receipt, due: Instant, now: Instant) {
+    /// A message is not done, and goes back at `from`. After `due` anybody can receive it in any case.
+    pub(super) fn give_back(&mut self, receipt: Receipt, due: Instant, from: Instant) {
         let at = self.returns.partition_point(|debt| debt.receipt.order > receipt.order);
-        self.returns.insert(at, Debt::new(receipt, None, due, now));
+        self.returns.insert(at, Debt::new(receipt, None, due, from));
+    }
+
+    /// What goes back does so now.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        for debt in &mut self.returns {
+            debt.not_before = debt.not_before.min(now);
+        }
     }
 
     /// A message goes back: those behind it in its group do, too.

@@ -152,6 +152,18 @@ fn what_is_behind_goes_back_from_the_end() {
 }
 
 #[test]
+fn what_is_to_go_back_later_goes_at_once_in_a_drain() {
+    let mut f = fixture();
+    for order in [1, 2] {
+        f.debts.give_back(receipt(order, Some("a")), f.at(30_000), f.at(400 * order));
+    }
+    assert!(f.next(399).is_none());
+    assert_eq!(f.debts.wakes(), Some(f.at(800)), "1 is before 2, so it goes behind it");
+    f.debts.hurry(f.at(100));
+    assert_eq!(orders(&f.next(100)), [2, 1]);
+}
+
+#[test]
 fn what_came_again_is_deleted_by_its_new_receipt() {
     let mut f = fixture();
     f.done(1, None, 0);

@@ -120,6 +120,7 @@ impl Keeper {
                     draining = true;
                     self.shared.leases.close();
                     self.shared.link.drains();
+                    self.shared.debts.lock().hurry(now());
                 }
                 // Before the answers: there may always be one.
                 _ = look.tick() => self.look(),
@@ -154,8 +155,11 @@ impl Keeper {
             if let Some(count) = self.released.again(SAY_EVERY, now()) {
                 warn!(source = %shared.name, count, "a message was given back; SQS hands it out again");
             }
+            // What breaks on a message breaks again.
+            let pause = |receipt: &Receipt| if draining { Duration::ZERO } else { receipt.pause() };
             let due = now() + shared.visibility;
-            shared.give_back(released.into_iter().map(|receipt| (receipt, due)).collect());
+            let back = released.into_iter().map(|receipt| (pause(&receipt), receipt, due));
+            shared.give_back(back.collect());
         }
         let ended = shared.leases.ended(usize::MAX);
         if ended.is_empty() {
@@ -221,7 +225,8 @@ impl Keeper {
             if !old.is_empty() {
                 warn!(source = %shared.name, count = old.len(), "messages were held for 11 hours, and SQS ends a lease after 12; giving them back");
                 let due = now + shared.visibility;
-                shared.give_back(old.into_iter().map(|receipt| (receipt, due)).collect());
+                let back = old.into_iter().map(|receipt| (Duration::ZERO, receipt, due));
+                shared.give_back(back.collect());
             }
         }
         if self.extends_from > now + LOOK.1 {

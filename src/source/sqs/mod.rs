@@ -200,13 +200,13 @@ impl Shared {
             || self.debts.lock().received_again(receipt, since, due)
     }
 
-    /// These go back at once, each with those behind it in its group; after its time anybody can receive it.
-    fn give_back(&self, receipts: Vec<(Receipt, Instant)>) {
+    /// These go back, each after a pause, with those behind it in its group; after its time anybody can receive it.
+    fn give_back(&self, receipts: Vec<(Duration, Receipt, Instant)>) {
         let now = now();
-        for (receipt, due) in receipts {
+        for (pause, receipt, due) in receipts {
             self.withdraw_behind(&receipt, now);
             self.numbers.given_back.inc();
-            self.debts.lock().give_back(receipt, due, now);
+            self.debts.lock().give_back(receipt, due, now + pause);
         }
         self.changed.notify_one();
     }
