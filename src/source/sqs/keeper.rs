@@ -1,9 +1,11 @@
 //! The keeper: it tells SQS what became of the messages, and keeps those that wait.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
@@ -184,14 +186,19 @@ impl Keeper {
             let shared = Arc::clone(&self.shared);
             self.asked.spawn(async move {
                 let receipts: Vec<_> = request.debts.iter().map(|debt| &debt.receipt).collect();
-                let (call, said) = match request.ask {
-                    Ask::Delete => (Call::Delete, shared.queue.delete(&receipts).await),
-                    Ask::Return => {
-                        let said = shared.queue.set_visibility(&receipts, Duration::ZERO).await;
-                        (Call::Visibility, said)
-                    }
+                let asked = async {
+                    let (call, said) = match request.ask {
+                        Ask::Delete => (Call::Delete, shared.queue.delete(&receipts).await),
+                        Ask::Return => {
+                            let said = shared.queue.set_visibility(&receipts, Duration::ZERO).await;
+                            (Call::Visibility, said)
+                        }
+                    };
+                    shared.heard(call, said).await
                 };
-                let said = shared.heard(call, said).await;
+                // Of one that breaks off the debts stay, lest a drain wait for its answer.
+                let asked = AssertUnwindSafe(asked).catch_unwind().await;
+                let said = asked.unwrap_or(Err(LOOK.1));
                 Answer { request, said }
             });
         }
