@@ -238,10 +238,11 @@ impl Debts {
         self.deletions.is_empty() && self.returns.is_empty() && self.asked == 0
     }
 
-    /// All that is to be deleted, and all that is to go back, for a last try.
-    pub(super) fn close(&mut self) -> (Vec<Receipt>, Vec<Receipt>) {
+    /// All that is to be deleted, and all that is to go back, for a last try; but nothing that anybody can receive.
+    pub(super) fn close(&mut self, now: Instant) -> (Vec<Receipt>, Vec<Receipt>) {
         let all = |queue: &mut VecDeque<Debt>| {
-            std::mem::take(queue).into_iter().map(|debt| debt.receipt).collect()
+            let ours = std::mem::take(queue).into_iter().filter(|debt| debt.due > now);
+            ours.map(|debt| debt.receipt).collect()
         };
         (all(&mut self.deletions), all(&mut self.returns))
     }

@@ -164,6 +164,16 @@ fn what_is_to_go_back_later_goes_at_once_in_a_drain() {
 }
 
 #[test]
+fn the_last_try_leaves_what_anybody_can_receive() {
+    let mut f = fixture();
+    f.done(1, None, 0);
+    f.back(2, None, 0);
+    f.done(3, None, 1);
+    f.back(4, None, 1);
+    assert_eq!(f.debts.close(f.at(30_000)), (vec![receipt(3, None)], vec![receipt(4, None)]));
+}
+
+#[test]
 fn what_came_again_is_deleted_by_its_new_receipt() {
     let mut f = fixture();
     f.done(1, None, 0);

@@ -151,7 +151,7 @@ impl Keeper {
     /// Takes what ended out of the record.
     fn collect(&mut self, draining: bool) {
         let shared = &self.shared;
-        let released = shared.leases.released();
+        let released = shared.leases.released_leases();
         if !released.is_empty() {
             self.unclean |= draining;
             if let Some(count) = self.released.again(SAY_EVERY, now()) {
@@ -159,8 +159,8 @@ impl Keeper {
             }
             // What breaks on a message breaks again.
             let pause = |receipt: &Receipt| if draining { Duration::ZERO } else { receipt.pause() };
-            let due = now() + shared.visibility;
-            let back = released.into_iter().map(|receipt| (pause(&receipt), receipt, due));
+            let released = released.into_iter();
+            let back = released.map(|lease| (pause(&lease.handle), lease.handle, lease.due));
             shared.give_back(back.collect());
         }
         let ended = shared.leases.ended(usize::MAX);
@@ -231,8 +231,8 @@ impl Keeper {
             let old = shared.leases.take_back(|lease| lease.since <= long_ago);
             if !old.is_empty() {
                 warn!(source = %shared.name, count = old.len(), "messages were held for 11 hours, and SQS ends a lease after 12; giving them back");
-                let due = now + shared.visibility;
-                let back = old.into_iter().map(|receipt| (Duration::ZERO, receipt, due));
+                let old = old.into_iter();
+                let back = old.map(|lease| (Duration::ZERO, lease.handle, lease.due));
                 shared.give_back(back.collect());
             }
         }
@@ -363,11 +363,12 @@ impl Keeper {
                     debts.delete(lease, place, now);
                 }
             }
-            debts.close()
+            debts.close(now)
         };
         done.sort_unstable_by_key(|receipt| receipt.order);
-        back.extend(shared.leases.released());
-        back.extend(shared.leases.take_back(|_| true));
+        let left = shared.leases.released_leases().into_iter();
+        let left = left.chain(shared.leases.take_back(|_| true));
+        back.extend(left.filter(|lease| lease.due > now).map(|lease| lease.handle));
         back.sort_unstable_by_key(|receipt| std::cmp::Reverse(receipt.order));
         let all = async {
             let deleted = done.chunks(BATCH).map(|some| async move {

@@ -231,8 +231,8 @@ impl Shared {
         self.numbers.given_back.inc_by(behind.len() as u64);
         let mut debts = self.debts.lock();
         debts.withdraw_behind(receipt, now);
-        for receipt in behind {
-            debts.give_back(receipt, now + self.visibility, now);
+        for lease in behind {
+            debts.give_back(lease.handle, lease.due, now);
         }
     }
 }
