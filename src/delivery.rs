@@ -139,7 +139,8 @@ impl Settlement {
         }
     }
 
-    fn charge(&self, bytes: usize) {
+    /// So many bytes more are held for the message until its duty has ended, as with [`Delivery::charge`].
+    pub fn charge(&self, bytes: usize) {
         if let Some(tracker) = &self.tracker {
             tracker.charge(self.token, bytes);
         }

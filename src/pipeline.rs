@@ -132,7 +132,11 @@ impl Pipeline {
                 delivery.settle(Outcome::Accepted(Done::Unrouted));
             }
             Some(to) => {
-                let rejection = Rejection::new(Reason::Unrouted, "no route takes this topic");
+                let rejection = match delivery.why_unreadable() {
+                    // A replay has to know that it is still in its envelope.
+                    Some(why) => Rejection::new(Reason::BadEnvelope, why),
+                    None => Rejection::new(Reason::Unrouted, "no route takes this topic"),
+                };
                 self.rejects.send(to, delivery, None, None, rejection);
             }
         }

@@ -26,7 +26,8 @@ fn routed(routes: Vec<Spec>, rejects: &Rejects, log: &Arc<Log>) -> Vec<Addressed
 
 fn made(routes: Vec<Spec>, rejects: &Rejects, delivery: Delivery) -> Vec<Addressed> {
     let metrics = Metrics::new();
-    let policy = SourcePolicy { max_payload: 1_000, unrouted: None, metrics: metrics.source("s") };
+    let unrouted = Some(RejectTo::DeadLetter("one".into()));
+    let policy = SourcePolicy { max_payload: 1_000, unrouted, metrics: metrics.source("s") };
     let (entries, mut queue) = mpsc::unbounded_channel();
     let publishers = HashMap::from([("main".into(), entries)]);
     let (table, sources) =
@@ -87,6 +88,22 @@ fn no_route_sees_what_its_source_could_not_read() {
         delivery.settle(Outcome::Accepted(Done::DeadLettered));
     }
     assert_eq!(log.seen(), [(1, Outcome::Accepted(Done::DeadLettered))]);
+}
+
+#[test]
+fn what_no_route_takes_is_still_known_to_be_in_its_envelope() {
+    let (letters, mut queue) = mpsc::unbounded_channel();
+    let rejects = Rejects::new(HashMap::from([("one".into(), letters)]));
+    let log = Arc::<Log>::default();
+    let duty = || Settlement::new(log.clone(), 1);
+    made(vec![], &rejects, Delivery::unreadable(message("{}"), duty(), "no envelope"));
+    made(vec![], &rejects, Delivery::new(message("{}"), duty()));
+    let mut seen = || {
+        let record = queue.try_recv().unwrap().record;
+        (record.route, record.reason, record.detail)
+    };
+    assert_eq!(seen(), (None, "bad_envelope", "no envelope".to_owned()));
+    assert_eq!(seen(), (None, "unrouted", "no route takes this topic".to_owned()));
 }
 
 #[test]

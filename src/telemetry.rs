@@ -17,9 +17,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::redact;
 
 /// Libraries whose warnings say in many lines what our own error says in one, or warn of what is meant
-/// (an UNSUBSCRIBE of what is not subscribed to), or that write payloads to the log. A level of the configuration
-/// that names them comes later and wins.
-const QUIET: &str = "aws_config=error,aws_runtime=error,rumqttc::state=error,async_nats=off";
+/// (an UNSUBSCRIBE of what is not subscribed to), or that write payloads to the log (that of AWS writes answers at
+/// `trace`). A level of the configuration that names them comes later and wins.
+const QUIET: &str = "aws_config=error,aws_runtime=error,aws_smithy_runtime=error,rumqttc::state=error,async_nats=off";
 
 /// Whether the lines that were started are JSON.
 static JSON: OnceLock<bool> = OnceLock::new();

@@ -51,10 +51,10 @@ impl Routes {
         if kept.reason != Reason::BadEnvelope.word() {
             return Ok(vec![message.clone()]);
         }
-        match self.sources.get(&message.source) {
-            Some(kind) => source::unwrap(kind, message).map_err(Undecided::unreadable),
-            None => Err(Undecided::unrouted(kept.route.as_deref())),
-        }
+        let Some(kind) = self.sources.get(&message.source) else {
+            return Err(Undecided::unopened(&message.source));
+        };
+        source::unwrap(kind, message).map_err(Undecided::unreadable)
     }
 
     /// The decision of the route that `kept` failed on, or those of the whole table if no route matched then, on
@@ -95,6 +95,14 @@ impl Undecided {
         Self { unknown_route: None, reason: Reason::BadEnvelope.word(), detail }
     }
 
+    /// It is still in its envelope, and only its source knows in which.
+    fn unopened(source: &str) -> Self {
+        let source = source.escape_debug();
+        Self::unreadable(format!(
+            "the configuration has no source `{source}`, which opens its envelope"
+        ))
+    }
+
     fn unrouted(route: Option<&str>) -> Self {
         let detail = match route {
             Some(route) => format!("route `{route}` does not take this source and topic any more"),
@@ -110,4 +118,32 @@ pub(super) fn separators(config: &Config) -> impl Fn(&str) -> char + Send + 'sta
         config.sources.iter().map(|s| (s.name.clone(), s.kind.broker().separator)).collect();
     // No route reads from a source that is not configured, so its separator does not matter.
     move |source| known.get(source).copied().unwrap_or('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::message::tests::message;
+
+    #[test]
+    fn what_nobody_can_open_stays_in_its_envelope() {
+        let routes =
+            Routes { whole: RouteTable::new([]), alone: HashMap::new(), sources: HashMap::new() };
+        let mut kept = Kept {
+            message: message("{}"),
+            route: None,
+            channel: None,
+            reason: "bad_envelope".into(),
+            detail: "no SNS notification".into(),
+            at: SystemTime::now(),
+            first: None,
+        };
+        let why = routes.messages(&kept).unwrap_err();
+        assert_eq!((why.reason, why.unknown_route), ("bad_envelope", None));
+        assert!(why.detail.contains("no source `s`"), "{}", why.detail);
+        kept.reason = "unrouted".into();
+        assert_eq!(routes.messages(&kept).unwrap(), [message("{}")]);
+    }
 }

@@ -149,11 +149,22 @@ impl<A: Clone + Send + 'static> Leases<A> {
         }
     }
 
-    /// The broker takes the message for nobody's: it is not extended, and not acknowledged when it is settled,
-    /// unless it is [received again](Self::received_again). False if it was settled meanwhile.
-    pub fn lost(&self, token: u64) -> bool {
+    /// As [`extended`](Self::extended), if the handle that the broker was told `is` the present one: an answer may
+    /// come late for a message that was [received again](Self::received_again).
+    pub fn extended_as(&self, token: u64, is: impl Fn(&A) -> bool, due: Instant) {
         let mut state = self.state.lock();
-        let held = state.held.get_mut(&token).filter(|held| held.ours == Ours::Yes);
+        if let Some(held) = state.held.get_mut(&token).filter(|held| is(&held.lease.handle)) {
+            held.lease.due = due;
+        }
+    }
+
+    /// The broker takes the message for nobody's: it is not extended, and not acknowledged when it is settled,
+    /// unless it is [received again](Self::received_again). False if it was settled meanwhile, or if the handle
+    /// that the broker says it of `is` not the present one.
+    pub fn lost(&self, token: u64, is: impl Fn(&A) -> bool) -> bool {
+        let mut state = self.state.lock();
+        let ours = |held: &&mut Held<A>| held.ours == Ours::Yes && is(&held.lease.handle);
+        let held = state.held.get_mut(&token).filter(ours);
         held.map(|held| held.ours = Ours::Lost).is_some()
     }
 
@@ -180,7 +191,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
 
     /// Those in flight that are `wanted`, in the order of receipt, to be given back: whatever becomes of them,
     /// they are not acknowledged. They are in flight until they are settled.
-    pub fn take_back(&self, wanted: impl Fn(&Lease<A>) -> bool) -> Vec<A> {
+    pub fn take_back(&self, wanted: impl Fn(&Lease<A>) -> bool) -> Vec<Lease<A>> {
         let mut state = self.state.lock();
         if state.ownership == Ownership::Abandoned {
             return Vec::new();
@@ -199,7 +210,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
             }
         }
         taken.sort_unstable_by_key(|lease| lease.token);
-        taken.into_iter().map(|lease| lease.handle).collect()
+        taken
     }
 
     /// Takes out up to `most` messages that are to be acknowledged, each with its end: never
@@ -222,9 +233,15 @@ impl<A: Clone + Send + 'static> Leases<A> {
 
     /// Takes out those that were not done, to be given back at once.
     pub fn released(&self) -> Vec<A> {
+        self.released_leases().into_iter().map(|lease| lease.handle).collect()
+    }
+
+    /// As [`released`](Self::released), each with its lease: a source that could take it from another by giving it
+    /// back late knows when it is late.
+    pub fn released_leases(&self) -> Vec<Lease<A>> {
         let released = std::mem::take(&mut self.state.lock().released);
         self.leave(&released);
-        released.into_iter().map(|released| released.lease.handle).collect()
+        released.into_iter().map(|released| released.lease).collect()
     }
 
     /// Takes nothing more.

@@ -52,6 +52,10 @@ impl Fixture {
     }
 }
 
+fn handles(leases: Vec<Lease<u64>>) -> Vec<u64> {
+    leases.into_iter().map(|lease| lease.handle).collect()
+}
+
 #[test]
 fn each_is_acknowledged_by_itself_with_its_own_end() {
     let f = fixture();
@@ -141,7 +145,8 @@ fn what_came_again_is_acknowledged_by_what_it_is_known_by_now() {
         f.record.received_again(|h| *h == is, |h| *h = known, f.at(40), f.at(70))
     };
     assert!(again(1, 11) && !again(9, 19));
-    assert!(f.record.lost(1) && f.record.lost(2) && !f.record.lost(2));
+    let is_lost = |token: u64, handle: u64| f.record.lost(token, |h| *h == handle);
+    assert!(is_lost(1, 2) && is_lost(2, 3) && !is_lost(2, 3));
     assert_eq!((f.due(69), f.due(70)), (vec![], vec![11]));
     assert_eq!(f.record.due(f.at(70))[0].since, f.at(40));
     assert!(again(2, 12), "what was lost is ours again");
@@ -155,12 +160,26 @@ fn what_came_again_is_acknowledged_by_what_it_is_known_by_now() {
 }
 
 #[test]
+fn an_answer_about_an_earlier_receipt_says_nothing_of_the_present_one() {
+    let f = fixture();
+    let held = f.take(1, 30);
+    assert!(f.record.received_again(|h| *h == 1, |h| *h = 11, f.at(40), f.at(70)));
+    assert!(!f.record.lost(0, |h| *h == 1), "it is that of the first receipt");
+    f.record.extended_as(0, |h| *h == 1, f.at(50));
+    assert_eq!((f.due(69), f.due(70)), (vec![], vec![11]));
+    f.record.extended_as(0, |h| *h == 11, f.at(90));
+    assert_eq!((f.due(89), f.due(90)), (vec![], vec![11]));
+    held.settle(PUBLISHED);
+    assert_eq!(f.record.acknowledgeable(9), [(11, PUBLISHED)]);
+}
+
+#[test]
 fn what_is_taken_back_is_never_acknowledged() {
     let f = fixture();
     let (first, second, third) = (f.take(1, 30), f.take(2, 30), f.take(3, 30));
     third.settle(PUBLISHED);
-    assert_eq!(f.record.take_back(|lease| lease.handle > 1), [2, 3]);
-    assert_eq!(f.record.take_back(|lease| lease.handle > 1), [0; 0], "once");
+    assert_eq!(handles(f.record.take_back(|lease| lease.handle > 1)), [2, 3]);
+    assert_eq!(handles(f.record.take_back(|lease| lease.handle > 1)), [0; 0], "once");
     assert_eq!((f.due(99), f.in_flight()), (vec![1], (2, 20)), "2 is not settled yet");
     assert!(!f.record.received_again(|h| *h == 2, |_| (), f.start, f.start), "it is another now");
     second.settle(PUBLISHED);
@@ -168,7 +187,7 @@ fn what_is_taken_back_is_never_acknowledged() {
     assert_eq!(f.record.acknowledgeable(9), [(1, PUBLISHED)]);
     assert!(f.record.is_empty() && f.in_flight() == (0, 0));
     let released = f.take(4, 30);
-    assert_eq!(f.record.take_back(|_| true), [4]);
+    assert_eq!(handles(f.record.take_back(|_| true)), [4]);
     drop(released);
     assert!(f.record.released().is_empty() && f.record.is_empty());
 }

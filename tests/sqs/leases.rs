@@ -63,7 +63,7 @@ async fn entries_of_a_batch_that_fail_are_deleted_in_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_burns_no_receive_counts() {
     let long = std::env::var_os("LONG_TESTS").is_some();
-    let (visibility, outage) = if long { ("5", 30) } else { ("2", 10) };
+    let (visibility, outage) = if long { ("5", 30) } else { ("3", 10) };
     let fake = Fake::start().await;
     let (queue, dead) = fake.with_redrive("out", &[(VisibilityTimeout, visibility)], 3).await;
     let mut relay = Relay::open(&[]);

@@ -31,6 +31,8 @@ pub(super) struct Debt {
     pub(super) receipt: Receipt,
     /// Of a message that is to be deleted: it is in flight until that is confirmed.
     _place: Option<Place>,
+    /// When it was received, as far as its lease may be extended.
+    pub(super) received: Instant,
     /// When its lease ends.
     pub(super) due: Instant,
     since: Instant,
@@ -70,13 +72,21 @@ pub(super) struct Debts {
 impl Debts {
     /// A message is done.
     pub(super) fn delete(&mut self, lease: Lease<Receipt>, place: Place, now: Instant) {
-        self.deletions.push_back(Debt::new(lease.handle, Some(place), lease.due, now));
+        let Lease { handle, since: received, due, .. } = lease;
+        self.deletions.push_back(Debt { received, ..Debt::new(handle, Some(place), due, now) });
     }
 
-    /// A message is not done. After `due` anybody can receive it in any case.
-    pub(super) fn give_back(&mut self, receipt: Receipt, due: Instant, now: Instant) {
+    /// A message is not done, and goes back at `from`. After `due` anybody can receive it in any case.
+    pub(super) fn give_back(&mut self, receipt: Receipt, due: Instant, from: Instant) {
         let at = self.returns.partition_point(|debt| debt.receipt.order > receipt.order);
-        self.returns.insert(at, Debt::new(receipt, None, due, now));
+        self.returns.insert(at, Debt::new(receipt, None, due, from));
+    }
+
+    /// What goes back does so now.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        for debt in &mut self.returns {
+            debt.not_before = debt.not_before.min(now);
+        }
     }
 
     /// A message goes back: those behind it in its group do, too.
@@ -94,12 +104,17 @@ impl Debts {
     }
 
     /// A message that is to be deleted came again. False if none is it.
-    pub(super) fn received_again(&mut self, receipt: &Receipt, due: Instant) -> bool {
+    pub(super) fn received_again(
+        &mut self,
+        receipt: &Receipt,
+        since: Instant,
+        due: Instant,
+    ) -> bool {
         let known = self.deletions.iter_mut().find(|debt| debt.receipt.id == receipt.id);
         known
             .map(|debt| {
                 debt.receipt.handle.clone_from(&receipt.handle);
-                debt.due = due;
+                (debt.received, debt.due) = (since, due);
             })
             .is_some()
     }
@@ -223,10 +238,11 @@ impl Debts {
         self.deletions.is_empty() && self.returns.is_empty() && self.asked == 0
     }
 
-    /// All that is to be deleted, and all that is to go back, for a last try.
-    pub(super) fn close(&mut self) -> (Vec<Receipt>, Vec<Receipt>) {
+    /// All that is to be deleted, and all that is to go back, for a last try; but nothing that anybody can receive.
+    pub(super) fn close(&mut self, now: Instant) -> (Vec<Receipt>, Vec<Receipt>) {
         let all = |queue: &mut VecDeque<Debt>| {
-            std::mem::take(queue).into_iter().map(|debt| debt.receipt).collect()
+            let ours = std::mem::take(queue).into_iter().filter(|debt| debt.due > now);
+            ours.map(|debt| debt.receipt).collect()
         };
         (all(&mut self.deletions), all(&mut self.returns))
     }
@@ -234,7 +250,8 @@ impl Debts {
 
 impl Debt {
     fn new(receipt: Receipt, place: Option<Place>, due: Instant, now: Instant) -> Self {
-        Self { receipt, _place: place, due, since: now, not_before: now, tries: 0 }
+        let (received, since, not_before) = (now, now, now);
+        Self { receipt, _place: place, received, due, since, not_before, tries: 0 }
     }
 }
 

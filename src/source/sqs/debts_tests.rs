@@ -152,19 +152,42 @@ fn what_is_behind_goes_back_from_the_end() {
 }
 
 #[test]
+fn what_is_to_go_back_later_goes_at_once_in_a_drain() {
+    let mut f = fixture();
+    for order in [1, 2] {
+        f.debts.give_back(receipt(order, Some("a")), f.at(30_000), f.at(400 * order));
+    }
+    assert!(f.next(399).is_none());
+    assert_eq!(f.debts.wakes(), Some(f.at(800)), "1 is before 2, so it goes behind it");
+    f.debts.hurry(f.at(100));
+    assert_eq!(orders(&f.next(100)), [2, 1]);
+}
+
+#[test]
+fn the_last_try_leaves_what_anybody_can_receive() {
+    let mut f = fixture();
+    f.done(1, None, 0);
+    f.back(2, None, 0);
+    f.done(3, None, 1);
+    f.back(4, None, 1);
+    assert_eq!(f.debts.close(f.at(30_000)), (vec![receipt(3, None)], vec![receipt(4, None)]));
+}
+
+#[test]
 fn what_came_again_is_deleted_by_its_new_receipt() {
     let mut f = fixture();
     f.done(1, None, 0);
     let mut newer = receipt(9, None);
     newer.id = "id-1".into();
-    assert!(f.debts.received_again(&newer, f.at(90_000)));
+    assert!(f.debts.received_again(&newer, f.at(60_000), f.at(90_000)));
     newer.id = "id-2".into();
-    assert!(!f.debts.received_again(&newer, f.at(90_000)));
+    assert!(!f.debts.received_again(&newer, f.at(60_000), f.at(90_000)));
     let request = f.next(60_000).unwrap();
     assert_eq!(
         (&*request.debts[0].receipt.handle, request.debts[0].receipt.order),
         ("handle-9", 1)
     );
+    assert_eq!(request.debts[0].received, f.at(60_000));
 }
 
 #[test]

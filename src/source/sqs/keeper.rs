@@ -1,15 +1,18 @@
 //! The keeper: it tells SQS what became of the messages, and keeps those that wait.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::warn;
 
 use super::debts::{Ask, Request};
+use super::extension::{Extending, extension, pause};
 use super::receipt::Receipt;
 use super::receiver::receive;
 use super::{Shared, now};
@@ -49,6 +52,8 @@ pub(super) struct Keeper {
     halfway: VecDeque<Extending>,
     /// The orders of these, and of those that are asked for.
     extended_now: HashSet<u64>,
+    /// No extension is asked for before.
+    extends_from: Instant,
     released: Repeats,
     lost: Repeats,
     unclean: bool,
@@ -60,20 +65,12 @@ struct Answer {
     said: Result<Vec<Failed>, Duration>,
 }
 
-/// What came of an extension.
+/// What came of an extension; a failure tells the pause of all.
 struct Extended {
     leases: Vec<Extending>,
-    /// Before it was asked for.
-    since: Instant,
+    /// Until when it makes them ours.
+    until: Instant,
     said: Result<Vec<Failed>, Duration>,
-}
-
-/// A message whose lease is extended.
-struct Extending {
-    /// At the record of leases; `None`: it is to be deleted.
-    token: Option<u64>,
-    receipt: Receipt,
-    due: Instant,
 }
 
 impl Keeper {
@@ -87,6 +84,7 @@ impl Keeper {
             extending: JoinSet::new(),
             halfway: VecDeque::new(),
             extended_now: HashSet::new(),
+            extends_from: now(),
             released: Repeats::default(),
             lost: Repeats::default(),
             unclean: false,
@@ -108,8 +106,7 @@ impl Keeper {
         let mut draining = false;
         loop {
             self.collect(draining);
-            let wakes = self.ask(draining);
-            self.extend();
+            let wakes = self.ask(draining).into_iter().chain(self.extend()).min();
             if draining && self.is_done() {
                 return if self.unclean {
                     Err(Unclean("a message was given back while draining"))
@@ -125,7 +122,11 @@ impl Keeper {
                     draining = true;
                     self.shared.leases.close();
                     self.shared.link.drains();
+                    self.shared.debts.lock().hurry(now());
                 }
+                // Before the answers: there may always be one.
+                _ = look.tick() => self.look(),
+                _ = alive.tick() => self.shared.link.alive(),
                 Some(answer) = self.asked.join_next() => self.answered(answer.ok()),
                 Some(answer) = self.extending.join_next() => self.extended(answer.ok()),
                 Some(ended) = self.receiving.join_next() => {
@@ -135,8 +136,6 @@ impl Keeper {
                         self.receiving.spawn(receive(shared, intake, shutdown.clone()));
                     }
                 }
-                _ = look.tick() => self.look(),
-                _ = alive.tick() => self.shared.link.alive(),
                 () = changed.notified() => {}
                 () = wait_until(wakes) => {}
             }
@@ -152,14 +151,17 @@ impl Keeper {
     /// Takes what ended out of the record.
     fn collect(&mut self, draining: bool) {
         let shared = &self.shared;
-        let released = shared.leases.released();
+        let released = shared.leases.released_leases();
         if !released.is_empty() {
             self.unclean |= draining;
             if let Some(count) = self.released.again(SAY_EVERY, now()) {
                 warn!(source = %shared.name, count, "a message was given back; SQS hands it out again");
             }
-            let due = now() + shared.visibility;
-            shared.give_back(released.into_iter().map(|receipt| (receipt, due)).collect());
+            // What breaks on a message breaks again.
+            let pause = |receipt: &Receipt| if draining { Duration::ZERO } else { receipt.pause() };
+            let released = released.into_iter();
+            let back = released.map(|lease| (pause(&lease.handle), lease.handle, lease.due));
+            shared.give_back(back.collect());
         }
         let ended = shared.leases.ended(usize::MAX);
         if ended.is_empty() {
@@ -184,14 +186,19 @@ impl Keeper {
             let shared = Arc::clone(&self.shared);
             self.asked.spawn(async move {
                 let receipts: Vec<_> = request.debts.iter().map(|debt| &debt.receipt).collect();
-                let (call, said) = match request.ask {
-                    Ask::Delete => (Call::Delete, shared.queue.delete(&receipts).await),
-                    Ask::Return => {
-                        let said = shared.queue.set_visibility(&receipts, Duration::ZERO).await;
-                        (Call::Visibility, said)
-                    }
+                let asked = async {
+                    let (call, said) = match request.ask {
+                        Ask::Delete => (Call::Delete, shared.queue.delete(&receipts).await),
+                        Ask::Return => {
+                            let said = shared.queue.set_visibility(&receipts, Duration::ZERO).await;
+                            (Call::Visibility, said)
+                        }
+                    };
+                    shared.heard(call, said).await
                 };
-                let said = shared.heard(call, said).await;
+                // Of one that breaks off the debts stay, lest a drain wait for its answer.
+                let asked = AssertUnwindSafe(asked).catch_unwind().await;
+                let said = asked.unwrap_or(Err(LOOK.1));
                 Answer { request, said }
             });
         }
@@ -224,48 +231,64 @@ impl Keeper {
             let old = shared.leases.take_back(|lease| lease.since <= long_ago);
             if !old.is_empty() {
                 warn!(source = %shared.name, count = old.len(), "messages were held for 11 hours, and SQS ends a lease after 12; giving them back");
-                let due = now + shared.visibility;
-                shared.give_back(old.into_iter().map(|receipt| (receipt, due)).collect());
+                let old = old.into_iter();
+                let back = old.map(|lease| (Duration::ZERO, lease.handle, lease.due));
+                shared.give_back(back.collect());
             }
         }
-        let by = now + shared.visibility / 2;
-        let held = shared.leases.due(by).into_iter().map(|lease| Extending {
-            token: Some(lease.token),
-            receipt: lease.handle,
-            due: lease.due,
-        });
-        let mut due: Vec<_> = held.collect();
-        due.extend(shared.debts.lock().due(by).map(|debt| Extending {
-            token: None,
-            receipt: debt.receipt.clone(),
-            due: debt.due,
+        if self.extends_from > now + LOOK.1 {
+            // By then some will be settled, or known by another receipt.
+            return;
+        }
+        let half = now + shared.visibility / 2;
+        let extending = |token, receipt, since, due| {
+            let by = extension(shared.visibility, since, due, now)?;
+            Some(Extending { token, receipt, due, by })
+        };
+        let mut due: Vec<_> = Vec::new();
+        due.extend(shared.leases.due(half).into_iter().filter_map(|lease| {
+            extending(Some(lease.token), lease.handle, lease.since, lease.due)
         }));
+        due.extend(
+            shared
+                .debts
+                .lock()
+                .due(half)
+                .filter_map(|debt| extending(None, debt.receipt.clone(), debt.received, debt.due)),
+        );
         due.retain(|lease| self.extended_now.insert(lease.receipt.order));
         self.halfway.extend(due);
     }
 
-    /// Extends those, as many at a time as may be asked for.
-    fn extend(&mut self) {
+    /// Extends those, as many at a time as may be asked for; gives when to look again.
+    fn extend(&mut self) -> Option<Instant> {
+        if self.extends_from > now() {
+            return Some(self.extends_from).filter(|_| !self.halfway.is_empty());
+        }
         while self.extending.len() < MOST_REQUESTS && !self.halfway.is_empty() {
             let most = self.halfway.len().min(BATCH);
             let leases: Vec<_> = self.halfway.drain(..most).collect();
+            let by = leases.iter().map(|lease| lease.by).min().unwrap_or_default();
             let shared = Arc::clone(&self.shared);
             self.extending.spawn(async move {
-                let since = self::now();
+                let until = self::now() + by;
                 let receipts: Vec<_> = leases.iter().map(|lease| &lease.receipt).collect();
                 // Time for another try has to be left.
                 let patience = (shared.visibility / 4).max(LOOK.1);
-                let asked = shared.queue.set_visibility(&receipts, shared.visibility);
+                let asked = shared.queue.set_visibility(&receipts, by);
                 let said =
                     timeout(patience, asked).await.unwrap_or_else(|_| Err(Trouble::silent()));
+                let needs_somebody = said.as_ref().is_err_and(|t| t.kind.needs_somebody());
                 let said = shared.heard(Call::Visibility, said).await;
-                Extended { leases, since, said }
+                let said = said.map_err(|wait| pause(shared.visibility, wait, needs_somebody));
+                Extended { leases, until, said }
             });
         }
+        None
     }
 
     fn extended(&mut self, answer: Option<Extended>) {
-        let Some(Extended { leases, since, said }) = answer else {
+        let Some(Extended { leases, until, said }) = answer else {
             // It broke off, and nobody knows whose it was: all are looked at again.
             self.halfway.clear();
             return self.extended_now.clear();
@@ -273,24 +296,27 @@ impl Keeper {
         for lease in &leases {
             self.extended_now.remove(&lease.receipt.order);
         }
-        // The next look tries again.
-        let Ok(failed) = said else { return };
+        let failed = match said {
+            Ok(failed) => failed,
+            Err(pause) => return self.pause_extensions(now() + pause),
+        };
         let failed: HashMap<_, Failed> = failed.into_iter().map(|f| (f.at, f)).collect();
-        let (now, due) = (now(), since + self.shared.visibility);
-        let mut lost = 0;
+        let (now, mut lost) = (now(), 0);
         for (at, lease) in leases.into_iter().enumerate() {
+            // It may have been received again meanwhile.
+            let is = |known: &Receipt| known.handle == lease.receipt.handle;
             match failed.get(&at) {
                 None => {
                     self.shared.numbers.leases_extended.inc();
                     if let Some(token) = lease.token {
-                        self.shared.leases.extended(token, due);
+                        self.shared.leases.extended_as(token, is, until);
                     }
                     // It may have been settled meanwhile.
-                    self.shared.debts.lock().extended(&lease.receipt, due);
+                    self.shared.debts.lock().extended(&lease.receipt, until);
                 }
                 // SQS may be wrong as long as the lease lasts.
                 Some(failed) if failed.stale && lease.due <= now => {
-                    if lease.token.is_some_and(|token| self.shared.leases.lost(token)) {
+                    if lease.token.is_some_and(|token| self.shared.leases.lost(token, is)) {
                         lost += 1;
                         self.shared.withdraw_behind(&lease.receipt, now);
                     }
@@ -299,6 +325,16 @@ impl Keeper {
             }
         }
         self.lost(lost);
+    }
+
+    /// The looks from then on try again.
+    fn pause_extensions(&mut self, until: Instant) {
+        self.extends_from = self.extends_from.max(until);
+        if self.extends_from > now() + LOOK.1 {
+            for lease in self.halfway.drain(..) {
+                self.extended_now.remove(&lease.receipt.order);
+            }
+        }
     }
 
     /// Messages come again although they were, or will be, done.
@@ -327,11 +363,12 @@ impl Keeper {
                     debts.delete(lease, place, now);
                 }
             }
-            debts.close()
+            debts.close(now)
         };
         done.sort_unstable_by_key(|receipt| receipt.order);
-        back.extend(shared.leases.released());
-        back.extend(shared.leases.take_back(|_| true));
+        let left = shared.leases.released_leases().into_iter();
+        let left = left.chain(shared.leases.take_back(|_| true));
+        back.extend(left.filter(|lease| lease.due > now).map(|lease| lease.handle));
         back.sort_unstable_by_key(|receipt| std::cmp::Reverse(receipt.order));
         let all = async {
             let deleted = done.chunks(BATCH).map(|some| async move {

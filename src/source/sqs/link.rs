@@ -23,6 +23,9 @@ use crate::source::reconnect::CAP;
 const BASE: Duration = Duration::from_millis(200);
 const SLOW: Duration = Duration::from_secs(15);
 
+/// A failure that was not repeated for so long, once it might have been, is over.
+const FORGOTTEN: Duration = SLOW.saturating_mul(2);
+
 /// What repeats is said this often.
 const SAY_EVERY: Duration = Duration::from_mins(1);
 
@@ -84,12 +87,7 @@ impl Link {
         if state.known && state.failing.is_empty() {
             return;
         }
-        let failed = state.failing.remove(&call);
-        if call == Call::Receive {
-            // It proves the queue, too.
-            state.failing.remove(&Call::Attributes);
-        }
-        let serious = failed.is_some_and(|failed| is_serious(call, failed.kind));
+        let serious = state.worked(call, Instant::now());
         if state.failing.iter().any(|(call, failing)| is_serious(*call, failing.kind)) {
             return self.show(&state);
         }
@@ -173,11 +171,55 @@ impl Link {
     }
 }
 
+impl State {
+    /// Forgets what a call that was answered well proves mended, and what nobody has had to ask for since it was
+    /// due: there may be no message any more to extend or to delete, but there is always one to receive. Whether
+    /// nothing stops the source any more that did.
+    fn worked(&mut self, call: Call, now: Instant) -> bool {
+        let is = |(failing, state): (&Call, &Failing)| is_serious(*failing, state.kind);
+        let before = self.failing.iter().any(is);
+        self.failing.remove(&call);
+        if call == Call::Receive {
+            // It proves the queue, too.
+            self.failing.remove(&Call::Attributes);
+        }
+        let receives = |call: &Call| *call == Call::Receive;
+        self.failing.retain(|call, failing| receives(call) || failing.until + FORGOTTEN > now);
+        before && !self.failing.iter().any(is)
+    }
+}
+
 /// Whether nothing comes, or would come to nothing, while it lasts.
 fn is_serious(call: Call, kind: Kind) -> bool {
     match call {
         Call::Attributes | Call::Receive => !matches!(kind, Kind::Throttled | Kind::OverLimit),
         // Retried with each message.
         Call::Delete | Call::Visibility | Call::Send => kind.needs_somebody(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_to_ask_for_any_more_holds_nothing_up() {
+        let (mut state, start) = (State::default(), Instant::now());
+        let at = |s| start + Duration::from_secs(s);
+        let failing = |until| Failing {
+            kind: Kind::Denied,
+            words: String::new(),
+            backoff: Backoff::new(BASE, CAP),
+            until,
+        };
+        state.failing.insert(Call::Visibility, failing(at(20)));
+        assert!(!state.worked(Call::Receive, at(49)), "its next try may come yet");
+        assert!(state.worked(Call::Receive, at(50)) && state.failing.is_empty());
+        state.failing.insert(Call::Delete, failing(at(60)));
+        assert!(!state.worked(Call::Receive, at(61)));
+        assert!(state.worked(Call::Delete, at(61)), "at once, if it is what works");
+        assert!(!state.worked(Call::Delete, at(61)));
+        state.failing.insert(Call::Receive, failing(at(60)));
+        assert!(!state.worked(Call::Delete, at(900)), "it is asked for again");
     }
 }

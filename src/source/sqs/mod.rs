@@ -26,6 +26,7 @@
 //! | a receive that is open when the drain begins | it is awaited, and what it brings goes back |
 
 mod debts;
+mod extension;
 mod keeper;
 mod link;
 mod probe;
@@ -196,16 +197,16 @@ impl Shared {
         let is = |held: &Receipt| held.id == receipt.id;
         let now_known = |held: &mut Receipt| held.handle.clone_from(&receipt.handle);
         self.leases.received_again(is, now_known, since, due)
-            || self.debts.lock().received_again(receipt, due)
+            || self.debts.lock().received_again(receipt, since, due)
     }
 
-    /// These go back at once, each with those behind it in its group; after its time anybody can receive it.
-    fn give_back(&self, receipts: Vec<(Receipt, Instant)>) {
+    /// These go back, each after a pause, with those behind it in its group; after its time anybody can receive it.
+    fn give_back(&self, receipts: Vec<(Duration, Receipt, Instant)>) {
         let now = now();
-        for (receipt, due) in receipts {
+        for (pause, receipt, due) in receipts {
             self.withdraw_behind(&receipt, now);
             self.numbers.given_back.inc();
-            self.debts.lock().give_back(receipt, due, now);
+            self.debts.lock().give_back(receipt, due, now + pause);
         }
         self.changed.notify_one();
     }
@@ -230,8 +231,8 @@ impl Shared {
         self.numbers.given_back.inc_by(behind.len() as u64);
         let mut debts = self.debts.lock();
         debts.withdraw_behind(receipt, now);
-        for receipt in behind {
-            debts.give_back(receipt, now + self.visibility, now);
+        for lease in behind {
+            debts.give_back(lease.handle, lease.due, now);
         }
     }
 }

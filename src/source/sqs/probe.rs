@@ -40,7 +40,8 @@ pub async fn probe(config: &SqsConfig) -> Result<String, String> {
 /// Tries a call on a receipt that there is not: SQS looks at the policy first. What it says of the receipt is of
 /// no concern.
 async fn forbidden(queue: &Queue, call: Call) -> Option<Trouble> {
-    let nobody = Receipt { order: 0, id: "check".into(), handle: "check".into(), group: None };
+    let (id, handle) = ("check".into(), "check".into());
+    let nobody = Receipt { order: 0, id, handle, group: None, receive_count: 1 };
     let said = match call {
         Call::Delete => queue.delete(&[&nobody]).await,
         _ => queue.set_visibility(&[&nobody], std::time::Duration::ZERO).await,

@@ -1,6 +1,7 @@
 //! What a message is known by while it is ours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::message::OrderKey;
 
@@ -15,6 +16,8 @@ pub(super) struct Receipt {
     pub(super) handle: Arc<str>,
     /// Its group, of a FIFO queue.
     pub(super) group: Option<OrderKey>,
+    /// How often it had been received when this source first had it; at least once.
+    pub(super) receive_count: u32,
 }
 
 impl Receipt {
@@ -22,7 +25,18 @@ impl Receipt {
     pub(super) fn follows(&self, other: &Self) -> bool {
         self.group.is_some() && self.group == other.group && self.order > other.order
     }
+
+    /// How long it waits before it goes back undone: the longer the oftener it came, since each time counts against
+    /// the queue's `maxReceiveCount`.
+    pub(super) fn pause(&self) -> Duration {
+        let doubled = self.receive_count.saturating_sub(1).min(PAUSE_DOUBLES);
+        (PAUSE.0 * (1 << doubled)).min(PAUSE.1)
+    }
 }
+
+/// The first pause and the longest, which is there after so many doublings.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+const PAUSE_DOUBLES: u32 = 9;
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -34,7 +48,15 @@ pub(super) mod tests {
             id: format!("id-{order}").into(),
             handle: format!("handle-{order}").into(),
             group: group.map(|group| group.as_bytes().into()),
+            receive_count: 1,
         }
+    }
+
+    #[test]
+    fn what_comes_often_waits_longer_before_it_goes_back() {
+        let pause = |receive_count| Receipt { receive_count, ..receipt(1, None) }.pause();
+        let ms = [0, 1, 2, 3, 9, 10, u32::MAX].map(|count| pause(count).as_millis());
+        assert_eq!(ms, [100, 100, 200, 400, 25_600, 30_000, 30_000]);
     }
 
     #[test]

@@ -110,6 +110,7 @@ fn take(
         id: id.into(),
         handle: handle.into(),
         group: message.order.clone(),
+        receive_count,
     };
     // Only one that was received before can be held here.
     if receive_count > 1 && !receipt.id.is_empty() && shared.received_again(&receipt, since, due) {
@@ -118,7 +119,7 @@ fn take(
     match shared.leases.take(reservation, receipt, bytes, since, due) {
         Ok(settlement) => deliveries(&shared.envelopes, message, settlement),
         Err(receipt) => {
-            shared.give_back(vec![(receipt, due)]);
+            shared.give_back(vec![(Duration::ZERO, receipt, due)]);
             Vec::new()
         }
     }

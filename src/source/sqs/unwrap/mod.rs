@@ -13,6 +13,8 @@ mod eventbridge;
 mod s3;
 mod sns;
 
+use std::mem;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::error::Category;
@@ -65,6 +67,8 @@ pub(super) fn deliveries(
             Vec::new()
         }
         Ok(inside) => {
+            let all: usize = inside.iter().map(memory).sum();
+            settlement.charge(all.saturating_sub(memory(&message)));
             let duties = settlement.share(inside.len());
             inside.into_iter().zip(duties).map(|(one, duty)| Delivery::new(one, duty)).collect()
         }
@@ -78,9 +82,11 @@ pub(in crate::source) fn messages(
     envelopes: &[Envelope],
     message: &Message,
 ) -> Result<Vec<Message>, String> {
-    match unwrap(envelopes, &message.payload).map_err(|why| why.to_string())? {
+    let mut outer = message.clone();
+    let (payload, headers) = (mem::take(&mut outer.payload), mem::take(&mut outer.headers));
+    match unwrap(envelopes, Event { payload, headers }).map_err(|why| why.to_string())? {
         Content::Events(events) => {
-            Ok(events.into_iter().map(|event| within(message, event)).collect())
+            Ok(events.into_iter().map(|event| within(&outer, event)).collect())
         }
         Content::Test => Ok(Vec::new()),
     }
@@ -89,13 +95,23 @@ pub(in crate::source) fn messages(
 /// The message that an event is: where it came from is where its envelope came from.
 fn within(outer: &Message, event: Event) -> Message {
     let Event { payload, headers } = event;
-    let headers = outer.headers.iter().cloned().chain(headers).collect();
     Message { headers, payload, ..outer.clone() }
 }
 
-/// Opens the envelopes, outermost first.
-fn unwrap(envelopes: &[Envelope], body: &Bytes) -> Result<Content, NoEnvelope> {
-    let mut event = Event { payload: body.clone(), headers: Headers::new() };
+/// What a message holds, in bytes; a payload counts in each that has a part of it.
+fn memory(message: &Message) -> usize {
+    size_of::<Message>() + message.payload.len() + memory_of(&message.headers)
+}
+
+/// What headers hold, in bytes.
+fn memory_of(headers: &Headers) -> usize {
+    let of =
+        |(name, value): &(String, Bytes)| size_of::<(String, Bytes)>() + name.len() + value.len();
+    headers.iter().map(of).sum()
+}
+
+/// Opens the envelopes, outermost first. Those of its headers that the message came with are the first ones.
+fn unwrap(envelopes: &[Envelope], mut event: Event) -> Result<Content, NoEnvelope> {
     for envelope in envelopes {
         let Event { payload, headers } = event;
         event = match envelope {

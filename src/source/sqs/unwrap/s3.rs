@@ -10,9 +10,12 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Content, Event, Headers, NoEnvelope, add, no, read};
+use super::{Content, Event, Headers, NoEnvelope, add, memory_of, no, read};
 
 const NAME: &str = "S3 notification";
+
+/// What the headers around a notification may take, one copy a record, in bytes.
+const MOST_COPIES: usize = 4 << 20;
 
 /// In the place of records.
 const TEST: &str = "s3:TestEvent";
@@ -58,6 +61,14 @@ pub(super) fn open(body: &Bytes, headers: &Headers) -> Result<Content, NoEnvelop
         (Some(records), None) if !records.is_empty() => records,
         _ => return Err(no(NAME, "it has no `Records`")),
     };
+    // Every record has a copy of them.
+    if records.len() * memory_of(headers) > MOST_COPIES {
+        let hint = "S3 itself puts one record into a notification";
+        return Err(no(
+            NAME,
+            format!("its headers, for each of its records, take too much; {hint}"),
+        ));
+    }
     let events = records.into_iter().map(|record| event(body, record, headers));
     Ok(Content::Events(events.collect::<Result<_, _>>()?))
 }

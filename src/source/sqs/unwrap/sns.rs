@@ -14,6 +14,9 @@ use super::{Event, Headers, NoEnvelope, add, no, read};
 
 const NAME: &str = "SNS notification";
 
+/// SNS names no limit but that of the size; every attribute is a header of each event.
+const MOST_ATTRIBUTES: usize = 64;
+
 /// What an operator does who has none.
 const RAW: &str = "where the subscription has raw message delivery, leave `sns` out of `unwrap`";
 
@@ -54,6 +57,10 @@ pub(super) fn open(body: &Bytes, mut headers: Headers) -> Result<Event, NoEnvelo
             ));
         }
         _ => return Err(no(NAME, "its `Type` is not `Notification`")),
+    }
+    if read.message_attributes.len() > MOST_ATTRIBUTES {
+        let hint = "send what is more in the message itself";
+        return Err(no(NAME, format!("it has more than {MOST_ATTRIBUTES} attributes; {hint}")));
     }
     for (name, Attribute { kind, value }) in read.message_attributes {
         let value = if kind == "Binary" {

@@ -24,8 +24,13 @@ fn by_sns(message: &str) -> String {
     .to_string()
 }
 
+/// A body without headers.
+fn bare(body: impl Into<Bytes>) -> Event {
+    Event { payload: body.into(), headers: Headers::new() }
+}
+
 fn opened(envelopes: &[Envelope], body: &str) -> Vec<Event> {
-    match unwrap(envelopes, &Bytes::from(body.to_owned())) {
+    match unwrap(envelopes, bare(body.to_owned())) {
         Ok(Content::Events(events)) => events,
         other => panic!("{other:?}"),
     }
@@ -37,7 +42,7 @@ fn header<'e>(event: &'e Event, name: &str) -> Option<&'e str> {
 }
 
 fn why(envelopes: &[Envelope], body: &str) -> String {
-    unwrap(envelopes, &Bytes::from(body.to_owned())).unwrap_err().to_string()
+    unwrap(envelopes, bare(body.to_owned())).unwrap_err().to_string()
 }
 
 #[test]
@@ -136,7 +141,7 @@ fn envelopes_are_opened_from_the_outermost_to_the_innermost() {
     assert_eq!(header(&events[0], "eventbridge.source"), Some("aws.ec2"));
     let twice = [Envelope::Sns, Envelope::Sns, Envelope::S3];
     assert_eq!(opened(&twice, &by_sns(&by_sns(S3))).len(), 2);
-    assert_eq!(unwrap(&twice, &by_sns(&by_sns(S3_TEST)).into()), Ok(Content::Test));
+    assert_eq!(unwrap(&twice, bare(by_sns(&by_sns(S3_TEST)))), Ok(Content::Test));
 }
 
 #[test]
@@ -218,16 +223,50 @@ fn the_duty_of_a_message_ends_with_that_of_its_last_event() {
     assert_eq!((plain.message(), plain.why_unreadable()), (&message("no envelope"), None));
 }
 
+#[test]
+fn no_message_takes_many_times_its_size() {
+    let with = |attributes: usize, name: &str, records: usize| {
+        let attribute = |at| (format!("{name}{at}"), json!({"Type": "String", "Value": "v"}));
+        let attributes: serde_json::Map<_, _> = (0..attributes).map(attribute).collect();
+        let mut s3: serde_json::Value = serde_json::from_str(S3).unwrap();
+        s3["Records"] = vec![s3["Records"][0].clone(); records].into();
+        let mut body: serde_json::Value = serde_json::from_str(&by_sns(&s3.to_string())).unwrap();
+        body["MessageAttributes"] = attributes.into();
+        body.to_string()
+    };
+    let both = [Envelope::Sns, Envelope::S3];
+    assert_eq!(opened(&both, &with(MOST, "a", 10))[9].headers.len(), MOST + 3 + 4);
+    assert!(why(&both, &with(MOST + 1, "a", 1)).contains("it has more than 64 attributes"));
+    let said = why(&both, &with(MOST, &"long".repeat(1_000), 100));
+    assert!(said.contains("its headers, for each of its records, take too much"), "{said}");
+
+    // The headers that the message came with are copied, too.
+    let bytes = Bytes::from(with(0, "", 100));
+    let headers = vec![("x".repeat(100_000), Bytes::new())];
+    assert!(unwrap(&both, Event { payload: bytes, headers }).is_err());
+}
+
+#[test]
+fn what_is_inside_is_charged_as_far_as_it_takes_more() {
+    let log = Arc::new(Log::default());
+    let all = deliveries(&[Envelope::S3], message(S3), Settlement::new(log.clone(), 1));
+    let inside: usize = all.iter().map(|delivery| memory(delivery.message())).sum();
+    assert_eq!(log.charged(), [(1, inside - memory(&message(S3)))]);
+}
+
+/// The attributes that a notification may have.
+const MOST: usize = 64;
+
 proptest! {
     #[test]
     fn no_body_is_too_strange_to_be_refused(
         body in any::<Vec<u8>>(), at in 0..3_usize, cut in any::<proptest::sample::Index>()
     ) {
         let envelopes = [Envelope::Sns, Envelope::EventBridge, Envelope::S3];
-        let _ = unwrap(&envelopes, &body.into());
+        let _ = unwrap(&envelopes, bare(body));
         let whole = [SNS, EVENTBRIDGE, S3][at].trim_end();
         let cut = cut.index(whole.len());
         let cut = Bytes::copy_from_slice(&whole.as_bytes()[..cut]);
-        prop_assert!(unwrap(&envelopes[at..=at], &cut).is_err());
+        prop_assert!(unwrap(&envelopes[at..=at], bare(cut)).is_err());
     }
 }
