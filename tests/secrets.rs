@@ -156,7 +156,7 @@ async fn what_a_program_says_that_was_to_give_credentials_is_not_shown() {
         .env("AWS_CONFIG_FILE", profile.to_str().unwrap())
         .env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
         .env("AWS_EC2_METADATA_DISABLED", "true");
-    let bridge = setup.start().await;
+    let bridge = setup.start_ready().await;
     produce(mosquitto.port, 1, 100, 1).await;
     let why = until("the reason", PATIENCE, async || {
         let (status, text) = bridge.get("/readyz").await;
