@@ -38,7 +38,7 @@ Examples:
   appsync-bridge replay todo.jsonl        what could not be published, once more
   appsync-bridge emulate                  a local Event API to develop against";
 
-/// Relays what backends say on Kafka and MQTT into AWS AppSync Events, and acknowledges only what is settled
+/// Relays what backends say on Kafka, NATS, MQTT and SQS into AWS AppSync Events, and acknowledges only what is settled
 #[derive(Parser)]
 #[command(name = "appsync-bridge", version, after_help = EXAMPLES)]
 pub struct Cli {

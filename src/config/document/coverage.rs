@@ -88,7 +88,10 @@ fn untaken_filter(ledger: &Ledger<'_>, asked: &Asked<'_>, takers: &[&route::Read
     }
     let names: Vec<_> = takers.iter().map(|route| &route.spec.name).collect();
     let names = listed(&names, "and");
-    let fits = Pattern::spelled(asked.text, asked.broker.separator);
+    let fits = match asked.broker.spelling {
+        Spelling::Name => Some(asked.text.to_owned()),
+        _ => Pattern::spelled(asked.text, asked.broker.separator),
+    };
     let hint = match fits.filter(|_| !asked.is_regex() && is_shown(ledger, asked.place)) {
         Some(fits) => format!("`topic = \"{fits}\"` in a route takes it; see that of {names}"),
         None => format!("see the `topic` of {names}"),
