@@ -85,19 +85,19 @@ async fn fill(client: &Client) {
         subjects: vec!["load.>".into()],
         ..Default::default()
     };
-    let mut stream = loop {
-        match context.create_stream(stream.clone()).await {
-            Ok(stream) => break stream,
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    };
+    while context.create_stream(stream.clone()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // The server drops what it has not stored yet beyond some thousands, unless its answers are awaited.
+    let mut confirmed = Vec::new();
     for id in 0..COUNT {
         let subject = format!("load.device-{}", id % SUBJECTS);
-        client.publish(subject, vec![b'x'; 256].into()).await.unwrap();
-    }
-    client.flush().await.unwrap();
-    while stream.info().await.unwrap().state.messages < COUNT {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        confirmed.push(context.publish(subject, vec![b'x'; 256].into()).await.unwrap());
+        if confirmed.len() == 1_000 {
+            for each in confirmed.drain(..) {
+                each.await.unwrap();
+            }
+        }
     }
 }
 
