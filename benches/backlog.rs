@@ -49,9 +49,11 @@ async fn table() {
     let mut sink = Sink::start(None);
     let config = config(mosquitto.port, &sink.endpoint, directory.path());
     // The session is there before its messages are.
-    let (child, log) = start(&config);
+    let (mut child, log) = start(&config);
     until("the bridge has subscribed", PATIENCE, async || {
-        fs::read_to_string(&log).unwrap().contains("\"ready\"").then_some(())
+        let said = fs::read_to_string(&log).unwrap();
+        assert!(child.0.try_wait().unwrap().is_none(), "it ended: {said}");
+        said.contains("\"ready\"").then_some(())
     })
     .await;
     stop(child);
@@ -123,7 +125,7 @@ fn config(port: u16, endpoint: &str, directory: &Path) -> PathBuf {
          max_rate = 1000000\n\n\
          [source.load]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{port}\"\nclient_id = \"bridge\"\n\
          subscriptions = [\"load/#\"]\n\n\
-         [route.load]\nfrom = \"load\"\ntopic = \"load/{{key}}\"\nchannel = \"/bench/{{key}}\"\n\
+         [route.load]\nfrom = \"load\"\ntopic = \"load/{{device}}\"\nchannel = \"/bench/{{device}}\"\n\
          dead_letter = \"discard\"\n[admin]\nlisten = \"127.0.0.1:0\"\n"
     );
     let path = directory.join("bridge.toml");
