@@ -144,9 +144,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
 
     /// The broker holds the message until `due`. One that was settled meanwhile is of no concern.
     pub fn extended(&self, token: u64, due: Instant) {
-        if let Some(held) = self.state.lock().held.get_mut(&token) {
-            held.lease.due = due;
-        }
+        self.extended_as(token, |_| true, due);
     }
 
     /// As [`extended`](Self::extended), if the handle that the broker was told `is` the present one: an answer may
