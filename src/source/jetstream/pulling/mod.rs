@@ -7,6 +7,7 @@
 mod pulls;
 mod status;
 
+use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use async_nats::jetstream::consumer::Config;
 use async_nats::{Client, Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 
 use crate::source::Reservation;
@@ -22,7 +24,7 @@ pub(super) use pulls::least_bytes;
 pub(super) use status::Status;
 
 /// Messages taken in one go.
-const CHUNK: usize = 256;
+const CHUNK: usize = 512;
 
 /// A server that is silent for so long although it owes messages is gone: several heartbeats, for a busy one is late.
 const STALLED: Duration = Duration::from_secs(5);
@@ -58,7 +60,8 @@ impl Pulling {
 
     /// Waits for messages and puts them behind those in `messages`.
     pub(super) async fn next(&mut self, messages: &mut Vec<Message>) -> Heard {
-        std::future::poll_fn(|context| {
+        // A budget of turns would end a chunk early, and so the batches that are made of it.
+        unconstrained(poll_fn(|context| {
             let before = messages.len();
             while messages.len() < CHUNK {
                 match self.subscriber.poll_next_unpin(context) {
@@ -72,7 +75,7 @@ impl Pulling {
                 }
             }
             Poll::Ready(Heard::Messages)
-        })
+        }))
         .await
     }
 
