@@ -216,8 +216,8 @@ async fn a_backlog_of_a_broker_that_saves_at_each_change_comes_once_and_in_order
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_survives_three_kills() {
-    const KILLS: u64 = 3;
+async fn a_backlog_survives_five_kills() {
+    const KILLS: u64 = 5;
     for (settings, version) in [
         (Settings::Defaults, VERSIONS[0]),
         (Settings::Defaults, VERSIONS[1]),
