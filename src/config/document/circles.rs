@@ -8,11 +8,12 @@ use std::ops::Range;
 
 use crate::config::broker::SourceKind;
 use crate::config::dead_letter::{DeadLetterConfig, DeadLetterName, Read, SqsRejects};
-use crate::config::kafka::{KafkaConfig, topics};
+use crate::config::kafka::KafkaConfig;
 use crate::config::nats;
 use crate::config::reader::{Kind, Ledger, Problem, quoted};
 use crate::config::source::{self, Unrouted};
 use crate::message::SourceName;
+use crate::route::meeting::is_regex;
 use crate::route::{RejectTo, Spec};
 
 /// An edge: the rejects of one source reach another, or itself, over a dead-letter topic or queue.
@@ -212,7 +213,7 @@ fn circle<'a>(first: &'a Edge, edges: &HashMap<usize, Vec<&'a Edge>>) -> Option<
 }
 
 fn has_pattern(kafka: &KafkaConfig) -> bool {
-    kafka.topics.iter().any(|topic| topics::is_pattern(topic))
+    kafka.topics.iter().any(|topic| is_regex(topic))
 }
 
 fn numbered(sources: &[source::Read]) -> HashMap<SourceName, usize> {

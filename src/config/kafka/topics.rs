@@ -6,9 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use regex::bytes::{Regex, RegexBuilder};
+use regex::bytes::Regex;
 
 use crate::config::reader::{Kind, Ledger, Located, Problem, Text};
+use crate::route::meeting::{compile, is_regex};
 use crate::route::wildcard::{Spelling, foreign, spelled};
 
 /// What to write.
@@ -17,9 +18,6 @@ pub(crate) const HINT: &str =
 
 /// Names of topics are no longer: they are names of directories at the broker.
 const LONGEST: usize = 249;
-
-/// What a compiled regular expression may take, in bytes.
-const SIZE: usize = 1 << 20;
 
 /// The topics of one source.
 #[derive(Clone, Debug)]
@@ -45,7 +43,7 @@ impl Topics {
     /// none takes nothing: they were checked when they were read.
     pub fn new(topics: &[String], never: &[String]) -> Self {
         let (patterns, names): (Vec<_>, Vec<_>) =
-            topics.iter().cloned().partition(|topic| is_pattern(topic));
+            topics.iter().cloned().partition(|topic| is_regex(topic));
         let compiled = |text: String| compile(&text).ok().map(|pattern| (text, pattern));
         let patterns = patterns.into_iter().filter_map(compiled).collect();
         Self { names, patterns, never: never.to_vec() }
@@ -114,7 +112,7 @@ pub(crate) fn read(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<L
         if name == "^" || name.is_empty() {
             return refuse("names no topic", HINT);
         }
-        if !is_pattern(name) {
+        if !is_regex(name) {
             if !is_topic(name) {
                 let hint = "a topic has letters, digits, `.`, `_` and `-`; \
                             a regular expression begins with `^`";
@@ -138,19 +136,16 @@ pub(crate) fn read(ledger: &Ledger<'_>, texts: &[Located<Text>]) -> Option<Vec<L
 
 /// Whether it has wildcards that are no regular expression.
 fn is_foreign(text: &Text) -> bool {
-    let foreign = |place| foreign(&text.value, '.', place).is_some();
-    text.is_shown() && (foreign(Spelling::Route) || foreign(Spelling::Filter))
+    let has = |c| text.value.contains(c);
+    // What a route's `topic` knows is foreign here, too.
+    let wild = has('*') || (has('{') && has('}'));
+    text.is_shown() && (wild || foreign(&text.value, '.', Spelling::Route).is_some())
 }
 
 /// Whether a topic can be called so.
 pub(crate) fn is_topic(name: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     (1..=LONGEST).contains(&name.len()) && name.chars().all(good)
-}
-
-/// Whether an entry of `topics` is a regular expression.
-pub(crate) fn is_pattern(topic: &str) -> bool {
-    topic.starts_with('^')
 }
 
 /// Whether a topic is one of the broker and its tools: `__consumer_offsets`, `__transaction_state`,
@@ -164,16 +159,6 @@ pub(crate) fn is_of_internal(pattern: &str) -> bool {
     let begins = pattern.trim_start_matches(['^', '(', '?', ':']);
     let rest = begins.strip_prefix("__").filter(|_| !pattern.contains('|'));
     rest.is_some_and(|rest| !rest.starts_with(['?', '*', '{']))
-}
-
-/// A regular expression over the bytes of a name, which are ASCII; or why it is none.
-pub(crate) fn compile(pattern: &str) -> Result<Regex, String> {
-    RegexBuilder::new(pattern).unicode(false).size_limit(SIZE).build().map_err(|error| {
-        let text = error.to_string();
-        // The last line says what, those before it where.
-        let last = text.lines().last().unwrap_or_default().trim();
-        last.strip_prefix("error: ").unwrap_or(last).to_owned()
-    })
 }
 
 #[cfg(test)]
@@ -221,13 +206,6 @@ mod tests {
         let by = |topic: &'static str| some.taking(topic).collect::<Vec<_>>();
         assert_eq!(by("orders.new"), ["^orders", "^[[:alpha:]]+\\.new$"]);
         assert_eq!(by("old.orders"), [""; 0]);
-    }
-
-    #[test]
-    fn what_is_no_regular_expression_is_told_in_a_line() {
-        assert_eq!(compile("^orders(").unwrap_err(), "unclosed group");
-        assert!(compile("^(a{500}){500}{500}").unwrap_err().contains("size limit"));
-        compile("^orders\\.[[:digit:]]+\\d\\w$").unwrap();
     }
 
     #[test]

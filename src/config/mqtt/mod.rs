@@ -14,6 +14,7 @@ use super::reader::{
 };
 use filter::{FILTERS, Filter, filters, overlapping, qos};
 pub use filter::{LONGEST_STRING, Qos, Subscription};
+pub(super) use filter::{SEPARATOR, SPELLING};
 pub use overlap::FilterTree;
 
 /// `type = "mqtt"`.

@@ -10,6 +10,7 @@ use super::reader::{Kind, Problem, Table};
 pub use auth::Auth;
 pub use connection::Connection;
 pub use jetstream::{Consumers, Deliver, JetStreamConfig};
+pub(super) use subjects::{SEPARATOR, SPELLING};
 pub use subjects::{is_subject, overlaps, takes};
 
 /// A checked `type = "nats"`: core NATS, which keeps nothing for anybody.
