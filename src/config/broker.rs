@@ -43,6 +43,8 @@ pub struct Broker {
     pub(super) asked_by: &'static str,
     /// … and how that is written.
     pub(super) spelling: Spelling,
+    /// By what it takes care of a message that is never to be done, if it does.
+    pub(super) takes_rejects: Option<&'static str>,
     /// Messages in flight unless set, …
     pub(super) in_flight: u32,
     /// … and at most.
@@ -63,6 +65,7 @@ pub static KAFKA: Broker = Broker {
     separator: '.',
     asked_by: "topics",
     spelling: Spelling::Regex,
+    takes_rejects: None,
     in_flight: 10_000,
     most_in_flight: 1_000_000,
     read: |table, common, grace| Some(kafka::read(table, common, grace)?.map(SourceKind::Kafka)),
@@ -76,6 +79,7 @@ pub static NATS: Broker = Broker {
     separator: nats::SEPARATOR,
     asked_by: "subjects",
     spelling: nats::SPELLING,
+    takes_rejects: None,
     in_flight: 10_000,
     most_in_flight: 1_000_000,
     read: |table, common, _| Some(nats::read(table, common)?.map(SourceKind::Nats)),
@@ -89,6 +93,7 @@ pub static JETSTREAM: Broker = Broker {
     separator: nats::SEPARATOR,
     asked_by: "subjects",
     spelling: nats::SPELLING,
+    takes_rejects: None,
     in_flight: 10_000,
     most_in_flight: 1_000_000,
     read: |table, common, _| Some(jetstream::read(table, common)?.map(SourceKind::JetStream)),
@@ -102,6 +107,7 @@ pub static MQTT: Broker = Broker {
     separator: mqtt::SEPARATOR,
     asked_by: "subscriptions",
     spelling: mqtt::SPELLING,
+    takes_rejects: None,
     in_flight: 1000,
     // The receive maximum of MQTT 5 has 16 bits.
     most_in_flight: 65_535,
@@ -117,6 +123,7 @@ pub static SQS: Broker = Broker {
     separator: '/',
     asked_by: "queue",
     spelling: Spelling::Name,
+    takes_rejects: Some("a redrive policy"),
     in_flight: 1000,
     // A standard queue answers `OverLimit` at 120,000, a FIFO queue gives nothing and says nothing.
     most_in_flight: 100_000,
@@ -125,23 +132,6 @@ pub static SQS: Broker = Broker {
 
 /// All that a file may name, in the order in which errors list them.
 pub(super) static ALL: [&Broker; 5] = [&KAFKA, &NATS, &JETSTREAM, &MQTT, &SQS];
-
-/// The kinds of dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rejects {
-    File,
-    Kafka,
-    JetStream,
-    Sqs,
-}
-
-/// Their `type`.
-pub(super) static REJECTS: [(&str, Rejects); 4] = [
-    ("file", Rejects::File),
-    (KAFKA.word, Rejects::Kafka),
-    (JETSTREAM.word, Rejects::JetStream),
-    (SQS.word, Rejects::Sqs),
-];
 
 impl SourceKind {
     /// Its row.
@@ -169,6 +159,17 @@ impl SourceKind {
         }
     }
 
+    /// The same, to be told what only the whole file says.
+    pub(super) fn settings_mut(&mut self) -> &mut dyn Settings {
+        match self {
+            Self::Kafka(kafka) => kafka,
+            Self::Nats(nats) => nats,
+            Self::JetStream(jetstream) => jetstream,
+            Self::Mqtt(mqtt) => mqtt,
+            Self::Sqs(sqs) => sqs,
+        }
+    }
+
     fn both(&self) -> (&'static Broker, &dyn Settings) {
         match self {
             Self::Kafka(kafka) => (&KAFKA, kafka),
@@ -192,13 +193,6 @@ pub(super) fn known<'a>(words: impl Iterator<Item = &'a str>) -> String {
         _ => format!("\"{word}\""),
     });
     format!("this version knows {}", listed(&words.collect::<Vec<_>>(), "and"))
-}
-
-impl Broker {
-    /// Whether it takes care of a message that is never to be done: by a redrive policy.
-    pub(super) fn takes_rejects(&self) -> bool {
-        self.word == SQS.word
-    }
 }
 
 impl std::fmt::Debug for Broker {

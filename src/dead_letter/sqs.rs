@@ -19,8 +19,8 @@ use super::letter::{Letter, TEXT, batches, letters};
 use super::{Record, Target, WriteError};
 use crate::aws::sqs::{Call, Failed, Kind, Settings, Sqs, Trouble, failed};
 use crate::aws::{AwsError, Source};
-use crate::config::SqsRejects;
 use crate::config::sqs::Queue;
+use crate::config::sqs::SqsRejects;
 use crate::error_chain::printable;
 
 /// The timeout of a call.

@@ -1,8 +1,9 @@
 //! `type = "kafka"`: its settings, and the keys they are read from.
 
 mod librdkafka;
+mod rejects;
 mod sasl;
-pub(super) mod topics;
+mod topics;
 
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use super::endpoint::is_loopback;
 use super::reader::{
     Kind, Ledger, Located, Problem, Setting, Table, Text, contrast, impossible, show_duration,
 };
+pub use rejects::KafkaRejects;
+pub(super) use rejects::read_rejects;
 pub use sasl::{Login, Sasl, Scram};
 pub use topics::{Chosen, Topics};
 
@@ -21,10 +24,8 @@ pub struct KafkaConfig {
     pub brokers: Vec<String>,
     /// The consumer group.
     pub group: String,
-    /// Topics; one that begins with `^` is a regular expression.
-    pub topics: Vec<String>,
-    /// Topics that its dead letters go to, which no regular expression takes.
-    pub never: Vec<String>,
+    /// What is taken.
+    pub topics: Topics,
     /// The name of a static member: a restart within the session's timeout moves no partition.
     pub instance: Option<String>,
     /// How the group shares its partitions out.
@@ -47,11 +48,6 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// Which topics of its cluster are taken.
-    pub fn selection(&self) -> Topics {
-        Topics::new(&self.topics, &self.never)
-    }
-
     /// Whether both may be of one cluster: they ask the same broker first.
     pub fn may_meet(&self, other: &Self) -> bool {
         let place = |broker: &str| {
@@ -74,7 +70,7 @@ impl Settings for KafkaConfig {
     }
 
     fn asked(&self) -> Vec<&str> {
-        self.topics.iter().map(String::as_str).collect()
+        self.topics.all().iter().map(String::as_str).collect()
     }
 
     fn client(&self) -> Option<Client> {
@@ -179,8 +175,7 @@ pub(super) fn read(
         config: KafkaConfig {
             brokers: brokers?.value,
             group: group?.value.value,
-            topics: topics.value.into_iter().map(|topic| topic.value).collect(),
-            never: Vec::new(),
+            topics: Topics::new(topics.value.into_iter().map(|topic| topic.value)),
             instance: instance.map(|id| id.value.value),
             protocol: protocol?.value,
             session_timeout: session?.value,
@@ -315,8 +310,7 @@ pub(crate) mod tests {
         KafkaConfig {
             brokers: vec!["a:1".into(), "b:2".into()],
             group: "g".into(),
-            topics: vec!["t".into()],
-            never: Vec::new(),
+            topics: Topics::new(["t".into()]),
             instance: None,
             protocol: Protocol::Classic,
             session_timeout: SESSION_TIMEOUT,

@@ -22,6 +22,7 @@ const LONGEST: usize = 249;
 /// The topics of one source.
 #[derive(Clone, Debug)]
 pub struct Topics {
+    all: Vec<String>,
     names: Vec<String>,
     patterns: Vec<(String, Regex)>,
     never: Vec<String>,
@@ -39,14 +40,27 @@ pub struct Chosen {
 }
 
 impl Topics {
-    /// Those that `topics` says, where `never` are the ones that no regular expression takes. One that is
-    /// none takes nothing: they were checked when they were read.
-    pub fn new(topics: &[String], never: &[String]) -> Self {
+    /// Those that `topics` says; one that begins with `^` is a regular expression. One that is none takes nothing:
+    /// they were checked when they were read.
+    pub fn new(topics: impl IntoIterator<Item = String>) -> Self {
+        let all: Vec<_> = topics.into_iter().collect();
         let (patterns, names): (Vec<_>, Vec<_>) =
-            topics.iter().cloned().partition(|topic| is_regex(topic));
+            all.iter().cloned().partition(|topic| is_regex(topic));
         let compiled = |text: String| compile(&text).ok().map(|pattern| (text, pattern));
         let patterns = patterns.into_iter().filter_map(compiled).collect();
-        Self { names, patterns, never: never.to_vec() }
+        Self { all, names, patterns, never: Vec::new() }
+    }
+
+    /// No regular expression takes this one: dead letters go there.
+    pub fn keep_out(&mut self, topic: &str) {
+        if !self.patterns.is_empty() && !self.is_never(topic) {
+            self.never.push(topic.to_owned());
+        }
+    }
+
+    /// As they are written.
+    pub fn all(&self) -> &[String] {
+        &self.all
     }
 
     /// Those that have a name.
@@ -166,8 +180,11 @@ mod tests {
     use super::*;
 
     fn topics(topics: &[&str], never: &[&str]) -> Topics {
-        let owned = |list: &[&str]| list.iter().map(|each| (*each).to_owned()).collect::<Vec<_>>();
-        Topics::new(&owned(topics), &owned(never))
+        let mut topics = Topics::new(topics.iter().map(|topic| (*topic).to_owned()));
+        for topic in never {
+            topics.keep_out(topic);
+        }
+        topics
     }
 
     const CLUSTER: [&str; 7] = [

@@ -3,6 +3,7 @@
 mod auth;
 mod connection;
 pub(super) mod jetstream;
+mod rejects;
 mod subjects;
 
 use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls};
@@ -10,6 +11,8 @@ use super::reader::{Kind, Problem, Table};
 pub use auth::Auth;
 pub use connection::Connection;
 pub use jetstream::{Consumers, Deliver, JetStreamConfig};
+pub use rejects::SubjectRejects;
+pub(super) use rejects::read_rejects;
 pub(super) use subjects::{SEPARATOR, SPELLING};
 pub use subjects::{is_subject, overlaps, takes};
 

@@ -1,6 +1,7 @@
 //! The keys of a source with `type = "sqs"`.
 
 mod queue;
+mod rejects;
 mod unwrap;
 
 use std::time::Duration;
@@ -11,7 +12,9 @@ use super::reader::{
     Field, Kind, Located, Problem, Reported, Setting, Table, contrast, impossible, show_duration,
 };
 pub use queue::Queue;
-pub(super) use queue::{FORM, endpoint};
+use queue::{FORM, endpoint};
+pub use rejects::SqsRejects;
+pub(super) use rejects::read_rejects;
 pub use unwrap::Envelope;
 
 /// `type = "sqs"`.
@@ -39,16 +42,6 @@ pub struct SqsConfig {
     pub grace: Duration,
 }
 
-impl SqsConfig {
-    /// Whether it takes what is sent to a queue by way of `endpoint`.
-    pub fn reads(&self, queue: &Queue, endpoint: &str) -> bool {
-        // By the same way, the path is all that tells.
-        let same_way = self.endpoint == endpoint
-            && (&self.queue.account, &self.queue.name) == (&queue.account, &queue.name);
-        same_way || self.queue.may_be(queue)
-    }
-}
-
 impl Settings for SqsConfig {
     fn max_payload(&self) -> usize {
         MAX_PAYLOAD
@@ -60,6 +53,10 @@ impl Settings for SqsConfig {
 
     fn asked(&self) -> Vec<&str> {
         vec![&self.queue.name]
+    }
+
+    fn leave_rejects(&mut self) {
+        self.needs_redrive = true;
     }
 
     fn client(&self) -> Option<Client> {
@@ -129,7 +126,7 @@ pub(super) fn read(
 }
 
 /// Reads `aws`, with the region of the queue's URL where none is named.
-pub(super) fn aws(table: &mut Table<'_>, queue: Option<&Located<Queue>>) -> Option<Aws> {
+fn aws(table: &mut Table<'_>, queue: Option<&Located<Queue>>) -> Option<Aws> {
     let told = queue.and_then(|queue| {
         Some(auth::Told {
             by: "queue",
