@@ -10,7 +10,7 @@ use super::common::{Common, Own, Settings};
 use super::kafka::{self, KafkaConfig};
 use super::mqtt::{self, MqttConfig};
 use super::nats::{self, Connection, JetStreamConfig, NatsConfig, jetstream};
-use super::reader::{Setting, Table, listed};
+use super::reader::{Setting, Table, Words, listed};
 use super::sqs::{self, SqsConfig};
 use crate::route::wildcard::Spelling;
 
@@ -45,6 +45,10 @@ pub struct Broker {
     pub(super) spelling: Spelling,
     /// By what it takes care of a message that is never to be done, if it does.
     pub(super) takes_rejects: Option<&'static str>,
+    /// What other products call its keys.
+    pub(super) words: &'static Words,
+    /// What its client may say in the log: directives of `EnvFilter`, which those of the configuration outdo.
+    pub(super) quiet: &'static str,
     /// Messages in flight unless set, …
     pub(super) in_flight: u32,
     /// … and at most.
@@ -66,6 +70,8 @@ pub static KAFKA: Broker = Broker {
     asked_by: "topics",
     spelling: Spelling::Regex,
     takes_rejects: None,
+    words: &kafka::WORDS,
+    quiet: "",
     in_flight: 10_000,
     most_in_flight: 1_000_000,
     read: |table, common, grace| Some(kafka::read(table, common, grace)?.map(SourceKind::Kafka)),
@@ -80,6 +86,9 @@ pub static NATS: Broker = Broker {
     asked_by: "subjects",
     spelling: nats::SPELLING,
     takes_rejects: None,
+    words: &nats::WORDS,
+    // What it warns of, the source says in one line.
+    quiet: "async_nats=off",
     in_flight: 10_000,
     most_in_flight: 1_000_000,
     read: |table, common, _| Some(nats::read(table, common)?.map(SourceKind::Nats)),
@@ -94,6 +103,8 @@ pub static JETSTREAM: Broker = Broker {
     asked_by: "subjects",
     spelling: nats::SPELLING,
     takes_rejects: None,
+    words: &jetstream::WORDS,
+    quiet: "async_nats=off",
     in_flight: 10_000,
     most_in_flight: 1_000_000,
     read: |table, common, _| Some(jetstream::read(table, common)?.map(SourceKind::JetStream)),
@@ -108,6 +119,9 @@ pub static MQTT: Broker = Broker {
     asked_by: "subscriptions",
     spelling: mqtt::SPELLING,
     takes_rejects: None,
+    words: &mqtt::WORDS,
+    // It warns of what is meant: an UNSUBSCRIBE of what is not subscribed to.
+    quiet: "rumqttc::state=error",
     in_flight: 1000,
     // The receive maximum of MQTT 5 has 16 bits.
     most_in_flight: 65_535,
@@ -124,6 +138,8 @@ pub static SQS: Broker = Broker {
     asked_by: "queue",
     spelling: Spelling::Name,
     takes_rejects: Some("a redrive policy"),
+    words: &sqs::WORDS,
+    quiet: "",
     in_flight: 1000,
     // A standard queue answers `OverLimit` at 120,000, a FIFO queue gives nothing and says nothing.
     most_in_flight: 100_000,
@@ -184,6 +200,11 @@ impl SourceKind {
 /// The kind that `word` stands for in this version.
 pub(super) fn of_word(word: &str) -> Option<&'static Broker> {
     ALL.into_iter().find(|broker| broker.word == word)
+}
+
+/// What the clients of all kinds may say in the log.
+pub fn quiet() -> impl Iterator<Item = &'static str> {
+    ALL.into_iter().map(|broker| broker.quiet)
 }
 
 /// The hint of a missing `type` that is one of `words`.

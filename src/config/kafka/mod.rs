@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
-    Kind, Ledger, Located, Problem, Setting, Table, Text, contrast, impossible, show_duration,
+    Kind, Ledger, Located, Problem, Setting, Table, Text, Words, contrast, impossible,
+    show_duration,
 };
 pub use rejects::KafkaRejects;
 pub(super) use rejects::read_rejects;
@@ -119,6 +120,25 @@ const SESSION_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(1), Duration
 /// Within this a member has to ask for messages, and to let go of partitions.
 const MAX_POLL_INTERVAL: &str = "max.poll.interval.ms";
 const BROKERS: &str = "the brokers to ask first: `brokers = [\"kafka-1:9092\"]`";
+
+/// What other products call its keys.
+pub(super) static WORDS: Words = Words {
+    foreign: &[
+        ("brokers", "bootstrapservers bootstrapserver seedbrokers broker servers hosts"),
+        ("group", "consumergroup groupid consumergroupid"),
+        ("topics", "topic subscriptions topicpattern"),
+        ("start", "autooffsetreset startfromoldest startoffset offsetreset"),
+        ("options", "librdkafkaoptions properties config"),
+        ("group_instance_id", "instanceid staticmember memberid groupinstance"),
+        ("protocol", "groupprotocol rebalanceprotocol"),
+        ("session_timeout", "sessiontimeoutms"),
+        ("drain_timeout", "rebalancetimeout draintimeoutms"),
+        ("tombstones", "tombstone nullvalues"),
+        ("sasl", "auth authentication username user password credentials aws"),
+        ("max_in_flight", "checkpointlimit prefetch maxpollrecords queuesize"),
+    ],
+    later: &[],
+};
 
 /// Reads what only Kafka sources have.
 pub(super) fn read(

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::api::{Aws, auth};
 use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls, TlsChoice};
 use super::reader::{
-    Field, Kind, Located, Problem, Reported, Setting, Table, contrast, impossible, show_duration,
+    Field, Kind, Located, Problem, Reported, Setting, Table, Words, contrast, impossible,
+    show_duration,
 };
 pub use queue::Queue;
 use queue::{FORM, endpoint};
@@ -73,6 +74,24 @@ const RECEIVERS: u32 = 2;
 const MOST_RECEIVERS: u32 = 64;
 /// Where the file's own could not be read.
 const GRACE: Duration = Duration::from_secs(25);
+
+/// What other products call its keys.
+pub(super) static WORDS: Words = Words {
+    foreign: &[
+        ("queue", "queueurl url queuename name arn queuearn topic topics"),
+        ("aws", "region profile awsregion awsprofile rolearn role externalid credentials auth"),
+        ("endpoint", "endpointurl host address customendpoint"),
+        ("wait_time", "waittimeseconds waitseconds pollsecs longpolling longpoll polltimeout"),
+        (
+            "visibility_timeout",
+            "visibilitytimeoutseconds visibilitytimeoutsecs visibility messagetimeout lease ackwait",
+        ),
+        ("receivers", "pollers consumers workers concurrency clientconcurrency"),
+        ("unwrap", "rawmessagedelivery envelope sns decode format"),
+        ("max_in_flight", "maxoutstandingmessages maxoutstanding maxmessages prefetch"),
+    ],
+    later: &[],
+};
 
 /// Reads what only SQS sources have.
 pub(super) fn read(

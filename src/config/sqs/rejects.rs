@@ -1,9 +1,8 @@
 //! `type = "sqs"` of a dead letter: a queue.
 
 use super::queue::{FORM, Queue, endpoint};
-use super::{SqsConfig, aws};
+use super::{SqsConfig, WORDS, aws};
 use crate::config::api::Aws;
-use crate::config::broker::SQS;
 use crate::config::reader::{Field, Located, Table};
 
 /// A checked `type = "sqs"` of a dead letter.
@@ -30,7 +29,7 @@ impl SqsRejects {
 
 /// Reads it; the place is that of the queue.
 pub(in crate::config) fn read_rejects(mut table: Table<'_>) -> Option<Located<SqsRejects>> {
-    table.becomes(SQS.word);
+    table.knows(&WORDS);
     let ledger = table.ledger;
     let plaintext = table.boolean("dangerously_plaintext").or(false);
     let allowed = plaintext.as_ref().is_none_or(|setting| setting.value);
