@@ -57,6 +57,26 @@ async fn a_bridge_that_froze_goes_on() {
     assert_eq!(bridge.metric("source_dropped_total{source=\"it\"}").await, 0.0);
 }
 
+/// The client ends the connection when it comes, and says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_can_not_be_read_is_said_to_be_lost() {
+    let relay = Relay::open().await;
+    let bridge = relay.setup("").start_ready().await;
+    let client = relay.server.client().await;
+    for (number, headers) in
+        [&b"NATS/1.0\r\na b: c\r\n\r\n"[..], b"NATS/1.0\r\na: \xff\r\n\r\n"].into_iter().enumerate()
+    {
+        relay.server.publish_raw("in.1", headers, b"{}").await;
+        let count = f64::from(u8::try_from(number + 1).unwrap());
+        bridge.metric_is("source_reconnects_total{source=\"it\"}", |v| v == count).await;
+        bridge.ready().await;
+    }
+    let said = bridge.lines(&["headers can't be read", "names are ASCII without blanks"]);
+    assert_eq!(said.len(), 1, "{}", bridge.log());
+    publish(&client, 0..20, 0).await;
+    relay.is_relayed(&bridge, 20).await;
+}
+
 /// T10, where another takes its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_a_server_dies_the_next_is_connected_to() {

@@ -49,6 +49,9 @@ struct State {
     again: Backoff,
     /// It works, or did before something was refused.
     granted: bool,
+    /// The connection ended, and nobody has said why.
+    cut: bool,
+    cuts: Repeats,
 }
 
 impl Standing {
@@ -68,6 +71,8 @@ impl Standing {
             refused: BTreeSet::new(),
             again: Backoff::new(ASK_AGAIN, CAP),
             granted: true,
+            cut: false,
+            cuts: Repeats::default(),
         });
         Self { name, config, metrics, health, state, refusal: Notify::new() }
     }
@@ -117,11 +122,13 @@ impl Standing {
                 self.metrics.connected.set(0);
                 let complaint = state.complaint.take().map(|(trouble, _)| trouble);
                 let complaint = complaint.filter(|trouble| trouble.kind != Kind::Permission);
+                state.cut = complaint.is_none();
                 let trouble = complaint.unwrap_or_else(Trouble::closed);
                 let held = state.since.take().map(|since| since.elapsed());
                 self.failed(&mut state, &trouble, held, "trying again");
             }
             Change::Failed { server, trouble, wait } => {
+                state.cut = false;
                 let next = format!("{server}; next try in {wait:.1?}");
                 self.failed(&mut state, trouble, None, &next);
             }
@@ -144,6 +151,17 @@ impl Standing {
         state.refused.clear();
         self.health.not_ready("connected; waiting for the server to confirm what was asked for");
         info!(source = %self.name, "connected");
+        // The client ends the connection when it can't read what comes, and tells nobody.
+        if std::mem::take(&mut state.cut)
+            && let Some(times) = state.cuts.again(SAY_EVERY, Instant::now())
+        {
+            let hint = "look for who publishes such headers: names are ASCII without blanks";
+            warn!(
+                source = %self.name, times, hint,
+                "the connection ended, and a server was there at once; if none was restarted, a message came whose \
+                 headers can't be read: it is lost, with what came behind it until now"
+            );
+        }
     }
 
     fn failed(&self, state: &mut State, trouble: &Trouble, held: Option<Duration>, next: &str) {
