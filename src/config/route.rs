@@ -56,8 +56,14 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
             let hint = format!("levels are parted {}: write a route for each", parted.join("; "));
             return ledger.refuse(problem.help(hint));
         }
-        // Without a source whose kind is known there is an error elsewhere: any will do to look for more.
-        Pattern::parse(&text.value, separators.first().copied().unwrap_or('/'))
+        // Without a source whose kind is known there is an error elsewhere: what fits any of them is none here.
+        let any = broker::ALL.map(|broker| broker.separator);
+        let any = any.into_iter().filter(|_| separators.is_empty());
+        let mut parsed =
+            separators.iter().copied().chain(any).map(|s| Pattern::parse(&text.value, s));
+        let first = parsed.next()?;
+        first
+            .or_else(|fault| parsed.find_map(Result::ok).ok_or(fault))
             .map_err(|fault| report(ledger, &text, &span, fault))
             .ok()
     });

@@ -117,9 +117,10 @@ const FOREIGN: &[Foreign] = &[
     (
         &["aws"],
         &[
-            ("region", "awsregion"),
-            ("profile", "awsprofile"),
-            ("role_arn", "role assumerole assumerolearn iamrole"),
+            ("region", "awsregion defaultregion regionname"),
+            ("profile", "awsprofile profilename credentialsprofile"),
+            ("role_arn", "role assumerole assumerolearn iamrole awsrolearn stsrolearn"),
+            ("external_id", "awsexternalid assumeroleexternalid stsexternalid"),
         ],
     ),
     (
