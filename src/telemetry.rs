@@ -16,10 +16,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::redact;
 
-/// Libraries whose warnings say in many lines what our own error says in one, or warn of what is meant
-/// (an UNSUBSCRIBE of what is not subscribed to), or that write payloads to the log (that of AWS writes answers at
-/// `trace`). A level of the configuration that names them comes later and wins.
-const QUIET: &str = "aws_config=error,aws_runtime=error,aws_smithy_runtime=error,rumqttc::state=error,async_nats=off";
+/// Libraries whose warnings say in many lines what our own error says in one, or that write payloads to the log (that of
+/// AWS writes answers at `trace`). A level of the configuration that names them comes later and wins.
+const QUIET: &str = "aws_config=error,aws_runtime=error,aws_smithy_runtime=error";
 
 /// Whether the lines that were started are JSON.
 static JSON: OnceLock<bool> = OnceLock::new();
@@ -40,12 +39,14 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging at `level`, a directive of `EnvFilter` such as `info` or `appsync_bridge=debug`.
-/// A second start in one process is ignored.
-pub fn start(level: &str, format: Format) {
+/// Starts logging at `level`, a directive of `EnvFilter` such as `info` or `appsync_bridge=debug`, which outdoes those
+/// of `quiet`, of libraries. A second start in one process is ignored.
+pub fn start(level: &str, format: Format, quiet: impl Iterator<Item = &'static str>) {
+    let quiet = quiet.filter(|directive| !directive.is_empty());
+    let directives: Vec<_> = std::iter::once(QUIET).chain(quiet).collect();
     // The configuration has checked the directive; if that was wrong, say more rather than nothing.
-    let filter =
-        EnvFilter::try_new(format!("{QUIET},{level}")).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(format!("{},{level}", directives.join(",")))
+        .unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = io::stderr().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let registry = tracing_subscriber::registry().with(filter);

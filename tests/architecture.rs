@@ -1,6 +1,7 @@
 //! The import table of the crate page against the sources; and that no files need each other, that a wing
 //! is entered by its door, and that no folder is too full.
 
+mod brokers;
 mod files;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -106,7 +106,7 @@ fn a_process_that_panics() {
     if let Ok(format) = std::env::var("PANICS") {
         use appsync_bridge::telemetry::{self, Format};
         let format = if format == "json" { Format::Json } else { Format::Text };
-        telemetry::start("off", format);
+        telemetry::start("off", format, std::iter::empty());
         telemetry::tell_of_panics();
         appsync_bridge::redact::learn("hunter2-of-a-panic");
         assert!(telemetry::unless_it_panics::<()>(|| panic!("no fault")).is_none());

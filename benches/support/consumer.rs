@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use appsync_bridge::config::kafka::{KafkaConfig, Protocol, Start, Tombstones};
+use appsync_bridge::config::kafka::{KafkaConfig, Protocol, Start, Tombstones, Topics};
 use appsync_bridge::config::source::Limits;
 use appsync_bridge::delivery::{Done, Intake, Outcome};
 use appsync_bridge::health::Health;
@@ -20,8 +20,7 @@ pub async fn source(address: String, topic: &str, count: u64) -> (f64, f64) {
     let config = KafkaConfig {
         brokers: vec![address],
         group: format!("bench-{:016x}", rand::random::<u64>()),
-        topics: vec![topic.to_owned()],
-        never: Vec::new(),
+        topics: Topics::new([topic.to_owned()]),
         instance: None,
         protocol: Protocol::Classic,
         session_timeout: Duration::from_secs(45),

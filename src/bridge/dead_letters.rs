@@ -13,7 +13,9 @@ use crate::config::broker::KAFKA;
 #[cfg(not(feature = "sqs"))]
 use crate::config::broker::SQS;
 #[cfg(feature = "kafka")]
-use crate::config::kafka::KafkaConfig;
+use crate::config::kafka::{KafkaConfig, KafkaRejects};
+#[cfg(feature = "nats")]
+use crate::config::nats::SubjectRejects;
 use crate::config::{Config, DeadLetterConfig};
 use crate::dead_letter::FileTarget;
 #[cfg(feature = "nats")]
@@ -54,25 +56,25 @@ pub(super) async fn open(
                 named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
             }
             #[cfg(feature = "kafka")]
-            DeadLetterConfig::Kafka { source, topic } => {
+            DeadLetterConfig::Kafka(KafkaRejects { source, topic }) => {
                 let target = kafka_target(config, source, topic).await.map_err(|why| {
                     BuildError::DeadLetterTopic { name: name.to_string(), why: why.into() }
                 })?;
                 named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
             }
             #[cfg(feature = "nats")]
-            DeadLetterConfig::JetStream { source, subject } => {
+            DeadLetterConfig::JetStream(SubjectRejects { source, subject }) => {
                 let target = jetstream_target(config, source, subject)
                     .map_err(|why| BuildError::DeadLetterTopic { name: name.to_string(), why })?;
                 named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
             }
             #[cfg(not(feature = "nats"))]
-            DeadLetterConfig::JetStream { .. } => {
+            DeadLetterConfig::JetStream(_) => {
                 let part = format!("dead_letter `{name}`");
                 return Err(BuildError::LeftOut { part, kind: JETSTREAM.feature });
             }
             #[cfg(not(feature = "kafka"))]
-            DeadLetterConfig::Kafka { .. } => {
+            DeadLetterConfig::Kafka(_) => {
                 let part = format!("dead_letter `{name}`");
                 return Err(BuildError::LeftOut { part, kind: KAFKA.feature });
             }
@@ -104,7 +106,7 @@ pub(super) async fn examine(config: &Config) -> Vec<BuildError> {
                 found.extend(examined.map_err(unusable).err());
             }
             #[cfg(feature = "kafka")]
-            DeadLetterConfig::Kafka { source, .. } => {
+            DeadLetterConfig::Kafka(KafkaRejects { source, .. }) => {
                 let examined = match cluster(config, source) {
                     Ok(home) => KafkaTarget::examine(home).await,
                     Err(why) => Err(why),
@@ -116,18 +118,18 @@ pub(super) async fn examine(config: &Config) -> Vec<BuildError> {
                 found.extend(examined.map_err(unusable).err());
             }
             #[cfg(feature = "nats")]
-            DeadLetterConfig::JetStream { source, subject } => {
+            DeadLetterConfig::JetStream(SubjectRejects { source, subject }) => {
                 let examined = jetstream_target(config, source, subject);
                 let unusable = |why| BuildError::DeadLetterTopic { name: name.to_string(), why };
                 found.extend(examined.map_err(unusable).err());
             }
             #[cfg(not(feature = "nats"))]
-            DeadLetterConfig::JetStream { .. } => {
+            DeadLetterConfig::JetStream(_) => {
                 let part = format!("dead_letter `{name}`");
                 found.push(BuildError::LeftOut { part, kind: JETSTREAM.feature });
             }
             #[cfg(not(feature = "kafka"))]
-            DeadLetterConfig::Kafka { .. } => {
+            DeadLetterConfig::Kafka(_) => {
                 let part = format!("dead_letter `{name}`");
                 found.push(BuildError::LeftOut { part, kind: KAFKA.feature });
             }
@@ -198,7 +200,7 @@ pub async fn probe_dead_letter(
 ) -> Option<Result<String, String>> {
     match dead_letter {
         #[cfg(feature = "kafka")]
-        DeadLetterConfig::Kafka { source, topic } => {
+        DeadLetterConfig::Kafka(KafkaRejects { source, topic }) => {
             let target = kafka_target(config, source, topic).await;
             let mut target = match target {
                 Ok(target) => target,
@@ -212,7 +214,7 @@ pub async fn probe_dead_letter(
             )
         }
         #[cfg(feature = "nats")]
-        DeadLetterConfig::JetStream { source, subject } => {
+        DeadLetterConfig::JetStream(SubjectRejects { source, subject }) => {
             let mut target = match jetstream_target(config, source, subject) {
                 Ok(target) => target,
                 Err(why) => return Some(Err(why.to_string())),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::{exit, signals};
+use crate::config::broker;
 use crate::demo::Demo;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Format};
@@ -26,7 +27,7 @@ pub struct Args {
 
 /// Runs the demo until it is told to stop.
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    telemetry::start("warn,mqtt5=error", Format::Auto);
+    telemetry::start("warn,mqtt5=error", Format::Auto, broker::quiet());
     let shutdown = Shutdown::new();
     signals::listen(shutdown.clone());
     let demo = Demo::build(args.port).await?;

@@ -144,7 +144,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let loopback = args.listen.ip().is_loopback();
     let api_key = args.api_key.first().cloned().unwrap_or_default();
     let json = args.json;
-    telemetry::start(&args.log_level, Format::Auto);
+    telemetry::start(&args.log_level, Format::Auto, std::iter::empty());
     // What it is told to accept is no more for a log than what is sent elsewhere.
     let secrets = [&args.secret_access_key, &args.session_token].into_iter().flatten();
     secrets.chain(&args.token).chain(&args.api_key).for_each(|secret| redact::learn(secret));

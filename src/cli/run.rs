@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 
 use super::{check, exit, signals};
 use crate::bridge::{Bridge, RunError};
-use crate::config::{self, Environment, Loaded, LogFormat};
+use crate::config::{self, Environment, Loaded, LogFormat, broker};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Format};
 
@@ -73,12 +73,12 @@ pub(super) fn load(path: &Path, level: Option<&str>) -> Result<Loaded, ExitCode>
     match config::load(path, &Environment::of_process()) {
         Ok(loaded) => {
             let log = &loaded.config.log;
-            telemetry::start(level.unwrap_or(&log.level), format(log.format));
+            telemetry::start(level.unwrap_or(&log.level), format(log.format), broker::quiet());
             check::show(&loaded.warnings);
             Ok(loaded)
         }
         Err(problems) => {
-            telemetry::start("info", format(problems.log_format()));
+            telemetry::start("info", format(problems.log_format()), broker::quiet());
             check::show(&problems);
             Err(exit::of_problems(&problems))
         }

@@ -10,7 +10,7 @@ use super::common::{Common, Own, Settings};
 use super::kafka::{self, KafkaConfig};
 use super::mqtt::{self, MqttConfig};
 use super::nats::{self, Connection, JetStreamConfig, NatsConfig, jetstream};
-use super::reader::{Setting, Table, listed};
+use super::reader::{Setting, Table, Words, listed};
 use super::sqs::{self, SqsConfig};
 use crate::route::wildcard::Spelling;
 
@@ -43,6 +43,12 @@ pub struct Broker {
     pub(super) asked_by: &'static str,
     /// … and how that is written.
     pub(super) spelling: Spelling,
+    /// By what it takes care of a message that is never to be done, if it does.
+    pub(super) takes_rejects: Option<&'static str>,
+    /// What other products call its keys.
+    pub(super) words: &'static Words,
+    /// What its client may say in the log: directives of `EnvFilter`, which those of the configuration outdo.
+    pub(super) quiet: &'static str,
     /// Messages in flight unless set, …
     pub(super) in_flight: u32,
     /// … and at most.
@@ -63,6 +69,9 @@ pub static KAFKA: Broker = Broker {
     separator: '.',
     asked_by: "topics",
     spelling: Spelling::Regex,
+    takes_rejects: None,
+    words: &kafka::WORDS,
+    quiet: "",
     in_flight: 10_000,
     most_in_flight: 1_000_000,
     read: |table, common, grace| Some(kafka::read(table, common, grace)?.map(SourceKind::Kafka)),
@@ -73,9 +82,13 @@ pub static NATS: Broker = Broker {
     word: "nats",
     name: "NATS",
     feature: "nats",
-    separator: '.',
+    separator: nats::SEPARATOR,
     asked_by: "subjects",
-    spelling: Spelling::Subject,
+    spelling: nats::SPELLING,
+    takes_rejects: None,
+    words: &nats::WORDS,
+    // What it warns of, the source says in one line.
+    quiet: "async_nats=off",
     in_flight: 10_000,
     most_in_flight: 1_000_000,
     read: |table, common, _| Some(nats::read(table, common)?.map(SourceKind::Nats)),
@@ -86,9 +99,12 @@ pub static JETSTREAM: Broker = Broker {
     word: "jetstream",
     name: "JetStream",
     feature: "nats",
-    separator: '.',
+    separator: nats::SEPARATOR,
     asked_by: "subjects",
-    spelling: Spelling::Subject,
+    spelling: nats::SPELLING,
+    takes_rejects: None,
+    words: &jetstream::WORDS,
+    quiet: "async_nats=off",
     in_flight: 10_000,
     most_in_flight: 1_000_000,
     read: |table, common, _| Some(jetstream::read(table, common)?.map(SourceKind::JetStream)),
@@ -99,9 +115,13 @@ pub static MQTT: Broker = Broker {
     word: "mqtt",
     name: "MQTT",
     feature: "mqtt",
-    separator: '/',
+    separator: mqtt::SEPARATOR,
     asked_by: "subscriptions",
-    spelling: Spelling::Filter,
+    spelling: mqtt::SPELLING,
+    takes_rejects: None,
+    words: &mqtt::WORDS,
+    // It warns of what is meant: an UNSUBSCRIBE of what is not subscribed to.
+    quiet: "rumqttc::state=error",
     in_flight: 1000,
     // The receive maximum of MQTT 5 has 16 bits.
     most_in_flight: 65_535,
@@ -117,6 +137,9 @@ pub static SQS: Broker = Broker {
     separator: '/',
     asked_by: "queue",
     spelling: Spelling::Name,
+    takes_rejects: Some("a redrive policy"),
+    words: &sqs::WORDS,
+    quiet: "",
     in_flight: 1000,
     // A standard queue answers `OverLimit` at 120,000, a FIFO queue gives nothing and says nothing.
     most_in_flight: 100_000,
@@ -125,23 +148,6 @@ pub static SQS: Broker = Broker {
 
 /// All that a file may name, in the order in which errors list them.
 pub(super) static ALL: [&Broker; 5] = [&KAFKA, &NATS, &JETSTREAM, &MQTT, &SQS];
-
-/// The kinds of dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rejects {
-    File,
-    Kafka,
-    JetStream,
-    Sqs,
-}
-
-/// Their `type`.
-pub(super) static REJECTS: [(&str, Rejects); 4] = [
-    ("file", Rejects::File),
-    (KAFKA.word, Rejects::Kafka),
-    (JETSTREAM.word, Rejects::JetStream),
-    (SQS.word, Rejects::Sqs),
-];
 
 impl SourceKind {
     /// Its row.
@@ -169,6 +175,17 @@ impl SourceKind {
         }
     }
 
+    /// The same, to be told what only the whole file says.
+    pub(super) fn settings_mut(&mut self) -> &mut dyn Settings {
+        match self {
+            Self::Kafka(kafka) => kafka,
+            Self::Nats(nats) => nats,
+            Self::JetStream(jetstream) => jetstream,
+            Self::Mqtt(mqtt) => mqtt,
+            Self::Sqs(sqs) => sqs,
+        }
+    }
+
     fn both(&self) -> (&'static Broker, &dyn Settings) {
         match self {
             Self::Kafka(kafka) => (&KAFKA, kafka),
@@ -185,6 +202,11 @@ pub(super) fn of_word(word: &str) -> Option<&'static Broker> {
     ALL.into_iter().find(|broker| broker.word == word)
 }
 
+/// What the clients of all kinds may say in the log.
+pub fn quiet() -> impl Iterator<Item = &'static str> {
+    ALL.into_iter().map(|broker| broker.quiet)
+}
+
 /// The hint of a missing `type` that is one of `words`.
 pub(super) fn known<'a>(words: impl Iterator<Item = &'a str>) -> String {
     let words = words.enumerate().map(|(at, word)| match at {
@@ -192,13 +214,6 @@ pub(super) fn known<'a>(words: impl Iterator<Item = &'a str>) -> String {
         _ => format!("\"{word}\""),
     });
     format!("this version knows {}", listed(&words.collect::<Vec<_>>(), "and"))
-}
-
-impl Broker {
-    /// Whether it takes care of a message that is never to be done: by a redrive policy.
-    pub(super) fn takes_rejects(&self) -> bool {
-        self.word == SQS.word
-    }
 }
 
 impl std::fmt::Debug for Broker {

@@ -28,6 +28,8 @@ pub trait Settings {
     fn at_most_once(&self) -> Option<&'static str> {
         None
     }
+    /// A route leaves rejects to the broker.
+    fn leave_rejects(&mut self) {}
     /// Whose connection no other may have: two of them would push one another out for ever.
     fn client(&self) -> Option<Client>;
 }

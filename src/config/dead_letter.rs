@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::api::Aws;
-use super::broker::{self, Rejects};
+use super::broker::{self, JETSTREAM, KAFKA, SQS, SourceKind};
 use super::environment::Environment;
-use super::kafka::topics;
-use super::nats;
-use super::reader::{Field, Kind, Names, Problem, Table, quoted};
-use super::sqs;
+use super::home::Homes;
+use super::kafka::{self, KafkaRejects};
+use super::nats::{self, SubjectRejects};
+use super::reader::{Field, Kind, Located, Problem, Table};
+use super::sqs::{self, SqsRejects};
 use crate::message::SourceName;
 
 /// The name of a `[dead_letter.NAME]`.
@@ -27,40 +27,67 @@ pub enum DeadLetterConfig {
         rotation: Rotation,
     },
     /// Records of a topic.
-    Kafka {
-        /// A source of this file, whose brokers and credentials are used.
-        source: SourceName,
-        /// No source whose rejects go here reads it.
-        topic: String,
-    },
+    Kafka(KafkaRejects),
     /// Messages of a subject that a stream takes.
-    JetStream {
-        /// A source of this file, whose servers and credentials are used.
-        source: SourceName,
-        /// No source whose rejects go here reads it.
-        subject: String,
-    },
+    JetStream(SubjectRejects),
     /// Messages of a queue.
     Sqs(SqsRejects),
 }
 
-/// `type = "sqs"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SqsRejects {
-    /// No source whose rejects go here reads it.
-    pub queue: sqs::Queue,
-    /// Where credentials and region come from.
-    pub aws: Aws,
-    /// Where requests go.
-    pub endpoint: String,
+/// The kinds.
+#[derive(Clone, Copy)]
+enum Target {
+    File,
+    Kafka,
+    JetStream,
+    Sqs,
 }
+
+/// Their `type`.
+static TYPES: [(&str, Target); 4] = [
+    ("file", Target::File),
+    (KAFKA.word, Target::Kafka),
+    (JETSTREAM.word, Target::JetStream),
+    (SQS.word, Target::Sqs),
+];
 
 impl DeadLetterConfig {
     /// Its file, if it is one.
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::File { path, .. } => Some(path),
-            Self::Kafka { .. } | Self::JetStream { .. } | Self::Sqs(_) => None,
+            _ => None,
+        }
+    }
+
+    /// The source whose connection is used.
+    pub(super) fn home(&self) -> Option<&SourceName> {
+        match self {
+            Self::Kafka(rejects) => Some(&rejects.source),
+            Self::JetStream(rejects) => Some(&rejects.source),
+            Self::File { .. } | Self::Sqs(_) => None,
+        }
+    }
+
+    /// By which of the things that it asks for a source reads what is written here; `home` is of the source whose
+    /// connection is used.
+    pub(super) fn read_by(&self, source: &SourceKind, home: Option<&SourceKind>) -> Option<usize> {
+        match (self, source) {
+            (Self::Kafka(rejects), SourceKind::Kafka(kafka)) => {
+                rejects.read_by(kafka, home?.kafka()?)
+            }
+            (Self::JetStream(rejects), _) => rejects.read_by(source.nats()?, home?.nats()?.0),
+            (Self::Sqs(rejects), SourceKind::Sqs(sqs)) => rejects.read_by(sqs).then_some(0),
+            _ => None,
+        }
+    }
+
+    /// Keeps what is written here out of what a source takes by the way, rather than by name.
+    pub(super) fn keep_out_of(&self, source: &mut SourceKind, home: &SourceKind) {
+        if let (Self::Kafka(rejects), SourceKind::Kafka(kafka), Some(home)) =
+            (self, source, home.kafka())
+        {
+            rejects.keep_out_of(kafka, home);
         }
     }
 }
@@ -95,13 +122,8 @@ pub const DEFAULT_FILE: &str = "dead-letters.jsonl";
 /// Words of a route's `dead_letter` that are no names, so that no dead letter can be called so.
 pub(super) const RESERVED: [&str; 2] = ["discard", "source"];
 
-/// Reads a `[dead_letter.NAME]`; `type_of` is the type of a source.
-pub(super) fn read<'a>(
-    name: &str,
-    mut table: Table<'_>,
-    sources: &Names,
-    type_of: impl Fn(&str) -> Option<&'a str>,
-) -> Option<Read> {
+/// Reads a `[dead_letter.NAME]`.
+pub(super) fn read(name: &str, mut table: Table<'_>, homes: &Homes<'_>) -> Option<Read> {
     let ledger = table.ledger;
     let reserved = RESERVED.contains(&name);
     if reserved {
@@ -110,18 +132,20 @@ pub(super) fn read<'a>(
         let problem = Problem::new(Kind::BadValue, Some(table.span.clone()), message);
         ledger.report(problem.help(hint));
     }
-    let kind = table.choice("type", &broker::REJECTS, &[]);
+    let kind = table.choice("type", &TYPES, &[]);
     if matches!(kind, Field::Bad) {
         table.ignore_rest();
         return None;
     }
-    let words = broker::REJECTS.iter().map(|(word, _)| *word);
+    let words = TYPES.iter().map(|(word, _)| *word);
     let kind = table.require("type", kind, broker::known(words));
     let read = match kind.as_ref().map(|kind| kind.value) {
-        Some(Rejects::Kafka) => topic(table, sources, type_of),
-        Some(Rejects::JetStream) => subject(table, sources, type_of),
-        Some(Rejects::Sqs) => queue(table),
-        Some(Rejects::File) | None => file(table),
+        Some(Target::Kafka) => read_as(kafka::read_rejects(table, homes), DeadLetterConfig::Kafka),
+        Some(Target::JetStream) => {
+            read_as(nats::read_rejects(table, homes), DeadLetterConfig::JetStream)
+        }
+        Some(Target::Sqs) => read_as(sqs::read_rejects(table), DeadLetterConfig::Sqs),
+        Some(Target::File) | None => file(table),
     };
     kind?;
     read.filter(|_| !reserved)
@@ -137,105 +161,11 @@ fn file(mut table: Table<'_>) -> Option<Read> {
     Some(Read { config: DeadLetterConfig::File { path, rotation: rotation? }, place: 0..0 })
 }
 
-fn topic<'a>(
-    mut table: Table<'_>,
-    sources: &Names,
-    type_of: impl Fn(&str) -> Option<&'a str>,
+fn read_as<T>(
+    rejects: Option<Located<T>>,
+    kind: impl FnOnce(T) -> DeadLetterConfig,
 ) -> Option<Read> {
-    let hint = "a source of type `kafka`, whose connection it uses: `source = \"shop\"`";
-    let source = home(&mut table, sources, type_of, &[broker::KAFKA.word], hint);
-    let ledger = table.ledger;
-    let topic = table.filled("topic").then(|text| {
-        if topics::is_topic(&text.value.value) {
-            return Some(text.value.value);
-        }
-        let message = format!("{} can't be a topic", text.value.shown());
-        let problem = Problem::new(Kind::BadValue, Some(text.span), message);
-        ledger.refuse(problem.help("a topic has letters, digits, `.`, `_` and `-`"))
-    });
-    let topic = table.require("topic", topic, "where they go: `topic = \"orders.rejected\"`");
-    table.finish();
-    let (source, topic) = (source?, topic?);
-    let config = DeadLetterConfig::Kafka { source, topic: topic.value };
-    Some(Read { config, place: topic.span })
-}
-
-fn queue(mut table: Table<'_>) -> Option<Read> {
-    table.becomes(broker::SQS.word);
-    let ledger = table.ledger;
-    let plaintext = table.boolean("dangerously_plaintext").or(false);
-    let allowed = plaintext.as_ref().is_none_or(|setting| setting.value);
-    let endpoint = table.filled("endpoint").then(|text| sqs::endpoint(ledger, &text, allowed));
-    // Where requests go elsewhere, the queue's URL is a name.
-    let is_name = !matches!(endpoint, Field::Absent);
-    let queue = table.filled("queue");
-    let queue = queue.then(|text| sqs::Queue::read(ledger, &text, allowed || is_name));
-    let queue = table.require("queue", queue, format!("its URL, like {}", sqs::FORM));
-    let aws = sqs::aws(&mut table, queue.as_ref());
-    table.finish();
-    plaintext?;
-    let endpoint = endpoint.optional().ok()?.map(|endpoint| endpoint.value);
-    let (queue, aws) = (queue?, aws?);
-    let endpoint = endpoint.unwrap_or_else(|| queue.value.origin.clone());
-    let rejects = SqsRejects { queue: queue.value, aws, endpoint };
-    Some(Read { config: DeadLetterConfig::Sqs(rejects), place: queue.span })
-}
-
-fn subject<'a>(
-    mut table: Table<'_>,
-    sources: &Names,
-    type_of: impl Fn(&str) -> Option<&'a str>,
-) -> Option<Read> {
-    let hint =
-        "a source of type `jetstream` or `nats`, whose connection it uses: `source = \"orders\"`";
-    let types = [broker::JETSTREAM.word, broker::NATS.word];
-    let source = home(&mut table, sources, type_of, &types, hint);
-    let ledger = table.ledger;
-    let subject = table.filled("subject").then(|text| {
-        if nats::is_subject(&text.value.value) {
-            return Some(text.value.value);
-        }
-        let message = format!("{} can't be a subject that is written to", text.value.shown());
-        let problem = Problem::new(Kind::BadValue, Some(text.span), message);
-        ledger.refuse(problem.help(
-            "a subject has levels parted by `.`, no blanks, no `*` and no `>`, and no `$` first",
-        ))
-    });
-    let hint = "where they go: `subject = \"rejects.orders\"`, which a stream takes";
-    let subject = table.require("subject", subject, hint);
-    table.finish();
-    let (source, subject) = (source?, subject?);
-    let config = DeadLetterConfig::JetStream { source, subject: subject.value };
-    Some(Read { config, place: subject.span })
-}
-
-/// The source whose connection is used: one of these types.
-fn home<'a>(
-    table: &mut Table<'_>,
-    sources: &Names,
-    type_of: impl Fn(&str) -> Option<&'a str>,
-    types: &[&str],
-    hint: &str,
-) -> Option<SourceName> {
-    let source = table.field("source", |ledger, entry| {
-        let text = ledger.string("source", entry.value)?;
-        let name = sources.resolve(ledger, &text)?;
-        match type_of(&name) {
-            Some(word) if types.contains(&word) => Some(name),
-            // An error in its type is reported there.
-            None => None,
-            Some(other) => {
-                let message = format!("{} is a source of type `{other}`", quoted(&name));
-                let problem = Problem::new(Kind::BadValue, Some(text.span), message);
-                let types: Vec<_> = types.iter().map(|word| format!("`{word}`")).collect();
-                let types = types.join(" or ");
-                ledger.refuse(
-                    problem.help(format!("name one of type {types}: its connection is used")),
-                )
-            }
-        }
-    });
-    Some(table.require("source", source, hint)?.value.into())
+    rejects.map(|Located { value, span }| Read { config: kind(value), place: span })
 }
 
 fn rotation(table: &mut Table<'_>) -> Option<Rotation> {

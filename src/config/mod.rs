@@ -19,6 +19,7 @@ mod document;
 pub mod endpoint;
 mod environment;
 mod file;
+mod home;
 pub mod kafka;
 mod log_format;
 pub mod mqtt;
@@ -33,7 +34,7 @@ pub use api::{ApiConfig, ApiName};
 pub use common::{Settings, Tls};
 pub use daemon::{AdminConfig, LogConfig};
 pub use dead_letter::{
-    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation, SqsRejects,
+    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
 };
 pub use environment::{Environment, NoText};
 pub use file::shown;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::broker;
+use super::broker::{self, Broker};
+use super::home::Homes;
 use super::reader::{Field, Kind, Ledger, Located, Names, Problem, Table, Text, listed, quoted};
 use crate::message::SourceName;
 use crate::route::pattern::Capture;
@@ -12,11 +13,7 @@ use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
 
 /// The tables that a route may refer to.
 pub(super) struct Known<'a> {
-    pub(super) sources: &'a Names,
-    /// What parts the levels of their topics, of those whose kind is known.
-    pub(super) separators: &'a BTreeMap<SourceName, char>,
-    /// Those whose broker does nothing for what can't be published.
-    pub(super) keep_rejects: &'a BTreeSet<SourceName>,
+    pub(super) sources: &'a Homes<'a>,
     pub(super) apis: &'a Names,
     pub(super) dead_letters: &'a Names,
 }
@@ -34,12 +31,12 @@ const MOST_TRIES: u32 = 1000;
 /// Reads a `[route.NAME]`.
 pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Option<Read> {
     let ledger = table.ledger;
-    let from = table.strings("from").then(|texts| from(ledger, &texts.value, known.sources));
-    let from = table.require("from", from, from_hint(known.sources));
+    let from = table.strings("from").then(|texts| from(ledger, &texts.value, known.sources.names));
+    let from = table.require("from", from, from_hint(known.sources.names));
     let separators: BTreeSet<_> = from
         .iter()
         .flat_map(|from| &from.value)
-        .filter_map(|name| known.separators.get(name).copied())
+        .filter_map(|name| Some(known.sources.kinds.get(name.as_str())?.separator))
         .collect();
     let mut named = None;
     let topic = table.filled("topic").then(|text| {
@@ -59,8 +56,14 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
             let hint = format!("levels are parted {}: write a route for each", parted.join("; "));
             return ledger.refuse(problem.help(hint));
         }
-        // Without a source whose kind is known there is an error elsewhere: any will do to look for more.
-        Pattern::parse(&text.value, separators.first().copied().unwrap_or('/'))
+        // Without a source whose kind is known there is an error elsewhere: what fits any of them is none here.
+        let any = broker::ALL.map(|broker| broker.separator);
+        let any = any.into_iter().filter(|_| separators.is_empty());
+        let mut parsed =
+            separators.iter().copied().chain(any).map(|s| Pattern::parse(&text.value, s));
+        let first = parsed.next()?;
+        first
+            .or_else(|fault| parsed.find_map(Result::ok).ok_or(fault))
             .map_err(|fault| report(ledger, &text, &span, fault))
             .ok()
     });
@@ -79,7 +82,9 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
     let order = order(&mut table, captures.as_deref());
     let strict_order = table.boolean("strict_order").or(false);
     let give_up_after = table.integer("give_up_after", 1..=MOST_TRIES).or(TRIES);
-    let keeps = |name: &&SourceName| known.keep_rejects.contains(*name);
+    let keeps = |name: &&SourceName| {
+        known.sources.kinds.get(name.as_str()).is_some_and(|kind| kind.takes_rejects.is_none())
+    };
     let keeps = from.as_ref().and_then(|from| from.value.iter().find(keeps));
     let dead_letter = dead_letter(&mut table, known.dead_letters, keeps);
     let later = ["text", "base64", "avro", "protobuf"];
@@ -193,8 +198,13 @@ fn dead_letter(
             "discard" => Some(RejectTo::Discard),
             "source" => {
                 let Some(keeps) = keeps else { return Some(RejectTo::Source) };
+                let takes = |broker: &Broker| {
+                    Some(format!("{}, with {},", broker.name, broker.takes_rejects?))
+                };
+                let takes: Vec<_> = broker::ALL.into_iter().filter_map(takes).collect();
                 let message = format!(
-                    "`dead_letter` can't be `source`: only SQS, with a redrive policy, takes care of what {} can't publish",
+                    "`dead_letter` can't be `source`: only {} takes care of what {} can't publish",
+                    takes.join(" or "),
                     quoted(keeps)
                 );
                 let problem = Problem::new(Kind::Impossible, Some(text.span), message);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::broker::{self, Broker, SourceKind};
+use super::broker::{self, SourceKind};
 use super::common::common;
 use super::reader::{Field, Kind, Names, Problem, Setting, Table, listed, quoted};
 use super::{DeadLetterName, dead_letter};
@@ -69,9 +69,14 @@ pub(super) fn read(
         return None;
     }
     let kind = table.require("type", kind, broker::known(types.iter().map(|(word, _)| *word)));
-    // Without a `type`, report that; read the keys as those of the first kind.
-    let of: &Broker = kind.as_ref().map_or(&broker::MQTT, |kind| kind.value);
-    table.becomes(of.word);
+    // Without a `type`, report that; the keys tell whose they are, or nothing.
+    let likely = || broker::ALL.into_iter().find(|broker| table.has(broker.asked_by));
+    let Some(of) = kind.as_ref().map(|kind| kind.value).or_else(likely) else {
+        table.forget_rest();
+        table.finish();
+        return None;
+    };
+    table.knows(of.words);
     let common = common(&mut table, of.in_flight, of.most_in_flight);
     let unrouted = table.choice("unrouted", &[("ignore", false), ("dead-letter", true)], &[]);
     let unrouted = unrouted.then(|to| {

@@ -15,8 +15,6 @@ mod jetstream;
 mod kafka;
 #[cfg(any(feature = "kafka", feature = "sqs"))]
 mod left;
-#[cfg(feature = "sqs")]
-mod letter;
 mod private_file;
 pub mod record;
 mod rotation;

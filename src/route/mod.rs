@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 mod decode;
 mod index;
+pub mod meeting;
 pub mod pattern;
 pub mod template;
 pub mod wildcard;

@@ -35,7 +35,7 @@ pub struct Capture {
 pub type Values<'t> = SmallVec<[&'t str; 4]>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Level {
+pub(super) enum Level {
     Any,
     /// A capture of the whole level.
     Whole,
@@ -122,6 +122,11 @@ impl Pattern {
         })
     }
 
+    /// Without the remaining ones of a `{name..}`.
+    pub(super) fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
     /// Whether it takes all levels that remain: `{name..}`.
     pub(super) fn takes_rest(&self) -> bool {
         self.rest
@@ -156,51 +161,6 @@ impl Pattern {
     /// Whether the pattern takes the topic `name`, whose levels are parted by `separator`.
     pub fn takes(&self, name: &str, separator: char) -> bool {
         self.matches(&Topic::new(name, separator)).is_some()
-    }
-
-    /// Whether some topic exists that both the MQTT `filter` (with `+` and `#`) and this pattern take.
-    pub fn meets_filter(&self, filter: &str) -> bool {
-        // A wildcard in the place of the first level leaves those of the broker itself out (MQTT 4.7.2).
-        if filter.starts_with(['+', '#']) && self.prefix('/').0.starts_with('$') {
-            return false;
-        }
-        let mut levels = self.levels.iter();
-        let mut filters = filter.split('/');
-        loop {
-            match (levels.next(), filters.next()) {
-                (_, Some("#")) => return true,
-                (Some(level), Some(filter)) => {
-                    if filter != "+" && !level.matches(filter, &mut Values::new()) {
-                        return false;
-                    }
-                }
-                (None, Some(last)) => {
-                    return self.rest && !(last.is_empty() && filters.next().is_none());
-                }
-                (Some(_), None) => return false,
-                (None, None) => return !self.rest,
-            }
-        }
-    }
-
-    /// Whether some subject exists that both the one of NATS with wildcards (`*` and `>`) and this pattern take.
-    pub fn meets_subject(&self, wildcards: &str) -> bool {
-        let mut levels = self.levels.iter();
-        let mut subjects = wildcards.split('.');
-        loop {
-            match (levels.next(), subjects.next()) {
-                // It takes one level at least.
-                (Some(_), Some(">")) => return true,
-                (Some(level), Some(text)) => {
-                    if text != "*" && !level.matches(text, &mut Values::new()) {
-                        return false;
-                    }
-                }
-                (None, Some(_)) => return self.rest,
-                (Some(_), None) => return false,
-                (None, None) => return !self.rest,
-            }
-        }
     }
 
     fn parse_level(&mut self, level: &str, span: Range<usize>) -> Result<(), Fault> {
@@ -267,7 +227,7 @@ impl Pattern {
 }
 
 impl Level {
-    fn matches<'t>(&self, text: &'t str, values: &mut Values<'t>) -> bool {
+    pub(super) fn matches<'t>(&self, text: &'t str, values: &mut Values<'t>) -> bool {
         let literals = match self {
             Self::Any => return true,
             Self::Whole => {
@@ -426,54 +386,6 @@ mod tests {
         let topic = Topic::new("orders.eu.created", '.');
         assert_eq!(pattern.matches(&topic).unwrap().as_slice(), ["eu.created"]);
         assert_eq!(pattern.prefix('.'), ("orders.".to_owned(), false));
-    }
-
-    #[test]
-    fn filters_that_no_pattern_meets_are_found() {
-        for (pattern, filter, meets) in [
-            ("plant/{site}/telemetry", "plant/+/telemetry", true),
-            ("plant/{site}/telemetry", "plant/#", true),
-            ("plant/{site}/telemetry", "#", true),
-            ("plant/{site}/telemetry", "plant/+/status", false),
-            ("plant/{site}", "plant/+/status", false),
-            ("plant/{rest..}", "plant/+/status", true),
-            ("plant/{rest..}", "plant", false),
-            ("plant/{rest..}", "plant/#", true),
-            ("plant/line-{n}", "plant/line-7", true),
-            ("plant/line-{n}", "plant/cell-7", false),
-            ("plant/{rest..}", "plant/", false),
-            ("$SYS/{rest..}", "#", false),
-            ("$SYS/{rest..}", "+/x", false),
-            ("$SYS/{rest..}", "$SYS/#", true),
-            ("{all..}", "#", true),
-        ] {
-            assert_eq!(
-                Pattern::parse(pattern, '/').unwrap().meets_filter(filter),
-                meets,
-                "{pattern} {filter}"
-            );
-        }
-    }
-
-    #[test]
-    fn subjects_that_no_pattern_meets_are_found() {
-        for (pattern, subject, meets) in [
-            ("orders.{event}", "orders.*", true),
-            ("orders.{event}", "orders.>", true),
-            ("orders.{event}", ">", true),
-            ("orders", "orders.>", false),
-            ("orders.{event}", "orders.*.eu", false),
-            ("orders.{event}", "orders", false),
-            ("orders.{rest..}", "orders.*.eu", true),
-            ("orders.{rest..}", "orders.>", true),
-            ("orders.{rest..}", "*", false),
-            ("orders.line-{n}", "*.line-7", true),
-            ("orders.line-{n}", "*.cell-7", false),
-            ("$SYS.{rest..}", ">", true),
-        ] {
-            let found = Pattern::parse(pattern, '.').unwrap().meets_subject(subject);
-            assert_eq!(found, meets, "{pattern} {subject}");
-        }
     }
 
     /// Whether some way of cutting the text fits, found by trying all.

@@ -1,8 +1,8 @@
 //! Wildcards of a foreign syntax: found, and translated for a hint.
 //!
-//! A route's `topic`, a filter of MQTT, a subject of NATS and a regular expression of Kafka have wildcards of
-//! their own, and shells and web frameworks have others. One in the wrong place is mere text there, which no topic
-//! has, so it is refused. What it was to mean is guessed, for a hint only.
+//! A route's `topic`, a subscription and a regular expression have wildcards of their own, and shells and web
+//! frameworks have others. One in the wrong place is mere text there, which no topic has, so it is refused. What it
+//! was to mean is guessed, for a hint only.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,14 +12,25 @@ use std::ops::Range;
 pub enum Spelling {
     /// A route's `topic`: `plant/{site}/*/{rest..}`.
     Route,
-    /// A filter of MQTT: `plant/+/#`.
-    Filter,
-    /// A regular expression over topics of Kafka: `^plant\.[^.]+\..+$`.
+    /// A subscription in which a wildcard is a whole level: `plant/+/#`.
+    Levels(Wildcards),
+    /// A name, or behind a `^` a regular expression: `^plant\.[^.]+\..+$`.
     Regex,
-    /// A subject of NATS: `plant.*.>`.
-    Subject,
-    /// The name of one thing, without wildcards: a queue of SQS.
+    /// The name of one thing, without wildcards: a queue.
     Name,
+}
+
+/// What takes a level of a topic, or several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wildcards {
+    /// Any one level.
+    pub one: &'static str,
+    /// All remaining levels, at the end.
+    pub rest: &'static str,
+    /// It takes the topic above, too, which has no more levels.
+    pub takes_none: bool,
+    /// A topic that begins with this is taken by no wildcard in the place of the first level.
+    pub hidden: Option<char>,
 }
 
 /// The probable meaning of a level.
@@ -65,7 +76,7 @@ pub fn spelled(text: &str, separator: char, to: Spelling) -> Option<String> {
     if text.is_empty() || text.contains(char::is_control) {
         return None;
     }
-    // No topic of Kafka has a slash.
+    // With dots for separators, slashes are another broker's.
     let text = if separator == '.' { text.replace('/', ".") } else { text.to_owned() };
     let parted = if text.contains(separator) { separator } else { '.' };
     let all: Vec<_> = levels(&text, parted).map(|(_, level)| Level::of(level)).collect();
@@ -74,11 +85,12 @@ pub fn spelled(text: &str, separator: char, to: Spelling) -> Option<String> {
     }
     let mut names = 0;
     let levels: Vec<_> = all.iter().map(|level| level.spelled(to, &mut names)).collect();
+    let joined = || levels.join(separator.encode_utf8(&mut [0; 4]));
     match to {
-        Spelling::Route => Some(levels.join(separator.encode_utf8(&mut [0; 4])))
-            .filter(|spelled| foreign(spelled, separator, to).is_none()),
-        Spelling::Filter => Some(levels.join("/")),
-        Spelling::Subject => Some(levels.join(".")),
+        Spelling::Route => {
+            Some(joined()).filter(|spelled| foreign(spelled, separator, to).is_none())
+        }
+        Spelling::Levels(_) => Some(joined()),
         Spelling::Regex => Some(format!("^{}$", levels.join("\\."))),
         Spelling::Name => None,
     }
@@ -88,21 +100,21 @@ fn foreign_in(level: &str, place: Spelling) -> Option<Range<usize>> {
     let named = |open, close| {
         level.strip_prefix(open).and_then(|rest| rest.strip_suffix(close)).is_some_and(is_name)
     };
-    let rest = level == ">" && place != Spelling::Subject;
-    if rest || level == "**" || named(":", "") || named("<", ">") {
+    let own =
+        |word: &str| matches!(place, Spelling::Levels(own) if [own.one, own.rest].contains(&word));
+    let rest = matches!(level, ">" | "**") && !own(level);
+    if rest || named(":", "") || named("<", ">") {
         return Some(0..level.len());
     }
     if level.ends_with(".>") {
         return Some(level.len() - 1..level.len());
     }
-    if matches!(place, Spelling::Filter | Spelling::Subject) {
+    if let Spelling::Levels(_) = place {
         let braces = level.find('{').zip(level.rfind('}')).filter(|(open, close)| open < close);
         let braces = braces.map(|(open, close)| open..close + 1);
         // What stands in a level beside a wildcard of its own is no word of another syntax.
-        return braces.or_else(|| match place {
-            Spelling::Filter => run(level, |c| c == '*'),
-            _ => run(level, |c| matches!(c, '+' | '#')),
-        });
+        let foreign = |c: char| matches!(c, '+' | '#' | '*') && !own(c.encode_utf8(&mut [0; 4]));
+        return braces.or_else(|| run(level, foreign));
     }
     let mut inside = false;
     let outside = |c: char| {
@@ -163,13 +175,12 @@ impl<'t> Level<'t> {
     /// `names` counts those that had to be made up.
     fn spelled(&self, to: Spelling, names: &mut usize) -> String {
         match (self, to) {
-            (Self::One(""), Spelling::Route) | (Self::One(_), Spelling::Subject) => "*".to_owned(),
+            (Self::One(""), Spelling::Route) => "*".to_owned(),
             (Self::One(name), Spelling::Route | Spelling::Name) => format!("{{{name}}}"),
             (Self::Rest(""), Spelling::Route) => "{rest..}".to_owned(),
             (Self::Rest(name), Spelling::Route | Spelling::Name) => format!("{{{name}..}}"),
-            (Self::One(_), Spelling::Filter) => "+".to_owned(),
-            (Self::Rest(_), Spelling::Subject) => ">".to_owned(),
-            (Self::Rest(_), Spelling::Filter) => "#".to_owned(),
+            (Self::One(_), Spelling::Levels(own)) => own.one.to_owned(),
+            (Self::Rest(_), Spelling::Levels(own)) => own.rest.to_owned(),
             (Self::One(_), Spelling::Regex) => "[^.]+".to_owned(),
             (Self::Rest(_), Spelling::Regex) => ".+".to_owned(),
             (Self::Text(text), to) => pieces(text, to, names),
@@ -193,8 +204,7 @@ fn pieces(level: &str, to: Spelling, names: &mut usize) -> String {
         match to {
             _ if matches!(piece, "$" | "{") => spelled.push_str(piece),
             // Only whole levels.
-            Spelling::Filter => return "+".to_owned(),
-            Spelling::Subject => return "*".to_owned(),
+            Spelling::Levels(own) => return own.one.to_owned(),
             Spelling::Regex => spelled.push_str("[^.]*"),
             Spelling::Route | Spelling::Name if braces => {
                 spelled.push_str(piece.trim_start_matches('$'));
@@ -237,6 +247,7 @@ pub(super) fn levels(text: &str, separator: char) -> impl Iterator<Item = (usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::meeting::tests::{FILTER, SUBJECT};
 
     #[test]
     fn what_is_spelled_as_elsewhere_is_found_and_spelled_as_here() {
@@ -290,11 +301,11 @@ mod tests {
             ("^plant/.*", 0..1, "plant/#"),
             ("users/:id", 6..9, "users/+"),
         ] {
-            assert_eq!(foreign(text, '/', Spelling::Filter), Some(place), "{text}");
-            assert_eq!(spelled(text, '/', Spelling::Filter).as_deref(), Some(says), "{text}");
+            assert_eq!(foreign(text, '/', FILTER), Some(place), "{text}");
+            assert_eq!(spelled(text, '/', FILTER).as_deref(), Some(says), "{text}");
         }
         for good in ["plant/+/x", "#", "$SYS/#", "a{b", "/", "a//+"] {
-            assert_eq!(foreign(good, '/', Spelling::Filter), None, "{good}");
+            assert_eq!(foreign(good, '/', FILTER), None, "{good}");
         }
         for (text, place, says) in [
             ("orders.{event}", 7..14, "orders.*"),
@@ -306,11 +317,11 @@ mod tests {
             ("^orders\\..*", 0..1, "orders.>"),
             ("users.:id", 6..9, "users.*"),
         ] {
-            assert_eq!(foreign(text, '.', Spelling::Subject), Some(place), "{text}");
-            assert_eq!(spelled(text, '.', Spelling::Subject).as_deref(), Some(says), "{text}");
+            assert_eq!(foreign(text, '.', SUBJECT), Some(place), "{text}");
+            assert_eq!(spelled(text, '.', SUBJECT).as_deref(), Some(says), "{text}");
         }
         for good in ["orders.*", ">", "a.*.>", "$JS.API.>", "a/b", "a>b", "a*"] {
-            assert_eq!(foreign(good, '.', Spelling::Subject), None, "{good}");
+            assert_eq!(foreign(good, '.', SUBJECT), None, "{good}");
         }
         for (text, says) in [
             ("orders.*", "^orders\\.[^.]+$"),

@@ -41,7 +41,7 @@ fn module(path: &Path) -> Module {
     parts
 }
 
-fn without_tests_and_comments(text: &str) -> String {
+pub(super) fn without_tests_and_comments(text: &str) -> String {
     let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let code = code.split("#[cfg(test)]\npub(super) mod tests {").next().unwrap();
     code.lines().filter(|line| !line.trim_start().starts_with("//")).fold(

@@ -31,6 +31,20 @@ async fn what_is_there_is_said_and_nothing_is_taken_or_made() {
     assert_eq!(site.stream.consumer().await.unwrap().num_pending, 2);
 }
 
+/// Nor is it asked for by a bridge that runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_of_the_stream_is_no_condition() {
+    let users = "authorization: { users: [ { user: \"all\", password: \"p\" }, { user: \"few\", password: \"p\", \
+                 permissions: { publish: { deny: \"$JS.API.STREAM.INFO.>\" } } } ] }\nno_auth_user: all";
+    let site = Site::open(users).await;
+    site.produce(5_000, 0..3, 1).await;
+    let setup = site.setup("auth = { user = \"few\", password = \"p\" }");
+    let (good, line) = said(&setup).await;
+    assert!(good && line.contains("the stream `IT`; the consumer"), "{line}");
+    let bridge = setup.start_ready().await;
+    assert_eq!(site.is_relayed(&bridge, 3).await, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_is_one_line() {
     let users = "authorization: { users: [ { user: \"all\", password: \"p\" }, { user: \"few\", password: \"p\", \

@@ -120,6 +120,8 @@ async fn a_consumer_and_a_stream_that_vanish_are_bound_again() {
         !bridge.lines(&["is gone"]).is_empty() && !bridge.lines(&["another one by now"]).is_empty()
     );
     assert_eq!(bridge.lines(&["bound again"]).len(), 1, "{}", bridge.log());
+    let said = ["the whole stream comes again", "\"messages\":10", "\"delivered\":10"];
+    assert_eq!(bridge.lines(&said).len(), 1, "{}", bridge.log());
     context.delete_stream(STREAM).await.unwrap();
     until("it says what is missing", PATIENCE, async || {
         let (status, text) = bridge.get("/readyz").await;

@@ -7,6 +7,8 @@ use crate::support::free_port;
 use crate::support::nats::Nats;
 use crate::support::{PATIENCE, until};
 
+const CONNECTED: &str = "source_connected{source=\"it\"}";
+
 /// That the one line of the source has these words, and whether it is good.
 async fn says(setup: &Setup, good: bool, words: &[&str]) {
     let (yes, said) = setup.check().await;
@@ -59,6 +61,43 @@ async fn a_refused_subscription_is_named_and_the_source_is_not_ready() {
     })
     .await;
     assert_eq!(bridge.lines(&["the server complains", "out.*"]).len(), 1, "{}", bridge.log());
+}
+
+/// What a reload of the server grants is asked for again over the connection that there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_subscription_comes_by_itself_when_the_server_allows_it() {
+    let lines = |allowed: &str| {
+        format!(
+            "authorization {{ users: [ {{ user: \"all\", password: \"canary\" }}, {{ user: \"b\", password: \"canary\", \
+             permissions: {{ subscribe: {{ allow: [{allowed}] }} }} }} ] }}\nno_auth_user: \"all\""
+        )
+    };
+    let relay = Relay::of(Nats::start(&lines("\"_INBOX.>\"")).await);
+    let bridge = relay.setup("auth = { user = \"b\", password = \"canary\" }").start().await;
+    let refused = async || {
+        until("it says what it lacks", PATIENCE, async || {
+            let (status, text) = bridge.get("/readyz").await;
+            (status == 503 && text.contains("Permissions Violation")).then_some(())
+        })
+        .await;
+        bridge.metric_is(CONNECTED, |v| v == 0.0).await;
+    };
+    let client = relay.server.client().await;
+    for round in 0..2 {
+        refused().await;
+        relay.server.configure(&lines("\"in.*\", \"_INBOX.>\""));
+        relay.server.reload().await;
+        bridge.ready().await;
+        bridge.metric_is(CONNECTED, |v| v == 1.0).await;
+        publish(&client, round * 20..(round + 1) * 20, 0).await;
+        relay.is_relayed(&bridge, (round as usize + 1) * 20).await;
+        // It may be taken away, too.
+        relay.server.configure(&lines("\"_INBOX.>\""));
+        relay.server.reload().await;
+    }
+    refused().await;
+    assert_eq!(bridge.metric("source_reconnects_total{source=\"it\"}").await, 0.0);
+    assert_eq!(bridge.lines(&["the server grants what it refused"]).len(), 2, "{}", bridge.log());
 }
 
 /// Who may not subscribe to what the bridge asks the server by, either.

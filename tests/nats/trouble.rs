@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+
 use super::core::{Relay, publish};
 use crate::support::nats::Nats;
 use crate::support::{PATIENCE, signal, until};
@@ -25,36 +27,77 @@ async fn a_server_that_is_not_there_yet_is_waited_for() {
     relay.is_relayed(&bridge, 20).await;
 }
 
-/// T11.
+/// T11, each twice, side by side. The client gives a server up that leaves its third question unanswered, after 30 s.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_froze_goes_on() {
-    let relay = Relay::open().await;
-    let bridge = relay.setup("").start_ready().await;
-    let client = relay.server.client().await;
-    publish(&client, 0..20, 0).await;
-    relay.is_relayed(&bridge, 20).await;
-    signal(relay.server.pid(), "STOP");
-    publish(&client, 20..40, 0).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    signal(relay.server.pid(), "CONT");
-    relay.is_relayed(&bridge, 40).await;
-    assert_eq!(bridge.metric("source_reconnects_total{source=\"it\"}").await, 0.0);
+async fn a_server_that_froze_goes_on_or_is_connected_to_again() {
+    let froze = |seconds: u64| async move {
+        let relay = Relay::open().await;
+        let bridge = relay.setup("").start_ready().await;
+        let client = relay.server.client().await;
+        publish(&client, 0..20, 0).await;
+        relay.is_relayed(&bridge, 20).await;
+        signal(relay.server.pid(), "STOP");
+        if seconds < 10 {
+            publish(&client, 20..40, 0).await;
+        }
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        if seconds > 40 {
+            assert_eq!(bridge.metric(CONNECTED).await, 0.0, "nobody noticed it");
+        }
+        signal(relay.server.pid(), "CONT");
+        if seconds < 10 {
+            relay.is_relayed(&bridge, 40).await;
+            assert_eq!(bridge.metric("source_reconnects_total{source=\"it\"}").await, 0.0);
+            return;
+        }
+        // What it was sent while it hung is with whoever was connected then: nobody is owed it.
+        relay.server.written().await;
+        bridge.ready().await;
+        bridge.metric_is(CONNECTED, |v| v == 1.0).await;
+        publish(&relay.server.client().await, 20..40, 0).await;
+        relay.is_relayed(&bridge, 40).await;
+    };
+    join_all([3, 3, 30, 30, 60, 60].map(froze)).await;
 }
 
-/// T04: what the server can keep for a client that reads nothing, it keeps.
+/// T04, each twice, side by side: what the server can keep for a client that reads nothing, it keeps, and its questions
+/// of a client go unanswered for longer than this before it gives it up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_that_froze_goes_on() {
+    let froze = |seconds: u64| async move {
+        let relay = Relay::open().await;
+        let bridge = relay.setup("").start_ready().await;
+        let client = relay.server.client().await;
+        publish(&client, 0..20, 0).await;
+        relay.is_relayed(&bridge, 20).await;
+        bridge.signal("STOP");
+        publish(&client, 20..5_000, 0).await;
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        bridge.signal("CONT");
+        relay.is_relayed(&bridge, 5_000).await;
+        assert_eq!(bridge.metric("source_dropped_total{source=\"it\"}").await, 0.0);
+    };
+    join_all([5, 5, 35, 35, 60, 60].map(froze)).await;
+}
+
+/// The client ends the connection when it comes, and says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_can_not_be_read_is_said_to_be_lost() {
     let relay = Relay::open().await;
     let bridge = relay.setup("").start_ready().await;
     let client = relay.server.client().await;
+    for (number, headers) in
+        [&b"NATS/1.0\r\na b: c\r\n\r\n"[..], b"NATS/1.0\r\na: \xff\r\n\r\n"].into_iter().enumerate()
+    {
+        relay.server.publish_raw("in.1", headers, b"{}").await;
+        let count = f64::from(u8::try_from(number + 1).unwrap());
+        bridge.metric_is("source_reconnects_total{source=\"it\"}", |v| v == count).await;
+        bridge.ready().await;
+    }
+    let said = bridge.lines(&["headers can't be read", "names are ASCII without blanks"]);
+    assert_eq!(said.len(), 1, "{}", bridge.log());
     publish(&client, 0..20, 0).await;
     relay.is_relayed(&bridge, 20).await;
-    bridge.signal("STOP");
-    publish(&client, 20..5_000, 0).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    bridge.signal("CONT");
-    relay.is_relayed(&bridge, 5_000).await;
-    assert_eq!(bridge.metric("source_dropped_total{source=\"it\"}").await, 0.0);
 }
 
 /// T10, where another takes its place.

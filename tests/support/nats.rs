@@ -80,6 +80,16 @@ impl Nats {
         signal(self.pid(), "USR2");
     }
 
+    /// Has it read its configuration again, as it runs.
+    pub(crate) async fn reload(&self) {
+        let before = self.log().len();
+        signal(self.pid(), "HUP");
+        until("the server has read its configuration again", PATIENCE, async || {
+            self.log()[before..].contains("Reloaded server configuration").then_some(())
+        })
+        .await;
+    }
+
     /// Ends it as a power cut would that spares the disk.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

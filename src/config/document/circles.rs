@@ -1,15 +1,8 @@
 //! Circles: sources that would read the dead-letter topics, subjects and queues with their own rejects.
-//!
-//! A JetStream source without `subjects` takes a whole stream, and which subjects that has only its server knows: such a
-//! circle is found when the dead letter is written.
-
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 
-use crate::config::broker::SourceKind;
-use crate::config::dead_letter::{DeadLetterConfig, DeadLetterName, Read, SqsRejects};
-use crate::config::kafka::{KafkaConfig, topics};
-use crate::config::nats;
+use crate::config::dead_letter::{DeadLetterName, Read};
 use crate::config::reader::{Kind, Ledger, Problem, quoted};
 use crate::config::source::{self, Unrouted};
 use crate::message::SourceName;
@@ -25,40 +18,28 @@ struct Edge {
     read: Range<usize>,
 }
 
-/// Keeps dead-letter topics out of regular expressions: of the sources whose rejects go there, and of the one
-/// whose connection they use.
+/// Keeps dead letters out of what sources take without naming it: of the sources whose rejects go there, and of the
+/// one whose connection they use.
 pub(super) fn keep_out(
     dead_letters: &[(DeadLetterName, Read)],
     sources: &mut [source::Read],
     routes: &[Spec],
 ) {
-    let mut never = Vec::new();
     let known = numbered(sources);
     let rejecting = rejecting(&known, sources, routes);
     for (name, Read { config, .. }) in dead_letters {
-        let DeadLetterConfig::Kafka { source: home, topic } = config else { continue };
-        let Some(home) = known.get(home).copied() else { continue };
-        let Some(cluster) = sources[home].config.kind.kafka() else { continue };
+        let Some(home) = config.home().and_then(|home| known.get(home)).copied() else { continue };
+        let kind = sources[home].config.kind.clone();
         let from = rejecting.get(name).into_iter().flatten().copied();
         let own: BTreeSet<usize> = from.chain([home]).collect();
         for at in own {
-            if let Some(kafka) = sources[at].config.kind.kafka()
-                && has_pattern(kafka)
-                && kafka.may_meet(cluster)
-            {
-                never.push((at, topic.clone()));
-            }
-        }
-    }
-    for (at, topic) in never {
-        if let SourceKind::Kafka(kafka) = &mut sources[at].config.kind {
-            kafka.never.push(topic);
+            config.keep_out_of(&mut sources[at].config.kind, &kind);
         }
     }
 }
 
 /// Reports rejects that come back to their own source, directly or over others: they would circulate for
-/// ever. Topics that [`keep_out`] excludes from a regular expression don't.
+/// ever. What [`keep_out`] excludes doesn't.
 pub(super) fn in_circles(
     ledger: &Ledger<'_>,
     dead_letters: &[(DeadLetterName, Read)],
@@ -108,89 +89,42 @@ pub(super) fn in_circles(
 /// to itself are all found.
 const MOST_WAYS: usize = 1000;
 
-/// Sources with regular expressions that are looked at: each is tried on each topic.
-const MOST_PATTERNED: usize = 200;
+/// So many times a dead letter is compared with a source whose rejects don't go there.
+const MOST_LOOKS: usize = 1_000_000;
 
 fn edges(
     dead_letters: &[(DeadLetterName, Read)],
     sources: &[source::Read],
     routes: &[Spec],
 ) -> Vec<Edge> {
-    let kafka = |at: usize| sources[at].config.kind.kafka();
     let known = numbered(sources);
     let rejecting = rejecting(&known, sources, routes);
-    let mut readers = HashMap::<_, BTreeMap<usize, usize>>::new();
-    for at in 0..sources.len() {
-        for (number, topic) in kafka(at).iter().flat_map(|kafka| &kafka.topics).enumerate() {
-            readers.entry(topic).or_default().entry(at).or_insert(number);
-        }
-    }
-    let patterned: Vec<_> = (0..sources.len())
-        .filter_map(|at| Some((at, kafka(at).filter(|kafka| has_pattern(kafka))?.selection())))
-        .take(MOST_PATTERNED)
-        .collect();
+    let mut looks = MOST_LOOKS;
     let mut edges = Vec::new();
     for (name, Read { config, place }) in dead_letters {
         let Some(from) = rejecting.get(name) else { continue };
-        let readers = match config {
-            DeadLetterConfig::File { .. } => continue,
-            DeadLetterConfig::Kafka { source: home, topic } => {
-                let Some(home) = known.get(home).and_then(|at| kafka(*at)) else { continue };
-                let mut readers = readers.get(topic).cloned().unwrap_or_default();
-                for (at, selection) in &patterned {
-                    let taking = selection.taking(topic).next();
-                    let mut topics = kafka(*at).into_iter().flat_map(|kafka| &kafka.topics);
-                    let by = taking.and_then(|by| topics.position(|topic| topic == by));
-                    if let Some(number) = by {
-                        readers.entry(*at).or_insert(number);
-                    }
-                }
-                let meets = |at: usize| kafka(at).is_some_and(|kafka| kafka.may_meet(home));
-                readers.retain(|at, _| meets(*at));
-                readers
-            }
-            DeadLetterConfig::JetStream { source: home, subject } => {
-                subject_readers(sources, known.get(home).copied(), subject)
-            }
-            DeadLetterConfig::Sqs(SqsRejects { queue, endpoint, .. }) => {
-                let reads = |at: usize| match &sources[at].config.kind {
-                    SourceKind::Sqs(sqs) => sqs.reads(queue, endpoint),
-                    _ => false,
-                };
-                (0..sources.len()).filter(|at| reads(*at)).map(|at| (at, 0)).collect()
-            }
-        };
+        let home = config.home().and_then(|home| known.get(home));
+        let home = home.map(|at| &sources[*at].config.kind);
+        let reader = |at: usize| Some((at, config.read_by(&sources[at].config.kind, home)?));
         let edge = |from: usize, to: usize, number: usize| {
             let (place, read) = (place.clone(), sources[to].asked[number].clone());
             Edge { from, to, place, read }
         };
-        let own = from.iter().filter_map(|at| readers.get(at).map(|number| (*at, *number)));
+        let own = from.iter().filter_map(|at| reader(*at));
         edges.extend(own.map(|(at, number)| edge(at, at, number)));
         let room = MOST_WAYS.saturating_sub(edges.len());
-        let others = readers.iter().filter(|_| room > 0);
+        if room == 0 {
+            continue;
+        }
+        let looked_at = sources.len().min(looks);
+        looks -= looked_at;
+        let others = (0..looked_at).filter_map(reader);
         let others =
-            others.flat_map(|(to, number)| from.iter().map(move |from| (*from, *to, *number)));
+            others.flat_map(|(to, number)| from.iter().map(move |from| (*from, to, number)));
         let others = others.filter(|(from, to, _)| from != to).take(room);
         edges.extend(others.map(|(from, to, number)| edge(from, to, number)));
     }
     edges
-}
-
-/// The sources that read a subject at the server of another, each by the first of its subjects that takes it.
-fn subject_readers(
-    sources: &[source::Read],
-    home: Option<usize>,
-    subject: &str,
-) -> BTreeMap<usize, usize> {
-    let Some((home, _)) = home.and_then(|at| sources[at].config.kind.nats()) else {
-        return BTreeMap::new();
-    };
-    let reader = |(at, source): (usize, &source::Read)| {
-        let (connection, subjects) = source.config.kind.nats()?;
-        let takes = subjects.iter().position(|wildcards| nats::takes(wildcards, subject))?;
-        connection.may_meet(home).then_some((at, takes))
-    };
-    sources.iter().enumerate().filter_map(reader).collect()
 }
 
 /// The shortest circle that begins with this edge, if there is one; `edges` are by their beginnings.
@@ -209,10 +143,6 @@ fn circle<'a>(first: &'a Edge, edges: &HashMap<usize, Vec<&'a Edge>>) -> Option<
         }
     }
     None
-}
-
-fn has_pattern(kafka: &KafkaConfig) -> bool {
-    kafka.topics.iter().any(|topic| topics::is_pattern(topic))
 }
 
 fn numbered(sources: &[source::Read]) -> HashMap<SourceName, usize> {

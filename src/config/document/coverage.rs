@@ -3,23 +3,19 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use regex::bytes::Regex;
-
 use crate::config::broker::Broker;
-use crate::config::kafka::topics;
 use crate::config::reader::{Kind, Ledger, Problem, listed, quoted};
 use crate::config::route;
 use crate::config::source;
 use crate::route::Pattern;
+use crate::route::meeting;
 use crate::route::wildcard::{Spelling, spelled};
 
-/// A subscription of a source: an MQTT filter, a subject of NATS, or a topic or a regular expression of Kafka.
+/// One of the things that a source asks its broker for, and where in the file it stands.
 struct Asked<'a> {
-    text: &'a str,
+    what: meeting::Asked<'a>,
     place: &'a Range<usize>,
     broker: &'static Broker,
-    /// The compiled regular expression, if it is one.
-    regex: Option<Regex>,
 }
 
 /// Reports subscriptions that no route matches, whose messages would be acknowledged and lost, and warns of
@@ -74,12 +70,13 @@ const MEANT: &str = "where losing what it brings is meant, write `unrouted = \"i
 const CASE: &str = "it differs in upper and lower case alone, which count";
 
 fn untaken_filter(ledger: &Ledger<'_>, asked: &Asked<'_>, takers: &[&route::Read]) -> Problem {
-    let message = format!("no route takes what {} brings", shown(ledger, asked.place, asked.text));
+    let message =
+        format!("no route takes what {} brings", shown(ledger, asked.place, asked.what.text));
     let problem = Problem::new(Kind::Impossible, Some(asked.place.clone()), message);
-    let in_lower_case = asked.text.to_lowercase();
-    let lower = asked.spelled(&in_lower_case);
+    let in_lower_case = asked.what.text.to_lowercase();
+    let lower = asked.what.spelled(&in_lower_case);
     let near = takers.iter().find_map(|route| {
-        let topic = route.spec.topic.as_ref().filter(|t| lower.meets(Some(&t.to_lowercase())))?;
+        let topic = route.spec.topic.as_ref().filter(|topic| lower.meets(&topic.to_lowercase()))?;
         Some((topic, route.topic.clone()?))
     });
     if let Some((topic, place)) = near {
@@ -89,10 +86,10 @@ fn untaken_filter(ledger: &Ledger<'_>, asked: &Asked<'_>, takers: &[&route::Read
     let names: Vec<_> = takers.iter().map(|route| &route.spec.name).collect();
     let names = listed(&names, "and");
     let fits = match asked.broker.spelling {
-        Spelling::Name => Some(asked.text.to_owned()),
-        _ => Pattern::spelled(asked.text, asked.broker.separator),
+        Spelling::Name => Some(asked.what.text.to_owned()),
+        _ => Pattern::spelled(asked.what.text, asked.broker.separator),
     };
-    let hint = match fits.filter(|_| !asked.is_regex() && is_shown(ledger, asked.place)) {
+    let hint = match fits.filter(|_| !asked.what.is_regex() && is_shown(ledger, asked.place)) {
         Some(fits) => format!("`topic = \"{fits}\"` in a route takes it; see that of {names}"),
         None => format!("see the `topic` of {names}"),
     };
@@ -116,7 +113,7 @@ fn unbrought(
     let near = from
         .iter()
         .flat_map(|source| asked(source))
-        .find(|asked| asked.spelled(&asked.text.to_lowercase()).meets(Some(&lower)));
+        .find(|asked| asked.what.spelled(&asked.what.text.to_lowercase()).meets(&lower));
     if let Some(asked) = near {
         return problem.also(asked.place.clone(), "the nearest").help(CASE);
     }
@@ -124,7 +121,10 @@ fn unbrought(
         let Broker { spelling, separator, asked_by, .. } = *source.config.kind.broker();
         if spelling == Spelling::Name {
             let brought = asked(source).into_iter().find(|asked| is_shown(ledger, asked.place))?;
-            return Some(format!("a `{asked_by}` brings its own name: {}", quoted(brought.text)));
+            return Some(format!(
+                "a `{asked_by}` brings its own name: {}",
+                quoted(brought.what.text)
+            ));
         }
         if spelling == Spelling::Regex
             && let (name, true) = topic.prefix(separator)
@@ -154,106 +154,16 @@ fn of_name<'a>(sources: &[&'a source::Read], name: &str) -> Option<&'a source::R
 fn asked(source: &source::Read) -> Vec<Asked<'_>> {
     let broker = source.config.kind.broker();
     let texts = source.config.kind.settings().asked();
-    let asked = |(text, place)| Asked { text, place, broker, regex: regex(text, broker) };
+    let asked = |(text, place)| Asked {
+        what: meeting::Asked::new(text, broker.separator, broker.spelling),
+        place,
+        broker,
+    };
     texts.into_iter().zip(&source.asked).map(asked).collect()
 }
 
-/// Compiled once: there may be thousands of routes.
-fn regex(text: &str, broker: &Broker) -> Option<Regex> {
-    topics::compile(text).ok().filter(|_| is_regex(text, broker))
-}
-
-fn is_regex(text: &str, broker: &Broker) -> bool {
-    broker.spelling == Spelling::Regex && topics::is_pattern(text)
-}
-
-impl<'a> Asked<'a> {
-    /// The same with another text.
-    fn spelled<'t>(&self, text: &'t str) -> Asked<'t>
-    where
-        'a: 't,
-    {
-        Asked { text, place: self.place, broker: self.broker, regex: regex(text, self.broker) }
-    }
-
-    fn is_regex(&self) -> bool {
-        is_regex(self.text, self.broker)
-    }
-
-    /// Whether a topic may exist that it brings and that `topic` takes; of a regular expression in doubt.
+impl Asked<'_> {
     fn meets(&self, topic: Option<&Pattern>) -> bool {
-        let Some(topic) = topic else { return true };
-        match self.broker.spelling {
-            Spelling::Filter => topic.meets_filter(self.text),
-            Spelling::Subject => topic.meets_subject(self.text),
-            Spelling::Regex if self.is_regex() => {
-                regex_meets(self.text, self.regex.as_ref(), topic)
-            }
-            // A name without wildcards.
-            Spelling::Regex | Spelling::Route | Spelling::Name => {
-                topic.takes(self.text, self.broker.separator)
-            }
-        }
-    }
-}
-
-fn regex_meets(text: &str, regex: Option<&Regex>, topic: &Pattern) -> bool {
-    let (takes, all) = topic.prefix('.');
-    if all {
-        // An invalid regular expression is reported elsewhere.
-        return regex.is_none_or(|regex| regex.is_match(takes.as_bytes()));
-    }
-    let brings = literal_prefix(text);
-    takes.starts_with(&brings) || brings.starts_with(&takes)
-}
-
-/// The literal prefix of all topics that a regular expression of Kafka matches.
-fn literal_prefix(regex: &str) -> String {
-    let mut prefix = String::new();
-    if regex.contains('|') {
-        return prefix;
-    }
-    let mut rest = regex.trim_start_matches('^').chars().peekable();
-    while let Some(c) = rest.next() {
-        let literal = match c {
-            '\\' => rest.next().filter(|escaped| !escaped.is_ascii_alphanumeric()),
-            '.' | '[' | '(' | ')' | '{' | '*' | '+' | '?' | '$' | '^' => None,
-            c => Some(c),
-        };
-        let Some(literal) = literal else { break };
-        // An optional character is no part of the prefix.
-        if matches!(rest.peek(), Some('*' | '?' | '{')) {
-            break;
-        }
-        prefix.push(literal);
-    }
-    prefix
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::broker::KAFKA;
-
-    #[test]
-    fn regular_expressions_meet_what_they_may_bring() {
-        for (regex, topic, meets) in [
-            ("^orders\\..*", "orders.{event}", true),
-            ("^orders\\..*", "Orders.{event}", false),
-            ("^orders\\..*", "bills.{event}", false),
-            ("^orders\\..*", "orders.created", true),
-            ("^orders\\..*", "orders", false),
-            ("^orders\\.[a-z]+$", "orders.Created", false),
-            ("^(orders|bills)\\.", "bills.{event}", true),
-            ("^orders?\\.", "order.{event}", true),
-            ("^orders{0,1}", "order.{event}", true),
-            ("^.*", "a.{b..}", true),
-            ("^(?<no", "a", true),
-            ("^ord", "orders.{event}", true),
-        ] {
-            let pattern = Pattern::parse(topic, '.').unwrap();
-            let compiled = super::regex(regex, &KAFKA);
-            assert_eq!(regex_meets(regex, compiled.as_ref(), &pattern), meets, "{regex} {topic}");
-        }
+        topic.is_none_or(|topic| self.what.meets(topic))
     }
 }

@@ -6,8 +6,8 @@ mod coverage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::broker::SourceKind;
 use super::dead_letter::DeadLetterConfig;
+use super::home::Homes;
 use super::reader::{Kind, Ledger, Masked, Names, Problem, Repaired, Table, listed, names, quoted};
 use super::{Config, Environment, LogFormat, api, broker, daemon, dead_letter, route, source};
 use crate::route::{RejectTo, Spec};
@@ -57,30 +57,17 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
 
     let apis: Vec<_> =
         apis.into_iter().map(|(name, table)| api::read(name, table, grace.as_ref())).collect();
-    let types: BTreeMap<_, _> =
-        sources.iter().map(|(name, table)| (*name, table.type_word())).collect();
-    let type_of = |name: &str| types.get(name).copied().flatten();
-    let dead_letters = read_dead_letters(ledger, dead_letters, &source_names, type_of);
-    // With invalid ones, too: an error in a source is no error in its routes. An unknown kind has no separator.
-    let separator = |table: &Table<'_>| Some(broker::of_word(table.type_word()?)?.separator);
-    let separators: BTreeMap<_, _> = sources
-        .iter()
-        .filter_map(|(name, table)| Some(((*name).into(), separator(table)?)))
-        .collect();
-    let keeps = |table: &Table<'_>| Some(!broker::of_word(table.type_word()?)?.takes_rejects());
-    let keep_rejects = sources.iter().filter(|(_, table)| keeps(table) == Some(true));
-    let keep_rejects = keep_rejects.map(|(name, _)| (*name).into()).collect();
+    // With invalid ones, too: an error in a source is no error in its routes.
+    let kind = |table: &Table<'_>| broker::of_word(table.type_word()?);
+    let kinds = sources.iter().filter_map(|(name, table)| Some((*name, kind(table)?)));
+    let homes = Homes { names: &source_names, kinds: kinds.collect() };
+    let dead_letters = read_dead_letters(ledger, dead_letters, &homes);
     let sources: Vec<_> = sources
         .into_iter()
         .map(|(name, table)| source::read(name, table, &dead_letter_names, grace.as_ref()))
         .collect();
-    let known = route::Known {
-        sources: &source_names,
-        separators: &separators,
-        keep_rejects: &keep_rejects,
-        apis: &api_names,
-        dead_letters: &dead_letter_names,
-    };
+    let known =
+        route::Known { sources: &homes, apis: &api_names, dead_letters: &dead_letter_names };
     let routes: Vec<_> =
         routes.into_iter().map(|(name, table)| route::read(name, table, &known)).collect();
     let before = ledger.errors();
@@ -98,7 +85,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let routes: Vec<_> = routes.into_iter().map(|route| route.spec).collect();
     let sources: Option<Vec<_>> = sources.into_iter().collect();
     let mut sources = sources?;
-    need_redrive(&mut sources, &routes);
+    leave_rejects(&mut sources, &routes);
     if let Some(dead_letters) = &dead_letters {
         circles::keep_out(dead_letters, &mut sources, &routes);
         circles::in_circles(ledger, dead_letters, &sources, &routes);
@@ -116,11 +103,10 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     })
 }
 
-fn read_dead_letters<'a>(
+fn read_dead_letters(
     ledger: &Ledger<'_>,
     tables: Vec<(&str, Table<'_>)>,
-    sources: &Names,
-    type_of: impl Fn(&str) -> Option<&'a str>,
+    homes: &Homes<'_>,
 ) -> Option<Vec<(Arc<str>, dead_letter::Read)>> {
     if tables.is_empty() {
         let Some(default) = dead_letter::default(ledger.environment) else {
@@ -138,7 +124,7 @@ fn read_dead_letters<'a>(
     let mut complete = true;
     for (name, table) in tables {
         let span = table.span.clone();
-        let Some(read) = dead_letter::read(name, table, sources, &type_of) else {
+        let Some(read) = dead_letter::read(name, table, homes) else {
             complete = false;
             continue;
         };
@@ -157,14 +143,14 @@ fn read_dead_letters<'a>(
     complete.then_some(all)
 }
 
-/// Tells the queues whose rejects are left to them.
-fn need_redrive(sources: &mut [source::Read], routes: &[Spec]) {
+/// Tells the sources that a route leaves rejects to.
+fn leave_rejects(sources: &mut [source::Read], routes: &[Spec]) {
     for source::Read { config, .. } in sources {
         let left = |route: &Spec| {
             route.dead_letter == RejectTo::Source && route.from.contains(&config.name)
         };
-        if let SourceKind::Sqs(sqs) = &mut config.kind {
-            sqs.needs_redrive = routes.iter().any(left);
+        if routes.iter().any(left) {
+            config.kind.settings_mut().leave_rejects();
         }
     }
 }

@@ -1,16 +1,20 @@
 //! `type = "kafka"`: its settings, and the keys they are read from.
 
 mod librdkafka;
+mod rejects;
 mod sasl;
-pub(super) mod topics;
+mod topics;
 
 use std::time::Duration;
 
 use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
-    Kind, Ledger, Located, Problem, Setting, Table, Text, contrast, impossible, show_duration,
+    Kind, Ledger, Located, Problem, Setting, Table, Text, Words, contrast, impossible,
+    show_duration,
 };
+pub use rejects::KafkaRejects;
+pub(super) use rejects::read_rejects;
 pub use sasl::{Login, Sasl, Scram};
 pub use topics::{Chosen, Topics};
 
@@ -21,10 +25,8 @@ pub struct KafkaConfig {
     pub brokers: Vec<String>,
     /// The consumer group.
     pub group: String,
-    /// Topics; one that begins with `^` is a regular expression.
-    pub topics: Vec<String>,
-    /// Topics that its dead letters go to, which no regular expression takes.
-    pub never: Vec<String>,
+    /// What is taken.
+    pub topics: Topics,
     /// The name of a static member: a restart within the session's timeout moves no partition.
     pub instance: Option<String>,
     /// How the group shares its partitions out.
@@ -47,11 +49,6 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// Which topics of its cluster are taken.
-    pub fn selection(&self) -> Topics {
-        Topics::new(&self.topics, &self.never)
-    }
-
     /// Whether both may be of one cluster: they ask the same broker first.
     pub fn may_meet(&self, other: &Self) -> bool {
         let place = |broker: &str| {
@@ -74,7 +71,7 @@ impl Settings for KafkaConfig {
     }
 
     fn asked(&self) -> Vec<&str> {
-        self.topics.iter().map(String::as_str).collect()
+        self.topics.all().iter().map(String::as_str).collect()
     }
 
     fn client(&self) -> Option<Client> {
@@ -123,6 +120,25 @@ const SESSION_TIMEOUTS: (Duration, Duration) = (Duration::from_secs(1), Duration
 /// Within this a member has to ask for messages, and to let go of partitions.
 const MAX_POLL_INTERVAL: &str = "max.poll.interval.ms";
 const BROKERS: &str = "the brokers to ask first: `brokers = [\"kafka-1:9092\"]`";
+
+/// What other products call its keys.
+pub(super) static WORDS: Words = Words {
+    foreign: &[
+        ("brokers", "bootstrapservers bootstrapserver seedbrokers broker servers hosts"),
+        ("group", "consumergroup groupid consumergroupid"),
+        ("topics", "topic subscriptions topicpattern"),
+        ("start", "autooffsetreset startfromoldest startoffset offsetreset"),
+        ("options", "librdkafkaoptions properties config"),
+        ("group_instance_id", "instanceid staticmember memberid groupinstance"),
+        ("protocol", "groupprotocol rebalanceprotocol"),
+        ("session_timeout", "sessiontimeoutms"),
+        ("drain_timeout", "rebalancetimeout draintimeoutms"),
+        ("tombstones", "tombstone nullvalues"),
+        ("sasl", "auth authentication username user password credentials aws"),
+        ("max_in_flight", "checkpointlimit prefetch maxpollrecords queuesize"),
+    ],
+    later: &[],
+};
 
 /// Reads what only Kafka sources have.
 pub(super) fn read(
@@ -179,8 +195,7 @@ pub(super) fn read(
         config: KafkaConfig {
             brokers: brokers?.value,
             group: group?.value.value,
-            topics: topics.value.into_iter().map(|topic| topic.value).collect(),
-            never: Vec::new(),
+            topics: Topics::new(topics.value.into_iter().map(|topic| topic.value)),
             instance: instance.map(|id| id.value.value),
             protocol: protocol?.value,
             session_timeout: session?.value,
@@ -315,8 +330,7 @@ pub(crate) mod tests {
         KafkaConfig {
             brokers: vec!["a:1".into(), "b:2".into()],
             group: "g".into(),
-            topics: vec!["t".into()],
-            never: Vec::new(),
+            topics: Topics::new(["t".into()]),
             instance: None,
             protocol: Protocol::Classic,
             session_timeout: SESSION_TIMEOUT,

@@ -2,7 +2,7 @@
 
 use crate::config::Secret;
 use crate::config::api::{Aws, OAuth2, auth};
-use crate::config::reader::{Field, Table};
+use crate::config::reader::{Field, Table, Words};
 
 /// A checked `sasl`.
 #[derive(Clone, Debug)]
@@ -57,8 +57,20 @@ const MECHANISMS: [(&str, Mechanism); 5] = [
 const KEYS: [&str; 7] =
     ["username", "password", "aws", "token_url", "client_id", "client_secret", "scope"];
 
+/// What other products call its keys.
+static WORDS: Words = Words {
+    foreign: &[
+        ("mechanism", "type mechanisms saslmechanism method"),
+        ("username", "user login name"),
+        ("password", "pass passwd pwd secret"),
+        ("aws", "region profile rolearn role"),
+    ],
+    later: &[],
+};
+
 /// Reads a `sasl`.
 pub(super) fn read(mut table: Table<'_>) -> Option<Sasl> {
+    table.knows(&WORDS);
     let kind = match table.choice("mechanism", &MECHANISMS, &[]) {
         Field::Bad => {
             table.ignore_rest();

@@ -7,7 +7,15 @@ use toml::de::DeValue;
 
 use super::overlap::FilterTree;
 use crate::config::reader::{Field, Kind, Ledger, Located, Problem, Table, quoted};
-use crate::route::wildcard::{Spelling, foreign, spelled};
+use crate::route::wildcard::{Spelling, Wildcards, foreign, spelled};
+
+/// Parts the levels of a topic.
+pub(in crate::config) const SEPARATOR: char = '/';
+
+/// How a filter is written. A wildcard in the place of the first level leaves the topics of the broker itself out (MQTT
+/// 4.7.2).
+pub(in crate::config) const SPELLING: Spelling =
+    Spelling::Levels(Wildcards { one: "+", rest: "#", takes_none: true, hidden: Some('$') });
 
 /// One topic filter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,14 +118,14 @@ fn filter<'a>(ledger: &'a Ledger<'a>, value: &'a toml::Spanned<DeValue<'a>>) -> 
         let place = ledger.inside(&span, &text, within);
         return ledger.refuse(Problem::new(kind, Some(place), problem).help(hint));
     }
-    if let Some(within) = foreign(&text.value, '/', Spelling::Filter) {
+    if let Some(within) = foreign(&text.value, SEPARATOR, SPELLING) {
         let word = &text.value[within.clone()];
         let message = match (word, &text.variable) {
             ("^", _) => "a subscription is no regular expression".to_owned(),
             (_, Some(_)) => format!("{} has a wildcard that is none of MQTT", text.shown()),
             (word, None) => format!("{} is no wildcard of MQTT", ledger.quoted(&span, word)),
         };
-        let spelled = spelled(&text.value, '/', Spelling::Filter);
+        let spelled = spelled(&text.value, SEPARATOR, SPELLING);
         let write = spelled.filter(|_| text.is_shown());
         let write = write.map_or(String::new(), |filter| format!(": write `{filter}`"));
         let hint = format!("`+` takes one level, `#` at the end all that remain{write}");

@@ -9,11 +9,12 @@ use super::Secret;
 use super::common::{Client, Common, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
-    Field, Kind, Ledger, Located, Problem, Setting, Table, Text, contrast, impossible,
+    Field, Kind, Ledger, Located, Problem, Setting, Table, Text, Words, contrast, impossible,
     show_duration, show_size,
 };
 use filter::{FILTERS, Filter, filters, overlapping, qos};
 pub use filter::{LONGEST_STRING, Qos, Subscription};
+pub(super) use filter::{SEPARATOR, SPELLING};
 pub use overlap::FilterTree;
 
 /// `type = "mqtt"`.
@@ -85,6 +86,30 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const MAX_PACKET_SIZE: u64 = 300_000;
 /// The largest packet MQTT knows: a remaining length of 268,435,455 and its header.
 const LARGEST_PACKET: u64 = 268_435_460;
+
+/// What other products call its keys, and those of a later version.
+pub(super) static WORDS: Words = Words {
+    foreign: &[
+        (
+            "url",
+            "broker brokers host address endpoint uri server servers brokerurl hostname addr serverurl",
+        ),
+        ("subscriptions", "topics topic filters subscribe subscription topicfilters topicfilter"),
+        ("username", "user login"),
+        ("password", "pass passwd pwd"),
+        ("client_id", "id client clientname"),
+        ("qos", "qoslevel qualityofservice defaultqos"),
+        ("keep_alive", "keepaliveinterval heartbeat pinginterval"),
+        ("version", "protocolversion mqttversion"),
+        ("session_expiry", "sessionexpiryinterval sessiontimeout cleansession cleanstart"),
+        ("max_packet_size", "maximumpacketsize maxmessagesize messagesizelimit"),
+        (
+            "max_in_flight",
+            "receivemaximum maxinflightmessages prefetch prefetchcount maxoutstanding",
+        ),
+    ],
+    later: &["share", "retained", "aws"],
+};
 
 /// Reads what only MQTT sources have.
 pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttConfig>> {

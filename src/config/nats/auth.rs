@@ -1,7 +1,7 @@
 //! `auth` of a source over NATS: who the bridge is to the server.
 
 use crate::config::Secret;
-use crate::config::reader::{Kind, Located, Problem, Table, listed};
+use crate::config::reader::{Kind, Located, Problem, Table, Words, listed};
 
 /// A checked `auth`.
 #[derive(Clone, Debug)]
@@ -25,8 +25,21 @@ const WAYS: &str = "`{ token }`, `{ user, password }`, `{ nkey }` or `{ creds_fi
 
 const KEYS: [&str; 5] = ["token", "user", "password", "nkey", "creds_file"];
 
+/// What other products call its keys.
+static WORDS: Words = Words {
+    foreign: &[
+        ("token", "authtoken accesstoken bearer"),
+        ("user", "username login name"),
+        ("password", "pass passwd pwd secret"),
+        ("nkey", "seed nkeyseed nkeyfile key"),
+        ("creds_file", "creds credentials credentialsfile usercredentials credsfile jwt file"),
+    ],
+    later: &[],
+};
+
 /// Reads an `auth`.
 pub(super) fn read(mut table: Table<'_>) -> Option<Auth> {
+    table.knows(&WORDS);
     let ledger = table.ledger;
     let token = table.secret("token").optional();
     let user = table.filled("user").optional();

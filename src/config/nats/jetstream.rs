@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::connection::{self, Connection, name, place};
 use super::subjects;
 use crate::config::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls};
-use crate::config::reader::{Kind, Problem, Table, show_duration};
+use crate::config::reader::{Kind, Problem, Table, Words, show_duration};
 
 /// A checked `type = "jetstream"`.
 #[derive(Clone, Debug)]
@@ -73,6 +73,26 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 
 /// A third of it has to be long enough for the server to hear that a message is worked on.
 const SHORTEST_ACK_WAIT: Duration = Duration::from_secs(2);
+
+/// What other products call its keys.
+pub(in crate::config) static WORDS: Words = Words {
+    foreign: &[
+        ("servers", "url urls server address addresses hosts natsurl uri brokers"),
+        ("subjects", "subject topics topic subscriptions filters filtersubjects filtersubject"),
+        (
+            "auth",
+            "token user username password pass nkey nkeyfile creds credsfile credentials credentialsfile jwt authentication",
+        ),
+        ("tls_first", "handshakefirst tlshandshakefirst"),
+        ("stream", "streamname"),
+        ("durable", "consumer durablename consumername name queue group consumergroup"),
+        ("deliver", "deliverpolicy start startfrom autooffsetreset"),
+        ("ack_wait", "ackwaitms acktimeout visibilitytimeout"),
+        ("consumers", "replicas shared members"),
+        ("max_in_flight", "maxackpending prefetch batch batchsize fetchsize"),
+    ],
+    later: &[],
+};
 
 /// Reads what only `JetStream` sources have.
 pub(in crate::config) fn read(

@@ -3,13 +3,17 @@
 mod auth;
 mod connection;
 pub(super) mod jetstream;
+mod rejects;
 mod subjects;
 
 use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls};
-use super::reader::{Kind, Problem, Table};
+use super::reader::{Kind, Problem, Table, Words};
 pub use auth::Auth;
 pub use connection::Connection;
 pub use jetstream::{Consumers, Deliver, JetStreamConfig};
+pub use rejects::SubjectRejects;
+pub(super) use rejects::read_rejects;
+pub(super) use subjects::{SEPARATOR, SPELLING};
 pub use subjects::{is_subject, overlaps, takes};
 
 /// A checked `type = "nats"`: core NATS, which keeps nothing for anybody.
@@ -47,6 +51,22 @@ impl Settings for NatsConfig {
         None
     }
 }
+
+/// What other products call its keys.
+pub(super) static WORDS: Words = Words {
+    foreign: &[
+        ("servers", "url urls server address addresses hosts natsurl uri brokers"),
+        ("subjects", "subject topics topic subscriptions filters filtersubjects filtersubject"),
+        (
+            "auth",
+            "token user username password pass nkey nkeyfile creds credsfile credentials credentialsfile jwt authentication",
+        ),
+        ("tls_first", "handshakefirst tlshandshakefirst"),
+        ("queue", "queuegroup group deliverygroup consumergroup"),
+        ("max_in_flight", "pendinglimit pendinglimits subscriptioncapacity prefetch"),
+    ],
+    later: &[],
+};
 
 /// Reads what only sources of core NATS have.
 pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<NatsConfig>> {

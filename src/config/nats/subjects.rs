@@ -5,7 +5,14 @@ use std::ops::Range;
 
 use crate::config::mqtt::FilterTree;
 use crate::config::reader::{Kind, Ledger, Located, Problem, Text};
-use crate::route::wildcard::{Spelling, foreign, spelled};
+use crate::route::wildcard::{Spelling, Wildcards, foreign, spelled};
+
+/// Parts the levels of a subject.
+pub(in crate::config) const SEPARATOR: char = '.';
+
+/// How a subject is written that takes several.
+pub(in crate::config) const SPELLING: Spelling =
+    Spelling::Levels(Wildcards { one: "*", rest: ">", takes_none: false, hidden: None });
 
 /// What to write.
 pub(super) const HINT: &str = "what to take: `subjects = [\"orders.*\"]`";
@@ -111,14 +118,14 @@ fn subject(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<String> {
         let place = ledger.inside(span, text, within);
         ledger.refuse(Problem::new(Kind::BadValue, Some(place), message).help(hint))
     };
-    if let Some(within) = foreign(&text.value, '.', Spelling::Subject) {
+    if let Some(within) = foreign(&text.value, SEPARATOR, SPELLING) {
         let word = &text.value[within.clone()];
         let message = match (word, &text.variable) {
             ("^", _) => "a subject is no regular expression".to_owned(),
             (_, Some(_)) => format!("{} has a wildcard that is none of NATS", text.shown()),
             (word, None) => format!("{} is no wildcard of NATS", ledger.quoted(span, word)),
         };
-        let write = spelled(&text.value, '.', Spelling::Subject).filter(|_| text.is_shown());
+        let write = spelled(&text.value, SEPARATOR, SPELLING).filter(|_| text.is_shown());
         let write = write.map_or(String::new(), |subject| format!(": write `{subject}`"));
         let hint = format!("`*` takes one level, `>` at the end all that remain{write}");
         return refuse(within, message, &hint);

@@ -11,7 +11,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::ledger::{Ledger, Located};
 use super::problem::{Kind, Problem, is_known, listed};
-use super::{synonyms, syntax};
+use super::synonyms::{self, NO_WORDS, Words};
+use super::syntax;
 
 /// A table whose keys are taken out.
 pub(crate) struct Table<'a> {
@@ -21,6 +22,8 @@ pub(crate) struct Table<'a> {
     /// Its header, or all of an inline table.
     pub(crate) span: Range<usize>,
     pub(crate) section: &'static str,
+    /// What it knows beside the words of its section.
+    words: &'static Words,
     entries: Vec<Entry<'a>>,
     /// Keys that a reader asked for: the known ones.
     asked: Vec<&'static str>,
@@ -74,12 +77,17 @@ impl<'a> Table<'a> {
         let mut entries: Vec<_> = entries.collect();
         entries.sort_by_key(|entry| entry.key_span.start);
         let (asked, missing) = (Vec::new(), Vec::new());
-        Self { ledger, title, span, section, entries, asked, missing }
+        Self { ledger, title, span, section, words: &NO_WORDS, entries, asked, missing }
     }
 
     /// From here on the words of another section are known.
     pub(crate) fn becomes(&mut self, section: &'static str) {
         self.section = section;
+    }
+
+    /// From here on it has words of its own.
+    pub(crate) fn knows(&mut self, words: &'static Words) {
+        self.words = words;
     }
 
     /// What `type` says, right or wrong.
@@ -89,8 +97,11 @@ impl<'a> Table<'a> {
 
     /// Whether a key that is still there was probably meant to be `word`.
     pub(crate) fn means(&self, word: &str) -> bool {
-        let meant = |entry: &Entry<'_>| synonyms::meant(self.section, entry.key, &self.asked);
-        self.entries.iter().any(|entry| meant(entry) == Some(word))
+        self.entries.iter().any(|entry| self.meant(entry.key) == Some(word))
+    }
+
+    fn meant(&self, key: &str) -> Option<&'static str> {
+        synonyms::meant_by(self.section, self.words, key, &self.asked)
     }
 
     /// Takes a key out.
@@ -137,10 +148,20 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Ignores the remaining keys.
+    /// Whether a key is there.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|entry| entry.key == key)
+    }
+
+    /// Ignores the remaining keys, and what is missing.
     pub(crate) fn ignore_rest(&mut self) {
-        self.entries.clear();
+        self.forget_rest();
         self.missing.clear();
+    }
+
+    /// Ignores the remaining keys.
+    pub(crate) fn forget_rest(&mut self) {
+        self.entries.clear();
     }
 
     /// Everything that is left, for a table whose keys are names.
@@ -151,13 +172,13 @@ impl<'a> Table<'a> {
 
     /// Reports keys of a later version, unknown ones, and what is missing.
     pub(crate) fn finish(mut self) {
-        let later = synonyms::later(self.section);
+        let later = synonyms::later(self.section).iter();
         let mut meant = Vec::new();
         for entry in self.rest() {
             let place = Some(entry.key_span.clone());
             let key = self.ledger.quoted(&entry.key_span, entry.key);
-            let word = synonyms::meant(self.section, entry.key, &self.asked);
-            if later.contains(&entry.key) {
+            let word = self.meant(entry.key);
+            if later.clone().chain(self.words.later).any(|later| *later == entry.key) {
                 let message = format!("{key} is not in this version");
                 self.ledger.report(
                     Problem::new(Kind::NotInThisVersion, place, message).help(

@@ -1,6 +1,7 @@
 //! The keys of a source with `type = "sqs"`.
 
 mod queue;
+mod rejects;
 mod unwrap;
 
 use std::time::Duration;
@@ -8,10 +9,13 @@ use std::time::Duration;
 use super::api::{Aws, auth};
 use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls, TlsChoice};
 use super::reader::{
-    Field, Kind, Located, Problem, Reported, Setting, Table, contrast, impossible, show_duration,
+    Field, Kind, Located, Problem, Reported, Setting, Table, Words, contrast, impossible,
+    show_duration,
 };
 pub use queue::Queue;
-pub(super) use queue::{FORM, endpoint};
+use queue::{FORM, endpoint};
+pub use rejects::SqsRejects;
+pub(super) use rejects::read_rejects;
 pub use unwrap::Envelope;
 
 /// `type = "sqs"`.
@@ -39,16 +43,6 @@ pub struct SqsConfig {
     pub grace: Duration,
 }
 
-impl SqsConfig {
-    /// Whether it takes what is sent to a queue by way of `endpoint`.
-    pub fn reads(&self, queue: &Queue, endpoint: &str) -> bool {
-        // By the same way, the path is all that tells.
-        let same_way = self.endpoint == endpoint
-            && (&self.queue.account, &self.queue.name) == (&queue.account, &queue.name);
-        same_way || self.queue.may_be(queue)
-    }
-}
-
 impl Settings for SqsConfig {
     fn max_payload(&self) -> usize {
         MAX_PAYLOAD
@@ -60,6 +54,10 @@ impl Settings for SqsConfig {
 
     fn asked(&self) -> Vec<&str> {
         vec![&self.queue.name]
+    }
+
+    fn leave_rejects(&mut self) {
+        self.needs_redrive = true;
     }
 
     fn client(&self) -> Option<Client> {
@@ -76,6 +74,24 @@ const RECEIVERS: u32 = 2;
 const MOST_RECEIVERS: u32 = 64;
 /// Where the file's own could not be read.
 const GRACE: Duration = Duration::from_secs(25);
+
+/// What other products call its keys.
+pub(super) static WORDS: Words = Words {
+    foreign: &[
+        ("queue", "queueurl url queuename name arn queuearn topic topics"),
+        ("aws", "region profile awsregion awsprofile rolearn role externalid credentials auth"),
+        ("endpoint", "endpointurl host address customendpoint"),
+        ("wait_time", "waittimeseconds waitseconds pollsecs longpolling longpoll polltimeout"),
+        (
+            "visibility_timeout",
+            "visibilitytimeoutseconds visibilitytimeoutsecs visibility messagetimeout lease ackwait",
+        ),
+        ("receivers", "pollers consumers workers concurrency clientconcurrency"),
+        ("unwrap", "rawmessagedelivery envelope sns decode format"),
+        ("max_in_flight", "maxoutstandingmessages maxoutstanding maxmessages prefetch"),
+    ],
+    later: &[],
+};
 
 /// Reads what only SQS sources have.
 pub(super) fn read(
@@ -129,7 +145,7 @@ pub(super) fn read(
 }
 
 /// Reads `aws`, with the region of the queue's URL where none is named.
-pub(super) fn aws(table: &mut Table<'_>, queue: Option<&Located<Queue>>) -> Option<Aws> {
+fn aws(table: &mut Table<'_>, queue: Option<&Located<Queue>>) -> Option<Aws> {
     let told = queue.and_then(|queue| {
         Some(auth::Told {
             by: "queue",

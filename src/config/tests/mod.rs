@@ -118,7 +118,7 @@ fn defaults_of_kafka_are_those_of_the_page() {
     assert_eq!((source.limits.messages, source.limits.bytes), (10_000, 64 << 20));
     let SourceKind::Kafka(kafka) = &source.kind else { panic!("{source:?}") };
     assert_eq!(
-        (&*kafka.brokers, &*kafka.topics),
+        (&*kafka.brokers, kafka.topics.all()),
         (&["kafka".to_owned()][..], &["a.b".to_owned()][..])
     );
     assert_eq!((kafka.protocol, kafka.start), (Protocol::Classic, Start::Earliest));
@@ -173,7 +173,10 @@ fn dead_letters_are_kept_out_of_the_regular_expressions_of_their_sources() {
         dead_letter("b", "a")
     );
     let config = good(&text);
-    let never = |at: usize| config.sources[at].kind.kafka().unwrap().never.clone();
+    let never = |at: usize| {
+        let topics = &config.sources[at].kind.kafka().unwrap().topics;
+        topics.choose(["a.rejects", "b.rejects"]).dead_letters
+    };
     assert_eq!((never(0), never(1)), (vec!["a.rejects".into(), "b.rejects".into()], vec![]));
     // Two that read what the other can't publish.
     let circle = format!(

@@ -96,9 +96,16 @@ impl Taker {
                 source = %self.source, stream, durable, in_flight,
                 "the consumer is another one by now; what is in flight may come again"
             );
-            if created && self.config.deliver != Deliver::All {
+            let (delivered, messages) = (self.sequence.newest(), info.num_pending);
+            if created && self.config.deliver == Deliver::All {
                 warn!(
-                    source = %self.source, stream, durable, delivered = self.sequence.newest(),
+                    source = %self.source, stream, durable, delivered, messages,
+                    "the consumer was gone and is made anew; the whole stream comes again, from its oldest message on, as \
+                     `deliver` says: what was published before is published again"
+                );
+            } else if created {
+                warn!(
+                    source = %self.source, stream, durable, delivered,
                     "the consumer was gone and is made anew; what the old one had not delivered is skipped, as `deliver` says"
                 );
             }

@@ -38,10 +38,11 @@ async fn look(
     let (stream, durable) = (&config.stream, &config.durable);
     Ok(match binding.look(&wanted, limits).await? {
         None => {
-            let state = binding.stream().await?.state;
+            // A user who may not ask for the state of the stream can work with a consumer all the same.
+            let state = binding.stream().await.ok().map(|stream| stream.state.messages);
+            let messages = state.map_or(String::new(), |count| format!(" with {count} messages"));
             format!(
-                "the stream `{stream}` with {} messages; the consumer `{durable}` is yet to be created",
-                state.messages
+                "the stream `{stream}`{messages}; the consumer `{durable}` is yet to be created"
             )
         }
         Some(info) => format!(

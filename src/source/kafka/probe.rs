@@ -53,7 +53,7 @@ fn ask(config: &KafkaConfig, tokens: Option<TokenCache>) -> Result<String, Strin
         BaseConsumer::from_config_and_context(&properties, heard).map_err(|error| words(&error))?;
     let deadline = Instant::now() + PATIENCE;
     let metadata = until(config, &client, deadline, || client.fetch_metadata(None, ANSWER))?;
-    let selection = config.selection();
+    let selection = &config.topics;
     let there = counts(&metadata);
     let chosen = selection.choose(there.keys().map(String::as_str));
     let mut positions = TopicPartitionList::new();

@@ -82,7 +82,7 @@ impl Shared {
         let tokens = tokens.map(|tokens| Arc::new(TokenCache::open(tokens)));
         let changed = Arc::new(Notify::new());
         let assignment = Assignment::new(Arc::clone(&room), Arc::clone(&changed), kafka.clone());
-        let selection = config.selection();
+        let selection = config.topics.clone();
         let names = selection.names().iter().map(String::as_str);
         let history = History::new(selection.patterns().chain(names));
         Self {
@@ -198,7 +198,7 @@ impl Shared {
         self.update(|membership| {
             if let Some(topic) = missing {
                 // A topic matched by a regular expression may be deleted: the next refresh drops it.
-                if self.config.topics.contains(&topic.0) {
+                if self.config.topics.names().contains(&topic.0) {
                     membership.missing.insert(topic);
                 }
             } else {

@@ -11,6 +11,10 @@
 //! first brings the message and the others' copies are skipped. Those of a queue group do not overlap: each message
 //! would come by any one of them, and no order between them is known.
 //!
+//! A subscription that the server refuses, at first or when its permissions change, is asked for again, ever more rarely:
+//! a reload of the server may allow it, and tells nobody. The source is not ready until every one is granted; what the
+//! others bring is taken meanwhile.
+//!
 //! Stopping, the subscriptions are ended, what was received by then is taken, and everything in flight finished. What
 //! is on its way in that moment is lost, and counted: async-nats ends a subscription before the server has confirmed it.
 
@@ -26,9 +30,9 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::connection::State;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 use tracing::{error, info};
 
 use super::{Room, Unclean};
@@ -93,10 +97,13 @@ impl NatsSource {
         confirming.spawn(confirm(client.clone(), Arc::clone(&connected), standing));
         let mut alive = interval(ALIVE_EVERY);
         let mut takers = JoinSet::new();
+        let (mut renew, mut again) = (None, None);
         let mut unsaid = false;
         loop {
             if takers.is_empty() && !shutdown.is_draining() {
-                let subscriptions = self.subscribe(&client).await?;
+                let subscriptions = self.subscribe(&client, |_| true).await?;
+                let (renewed, renewals) = mpsc::unbounded_channel();
+                renew = Some(renewed);
                 let taker = Taker {
                     name: self.name.clone(),
                     subscriptions,
@@ -106,12 +113,19 @@ impl NatsSource {
                     account: Arc::clone(&account),
                     waiting: VecDeque::new(),
                 };
-                takers.spawn(taker.run(shutdown.clone(), Arc::clone(&self.standing)));
+                takers.spawn(taker.run(renewals, shutdown.clone(), Arc::clone(&self.standing)));
             }
             tokio::select! {
                 _ = alive.tick() => {
                     self.standing.health().alive();
                     unsaid = self.overlooked(&client, unsaid, &connected);
+                }
+                wait = self.standing.refusal(), if again.is_none() => {
+                    again = Some(Instant::now() + wait);
+                }
+                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
+                    again = None;
+                    self.ask_again(&client, renew.as_ref(), &connected).await?;
                 }
                 Some(ended) = takers.join_next() => match ended {
                     _ if shutdown.is_draining() => break,
@@ -165,17 +179,42 @@ impl NatsSource {
         self.dialer.open(with, told).await.map_err(|_| Unclean("the client could not be made"))
     }
 
-    async fn subscribe(&self, client: &Client) -> Result<Vec<Subscription>, Unclean> {
+    /// Asks for what was refused once more, on the same connection.
+    async fn ask_again(
+        &self,
+        client: &Client,
+        renew: Option<&mpsc::UnboundedSender<Subscription>>,
+        connected: &Notify,
+    ) -> Result<(), Unclean> {
+        let refused = self.standing.asking_again();
+        if let Some(renew) = renew {
+            let subscriptions = self.subscribe(client, |subject| refused.contains(subject)).await?;
+            for subscription in subscriptions {
+                let _ = renew.send(subscription);
+            }
+        }
+        // A connection that came meanwhile has asked for them by itself; this confirms that, too.
+        connected.notify_one();
+        Ok(())
+    }
+
+    /// Asks for those of the subjects that are `wanted`.
+    async fn subscribe(
+        &self,
+        client: &Client,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Subscription>, Unclean> {
         let NatsConfig { subjects, queue, .. } = &self.config;
         let mut subscriptions = Vec::new();
-        for (subject, others) in subjects.iter().zip(overlaps(subjects)) {
+        let all = subjects.iter().zip(overlaps(subjects));
+        for (subject, others) in all.filter(|(subject, _)| wanted(subject)) {
             let subscriber = match queue {
                 None => client.subscribe(subject.clone()).await,
                 Some(queue) => client.queue_subscribe(subject.clone(), queue.clone()).await,
             };
             let subscriber = subscriber.map_err(|_| Unclean("the client is gone"))?;
             let others = others.into_iter().map(|other| subjects[other].clone()).collect();
-            subscriptions.push(Subscription { subscriber, others });
+            subscriptions.push(Subscription { subject: subject.clone(), subscriber, others });
         }
         Ok(subscriptions)
     }
@@ -185,6 +224,9 @@ impl NatsSource {
 async fn confirm(client: Client, connected: Arc<Notify>, standing: Arc<Standing>) {
     loop {
         connected.notified().await;
+        // A complaint that came before the first answer is told by another task, which has its turn before the second:
+        // else a source would be ready for a moment that was refused what it asked for.
+        confirmed(&client).await;
         confirmed(&client).await;
         standing.works();
     }

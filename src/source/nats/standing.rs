@@ -1,20 +1,26 @@
 //! How the connection of a source to NATS stands: told to `/readyz`, to the metrics and to the log.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use crate::backoff::Backoff;
 use crate::config::nats::Connection;
 use crate::health::Part;
 use crate::message::SourceName;
 use crate::metrics::SourceMetrics;
 use crate::nats::{Change, Kind, Trouble};
 use crate::repeats::Repeats;
-use crate::source::reconnect::Reconnect;
+use crate::source::reconnect::{CAP, Reconnect};
 
 /// The same complaint is not said again sooner.
 const SAY_EVERY: Duration = Duration::from_mins(5);
+
+/// The longest first wait before what was refused is asked for again: a reload of the server may allow it.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is known of a connection, and what the source lacks on it.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub(super) struct Standing {
     metrics: SourceMetrics,
     health: Part,
     state: Mutex<State>,
+    /// Something was refused.
+    refusal: Notify,
 }
 
 #[derive(Debug)]
@@ -35,8 +43,15 @@ struct State {
     /// What is told of failures; the waits between them are the client's.
     policy: Reconnect<Kind>,
     complaint: Option<(Trouble, Repeats)>,
-    /// Something that the source needs is not allowed on this connection.
-    refused: bool,
+    /// What the source needs and is not allowed: the subjects, as the server names them.
+    refused: BTreeSet<String>,
+    /// The waits before that is asked for again.
+    again: Backoff,
+    /// It works, or did before something was refused.
+    granted: bool,
+    /// The connection ended, and nobody has said why.
+    cut: bool,
+    cuts: Repeats,
 }
 
 impl Standing {
@@ -48,9 +63,18 @@ impl Standing {
         health: Part,
     ) -> Self {
         let policy = Reconnect::new(Duration::ZERO);
-        let (since, known, complaint, refused) = (None, false, None, false);
-        let state = Mutex::new(State { since, known, policy, complaint, refused });
-        Self { name, config, metrics, health, state }
+        let state = Mutex::new(State {
+            since: None,
+            known: false,
+            policy,
+            complaint: None,
+            refused: BTreeSet::new(),
+            again: Backoff::new(ASK_AGAIN, CAP),
+            granted: true,
+            cut: false,
+            cuts: Repeats::default(),
+        });
+        Self { name, config, metrics, health, state, refusal: Notify::new() }
     }
 
     /// The part of the source, for signs of life.
@@ -65,10 +89,28 @@ impl Standing {
 
     /// The source does its work, unless the connection was lost meanwhile, or something was refused on it.
     pub(super) fn works(&self) {
-        let state = self.state.lock();
-        if state.since.is_some() && !state.refused {
-            self.health.ready();
+        let mut state = self.state.lock();
+        if state.since.is_none() || !state.refused.is_empty() {
+            return;
         }
+        if !state.granted {
+            info!(source = %self.name, "the server grants what it refused");
+        }
+        state.granted = true;
+        state.again.reset();
+        self.metrics.connected.set(1);
+        self.health.ready();
+    }
+
+    /// Waits until something is refused; how long to wait before it is asked for again.
+    pub(super) async fn refusal(&self) -> Duration {
+        self.refusal.notified().await;
+        self.state.lock().again.next_wait()
+    }
+
+    /// The subjects that were refused, which are asked for again now: whatever is refused from here on is new.
+    pub(super) fn asking_again(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.state.lock().refused)
     }
 
     /// Something became of the connection.
@@ -80,11 +122,13 @@ impl Standing {
                 self.metrics.connected.set(0);
                 let complaint = state.complaint.take().map(|(trouble, _)| trouble);
                 let complaint = complaint.filter(|trouble| trouble.kind != Kind::Permission);
+                state.cut = complaint.is_none();
                 let trouble = complaint.unwrap_or_else(Trouble::closed);
                 let held = state.since.take().map(|since| since.elapsed());
                 self.failed(&mut state, &trouble, held, "trying again");
             }
             Change::Failed { server, trouble, wait } => {
+                state.cut = false;
                 let next = format!("{server}; next try in {wait:.1?}");
                 self.failed(&mut state, trouble, None, &next);
             }
@@ -103,9 +147,21 @@ impl Standing {
             self.metrics.reconnects.inc();
         }
         (state.known, state.since) = (true, Some(Instant::now()));
-        (state.complaint, state.refused) = (None, false);
+        state.complaint = None;
+        state.refused.clear();
         self.health.not_ready("connected; waiting for the server to confirm what was asked for");
         info!(source = %self.name, "connected");
+        // The client ends the connection when it can't read what comes, and tells nobody.
+        if std::mem::take(&mut state.cut)
+            && let Some(times) = state.cuts.again(SAY_EVERY, Instant::now())
+        {
+            let hint = "look for who publishes such headers: names are ASCII without blanks";
+            warn!(
+                source = %self.name, times, hint,
+                "the connection ended, and a server was there at once; if none was restarted, a message came whose \
+                 headers can't be read: it is lost, with what came behind it until now"
+            );
+        }
     }
 
     fn failed(&self, state: &mut State, trouble: &Trouble, held: Option<Duration>, next: &str) {
@@ -127,10 +183,18 @@ impl Standing {
         }
         state.complaint = Some((trouble.clone(), repeats));
         if trouble.kind == Kind::Permission && state.since.is_some() {
-            state.refused = true;
+            state.refused.insert(subject(&trouble.what).to_owned());
+            state.granted = false;
+            self.metrics.connected.set(0);
             self.health.not_ready(trouble.in_words(&self.config));
+            self.refusal.notify_one();
         }
     }
+}
+
+/// The subject in `Permissions Violation for Subscription to "a.*"`, or all of it.
+fn subject(words: &str) -> &str {
+    words.split('"').nth(1).unwrap_or(words)
 }
 
 #[cfg(test)]
@@ -195,6 +259,16 @@ mod tests {
         standing.changed(&Change::Complaint(Trouble::of_words(words)));
         standing.works();
         assert!(missing(&health).starts_with("Permissions Violation for Subscription to \"a\""));
+        assert_eq!(standing.metrics.connected.get(), 0, "nothing is consumed");
+        // Asked for again, it is refused again, and then no more.
+        assert_eq!(standing.asking_again(), BTreeSet::from(["a".to_owned()]));
+        standing.changed(&Change::Complaint(Trouble::of_words(words)));
+        standing.works();
+        assert!(missing(&health).starts_with("Permissions Violation"));
+        assert_eq!(standing.asking_again().len(), 1);
+        standing.works();
+        assert_eq!((missing(&health), standing.metrics.connected.get()), (String::new(), 1));
+        standing.changed(&Change::Complaint(Trouble::of_words(words)));
         // The next server may allow it.
         standing.changed(&Change::Lost);
         standing.changed(&Change::Connected);

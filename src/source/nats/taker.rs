@@ -17,6 +17,7 @@ use async_nats::{HeaderMap, Statistics, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{coop::unconstrained, yield_now};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -59,6 +60,7 @@ pub(super) struct Taker {
 
 /// What is asked for, and what comes of it.
 pub(super) struct Subscription {
+    pub(super) subject: String,
     pub(super) subscriber: Subscriber,
     /// Subjects of other subscriptions that bring their own copy of a message.
     pub(super) others: Vec<String>,
@@ -97,8 +99,14 @@ impl Account {
 }
 
 impl Taker {
-    /// Takes until every subscription has ended, as it has them do when the drain begins; hands everything over.
-    pub(super) async fn run(mut self, shutdown: Shutdown, standing: Arc<Standing>) {
+    /// Takes until every subscription has ended, as it has them do when the drain begins; hands everything over. Each of
+    /// `renewed` takes the place of one that the server has refused.
+    pub(super) async fn run(
+        mut self,
+        mut renewed: UnboundedReceiver<Subscription>,
+        shutdown: Shutdown,
+        standing: Arc<Standing>,
+    ) {
         let mut tell = Instant::now() + TELL_EVERY;
         let mut end = None;
         loop {
@@ -116,11 +124,15 @@ impl Taker {
                 Some(end) if now >= end => self.leave().await,
                 _ => {}
             }
+            while let Some(one) = renewed.try_recv().ok().filter(|_| end.is_none()) {
+                self.renew(one);
+            }
             if self.waiting.is_empty() {
                 // What is there is taken at once: a budget of turns would leave it in the client's queues.
                 let more = unconstrained(poll_fn(|context| self.poll(context)));
                 tokio::select! {
                     more = more => if !more { return },
+                    Some(one) = renewed.recv(), if end.is_none() => self.renew(one),
                     () = sleep_until(tell) => {}
                     () = shutdown.drain(), if end.is_none() => {}
                 }
@@ -130,6 +142,14 @@ impl Taker {
                 yield_now().await;
             }
             self.hand_over();
+        }
+    }
+
+    /// What the old one has brought was taken before: its queue was looked at last.
+    fn renew(&mut self, one: Subscription) {
+        match self.subscriptions.iter_mut().find(|old| old.subject == one.subject) {
+            Some(old) => *old = one,
+            None => self.subscriptions.push(one),
         }
     }
 

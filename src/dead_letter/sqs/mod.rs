@@ -14,14 +14,16 @@ use std::time::Duration;
 use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
 use tokio::time::timeout;
 
+mod letter;
+
 use super::left::Left;
-use super::letter::{Letter, TEXT, batches, letters};
 use super::{Record, Target, WriteError};
 use crate::aws::sqs::{Call, Failed, Kind, Settings, Sqs, Trouble, failed};
 use crate::aws::{AwsError, Source};
-use crate::config::SqsRejects;
 use crate::config::sqs::Queue;
+use crate::config::sqs::SqsRejects;
 use crate::error_chain::printable;
+use letter::{Letter, TEXT, batches, letters};
 
 /// The timeout of a call.
 const ANSWER: Duration = Duration::from_secs(10);

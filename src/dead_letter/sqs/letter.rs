@@ -19,9 +19,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::Record;
-use super::record::line;
 use crate::aws::sqs::BATCH;
+use crate::dead_letter::Record;
+use crate::dead_letter::record::line;
 
 /// A record, or a part of one, as a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
