@@ -17,8 +17,8 @@
 //! the connection. To know, requests are put between them whose answer tells (*marks*: an UNSUBSCRIBE of
 //! what nobody is subscribed to).
 //!
-//! What overlaps is subscribed to so that one copy of a message counts ([`identifiers`]); what is refused
-//! is asked again ([`subscriptions`]); what ends a connection is put into words ([`diagnosis`]).
+//! What overlaps is subscribed to so that one copy of a message counts, and what is refused is
+//! asked again ([`subscriptions`]); what ends a connection is put into words ([`diagnosis`]).
 //!
 //! Not here: QoS 2, the WebSocket transport, shared subscriptions.
 //!
@@ -48,7 +48,6 @@
 mod client;
 mod diagnosis;
 mod generation;
-mod identifiers;
 mod lingering;
 mod overflow;
 mod pace;

@@ -2,19 +2,21 @@
 //!
 //! What is refused is asked again, since an access list can change. Filters that meet no other are asked
 //! for in pieces as large as AWS takes them; those that overlap one by one, if the broker has
-//! [identifiers](super::identifiers), and the one that counts most first. A copy counts under the
+//! [identifiers], and the one that counts most first. A copy counts under the
 //! subscription of the highest QoS that was granted, and of equal ones the first of the configuration.
 //! When a grant changes that, the subscriptions concerned are made anew under a true identifier: first
 //! those that stand back for one that does not count more any longer, so that there are never two, each
 //! of which stands back for the other.
 
+mod identifiers;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::identifiers::{Identifiers, Meaning};
 use crate::backoff::Backoff;
 use crate::config::mqtt::{Qos, Subscription};
+use identifiers::{Identifiers, Meaning};
 
 /// AWS takes no more filters in a SUBSCRIBE (a quota of `IoT Core`).
 const FILTERS_AT_ONCE: usize = 8;
@@ -406,5 +408,4 @@ impl State {
 }
 
 #[cfg(test)]
-#[path = "subscriptions_tests.rs"]
 mod tests;
