@@ -28,6 +28,10 @@ pub trait Settings {
     fn at_most_once(&self) -> Option<&'static str> {
         None
     }
+    /// Whether its messages can have a key.
+    fn has_keys(&self) -> bool {
+        false
+    }
     /// Whose connection no other may have: two of them would push one another out for ever.
     fn client(&self) -> Option<Client>;
 }

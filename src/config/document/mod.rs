@@ -74,10 +74,13 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         .into_iter()
         .map(|(name, table)| source::read(name, table, &dead_letter_names, grace.as_ref()))
         .collect();
+    let keyless = sources.iter().flatten().filter(|read| !read.config.kind.settings().has_keys());
+    let keyless = keyless.map(|read| read.config.name.clone()).collect();
     let known = route::Known {
         sources: &source_names,
         separators: &separators,
         keep_rejects: &keep_rejects,
+        keyless: &keyless,
         apis: &api_names,
         dead_letters: &dead_letter_names,
     };

@@ -62,6 +62,11 @@ impl Settings for SqsConfig {
         vec![&self.queue.name]
     }
 
+    fn has_keys(&self) -> bool {
+        // The message group.
+        self.queue.is_fifo()
+    }
+
     fn client(&self) -> Option<Client> {
         // Replicas share a queue; nobody has a name at it.
         None
