@@ -309,6 +309,7 @@ mod tests {
             payload: payload.into(),
             order: Some(topic.as_bytes().into()),
             published: None,
+            expires: None,
             coordinates: Coordinates::default(),
         }
     }
