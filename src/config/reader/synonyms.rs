@@ -6,7 +6,7 @@ pub(crate) fn later(section: &str) -> &'static [&'static str] {
     match section {
         "" => &["cost", "test"],
         "api" => &["linger"],
-        "mqtt" => &["share", "retained", "aws"],
+        "mqtt" => &["aws"],
         "route" => &["jq", "conflate", "max_age"],
         _ => &[],
     }
