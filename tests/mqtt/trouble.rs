@@ -186,7 +186,7 @@ async fn a_broker_that_makes_no_sense_is_named_and_not_asked_at_full_speed() {
         ("packet id 7 to two messages", twice, true),
         ("acket", zero, true),
         ("without a topic", nameless, true),
-        ("QoS", qos_3, true),
+        ("malformed", qos_3, true),
         ("", vec![0xff; 64], true),
         // Of a message that is done by now: answered, as the protocol has it.
         ("", unasked_pubrel, false),
@@ -274,5 +274,26 @@ async fn what_is_repeated_over_the_same_connection_is_answered_once() {
     bridge.nothing_in_flight().await;
     assert_eq!(ledger.len(), 2, "it was published again");
     assert_eq!(bridge.metric("source_copies_skipped_total{source=\"plant\"}").await, 2.0);
+    assert_eq!(connects(&broker), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_a_broker_abbreviates_is_spelled_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    let broker = Scripted::start(welcome).await;
+    let setup = Setup::new(&emulator.endpoint, broker.port, "", "", "");
+    let bridge = setup.start_ready().await;
+    // The first is the topic and its alias, 1; the second the alias alone.
+    for (id, topic) in [(1, "plant/a/data"), (2, "")] {
+        let payload = format!("{{\"id\":{id}}}");
+        let length = [0, topic.len() as u8];
+        let alias = [3, 0x23, 0, 1];
+        let body = [&length[..], topic.as_bytes(), &[0, id], &alias, payload.as_bytes()].concat();
+        broker.say([&[0x32, body.len() as u8][..], &body].concat());
+    }
+    ledger.has_ids(2, PATIENCE).await;
+    bridge.nothing_in_flight().await;
+    assert!(ledger.read().iter().all(|accepted| accepted.channel == "/plant/a"));
     assert_eq!(connects(&broker), 1);
 }

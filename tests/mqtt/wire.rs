@@ -155,6 +155,7 @@ async fn either_side_asleep_for_a_while_loses_nothing() {
             let load = Load::start_exactly_once(mosquitto.port, 300, 10, round as u64 * 1_000_000);
             let before = ledger.len();
             ledger.reaches(before + 100, PATIENCE).await;
+            bridge.metric_is("source_connected{source=\"plant\"}", |v| v == 1.0).await;
             signal(pid, "STOP");
             match round {
                 // The broker gives the connection up.
@@ -169,6 +170,7 @@ async fn either_side_asleep_for_a_while_loses_nothing() {
                 _ => tokio::time::sleep(Duration::from_millis(500)).await,
             }
             signal(pid, "CONT");
+            bridge.ready().await;
             let before = ledger.len();
             ledger.reaches(before + 100, PATIENCE).await;
             count += load.stop().await;
