@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use smol_str::SmolStr;
@@ -38,6 +38,9 @@ pub struct Message {
     pub order: Option<OrderKey>,
     /// When it was published, where the broker tells.
     pub published: Option<SystemTime>,
+    /// When it is of no use any more, where its publisher says so: an event of it that has not been sent by then
+    /// is dropped.
+    pub expires: Option<Instant>,
     /// Where it stands at the broker.
     pub coordinates: Coordinates,
 }
@@ -172,6 +175,7 @@ pub(crate) mod tests {
             payload: payload.into(),
             order: None,
             published: None,
+            expires: None,
             coordinates: Coordinates::default(),
         }
     }

@@ -64,6 +64,9 @@ macro_rules! at_most_once {
 contract! {
     mqtt_5: Mqtt, "version = 5";
     mqtt_3: Mqtt, "version = 3";
+    mqtt_5_qos_2: Mqtt, "version = 5\nqos = 2";
+    mqtt_3_qos_2: Mqtt, "version = 3\nqos = 2";
+    mqtt_5_shared: Mqtt, "version = 5\nshare = \"group\"";
     kafka: OfKafka, "session_timeout = \"6s\"\ndrain_timeout = \"2s\"\ngroup_instance_id = \"one\"";
     jetstream: JetStream, "";
     kafka_by_the_broker: OfKafka, "protocol = \"consumer\"\ndrain_timeout = \"2s\"";

@@ -97,6 +97,7 @@ pub async fn load(words: &[&str]) {
                 payload: payloads[pick(payloads.len())].clone(),
                 order: Some((id % 5_000).to_le_bytes()[..].into()),
                 published: None,
+                expires: None,
                 coordinates: Coordinates::default(),
             };
             intake.submit(Delivery::new(message, settlement));

@@ -30,6 +30,10 @@ pub trait Settings {
     }
     /// A route leaves rejects to the broker.
     fn leave_rejects(&mut self) {}
+    /// Whether its messages can have a key.
+    fn has_keys(&self) -> bool {
+        false
+    }
     /// Whose connection no other may have: two of them would push one another out for ever.
     fn client(&self) -> Option<Client>;
 }

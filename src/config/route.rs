@@ -14,6 +14,8 @@ use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
 /// The tables that a route may refer to.
 pub(super) struct Known<'a> {
     pub(super) sources: &'a Homes<'a>,
+    /// Those whose messages never have a key.
+    pub(super) keyless: &'a BTreeSet<SourceName>,
     pub(super) apis: &'a Names,
     pub(super) dead_letters: &'a Names,
 }
@@ -74,12 +76,15 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         }
         Err(_) => named,
     };
-    let channels =
-        table.strings("channel").then(|texts| channels(ledger, &texts.value, captures.as_deref()));
+    let keyless = |name: &&SourceName| known.keyless.contains(*name);
+    let keyless = from.as_ref().and_then(|from| from.value.iter().find(keyless));
+    let channels = table
+        .strings("channel")
+        .then(|texts| channels(ledger, &texts.value, captures.as_deref(), keyless));
     let channel_hint = "where its events go: `channel = \"/plant/{site}\"`";
     let channels = table.require("channel", channels, channel_hint);
     let api = api(&mut table, known.apis);
-    let order = order(&mut table, captures.as_deref());
+    let order = order(&mut table, captures.as_deref(), keyless);
     let strict_order = table.boolean("strict_order").or(false);
     let give_up_after = table.integer("give_up_after", 1..=MOST_TRIES).or(TRIES);
     let keeps = |name: &&SourceName| {
@@ -137,6 +142,7 @@ fn channels(
     ledger: &Ledger<'_>,
     texts: &[Located<Text>],
     captures: Option<&[Capture]>,
+    keyless: Option<&SourceName>,
 ) -> Option<Vec<Template>> {
     twice(ledger, "channel", texts);
     // With a pattern that can't be read, every name in a template would seem unknown.
@@ -144,9 +150,10 @@ fn channels(
     let parsed: Vec<_> = texts
         .iter()
         .map(|text| {
-            Template::channel(&text.value.value, captures)
+            let template = Template::channel(&text.value.value, captures)
                 .map_err(|fault| report(ledger, &text.value, &text.span, fault))
-                .ok()
+                .ok()?;
+            has_its_key(ledger, text, &template, keyless).then_some(template)
         })
         .collect();
     parsed.into_iter().collect()
@@ -171,19 +178,44 @@ fn api(table: &mut Table<'_>, apis: &Names) -> Option<Arc<str>> {
     }
 }
 
-fn order(table: &mut Table<'_>, captures: Option<&[Capture]>) -> Option<OrderBy> {
+fn order(
+    table: &mut Table<'_>,
+    captures: Option<&[Capture]>,
+    keyless: Option<&SourceName>,
+) -> Option<OrderBy> {
     let ledger = table.ledger;
     let order = table.filled("order_by").then(|text| {
-        let Located { value: text, span } = text;
-        if text.value == "none" {
+        if text.value.value == "none" {
             return Some(OrderBy::Nothing);
         }
-        Template::free_text(&text.value, captures?)
-            .map_err(|fault| report(ledger, &text, &span, fault))
-            .map(OrderBy::Template)
-            .ok()
+        let template = Template::free_text(&text.value.value, captures?)
+            .map_err(|fault| report(ledger, &text.value, &text.span, fault))
+            .ok()?;
+        let good = has_its_key(ledger, &text, &template, keyless);
+        good.then_some(OrderBy::Template(template))
     });
     Some(order.or(OrderBy::Source)?.value)
+}
+
+/// Reports a template that needs a key, where a source of the route has none to give: every message of it would
+/// be rejected.
+fn has_its_key(
+    ledger: &Ledger<'_>,
+    text: &Located<Text>,
+    template: &Template,
+    keyless: Option<&SourceName>,
+) -> bool {
+    const KEY: &str = "{key}";
+    let Some(source) = keyless.filter(|_| template.names_key()) else { return true };
+    let at = text.value.value.find(KEY).unwrap_or_default();
+    let place = ledger.inside(&text.span, &text.value, at..at + KEY.len());
+    let message = format!("`{KEY}` has no value: messages of {} have no key", quoted(source));
+    let problem = Problem::new(Kind::Impossible, Some(place), message);
+    ledger.report(problem.help(
+        "Kafka and FIFO queues of SQS have keys; capture a part of `topic` by a name of your own, or take a \
+         field: `{json.id}`",
+    ));
+    false
 }
 
 /// `keeps` is a source of the route whose broker does nothing for what can't be published.

@@ -16,6 +16,7 @@ fn record(payload: impl Into<Bytes>) -> Record {
         topic: Topic::new("a/b", '/'),
         headers: vec![("h".into(), Bytes::from_static(b"v"))],
         order: Some(b"a/b"[..].into()),
+        expires: None,
         coordinates: Coordinates::Named(vec![("qos".into(), "1".into())]),
         ..message(payload)
     };

@@ -111,6 +111,7 @@ pub fn parse(text: &[u8], separator: impl Fn(&str) -> char) -> Result<Kept, NoRe
         payload,
         order,
         published,
+        expires: None,
         coordinates: line.coordinates()?,
     };
     Ok(Kept {
@@ -252,6 +253,7 @@ mod tests {
                 headers,
                 payload,
                 published: published.map(|(s, n)| UNIX_EPOCH + Duration::new(s, n)),
+                expires: None,
                 coordinates: Coordinates::Named(
                     coordinates.into_iter().map(|(n, v)| (n.into(), v)).collect(),
                 ),

@@ -88,10 +88,7 @@ impl Metrics {
                 "source_rewinds",
                 "Partitions read again from a message that was given back",
             ),
-            tombstones: counter(
-                "source_tombstones",
-                "Messages without a payload that were skipped",
-            ),
+            tombstones: self.tombstones(&labels),
             starts: Starts {
                 beginning: start("beginning"),
                 since: start("subscription"),

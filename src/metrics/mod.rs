@@ -6,6 +6,7 @@
 
 mod jetstream;
 mod kafka;
+mod mqtt;
 mod sqs;
 
 use std::any::Any;
@@ -25,6 +26,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 pub use jetstream::JetStreamMetrics;
 pub use kafka::{KafkaMetrics, PartitionMetrics};
+pub use mqtt::MqttMetrics;
 pub use sqs::SqsMetrics;
 
 /// The content type of [`Metrics::encode`].
@@ -118,6 +120,8 @@ pub struct ApiMetrics {
     pub breaker: Gauge,
     /// 1 while the API or a namespace of it refuses us.
     pub paused: Gauge,
+    /// Events that were of no use any more when their turn came.
+    pub expired: Counter,
     /// Events that passed a batch-mate of their key that failed alone.
     pub reordered: Counter,
     /// Requests that may have been processed although no answer came.
@@ -236,6 +240,7 @@ impl Metrics {
             rate: self.one("publish_rate_limit", "Events a second that may be sent", labels),
             breaker: gauge("publish_breaker_open", "1 while the API does not answer"),
             paused: gauge("api_paused", "1 while the API or a namespace of it refuses us"),
+            expired: counter("expired", "Events too old when their turn came"),
             reordered: counter("reordered", "Events that passed a batch-mate of their key"),
             ambiguous: counter(
                 "ambiguous",
@@ -270,6 +275,11 @@ impl Metrics {
             let _ = write!(text, "# EOF");
         }
         text
+    }
+
+    /// The counter of messages without a payload that a source skips.
+    fn tombstones(&self, labels: &Labels) -> Counter {
+        self.one("source_tombstones", "Messages without a payload that were skipped", labels)
     }
 
     /// One series of a family, from zero.

@@ -21,6 +21,8 @@ pub struct Entry {
     route: Arc<Spec>,
     /// The route's, which every batch asks for: the route itself is read only when something went wrong.
     strict_order: bool,
+    /// Its message is of no use after some time, which is read there.
+    expires: bool,
     escaped_len: EscapedLen,
     rare: Option<Box<Rare>>,
 }
@@ -85,7 +87,8 @@ impl Entry {
         route: Arc<Spec>,
     ) -> Self {
         let strict_order = route.strict_order;
-        Self { delivery, order, route, strict_order, escaped_len, rare: None }
+        let expires = delivery.message().expires.is_some();
+        Self { delivery, order, route, strict_order, expires, escaped_len, rare: None }
     }
 
     /// The same with `text` for its event: the escaped length that it was made with is that of `text`.
@@ -100,6 +103,11 @@ impl Entry {
         let own = self.rare.as_ref().and_then(|rare| rare.text.as_ref());
         let text = own.map_or(&self.delivery.message().payload, |text| &text.0);
         Event::known(text, self.escaped_len)
+    }
+
+    /// Whether it is of no use any more.
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        self.expires && self.delivery.message().expires.is_some_and(|at| at <= now)
     }
 
     /// The route that it came by, as it was then.

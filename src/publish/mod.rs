@@ -27,12 +27,13 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tracing::warn;
 
 pub use entry::{Addressed, Entry, Refused, Text};
 pub use http::{BuildError, Client};
 
 use crate::config::ApiConfig;
-use crate::delivery::Gate;
+use crate::delivery::{Done, Gate, Outcome};
 use crate::health::{Health, Part};
 use crate::metrics::{ApiMetrics, Metrics};
 use crate::repeats::Repeats;
@@ -63,6 +64,9 @@ const LATELY: Duration = Duration::from_secs(10);
 /// Most entries, and most ended requests, handled in one turn of the loop.
 const AT_ONCE: usize = 256;
 
+/// How often expired events are logged.
+const EXPIRED_EVERY: Duration = Duration::from_mins(5);
+
 /// How often the loop gives a sign of life.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
@@ -81,6 +85,7 @@ pub struct Publisher<P> {
     intake: Gate,
     accepted_at: Option<Instant>,
     fault_log: Repeats,
+    expired_log: Repeats,
     refusals: HashMap<Scope, Refusals>,
     /// Why the breaker opened.
     why_silent: String,
@@ -132,6 +137,7 @@ impl<P: Post> Publisher<P> {
             intake: Gate::default(),
             accepted_at: None,
             fault_log: Repeats::default(),
+            expired_log: Repeats::default(),
             refusals: HashMap::new(),
             why_silent: String::new(),
             retry_after: None,
@@ -237,11 +243,35 @@ impl<P: Post> Publisher<P> {
     fn dispatch(&mut self, asker: Option<&str>, now: Instant) {
         while self.may_send(now) {
             let room = |namespace: &str| self.limits.pauses.room(namespace, asker, now);
-            let Some(batch) = self.lanes.next_batch(room) else { break };
+            let Some(mut batch) = self.lanes.next_batch(room) else { break };
+            self.drop_expired(&mut batch.items, now);
+            if batch.items.is_empty() {
+                self.lanes.finish(batch.held, Vec::new(), None);
+                continue;
+            }
             self.limits.sent(batch.channel.namespace(), batch.items.len(), now);
             #[allow(clippy::cast_precision_loss)] // 1 to 5
             self.metrics.batch.observe(batch.items.len() as f64);
             self.workers.send(batch, now);
+        }
+    }
+
+    /// Settles the events whose time was over before their turn came.
+    fn drop_expired(&mut self, items: &mut Vec<Entry>, now: Instant) {
+        if !items.iter().any(|entry| entry.is_expired(now)) {
+            return;
+        }
+        for entry in std::mem::take(items) {
+            if !entry.is_expired(now) {
+                items.push(entry);
+                continue;
+            }
+            entry.delivery.settle(Outcome::Accepted(Done::Expired));
+            self.metrics.expired.inc();
+            if let Some(count) = self.expired_log.again(EXPIRED_EVERY, now) {
+                let hint = "their publishers limit how long they are of use (message expiry); waiting for the API takes longer";
+                warn!(api = %self.name, count, hint, "dropped events that had expired when their turn came");
+            }
         }
     }
 

@@ -310,6 +310,7 @@ mod tests {
             payload: payload.into(),
             order: Some(topic.as_bytes().into()),
             published: None,
+            expires: None,
             coordinates: Coordinates::default(),
         }
     }

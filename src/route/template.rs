@@ -96,6 +96,11 @@ impl Template {
         Ok(Self { pieces: pieces.into_iter().map(|(piece, _)| piece).collect() })
     }
 
+    /// Whether it needs the key of a message.
+    pub fn names_key(&self) -> bool {
+        self.pieces.contains(&Piece::Value(Value::Key))
+    }
+
     /// Renders a channel.
     pub fn render_channel(&self, context: &Context<'_>) -> Result<Channel, Rejection> {
         // Room for most; with its slash it becomes the channel as it is.

@@ -20,6 +20,7 @@ fn message(topic: &str, payload: &str) -> Message {
         payload: Bytes::from(payload.to_owned()),
         order: None,
         published: None,
+        expires: None,
         coordinates: Coordinates::default(),
     }
 }

@@ -126,6 +126,13 @@ impl Room {
         self.limits.messages.saturating_sub(self.held().0)
     }
 
+    /// How many messages of `each` so many bytes may still be asked for: by both limits.
+    pub fn left_for(&self, each: usize) -> usize {
+        let (messages, bytes) = self.held();
+        let fit = self.limits.bytes.saturating_sub(bytes) / each.max(1);
+        self.limits.messages.saturating_sub(messages).min(fit)
+    }
+
     /// The share of the room that is free, of 0 to 1: the smaller of that for messages and that for bytes.
     #[allow(clippy::cast_precision_loss)] // a share
     pub fn free_share(&self) -> f64 {

@@ -2,6 +2,9 @@
 
 mod backlog;
 mod check;
+mod retained;
+mod shared;
 mod source;
 mod subscriptions;
 mod trouble;
+mod wire;

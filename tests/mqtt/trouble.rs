@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rumqttc_v5::{AsyncClient, MqttOptions};
 use serde_json::Value;
@@ -12,8 +12,9 @@ use tokio::net::TcpListener;
 use super::source::certificates;
 use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
+use crate::support::emulator::Emulator;
 use crate::support::mosquitto::Mosquitto;
-use crate::support::scripted::{Heard, Play, Scripted, connack};
+use crate::support::scripted::{Heard, Play, Scripted, connack, publish, suback};
 use crate::support::{free_port, until};
 
 /// Nothing is published here.
@@ -143,8 +144,12 @@ async fn another_client_of_the_same_name_is_named() {
                 }
             }
         });
+        let began = Instant::now();
         let said = hint(&bridge, &["the same `client_id`"]).await;
         assert!(said.contains("another client"), "{said}");
+        // T20: each take-over waits longer than the one before.
+        let taken = bridge.metric("source_reconnects_total{source=\"plant\"}").await;
+        assert!(taken <= 6.0, "{taken} take-overs in {:?}", began.elapsed());
         stop.store(true, Ordering::Relaxed);
         rival.await.unwrap();
         until("the bridge is ready again", PATIENCE, async || {
@@ -152,4 +157,143 @@ async fn another_client_of_the_same_name_is_named() {
         })
         .await;
     }
+}
+
+/// Takes us, and grants all with QoS 1.
+fn welcome(heard: &Heard) -> Play {
+    Play::Say(match heard {
+        Heard::Connect { level } => connack(*level, 0, &[]),
+        Heard::Subscribe { packet_id, filters, .. } => {
+            suback(5, *packet_id, &vec![1; filters.len()])
+        }
+        _ => Vec::new(),
+    })
+}
+
+fn connects(broker: &Scripted) -> usize {
+    broker.heard().iter().filter(|heard| matches!(heard, Heard::Connect { .. })).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_makes_no_sense_is_named_and_not_asked_at_full_speed() {
+    let twice = [publish("a", "1", Some(7), &[]), publish("b", "2", Some(7), &[])].concat();
+    let zero = publish("a", "1", Some(0), &[]);
+    let nameless = publish("", "1", Some(7), &[]);
+    let unasked_pubrel = vec![0x62, 2, 0, 9];
+    let mut qos_3 = publish("a", "1", Some(7), &[]);
+    qos_3[0] |= 0x06;
+    let cases = [
+        ("packet id 7 to two messages", twice, true),
+        ("acket", zero, true),
+        ("without a topic", nameless, true),
+        ("malformed", qos_3, true),
+        ("", vec![0xff; 64], true),
+        // Of a message that is done by now: answered, as the protocol has it.
+        ("", unasked_pubrel, false),
+    ];
+    for (words, bytes, ends) in cases {
+        let broker = Scripted::start(move |heard| match heard {
+            Heard::Subscribe { packet_id, filters, .. } => {
+                let granted = suback(5, *packet_id, &vec![1; filters.len()]);
+                Play::Say([granted, bytes.clone()].concat())
+            }
+            heard => welcome(heard),
+        })
+        .await;
+        let setup = Setup::new(NO_API, broker.port, "", "", "");
+        let bridge = setup.start().await;
+        if !ends {
+            bridge.ready().await;
+            until("it is answered", PATIENCE, async || {
+                broker.heard().contains(&Heard::PubComp(9)).then_some(())
+            })
+            .await;
+            assert_eq!(connects(&broker), 1);
+            continue;
+        }
+        until("a few tries", PATIENCE, async || (connects(&broker) >= 3).then_some(())).await;
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(3) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // 100 ms at most, then twice as long each.
+        let tries = connects(&broker);
+        assert!(tries <= 30, "{tries} tries");
+        let lines = bridge.lines(&["WARN", "not connected; trying again"]);
+        assert!(!lines.is_empty() && lines.len() <= 4, "{lines:?}");
+        assert!(lines[0].contains(words), "{words}: {}", lines[0]);
+        println!("{words:?}: {tries} tries, {} lines: {}", lines.len(), lines[0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_says_nothing_is_given_up_and_named() {
+    // From the start, then after the subscriptions.
+    let mute = Scripted::start(|_| Play::Say(Vec::new())).await;
+    let setup = Setup::new(NO_API, mute.port, "", "keep_alive = \"1s\"", "");
+    let bridge = setup.start().await;
+    hint(&bridge, &["check host and port"]).await;
+    assert!(connects(&mute) <= 3);
+
+    let broker = Scripted::start(welcome).await;
+    let setup = Setup::new(NO_API, broker.port, "", "keep_alive = \"1s\"", "");
+    let bridge = setup.start_ready().await;
+    broker.fall_silent();
+    until("it is noticed", PATIENCE, async || {
+        bridge.lines(&["WARN", "not connected; trying again"]).pop()
+    })
+    .await;
+    bridge.metric_is("source_connected{source=\"plant\"}", |v| v == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_repeated_over_the_same_connection_is_answered_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    let slow = serde_json::json!([{ "fault": { "slow": { "delay": "1s" } } }]);
+    emulator.set_faults(slow).await;
+    let broker = Scripted::start(welcome).await;
+    let setup = Setup::new(&emulator.endpoint, broker.port, "", "", "");
+    let bridge = setup.start_ready().await;
+    let first = publish("plant/a/data", "{\"id\":1}", Some(7), &[]);
+    let mut again = first.clone();
+    again[0] |= 8;
+    broker.say([first, again.clone(), again].concat());
+    broker.say(publish("plant/a/data", "{\"id\":2}", Some(8), &[]));
+    ledger.has_ids(2, PATIENCE).await;
+    let acknowledged = async || {
+        let heard = broker.heard();
+        let of = |heard: &Heard| match heard {
+            Heard::PubAck(id) => Some(*id),
+            _ => None,
+        };
+        let all: Vec<_> = heard.iter().filter_map(of).collect();
+        (all.len() >= 2).then_some(all)
+    };
+    assert_eq!(until("both are acknowledged", PATIENCE, acknowledged).await, [7, 8]);
+    bridge.nothing_in_flight().await;
+    assert_eq!(ledger.len(), 2, "it was published again");
+    assert_eq!(bridge.metric("source_copies_skipped_total{source=\"plant\"}").await, 2.0);
+    assert_eq!(connects(&broker), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_a_broker_abbreviates_is_spelled_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    let broker = Scripted::start(welcome).await;
+    let setup = Setup::new(&emulator.endpoint, broker.port, "", "", "");
+    let bridge = setup.start_ready().await;
+    // The first is the topic and its alias, 1; the second the alias alone.
+    for (id, topic) in [(1, "plant/a/data"), (2, "")] {
+        let payload = format!("{{\"id\":{id}}}");
+        let length = [0, topic.len() as u8];
+        let alias = [3, 0x23, 0, 1];
+        let body = [&length[..], topic.as_bytes(), &[0, id], &alias, payload.as_bytes()].concat();
+        broker.say([&[0x32, body.len() as u8][..], &body].concat());
+    }
+    ledger.has_ids(2, PATIENCE).await;
+    bridge.nothing_in_flight().await;
+    assert!(ledger.read().iter().all(|accepted| accepted.channel == "/plant/a"));
+    assert_eq!(connects(&broker), 1);
 }

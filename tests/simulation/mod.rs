@@ -63,6 +63,7 @@ fn messages(random: &mut StdRng) -> Vec<Message> {
             payload: payload.into(),
             order: (key != UNORDERED).then(|| key.to_string().into_bytes().into()),
             published: None,
+            expires: None,
             coordinates: Coordinates::default(),
         }
     };

@@ -39,10 +39,11 @@ impl Setup {
         } else {
             format!("url = \"mqtt://127.0.0.1:{broker}\"\n")
         };
+        let client = if source.contains("client_id =") { "" } else { "client_id = \"bridge\"\n" };
         let route = "[route.data]\nfrom = \"plant\"\ntopic = \"plant/{device}/data\"\nchannel = \"/plant/{device}\"\n";
         let route = if rest.contains("[route") { "" } else { route };
         let source = format!(
-            "[source.plant]\ntype = \"mqtt\"\nclient_id = \"bridge\"\nsubscriptions = [\"plant/#\"]\n{url}{source}\n"
+            "[source.plant]\ntype = \"mqtt\"\n{client}subscriptions = [\"plant/#\"]\n{url}{source}\n"
         );
         Self::of(endpoint, api, &format!("{source}\n{route}"), rest)
     }

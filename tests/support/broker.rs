@@ -11,7 +11,7 @@ use super::kafka::groups::Group;
 use super::kafka::records::Record;
 use super::mosquitto::{Mosquitto, SAVES_AT_ONCE};
 use super::nats::Nats;
-use super::producer::{TENANT, publish};
+use super::producer::{TENANT, publish, publish_exactly_once};
 use super::sqs::fake::Fake;
 use super::sqs::{CREDENTIALS, Outgoing, Queue, REGION};
 use super::{PATIENCE, until};
@@ -98,14 +98,20 @@ impl Broker for Mqtt {
             return Metadata {
                 route: "topic = \"in/{device}/data\"\nchannel = \"/it/{device}\"\n",
                 channel: "/it/7",
-                record: json!({ "topic": topic, "headers": [] }),
+                record: json!({
+                    "topic": topic, "headers": [{ "name": "mqtt-retained", "value": "false" }],
+                }),
             };
         }
         Metadata {
             route: "topic = \"in/{device}/data\"\nchannel = \"/it/{device}/{header.tenant}\"\n",
             channel: "/it/7/acme",
             record: json!({
-                "topic": topic, "headers": [{ "name": "tenant", "value": TENANT }],
+                "topic": topic,
+                "headers": [
+                    { "name": "mqtt-retained", "value": "false" },
+                    { "name": "tenant", "value": TENANT },
+                ],
             }),
         }
     }
@@ -118,12 +124,17 @@ impl Broker for Mqtt {
 
     async fn produce(&self, rate: u64, messages: Vec<Sent>) {
         let message = |sent: Sent| (format!("in/{}/data", sent.key), sent.payload);
-        publish(self.broker.port, rate, messages.into_iter().map(message).collect::<Vec<_>>())
-            .await;
+        let messages: Vec<_> = messages.into_iter().map(message).collect();
+        if self.lines.contains("qos = 2") {
+            publish_exactly_once(self.broker.port, rate, messages).await;
+        } else {
+            publish(self.broker.port, rate, messages).await;
+        }
     }
 
     async fn acknowledged(&self) -> u64 {
-        self.broker.log().matches("Received PUBACK from bridge").count() as u64
+        let packet = if self.lines.contains("qos = 2") { "PUBREC" } else { "PUBACK" };
+        self.broker.log().matches(&format!("Received {packet} from bridge")).count() as u64
     }
 
     async fn kill(&mut self) {

@@ -21,6 +21,7 @@ pub(crate) mod socket;
 #[cfg(feature = "sqs")]
 pub(crate) mod sqs;
 pub(crate) mod stub;
+pub(crate) mod tap;
 pub(crate) mod tokens;
 mod waiting;
 

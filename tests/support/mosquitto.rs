@@ -73,7 +73,10 @@ impl Mosquitto {
     pub(crate) async fn saved(&self) {
         until("the broker has saved", PATIENCE, async || {
             let log = self.log();
-            let (_, behind) = log.rsplit_once("Received PUBLISH from producer")?;
+            // Of QoS 2 it gives nothing on before the PUBREL.
+            let of_producer = ["Received PUBLISH from producer", "Received PUBREL from producer"];
+            let last = of_producer.iter().filter_map(|line| log.rfind(line)).max()?;
+            let behind = &log[last..];
             let (_, behind) = behind.split_once("Saving in-memory database")?;
             (behind.lines().count() > 2).then_some(())
         })
@@ -104,6 +107,11 @@ impl Mosquitto {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
     }
 
     /// A file in its directory.

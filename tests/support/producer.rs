@@ -29,6 +29,18 @@ impl Load {
         })
     }
 
+    /// The same with QoS 2, the ids and keys from `first` on.
+    pub(crate) fn start_exactly_once(port: u16, rate: u64, keys: u64, first: u64) -> Self {
+        Self::running(move |stopped| {
+            let last = move |_| stopped.load(Ordering::Relaxed);
+            let make = move |n: u64| {
+                let event = json!({ "id": first + n, "key": first + n % keys, "seq": n / keys });
+                (format!("plant/dev-{}/data", first + n % keys), event.to_string().into_bytes())
+            };
+            publish_so(port, rate, PublishOptions::exactly_once(), last, make)
+        })
+    }
+
     /// Any load that ends soon after its flag is set, and tells how many messages were confirmed.
     pub(crate) fn running<F>(make: impl FnOnce(Arc<AtomicBool>) -> F) -> Self
     where
@@ -72,6 +84,29 @@ pub(crate) async fn publish(
     }
 }
 
+/// As [`publish`], with QoS 2.
+pub(crate) async fn publish_exactly_once(
+    port: u16,
+    rate: u64,
+    messages: impl IntoIterator<Item = (String, Vec<u8>)> + Send,
+) {
+    let messages: Vec<_> = messages.into_iter().collect();
+    let count = messages.len() as u64;
+    let (mut left, options) = (messages.into_iter(), PublishOptions::exactly_once());
+    publish_so(port, rate, options, |n| n + 1 == count, |_| left.next().unwrap()).await;
+}
+
+/// Publishes these one by one, each in its own way.
+pub(crate) async fn publish_each(
+    port: u16,
+    messages: impl IntoIterator<Item = (String, Vec<u8>, PublishOptions)> + Send,
+) {
+    for (topic, payload, options) in messages {
+        let mut message = Some((topic, payload));
+        publish_with(port, 1_000, options, |_| true, |_| message.take().unwrap()).await;
+    }
+}
+
 /// Publishes these as fast as the broker takes them, to be kept as the last of their topics, and returns
 /// when it has confirmed every one.
 pub(crate) async fn publish_retained(
@@ -97,6 +132,18 @@ pub(crate) async fn publish_until(
 }
 
 async fn publish_so(
+    port: u16,
+    rate: u64,
+    so: PublishOptions,
+    last: impl FnMut(u64) -> bool,
+    make: impl FnMut(u64) -> (String, Vec<u8>),
+) -> u64 {
+    let user_properties = vec![("tenant".to_owned(), TENANT.to_owned())];
+    let properties = PublishProperties { user_properties, ..PublishProperties::default() };
+    publish_with(port, rate, so.properties(properties), last, make).await
+}
+
+async fn publish_with(
     port: u16,
     rate: u64,
     so: PublishOptions,
@@ -126,10 +173,7 @@ async fn publish_so(
                 count.store(n + 1, Ordering::Relaxed);
             }
             let (topic, payload) = make(n);
-            let user_properties = vec![("tenant".to_owned(), TENANT.to_owned())];
-            let properties = PublishProperties { user_properties, ..PublishProperties::default() };
-            let options = so.clone().properties(properties);
-            client.publish(topic, payload, options).await.unwrap();
+            client.publish(topic, payload, so.clone()).await.unwrap();
             if is_last {
                 break;
             }
@@ -138,7 +182,7 @@ async fn publish_so(
     let confirm = async {
         let mut confirmed = 0;
         while confirmed < count.load(Ordering::Relaxed) {
-            if let Event::Incoming(Packet::PubAck(_)) =
+            if let Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) =
                 events.poll().await.expect("the producer's connection")
             {
                 confirmed += 1;

@@ -220,6 +220,7 @@ pub(crate) fn entry(channel: &str, key: &str, id: u64, ends: &Arc<Ends>) -> Addr
         payload,
         order: None,
         published: None,
+        expires: None,
         coordinates: Coordinates::default(),
     };
     let settlement = Settlement::new(Arc::<Ends>::clone(ends), id);

@@ -1,5 +1,6 @@
 //! An MQTT broker that does as a test says, byte by byte: what no real one does on demand.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,6 +20,8 @@ pub(crate) enum Heard {
         identifier: Option<u32>,
     },
     PubAck(u16),
+    PubRec(u16),
+    PubComp(u16),
     Disconnect,
 }
 
@@ -33,6 +36,7 @@ pub(crate) enum Play {
 pub(crate) struct Scripted {
     pub(crate) port: u16,
     heard: Arc<Mutex<Vec<Heard>>>,
+    silent: Arc<AtomicBool>,
     /// Bytes for the newest connection.
     says: Arc<Mutex<Option<mpsc::UnboundedSender<Vec<u8>>>>>,
 }
@@ -47,15 +51,23 @@ impl Scripted {
         let heard = Arc::<Mutex<Vec<Heard>>>::default();
         let says = Arc::<Mutex<Option<mpsc::UnboundedSender<_>>>>::default();
         let judge: Judge = Arc::new(Mutex::new(judge));
-        let (noted, newest) = (Arc::clone(&heard), Arc::clone(&says));
+        let silent = Arc::<AtomicBool>::default();
+        let (noted, newest, mute) = (Arc::clone(&heard), Arc::clone(&says), Arc::clone(&silent));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (sender, said) = mpsc::unbounded_channel();
                 *newest.lock().unwrap() = Some(sender);
-                tokio::spawn(serve(stream, Arc::clone(&judge), Arc::clone(&noted), said));
+                let (judge, noted, mute) =
+                    (Arc::clone(&judge), Arc::clone(&noted), Arc::clone(&mute));
+                tokio::spawn(serve(stream, judge, noted, mute, said));
             }
         });
-        Self { port, heard, says }
+        Self { port, heard, silent, says }
+    }
+
+    /// Answers nothing from now on.
+    pub(crate) fn fall_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
     }
 
     /// All that was heard, in order.
@@ -82,6 +94,7 @@ async fn serve(
     stream: TcpStream,
     judge: Judge,
     noted: Arc<Mutex<Vec<Heard>>>,
+    mute: Arc<AtomicBool>,
     mut said: mpsc::UnboundedReceiver<Vec<u8>>,
 ) {
     let (mut from, mut to) = stream.into_split();
@@ -116,7 +129,7 @@ async fn serve(
                 }
             }
         };
-        if to.write_all(&bytes).await.is_err() {
+        if !mute.load(Ordering::Relaxed) && to.write_all(&bytes).await.is_err() {
             return;
         }
     }
@@ -147,6 +160,8 @@ fn understand(first: u8, body: &[u8], level: &mut u8) -> Heard {
             Heard::Connect { level: *level }
         }
         4 => Heard::PubAck(number(0)),
+        5 => Heard::PubRec(number(0)),
+        7 => Heard::PubComp(number(0)),
         8 => {
             let (mut at, mut identifier) = (2, None);
             if *level == 5 {

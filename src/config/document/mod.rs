@@ -66,8 +66,14 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         .into_iter()
         .map(|(name, table)| source::read(name, table, &dead_letter_names, grace.as_ref()))
         .collect();
-    let known =
-        route::Known { sources: &homes, apis: &api_names, dead_letters: &dead_letter_names };
+    let keyless = sources.iter().flatten().filter(|read| !read.config.kind.settings().has_keys());
+    let keyless = keyless.map(|read| read.config.name.clone()).collect();
+    let known = route::Known {
+        sources: &homes,
+        keyless: &keyless,
+        apis: &api_names,
+        dead_letters: &dead_letter_names,
+    };
     let routes: Vec<_> =
         routes.into_iter().map(|(name, table)| route::read(name, table, &known)).collect();
     let before = ledger.errors();

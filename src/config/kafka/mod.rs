@@ -74,6 +74,10 @@ impl Settings for KafkaConfig {
         self.topics.all().iter().map(String::as_str).collect()
     }
 
+    fn has_keys(&self) -> bool {
+        true
+    }
+
     fn client(&self) -> Option<Client> {
         let mut at: Vec<_> = self.brokers.iter().map(|b| b.to_ascii_lowercase()).collect();
         at.sort_unstable();

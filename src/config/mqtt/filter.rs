@@ -24,15 +24,54 @@ pub struct Subscription {
     pub filter: String,
     /// The quality of service asked for.
     pub qos: Qos,
+    /// The group of clients that divide its messages, if any.
+    pub share: Option<String>,
 }
 
 /// The quality of service of a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Qos {
     /// 0: nothing is acknowledged.
     AtMostOnce,
     /// 1: acknowledged when settled.
     AtLeastOnce,
+    /// 2: the same in two steps. The broker sends it once; we may still publish it again after a fault.
+    ExactlyOnce,
+}
+
+impl Subscription {
+    /// The filter as the broker is asked for it.
+    pub fn spelled(&self) -> String {
+        match &self.share {
+            Some(group) => format!("$share/{group}/{}", self.filter),
+            None => self.filter.clone(),
+        }
+    }
+}
+
+impl Qos {
+    /// As the protocol has it.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::AtMostOnce => 0,
+            Self::AtLeastOnce => 1,
+            Self::ExactlyOnce => 2,
+        }
+    }
+
+    /// Whether the broker keeps a message until it is acknowledged.
+    pub fn is_kept(self) -> bool {
+        self > Self::AtMostOnce
+    }
+}
+
+/// `retained`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retained {
+    /// They are taken like others.
+    Take,
+    /// They are not taken.
+    Skip,
 }
 
 /// A filter whose `qos` is the source's unless it has its own.
@@ -47,6 +86,17 @@ pub(super) const FILTERS: &str = "what to take: `subscriptions = [\"plant/+/tele
 
 /// Strings of MQTT carry their length in 16 bits.
 pub const LONGEST_STRING: usize = 65_535;
+
+/// Of the name of a group: the filters follow it in the same string.
+const LONGEST_GROUP: usize = 200;
+/// Why messages that several filters take may be published several times.
+pub(super) const OVERLAP_V3: &str = "the broker may send such a message once for each, and MQTT 3.1.1 can't tell the \
+                          copies apart, so each is published: keep filters apart, or use `version = 5`";
+pub(super) const OVERLAP_SHARED: &str = "with `share` each filter is divided by itself, so that the copies of such a \
+                              message may go to different replicas, and each is published: keep filters apart";
+
+/// No filter is longer: with the name of a group it is one string of MQTT.
+const LONGEST_FILTER: usize = 65_000;
 
 /// Begins a shared subscription; the second is EMQX's own.
 const SHARED: [&str; 2] = ["$share/", "$queue/"];
@@ -75,8 +125,8 @@ pub(super) fn filters(table: &mut Table<'_>) -> Field<Vec<Filter>> {
     })
 }
 
-/// Warns of filters that have topics in common, where the broker can't say which one brought a message.
-pub(super) fn overlapping(ledger: &Ledger<'_>, filters: &[Filter]) {
+/// Warns of filters that have topics in common, where `hint` says why a message may be published once for each.
+pub(super) fn overlapping(ledger: &Ledger<'_>, filters: &[Filter], hint: &str) {
     let mut earlier = FilterTree::new();
     for (number, filter) in filters.iter().enumerate() {
         if let Some(other) = earlier.meeting(&filter.text).next().map(|other| &filters[other]) {
@@ -84,10 +134,7 @@ pub(super) fn overlapping(ledger: &Ledger<'_>, filters: &[Filter]) {
             let message = format!("{this} takes topics that {that} takes, too");
             let problem = Problem::new(Kind::Warning, Some(filter.span.clone()), message)
                 .also(other.span.clone(), "this one")
-                .help(
-                    "the broker may send such a message once for each, and MQTT 3.1.1 can't tell the \
-                     copies apart, so each is published: keep filters apart, or use `version = 5`",
-                );
+                .help(hint);
             ledger.report(problem);
         }
         earlier.insert(&filter.text, number);
@@ -113,10 +160,8 @@ fn filter<'a>(ledger: &'a Ledger<'a>, value: &'a toml::Spanned<DeValue<'a>>) -> 
     };
     let Located { value: text, span } = text;
     if let Err((within, problem, hint)) = check_filter(&text.value) {
-        let shared = SHARED.iter().any(|prefix| text.value.starts_with(prefix));
-        let kind = if shared { Kind::NotInThisVersion } else { Kind::BadValue };
         let place = ledger.inside(&span, &text, within);
-        return ledger.refuse(Problem::new(kind, Some(place), problem).help(hint));
+        return ledger.refuse(Problem::new(Kind::BadValue, Some(place), problem).help(hint));
     }
     if let Some(within) = foreign(&text.value, SEPARATOR, SPELLING) {
         let word = &text.value[within.clone()];
@@ -144,11 +189,11 @@ fn check_filter(text: &str) -> Result<(), (Range<usize>, &'static str, &'static 
     }
     if let Some(shared) = SHARED.iter().find(|prefix| text.starts_with(*prefix)) {
         let hint =
-            "one will write `share = \"GROUP\"`; until then, give each replica its own filters";
-        return Err((0..shared.len(), "shared subscriptions are not in this version", hint));
+            "write `share = \"GROUP\"` in the source, and the filter as what follows the group";
+        return Err((0..shared.len(), "a group does not stand in the filter", hint));
     }
-    if text.len() > LONGEST_STRING {
-        return Err((all, "a filter is longer than 65,535 bytes", "no topic is that long"));
+    if text.len() > LONGEST_FILTER {
+        return Err((all, "a filter is longer than 65,000 bytes", "no topic is that long"));
     }
     if let Some(at) = text.find('\0') {
         return Err((at..at + 1, "a filter holds a NUL", "no topic does"));
@@ -176,18 +221,47 @@ fn check_filter(text: &str) -> Result<(), (Range<usize>, &'static str, &'static 
     Ok(())
 }
 
+/// The name of a group of clients that divide the messages.
+pub(super) fn group(ledger: &Ledger<'_>, share: Field<String>) -> Field<String> {
+    share.then(|group| {
+        let Some(bad) = group.value.chars().find(|c| ['/', '+', '#'].contains(c)) else {
+            // The filters follow it in the same string.
+            if group.value.len() <= LONGEST_GROUP {
+                return Some(group.value);
+            }
+            let message = format!("`share` is longer than {LONGEST_GROUP} bytes");
+            return ledger.refuse(Problem::new(Kind::BadValue, Some(group.span), message));
+        };
+        let message = format!("`share` holds a `{bad}`");
+        let hint = "it names a group of clients: `share = \"appsync-bridge\"`; the filters stand in \
+                    `subscriptions`";
+        ledger.refuse(Problem::new(Kind::BadValue, Some(group.span), message).help(hint))
+    })
+}
+
+/// What becomes of retained messages.
+pub(super) fn retained(table: &mut Table<'_>, shared: bool) -> Option<Retained> {
+    let ledger = table.ledger;
+    let words = [("take", Retained::Take), ("skip", Retained::Skip)];
+    let retained = table.choice("retained", &words, &[]).or(Retained::Take)?;
+    if let (Retained::Take, Some(span), true) = (retained.value, &retained.span, shared) {
+        let message = "`retained` is `take`, but with `share` no broker sends what it has retained";
+        let problem = Problem::new(Kind::Warning, Some(span.clone()), message);
+        ledger.report(problem.help(
+            "leave it out; one client that takes them needs a source of its own, without `share`",
+        ));
+    }
+    Some(retained.value)
+}
+
 /// A quality of service.
 pub(super) fn qos(table: &mut Table<'_>, key: &'static str) -> Field<Qos> {
     let ledger = table.ledger;
     table.integer(key, 0..=u32::MAX).then(|number| match number.value {
         0 => Some(Qos::AtMostOnce),
         1 => Some(Qos::AtLeastOnce),
-        2 => {
-            let message = "`qos = 2` is not in this version";
-            let problem = Problem::new(Kind::NotInThisVersion, Some(number.span), message);
-            ledger.refuse(problem.help("`qos = 1` loses nothing; a message may come twice"))
-        }
-        _ => ledger.refuse(Problem::new(Kind::BadValue, Some(number.span), "`qos` is 0 or 1")),
+        2 => Some(Qos::ExactlyOnce),
+        _ => ledger.refuse(Problem::new(Kind::BadValue, Some(number.span), "`qos` is 0, 1 or 2")),
     })
 }
 

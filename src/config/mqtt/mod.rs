@@ -12,8 +12,10 @@ use super::reader::{
     Field, Kind, Ledger, Located, Problem, Setting, Table, Text, Words, contrast, impossible,
     show_duration, show_size,
 };
-use filter::{FILTERS, Filter, filters, overlapping, qos};
-pub use filter::{LONGEST_STRING, Qos, Subscription};
+use filter::{
+    FILTERS, Filter, OVERLAP_SHARED, OVERLAP_V3, filters, group, overlapping, qos, retained,
+};
+pub use filter::{LONGEST_STRING, Qos, Retained, Subscription};
 pub(super) use filter::{SEPARATOR, SPELLING};
 pub use overlap::FilterTree;
 
@@ -33,6 +35,8 @@ pub struct MqttConfig {
     pub client_id: String,
     /// What to take.
     pub subscriptions: Vec<Subscription>,
+    /// What becomes of the messages that the broker has retained when we subscribe.
+    pub retained: Retained,
     /// How long the broker keeps the session without us; whole seconds.
     pub session_expiry: Duration,
     /// The longest silence on the connection.
@@ -52,6 +56,13 @@ pub enum MqttVersion {
     V3,
     /// 5.
     V5,
+}
+
+impl MqttConfig {
+    /// Whether clients of a group divide the messages.
+    pub fn is_shared(&self) -> bool {
+        self.subscriptions.iter().any(|each| each.share.is_some())
+    }
 }
 
 impl Settings for MqttConfig {
@@ -108,7 +119,7 @@ pub(super) static WORDS: Words = Words {
             "receivemaximum maxinflightmessages prefetch prefetchcount maxoutstanding",
         ),
     ],
-    later: &["share", "retained", "aws"],
+    later: &["aws"],
 };
 
 /// Reads what only MQTT sources have.
@@ -126,22 +137,27 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     let qos = qos.or(Qos::AtLeastOnce);
     let filters = filters(table);
     let filters = table.require("subscriptions", filters, FILTERS);
-    if let (Some(version), Some(filters)) = (&version, &filters)
-        && version.value == MqttVersion::V3
-    {
-        overlapping(ledger, &filters.value);
+    let share = group(table.ledger, mqtt_string(table, "share")).optional();
+    let shared = share.as_ref().is_ok_and(Option::is_some);
+    if let (Some(version), Some(filters)) = (&version, &filters) {
+        if shared {
+            overlapping(ledger, &filters.value, OVERLAP_SHARED);
+        } else if version.value == MqttVersion::V3 {
+            overlapping(ledger, &filters.value, OVERLAP_V3);
+        }
     }
-    let keeps = qos.as_ref().is_none_or(|qos| qos.value == Qos::AtLeastOnce);
+    let retained = retained(table, shared);
+    let keeps = qos.as_ref().is_none_or(|qos| qos.value.is_kept());
     let subscriptions: Option<Vec<_>> = filters.as_ref().zip(qos).map(|(filters, qos)| {
+        let group = share.as_ref().ok().and_then(Option::as_ref);
         let subscription = |filter: &Filter| Subscription {
             filter: filter.text.clone(),
             qos: filter.qos.unwrap_or(qos.value),
+            share: group.map(|group| group.value.clone()),
         };
         filters.value.iter().map(subscription).collect()
     });
-    let held = subscriptions
-        .as_ref()
-        .is_some_and(|all| all.iter().any(|each| each.qos == Qos::AtLeastOnce));
+    let held = subscriptions.as_ref().is_some_and(|all| all.iter().any(|each| each.qos.is_kept()));
 
     let client_id = mqtt_string(table, "client_id").optional();
     // Of filters that can't be read the source's own quality of service tells.
@@ -181,6 +197,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     if !qos_known {
         return None;
     }
+    share.ok()?;
     let (broker, tls, client_id) = (broker?.value, tls?.ok()?, client_id.ok()?);
     let port = broker.port.unwrap_or(if tls.is_some() { 8883 } else { 1883 });
     // The broker keeps nothing under a name that it makes up for each connection.
@@ -195,6 +212,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
             version: version?.value,
             client_id: client_id.map(|id| id.value).unwrap_or_default(),
             subscriptions: subscriptions?,
+            retained: retained?,
             session_expiry,
             keep_alive: keep_alive?.value,
             max_packet_size: packet?,

@@ -60,6 +60,11 @@ impl Settings for SqsConfig {
         self.needs_redrive = true;
     }
 
+    fn has_keys(&self) -> bool {
+        // The message group.
+        self.queue.is_fifo()
+    }
+
     fn client(&self) -> Option<Client> {
         // Replicas share a queue; nobody has a name at it.
         None

@@ -34,6 +34,7 @@ pub(super) fn message(
         order: Some(topic.order_key()),
         topic,
         published: place.published(),
+        expires: None,
         coordinates: Coordinates::Stored { stream: Arc::clone(stream), sequence: place.stream },
     }
 }

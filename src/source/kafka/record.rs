@@ -43,6 +43,7 @@ pub(super) fn message(
                 .ok()
                 .and_then(|at| UNIX_EPOCH.checked_add(Duration::from_millis(at))),
         },
+        expires: None,
         coordinates: Coordinates::Log { partition: record.partition(), offset: record.offset() },
     };
     (message, size)

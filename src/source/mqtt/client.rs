@@ -8,16 +8,20 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rumqttc_v4 as v4;
 use rumqttc_v5 as v5;
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
 
 use super::diagnosis::Trouble;
+use super::incoming::{Ack, Extras, Incoming};
 use super::lingering::Lingering;
 use super::subscriptions::{Answer, Ask};
 use crate::config::mqtt::{MqttConfig, MqttVersion, Qos, Subscription};
+
+/// So many topics a broker may abbreviate to a number each. The client spells them out again, and keeps
+/// them for as long as the connection.
+const TOPIC_ALIASES: u16 = 256;
 
 /// The protocol's own maximum: nothing larger can be sent by a broker. The limit of the configuration
 /// is applied to the message, which goes to the dead letter: refusing the packet instead means, in
@@ -53,7 +57,7 @@ pub(super) enum Event {
     Subscribed(u16, Vec<Answer>),
     /// A message.
     Publish(Box<Incoming>),
-    /// A PUBACK was written to the socket.
+    /// A PUBACK or a PUBREC was written to the socket.
     AckWritten,
     /// A mark was written to the socket.
     MarkWritten(u16),
@@ -71,22 +75,9 @@ pub(super) enum Event {
     Other,
 }
 
-/// A message of either version. The payload shares the read buffer: copy what is kept.
-pub(super) struct Incoming {
-    pub(super) topic: Bytes,
-    pub(super) payload: Bytes,
-    pub(super) qos: u8,
-    pub(super) retain: bool,
-    pub(super) duplicate: bool,
-    pub(super) packet_id: u16,
-    pub(super) properties: Vec<(String, String)>,
-    /// Of the subscriptions that it was sent for.
-    pub(super) identifiers: Vec<usize>,
-}
-
 /// Whether the broker sends its retained messages with a subscription. In 3.1.1 it always does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Retained {
+pub(super) enum Stored {
     /// When the subscription is new, not at each reconnect.
     WhenNew,
     Never,
@@ -149,6 +140,7 @@ pub(super) fn open(
                 .set_session_expiry_interval(Some(expiry))
                 .set_receive_maximum(Some(receive_maximum))
                 .set_outgoing_inflight_upper_limit(1)
+                .set_topic_alias_max(Some(TOPIC_ALIASES))
                 .set_unlimited_incoming_packet_size();
             let (client, events) = made!(v5, options);
             (Client::V5(client), Connection::V5(Box::new(events)))
@@ -162,15 +154,23 @@ fn password(config: &MqttConfig) -> String {
 }
 
 impl Client {
-    /// Queues a PUBACK. The caller keeps the order.
-    pub(super) fn ack(&self, packet_id: u16) -> Result<(), Gone> {
+    /// Queues an acknowledgement. The caller keeps the order.
+    pub(super) fn ack(&self, ack: Ack) -> Result<(), Gone> {
         match self {
-            Self::V3(client) => client
-                .try_manual_ack(v4::ManualAck::PubAck(v4::PubAck::new(packet_id)))
-                .map_err(|_| Gone),
-            Self::V5(client) => client
-                .try_manual_ack(v5::ManualAck::PubAck(v5::PubAck::new(packet_id, None)))
-                .map_err(|_| Gone),
+            Self::V3(client) => {
+                let ack = match ack {
+                    Ack::PubAck(id) => v4::ManualAck::PubAck(v4::PubAck::new(id)),
+                    Ack::PubRec(id) => v4::ManualAck::PubRec(v4::PubRec::new(id)),
+                };
+                client.try_manual_ack(ack).map_err(|_| Gone)
+            }
+            Self::V5(client) => {
+                let ack = match ack {
+                    Ack::PubAck(id) => v5::ManualAck::PubAck(v5::PubAck::new(id, None)),
+                    Ack::PubRec(id) => v5::ManualAck::PubRec(v5::PubRec::new(id, None)),
+                };
+                client.try_manual_ack(ack).map_err(|_| Gone)
+            }
         }
     }
 
@@ -183,15 +183,16 @@ impl Client {
     }
 
     /// Queues a SUBSCRIBE.
-    pub(super) fn subscribe(&self, ask: &Ask, retained: Retained) -> Result<(), Gone> {
+    pub(super) fn subscribe(&self, ask: &Ask, stored: Stored) -> Result<(), Gone> {
         match self {
             Self::V3(client) => {
                 let filter = |s: &Subscription| {
                     let qos = match s.qos {
                         Qos::AtMostOnce => v4::QoS::AtMostOnce,
                         Qos::AtLeastOnce => v4::QoS::AtLeastOnce,
+                        Qos::ExactlyOnce => v4::QoS::ExactlyOnce,
                     };
-                    v4::SubscribeFilter::new(s.filter.clone(), qos)
+                    v4::SubscribeFilter::new(s.spelled(), qos)
                 };
                 client.try_subscribe_many(ask.subscriptions.iter().map(filter)).map_err(|_| Gone)
             }
@@ -200,12 +201,13 @@ impl Client {
                     let qos = match s.qos {
                         Qos::AtMostOnce => v5::QoS::AtMostOnce,
                         Qos::AtLeastOnce => v5::QoS::AtLeastOnce,
+                        Qos::ExactlyOnce => v5::QoS::ExactlyOnce,
                     };
-                    v5::SubscribeFilterInput::new(s.filter.clone(), qos)
+                    v5::SubscribeFilterInput::new(s.spelled(), qos)
                         .preserve_retain(true)
-                        .retain_forward_rule(match retained {
-                            Retained::WhenNew => v5::RetainForwardRule::OnNewSubscribe,
-                            Retained::Never => v5::RetainForwardRule::Never,
+                        .retain_forward_rule(match stored {
+                            Stored::WhenNew => v5::RetainForwardRule::OnNewSubscribe,
+                            Stored::Never => v5::RetainForwardRule::Never,
                         })
                 };
                 let filters = ask.subscriptions.iter().map(filter);
@@ -254,7 +256,7 @@ impl Connection {
 
 fn from_v3(event: v4::Event) -> Event {
     match event {
-        v4::Event::Outgoing(v4::Outgoing::PubAck(_)) => Event::AckWritten,
+        v4::Event::Outgoing(v4::Outgoing::PubAck(_) | v4::Outgoing::PubRec(_)) => Event::AckWritten,
         v4::Event::Outgoing(v4::Outgoing::Unsubscribe(packet_id)) => Event::MarkWritten(packet_id),
         v4::Event::Incoming(v4::Packet::UnsubAck(ack)) => Event::MarkRead(ack.pkid),
         v4::Event::Outgoing(v4::Outgoing::PingReq) => Event::PingWritten,
@@ -280,8 +282,8 @@ fn from_v3(event: v4::Event) -> Event {
             retain: publish.retain,
             duplicate: publish.dup,
             packet_id: publish.pkid,
-            properties: Vec::new(),
             identifiers: Vec::new(),
+            extras: None,
         })),
         _ => Event::Other,
     }
@@ -289,7 +291,7 @@ fn from_v3(event: v4::Event) -> Event {
 
 fn from_v5(event: v5::Event) -> Event {
     match event {
-        v5::Event::Outgoing(v5::Outgoing::PubAck(_)) => Event::AckWritten,
+        v5::Event::Outgoing(v5::Outgoing::PubAck(_) | v5::Outgoing::PubRec(_)) => Event::AckWritten,
         v5::Event::Outgoing(v5::Outgoing::Unsubscribe(packet_id)) => Event::MarkWritten(packet_id),
         v5::Event::Incoming(v5::Packet::UnsubAck(ack)) => Event::MarkRead(ack.pkid),
         v5::Event::Outgoing(v5::Outgoing::PingReq) => Event::PingWritten,
@@ -315,9 +317,18 @@ fn from_v5(event: v5::Event) -> Event {
             Event::Ended(Trouble::of_goodbye(goodbye.reason_code))
         }
         v5::Event::Incoming(v5::Packet::Publish(publish)) => {
-            let (properties, identifiers) = publish
+            let (extras, identifiers) = publish
                 .properties
-                .map(|p| (p.user_properties, p.subscription_identifiers))
+                .map(|p| {
+                    let extras = Extras {
+                        user_properties: p.user_properties,
+                        content_type: p.content_type,
+                        response_topic: p.response_topic,
+                        correlation_data: p.correlation_data,
+                        expires_in: p.message_expiry_interval,
+                    };
+                    (Some(Box::new(extras)), p.subscription_identifiers)
+                })
                 .unwrap_or_default();
             Event::Publish(Box::new(Incoming {
                 topic: publish.topic,
@@ -326,8 +337,8 @@ fn from_v5(event: v5::Event) -> Event {
                 retain: publish.retain,
                 duplicate: publish.dup,
                 packet_id: publish.pkid,
-                properties,
                 identifiers,
+                extras,
             }))
         }
         _ => Event::Other,
@@ -340,13 +351,13 @@ fn from_v5(event: v5::Event) -> Event {
 #[derive(Debug)]
 struct BlankSession;
 
-type Stored<'a, T> = Pin<Box<dyn Future<Output = Result<T, v5::SessionStoreError>> + Send + 'a>>;
+type Loaded<'a, T> = Pin<Box<dyn Future<Output = Result<T, v5::SessionStoreError>> + Send + 'a>>;
 
 impl v5::SessionStore for BlankSession {
     fn load<'a>(
         &'a self,
         key: &'a v5::SessionStoreKey,
-    ) -> Stored<'a, Option<v5::PersistedSession>> {
+    ) -> Loaded<'a, Option<v5::PersistedSession>> {
         // These must equal the options, or the client refuses the session.
         let blank = v5::PersistedSession {
             format_version: 1,
@@ -367,11 +378,11 @@ impl v5::SessionStore for BlankSession {
         &'a self,
         _: &'a v5::SessionStoreKey,
         _: &'a v5::PersistedSession,
-    ) -> Stored<'a, ()> {
+    ) -> Loaded<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    fn clear<'a>(&'a self, _: &'a v5::SessionStoreKey) -> Stored<'a, ()> {
+    fn clear<'a>(&'a self, _: &'a v5::SessionStoreKey) -> Loaded<'a, ()> {
         Box::pin(async { Ok(()) })
     }
 }

@@ -1,6 +1,6 @@
 //! One connection, as its poller and its owner share it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use super::client::{self, Client, Connection};
 use super::diagnosis::Trouble;
+use super::incoming::Ack;
 use super::pace::{Goodbye, Pace};
 use crate::config::mqtt::MqttConfig;
 use crate::delivery::Settlement;
@@ -22,12 +23,13 @@ type Made = (Connection, mpsc::Receiver<()>);
 /// A connection with its record of what is in flight.
 pub(super) struct Generation {
     pub(super) client: Client,
-    pub(super) in_flight: Arc<InFlight<u16>>,
+    pub(super) in_flight: Arc<InFlight<Ack>>,
+    unacknowledged: PacketIds,
     /// Something may be acknowledged, was released, or was left to the broker.
     pub(super) changed: Arc<Notify>,
     made: Mutex<Option<Made>>,
     pace: Mutex<Pace>,
-    /// A PUBACK was written, or a mark was answered.
+    /// An acknowledgement was written, or a mark was answered.
     progress: Notify,
     connected: AtomicBool,
     /// A message was left to the broker: so is every one behind it, or they would come out of order.
@@ -35,20 +37,26 @@ pub(super) struct Generation {
     subscribed: OnceLock<Instant>,
 }
 
+/// The packet ids that a connection has brought and that are not acknowledged yet.
+struct PacketIds(Box<[AtomicU64]>);
+
 impl Generation {
-    /// A connection that is made when it is first polled, with as large a window as there is room.
+    /// A connection that is made when it is first polled, with as large a window as there is room for
+    /// messages of `typical` bytes: no broker can be told of the limit in bytes.
     pub(super) fn open(
         config: &MqttConfig,
         tls: Option<Arc<ClientConfig>>,
         room: &Arc<Room>,
+        typical: usize,
     ) -> Self {
         let (closed, all_closed) = mpsc::channel(1);
-        let window = u16::try_from(room.messages_left()).unwrap_or(u16::MAX).max(1);
+        let window = u16::try_from(room.left_for(typical)).unwrap_or(u16::MAX).max(1);
         let (client, connection) = client::open(config, tls, window, closed);
         let changed = Arc::new(Notify::new());
         Self {
             client,
             in_flight: InFlight::new(Arc::clone(room), Arc::clone(&changed)),
+            unacknowledged: PacketIds::none(),
             changed,
             made: Mutex::new(Some((connection, all_closed))),
             pace: Mutex::new(Pace::new(config.keep_alive)),
@@ -79,25 +87,36 @@ impl Generation {
         self.subscribed.get().map(Instant::elapsed)
     }
 
-    /// Records a message of `bytes`; one of QoS 1 has a packet id. `None` when it is not taken: then it is
-    /// left to the broker with all behind it, or of QoS 0 and gone. Only the poller takes and passes, so
-    /// nothing comes between a refusal and the mark of it.
-    pub(super) fn take(&self, packet_id: Option<u16>, bytes: usize) -> Option<Settlement> {
-        if packet_id.is_some() && self.has_shed() {
+    /// Records a message of `bytes`; one of QoS 1 or 2 has something to acknowledge it with. `None` when it
+    /// is not taken: then it is left to the broker with all behind it, or of QoS 0 and gone. Only the poller
+    /// takes and passes, so nothing comes between a refusal and the mark of it.
+    pub(super) fn take(&self, ack: Option<Ack>, bytes: usize) -> Option<Settlement> {
+        if ack.is_some() && self.has_shed() {
             return None;
         }
-        let settlement = self.in_flight.take(packet_id, bytes);
-        if packet_id.is_some() && settlement.is_none() {
-            self.shed.store(true, Ordering::Release);
-            self.changed.notify_one();
+        let settlement = self.in_flight.take(ack, bytes);
+        if let Some(ack) = ack {
+            if settlement.is_some() {
+                self.unacknowledged.insert(ack.packet_id());
+            } else {
+                self.shed.store(true, Ordering::Release);
+                self.changed.notify_one();
+            }
         }
         settlement
     }
 
     /// Acknowledges a message in its turn that there is nothing else to do with. False when it is left to
     /// the broker.
-    pub(super) fn pass(&self, packet_id: u16) -> bool {
-        !self.has_shed() && self.in_flight.pass(packet_id)
+    pub(super) fn pass(&self, ack: Ack) -> bool {
+        // Before the owner can acknowledge it, which takes it out.
+        self.unacknowledged.insert(ack.packet_id());
+        !self.has_shed() && self.in_flight.pass(ack)
+    }
+
+    /// Whether a message of this packet id is in flight on this connection.
+    pub(super) fn is_unacknowledged(&self, ack: Ack) -> bool {
+        self.unacknowledged.has(ack.packet_id())
     }
 
     /// Whether messages were left to the broker.
@@ -105,7 +124,7 @@ impl Generation {
         self.shed.load(Ordering::Acquire)
     }
 
-    /// A PUBACK was written to the socket.
+    /// An acknowledgement was written to the socket.
     pub(super) fn ack_written(&self) {
         self.pace.lock().ack_written();
         self.progress.notify_one();
@@ -139,13 +158,17 @@ impl Generation {
         self.progress.notify_one();
     }
 
-    /// Sends the PUBACKs that are due, in the order of receipt, as the broker reads them.
+    /// Sends the acknowledgements that are due, in the order of receipt, as the broker reads them.
     pub(super) fn acknowledge(&self) {
         let mut pace = self.pace.lock();
         let due = self.in_flight.acknowledgeable_up_to(pace.room());
         pace.released(due.len());
         // If the connection is gone, its poller says so; the broker sends the messages again.
-        let sent = due.into_iter().try_for_each(|packet_id| self.client.ack(packet_id));
+        let sent = due.into_iter().try_for_each(|ack| {
+            // From now on the broker may give the packet id to another message.
+            self.unacknowledged.remove(ack.packet_id());
+            self.client.ack(ack)
+        });
         if sent.is_ok() && pace.wants_mark(Instant::now()) {
             let _ = self.client.mark();
         }
@@ -179,6 +202,31 @@ impl Generation {
     }
 }
 
+impl PacketIds {
+    fn none() -> Self {
+        Self((0..1 << 10).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn insert(&self, id: u16) {
+        let (word, bit) = self.place(id);
+        word.fetch_or(bit, Ordering::Relaxed);
+    }
+
+    fn remove(&self, id: u16) {
+        let (word, bit) = self.place(id);
+        word.fetch_and(!bit, Ordering::Relaxed);
+    }
+
+    fn has(&self, id: u16) -> bool {
+        let (word, bit) = self.place(id);
+        word.load(Ordering::Relaxed) & bit != 0
+    }
+
+    fn place(&self, id: u16) -> (&AtomicU64, u64) {
+        (&self.0[usize::from(id >> 6)], 1 << (id & 63))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,16 +241,34 @@ mod tests {
         let config = config(MqttVersion::V5, "test");
         let metrics = Metrics::new().source("s");
         let room = Room::new(Limits { messages: 3, bytes: 100 }, metrics.clone());
-        let generation = Generation::open(&config, None, &room);
-        let first = generation.take(Some(1), 60).unwrap();
+        let generation = Generation::open(&config, None, &room, 1);
+        let [one, two, three, four, five] = [1, 2, 3, 4, 5].map(Ack::PubAck);
+        let first = generation.take(Some(one), 60).unwrap();
         assert!(generation.take(None, 60).is_none(), "dropped, and no reason to shed");
-        assert!(!generation.has_shed() && generation.pass(2));
-        assert!(generation.take(Some(3), 60).is_none() && generation.has_shed());
+        assert!(!generation.has_shed() && generation.pass(two));
+        assert!(generation.take(Some(three), 60).is_none() && generation.has_shed());
         generation.changed.notified().await;
         first.settle(Outcome::Accepted(Done::Published));
-        assert_eq!(generation.in_flight.acknowledgeable(), [1, 2]);
-        assert!(generation.take(Some(4), 1).is_none() && !generation.pass(5), "3 comes first");
+        assert_eq!(generation.in_flight.acknowledgeable(), [one, two]);
+        assert!(
+            generation.take(Some(four), 1).is_none() && !generation.pass(five),
+            "3 comes first"
+        );
         assert!(generation.take(None, 1).is_some());
         assert_eq!(metrics.received.get(), 2);
+    }
+    #[tokio::test]
+    async fn a_packet_id_is_in_use_until_it_is_acknowledged() {
+        let config = config(MqttVersion::V5, "test");
+        let room = Room::new(Limits { messages: 9, bytes: 100 }, Metrics::new().source("s"));
+        let generation = Generation::open(&config, None, &room, 1);
+        let (one, last) = (Ack::PubAck(64), Ack::PubRec(u16::MAX));
+        let first = generation.take(Some(one), 1).unwrap();
+        assert!(generation.pass(last));
+        assert!(generation.is_unacknowledged(one) && generation.is_unacknowledged(last));
+        assert!(!generation.is_unacknowledged(Ack::PubAck(65)));
+        first.settle(Outcome::Accepted(Done::Published));
+        generation.acknowledge();
+        assert!(!generation.is_unacknowledged(one) && !generation.is_unacknowledged(last));
     }
 }

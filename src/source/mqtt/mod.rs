@@ -1,26 +1,32 @@
-//! The MQTT source: 5 and 3.1.1, QoS 0 and 1, a persistent session, PUBACK in the order of receipt
+//! The MQTT source: 5 and 3.1.1, QoS 0 to 2, a persistent session, PUBACK and PUBREC in the order of receipt
 //! and only after the message was settled.
 //!
 //! Each connection is a generation with an event loop and an in-flight record of its own. What is
 //! settled late, for an earlier connection, finds that record and not this one; the broker sends the
 //! message again. Nothing slows the source but its in-flight limits, which all its connections share:
-//! in MQTT 5 they are announced as the receive maximum. What comes beyond them all the same is held and
-//! counted, up to a ceiling: too many bytes, which no version can announce; 3.1.1, which announces
+//! in MQTT 5 they are announced as the receive maximum, that in bytes by the size of the last messages. What
+//! comes beyond them all the same is held and counted, up to a ceiling: larger messages; 3.1.1, which announces
 //! nothing; and mosquitto before 2.0.13 (Debian 12 has 2.0.11), which keeps the window only until the
 //! first PUBACK of a backlog and then lets a window's worth out with each (its issue 2301), as it does
-//! with retained messages. Beyond the ceiling, QoS 1 is left to the broker with all behind it, and when
+//! with retained messages. Beyond the ceiling, QoS 1 and 2 are left to the broker with all behind it, and when
 //! what was taken is acknowledged a new connection fetches them in order; QoS 0, with nothing to
 //! withhold, is dropped and counted. The connection is always read, or the keep-alive would starve.
+//!
+//! QoS 2 is at least once, too: PUBREC says that a message was published, and a broker that never got it
+//! sends the message again, to this process or the next, which knows nothing of the first time.
 //!
 //! PUBACKs go out as the broker reads them, and a goodbye waits until it has read the last one: with
 //! `autosave_on_changes` mosquitto saves everything after each, and one that it has not read is lost with
 //! the connection. To know, requests are put between them whose answer tells (*marks*: an UNSUBSCRIBE of
 //! what nobody is subscribed to).
 //!
-//! What overlaps is subscribed to so that one copy of a message counts ([`identifiers`]); what is refused
-//! is asked again ([`subscriptions`]); what ends a connection is put into words ([`diagnosis`]).
+//! What overlaps is subscribed to so that one copy of a message counts, and what is refused is
+//! asked again ([`subscriptions`]); what ends a connection is put into words ([`diagnosis`]).
 //!
-//! Not here: QoS 2, the WebSocket transport, shared subscriptions.
+//! A broker that repeats what is in flight over the same connection, as some of 3.1.1 do, is answered once. One
+//! that gives a packet id to two messages at once can't be answered truly, so the connection ends.
+//!
+//! Not here: the WebSocket transport.
 //!
 //! # The client
 //!
@@ -48,7 +54,7 @@
 mod client;
 mod diagnosis;
 mod generation;
-mod identifiers;
+mod incoming;
 mod lingering;
 mod overflow;
 mod pace;
@@ -56,12 +62,12 @@ mod probe;
 mod reconnect;
 mod subscribing;
 mod subscriptions;
+mod taking;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::task::JoinSet;
@@ -72,19 +78,20 @@ use super::{Room, Unclean};
 use crate::config::Tls;
 use crate::config::mqtt::{MqttConfig, MqttVersion};
 use crate::config::source::Limits;
-use crate::delivery::{Delivery, Intake};
+use crate::delivery::Intake;
 use crate::health::Part;
-use crate::message::{Coordinates, Message, SourceName, Topic};
-use crate::metrics::SourceMetrics;
+use crate::message::SourceName;
+use crate::metrics::{MqttMetrics, SourceMetrics};
 use crate::outbound::tls::{self, TlsError};
 use crate::shutdown::Shutdown;
-use client::{Connection, Event, Incoming};
+use client::{Connection, Event};
 use diagnosis::{Stage, Trouble};
 use generation::Generation;
 use overflow::Overflow;
 pub use probe::probe;
 use reconnect::{Next, Reconnect};
 use subscriptions::Subscriptions;
+use taking::Skipped;
 
 /// The source gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -100,10 +107,14 @@ pub struct MqttSource {
     room: Arc<Room>,
     tls: Option<Arc<ClientConfig>>,
     metrics: SourceMetrics,
+    mqtt: MqttMetrics,
     health: Part,
     /// Whether the broker has taken us before.
     known: AtomicBool,
     subscriptions: Mutex<Subscriptions>,
+    /// The size of a message, by the last ones; 0 before the first.
+    typical: AtomicUsize,
+    skipped: Mutex<Skipped>,
 }
 
 /// How a connection ended.
@@ -122,15 +133,28 @@ impl MqttSource {
         name: SourceName,
         config: MqttConfig,
         limits: Limits,
-        metrics: SourceMetrics,
+        (metrics, mqtt): (SourceMetrics, MqttMetrics),
         health: Part,
     ) -> Result<Self, TlsError> {
         let tls = secured(&config)?;
         let room = Room::with_ceiling(limits, overflow::ceiling(limits), metrics.clone());
-        let identifiers = config.version == MqttVersion::V5;
+        // The copies of a group go to different clients.
+        let identifiers = config.version == MqttVersion::V5 && !config.is_shared();
         let subscriptions = Mutex::new(Subscriptions::new(&config.subscriptions, identifiers));
         let known = AtomicBool::new(false);
-        Ok(Self { name, config, room, tls, metrics, health, known, subscriptions })
+        Ok(Self {
+            name,
+            config,
+            room,
+            tls,
+            metrics,
+            mqtt,
+            health,
+            known,
+            subscriptions,
+            typical: AtomicUsize::new(0),
+            skipped: Mutex::default(),
+        })
     }
 
     /// Takes messages until the drain, acknowledges what was settled, and says goodbye; on the abort
@@ -191,7 +215,8 @@ impl MqttSource {
 
     /// A generation whose connection is not made yet.
     fn open(&self) -> Generation {
-        Generation::open(&self.config, self.tls.clone(), &self.room)
+        let typical = self.typical.load(Ordering::Relaxed);
+        Generation::open(&self.config, self.tls.clone(), &self.room, typical)
     }
 
     /// One connection, from CONNECT to its end.
@@ -231,7 +256,7 @@ impl MqttSource {
         loop {
             tokio::select! {
                 _ = alive.tick() => self.health.alive(),
-                _ = tell.tick() => overflow.tell(&self.name, &self.config, &self.metrics),
+                _ = tell.tick() => self.tell(overflow),
                 Some(why) = poller.join_next() => {
                     let why = why.unwrap_or_else(|e| Trouble::other(e.to_string()));
                     return if draining {
@@ -260,7 +285,7 @@ impl MqttSource {
                 if !draining {
                     overflow.shed();
                 }
-                overflow.tell(&self.name, &self.config, &self.metrics);
+                self.tell(overflow);
                 let farewell = generation.farewell(poller);
                 let said = self.unless(shutdown.abort(), farewell).await.unwrap_or(false);
                 return match (draining, said) {
@@ -299,7 +324,12 @@ impl MqttSource {
                 Event::Subscribed(packet_id, answers) => {
                     asked = self.answered(&generation, packet_id, answers).map(|now| stage = now);
                 }
-                Event::Publish(incoming) => self.take(&generation, &intake, &incoming),
+                Event::Publish(incoming) => {
+                    if stage == Stage::Subscribing {
+                        self.subscriptions.lock().heard(Instant::now());
+                    }
+                    asked = self.take(&generation, &intake, *incoming);
+                }
                 Event::AckWritten => generation.ack_written(),
                 Event::MarkWritten(packet_id) => generation.mark_written(packet_id),
                 Event::MarkRead(packet_id) => generation.mark_read(packet_id),
@@ -316,6 +346,12 @@ impl MqttSource {
                 return trouble.at(stage);
             }
         }
+    }
+
+    /// Says what was held, dropped, left or skipped.
+    fn tell(&self, overflow: &mut Overflow) {
+        overflow.tell(&self.name, &self.config, &self.metrics);
+        self.skipped.lock().tell(&self.name, &self.config, &self.mqtt);
     }
 
     /// Says that there is no connection, what to look at, and when the next one is tried.
@@ -343,44 +379,6 @@ impl MqttSource {
         } else {
             info!(source = %self.name, session_present, "connected");
         }
-    }
-
-    fn take(&self, generation: &Generation, intake: &Intake, incoming: &Incoming) {
-        if self.passes(generation, incoming) {
-            return;
-        }
-        let properties: usize = incoming.properties.iter().map(|(n, v)| n.len() + v.len()).sum();
-        let size = incoming.payload.len() + incoming.topic.len() + properties;
-        let at_least_once = incoming.qos > 0;
-        let ack = at_least_once.then_some(incoming.packet_id);
-        let Some(settlement) = generation.take(ack, size) else {
-            // QoS 1 stays with the broker; QoS 0 is gone.
-            if !at_least_once {
-                self.metrics.dropped.inc();
-            }
-            return;
-        };
-        let topic = Topic::new(String::from_utf8_lossy(&incoming.topic), '/');
-        let headers = incoming
-            .properties
-            .iter()
-            .map(|(name, value)| (name.clone(), Bytes::from(value.clone())))
-            .collect();
-        let message = Message {
-            source: self.name.clone(),
-            order: Some(topic.order_key()),
-            topic,
-            key: None,
-            headers,
-            payload: Bytes::copy_from_slice(&incoming.payload),
-            published: None,
-            coordinates: Coordinates::Publish {
-                qos: incoming.qos,
-                retain: incoming.retain,
-                duplicate: incoming.duplicate,
-            },
-        };
-        intake.submit(Delivery::new(message, settlement));
     }
 
     fn address(&self) -> String {

@@ -1,4 +1,5 @@
-//! How many PUBACKs may be written that the broker has not read yet. Pure.
+//! How many acknowledgements may be written that the broker has not read yet: PUBACKs, and the PUBRECs of QoS 2,
+//! which are meant by the word in this file. Pure.
 //!
 //! A written PUBACK may still be unread by the broker. mosquitto with `autosave_on_changes` saves its whole
 //! database for each; with some thousand messages in it that is a hundred a second, and what lies in the
@@ -84,7 +85,8 @@ impl Pace {
 
     /// What to do when nothing more is to be sent but DISCONNECT, which would overtake PUBACKs.
     pub(super) fn goodbye(&mut self, now: Instant) -> Goodbye {
-        if self.read == self.released {
+        // The client library may have answered a repeated message of QoS 2 by itself: that counts, too.
+        if self.read >= self.released {
             return Goodbye::Say;
         }
         if self.mark.is_some() || self.written < self.released {
@@ -137,7 +139,7 @@ impl Pace {
     }
 
     fn unread(&self) -> usize {
-        usize::try_from(self.released - self.read).unwrap_or(usize::MAX)
+        usize::try_from(self.released.saturating_sub(self.read)).unwrap_or(usize::MAX)
     }
 }
 

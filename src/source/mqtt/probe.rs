@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::client::{self, Client, Connection, Event, Retained};
+use super::client::{self, Client, Connection, Event, Stored};
 use super::diagnosis::{Kind, Stage, Trouble};
 use super::secured;
 use super::subscriptions::{Change, Subscriptions};
@@ -69,7 +69,7 @@ impl Visit {
                 Event::Connected { .. } => {
                     self.stage = Stage::Subscribing;
                     for ask in subscriptions.due(Instant::now()) {
-                        let asked = self.client.subscribe(&ask, Retained::Never);
+                        let asked = self.client.subscribe(&ask, Stored::Never);
                         asked.map_err(|_| Trouble::other("the client is gone"))?;
                     }
                 }
@@ -132,6 +132,11 @@ fn guest(config: &MqttConfig) -> MqttConfig {
         guest.client_id.push_str(&suffix);
     }
     guest.session_expiry = Duration::ZERO;
+    // In the group it would be given messages that others are to have.
+    let suffix = format!("-check-{:08x}", rand::random::<u32>());
+    for group in guest.subscriptions.iter_mut().filter_map(|each| each.share.as_mut()) {
+        group.push_str(&suffix);
+    }
     // What is retained comes, and needs no answer.
     if guest.version == MqttVersion::V3 {
         guest.subscriptions.iter_mut().for_each(|each| each.qos = Qos::AtMostOnce);
@@ -166,7 +171,7 @@ fn by_name(config: &MqttConfig, guest: &MqttConfig) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::config::mqtt::Subscription;
+    use crate::config::mqtt::{Retained, Subscription};
 
     pub(in super::super) fn config(version: MqttVersion, client_id: &str) -> MqttConfig {
         MqttConfig {
@@ -175,13 +180,26 @@ pub(super) mod tests {
             tls: None,
             version,
             client_id: client_id.to_owned(),
-            subscriptions: vec![Subscription { filter: "a/#".to_owned(), qos: Qos::AtLeastOnce }],
+            subscriptions: vec![Subscription {
+                filter: "a/#".to_owned(),
+                qos: Qos::AtLeastOnce,
+                share: None,
+            }],
+            retained: Retained::Take,
             session_expiry: Duration::from_hours(24),
             keep_alive: Duration::from_secs(30),
             max_packet_size: 300_000,
             username: None,
             password: None,
         }
+    }
+
+    #[test]
+    fn a_guest_is_in_no_group_of_others() {
+        let mut config = config(MqttVersion::V5, "bridge");
+        config.subscriptions[0].share = Some("group".to_owned());
+        let spelled = guest(&config).subscriptions[0].spelled();
+        assert!(spelled.starts_with("$share/group-check-") && spelled.ends_with("/a/#"));
     }
 
     #[test]

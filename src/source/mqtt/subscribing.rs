@@ -7,10 +7,11 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use super::MqttSource;
-use super::client::{Connection, Event, Incoming, Retained};
+use super::client::{Connection, Event, Stored};
 use super::diagnosis::{Kind, Stage, Trouble};
 use super::generation::Generation;
 use super::subscriptions::{Answer, Change};
+use crate::config::mqtt::Retained;
 
 impl MqttSource {
     /// The next event of a connection; what becomes due meanwhile is asked.
@@ -92,31 +93,18 @@ impl MqttSource {
         }
     }
 
-    /// Whether another copy of a message counts in place of this one. Then all there is to do is to
-    /// acknowledge it, in its turn.
-    pub(super) fn passes(&self, generation: &Generation, incoming: &Incoming) -> bool {
-        if incoming.identifiers.is_empty() {
-            return false;
-        }
-        let topic = String::from_utf8_lossy(&incoming.topic);
-        if self.subscriptions.lock().counts(&topic, &incoming.identifiers) {
-            return false;
-        }
-        // One that is left to the broker comes again, and is counted then.
-        if incoming.qos == 0 || generation.pass(incoming.packet_id) {
-            self.metrics.copies_skipped.inc();
-        }
-        true
-    }
-
     fn ask(&self, generation: &Generation) -> Result<(), Trouble> {
         let now = Instant::now();
         let mut subscriptions = self.subscriptions.lock();
         if subscriptions.is_overdue(now) {
             return Err(Trouble::other("the broker did not confirm the subscriptions"));
         }
+        let stored = match self.config.retained {
+            Retained::Take => Stored::WhenNew,
+            Retained::Skip => Stored::Never,
+        };
         for ask in subscriptions.due(now) {
-            if generation.client.subscribe(&ask, Retained::WhenNew).is_err() {
+            if generation.client.subscribe(&ask, stored).is_err() {
                 return Err(Trouble::other("the client is gone"));
             }
         }

@@ -232,6 +232,7 @@ impl Taker {
             headers,
             payload: Bytes::copy_from_slice(&message.payload),
             published: None,
+            expires: None,
             coordinates: Coordinates::Unknown,
         };
         self.waiting.push_back(Delivery::new(message, settlement));

@@ -66,6 +66,7 @@ impl Received {
             // that tells none is one group, lest an order be lost.
             order: ordered.then(|| group.unwrap_or_else(|| OrderKey::from(&[][..]))),
             published,
+            expires: None,
             coordinates: Coordinates::Queue { message_id: id.as_str().into(), receive_count },
         };
         Some(Self { message, id, handle, receive_count, bytes })

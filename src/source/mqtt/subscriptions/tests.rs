@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::mqtt::FilterTree;
+use crate::config::mqtt::{FilterTree, Qos};
 
 fn subscription(filter: &str, qos: u8) -> Subscription {
     let qos = if qos == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce };
-    Subscription { filter: filter.to_owned(), qos }
+    Subscription { filter: filter.to_owned(), qos, share: None }
 }
 
 fn of(filters: &[(&str, u8)], identifiers: bool) -> Subscriptions {
@@ -77,6 +77,22 @@ fn a_broker_that_does_not_answer_is_late_by_its_last_answer() {
     ask(&mut subscriptions, 1, at(40));
     assert_eq!(subscriptions.connected(true), None);
     assert!(!subscriptions.is_overdue(at(90)), "that was another connection");
+}
+
+#[test]
+fn an_answer_may_be_behind_a_backlog_but_not_for_ever() {
+    let (mut subscriptions, start) = (of(&[("a", 1)], true), Instant::now());
+    let at = |seconds| start + Duration::from_secs(seconds);
+    subscriptions.heard(at(0));
+    assert_eq!(subscriptions.next_at(), None, "nothing is asked");
+    ask(&mut subscriptions, 1, at(0));
+    for second in (0..590).step_by(10) {
+        subscriptions.heard(at(second));
+        assert!(!subscriptions.is_overdue(at(second + 14)));
+    }
+    assert!(subscriptions.is_overdue(at(595)), "a silence");
+    subscriptions.heard(at(599));
+    assert!(subscriptions.is_overdue(at(600)));
 }
 
 #[test]

@@ -2,25 +2,30 @@
 //!
 //! What is refused is asked again, since an access list can change. Filters that meet no other are asked
 //! for in pieces as large as AWS takes them; those that overlap one by one, if the broker has
-//! [identifiers](super::identifiers), and the one that counts most first. A copy counts under the
+//! [identifiers], and the one that counts most first. A copy counts under the
 //! subscription of the highest QoS that was granted, and of equal ones the first of the configuration.
 //! When a grant changes that, the subscriptions concerned are made anew under a true identifier: first
 //! those that stand back for one that does not count more any longer, so that there are never two, each
 //! of which stands back for the other.
 
+mod identifiers;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::identifiers::{Identifiers, Meaning};
 use crate::backoff::Backoff;
-use crate::config::mqtt::{Qos, Subscription};
+use crate::config::mqtt::Subscription;
+use identifiers::{Identifiers, Meaning};
 
 /// AWS takes no more filters in a SUBSCRIBE (a quota of `IoT Core`).
 const FILTERS_AT_ONCE: usize = 8;
 
-/// The broker has this long for its next SUBACK.
+/// The broker has this long for its next SUBACK, from its last sign of life.
 const SUBACK_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// It has no longer than this, whatever else it sends.
+const SUBACK_PATIENCE: Duration = Duration::from_mins(10);
 
 /// What is refused is asked again after up to this long at first.
 const AGAIN_BASE: Duration = Duration::from_secs(1);
@@ -47,6 +52,8 @@ pub(super) struct Subscriptions {
     /// Written, by packet id.
     unanswered: HashMap<u16, Asked>,
     answer_by: Option<Instant>,
+    /// It is not waited for any longer.
+    patience_ends: Option<Instant>,
     again: Backoff,
     again_at: Option<Instant>,
 }
@@ -76,7 +83,7 @@ pub(super) enum Change {
     Refused(String, String),
     /// A filter that was refused is granted.
     Granted(String),
-    /// A filter is granted with QoS 0, but 1 was asked for.
+    /// A filter is granted with QoS 0, but more was asked for.
     AtMostOnce(String),
     /// Filters overlap, and the broker can't tell copies apart.
     NoIdentifiers,
@@ -149,6 +156,7 @@ impl Subscriptions {
             queued: VecDeque::new(),
             unanswered: HashMap::new(),
             answer_by: None,
+            patience_ends: None,
             again: Backoff::new(AGAIN_BASE, AGAIN_CAP),
             again_at: None,
         }
@@ -158,7 +166,7 @@ impl Subscriptions {
     pub(super) fn connected(&mut self, identifiers: bool) -> Option<Change> {
         self.queued.clear();
         self.unanswered.clear();
-        (self.answer_by, self.again_at) = (None, None);
+        (self.answer_by, self.patience_ends, self.again_at) = (None, None, None);
         for state in &mut self.all {
             (state.asking, state.grant, state.corrections) = (Asking::Due, None, 0);
         }
@@ -194,6 +202,7 @@ impl Subscriptions {
         }
         if !asks.is_empty() {
             self.answer_by.get_or_insert(now + SUBACK_TIMEOUT);
+            self.patience_ends.get_or_insert(now + SUBACK_PATIENCE);
         }
         asks
     }
@@ -215,6 +224,7 @@ impl Subscriptions {
         let Some(asked) = self.unanswered.remove(&packet_id) else { return Vec::new() };
         let idle = self.queued.is_empty() && self.unanswered.is_empty();
         self.answer_by = (!idle).then(|| now + SUBACK_TIMEOUT);
+        self.patience_ends = (!idle).then(|| now + SUBACK_PATIENCE);
         let mut changes = Vec::new();
         for (number, answer) in asked.filters.into_iter().zip(answers) {
             let state = &mut self.all[number];
@@ -252,6 +262,13 @@ impl Subscriptions {
     /// When there is something to do although nothing comes: to ask, or to see that the broker is late.
     pub(super) fn next_at(&self) -> Option<Instant> {
         [self.answer_by, self.again_at].into_iter().flatten().min()
+    }
+
+    /// A message came. The answer may be behind a whole backlog, which would come again over another connection.
+    pub(super) fn heard(&mut self, now: Instant) {
+        if let (Some(by), Some(end)) = (&mut self.answer_by, self.patience_ends) {
+            *by = (now + SUBACK_TIMEOUT).min(end);
+        }
     }
 
     /// Whether the broker should have answered.
@@ -371,10 +388,7 @@ impl Subscriptions {
 impl State {
     /// The lower counts more: by the QoS that is granted, or else asked for.
     fn rank(&self, number: usize) -> (Reverse<u8>, usize) {
-        let asked = match self.subscription.qos {
-            Qos::AtMostOnce => 0,
-            Qos::AtLeastOnce => 1,
-        };
+        let asked = self.subscription.qos.number();
         (Reverse(self.grant.as_ref().map_or(asked, |grant| grant.qos)), number)
     }
 
@@ -388,7 +402,7 @@ impl State {
         if self.refused.take().is_some() {
             changes.push(Change::Granted(filter()));
         }
-        let lower = grant.qos == 0 && self.subscription.qos == Qos::AtLeastOnce;
+        let lower = grant.qos == 0 && self.subscription.qos.is_kept();
         if lower && !self.at_most_once {
             changes.push(Change::AtMostOnce(filter()));
         }
@@ -406,5 +420,4 @@ impl State {
 }
 
 #[cfg(test)]
-#[path = "subscriptions_tests.rs"]
 mod tests;
