@@ -64,6 +64,8 @@ macro_rules! at_most_once {
 contract! {
     mqtt_5: Mqtt, "version = 5";
     mqtt_3: Mqtt, "version = 3";
+    mqtt_5_over_tls_and_websocket: Mqtt, "version = 5 # over wss";
+    mqtt_3_over_websocket: Mqtt, "version = 3 # over ws";
     kafka: OfKafka, "session_timeout = \"6s\"\ndrain_timeout = \"2s\"\ngroup_instance_id = \"one\"";
     jetstream: JetStream, "";
     kafka_by_the_broker: OfKafka, "protocol = \"consumer\"\ndrain_timeout = \"2s\"";

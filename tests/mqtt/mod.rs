@@ -5,3 +5,4 @@ mod check;
 mod source;
 mod subscriptions;
 mod trouble;
+mod websocket;

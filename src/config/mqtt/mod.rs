@@ -1,5 +1,6 @@
 //! The keys of a source with `type = "mqtt"`.
 
+mod address;
 mod filter;
 mod overlap;
 
@@ -9,9 +10,9 @@ use super::Secret;
 use super::common::{Client, Common, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
-    Field, Kind, Ledger, Located, Problem, Setting, Table, Text, contrast, impossible,
-    show_duration, show_size,
+    Field, Kind, Located, Problem, Setting, Table, contrast, impossible, show_duration, show_size,
 };
+use address::Address;
 use filter::{FILTERS, Filter, filters, overlapping, qos};
 pub use filter::{LONGEST_STRING, Qos, Subscription};
 pub use overlap::FilterTree;
@@ -21,8 +22,10 @@ pub use overlap::FilterTree;
 pub struct MqttConfig {
     /// Host name or address of the broker.
     pub host: String,
-    /// Its port: the URL's, else 1883, or 8883 with TLS.
+    /// Its port: the URL's, else 1883, or 8883 with TLS; of a WebSocket 80, or 443 with TLS.
     pub port: u16,
+    /// The path, with the query, of a WebSocket that carries MQTT.
+    pub websocket: Option<String>,
     /// How to secure the connection, if at all.
     pub tls: Option<Tls>,
     /// The protocol.
@@ -74,12 +77,6 @@ impl Settings for MqttConfig {
     }
 }
 
-struct Broker {
-    host: String,
-    port: Option<u16>,
-    secure: bool,
-}
-
 const SESSION_EXPIRY: Duration = Duration::from_hours(24);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const MAX_PACKET_SIZE: u64 = 300_000;
@@ -89,10 +86,11 @@ const LARGEST_PACKET: u64 = 268_435_460;
 /// Reads what only MQTT sources have.
 pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttConfig>> {
     let ledger = table.ledger;
-    let broker = table.filled("url").then(|text| broker(ledger, &text));
+    let broker = table.filled("url").then(|text| Address::read(ledger, &text));
     let broker = table.require("url", broker, "the broker: `url = \"mqtts://broker.example\"`");
     let tls = broker.as_ref().map(|broker| {
-        let asks = broker.value.secure.then(|| ("url", "mqtts://", broker.span.clone()));
+        let scheme = broker.value.secure_scheme();
+        let asks = broker.value.secure.then(|| ("url", scheme, broker.span.clone()));
         secured(ledger, &common.tls, asks)
     });
     let version = version(table).or(MqttVersion::V5);
@@ -141,7 +139,10 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
             let message = "the password would cross the network as plain text";
             let problem = Problem::new(Kind::Unsafe, Some(password.span.clone()), message)
                 .also(broker.span.clone(), "not encrypted, and not loopback")
-                .help("write `mqtts://`; to send it all the same, `dangerously_plaintext = true`");
+                .help(format!(
+                    "write `{}`; to send it all the same, `dangerously_plaintext = true`",
+                    broker.value.secure_scheme()
+                ));
             ledger.report(problem);
         }
     }
@@ -157,7 +158,12 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
         return None;
     }
     let (broker, tls, client_id) = (broker?.value, tls?.ok()?, client_id.ok()?);
-    let port = broker.port.unwrap_or(if tls.is_some() { 8883 } else { 1883 });
+    let port = broker.port.unwrap_or(match (&broker.path, &tls) {
+        (None, None) => 1883,
+        (None, Some(_)) => 8883,
+        (Some(_), None) => 80,
+        (Some(_), Some(_)) => 443,
+    });
     // The broker keeps nothing under a name that it makes up for each connection.
     let session_expiry = if client_id.is_some() { expiry?.value } else { Duration::ZERO };
     Some(Own {
@@ -166,6 +172,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
         config: MqttConfig {
             host: broker.host,
             port,
+            websocket: broker.path,
             tls,
             version: version?.value,
             client_id: client_id.map(|id| id.value).unwrap_or_default(),
@@ -177,60 +184,6 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
             password: password.ok()?.map(|password| password.value),
         },
     })
-}
-
-fn broker(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Broker> {
-    let refuse = |kind, problem: &str, hint: &str| {
-        let message = format!("{} {problem}", text.value.subject("url"));
-        let problem = Problem::new(kind, Some(text.span.clone()), message);
-        ledger.refuse(problem.help(hint))
-    };
-    let form = "write `mqtt://HOST`, `mqtts://HOST` or `mqtts://HOST:PORT`";
-    let Some((scheme, rest)) = text.value.value.split_once("://") else {
-        return refuse(Kind::BadValue, "is not a URL", form);
-    };
-    let secure = match scheme.to_ascii_lowercase().as_str() {
-        "mqtt" => false,
-        "mqtts" => true,
-        "ws" | "wss" => {
-            let hint = "this version speaks `mqtt://` and `mqtts://`";
-            return refuse(
-                Kind::NotInThisVersion,
-                "is over WebSocket, which is not in this version",
-                hint,
-            );
-        }
-        "tcp" => {
-            return refuse(
-                Kind::BadValue,
-                "is not an MQTT URL",
-                "`tcp://` is written `mqtt://` here",
-            );
-        }
-        "ssl" | "tls" => {
-            let hint = "`ssl://` and `tls://` are written `mqtts://` here";
-            return refuse(Kind::BadValue, "is not an MQTT URL", hint);
-        }
-        _ => return refuse(Kind::BadValue, "is not an MQTT URL", form),
-    };
-    if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
-        let hint = "write `username` and `password = { env = \"NAME\" }`; a URL ends up in logs";
-        return refuse(Kind::Unsafe, "holds user info (`user:password@`)", hint);
-    }
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    let parsed = authority.parse::<http::uri::Authority>();
-    let Ok(parsed) = parsed else { return refuse(Kind::BadValue, "is not a URL", form) };
-    let host = parsed.host().trim_start_matches('[').trim_end_matches(']');
-    let port = authority.rsplit_once(':').filter(|(before, _)| before.len() >= parsed.host().len());
-    let port = match port.map(|(_, port)| port.parse::<u16>()) {
-        None => None,
-        Some(Ok(port)) if port > 0 => Some(port),
-        Some(_) => return refuse(Kind::BadValue, "has no usable port", "a port is 1 to 65535"),
-    };
-    if host.is_empty() {
-        return refuse(Kind::BadValue, "names no host", form);
-    }
-    Some(Broker { host: host.to_owned(), port, secure })
 }
 
 fn version(table: &mut Table<'_>) -> Field<MqttVersion> {

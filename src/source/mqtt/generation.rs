@@ -5,13 +5,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::client::{self, Client, Connection};
 use super::diagnosis::Trouble;
 use super::pace::{Goodbye, Pace};
+use super::transport::Transport;
 use crate::config::mqtt::MqttConfig;
 use crate::delivery::Settlement;
 use crate::source::{InFlight, Room};
@@ -37,14 +37,10 @@ pub(super) struct Generation {
 
 impl Generation {
     /// A connection that is made when it is first polled, with as large a window as there is room.
-    pub(super) fn open(
-        config: &MqttConfig,
-        tls: Option<Arc<ClientConfig>>,
-        room: &Arc<Room>,
-    ) -> Self {
+    pub(super) fn open(config: &MqttConfig, transport: &Transport, room: &Arc<Room>) -> Self {
         let (closed, all_closed) = mpsc::channel(1);
         let window = u16::try_from(room.messages_left()).unwrap_or(u16::MAX).max(1);
-        let (client, connection) = client::open(config, tls, window, closed);
+        let (client, connection) = client::open(config, transport, window, closed);
         let changed = Arc::new(Notify::new());
         Self {
             client,
@@ -193,7 +189,8 @@ mod tests {
         let config = config(MqttVersion::V5, "test");
         let metrics = Metrics::new().source("s");
         let room = Room::new(Limits { messages: 3, bytes: 100 }, metrics.clone());
-        let generation = Generation::open(&config, None, &room);
+        let transport = Transport::build(&config).unwrap();
+        let generation = Generation::open(&config, &transport, &room);
         let first = generation.take(Some(1), 60).unwrap();
         assert!(generation.take(None, 60).is_none(), "dropped, and no reason to shed");
         assert!(!generation.has_shed() && generation.pass(2));

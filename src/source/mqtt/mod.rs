@@ -20,7 +20,7 @@
 //! What overlaps is subscribed to so that one copy of a message counts ([`identifiers`]); what is refused
 //! is asked again ([`subscriptions`]); what ends a connection is put into words ([`diagnosis`]).
 //!
-//! Not here: QoS 2, the WebSocket transport, shared subscriptions.
+//! Over what all this goes is the [`transport`]'s business. Not here: QoS 2, shared subscriptions.
 //!
 //! # The client
 //!
@@ -49,13 +49,13 @@ mod client;
 mod diagnosis;
 mod generation;
 mod identifiers;
-mod lingering;
 mod overflow;
 mod pace;
 mod probe;
 mod reconnect;
 mod subscribing;
 mod subscriptions;
+mod transport;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -63,20 +63,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustls::ClientConfig;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{Room, Unclean};
-use crate::config::Tls;
 use crate::config::mqtt::{MqttConfig, MqttVersion};
 use crate::config::source::Limits;
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
 use crate::message::{Coordinates, Message, SourceName, Topic};
 use crate::metrics::SourceMetrics;
-use crate::outbound::tls::{self, TlsError};
+use crate::outbound::tls::TlsError;
 use crate::shutdown::Shutdown;
 use client::{Connection, Event, Incoming};
 use diagnosis::{Stage, Trouble};
@@ -85,6 +83,7 @@ use overflow::Overflow;
 pub use probe::probe;
 use reconnect::{Next, Reconnect};
 use subscriptions::Subscriptions;
+use transport::Transport;
 
 /// The source gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -98,7 +97,7 @@ pub struct MqttSource {
     name: SourceName,
     config: MqttConfig,
     room: Arc<Room>,
-    tls: Option<Arc<ClientConfig>>,
+    transport: Transport,
     metrics: SourceMetrics,
     health: Part,
     /// Whether the broker has taken us before.
@@ -125,12 +124,12 @@ impl MqttSource {
         metrics: SourceMetrics,
         health: Part,
     ) -> Result<Self, TlsError> {
-        let tls = secured(&config)?;
+        let transport = Transport::build(&config)?;
         let room = Room::with_ceiling(limits, overflow::ceiling(limits), metrics.clone());
         let identifiers = config.version == MqttVersion::V5;
         let subscriptions = Mutex::new(Subscriptions::new(&config.subscriptions, identifiers));
         let known = AtomicBool::new(false);
-        Ok(Self { name, config, room, tls, metrics, health, known, subscriptions })
+        Ok(Self { name, config, room, transport, metrics, health, known, subscriptions })
     }
 
     /// Takes messages until the drain, acknowledges what was settled, and says goodbye; on the abort
@@ -191,7 +190,7 @@ impl MqttSource {
 
     /// A generation whose connection is not made yet.
     fn open(&self) -> Generation {
-        Generation::open(&self.config, self.tls.clone(), &self.room)
+        Generation::open(&self.config, &self.transport, &self.room)
     }
 
     /// One connection, from CONNECT to its end.
@@ -386,11 +385,4 @@ impl MqttSource {
     fn address(&self) -> String {
         format!("{}:{}", self.config.host, self.config.port)
     }
-}
-
-/// What the connection is encrypted with, if it is; reads the certificates.
-fn secured(config: &MqttConfig) -> Result<Option<Arc<ClientConfig>>, TlsError> {
-    let Some(Tls { ca_file, identity }) = &config.tls else { return Ok(None) };
-    let identity = identity.as_ref().map(|(c, k)| (c.as_path(), k.as_path()));
-    Ok(Some(Arc::new(tls::client_config(ca_file.as_deref(), identity)?)))
 }
