@@ -2,6 +2,7 @@
 
 mod backlog;
 mod check;
+mod iot_core;
 mod source;
 mod subscriptions;
 mod trouble;

@@ -2,11 +2,13 @@
 
 mod address;
 mod filter;
+mod iot;
 mod overlap;
 
 use std::time::Duration;
 
 use super::Secret;
+use super::api::Aws;
 use super::common::{Client, Common, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
@@ -26,6 +28,10 @@ pub struct MqttConfig {
     pub port: u16,
     /// The path, with the query, of a WebSocket that carries MQTT.
     pub websocket: Option<String>,
+    /// Who signs the handshake of the WebSocket, for AWS IoT Core.
+    pub aws: Option<Aws>,
+    /// What ALPN says in TLS, where the port needs it: that of AWS IoT Core.
+    pub alpn: Option<&'static str>,
     /// How to secure the connection, if at all.
     pub tls: Option<Tls>,
     /// The protocol.
@@ -93,6 +99,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
         let asks = broker.value.secure.then(|| ("url", scheme, broker.span.clone()));
         secured(ledger, &common.tls, asks)
     });
+    let aws = iot::aws(table, broker.as_ref());
     let version = version(table).or(MqttVersion::V5);
     let qos = qos(table, "qos");
     let qos_known = !matches!(qos, Field::Bad);
@@ -146,6 +153,24 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
             ledger.report(problem);
         }
     }
+    if let (Some(address), Ok(aws)) = (&broker, &aws) {
+        let identity = |tls: &Option<Tls>| tls.as_ref().map(|tls| tls.identity.is_some());
+        iot::Source {
+            ledger,
+            address,
+            aws: aws.as_ref(),
+            tls: tls.as_ref().and_then(|tls| tls.as_ref().ok()).map(identity),
+            client_id: client_id.as_ref().ok().and_then(Option::as_ref),
+            filters: filters.as_ref().map_or(&[], |filters| &filters.value),
+            keep_alive: keep_alive.as_ref(),
+            session_expiry: expiry.as_ref(),
+            max_packet_size: packet.as_ref(),
+            username: !matches!(username, Ok(None)),
+            password: password.as_ref().ok().and_then(Option::as_ref).map(|it| it.span.clone()),
+            plaintext: common.plaintext.as_ref().is_none_or(|setting| setting.value),
+        }
+        .check();
+    }
     if let (Ok(Some(password)), Ok(None), Some(version)) = (&password, &username, &version)
         && version.value == MqttVersion::V3
     {
@@ -158,6 +183,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
         return None;
     }
     let (broker, tls, client_id) = (broker?.value, tls?.ok()?, client_id.ok()?);
+    let aws = aws.ok()?.map(|aws| aws.value);
     let port = broker.port.unwrap_or(match (&broker.path, &tls) {
         (None, None) => 1883,
         (None, Some(_)) => 8883,
@@ -170,16 +196,21 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
         asked: filters?.value.into_iter().map(|filter| filter.span).collect(),
         client: client_id.as_ref().map(|id| id.span.clone()),
         config: MqttConfig {
+            alpn: tls
+                .as_ref()
+                .filter(|_| broker.path.is_none())
+                .and_then(|tls| iot::alpn(&broker.host, port, tls.identity.is_some())),
             host: broker.host,
             port,
-            websocket: broker.path,
+            websocket: broker.path.map(|path| if aws.is_some() { iot::path(&path) } else { path }),
+            aws,
             tls,
             version: version?.value,
             client_id: client_id.map(|id| id.value).unwrap_or_default(),
             subscriptions: subscriptions?,
             session_expiry,
             keep_alive: keep_alive?.value,
-            max_packet_size: packet?,
+            max_packet_size: u32::try_from(packet?.value).ok()?,
             username: username.ok()?.map(|name| name.value),
             password: password.ok()?.map(|password| password.value),
         },
@@ -267,7 +298,7 @@ fn session(
     ));
 }
 
-fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<u32> {
+fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<Setting<u64>> {
     let ledger = table.ledger;
     let packet = table.size("max_packet_size").then(|size| {
         if (1..=LARGEST_PACKET).contains(&size.value) {
@@ -288,5 +319,5 @@ fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<u32> {
             "`max_packet_size` <= `max_in_flight_bytes`: else there are messages that are never taken",
         ));
     }
-    u32::try_from(packet.value).ok()
+    Some(packet)
 }

@@ -6,7 +6,7 @@ pub(crate) fn later(section: &str) -> &'static [&'static str] {
     match section {
         "" => &["cost", "test"],
         "api" => &["linger"],
-        "mqtt" => &["share", "retained", "aws"],
+        "mqtt" => &["share", "retained"],
         "route" => &["jq", "conflate", "max_age"],
         _ => &[],
     }
@@ -114,6 +114,7 @@ const FOREIGN: &[(&[&str], &str, &str)] = &[
         "subscriptions",
         "topics topic filters subscribe subscription topicfilters topicfilter",
     ),
+    (&["mqtt"], "aws", "region profile awsregion awsprofile rolearn role externalid sigv4 iam"),
     (&["mqtt", "source"], "username", "user login"),
     (&["mqtt", "source"], "password", "pass passwd pwd"),
     (&["mqtt", "source"], "client_id", "id client clientname"),

@@ -4,7 +4,7 @@
 //! That alone keeps events of a dead connection from being taken for those of the next one, and keeps
 //! acknowledgements of a dead connection from confirming foreign messages on the next one.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -125,6 +125,11 @@ pub(super) fn open(
                     None => $crate_of::Transport::tls_with_config(tls),
                     Some(_) => $crate_of::Transport::wss_with_config(tls),
                 });
+            }
+            if let Some(signer) = &transport.signer {
+                let signer = Arc::clone(signer);
+                $options
+                    .set_fallible_request_modifier(move |handshake| ready(signer.sign(handshake)));
             }
             $crate_of::AsyncClient::builder($options).unbounded().build()
         }};

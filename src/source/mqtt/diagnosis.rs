@@ -200,9 +200,16 @@ impl Trouble {
             }
             Kind::NoIdentifiers => "they are left out from now on",
             Kind::TakenOver => "another client uses the same `client_id`: give each its own",
+            Kind::Closed if config.aws.is_some() && stage == Stage::Connecting => {
+                "do the AWS credentials allow `iot:Connect` for this `client_id`?"
+            }
             Kind::NoWebSocket => "is the path of `url` right? many brokers have `/mqtt`",
+            Kind::Forbidden if config.aws.is_some() => {
+                "check the AWS credentials, and the region and role of `aws`; what the credentials have to \
+                 allow is `iot:Connect`"
+            }
             Kind::Forbidden => "check what the server lets this client do",
-            Kind::Clock => "set this machine's clock",
+            Kind::Clock => "set this machine's clock: a signature is good for five minutes",
             Kind::NotHttp | Kind::Closed if websocket && stage == Stage::Connecting => {
                 "is this the port of a WebSocket, with TLS (`wss://`) or without (`ws://`)? without a WebSocket \
                  it is `mqtts://` or `mqtt://`"

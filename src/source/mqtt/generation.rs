@@ -189,7 +189,7 @@ mod tests {
         let config = config(MqttVersion::V5, "test");
         let metrics = Metrics::new().source("s");
         let room = Room::new(Limits { messages: 3, bytes: 100 }, metrics.clone());
-        let transport = Transport::build(&config).unwrap();
+        let transport = Transport::build(&config).await.unwrap();
         let generation = Generation::open(&config, &transport, &room);
         let first = generation.take(Some(1), 60).unwrap();
         assert!(generation.take(None, 60).is_none(), "dropped, and no reason to shed");

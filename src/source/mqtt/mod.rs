@@ -74,16 +74,16 @@ use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
 use crate::message::{Coordinates, Message, SourceName, Topic};
 use crate::metrics::SourceMetrics;
-use crate::outbound::tls::TlsError;
 use crate::shutdown::Shutdown;
 use client::{Connection, Event, Incoming};
-use diagnosis::{Stage, Trouble};
+use diagnosis::{Kind, Stage, Trouble};
 use generation::Generation;
 use overflow::Overflow;
 pub use probe::probe;
 use reconnect::{Next, Reconnect};
 use subscriptions::Subscriptions;
 use transport::Transport;
+pub use transport::TransportError;
 
 /// The source gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -117,14 +117,14 @@ enum End {
 
 impl MqttSource {
     /// A source for `config`; reads its certificates, connects to nothing.
-    pub fn build(
+    pub async fn build(
         name: SourceName,
         config: MqttConfig,
         limits: Limits,
         metrics: SourceMetrics,
         health: Part,
-    ) -> Result<Self, TlsError> {
-        let transport = Transport::build(&config)?;
+    ) -> Result<Self, TransportError> {
+        let transport = Transport::build(&config).await?;
         let room = Room::with_ceiling(limits, overflow::ceiling(limits), metrics.clone());
         let identifiers = config.version == MqttVersion::V5;
         let subscriptions = Mutex::new(Subscriptions::new(&config.subscriptions, identifiers));
@@ -142,12 +142,17 @@ impl MqttSource {
             let ready = async {
                 source.room.half_free().await;
                 source.look_at_password().await;
+                source.transport.prepare().await
             };
-            if source.unless(shutdown.drain(), ready).await.is_none() {
-                break;
-            }
-            let generation = Arc::new(source.open());
-            let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
+            let Some(prepared) = source.unless(shutdown.drain(), ready).await else { break };
+            let (end, held) = match prepared {
+                Err(why) => (End::Lost(Trouble::other(why.to_string())), None),
+                Ok(()) => {
+                    let generation = Arc::new(source.open());
+                    let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
+                    (end, generation.subscribed_for())
+                }
+            };
             source.metrics.connected.set(0);
             let trouble = match end {
                 End::Drained(result) => return result,
@@ -157,7 +162,10 @@ impl MqttSource {
                 }
                 End::Lost(trouble) => trouble,
             };
-            let next = reconnect.ended(&trouble, generation.subscribed_for());
+            if trouble.kind == Kind::Forbidden {
+                source.unless(shutdown.drain(), source.transport.refused()).await;
+            }
+            let next = reconnect.ended(&trouble, held);
             source.lost(&trouble, &next);
             source.unless(shutdown.drain(), sleep(next.wait)).await;
         }

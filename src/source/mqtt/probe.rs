@@ -24,7 +24,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Says what is there, or why the source could not work: a clause, and a hint where there is one.
 pub async fn probe(config: &MqttConfig) -> Result<String, String> {
-    let transport = Transport::build(config).map_err(|error| error.to_string())?;
+    let transport = Transport::build(config).await.map_err(|error| error.to_string())?;
+    transport.prepare().await.map_err(|error| error.to_string())?;
     let guest = guest(config);
     let (closing, mut closed) = mpsc::channel(1);
     let (client, connection) = client::open(&guest, &transport, 1, closing);
@@ -173,6 +174,8 @@ pub(super) mod tests {
             host: "localhost".to_owned(),
             port: 1883,
             websocket: None,
+            aws: None,
+            alpn: None,
             tls: None,
             version,
             client_id: client_id.to_owned(),
