@@ -3,6 +3,7 @@
 mod backlog;
 mod check;
 mod iot_core;
+mod rotation;
 mod source;
 mod subscriptions;
 mod trouble;

@@ -106,6 +106,11 @@ impl Mosquitto {
         .await;
     }
 
+    /// Has it read its configuration and its files again.
+    pub(crate) fn reload(&self) {
+        signal(self.child.as_ref().unwrap().id(), "HUP");
+    }
+
     /// Ends it as an operator would: it saves everything.
     pub(crate) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {

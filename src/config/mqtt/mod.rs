@@ -48,9 +48,18 @@ pub struct MqttConfig {
     /// The largest packet taken, in bytes.
     pub max_packet_size: u32,
     /// The user's name.
-    pub username: Option<String>,
+    pub username: Option<Username>,
     /// The user's password.
     pub password: Option<Secret>,
+}
+
+/// The name of a user.
+#[derive(Clone, Debug)]
+pub enum Username {
+    /// As it is written.
+    Fixed(String),
+    /// What a file holds, which may change with the password.
+    Followed(Secret),
 }
 
 /// The MQTT protocol's version.
@@ -138,7 +147,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
         session(table, expiry, keep_alive, held);
     }
     let packet = packet_size(table, common);
-    let username = mqtt_string(table, "username").optional();
+    let username = username(table).optional();
     let password = table.secret("password").optional();
     if let (Ok(Some(password)), Some(Ok(tls)), Some(broker)) = (&password, &tls, &broker) {
         let plaintext = common.plaintext.as_ref().is_none_or(|setting| setting.value);
@@ -245,6 +254,13 @@ fn mqtt_string(table: &mut Table<'_>, key: &'static str) -> Field<String> {
         let message = format!("`{key}` {problem}");
         ledger.refuse(Problem::new(Kind::BadValue, Some(span), message))
     })
+}
+
+fn username(table: &mut Table<'_>) -> Field<Username> {
+    if table.is_from_file("username") {
+        return table.secret("username").then(|secret| Some(Username::Followed(secret.value)));
+    }
+    mqtt_string(table, "username").then(|name| Some(Username::Fixed(name.value)))
 }
 
 fn seconds(

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::diagnosis::Trouble;
 use super::subscriptions::{Answer, Ask};
 use super::transport::{Lingering, Transport};
-use crate::config::mqtt::{MqttConfig, MqttVersion, Qos, Subscription};
+use crate::config::mqtt::{MqttConfig, MqttVersion, Qos, Subscription, Username};
 
 /// The protocol's own maximum: nothing larger can be sent by a broker. The limit of the configuration
 /// is applied to the message, which goes to the dead letter: refusing the packet instead means, in
@@ -117,7 +117,7 @@ pub(super) fn open(
                     Lingering::connect(address, closed.clone())
                 });
             if let Some(user) = &config.username {
-                $options.set_credentials(user.clone(), password(config));
+                $options.set_credentials(name(user), password(config));
             }
             if let Some(tls) = &transport.tls {
                 let tls = $crate_of::TlsConfiguration::Rustls(Arc::clone(tls));
@@ -169,6 +169,14 @@ pub(super) fn open(
             let (client, events) = made!(v5, options);
             (Client::V5(client), Connection::V5(Box::new(events)))
         }
+    }
+}
+
+/// The last value read, as of the password.
+fn name(user: &Username) -> String {
+    match user {
+        Username::Fixed(name) => name.clone(),
+        Username::Followed(secret) => secret.reveal().to_string(),
     }
 }
 

@@ -68,7 +68,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{Room, Unclean};
-use crate::config::mqtt::{MqttConfig, MqttVersion};
+use crate::config::mqtt::{MqttConfig, MqttVersion, Username};
 use crate::config::source::Limits;
 use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
@@ -141,7 +141,7 @@ impl MqttSource {
         while !shutdown.is_draining() {
             let ready = async {
                 source.room.half_free().await;
-                source.look_at_password().await;
+                source.look_at_credentials().await;
                 source.transport.prepare().await
             };
             let Some(prepared) = source.unless(shutdown.drain(), ready).await else { break };
@@ -189,8 +189,12 @@ impl MqttSource {
         }
     }
 
-    /// A file may have a new one since the last connection.
-    async fn look_at_password(&self) {
+    /// Files may have new ones since the last connection. One that holds is not ended over them: the broker does
+    /// that, if it wants to.
+    async fn look_at_credentials(&self) {
+        if let Some(Username::Followed(name)) = &self.config.username {
+            name.reread().await;
+        }
         if let Some(password) = &self.config.password {
             password.reread().await;
         }
