@@ -2,6 +2,7 @@
 
 mod backlog;
 mod check;
+mod hivemq;
 mod iot_core;
 mod rotation;
 mod source;

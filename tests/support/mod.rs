@@ -7,6 +7,7 @@ pub(crate) mod broker;
 pub(crate) mod certificates;
 pub(crate) mod demo;
 pub(crate) mod emulator;
+pub(crate) mod hivemq;
 pub(crate) mod iot_core;
 pub(crate) mod jetstream;
 pub(crate) mod kafka;
