@@ -9,12 +9,13 @@ use std::time::Duration;
 use super::address::Address;
 use super::filter::{Filter, Qos};
 use crate::config::api::{Aws, auth};
+use crate::config::common::Tls;
 use crate::config::endpoint::{is_loopback, is_region};
 use crate::config::reader::{
     Kind, Ledger, Located, Problem, Reported, Setting, Table, show_duration, show_size,
 };
 
-/// Where WebSockets are.
+/// Where the WebSocket is.
 const PATH: &str = "/mqtt";
 
 /// `Client ID size`, in bytes.
@@ -32,7 +33,7 @@ const PAYLOAD: u64 = 128 << 10;
 /// No packet is larger: the payload, 8 KB of user properties, the topic and what else there is.
 const PACKET: u64 = PAYLOAD + (9 << 10);
 /// `Connection inactivity (keep-alive interval)`: others are taken for the nearest of these.
-const KEEP_ALIVE: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(1_200)];
+const KEEP_ALIVE: [Duration; 2] = [Duration::from_secs(30), Duration::from_mins(20)];
 /// `Session expiry`: the longest.
 const SESSION: Duration = Duration::from_hours(7 * 24);
 
@@ -82,13 +83,34 @@ pub(super) fn aws(
     Ok(Some(aws))
 }
 
+/// How a connection is secured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secured {
+    /// Not at all.
+    Not,
+    /// By TLS, in which the client shows nothing.
+    ByTls,
+    /// By TLS, and the client shows a certificate.
+    ByCertificate,
+}
+
+impl Secured {
+    pub(super) fn of(tls: Option<&Tls>) -> Self {
+        match tls {
+            None => Self::Not,
+            Some(Tls { identity: None, .. }) => Self::ByTls,
+            Some(Tls { identity: Some(_), .. }) => Self::ByCertificate,
+        }
+    }
+}
+
 /// A source of IoT Core, as far as it could be read.
 pub(super) struct Source<'a> {
     pub(super) ledger: &'a Ledger<'a>,
     pub(super) address: &'a Located<Address>,
     pub(super) aws: Option<&'a Located<Aws>>,
-    /// `None`: unknown; then whether the client shows a certificate.
-    pub(super) tls: Option<Option<bool>>,
+    /// `None`: unknown.
+    pub(super) secured: Option<Secured>,
     pub(super) client_id: Option<&'a Located<String>>,
     pub(super) filters: &'a [Filter],
     pub(super) keep_alive: Option<&'a Setting<Duration>>,
@@ -128,7 +150,7 @@ impl Source<'_> {
             let hint = "write `wss://HOST/mqtt`; over `mqtts://` a certificate proves who the bridge is: \
                         `tls = { cert_file, key_file }`";
             self.report(Kind::Impossible, place, message, hint);
-        } else if self.tls == Some(None) && !self.plaintext && !is_loopback(host) {
+        } else if self.secured == Some(Secured::Not) && !self.plaintext && !is_loopback(host) {
             let message =
                 "the signature, and the token of a session, would cross the network as plain text";
             let hint = "write `wss://`; to send it all the same, `dangerously_plaintext = true`";
@@ -144,13 +166,12 @@ impl Source<'_> {
 
     /// Whether there is TLS; IoT Core has nothing else.
     fn is_encrypted(&self) -> bool {
-        let Some(tls) = &self.tls else { return false };
-        if tls.is_none() {
+        if self.secured == Some(Secured::Not) {
             let hint = format!("write `{}`", self.address.value.secure_scheme());
             let message = "`url` is of AWS IoT Core, which takes TLS only";
             self.report(Kind::BadValue, self.address.span.clone(), message, &hint);
         }
-        tls.is_some()
+        self.secured.is_some_and(|secured| secured != Secured::Not)
     }
 
     /// Port, path and proof fit together.
@@ -184,7 +205,7 @@ impl Source<'_> {
             }
             return;
         }
-        let certificate = self.tls.flatten().unwrap_or(false);
+        let certificate = self.secured == Some(Secured::ByCertificate);
         match address.port.unwrap_or(8883) {
             8883 | 443 if certificate => {}
             443 if custom => {}

@@ -12,7 +12,8 @@ use super::api::Aws;
 use super::common::{Client, Common, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
-    Field, Kind, Located, Problem, Setting, Table, contrast, impossible, show_duration, show_size,
+    Field, Kind, Ledger, Located, Problem, Setting, Table, contrast, impossible, show_duration,
+    show_size,
 };
 use address::Address;
 use filter::{FILTERS, Filter, filters, overlapping, qos};
@@ -92,6 +93,10 @@ impl Settings for MqttConfig {
     }
 }
 
+/// Why a source has a name, for hints.
+const CLIENT_ID: &str = "the broker keeps what was not acknowledged under this name: \
+                         `client_id = \"appsync-bridge\"`";
+
 const SESSION_EXPIRY: Duration = Duration::from_hours(24);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const MAX_PACKET_SIZE: u64 = 300_000;
@@ -121,13 +126,8 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
         overlapping(ledger, &filters.value);
     }
     let keeps = qos.as_ref().is_none_or(|qos| qos.value == Qos::AtLeastOnce);
-    let subscriptions: Option<Vec<_>> = filters.as_ref().zip(qos).map(|(filters, qos)| {
-        let subscription = |filter: &Filter| Subscription {
-            filter: filter.text.clone(),
-            qos: filter.qos.unwrap_or(qos.value),
-        };
-        filters.value.iter().map(subscription).collect()
-    });
+    let subscriptions =
+        filters.as_ref().zip(qos).map(|(filters, qos)| subscriptions(&filters.value, qos.value));
     let held = subscriptions
         .as_ref()
         .is_some_and(|all| all.iter().any(|each| each.qos == Qos::AtLeastOnce));
@@ -136,10 +136,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     // Of filters that can't be read the source's own quality of service tells.
     let keeps = if subscriptions.is_some() { held } else { qos_known && keeps };
     if keeps && matches!(client_id, Ok(None)) {
-        let missing: Field<()> = Field::Absent;
-        let hint = "the broker keeps what was not acknowledged under this name: \
-                    `client_id = \"appsync-bridge\"`";
-        table.require("client_id", missing, hint);
+        table.require("client_id", Field::<()>::Absent, CLIENT_ID);
     }
     let expiry = seconds(table, "session_expiry", 0..=u64::from(u32::MAX)).or(SESSION_EXPIRY);
     let keep_alive = seconds(table, "keep_alive", 1..=65_535).or(KEEP_ALIVE);
@@ -149,26 +146,21 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     let packet = packet_size(table, common);
     let username = username(table).optional();
     let password = table.secret("password").optional();
-    if let (Ok(Some(password)), Some(Ok(tls)), Some(broker)) = (&password, &tls, &broker) {
-        let plaintext = common.plaintext.as_ref().is_none_or(|setting| setting.value);
-        if tls.is_none() && !plaintext && !is_loopback(&broker.value.host) {
-            let message = "the password would cross the network as plain text";
-            let problem = Problem::new(Kind::Unsafe, Some(password.span.clone()), message)
-                .also(broker.span.clone(), "not encrypted, and not loopback")
-                .help(format!(
-                    "write `{}`; to send it all the same, `dangerously_plaintext = true`",
-                    broker.value.secure_scheme()
-                ));
-            ledger.report(problem);
-        }
+    let plaintext = common.plaintext.as_ref().is_none_or(|setting| setting.value);
+    if let (Ok(Some(password)), Some(Ok(None)), Some(broker), false) =
+        (&password, &tls, &broker, plaintext)
+    {
+        crosses_as_plain_text(ledger, password, broker);
     }
     if let (Some(address), Ok(aws)) = (&broker, &aws) {
-        let identity = |tls: &Option<Tls>| tls.as_ref().map(|tls| tls.identity.is_some());
         iot::Source {
             ledger,
             address,
             aws: aws.as_ref(),
-            tls: tls.as_ref().and_then(|tls| tls.as_ref().ok()).map(identity),
+            secured: tls
+                .as_ref()
+                .and_then(|tls| tls.as_ref().ok())
+                .map(|tls| iot::Secured::of(tls.as_ref())),
             client_id: client_id.as_ref().ok().and_then(Option::as_ref),
             filters: filters.as_ref().map_or(&[], |filters| &filters.value),
             keep_alive: keep_alive.as_ref(),
@@ -176,16 +168,14 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
             max_packet_size: packet.as_ref(),
             username: !matches!(username, Ok(None)),
             password: password.as_ref().ok().and_then(Option::as_ref).map(|it| it.span.clone()),
-            plaintext: common.plaintext.as_ref().is_none_or(|setting| setting.value),
+            plaintext,
         }
         .check();
     }
     if let (Ok(Some(password)), Ok(None), Some(version)) = (&password, &username, &version)
         && version.value == MqttVersion::V3
     {
-        let message = "MQTT 3.1.1 sends no password without a user's name";
-        let problem = Problem::new(Kind::Impossible, Some(password.span.clone()), message);
-        ledger.report(problem.help("add `username`, or use `version = 5`"));
+        has_no_user(ledger, password);
     }
 
     if !qos_known {
@@ -193,12 +183,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     }
     let (broker, tls, client_id) = (broker?.value, tls?.ok()?, client_id.ok()?);
     let aws = aws.ok()?.map(|aws| aws.value);
-    let port = broker.port.unwrap_or(match (&broker.path, &tls) {
-        (None, None) => 1883,
-        (None, Some(_)) => 8883,
-        (Some(_), None) => 80,
-        (Some(_), Some(_)) => 443,
-    });
+    let port = broker.port.unwrap_or(default_port(broker.path.is_some(), tls.is_some()));
     // The broker keeps nothing under a name that it makes up for each connection.
     let session_expiry = if client_id.is_some() { expiry?.value } else { Duration::ZERO };
     Some(Own {
@@ -224,6 +209,48 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
             password: password.ok()?.map(|password| password.value),
         },
     })
+}
+
+fn crosses_as_plain_text(
+    ledger: &Ledger<'_>,
+    password: &Located<Secret>,
+    broker: &Located<Address>,
+) {
+    if is_loopback(&broker.value.host) {
+        return;
+    }
+    let message = "the password would cross the network as plain text";
+    let problem = Problem::new(Kind::Unsafe, Some(password.span.clone()), message)
+        .also(broker.span.clone(), "not encrypted, and not loopback")
+        .help(format!(
+            "write `{}`; to send it all the same, `dangerously_plaintext = true`",
+            broker.value.secure_scheme()
+        ));
+    ledger.report(problem);
+}
+
+fn has_no_user(ledger: &Ledger<'_>, password: &Located<Secret>) {
+    let message = "MQTT 3.1.1 sends no password without a user's name";
+    let problem = Problem::new(Kind::Impossible, Some(password.span.clone()), message);
+    ledger.report(problem.help("add `username`, or use `version = 5`"));
+}
+
+/// Each with a quality of service of its own, or the source's.
+fn subscriptions(filters: &[Filter], qos: Qos) -> Vec<Subscription> {
+    let subscription = |filter: &Filter| Subscription {
+        filter: filter.text.clone(),
+        qos: filter.qos.unwrap_or(qos),
+    };
+    filters.iter().map(subscription).collect()
+}
+
+fn default_port(websocket: bool, tls: bool) -> u16 {
+    match (websocket, tls) {
+        (false, false) => 1883,
+        (false, true) => 8883,
+        (true, false) => 80,
+        (true, true) => 443,
+    }
 }
 
 fn version(table: &mut Table<'_>) -> Field<MqttVersion> {
