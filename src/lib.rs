@@ -53,7 +53,7 @@
 //! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source
 //! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route
-//! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, repeats, seeded_bugs, shutdown, telemetry
+//! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, renewal, repeats, seeded_bugs, shutdown, telemetry
 //! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown
 //! dead_letter → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal

@@ -67,6 +67,8 @@ contract! {
     mqtt_5_qos_2: Mqtt, "version = 5\nqos = 2";
     mqtt_3_qos_2: Mqtt, "version = 3\nqos = 2";
     mqtt_5_shared: Mqtt, "version = 5\nshare = \"group\"";
+    mqtt_5_over_tls_and_websocket: Mqtt, "version = 5 # over wss";
+    mqtt_3_over_websocket: Mqtt, "version = 3 # over ws";
     kafka: OfKafka, "session_timeout = \"6s\"\ndrain_timeout = \"2s\"\ngroup_instance_id = \"one\"";
     jetstream: JetStream, "";
     kafka_by_the_broker: OfKafka, "protocol = \"consumer\"\ndrain_timeout = \"2s\"";

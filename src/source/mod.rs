@@ -88,7 +88,7 @@ pub async fn build(
         #[cfg(feature = "mqtt")]
         SourceKind::Mqtt(mqtt) => {
             let numbers = (numbers, metrics.mqtt(&name));
-            let made = mqtt::MqttSource::build(name, mqtt, limits, numbers, health);
+            let made = mqtt::MqttSource::build(name, mqtt, limits, numbers, health).await;
             let made = made.map_err(unusable)?;
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }

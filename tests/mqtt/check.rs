@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::source::certificates;
 use crate::support::PATIENCE;
 use crate::support::bridge::Setup;
+use crate::support::certificates::certificates;
 use crate::support::emulator::Emulator;
 use crate::support::free_port;
 use crate::support::mosquitto::Mosquitto;

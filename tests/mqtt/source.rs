@@ -1,6 +1,5 @@
 //! The MQTT source against a real mosquitto: what it takes, acknowledges, refuses and survives.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::PATIENCE;
 use crate::support::bridge::{Setup, write_secret};
+use crate::support::certificates::certificates;
 use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, assert_order, ids};
 use crate::support::mosquitto::{Mosquitto, SAVES_AT_ONCE};
@@ -389,30 +389,5 @@ async fn tls_with_a_client_certificate_and_a_password() {
             bridge.get("/readyz").await.1.to_lowercase().contains("certificate").then_some(())
         })
         .await;
-    }
-}
-
-/// A CA, a server certificate for `localhost` and a client certificate, as PEM files.
-pub(super) fn certificates(directory: &std::path::Path) {
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-    let named = |name: &str, hosts: &[&str]| {
-        let hosts: Vec<String> = hosts.iter().map(|h| (*h).to_owned()).collect();
-        let mut params = CertificateParams::new(hosts).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params
-    };
-    let mut params = named("test authority", &[]);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let authority = params.self_signed(&key).unwrap();
-    fs::write(directory.join("ca.pem"), authority.pem()).unwrap();
-    let issuer = Issuer::new(params, key);
-    for (name, hosts) in
-        BTreeMap::from([("server", &["localhost", "127.0.0.1"][..]), ("client", &["relay"][..])])
-    {
-        let key = KeyPair::generate().unwrap();
-        let certificate = named(name, hosts).signed_by(&key, &issuer).unwrap();
-        fs::write(directory.join(format!("{name}.pem")), certificate.pem()).unwrap();
-        fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 }

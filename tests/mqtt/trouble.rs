@@ -9,20 +9,20 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::source::certificates;
 use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
+use crate::support::certificates::certificates;
 use crate::support::emulator::Emulator;
 use crate::support::mosquitto::Mosquitto;
 use crate::support::scripted::{Heard, Play, Scripted, connack, publish, suback};
 use crate::support::{free_port, until};
 
 /// Nothing is published here.
-const NO_API: &str = "http://127.0.0.1:9/event";
+pub(super) const NO_API: &str = "http://127.0.0.1:9/event";
 
 /// The hint of a line that says why there is no connection; the line and `/readyz` both tell when the
 /// next one is tried.
-async fn hint(bridge: &Bridge, words: &[&str]) -> String {
+pub(super) async fn hint(bridge: &Bridge, words: &[&str]) -> String {
     let words = [&["not connected; trying again"], words].concat();
     let line =
         until(&format!("a line with {words:?}"), PATIENCE, async || bridge.lines(&words).pop())

@@ -71,23 +71,32 @@ pub(crate) trait Broker: Sized {
     async fn restart(&mut self);
 }
 
-/// Mosquitto, for a bridge that speaks version 5 or 3.1.1.
+/// Mosquitto, for a bridge that speaks version 5 or 3.1.1; over a WebSocket if a comment of its lines says so.
 pub(crate) struct Mqtt {
     broker: Mosquitto,
+    /// `url`, and `tls` where there is any.
+    address: String,
     lines: &'static str,
 }
 
 impl Broker for Mqtt {
     async fn start(lines: &'static str, mortal: bool) -> Self {
-        let broker = Mosquitto::start(if mortal { SAVES_AT_ONCE } else { "" }).await;
-        Self { broker, lines }
+        let saving = if mortal { SAVES_AT_ONCE } else { "" };
+        let (broker, address) = match lines.split_once("# over ") {
+            None => {
+                let broker = Mosquitto::start(saving).await;
+                let address = format!("url = \"mqtt://127.0.0.1:{}\"", broker.port);
+                (broker, address)
+            }
+            Some((_, scheme)) => Mosquitto::start_with_websocket(scheme, saving).await,
+        };
+        Self { broker, address, lines }
     }
 
     fn source(&self) -> String {
         format!(
-            "[source.it]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:{}\"\nclient_id = \"bridge\"\n\
-             subscriptions = \"in/#\"\n{}\n",
-            self.broker.port, self.lines
+            "[source.it]\ntype = \"mqtt\"\n{}\nclient_id = \"bridge\"\nsubscriptions = \"in/#\"\n{}\n",
+            self.address, self.lines
         )
     }
 

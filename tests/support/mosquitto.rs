@@ -1,5 +1,6 @@
 //! A mosquitto of our own.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -7,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use super::PATIENCE;
+use super::certificates::certificates;
 use super::{free_port, signal, until};
 
 /// A running mosquitto; killed when dropped. What it confirmed it keeps, unless a test says otherwise.
@@ -42,6 +44,30 @@ impl Mosquitto {
         let mut mosquitto = Self { child: None, directory, port };
         mosquitto.restart().await;
         mosquitto
+    }
+
+    /// One that also takes WebSockets; `scheme` is `ws` or `wss`. Gives the lines of a source that takes
+    /// that way.
+    pub(crate) async fn start_with_websocket(scheme: &str, lines: &str) -> (Self, String) {
+        let directory = tempfile::tempdir().unwrap();
+        certificates(directory.path());
+        let (path, port) = (directory.path().display().to_string(), free_port());
+        let files = format!(
+            "cafile {path}/ca.pem\ncertfile {path}/server.pem\nkeyfile {path}/server.key\n"
+        );
+        let mut address = format!("url = \"{scheme}://localhost:{port}/mqtt\"");
+        if scheme == "wss" {
+            write!(address, "\ntls = {{ ca_file = \"{path}/ca.pem\" }}").unwrap();
+        }
+        let tls = if scheme == "wss" { files.as_str() } else { "" };
+        let lines = format!("{lines}listener {port} 127.0.0.1\nprotocol websockets\n{tls}");
+        let mosquitto = Self::start_in(directory, &lines).await;
+        // Its listeners begin one after the other.
+        until("mosquitto takes WebSockets", PATIENCE, async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
+        })
+        .await;
+        (mosquitto, address)
     }
 
     /// Starts it again, on the same port and files.
@@ -81,6 +107,11 @@ impl Mosquitto {
             (behind.lines().count() > 2).then_some(())
         })
         .await;
+    }
+
+    /// Has it read its configuration and its files again.
+    pub(crate) fn reload(&self) {
+        signal(self.child.as_ref().unwrap().id(), "HUP");
     }
 
     /// Ends it as an operator would: it saves everything.

@@ -1,17 +1,21 @@
 //! The keys of a source with `type = "mqtt"`.
 
+mod address;
 mod filter;
+mod iot;
 mod overlap;
 
 use std::time::Duration;
 
 use super::Secret;
+use super::api::Aws;
 use super::common::{Client, Common, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
     Field, Kind, Ledger, Located, Problem, Setting, Table, Text, Words, contrast, impossible,
     show_duration, show_size,
 };
+use address::Address;
 use filter::{
     FILTERS, Filter, OVERLAP_SHARED, OVERLAP_V3, filters, group, overlapping, qos, retained,
 };
@@ -24,8 +28,14 @@ pub use overlap::FilterTree;
 pub struct MqttConfig {
     /// Host name or address of the broker.
     pub host: String,
-    /// Its port: the URL's, else 1883, or 8883 with TLS.
+    /// Its port: the URL's, else 1883, or 8883 with TLS; of a WebSocket 80, or 443 with TLS.
     pub port: u16,
+    /// The path, with the query, of a WebSocket that carries MQTT.
+    pub websocket: Option<String>,
+    /// Who signs the handshake of the WebSocket, for AWS IoT Core.
+    pub aws: Option<Aws>,
+    /// What ALPN says in TLS, where the port needs it: that of AWS IoT Core.
+    pub alpn: Option<&'static str>,
     /// How to secure the connection, if at all.
     pub tls: Option<Tls>,
     /// The protocol.
@@ -44,9 +54,18 @@ pub struct MqttConfig {
     /// The largest packet taken, in bytes.
     pub max_packet_size: u32,
     /// The user's name.
-    pub username: Option<String>,
+    pub username: Option<Username>,
     /// The user's password.
     pub password: Option<Secret>,
+}
+
+/// The name of a user.
+#[derive(Clone, Debug)]
+pub enum Username {
+    /// As it is written.
+    Fixed(String),
+    /// What a file holds, which may change with the password.
+    Followed(Secret),
 }
 
 /// The MQTT protocol's version.
@@ -86,11 +105,9 @@ impl Settings for MqttConfig {
     }
 }
 
-struct Broker {
-    host: String,
-    port: Option<u16>,
-    secure: bool,
-}
+/// Why a source has a name, for hints.
+const CLIENT_ID: &str = "the broker keeps what was not acknowledged under this name: \
+                         `client_id = \"appsync-bridge\"`";
 
 const SESSION_EXPIRY: Duration = Duration::from_hours(24);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -98,7 +115,7 @@ const MAX_PACKET_SIZE: u64 = 300_000;
 /// The largest packet MQTT knows: a remaining length of 268,435,455 and its header.
 const LARGEST_PACKET: u64 = 268_435_460;
 
-/// What other products call its keys, and those of a later version.
+/// What other products call its keys.
 pub(super) static WORDS: Words = Words {
     foreign: &[
         (
@@ -106,6 +123,7 @@ pub(super) static WORDS: Words = Words {
             "broker brokers host address endpoint uri server servers brokerurl hostname addr serverurl",
         ),
         ("subscriptions", "topics topic filters subscribe subscription topicfilters topicfilter"),
+        ("aws", "region profile awsregion awsprofile rolearn role externalid sigv4 iam"),
         ("username", "user login"),
         ("password", "pass passwd pwd"),
         ("client_id", "id client clientname"),
@@ -119,18 +137,20 @@ pub(super) static WORDS: Words = Words {
             "receivemaximum maxinflightmessages prefetch prefetchcount maxoutstanding",
         ),
     ],
-    later: &["aws"],
+    later: &[],
 };
 
 /// Reads what only MQTT sources have.
 pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttConfig>> {
     let ledger = table.ledger;
-    let broker = table.filled("url").then(|text| broker(ledger, &text));
+    let broker = table.filled("url").then(|text| Address::read(ledger, &text));
     let broker = table.require("url", broker, "the broker: `url = \"mqtts://broker.example\"`");
     let tls = broker.as_ref().map(|broker| {
-        let asks = broker.value.secure.then(|| ("url", "mqtts://", broker.span.clone()));
+        let scheme = broker.value.secure_scheme();
+        let asks = broker.value.secure.then(|| ("url", scheme, broker.span.clone()));
         secured(ledger, &common.tls, asks)
     });
+    let aws = iot::aws(table, broker.as_ref());
     let version = version(table).or(MqttVersion::V5);
     let qos = qos(table, "qos");
     let qos_known = !matches!(qos, Field::Bad);
@@ -148,25 +168,18 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     }
     let retained = retained(table, shared);
     let keeps = qos.as_ref().is_none_or(|qos| qos.value.is_kept());
-    let subscriptions: Option<Vec<_>> = filters.as_ref().zip(qos).map(|(filters, qos)| {
-        let group = share.as_ref().ok().and_then(Option::as_ref);
-        let subscription = |filter: &Filter| Subscription {
-            filter: filter.text.clone(),
-            qos: filter.qos.unwrap_or(qos.value),
-            share: group.map(|group| group.value.clone()),
-        };
-        filters.value.iter().map(subscription).collect()
-    });
+    let group = share.as_ref().ok().and_then(Option::as_ref).map(|group| group.value.as_str());
+    let subscriptions = filters
+        .as_ref()
+        .zip(qos.as_ref())
+        .map(|(filters, qos)| subscriptions(&filters.value, qos.value, group));
     let held = subscriptions.as_ref().is_some_and(|all| all.iter().any(|each| each.qos.is_kept()));
 
     let client_id = mqtt_string(table, "client_id").optional();
     // Of filters that can't be read the source's own quality of service tells.
     let keeps = if subscriptions.is_some() { held } else { qos_known && keeps };
     if keeps && matches!(client_id, Ok(None)) {
-        let missing: Field<()> = Field::Absent;
-        let hint = "the broker keeps what was not acknowledged under this name: \
-                    `client_id = \"appsync-bridge\"`";
-        table.require("client_id", missing, hint);
+        table.require("client_id", Field::<()>::Absent, CLIENT_ID);
     }
     let expiry = seconds(table, "session_expiry", 0..=u64::from(u32::MAX)).or(SESSION_EXPIRY);
     let keep_alive = seconds(table, "keep_alive", 1..=65_535).or(KEEP_ALIVE);
@@ -174,24 +187,39 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
         session(table, expiry, keep_alive, held);
     }
     let packet = packet_size(table, common);
-    let username = mqtt_string(table, "username").optional();
+    let username = username(table).optional();
     let password = table.secret("password").optional();
-    if let (Ok(Some(password)), Some(Ok(tls)), Some(broker)) = (&password, &tls, &broker) {
-        let plaintext = common.plaintext.as_ref().is_none_or(|setting| setting.value);
-        if tls.is_none() && !plaintext && !is_loopback(&broker.value.host) {
-            let message = "the password would cross the network as plain text";
-            let problem = Problem::new(Kind::Unsafe, Some(password.span.clone()), message)
-                .also(broker.span.clone(), "not encrypted, and not loopback")
-                .help("write `mqtts://`; to send it all the same, `dangerously_plaintext = true`");
-            ledger.report(problem);
+    let plaintext = common.plaintext.as_ref().is_none_or(|setting| setting.value);
+    if let (Ok(Some(password)), Some(Ok(None)), Some(broker), false) =
+        (&password, &tls, &broker, plaintext)
+    {
+        crosses_as_plain_text(ledger, password, broker);
+    }
+    if let (Some(address), Ok(aws)) = (&broker, &aws) {
+        iot::Source {
+            ledger,
+            address,
+            aws: aws.as_ref(),
+            secured: tls
+                .as_ref()
+                .and_then(|tls| tls.as_ref().ok())
+                .map(|tls| iot::Secured::of(tls.as_ref())),
+            client_id: client_id.as_ref().ok().and_then(Option::as_ref),
+            filters: filters.as_ref().map_or(&[], |filters| &filters.value),
+            qos: qos.as_ref(),
+            keep_alive: keep_alive.as_ref(),
+            session_expiry: expiry.as_ref(),
+            max_packet_size: packet.as_ref(),
+            username: !matches!(username, Ok(None)),
+            password: password.as_ref().ok().and_then(Option::as_ref).map(|it| it.span.clone()),
+            plaintext,
         }
+        .check();
     }
     if let (Ok(Some(password)), Ok(None), Some(version)) = (&password, &username, &version)
         && version.value == MqttVersion::V3
     {
-        let message = "MQTT 3.1.1 sends no password without a user's name";
-        let problem = Problem::new(Kind::Impossible, Some(password.span.clone()), message);
-        ledger.report(problem.help("add `username`, or use `version = 5`"));
+        has_no_user(ledger, password);
     }
 
     if !qos_known {
@@ -199,15 +227,22 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     }
     share.ok()?;
     let (broker, tls, client_id) = (broker?.value, tls?.ok()?, client_id.ok()?);
-    let port = broker.port.unwrap_or(if tls.is_some() { 8883 } else { 1883 });
+    let aws = aws.ok()?.map(|aws| aws.value);
+    let port = broker.port.unwrap_or(default_port(broker.path.is_some(), tls.is_some()));
     // The broker keeps nothing under a name that it makes up for each connection.
     let session_expiry = if client_id.is_some() { expiry?.value } else { Duration::ZERO };
     Some(Own {
         asked: filters?.value.into_iter().map(|filter| filter.span).collect(),
         client: client_id.as_ref().map(|id| id.span.clone()),
         config: MqttConfig {
+            alpn: tls
+                .as_ref()
+                .filter(|_| broker.path.is_none())
+                .and_then(|tls| iot::alpn(&broker.host, port, tls.identity.is_some())),
             host: broker.host,
             port,
+            websocket: broker.path.map(|path| if aws.is_some() { iot::path(&path) } else { path }),
+            aws,
             tls,
             version: version?.value,
             client_id: client_id.map(|id| id.value).unwrap_or_default(),
@@ -215,65 +250,54 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
             retained: retained?,
             session_expiry,
             keep_alive: keep_alive?.value,
-            max_packet_size: packet?,
+            max_packet_size: u32::try_from(packet?.value).ok()?,
             username: username.ok()?.map(|name| name.value),
             password: password.ok()?.map(|password| password.value),
         },
     })
 }
 
-fn broker(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Broker> {
-    let refuse = |kind, problem: &str, hint: &str| {
-        let message = format!("{} {problem}", text.value.subject("url"));
-        let problem = Problem::new(kind, Some(text.span.clone()), message);
-        ledger.refuse(problem.help(hint))
-    };
-    let form = "write `mqtt://HOST`, `mqtts://HOST` or `mqtts://HOST:PORT`";
-    let Some((scheme, rest)) = text.value.value.split_once("://") else {
-        return refuse(Kind::BadValue, "is not a URL", form);
-    };
-    let secure = match scheme.to_ascii_lowercase().as_str() {
-        "mqtt" => false,
-        "mqtts" => true,
-        "ws" | "wss" => {
-            let hint = "this version speaks `mqtt://` and `mqtts://`";
-            return refuse(
-                Kind::NotInThisVersion,
-                "is over WebSocket, which is not in this version",
-                hint,
-            );
-        }
-        "tcp" => {
-            return refuse(
-                Kind::BadValue,
-                "is not an MQTT URL",
-                "`tcp://` is written `mqtt://` here",
-            );
-        }
-        "ssl" | "tls" => {
-            let hint = "`ssl://` and `tls://` are written `mqtts://` here";
-            return refuse(Kind::BadValue, "is not an MQTT URL", hint);
-        }
-        _ => return refuse(Kind::BadValue, "is not an MQTT URL", form),
-    };
-    if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
-        let hint = "write `username` and `password = { env = \"NAME\" }`; a URL ends up in logs";
-        return refuse(Kind::Unsafe, "holds user info (`user:password@`)", hint);
+fn crosses_as_plain_text(
+    ledger: &Ledger<'_>,
+    password: &Located<Secret>,
+    broker: &Located<Address>,
+) {
+    if is_loopback(&broker.value.host) {
+        return;
     }
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    let parsed = authority.parse::<http::uri::Authority>();
-    let Ok(parsed) = parsed else { return refuse(Kind::BadValue, "is not a URL", form) };
-    let host = parsed.host().trim_start_matches('[').trim_end_matches(']');
-    let port = authority.rsplit_once(':').filter(|(before, _)| before.len() >= parsed.host().len());
-    let port = match port.map(|(_, port)| port.parse::<u16>()) {
-        None => None,
-        Some(Ok(port)) if port > 0 => Some(port),
-        Some(_) => return refuse(Kind::BadValue, "has no usable port", "a port is 1 to 65535"),
+    let message = "the password would cross the network as plain text";
+    let problem = Problem::new(Kind::Unsafe, Some(password.span.clone()), message)
+        .also(broker.span.clone(), "not encrypted, and not loopback")
+        .help(format!(
+            "write `{}`; to send it all the same, `dangerously_plaintext = true`",
+            broker.value.secure_scheme()
+        ));
+    ledger.report(problem);
+}
+
+fn has_no_user(ledger: &Ledger<'_>, password: &Located<Secret>) {
+    let message = "MQTT 3.1.1 sends no password without a user's name";
+    let problem = Problem::new(Kind::Impossible, Some(password.span.clone()), message);
+    ledger.report(problem.help("add `username`, or use `version = 5`"));
+}
+
+/// Each with a quality of service of its own, or the source's.
+fn subscriptions(filters: &[Filter], qos: Qos, group: Option<&str>) -> Vec<Subscription> {
+    let subscription = |filter: &Filter| Subscription {
+        filter: filter.text.clone(),
+        qos: filter.qos.unwrap_or(qos),
+        share: group.map(str::to_owned),
     };
-    if host.is_empty() {
-        return refuse(Kind::BadValue, "names no host", form);
+    filters.iter().map(subscription).collect()
+}
+
+fn default_port(websocket: bool, tls: bool) -> u16 {
+    match (websocket, tls) {
+        (false, false) => 1883,
+        (false, true) => 8883,
+        (true, false) => 80,
+        (true, true) => 443,
     }
-    Some(Broker { host: host.to_owned(), port, secure })
 }
 
 fn version(table: &mut Table<'_>) -> Field<MqttVersion> {
@@ -304,6 +328,13 @@ fn mqtt_string(table: &mut Table<'_>, key: &'static str) -> Field<String> {
         let message = format!("`{key}` {problem}");
         ledger.refuse(Problem::new(Kind::BadValue, Some(span), message))
     })
+}
+
+fn username(table: &mut Table<'_>) -> Field<Username> {
+    if table.is_from_file("username") {
+        return table.secret("username").then(|secret| Some(Username::Followed(secret.value)));
+    }
+    mqtt_string(table, "username").then(|name| Some(Username::Fixed(name.value)))
 }
 
 fn seconds(
@@ -357,7 +388,7 @@ fn session(
     ));
 }
 
-fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<u32> {
+fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<Setting<u64>> {
     let ledger = table.ledger;
     let packet = table.size("max_packet_size").then(|size| {
         if (1..=LARGEST_PACKET).contains(&size.value) {
@@ -378,5 +409,5 @@ fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<u32> {
             "`max_packet_size` <= `max_in_flight_bytes`: else there are messages that are never taken",
         ));
     }
-    u32::try_from(packet.value).ok()
+    Some(packet)
 }

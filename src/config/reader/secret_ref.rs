@@ -14,6 +14,12 @@ use crate::config::secret::{self, Secret, Unreadable};
 const FORMS: &str = "`{ env = \"NAME\" }`, `{ file = \"/path\" }` or `{ credential = \"name\" }`";
 
 impl Table<'_> {
+    /// Whether `key` is written as a reference to what a file holds.
+    pub(crate) fn is_from_file(&self, key: &str) -> bool {
+        let table = self.value_of(key).and_then(|value| value.as_table());
+        table.is_some_and(|table| table.contains_key("file") || table.contains_key("credential"))
+    }
+
     /// A secret: a reference, or plain text with a warning.
     pub(crate) fn secret(&mut self, key: &'static str) -> Field<Secret> {
         self.field(key, |ledger, entry| {

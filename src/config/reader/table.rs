@@ -92,7 +92,13 @@ impl<'a> Table<'a> {
 
     /// What `type` says, right or wrong.
     pub(crate) fn type_word(&self) -> Option<&'a str> {
-        self.entries.iter().find(|entry| entry.key == "type")?.value.get_ref().as_str()
+        self.value_of("type")?.as_str()
+    }
+
+    /// What is written for a key that is still there.
+    pub(super) fn value_of(&self, key: &str) -> Option<&'a DeValue<'a>> {
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        Some(entry.value.get_ref())
     }
 
     /// Whether a key that is still there was probably meant to be `word`.

@@ -4,20 +4,19 @@
 //! That alone keeps events of a dead connection from being taken for those of the next one, and keeps
 //! acknowledgements of a dead connection from confirming foreign messages on the next one.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use rumqttc_v4 as v4;
 use rumqttc_v5 as v5;
-use rustls::ClientConfig;
 use tokio::sync::mpsc;
 
 use super::diagnosis::Trouble;
 use super::incoming::{Ack, Extras, Incoming};
-use super::lingering::Lingering;
 use super::subscriptions::{Answer, Ask};
-use crate::config::mqtt::{MqttConfig, MqttVersion, Qos, Subscription};
+use super::transport::{Lingering, Transport};
+use crate::config::mqtt::{MqttConfig, MqttVersion, Qos, Subscription, Username};
 
 /// So many topics a broker may abbreviate to a number each. The client spells them out again, and keeps
 /// them for as long as the connection.
@@ -91,12 +90,11 @@ pub(super) struct Gone;
 /// closed for good.
 pub(super) fn open(
     config: &MqttConfig,
-    tls: Option<Arc<ClientConfig>>,
+    transport: &Transport,
     receive_maximum: u16,
     closed: mpsc::Sender<()>,
 ) -> (Client, Connection) {
     let keep_alive = u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX);
-    let address = (config.host.clone(), config.port);
     // Only QoS 0 everywhere makes a source without a session.
     let persistent = !config.session_expiry.is_zero();
     // What the two crates have in common but for the types.
@@ -110,18 +108,36 @@ pub(super) fn open(
                     Lingering::connect(address, closed.clone())
                 });
             if let Some(user) = &config.username {
-                $options.set_credentials(user.clone(), password(config));
+                $options.set_credentials(name(user), password(config));
             }
-            if let Some(tls) = tls {
-                let tls = $crate_of::TlsConfiguration::Rustls(tls);
-                $options.set_transport($crate_of::Transport::tls_with_config(tls));
+            if let Some(tls) = &transport.tls {
+                let tls = $crate_of::TlsConfiguration::Rustls(Arc::clone(tls));
+                $options.set_transport(match transport.url {
+                    None => $crate_of::Transport::tls_with_config(tls),
+                    Some(_) => $crate_of::Transport::wss_with_config(tls),
+                });
+            }
+            if let Some(signer) = &transport.signer {
+                let signer = Arc::clone(signer);
+                $options
+                    .set_fallible_request_modifier(move |handshake| ready(signer.sign(handshake)));
             }
             $crate_of::AsyncClient::builder($options).unbounded().build()
         }};
     }
+    macro_rules! broker {
+        ($crate_of:ident) => {{
+            let url = transport.url.as_deref().map($crate_of::Broker::websocket);
+            match url.and_then(Result::ok) {
+                Some(websocket) => websocket,
+                // What the client takes for no URL would not fit the transport, and says so when it connects.
+                None => $crate_of::Broker::tcp(config.host.clone(), config.port),
+            }
+        }};
+    }
     match config.version {
         MqttVersion::V3 => {
-            let mut options = v4::MqttOptions::new(config.client_id.clone(), address);
+            let mut options = v4::MqttOptions::new(config.client_id.clone(), broker!(v4));
             options
                 .set_clean_session(!persistent)
                 .set_max_packet_size(PROTOCOL_MAX_PACKET, 1 << 20)
@@ -131,7 +147,7 @@ pub(super) fn open(
         }
         MqttVersion::V5 => {
             let expiry = u32::try_from(config.session_expiry.as_secs()).unwrap_or(u32::MAX);
-            let mut options = v5::MqttOptions::new(config.client_id.clone(), address);
+            let mut options = v5::MqttOptions::new(config.client_id.clone(), broker!(v5));
             if persistent {
                 options.set_session_store(BlankSession);
             }
@@ -145,6 +161,14 @@ pub(super) fn open(
             let (client, events) = made!(v5, options);
             (Client::V5(client), Connection::V5(Box::new(events)))
         }
+    }
+}
+
+/// The last value read, as of the password.
+fn name(user: &Username) -> String {
+    match user {
+        Username::Fixed(name) => name.clone(),
+        Username::Followed(secret) => secret.reveal().to_string(),
     }
 }
 

@@ -3,11 +3,14 @@
 use std::error::Error;
 use std::fmt::Debug;
 use std::io;
+use std::time::SystemTime;
 
 use rumqttc_v4 as v4;
 use rumqttc_v5 as v5;
 use rustls::AlertDescription as Alert;
+use tungstenite::error::ProtocolError;
 
+use super::transport::{self, About};
 use crate::config::mqtt::{MqttConfig, MqttVersion};
 use crate::error_chain;
 
@@ -52,6 +55,14 @@ pub(super) enum Kind {
     NotMqtt,
     /// What it says is not TLS.
     NotTls,
+    /// What it says is no answer to the handshake of a WebSocket.
+    NotHttp,
+    /// It answers the handshake of a WebSocket with something else.
+    NoWebSocket,
+    /// It does not let us have a WebSocket.
+    Forbidden,
+    /// It does not, and its clock and ours are apart.
+    Clock,
     /// We don't trust its certificate.
     Certificate,
     /// It does not trust ours, or wants one.
@@ -74,7 +85,10 @@ macro_rules! of_error {
             ConnectionError::ConnectionRefused(code) => {
                 return Self::refused(code, $of_code(*code));
             }
-            ConnectionError::NotConnAck(_) => Kind::NotMqtt,
+            ConnectionError::Websocket(error) => return Self::of_websocket(error),
+            ConnectionError::ResponseValidation(_) | ConnectionError::NotConnAck(_) => {
+                Kind::NotMqtt
+            }
             ConnectionError::MqttState(StateError::ConnectionAborted) => Kind::Closed,
             ConnectionError::MqttState(StateError::Deserialization(inner)) => match inner {
                 // Its cause is not among those of the error.
@@ -130,6 +144,31 @@ impl Trouble {
         Self { stage, ..self }
     }
 
+    /// A WebSocket that was not made, or that failed.
+    fn of_websocket(error: &tungstenite::Error) -> Self {
+        use tungstenite::Error as E;
+        let kind = match error {
+            E::Http(http) => {
+                let (what, about) = transport::read(http, SystemTime::now());
+                return Self::new(
+                    what,
+                    match about {
+                        About::NoWebSocket => Kind::NoWebSocket,
+                        About::Forbidden => Kind::Forbidden,
+                        About::Clock => Kind::Clock,
+                    },
+                );
+            }
+            E::ConnectionClosed | E::AlreadyClosed => Kind::Closed,
+            E::Protocol(
+                ProtocolError::HandshakeIncomplete | ProtocolError::ResetWithoutClosingHandshake,
+            ) => Kind::Closed,
+            E::Protocol(_) => Kind::NotHttp,
+            error => of_causes(error, false),
+        };
+        Self::new(error_chain::in_one_line(error), kind)
+    }
+
     fn refused(code: impl Debug, kind: Kind) -> Self {
         Self::new(format!("the broker refuses the connection ({code:?})"), kind)
     }
@@ -142,6 +181,7 @@ impl Trouble {
     pub(super) fn hint(&self, config: &MqttConfig) -> String {
         let stage = self.stage;
         let tls = config.tls.is_some();
+        let websocket = config.websocket.is_some();
         let identity = config.tls.as_ref().is_some_and(|tls| tls.identity.is_some());
         let version = match config.version {
             MqttVersion::V5 => "`version = 3` is 3.1.1",
@@ -160,6 +200,20 @@ impl Trouble {
             }
             Kind::NoIdentifiers => "they are left out from now on",
             Kind::TakenOver => "another client uses the same `client_id`: give each its own",
+            Kind::Closed if config.aws.is_some() && stage == Stage::Connecting => {
+                "do the AWS credentials allow `iot:Connect` for this `client_id`?"
+            }
+            Kind::NoWebSocket => "is the path of `url` right? many brokers have `/mqtt`",
+            Kind::Forbidden if config.aws.is_some() => {
+                "check the AWS credentials, and the region and role of `aws`; what the credentials have to \
+                 allow is `iot:Connect`"
+            }
+            Kind::Forbidden => "check what the server lets this client do",
+            Kind::Clock => "set this machine's clock: a signature is good for five minutes",
+            Kind::NotHttp | Kind::Closed if websocket && stage == Stage::Connecting => {
+                "is this the port of a WebSocket, with TLS (`wss://`) or without (`ws://`)? without a WebSocket \
+                 it is `mqtts://` or `mqtt://`"
+            }
             Kind::Closed => match (stage, tls) {
                 (Stage::Connecting, false) => {
                     return format!(
@@ -180,10 +234,14 @@ impl Trouble {
                 (Stage::Subscribed, _) => "",
             },
             Kind::CutShort | Kind::NotMqtt if stage > Stage::Connecting => "",
+            Kind::CutShort | Kind::NotMqtt if websocket => {
+                "is this WebSocket one of MQTT? many brokers have it at `/mqtt`"
+            }
             Kind::CutShort | Kind::NotMqtt if tls => "is this a port for MQTT?",
             Kind::CutShort | Kind::NotMqtt => {
                 "is this a port for MQTT, and does it speak TLS? then write `mqtts://`"
             }
+            Kind::NotTls if websocket => "does this port speak TLS? if it does not, write `ws://`",
             Kind::NotTls => "does this port speak TLS? if it does not, write `mqtt://`",
             Kind::Certificate => {
                 "is the host of `url` the right one? a CA of your own is named in \
@@ -202,7 +260,7 @@ impl Trouble {
                  `mqtts://`"
             }
             Kind::Silent => "check host and port, and what is between",
-            Kind::Other => "",
+            Kind::NotHttp | Kind::Other => "",
         };
         hint.to_owned()
     }

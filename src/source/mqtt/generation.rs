@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::ClientConfig;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -13,6 +12,7 @@ use super::client::{self, Client, Connection};
 use super::diagnosis::Trouble;
 use super::incoming::Ack;
 use super::pace::{Goodbye, Pace};
+use super::transport::Transport;
 use crate::config::mqtt::MqttConfig;
 use crate::delivery::Settlement;
 use crate::source::{InFlight, Room};
@@ -45,13 +45,13 @@ impl Generation {
     /// messages of `typical` bytes: no broker can be told of the limit in bytes.
     pub(super) fn open(
         config: &MqttConfig,
-        tls: Option<Arc<ClientConfig>>,
+        transport: &Transport,
         room: &Arc<Room>,
         typical: usize,
     ) -> Self {
         let (closed, all_closed) = mpsc::channel(1);
         let window = u16::try_from(room.left_for(typical)).unwrap_or(u16::MAX).max(1);
-        let (client, connection) = client::open(config, tls, window, closed);
+        let (client, connection) = client::open(config, transport, window, closed);
         let changed = Arc::new(Notify::new());
         Self {
             client,
@@ -241,7 +241,8 @@ mod tests {
         let config = config(MqttVersion::V5, "test");
         let metrics = Metrics::new().source("s");
         let room = Room::new(Limits { messages: 3, bytes: 100 }, metrics.clone());
-        let generation = Generation::open(&config, None, &room, 1);
+        let transport = Transport::build(&config).await.unwrap();
+        let generation = Generation::open(&config, &transport, &room, 1);
         let [one, two, three, four, five] = [1, 2, 3, 4, 5].map(Ack::PubAck);
         let first = generation.take(Some(one), 60).unwrap();
         assert!(generation.take(None, 60).is_none(), "dropped, and no reason to shed");

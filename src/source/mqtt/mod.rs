@@ -26,7 +26,7 @@
 //! A broker that repeats what is in flight over the same connection, as some of 3.1.1 do, is answered once. One
 //! that gives a packet id to two messages at once can't be answered truly, so the connection ends.
 //!
-//! Not here: the WebSocket transport.
+//! Over what all this goes is the [`transport`]'s business.
 //!
 //! # The client
 //!
@@ -55,7 +55,6 @@ mod client;
 mod diagnosis;
 mod generation;
 mod incoming;
-mod lingering;
 mod overflow;
 mod pace;
 mod probe;
@@ -63,35 +62,35 @@ mod reconnect;
 mod subscribing;
 mod subscriptions;
 mod taking;
+mod transport;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustls::ClientConfig;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{Room, Unclean};
-use crate::config::Tls;
-use crate::config::mqtt::{MqttConfig, MqttVersion};
+use crate::config::mqtt::{MqttConfig, MqttVersion, Username};
 use crate::config::source::Limits;
 use crate::delivery::Intake;
 use crate::health::Part;
 use crate::message::SourceName;
 use crate::metrics::{MqttMetrics, SourceMetrics};
-use crate::outbound::tls::{self, TlsError};
 use crate::shutdown::Shutdown;
 use client::{Connection, Event};
-use diagnosis::{Stage, Trouble};
+use diagnosis::{Kind, Stage, Trouble};
 use generation::Generation;
 use overflow::Overflow;
 pub use probe::probe;
 use reconnect::{Next, Reconnect};
 use subscriptions::Subscriptions;
 use taking::Skipped;
+use transport::Transport;
+pub use transport::TransportError;
 
 /// The source gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -105,7 +104,7 @@ pub struct MqttSource {
     name: SourceName,
     config: MqttConfig,
     room: Arc<Room>,
-    tls: Option<Arc<ClientConfig>>,
+    transport: Transport,
     metrics: SourceMetrics,
     mqtt: MqttMetrics,
     health: Part,
@@ -129,14 +128,14 @@ enum End {
 
 impl MqttSource {
     /// A source for `config`; reads its certificates, connects to nothing.
-    pub fn build(
+    pub async fn build(
         name: SourceName,
         config: MqttConfig,
         limits: Limits,
         (metrics, mqtt): (SourceMetrics, MqttMetrics),
         health: Part,
-    ) -> Result<Self, TlsError> {
-        let tls = secured(&config)?;
+    ) -> Result<Self, TransportError> {
+        let transport = Transport::build(&config).await?;
         let room = Room::with_ceiling(limits, overflow::ceiling(limits), metrics.clone());
         // The copies of a group go to different clients.
         let identifiers = config.version == MqttVersion::V5 && !config.is_shared();
@@ -146,7 +145,7 @@ impl MqttSource {
             name,
             config,
             room,
-            tls,
+            transport,
             metrics,
             mqtt,
             health,
@@ -166,13 +165,18 @@ impl MqttSource {
         while !shutdown.is_draining() {
             let ready = async {
                 source.room.half_free().await;
-                source.look_at_password().await;
+                source.look_at_credentials().await;
+                source.transport.prepare().await
             };
-            if source.unless(shutdown.drain(), ready).await.is_none() {
-                break;
-            }
-            let generation = Arc::new(source.open());
-            let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
+            let Some(prepared) = source.unless(shutdown.drain(), ready).await else { break };
+            let (end, held) = match prepared {
+                Err(why) => (End::Lost(Trouble::other(why.to_string())), None),
+                Ok(()) => {
+                    let generation = Arc::new(source.open());
+                    let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
+                    (end, generation.subscribed_for())
+                }
+            };
             source.metrics.connected.set(0);
             let trouble = match end {
                 End::Drained(result) => return result,
@@ -182,7 +186,10 @@ impl MqttSource {
                 }
                 End::Lost(trouble) => trouble,
             };
-            let next = reconnect.ended(&trouble, generation.subscribed_for());
+            if trouble.kind == Kind::Forbidden {
+                source.unless(shutdown.drain(), source.transport.refused()).await;
+            }
+            let next = reconnect.ended(&trouble, held);
             source.lost(&trouble, &next);
             source.unless(shutdown.drain(), sleep(next.wait)).await;
         }
@@ -206,8 +213,12 @@ impl MqttSource {
         }
     }
 
-    /// A file may have a new one since the last connection.
-    async fn look_at_password(&self) {
+    /// Files may have new ones since the last connection. One that holds is not ended over them: the broker does
+    /// that, if it wants to.
+    async fn look_at_credentials(&self) {
+        if let Some(Username::Followed(name)) = &self.config.username {
+            name.reread().await;
+        }
         if let Some(password) = &self.config.password {
             password.reread().await;
         }
@@ -216,7 +227,7 @@ impl MqttSource {
     /// A generation whose connection is not made yet.
     fn open(&self) -> Generation {
         let typical = self.typical.load(Ordering::Relaxed);
-        Generation::open(&self.config, self.tls.clone(), &self.room, typical)
+        Generation::open(&self.config, &self.transport, &self.room, typical)
     }
 
     /// One connection, from CONNECT to its end.
@@ -384,11 +395,4 @@ impl MqttSource {
     fn address(&self) -> String {
         format!("{}:{}", self.config.host, self.config.port)
     }
-}
-
-/// What the connection is encrypted with, if it is; reads the certificates.
-fn secured(config: &MqttConfig) -> Result<Option<Arc<ClientConfig>>, TlsError> {
-    let Some(Tls { ca_file, identity }) = &config.tls else { return Ok(None) };
-    let identity = identity.as_ref().map(|(c, k)| (c.as_path(), k.as_path()));
-    Ok(Some(Arc::new(tls::client_config(ca_file.as_deref(), identity)?)))
 }

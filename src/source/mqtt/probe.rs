@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use super::client::{self, Client, Connection, Event, Stored};
 use super::diagnosis::{Kind, Stage, Trouble};
-use super::secured;
 use super::subscriptions::{Change, Subscriptions};
+use super::transport::Transport;
 use crate::config::mqtt::{LONGEST_STRING, MqttConfig, MqttVersion, Qos};
 
 /// The broker has this long in all.
@@ -24,10 +24,11 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Says what is there, or why the source could not work: a clause, and a hint where there is one.
 pub async fn probe(config: &MqttConfig) -> Result<String, String> {
-    let tls = secured(config).map_err(|error| error.to_string())?;
+    let transport = Transport::build(config).await.map_err(|error| error.to_string())?;
+    transport.prepare().await.map_err(|error| error.to_string())?;
     let guest = guest(config);
     let (closing, mut closed) = mpsc::channel(1);
-    let (client, connection) = client::open(&guest, tls, 1, closing);
+    let (client, connection) = client::open(&guest, &transport, 1, closing);
     let mut visit = Visit { client, connection, stage: Stage::Connecting };
     let asked = match timeout(PATIENCE, visit.ask(&guest)).await {
         Ok(asked) => asked.map_err(|trouble| trouble.at(visit.stage)),
@@ -177,6 +178,9 @@ pub(super) mod tests {
         MqttConfig {
             host: "localhost".to_owned(),
             port: 1883,
+            websocket: None,
+            aws: None,
+            alpn: None,
             tls: None,
             version,
             client_id: client_id.to_owned(),

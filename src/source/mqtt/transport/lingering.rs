@@ -36,7 +36,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The stream. `closed` is held until the connection is closed for good: a receiver whose senders are
 /// all gone knows that nothing lingers.
 #[derive(Debug)]
-pub(super) struct Lingering {
+pub(in super::super) struct Lingering {
     tcp: Option<TcpStream>,
     /// To be sent with the next read.
     unsent: BytesMut,
@@ -46,7 +46,10 @@ pub(super) struct Lingering {
 
 impl Lingering {
     /// Connects to `address`, a `host:port`.
-    pub(super) async fn connect(address: String, closed: mpsc::Sender<()>) -> io::Result<Self> {
+    pub(in super::super) async fn connect(
+        address: String,
+        closed: mpsc::Sender<()>,
+    ) -> io::Result<Self> {
         let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         tcp.set_nodelay(true)?;
         let unsent = BytesMut::new();
