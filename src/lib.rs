@@ -68,7 +68,7 @@
 //! outbound → config, files
 //! listener → repeats
 //! renewal → backoff
-//! telemetry → redact
+//! telemetry → error_chain, redact
 //! ```
 
 pub mod admin;
