@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -20,8 +20,32 @@ pub struct Health {
 
 #[derive(Clone, Debug)]
 struct State {
-    not_ready: Option<String>,
+    standing: Standing,
     seen: Option<Instant>,
+}
+
+/// How a part does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Why it is not ready; `None`: it is.
+    pub not_ready: Option<String>,
+    /// When it became ready, or ceased to be.
+    pub since: SystemTime,
+    /// What of it is held up, though the rest may work.
+    pub pauses: Vec<Pause>,
+}
+
+/// A piece of a part that is held up, such as a namespace of an API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Which one.
+    pub scope: String,
+    /// Why, as the other side says it.
+    pub why: String,
+    /// What ends it.
+    pub hint: String,
+    /// When it began.
+    pub since: SystemTime,
 }
 
 /// One part's own view: a source, an API, the pipeline. Dropped, the part is forgotten.
@@ -35,7 +59,9 @@ impl Health {
     #[must_use]
     pub fn register(&self, name: impl Into<String>, not_ready: &str) -> Part {
         let name = name.into();
-        let state = State { not_ready: Some(not_ready.to_owned()), seen: None };
+        let not_ready = Some(not_ready.to_owned());
+        let standing = Standing { not_ready, since: SystemTime::now(), pauses: Vec::new() };
+        let state = State { standing, seen: None };
         self.parts.lock().insert(name.clone(), state);
         Part { name, health: self.clone() }
     }
@@ -44,7 +70,15 @@ impl Health {
     #[must_use]
     pub fn not_ready(&self) -> Vec<(String, String)> {
         let parts = self.parts.lock();
-        parts.iter().filter_map(|(name, s)| Some((name.clone(), s.not_ready.clone()?))).collect()
+        let why =
+            |(name, s): (&String, &State)| Some((name.clone(), s.standing.not_ready.clone()?));
+        parts.iter().filter_map(why).collect()
+    }
+
+    /// How a part does; `None` if there is none of this name, or none any more.
+    #[must_use]
+    pub fn standing(&self, part: &str) -> Option<Standing> {
+        self.parts.lock().get(part).map(|state| state.standing.clone())
     }
 
     /// Waits until every part is ready.
@@ -76,18 +110,42 @@ impl Health {
 impl Part {
     /// The part does its work.
     pub fn ready(&self) {
-        self.health.change(&self.name, |s| s.not_ready = None);
+        self.health.change(&self.name, |s| s.standing.become_ready(None));
         self.health.changed.notify_waiters();
     }
 
     /// The part can't do its work, for the reason given.
     pub fn not_ready(&self, reason: impl Into<String>) {
-        self.health.change(&self.name, |s| s.not_ready = Some(reason.into()));
+        self.health.change(&self.name, |s| s.standing.become_ready(Some(reason.into())));
+    }
+
+    /// What of the part is held up now, each as its scope, why, and what ends it. What was before goes on.
+    pub fn pauses(&self, now: impl IntoIterator<Item = (String, String, String)>) {
+        self.health.change(&self.name, |s| s.standing.pause(now));
     }
 
     /// A sign of life. The first one is a promise to give more.
     pub fn alive(&self) {
         self.health.change(&self.name, |s| s.seen = Some(Instant::now()));
+    }
+}
+
+impl Standing {
+    fn become_ready(&mut self, not_ready: Option<String>) {
+        if self.not_ready.is_some() != not_ready.is_some() {
+            self.since = SystemTime::now();
+        }
+        self.not_ready = not_ready;
+    }
+
+    fn pause(&mut self, now: impl IntoIterator<Item = (String, String, String)>) {
+        let before = std::mem::take(&mut self.pauses);
+        let pause = |(scope, why, hint): (String, String, String)| {
+            let same = before.iter().find(|pause| pause.scope == scope);
+            let since = same.map_or_else(SystemTime::now, |pause| pause.since);
+            Pause { scope, why, hint, since }
+        };
+        self.pauses = now.into_iter().map(pause).collect();
     }
 }
 
@@ -118,6 +176,33 @@ mod tests {
         assert_eq!(health.not_ready().len(), 1);
         drop(part);
         assert!(health.not_ready().is_empty());
+    }
+
+    #[test]
+    fn a_standing_is_as_old_as_its_last_change() {
+        let health = Health::default();
+        let part = health.register("api main", "starting");
+        let standing = || health.standing("api main").unwrap();
+        let began = standing().since;
+        part.not_ready("still starting");
+        assert_eq!(
+            (standing().since, standing().not_ready.unwrap().as_str()),
+            (began, "still starting")
+        );
+        part.ready();
+        assert!(standing().since > began && standing().not_ready.is_none());
+
+        let pause = |scope: &str, why: &str| (scope.to_owned(), why.to_owned(), "ask".to_owned());
+        part.pauses([pause("a", "403"), pause("b", "404")]);
+        let before = standing().pauses;
+        part.pauses([pause("a", "401"), pause("c", "403")]);
+        let after = standing().pauses;
+        assert_eq!((after[0].since, after[0].why.as_str()), (before[0].since, "401"));
+        assert!(after[1].scope == "c" && after[1].since > before[1].since);
+        part.pauses([]);
+        assert!(standing().pauses.is_empty());
+        drop(part);
+        assert_eq!(health.standing("api main"), None);
     }
 
     #[test]

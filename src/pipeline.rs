@@ -112,7 +112,7 @@ impl Pipeline {
                 }
             }
             Err(rejection) => {
-                state.metrics.rejected(rejection.reason.word()).inc();
+                state.metrics.reject(rejection.reason.word());
                 self.rejects.reject(delivery.split(), route, None, rejection);
             }
         }

@@ -10,11 +10,12 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use http::Method;
 use serde_json::Value;
 
 use crate::support::amplify::Amplify;
 use crate::support::demo::Demo;
-use crate::support::emulator::bridge;
+use crate::support::emulator::{bridge, request};
 use crate::support::page::Page;
 
 /// Events until the page has settled: every van was heard, what piled up at the start is drawn.
@@ -102,6 +103,24 @@ async fn the_amplify_client_receives_and_so_do_the_printed_lines() {
             None => assert_eq!(line, serde_json::json!({ "ready": true })),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bridges_status_page_is_where_the_demo_says() {
+    let demo = Demo::start();
+    let get = async |url: &str| request(Method::GET, url, &[], "").await;
+    let page = get(demo.status()).await;
+    assert_eq!(
+        (page.status.as_u16(), page.header("content-type")),
+        (200, "text/html; charset=utf-8")
+    );
+    let status = get(&format!("{}status", demo.status())).await.json();
+    assert_eq!(
+        (&status["sources"][0]["name"], &status["apis"][0]["name"]),
+        (&"city".into(), &"main".into())
+    );
+    let facts = get(&format!("{}demo.json", demo.page())).await.json();
+    assert_eq!(facts["status"], demo.status());
 }
 
 #[test]

@@ -35,6 +35,7 @@ mod secrets;
 mod simulation;
 #[cfg(feature = "sqs")]
 mod sqs;
+mod status;
 mod steering;
 mod support;
 mod wires;

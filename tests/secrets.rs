@@ -23,7 +23,10 @@ const TRACE: &str = "level = \"trace\"\n";
 
 /// Everything that the bridge says and serves.
 async fn said(bridge: &Bridge, setup: &Setup) -> String {
-    let pages = [bridge.get("/readyz").await.1, bridge.get("/metrics").await.1];
+    let mut pages = Vec::new();
+    for page in ["/readyz", "/metrics", "/status"] {
+        pages.push(bridge.get(page).await.1);
+    }
     let letters = setup.rejects().into_iter().map(|letter| letter.to_string());
     pages.into_iter().chain(letters).chain([bridge.log()]).collect()
 }
@@ -96,6 +99,8 @@ async fn a_credential_that_the_api_repeats_is_shown_nowhere() {
         until("every form of it", PATIENCE, async || (stub.count() >= rounds).then_some(())).await;
         let said = said(&bridge, &setup).await;
         assert!(said.contains("ExpiredTokenException") && said.contains("token …"), "{said}");
+        let status = bridge.get("/status").await.1;
+        assert!(status.contains("ExpiredTokenException") && status.contains('…'), "{status}");
         let escaped = json!(secret).to_string();
         for form in
             echoes(secret).iter().map(String::as_str).chain([secret, escaped.trim_matches('"')])

@@ -1,10 +1,15 @@
-//! The admin port: `/metrics`, `/livez`, `/readyz`. Read-only, on loopback unless told otherwise, and
-//! without any secret, even one in a reason or a name.
+//! The admin port: a status page, `/status`, `/metrics`, `/livez`, `/readyz`. Read-only, on loopback unless told
+//! otherwise, and without any secret, even one in a reason or a name.
+
+mod facts;
+mod page;
+mod status;
 
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
@@ -18,6 +23,8 @@ use crate::listener::Listener;
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::redact;
 use crate::shutdown::Shutdown;
+pub use facts::{ApiFacts, DeadLetterFacts, Facts, RouteFacts, SourceFacts};
+use status::Status;
 
 /// Connections: a scraper and a prober need one each; the rest is for people, and for strangers.
 const MOST_CONNECTIONS: usize = 256;
@@ -25,7 +32,11 @@ const MOST_CONNECTIONS: usize = 256;
 /// This port may use one part in so many of the file descriptors.
 const SHARE: u64 = 4;
 
-/// A bound admin port.
+/// The bound port, with nothing to show yet.
+#[derive(Debug)]
+pub struct Port(Listener);
+
+/// The admin port of a bridge.
 #[derive(Debug)]
 pub struct Admin {
     listener: Listener,
@@ -37,19 +48,28 @@ struct View {
     metrics: Metrics,
     health: Health,
     shutdown: Shutdown,
+    status: Arc<Status>,
+}
+
+impl Port {
+    /// Binds the port.
+    pub fn bind(listen: SocketAddr) -> io::Result<Self> {
+        let most = descriptors::share(SHARE, MOST_CONNECTIONS);
+        Ok(Self(Listener::bind(listen, "the admin port", most)?))
+    }
 }
 
 impl Admin {
-    /// Binds the port.
-    pub fn bind(
-        listen: SocketAddr,
+    /// Shows the parts in `facts`, which are built by now.
+    pub fn new(
+        port: Port,
+        facts: Facts,
         metrics: Metrics,
         health: Health,
         shutdown: Shutdown,
-    ) -> io::Result<Self> {
-        let most = descriptors::share(SHARE, MOST_CONNECTIONS);
-        let listener = Listener::bind(listen, "the admin port", most)?;
-        Ok(Self { listener, view: View { metrics, health, shutdown } })
+    ) -> Self {
+        let status = Arc::new(Status::new(facts, &metrics, health.clone(), shutdown.clone()));
+        Self { listener: port.0, view: View { metrics, health, shutdown, status } }
     }
 
     /// The bound address.
@@ -59,17 +79,36 @@ impl Admin {
 
     /// Answers for ever; the caller drops it at the end of the bridge.
     pub async fn run(self) -> Infallible {
-        let router = Router::new()
+        let (status, mut router) = (Arc::clone(&self.view.status), Router::new());
+        for (path, file) in page::FILES {
+            router = router.route(path, file.route());
+        }
+        let router = router
+            .route("/status", get(self::status))
             .route("/metrics", get(metrics))
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .with_state(self.view);
-        self.listener.serve(router).await
+        tokio::select! {
+            never = self.listener.serve(router) => never,
+            never = status.sample() => never,
+        }
     }
 }
 
 async fn metrics(State(view): State<View>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], without_secrets(view.metrics.encode()))
+}
+
+async fn status(State(view): State<View>) -> Response {
+    match view.status.document() {
+        Ok(text) => {
+            let headers =
+                [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+            (headers, text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn livez(State(view): State<View>) -> Response {

@@ -40,18 +40,17 @@ pub(super) async fn open(
     shutdown: &Shutdown,
     parts: &mut Parts,
 ) -> Result<HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>, BuildError> {
-    for reason in Reason::ALL {
-        let _ = metrics.dead_letters(reason.word());
-    }
     let mut letters = HashMap::new();
     for (name, dead_letter) in &config.dead_letters {
         let (sender, queue) = mpsc::unbounded_channel();
         letters.insert(Arc::clone(name), sender);
         let part = health.register(format!("dead_letter {name}"), "starting");
-        let (metrics, shutdown) = (metrics.clone(), shutdown.clone());
+        let removed = metrics.dead_letter_files_removed();
+        let metrics = metrics.dead_letter(name, Reason::ALL.map(Reason::word));
+        let shutdown = shutdown.clone();
         parts.push(match dead_letter {
             DeadLetterConfig::File { path, rotation } => {
-                let target = FileTarget::open(path, *rotation, metrics.dead_letter_files_removed())
+                let target = FileTarget::open(path, *rotation, removed)
                     .map_err(|why| BuildError::DeadLetter { name: name.to_string(), why })?;
                 named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
             }

@@ -8,6 +8,7 @@
 mod certificates;
 mod dead_letters;
 mod examine;
+mod facts;
 mod waiting;
 
 use std::collections::{HashMap, HashSet};
@@ -22,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Port};
 use crate::config::source::{SourceConfig, Unrouted};
 use crate::config::{ApiConfig, Config};
 use crate::dead_letter;
@@ -144,7 +145,7 @@ impl Bridge {
     pub async fn build(config: &Config, shutdown: Shutdown) -> Result<Self, BuildError> {
         let (metrics, health) = (Metrics::new(), Health::default());
         let listen = config.admin.listen;
-        let admin = Admin::bind(listen, metrics.clone(), health.clone(), shutdown.clone())
+        let port = Port::bind(listen)
             .map_err(|why| BuildError::Admin { listen: listen.to_string(), why })?;
         let table = Arc::new(RouteTable::new(config.routes.iter().cloned()));
         let mut parts = Parts::new();
@@ -183,6 +184,8 @@ impl Bridge {
             };
             parts.push(Box::pin(run.map(ended)));
         }
+        let facts = facts::of(config);
+        let admin = Admin::new(port, facts, metrics.clone(), health.clone(), shutdown.clone());
         let in_flight = config.sources.iter().map(|s| (s.name.clone(), metrics.source(&s.name)));
         let in_flight = in_flight.map(|(name, metrics)| (name, metrics.in_flight)).collect();
         let waiting = Waiting { in_flight, health: health.clone() };

@@ -39,6 +39,7 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
   Make an event appear     {publish}
   The Event API            {endpoint}
+  The bridge's status      http://{admin}/
   The bridge's metrics     http://{admin}/metrics
   What can't be published  {rejects}
 

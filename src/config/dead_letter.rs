@@ -90,6 +90,28 @@ impl DeadLetterConfig {
             rejects.keep_out_of(kafka, home);
         }
     }
+
+    /// Its `type`.
+    pub fn word(&self) -> &'static str {
+        let kind = match self {
+            Self::File { .. } => Rejects::File,
+            Self::Kafka { .. } => Rejects::Kafka,
+            Self::JetStream { .. } => Rejects::JetStream,
+            Self::Sqs(_) => Rejects::Sqs,
+        };
+        let row = broker::REJECTS.iter().find(|(_, of)| *of == kind);
+        row.map_or("", |(word, _)| word)
+    }
+
+    /// Its path, topic, subject or queue.
+    pub fn place(&self) -> String {
+        match self {
+            Self::File { path, .. } => path.display().to_string(),
+            Self::Kafka { topic, .. } => topic.clone(),
+            Self::JetStream { subject, .. } => subject.clone(),
+            Self::Sqs(rejects) => rejects.queue.name.clone(),
+        }
+    }
 }
 
 /// The settings, with the places of those that are checked against others.

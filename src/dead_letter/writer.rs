@@ -13,7 +13,7 @@ use super::{Record, Target};
 use crate::backoff::Backoff;
 use crate::delivery::{Delivery, Done, Outcome};
 use crate::health::Part;
-use crate::metrics::Metrics;
+use crate::metrics::DeadLetterMetrics;
 use crate::repeats::Repeats;
 use crate::seeded_bugs::{self, Bug};
 use crate::shutdown::Shutdown;
@@ -43,7 +43,7 @@ impl Letter {
 pub async fn write_letters<T: Target>(
     mut target: T,
     mut letters: mpsc::UnboundedReceiver<Letter>,
-    metrics: Metrics,
+    metrics: DeadLetterMetrics,
     health: Part,
     shutdown: Shutdown,
 ) {
@@ -68,7 +68,7 @@ pub async fn write_letters<T: Target>(
             };
             let (done, left) = records.split_at(kept);
             for (record, delivery) in done.iter().zip(&mut duties) {
-                metrics.dead_letters(record.reason).inc();
+                metrics.wrote(record.reason);
                 log.note(record);
                 delivery.settle(Outcome::Accepted(Done::DeadLettered));
             }

@@ -204,6 +204,7 @@ channel.subscribe({{
             "api_key": API_KEY,
             "channel": CHANNEL,
             "broker": self.broker.to_string(),
+            "status": format!("http://{}/", self.admin),
             "publish_hint": self.publish_hint(),
             "subscribe_hint": self.subscribe_hint(),
             "config": self.config,
@@ -248,7 +249,7 @@ channel = "/demo/{{path..}}"
 type = "file"
 path = "{}"
 
-[admin]                              # /metrics, /readyz; port 0 takes a free one
+[admin]                              # status page, /metrics, /readyz; port 0 takes a free one
 listen = "127.0.0.1:0"
 "#,
         rejects.display()

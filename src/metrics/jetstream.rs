@@ -30,8 +30,10 @@ impl Metrics {
         let labels = &label("source", source);
         let counter = |name, help| -> Counter { self.one(name, help, labels) };
         let gauge = |name, help| -> Gauge { self.one(name, help, labels) };
+        let lag = gauge("source_lag", "Messages not committed yet");
+        self.lag_of(source).add(&lag);
         JetStreamMetrics {
-            lag: gauge("source_lag", "Messages not committed yet"),
+            lag,
             ack_pending: gauge(
                 "source_ack_pending",
                 "Messages that the consumer has delivered and nobody has acknowledged",
@@ -70,6 +72,7 @@ mod tests {
         let jetstream = metrics.jetstream("orders");
         jetstream.lag.set(7);
         let _partition = metrics.kafka("shop").partition("t", 0);
+        assert_eq!(metrics.lag("orders"), Some(7));
         let text = metrics.encode();
         for line in [
             r#"appsync_bridge_source_lag{source="orders"} 7"#,

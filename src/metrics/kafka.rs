@@ -4,7 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::{Labels, Metrics, label, with};
+use super::{Labels, Lag, Metrics, label, with};
 
 /// Numbers of one Kafka source.
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ pub struct PartitionMetrics {
 /// The families whose series come and go with a partition.
 #[derive(Clone, Debug)]
 struct Partitions {
+    /// Of the source: the sum.
+    all: Lag,
     lag: Family<Labels, Gauge>,
     committed: Family<Labels, Gauge>,
     received: Family<Labels, Gauge>,
@@ -95,6 +97,7 @@ impl Metrics {
                 end: start("end"),
             },
             partitions: Partitions {
+                all: self.lag_of(source),
                 lag: of_partition("source_lag", "Messages not committed yet"),
                 committed: of_partition(
                     "source_committed_offset",
@@ -112,8 +115,10 @@ impl KafkaMetrics {
     pub fn partition(&self, topic: &str, partition: i32) -> PartitionMetrics {
         let labels = with(&self.labels, "topic", topic);
         let labels = with(&labels, "partition", &partition.to_string());
+        let lag = self.partitions.lag.get_or_create_owned(&labels);
+        self.partitions.all.add(&lag);
         PartitionMetrics {
-            lag: self.partitions.lag.get_or_create_owned(&labels),
+            lag,
             committed: self.partitions.committed.get_or_create_owned(&labels),
             received: self.partitions.received.get_or_create_owned(&labels),
             partitions: self.partitions.clone(),
@@ -124,6 +129,7 @@ impl KafkaMetrics {
 
 impl Drop for PartitionMetrics {
     fn drop(&mut self) {
+        self.partitions.all.remove(&self.lag);
         self.partitions.lag.remove(&self.labels);
         self.partitions.committed.remove(&self.labels);
         self.partitions.received.remove(&self.labels);
@@ -142,7 +148,9 @@ mod tests {
         partition.lag.set(7);
         let line = r#"appsync_bridge_source_lag{source="shop",topic="orders",partition="3"} 7"#;
         assert!(metrics.encode().contains(line), "{}", metrics.encode());
+        assert_eq!((metrics.lag("shop"), metrics.lag("other")), (Some(7), None));
         drop(partition);
+        assert_eq!(metrics.lag("shop"), None);
         assert!(!metrics.encode().contains("orders"));
         let line = r#"appsync_bridge_source_rebalances_total{source="shop"} 0"#;
         assert!(metrics.encode().contains(line));

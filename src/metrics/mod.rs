@@ -6,6 +6,7 @@
 
 mod jetstream;
 mod kafka;
+mod lag;
 mod mqtt;
 mod sqs;
 
@@ -27,6 +28,7 @@ use prometheus_client::registry::{Metric, Registry};
 pub use jetstream::JetStreamMetrics;
 pub use kafka::{KafkaMetrics, PartitionMetrics};
 pub use mqtt::MqttMetrics;
+use lag::Lag;
 pub use sqs::SqsMetrics;
 
 /// The content type of [`Metrics::encode`].
@@ -52,9 +54,18 @@ type Labels = Vec<(&'static str, String)>;
 #[derive(Clone)]
 pub struct Metrics {
     registered: Arc<Mutex<Registered>>,
-    /// At hand: a letter should not wait for the registry while `/metrics` is written.
-    dead_letters: Family<Labels, Counter>,
+    /// What was made with which names: for people, who are shown all that there is.
+    made: Arc<Mutex<Made>>,
     dead_letter_files_removed: Counter,
+}
+
+/// By name. The labels that only the maker knows are in them.
+#[derive(Default)]
+struct Made {
+    routes: BTreeMap<String, RouteMetrics>,
+    apis: BTreeMap<String, ApiMetrics>,
+    dead_letters: BTreeMap<String, DeadLetterMetrics>,
+    lags: BTreeMap<String, Lag>,
 }
 
 struct Registered {
@@ -95,8 +106,7 @@ pub struct SourceMetrics {
 pub struct RouteMetrics {
     /// Messages the route took.
     pub matched: Counter,
-    name: String,
-    rejected: Family<Labels, Counter>,
+    rejected: Labelled,
 }
 
 /// Numbers of one API.
@@ -126,9 +136,19 @@ pub struct ApiMetrics {
     pub reordered: Counter,
     /// Requests that may have been processed although no answer came.
     pub ambiguous: Counter,
-    requests: BTreeMap<&'static str, Counter>,
-    retries: BTreeMap<&'static str, Counter>,
+    requests: Labelled,
+    retries: Labelled,
 }
+
+/// Numbers of one dead letter.
+#[derive(Clone, Debug)]
+pub struct DeadLetterMetrics {
+    /// The series of the reason, which all dead letters share, and this one's part of it.
+    written: BTreeMap<&'static str, (Counter, Counter)>,
+}
+
+/// The series of a family by a label whose values are known when it is made.
+type Labelled = BTreeMap<&'static str, Counter>;
 
 impl Metrics {
     /// An empty registry with `build_info`.
@@ -136,12 +156,6 @@ impl Metrics {
         let mut registry = Registry::with_prefix("appsync_bridge");
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "Which version runs", build);
-        let dead_letters = Family::default();
-        registry.register(
-            "dead_letters",
-            "Messages written to a dead letter",
-            dead_letters.clone(),
-        );
         let dead_letter_files_removed = Counter::default();
         registry.register(
             "dead_letter_files_removed",
@@ -150,7 +164,7 @@ impl Metrics {
         );
         let registered = Registered { registry, families: HashMap::new() };
         let registered = Arc::new(Mutex::new(registered));
-        Self { registered, dead_letters, dead_letter_files_removed }
+        Self { registered, made: Arc::default(), dead_letter_files_removed }
     }
 
     /// The numbers of a source, from zero.
@@ -188,15 +202,16 @@ impl Metrics {
         name: &str,
         reasons: impl IntoIterator<Item = &'static str>,
     ) -> RouteMetrics {
-        let rejected = "Messages a route could make no event of";
-        let metrics = RouteMetrics {
-            matched: self.one("route_matched", "Messages a route took", &label("route", name)),
-            name: name.to_owned(),
-            rejected: self.family("route_rejected", rejected, Counter::default),
+        let labels = &label("route", name);
+        let rejected = |reason: &'static str| {
+            let help = "Messages a route could make no event of";
+            (reason, self.one("route_rejected", help, &with(labels, "reason", reason)))
         };
-        for reason in reasons {
-            let _ = metrics.rejected(reason);
-        }
+        let metrics = RouteMetrics {
+            matched: self.one("route_matched", "Messages a route took", labels),
+            rejected: reasons.into_iter().map(rejected).collect(),
+        };
+        self.made.lock().routes.insert(name.to_owned(), metrics.clone());
         metrics
     }
 
@@ -224,7 +239,7 @@ impl Metrics {
         let gauge = |name, help| -> Gauge { self.one(name, help, labels) };
         let histogram =
             |name, help, make| self.family(name, help, make).get_or_create_owned(labels);
-        ApiMetrics {
+        let metrics = ApiMetrics {
             accepted: events("accepted"),
             unconfirmed: events("unconfirmed"),
             rejected: events("rejected"),
@@ -246,12 +261,51 @@ impl Metrics {
                 "ambiguous",
                 "Requests that may have been processed without an answer",
             ),
-        }
+        };
+        self.made.lock().apis.insert(name.to_owned(), metrics.clone());
+        metrics
     }
 
-    /// The counter of dead letters written for a reason.
-    pub fn dead_letters(&self, reason: &'static str) -> Counter {
-        self.dead_letters.get_or_create_owned(&label("reason", reason))
+    /// The numbers of a dead letter, from zero for each of `reasons`.
+    pub fn dead_letter(
+        &self,
+        name: &str,
+        reasons: impl IntoIterator<Item = &'static str>,
+    ) -> DeadLetterMetrics {
+        let written = |reason: &'static str| {
+            let help = "Messages written to a dead letter";
+            let all = self.one("dead_letters", help, &label("reason", reason));
+            (reason, (all, Counter::default()))
+        };
+        let metrics = DeadLetterMetrics { written: reasons.into_iter().map(written).collect() };
+        self.made.lock().dead_letters.insert(name.to_owned(), metrics.clone());
+        metrics
+    }
+
+    /// The numbers of a route, if any were made.
+    pub fn made_route(&self, name: &str) -> Option<RouteMetrics> {
+        self.made.lock().routes.get(name).cloned()
+    }
+
+    /// The numbers of an API, if any were made.
+    pub fn made_api(&self, name: &str) -> Option<ApiMetrics> {
+        self.made.lock().apis.get(name).cloned()
+    }
+
+    /// The numbers of a dead letter, if any were made.
+    pub fn made_dead_letter(&self, name: &str) -> Option<DeadLetterMetrics> {
+        self.made.lock().dead_letters.get(name).cloned()
+    }
+
+    /// Messages that a source has not taken or acknowledged yet, of all it takes from; `None` where the broker does
+    /// not tell, or has not told yet.
+    pub fn lag(&self, source: &str) -> Option<i64> {
+        self.made.lock().lags.get(source)?.sum()
+    }
+
+    /// The gauges that make up the lag of a source.
+    fn lag_of(&self, source: &str) -> Lag {
+        self.made.lock().lags.entry(source.to_owned()).or_default().clone()
     }
 
     /// The end of the certificates in the file of `key`, of an `api` or a `source`.
@@ -319,9 +373,31 @@ impl std::fmt::Debug for Metrics {
 }
 
 impl RouteMetrics {
-    /// The counter of rejections for a reason.
-    pub fn rejected(&self, reason: &'static str) -> Counter {
-        self.rejected.get_or_create_owned(&with(&label("route", &self.name), "reason", reason))
+    /// A message is rejected for `reason`, one of those the metrics were made with.
+    pub fn reject(&self, reason: &'static str) {
+        if let Some(counter) = self.rejected.get(reason) {
+            counter.inc();
+        }
+    }
+
+    /// The rejections by reason.
+    pub fn rejected(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        counts(&self.rejected)
+    }
+}
+
+impl DeadLetterMetrics {
+    /// A letter was written for `reason`, one of those the metrics were made with.
+    pub fn wrote(&self, reason: &'static str) {
+        if let Some((all, own)) = self.written.get(reason) {
+            all.inc();
+            own.inc();
+        }
+    }
+
+    /// The letters by reason.
+    pub fn written(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.written.iter().map(|(reason, (_, own))| (*reason, own.get()))
     }
 }
 
@@ -339,6 +415,20 @@ impl ApiMetrics {
             counter.inc_by(events as u64);
         }
     }
+
+    /// The requests by result.
+    pub fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        counts(&self.requests)
+    }
+
+    /// The events that were tried again, by fault.
+    pub fn retries(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        counts(&self.retries)
+    }
+}
+
+fn counts(series: &Labelled) -> impl Iterator<Item = (&'static str, u64)> {
+    series.iter().map(|(label, counter)| (*label, counter.get()))
 }
 
 fn label(name: &'static str, value: &str) -> Labels {
@@ -359,7 +449,7 @@ mod tests {
     fn known_series_exist_from_the_start_at_zero() {
         let metrics = Metrics::new();
         let source = metrics.source("plant");
-        let _ = metrics.route("telemetry", ["invalid_json"]);
+        let route = metrics.route("telemetry", ["invalid_json"]);
         let api = metrics.api("main", ["ok"], ["throttled"]);
         source.received.inc_by(3);
         api.seconds.observe(0.01);
@@ -379,5 +469,29 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in\n{text}");
         }
+        assert_eq!(route.rejected().collect::<Vec<_>>(), [("invalid_json", 0)]);
+    }
+
+    #[test]
+    fn what_was_made_is_found_again_by_its_name() {
+        let metrics = Metrics::new();
+        assert!(metrics.made_route("a").is_none() && metrics.made_api("main").is_none());
+        metrics.route("a", ["x", "y"]).reject("y");
+        metrics.route("b", ["x"]).reject("x");
+        metrics.api("main", ["ok", "cut"], ["cut"]).request("ok");
+        metrics.api("main", ["ok", "cut"], ["cut"]).retry("cut", 3);
+        let [one, two] = ["one", "two"].map(|name| metrics.dead_letter(name, ["refused"]));
+        (0..3).for_each(|_| one.wrote("refused"));
+        two.wrote("refused");
+
+        let route = metrics.made_route("a").unwrap();
+        assert_eq!(route.rejected().collect::<Vec<_>>(), [("x", 0), ("y", 1)]);
+        let api = metrics.made_api("main").unwrap();
+        assert_eq!(api.requests().collect::<Vec<_>>(), [("cut", 0), ("ok", 1)]);
+        assert_eq!(api.retries().collect::<Vec<_>>(), [("cut", 3)]);
+        let written = |name| metrics.made_dead_letter(name).unwrap().written().next();
+        assert_eq!([written("one"), written("two")], [3, 1].map(|n| Some(("refused", n))));
+        let all = "appsync_bridge_dead_letters_total{reason=\"refused\"} 4\n";
+        assert!(metrics.encode().contains(all), "{}", metrics.encode());
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Times {
 pub(super) struct Refusals {
     /// The text of the last one.
     why: String,
+    /// What ends them.
+    hint: String,
     log: Repeats,
     /// Whether the log's last line on the scope is a refusal.
     logged: bool,
@@ -107,6 +109,7 @@ impl<P: Post> Publisher<P> {
         let hint = if fault == Fault::Trust { TRUST_HINT } else { self.post.hint(elsewhere) };
         let refusals = self.refusals.entry(scope.clone()).or_default();
         why.clone_into(&mut refusals.why);
+        hint.clone_into(&mut refusals.hint);
         self.last_refused.clone_from(scope);
         if let Some(count) = refusals.log.again(LOG_EVERY, now) {
             refusals.logged = true;
@@ -144,10 +147,15 @@ impl<P: Post> Publisher<P> {
         self.report();
     }
 
-    /// Updates metrics and `/readyz`.
+    /// Updates metrics, `/readyz` and `/status`.
     pub(super) fn report(&self) {
         let paused = !self.limits.pauses.is_empty() || self.retry_after.is_some();
         self.metrics.paused.set(i64::from(paused));
+        let scopes = self.limits.pauses.scopes().filter_map(|scope| {
+            let Refusals { why, hint, .. } = self.refusals.get(scope)?;
+            Some((scope.to_string(), why.clone(), hint.clone()))
+        });
+        self.health.pauses(scopes);
         self.metrics.breaker.set(i64::from(self.limits.breaker.is_open()));
         let last = Some(&self.last_refused).filter(|scope| self.limits.pauses.contains(scope));
         if let Some(scope) = last.or(self.limits.pauses.any()) {

@@ -132,7 +132,8 @@ impl Replay {
             let (sender, queue) = mpsc::unbounded_channel();
             let part = health.register(format!("rejects {}", path.display()), "starting");
             let target = FileTarget::when_needed(path)?;
-            parts.spawn(write_letters(target, queue, metrics.clone(), part, shutdown.clone()));
+            let metrics = metrics.dead_letter("rejects", Reason::ALL.map(Reason::word));
+            parts.spawn(write_letters(target, queue, metrics, part, shutdown.clone()));
             letters.push(sender);
         }
         if let [only] = letters.as_slice() {

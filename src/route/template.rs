@@ -18,6 +18,7 @@ use crate::message::Message;
 /// A checked template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
+    text: String,
     pieces: Vec<Piece>,
 }
 
@@ -87,13 +88,19 @@ impl Template {
                 }
             }
         }
-        Ok(Self { pieces })
+        Ok(Self { text: text.to_owned(), pieces })
     }
 
     /// Parses a template of any text.
     pub fn free_text(text: &str, captures: &[Capture]) -> Result<Self, Fault> {
         let pieces = parse(text, 0, captures)?;
-        Ok(Self { pieces: pieces.into_iter().map(|(piece, _)| piece).collect() })
+        let pieces = pieces.into_iter().map(|(piece, _)| piece).collect();
+        Ok(Self { text: text.to_owned(), pieces })
+    }
+
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Whether it needs the key of a message.

@@ -1,4 +1,4 @@
-// The demo's page in a headless Chromium, driven by lines of standard input:
+// A page of ours, the demo's or that of the admin port, in a headless Chromium, driven by lines of standard input:
 //
 //   node page.mjs USER_DATA_DIRECTORY
 //
@@ -7,6 +7,17 @@
 //                     by that moment: {"received":…,"published":…,"behind":…,"rate":…,…}
 //   message TEXT      until it is among the messages: {"message":…}, the whole entry
 //   screenshot PATH   {"screenshot":…}
+//
+// and of the admin port's:
+//
+//   visit URL         until it shows an answer: {"state":…}, with the headers of the page
+//   look JSON         at {"width":…,"height":…,"scheme":"dark" or "light"}
+//   until TEXT        until it is shown somewhere: {"text":…}, all of it
+//   state STATE       until it is in this state: {"state":…}
+//   measure .         {"wide":…,"width":…}: the width of what is shown, and of the window; with {"complaints":…}
+//                     so far, {"unnamed":…}, what a reader of the screen could not name, and {"focus":…}, what Tab
+//                     comes to
+//   picture PATH      of the whole page: {"screenshot":…}
 //
 // It says {"ready":true} when the browser runs, answers every line with one JSON object, and says
 // {"error":…} and ends with 1 when something is not to be had. At the end of its input it closes the
@@ -67,6 +78,55 @@ const commands = {
     const entry = page.locator('#messages li', { hasText: text }).first();
     await entry.waitFor();
     return { message: await entry.innerText() };
+  },
+
+  async visit(page, url) {
+    complaints = [];
+    const answer = await page.goto(url);
+    await page.waitForFunction(() => document.body.dataset.state !== 'connecting');
+    return { state: await page.evaluate(() => document.body.dataset.state), headers: answer.headers() };
+  },
+
+  async look(page, how) {
+    const { width, height, scheme } = JSON.parse(how);
+    await page.setViewportSize({ width, height });
+    await page.emulateMedia({ colorScheme: scheme });
+    return { look: how };
+  },
+
+  async until(page, text) {
+    await page.waitForFunction((words) => document.body.innerText.includes(words), text);
+    return { text: await page.evaluate(() => document.body.innerText) };
+  },
+
+  async state(page, state) {
+    await page.waitForFunction((name) => document.body.dataset.state === name, state);
+    return { state };
+  },
+
+  async measure(page) {
+    const shown = await page.evaluate(() => {
+      const name = (e) => e.getAttribute('aria-label') ?? e.textContent.trim();
+      const named = [...document.querySelectorAll('a, [role=img], section, h1, h2, h3')];
+      // `overflow: hidden` would hide what is too wide from the one, but not from the other.
+      const edges = [...document.querySelectorAll('body *')].map((e) => e.getBoundingClientRect().right);
+      const wide = Math.max(document.documentElement.scrollWidth, ...edges);
+      return { wide, width: innerWidth, unnamed: named.filter((e) => !name(e)).map((e) => e.outerHTML) };
+    });
+    const focus = [];
+    for (let n = 0; n < 20; n++) {
+      await page.keyboard.press('Tab');
+      const at = await page.evaluate(() => document.activeElement?.textContent);
+      if (focus.includes(at)) break;
+      focus.push(at);
+    }
+    await page.evaluate(() => document.activeElement?.blur());
+    return { ...shown, focus, complaints };
+  },
+
+  async picture(page, path) {
+    await page.screenshot({ path, fullPage: true });
+    return { screenshot: path };
   },
 
   async screenshot(page, path) {

@@ -20,7 +20,7 @@ use appsync_bridge::message::{Coordinates, Message, Topic};
 use appsync_bridge::metrics::{Metrics, OUTCOMES};
 use appsync_bridge::pipeline::{Pipeline, Rejects, SourcePolicy};
 use appsync_bridge::publish::Publisher;
-use appsync_bridge::route::{OrderBy, Pattern, RejectTo, RouteTable, Spec, Template};
+use appsync_bridge::route::{OrderBy, Pattern, Reason, RejectTo, RouteTable, Spec, Template};
 use appsync_bridge::seeded_bugs::{self, Bug};
 use appsync_bridge::shutdown::Shutdown;
 use appsync_bridge::source::{InFlight, Room};
@@ -124,7 +124,7 @@ async fn live(
     tasks.spawn(write_letters(
         Grave(Arc::clone(world)),
         letter_queue,
-        metrics.clone(),
+        metrics.dead_letter("grave", Reason::ALL.map(Reason::word)),
         part,
         shutdown.clone(),
     ));

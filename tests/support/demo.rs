@@ -71,6 +71,11 @@ impl Demo {
         self.fact("Open in a browser")
     }
 
+    /// The address of the bridge's status page.
+    pub(crate) fn status(&self) -> &str {
+        self.fact("The bridge's status")
+    }
+
     /// The line to paste into a shell.
     pub(crate) fn publish_line(&self) -> &str {
         self.fact("Make an event appear")

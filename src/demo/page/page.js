@@ -690,6 +690,7 @@ function showFacts(facts) {
   setText('hint-subscribe', facts.subscribe_hint);
   setText('hint-config', facts.config);
   setText('flow-broker', facts.broker);
+  for (const link of ['flow-status', 'foot-status']) $(link).href = facts.status;
   setText('flow-api', new URL(facts.endpoint).host);
   setText('facts', `Broker ${facts.broker}, endpoint ${facts.endpoint}, channel ${facts.channel}.`);
 }

@@ -11,7 +11,7 @@ use crate::seeded_bugs::{self, Bug};
 const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// The scope of a refusal: a namespace, or the API as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// The whole API.
     Api,
@@ -154,6 +154,13 @@ impl Pauses {
     /// A paused scope: the API, if it is paused, else some namespace.
     pub fn any(&self) -> Option<&Scope> {
         self.scopes.keys().min_by_key(|scope| **scope != Scope::Api)
+    }
+
+    /// The paused scopes, in an order that stays.
+    pub fn scopes(&self) -> impl Iterator<Item = &Scope> {
+        let mut scopes: Vec<_> = self.scopes.keys().collect();
+        scopes.sort_unstable();
+        scopes.into_iter()
     }
 
     /// Whether nothing is paused.

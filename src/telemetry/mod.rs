@@ -1,5 +1,7 @@
 //! Log lines: text on a terminal, JSON elsewhere, always to standard error, and never with a secret.
 
+mod recent;
+
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write as _};
@@ -15,10 +17,14 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::redact;
+pub use recent::{Line, recent};
 
 /// Libraries whose warnings say in many lines what our own error says in one, or that write payloads to the log (that of
 /// AWS writes answers at `trace`). A level of the configuration that names them comes later and wins.
 const QUIET: &str = "aws_config=error,aws_runtime=error,aws_smithy_runtime=error";
+
+/// For a panic that says nothing.
+const NO_WORDS: &str = "no words";
 
 /// Whether the lines that were started are JSON.
 static JSON: OnceLock<bool> = OnceLock::new();
@@ -56,9 +62,11 @@ pub fn start(level: &str, format: Format, quiet: impl Iterator<Item = &'static s
         Format::Auto => !terminal,
     };
     let started = if json {
-        registry.with(layer().json().flatten_event(true).with_writer(redact::stderr)).try_init()
+        let lines = layer().json().flatten_event(true).with_writer(redact::stderr);
+        registry.with(lines).with(recent::Layer::default()).try_init()
     } else {
-        registry.with(layer().with_ansi(colour).with_writer(redact::stderr)).try_init()
+        let lines = layer().with_ansi(colour).with_writer(redact::stderr);
+        registry.with(lines).with(recent::Layer::default()).try_init()
     };
     if started.is_ok() {
         let _ = JSON.set(json);
@@ -83,6 +91,7 @@ pub fn tell_of_panics() {
         // Not through the log: that may be what panics, or be told to keep quiet.
         let line = if is_json() { as_json(panic, backtrace) } else { as_text(panic, backtrace) };
         let _ = writeln!(redact::stderr(), "{line}");
+        recent::note_panic(&format!("panicked: {}", panic.payload_as_str().unwrap_or(NO_WORDS)));
     }));
 }
 
@@ -103,7 +112,7 @@ fn as_text(panic: &PanicHookInfo<'_>, backtrace: Option<String>) -> String {
 
 fn as_json(panic: &PanicHookInfo<'_>, backtrace: Option<String>) -> String {
     let now = humantime::format_rfc3339_micros(SystemTime::now());
-    let words = panic.payload_as_str().unwrap_or("no words");
+    let words = panic.payload_as_str().unwrap_or(NO_WORDS);
     let mut line = json!({
         "timestamp": now.to_string(),
         "level": "ERROR",

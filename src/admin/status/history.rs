@@ -1,0 +1,134 @@
+//! What the numbers were in the last quarter of an hour, in steps of 5 s. Pure: it is told the time.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Between two readings.
+pub(super) const STEP: Duration = Duration::from_secs(5);
+
+/// Steps that are kept: a quarter of an hour.
+const STEPS: usize = 180;
+
+/// A rate is taken over this long at least, so that the first ones are not wild.
+const SHORTEST: Duration = Duration::from_secs(1);
+
+/// The numbers at one time, each list in the order of the parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reading {
+    pub(super) at: Instant,
+    pub(super) sources: Vec<OfSource>,
+    pub(super) routes: Vec<OfRoute>,
+    /// Events accepted by each API.
+    pub(super) apis: Vec<u64>,
+    /// Letters written to all dead letters.
+    pub(super) dead_letters: u64,
+}
+
+/// Of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OfSource {
+    pub(super) received: u64,
+    pub(super) in_flight: i64,
+}
+
+/// Of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OfRoute {
+    pub(super) matched: u64,
+    pub(super) rejected: u64,
+}
+
+/// The readings, oldest first; one more than there are steps.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    readings: VecDeque<Reading>,
+}
+
+impl History {
+    /// Keeps a reading, and forgets the oldest when there are too many.
+    pub(super) fn note(&mut self, reading: Reading) {
+        if self.readings.len() > STEPS {
+            self.readings.pop_front();
+        }
+        self.readings.push_back(reading);
+    }
+
+    /// How fast a count grows: over the last step or two, until `now`.
+    pub(super) fn rate(&self, now: &Reading, count: impl Fn(&Reading) -> u64) -> f64 {
+        let old = |then: &&Reading| now.at.saturating_duration_since(then.at) >= STEP;
+        let then = self.readings.iter().rev().find(old).or(self.readings.front());
+        then.map_or(0.0, |then| growth(then, now, count))
+    }
+
+    /// How fast a count grew in each step, the oldest first.
+    pub(super) fn rates(&self, count: impl Fn(&Reading) -> u64) -> Vec<f64> {
+        let steps = self.readings.iter().zip(self.readings.iter().skip(1));
+        steps.map(|(then, now)| growth(then, now, &count)).collect()
+    }
+
+    /// The value at the end of each step, the oldest first.
+    pub(super) fn values<T>(&self, value: impl Fn(&Reading) -> T) -> Vec<T> {
+        self.readings.iter().skip(1).map(value).collect()
+    }
+}
+
+/// A second, to one decimal.
+#[allow(clippy::cast_precision_loss)] // for people
+fn growth(then: &Reading, now: &Reading, count: impl Fn(&Reading) -> u64) -> f64 {
+    let passed = now.at.saturating_duration_since(then.at).max(SHORTEST);
+    let grown = count(now).saturating_sub(count(then));
+    (grown as f64 / passed.as_secs_f64() * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::float_cmp)] // rounded to a tenth
+
+    use super::*;
+
+    fn reading(at: Instant, received: u64, in_flight: i64) -> Reading {
+        let sources = vec![OfSource { received, in_flight }];
+        Reading { at, sources, routes: Vec::new(), apis: Vec::new(), dead_letters: 0 }
+    }
+
+    fn received(reading: &Reading) -> u64 {
+        reading.sources[0].received
+    }
+
+    #[test]
+    fn a_rate_is_over_the_last_step_or_two() {
+        let (mut history, start) = (History::default(), Instant::now());
+        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
+        assert_eq!(history.rate(&reading(start, 50, 0), received), 0.0);
+        history.note(reading(start, 10, 0));
+        // The first second counts as a whole one.
+        assert_eq!(history.rate(&reading(at(0.1), 20, 0), received), 10.0);
+        assert_eq!(history.rate(&reading(at(4.0), 30, 0), received), 5.0);
+        history.note(reading(at(5.0), 60, 0));
+        history.note(reading(at(10.0), 60, 0));
+        assert_eq!(history.rate(&reading(at(12.0), 130, 0), received), 10.0);
+        assert_eq!(history.rate(&reading(at(15.0), 61, 0), received), 0.2);
+    }
+
+    #[test]
+    fn a_quarter_of_an_hour_is_kept() {
+        let (mut history, start) = (History::default(), Instant::now());
+        assert_eq!(history.rates(received), Vec::<f64>::new());
+        for (step, in_flight) in (0..1_000_u32).zip(0..) {
+            let count = u64::from(step) * if step < 990 { 50 } else { 100 };
+            history.note(reading(start + STEP * step, count, in_flight));
+        }
+        let rates = history.rates(received);
+        assert_eq!((rates.len(), rates[0], rates[179]), (STEPS, 10.0, 20.0));
+        let levels = history.values(|reading| reading.sources[0].in_flight);
+        assert_eq!((levels.len(), levels[0], levels[179]), (STEPS, 820, 999));
+    }
+
+    #[test]
+    fn a_suspended_machine_makes_no_spike() {
+        let (mut history, start) = (History::default(), Instant::now());
+        history.note(reading(start, 0, 0));
+        history.note(reading(start + Duration::from_secs(1_000), 1_000, 0));
+        assert_eq!(history.rates(received), [1.0]);
+    }
+}
