@@ -43,9 +43,12 @@ enum Target {
     Sqs,
 }
 
+/// The `type` of one that no broker has.
+const FILE: &str = "file";
+
 /// Their `type`.
 static TYPES: [(&str, Target); 4] = [
-    ("file", Target::File),
+    (FILE, Target::File),
     (KAFKA.word, Target::Kafka),
     (JETSTREAM.word, Target::JetStream),
     (SQS.word, Target::Sqs),
@@ -93,22 +96,20 @@ impl DeadLetterConfig {
 
     /// Its `type`.
     pub fn word(&self) -> &'static str {
-        let kind = match self {
-            Self::File { .. } => Rejects::File,
-            Self::Kafka { .. } => Rejects::Kafka,
-            Self::JetStream { .. } => Rejects::JetStream,
-            Self::Sqs(_) => Rejects::Sqs,
-        };
-        let row = broker::REJECTS.iter().find(|(_, of)| *of == kind);
-        row.map_or("", |(word, _)| word)
+        match self {
+            Self::File { .. } => FILE,
+            Self::Kafka(_) => KAFKA.word,
+            Self::JetStream(_) => JETSTREAM.word,
+            Self::Sqs(_) => SQS.word,
+        }
     }
 
     /// Its path, topic, subject or queue.
     pub fn place(&self) -> String {
         match self {
             Self::File { path, .. } => path.display().to_string(),
-            Self::Kafka { topic, .. } => topic.clone(),
-            Self::JetStream { subject, .. } => subject.clone(),
+            Self::Kafka(rejects) => rejects.topic.clone(),
+            Self::JetStream(rejects) => rejects.subject.clone(),
             Self::Sqs(rejects) => rejects.queue.name.clone(),
         }
     }

@@ -27,8 +27,8 @@ use prometheus_client::registry::{Metric, Registry};
 
 pub use jetstream::JetStreamMetrics;
 pub use kafka::{KafkaMetrics, PartitionMetrics};
-pub use mqtt::MqttMetrics;
 use lag::Lag;
+pub use mqtt::MqttMetrics;
 pub use sqs::SqsMetrics;
 
 /// The content type of [`Metrics::encode`].

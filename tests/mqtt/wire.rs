@@ -163,7 +163,7 @@ async fn either_side_asleep_for_a_while_loses_nothing() {
                     until("it is given up", PATIENCE, async || {
                         mosquitto.log().contains("exceeded timeout").then_some(())
                     })
-                    .await
+                    .await;
                 }
                 // So does the bridge.
                 1 => bridge.metric_is("source_connected{source=\"plant\"}", |v| v == 0.0).await,

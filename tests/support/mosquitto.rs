@@ -46,7 +46,7 @@ impl Mosquitto {
         mosquitto
     }
 
-    /// One that also takes WebSockets; `scheme` is `ws` or `wss`. Gives the lines of a source that takes
+    /// One that also takes web sockets; `scheme` is `ws` or `wss`. Gives the lines of a source that takes
     /// that way.
     pub(crate) async fn start_with_websocket(scheme: &str, lines: &str) -> (Self, String) {
         let directory = tempfile::tempdir().unwrap();

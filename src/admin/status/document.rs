@@ -31,7 +31,8 @@ type Counts = BTreeMap<&'static str, u64>;
 #[derive(Serialize)]
 struct State {
     /// `ready`, `not_ready`, or `stopped` when the part has ended.
-    state: &'static str,
+    #[serde(rename = "state")]
+    word: &'static str,
     /// Why it is not ready, and what ends that.
     why: Option<String>,
     since: Option<String>,
@@ -220,10 +221,10 @@ impl Document<'_> {
     /// How a part does, and what of it is held up.
     fn state(&self, kind: &str, name: &str) -> (State, Vec<Pause>) {
         match self.health.standing(&format!("{kind} {name}")) {
-            None => (State { state: "stopped", why: None, since: None }, Vec::new()),
+            None => (State { word: "stopped", why: None, since: None }, Vec::new()),
             Some(Standing { not_ready, since, pauses }) => {
-                let state = if not_ready.is_some() { "not_ready" } else { "ready" };
-                (State { state, why: not_ready, since: Some(time(since)) }, pauses)
+                let word = if not_ready.is_some() { "not_ready" } else { "ready" };
+                (State { word, why: not_ready, since: Some(time(since)) }, pauses)
             }
         }
     }

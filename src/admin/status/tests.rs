@@ -44,7 +44,8 @@ fn every_part_is_shown_with_its_numbers() {
     let status = Status::new(facts(), &metrics, health.clone(), shutdown.clone());
     let parts = ["source plant", "source shop", "api main", "dead_letter rejects"];
     let [plant, shop, main, _rejects] = parts.map(|part| health.register(part, "starting"));
-    [&plant, &main].map(crate::health::Part::ready);
+    plant.ready();
+    main.ready();
     shop.not_ready("the broker is away");
     main.pauses([("namespace `a`".to_owned(), "403".to_owned(), "may it?".to_owned())]);
     let source = metrics.source("plant");

@@ -98,7 +98,12 @@ pub(super) enum Secured {
 }
 
 impl Secured {
-    pub(super) fn of(tls: Option<&Tls>) -> Self {
+    /// `None` if `tls` could not be read.
+    pub(super) fn read(tls: &Result<Option<Tls>, Reported>) -> Option<Self> {
+        tls.as_ref().ok().map(|tls| Self::of(tls.as_ref()))
+    }
+
+    fn of(tls: Option<&Tls>) -> Self {
         match tls {
             None => Self::Not,
             Some(Tls { identity: None, .. }) => Self::ByTls,

@@ -12,7 +12,7 @@ use super::api::Aws;
 use super::common::{Client, Common, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
-    Field, Kind, Ledger, Located, Problem, Setting, Table, Text, Words, contrast, impossible,
+    Field, Kind, Ledger, Located, Problem, Setting, Table, Words, contrast, impossible,
     show_duration, show_size,
 };
 use address::Address;
@@ -160,11 +160,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     let share = group(table.ledger, mqtt_string(table, "share")).optional();
     let shared = share.as_ref().is_ok_and(Option::is_some);
     if let (Some(version), Some(filters)) = (&version, &filters) {
-        if shared {
-            overlapping(ledger, &filters.value, OVERLAP_SHARED);
-        } else if version.value == MqttVersion::V3 {
-            overlapping(ledger, &filters.value, OVERLAP_V3);
-        }
+        overlap(ledger, &filters.value, version.value, shared);
     }
     let retained = retained(table, shared);
     let keeps = qos.as_ref().is_none_or(|qos| qos.value.is_kept());
@@ -190,20 +186,17 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     let username = username(table).optional();
     let password = table.secret("password").optional();
     let plaintext = common.plaintext.as_ref().is_none_or(|setting| setting.value);
-    if let (Ok(Some(password)), Some(Ok(None)), Some(broker), false) =
-        (&password, &tls, &broker, plaintext)
-    {
-        crosses_as_plain_text(ledger, password, broker);
+    if let Ok(Some(password)) = &password {
+        let open = matches!(tls, Some(Ok(None))) && !plaintext;
+        let named = !matches!(username, Ok(None));
+        is_usable(ledger, password, broker.as_ref().filter(|_| open), named, version.as_ref());
     }
     if let (Some(address), Ok(aws)) = (&broker, &aws) {
         iot::Source {
             ledger,
             address,
             aws: aws.as_ref(),
-            secured: tls
-                .as_ref()
-                .and_then(|tls| tls.as_ref().ok())
-                .map(|tls| iot::Secured::of(tls.as_ref())),
+            secured: tls.as_ref().and_then(iot::Secured::read),
             client_id: client_id.as_ref().ok().and_then(Option::as_ref),
             filters: filters.as_ref().map_or(&[], |filters| &filters.value),
             qos: qos.as_ref(),
@@ -216,12 +209,6 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
         }
         .check();
     }
-    if let (Ok(Some(password)), Ok(None), Some(version)) = (&password, &username, &version)
-        && version.value == MqttVersion::V3
-    {
-        has_no_user(ledger, password);
-    }
-
     if !qos_known {
         return None;
     }
@@ -255,6 +242,31 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
             password: password.ok()?.map(|password| password.value),
         },
     })
+}
+
+/// Warns of filters that bring a message twice, where that can't be told.
+fn overlap(ledger: &Ledger<'_>, filters: &[Filter], version: MqttVersion, shared: bool) {
+    if shared {
+        overlapping(ledger, filters, OVERLAP_SHARED);
+    } else if version == MqttVersion::V3 {
+        overlapping(ledger, filters, OVERLAP_V3);
+    }
+}
+
+/// Reports a password that would cross the network to `open` as it is, or that would not be sent without a name.
+fn is_usable(
+    ledger: &Ledger<'_>,
+    password: &Located<Secret>,
+    open: Option<&Located<Address>>,
+    named: bool,
+    version: Option<&Setting<MqttVersion>>,
+) {
+    if let Some(broker) = open {
+        crosses_as_plain_text(ledger, password, broker);
+    }
+    if !named && version.is_some_and(|version| version.value == MqttVersion::V3) {
+        has_no_user(ledger, password);
+    }
 }
 
 fn crosses_as_plain_text(

@@ -159,8 +159,9 @@ impl Trouble {
                     },
                 );
             }
-            E::ConnectionClosed | E::AlreadyClosed => Kind::Closed,
-            E::Protocol(
+            E::ConnectionClosed
+            | E::AlreadyClosed
+            | E::Protocol(
                 ProtocolError::HandshakeIncomplete | ProtocolError::ResetWithoutClosingHandshake,
             ) => Kind::Closed,
             E::Protocol(_) => Kind::NotHttp,

@@ -258,11 +258,13 @@ mod tests {
         assert!(generation.take(None, 1).is_some());
         assert_eq!(metrics.received.get(), 2);
     }
+
     #[tokio::test]
     async fn a_packet_id_is_in_use_until_it_is_acknowledged() {
         let config = config(MqttVersion::V5, "test");
+        let transport = Transport::build(&config).await.unwrap();
         let room = Room::new(Limits { messages: 9, bytes: 100 }, Metrics::new().source("s"));
-        let generation = Generation::open(&config, None, &room, 1);
+        let generation = Generation::open(&config, &transport, &room, 1);
         let (one, last) = (Ack::PubAck(64), Ack::PubRec(u16::MAX));
         let first = generation.take(Some(one), 1).unwrap();
         assert!(generation.pass(last));

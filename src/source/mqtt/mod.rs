@@ -169,13 +169,12 @@ impl MqttSource {
                 source.transport.prepare().await
             };
             let Some(prepared) = source.unless(shutdown.drain(), ready).await else { break };
-            let (end, held) = match prepared {
-                Err(why) => (End::Lost(Trouble::other(why.to_string())), None),
-                Ok(()) => {
-                    let generation = Arc::new(source.open());
-                    let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
-                    (end, generation.subscribed_for())
-                }
+            let (end, held) = if let Err(why) = prepared {
+                (End::Lost(Trouble::other(why.to_string())), None)
+            } else {
+                let generation = Arc::new(source.open());
+                let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
+                (end, generation.subscribed_for())
             };
             source.metrics.connected.set(0);
             let trouble = match end {
