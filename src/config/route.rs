@@ -211,10 +211,10 @@ fn has_its_key(
     let place = ledger.inside(&text.span, &text.value, at..at + KEY.len());
     let message = format!("`{KEY}` has no value: messages of {} have no key", quoted(source));
     let problem = Problem::new(Kind::Impossible, Some(place), message);
-    ledger.report(problem.help(
-        "Kafka and FIFO queues of SQS have keys; capture a part of `topic` by a name of your own, or take a \
-         field: `{json.id}`",
-    ));
+    ledger.report(
+        problem
+            .help("capture a part of `topic` by a name of your own, or take a field: `{json.id}`"),
+    );
     false
 }
 

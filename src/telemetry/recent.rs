@@ -94,6 +94,13 @@ impl Visit for Line {
         }
     }
 
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        match u64::try_from(value) {
+            Ok(value) => self.record_u64(field, value),
+            Err(_) => self.record_debug(field, &value),
+        }
+    }
+
     fn record_str(&mut self, field: &Field, value: &str) {
         self.keep(field.name(), shown(value));
     }
