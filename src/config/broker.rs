@@ -121,7 +121,8 @@ pub static MQTT: Broker = Broker {
     takes_rejects: None,
     words: &mqtt::WORDS,
     // It warns of what is meant: an UNSUBSCRIBE of what is not subscribed to.
-    quiet: "rumqttc::state=error",
+    // A WebSocket's client shows its handshake, with a signature in it, and each frame, with a password.
+    quiet: "rumqttc::state=error,tungstenite=info,tokio_tungstenite=info,async_tungstenite=info",
     in_flight: 1000,
     // The receive maximum of MQTT 5 has 16 bits.
     most_in_flight: 65_535,

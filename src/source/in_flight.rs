@@ -154,6 +154,12 @@ impl<A: Send + 'static> InFlight<A> {
         self.room.messages_left() == 0
     }
 
+    /// Whether nothing in flight, nor settled, is to be acknowledged.
+    pub fn owes_nothing(&self) -> bool {
+        let state = self.state.lock();
+        state.due.is_empty() && state.slots.iter().all(|slot| slot.acks.is_empty())
+    }
+
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
         let state = self.state.lock();

@@ -23,7 +23,7 @@ const WHO: [&str; 9] =
     ["source", "api", "route", "who", "name", "owner", "file", "reason", "target"];
 
 /// Fields with how often it came since it was logged last.
-const COUNTS: [&str; 2] = ["count", "letters"];
+const COUNTS: [&str; 3] = ["count", "letters", "times"];
 
 static RECENT: Mutex<Recent> = Mutex::new(Recent { lines: VecDeque::new() });
 

@@ -87,7 +87,7 @@ async fn a_check_is_given_nothing_of_the_group() {
     let (emulator, ledger, _directory) = endpoint();
     let broker = Scripted::start(|heard| {
         Play::Say(match heard {
-            Heard::Connect { level } => connack(*level, 0, &[]),
+            Heard::Connect { level, .. } => connack(*level, 0, &[]),
             Heard::Subscribe { packet_id, filters, .. } => {
                 suback(5, *packet_id, &vec![1; filters.len()])
             }

@@ -35,7 +35,7 @@ fn endpoint() -> (Emulator, Ledger, tempfile::TempDir) {
 /// Grants everything.
 fn grant(level: u8, heard: &Heard) -> Play {
     Play::Say(match heard {
-        Heard::Connect { level } => connack(*level, 0, &[]),
+        Heard::Connect { level, .. } => connack(*level, 0, &[]),
         Heard::Subscribe { packet_id, filters, .. } => {
             suback(level, *packet_id, &vec![1; filters.len()])
         }

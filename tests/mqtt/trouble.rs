@@ -123,6 +123,22 @@ async fn connections_that_are_closed_soon_name_their_likely_cause() {
     }
 }
 
+/// MQTT 5 knows a password without a user's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_alone_is_sent() {
+    let (heard, mut all) = tokio::sync::mpsc::unbounded_channel();
+    let broker = Scripted::start(move |said| {
+        if let Heard::Connect { level: 5, user, password } = said {
+            let _ = heard.send((*user, *password));
+        }
+        Play::Close
+    })
+    .await;
+    let source = "password = \"pässword\"";
+    let _bridge = Setup::new(NO_API, broker.port, "", source, "").start().await;
+    assert_eq!(all.recv().await, Some((false, true)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_client_of_the_same_name_is_named() {
     for version in ["version = 5", "version = 3"] {
@@ -162,7 +178,7 @@ async fn another_client_of_the_same_name_is_named() {
 /// Takes us, and grants all with QoS 1.
 fn welcome(heard: &Heard) -> Play {
     Play::Say(match heard {
-        Heard::Connect { level } => connack(*level, 0, &[]),
+        Heard::Connect { level, .. } => connack(*level, 0, &[]),
         Heard::Subscribe { packet_id, filters, .. } => {
             suback(5, *packet_id, &vec![1; filters.len()])
         }

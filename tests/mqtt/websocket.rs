@@ -1,5 +1,6 @@
 //! MQTT over a WebSocket, with TLS and without: mosquitto takes it, and what does not is told why.
 
+use appsync_bridge::event_api::sign::hex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -61,6 +62,23 @@ async fn a_check_goes_over_the_websocket() {
             let setup = Setup::new(NO_API, 0, "", &format!("{version}\n{address}"), "");
             let (good, said) = setup.check().await;
             assert!(good && said.contains("1 subscription granted"), "{said}");
+        }
+    }
+}
+
+/// The library of the WebSocket shows each frame to a log that wants everything, in hexadecimal digits.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_password_is_in_the_log_of_a_websocket() {
+    const PASSWORD: &str = "hunter2-of-the-sea";
+    for version in VERSIONS {
+        let (_mosquitto, address) = Mosquitto::start_with_websocket("ws", "").await;
+        let login = format!("username = \"bridge\"\npassword = \"{PASSWORD}\"");
+        let source = format!("{version}\n{address}\n{login}");
+        let setup = Setup::new(NO_API, 0, "", &source, "level = \"trace\"\n");
+        let log = setup.start_ready().await.log().to_lowercase();
+        assert!(log.contains("\"trace\""), "{log}");
+        for shown in [PASSWORD.to_owned(), hex(PASSWORD.as_bytes())] {
+            assert!(!log.contains(&shown), "{version}: {shown} in\n{log}");
         }
     }
 }

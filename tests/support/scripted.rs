@@ -13,6 +13,8 @@ pub(crate) enum Heard {
     /// With the level of the protocol: 4 is 3.1.1.
     Connect {
         level: u8,
+        user: bool,
+        password: bool,
     },
     Subscribe {
         packet_id: u16,
@@ -157,7 +159,11 @@ fn understand(first: u8, body: &[u8], level: &mut u8) -> Heard {
     match first >> 4 {
         1 => {
             *level = body[6];
-            Heard::Connect { level: *level }
+            Heard::Connect {
+                level: *level,
+                user: body[7] & 0x80 != 0,
+                password: body[7] & 0x40 != 0,
+            }
         }
         4 => Heard::PubAck(number(0)),
         5 => Heard::PubRec(number(0)),

@@ -158,6 +158,9 @@ pub(super) fn open(
                 .set_outgoing_inflight_upper_limit(1)
                 .set_topic_alias_max(Some(TOPIC_ALIASES))
                 .set_unlimited_incoming_packet_size();
+            if config.username.is_none() && config.password.is_some() {
+                options.set_password(password(config));
+            }
             let (client, events) = made!(v5, options);
             (Client::V5(client), Connection::V5(Box::new(events)))
         }

@@ -189,6 +189,9 @@ impl Trouble {
             MqttVersion::V3 => "`version = 5` is the other",
         };
         let hint = match self.kind {
+            Kind::Credentials if config.aws.is_some() => {
+                "do the AWS credentials allow `iot:Connect` for this `client_id`?"
+            }
             Kind::Credentials if config.username.is_none() && !identity => {
                 "the broker may want a `username` and a `password`"
             }
@@ -240,7 +243,7 @@ impl Trouble {
             }
             Kind::CutShort | Kind::NotMqtt if tls => "is this a port for MQTT?",
             Kind::CutShort | Kind::NotMqtt => {
-                "is this a port for MQTT, and does it speak TLS? then write `mqtts://`"
+                "is this a port for MQTT? if it speaks TLS, write `mqtts://`; if it is one of WebSockets, `ws://`"
             }
             Kind::NotTls if websocket => "does this port speak TLS? if it does not, write `ws://`",
             Kind::NotTls => "does this port speak TLS? if it does not, write `mqtt://`",

@@ -291,7 +291,13 @@ impl MqttSource {
                 let what = "a message was given back; the broker sends it again";
                 return End::Lost(Trouble::other(what));
             }
-            if record.is_empty() && (draining || generation.has_shed()) {
+            // What has nothing to be acknowledged may go on for ever: it waits for none.
+            let over = if draining {
+                record.is_empty()
+            } else {
+                generation.has_shed() && record.owes_nothing()
+            };
+            if over {
                 if !draining {
                     overflow.shed();
                 }

@@ -14,7 +14,7 @@ use super::client::{self, Client, Connection, Event, Stored};
 use super::diagnosis::{Kind, Stage, Trouble};
 use super::subscriptions::{Change, Subscriptions};
 use super::transport::Transport;
-use crate::config::mqtt::{LONGEST_STRING, MqttConfig, MqttVersion, Qos};
+use crate::config::mqtt::{MqttConfig, MqttVersion, Qos};
 
 /// The broker has this long in all.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -122,13 +122,16 @@ impl Answered {
     }
 }
 
+/// A `client_id` is never longer where a broker limits it more than the protocol does: AWS IoT Core's 128 bytes.
+const SHORTEST_LIMIT: usize = 128;
+
 /// The source as a client of its own that leaves nothing behind.
 fn guest(config: &MqttConfig) -> MqttConfig {
     let mut guest = config.clone();
     // Without a name the broker makes one up.
     if !guest.client_id.is_empty() {
         let suffix = format!("-check-{:08x}", rand::random::<u32>());
-        let room = LONGEST_STRING - suffix.len();
+        let room = SHORTEST_LIMIT - suffix.len();
         guest.client_id.truncate(guest.client_id.floor_char_boundary(room));
         guest.client_id.push_str(&suffix);
     }
@@ -213,7 +216,7 @@ pub(super) mod tests {
                 let first = guest(&config(version, name));
                 assert_ne!(first.client_id, name);
                 assert_ne!(first.client_id, guest(&config(version, name)).client_id);
-                assert!(first.client_id.len() <= LONGEST_STRING);
+                assert!(first.client_id.len() <= SHORTEST_LIMIT);
                 assert_eq!(first.session_expiry, Duration::ZERO);
             }
         }
