@@ -46,13 +46,13 @@ const PATIENCE: Duration = Duration::from_mins(2);
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|w| w != "--bench").collect();
-    match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["sink", certificate] => bench::sink::run(certificate),
-        _ => {
-            rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
-            Runtime::new().unwrap().block_on(table());
-        }
+    if let [sink, certificate] = &words[..]
+        && sink == "sink"
+    {
+        return bench::sink::run(certificate);
     }
+    rustls::crypto::aws_lc_rs::default_provider().install_default().unwrap();
+    Runtime::new().unwrap().block_on(table());
 }
 
 /// What the kernel says, in MiB: resident now, of that its own, and the most there was.

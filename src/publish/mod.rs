@@ -176,10 +176,13 @@ impl<P: Post> Publisher<P> {
             }
             self.send(now);
             if !open && self.workers.requests() == 0 && self.lanes.queued() == 0 {
+                // What was not said yet.
+                self.tell_expired(now + EXPIRED_EVERY);
                 return;
             }
             if now >= alive_at {
                 self.health.alive();
+                self.tell_expired(now);
                 alive_at = now + ALIVE_EVERY;
             }
             let wake = self.next_wake(now).map_or(alive_at, |wake| wake.min(alive_at));
@@ -268,10 +271,17 @@ impl<P: Post> Publisher<P> {
             }
             entry.delivery.settle(Outcome::Accepted(Done::Expired));
             self.metrics.expired.inc();
-            if let Some(count) = self.expired_log.again(EXPIRED_EVERY, now) {
-                let hint = "their publishers limit how long they are of use (message expiry); waiting for the API takes longer";
-                warn!(api = %self.name, count, hint, "dropped events that had expired when their turn came");
-            }
+        }
+        self.tell_expired(now);
+    }
+
+    /// Says how many events had expired, at intervals.
+    fn tell_expired(&mut self, now: Instant) {
+        if let Some(count) =
+            self.expired_log.reached(self.metrics.expired.get(), EXPIRED_EVERY, now)
+        {
+            let hint = "their publishers limit how long they are of use (message expiry); waiting for the API takes longer";
+            warn!(api = %self.name, count, hint, "dropped events that had expired when their turn came");
         }
     }
 

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::address::Address;
-use super::filter::{Filter, Qos};
+use super::filter::{Filter, Qos, overlapping};
 use crate::config::api::{Aws, auth};
 use crate::config::common::Tls;
 use crate::config::endpoint::{is_loopback, is_region};
@@ -37,6 +37,8 @@ const KEEP_ALIVE: [Duration; 2] = [Duration::from_secs(30), Duration::from_mins(
 /// `Session expiry`: the longest.
 const SESSION: Duration = Duration::from_hours(7 * 24);
 
+const OVERLAP: &str = "AWS IoT Core has no subscription identifiers, so each copy of such a message may be published: keep \
+                       filters apart";
 const NO_QOS_2: &str = "AWS IoT Core has no QoS 2";
 const ONCE: &str = "`qos = 1` loses nothing; a message may come twice";
 
@@ -123,6 +125,8 @@ pub(super) struct Source<'a> {
     pub(super) filters: &'a [Filter],
     /// That of filters without one of their own.
     pub(super) qos: Option<&'a Setting<Qos>>,
+    /// Whether another broker would tell which subscriptions a message is of.
+    pub(super) copies: bool,
     pub(super) keep_alive: Option<&'a Setting<Duration>>,
     pub(super) session_expiry: Option<&'a Setting<Duration>>,
     pub(super) max_packet_size: Option<&'a Setting<u64>>,
@@ -250,6 +254,9 @@ impl Source<'_> {
         }
         if let Some(Setting { value: Qos::ExactlyOnce, span: Some(span) }) = self.qos {
             self.report(Kind::BadValue, span.clone(), NO_QOS_2, ONCE);
+        }
+        if self.copies {
+            overlapping(self.ledger, self.filters, OVERLAP);
         }
         for filter in self.filters {
             self.filter(filter);

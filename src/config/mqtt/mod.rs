@@ -200,6 +200,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
             client_id: client_id.as_ref().ok().and_then(Option::as_ref),
             filters: filters.as_ref().map_or(&[], |filters| &filters.value),
             qos: qos.as_ref(),
+            copies: version.as_ref().is_some_and(|it| it.value == MqttVersion::V5) && !shared,
             keep_alive: keep_alive.as_ref(),
             session_expiry: expiry.as_ref(),
             max_packet_size: packet.as_ref(),
