@@ -100,6 +100,9 @@ async fn start(directory: &Path) -> Running {
     Running(child)
 }
 
+/// `mosquitto_pub` 2.0.11 leaves early, and without a word, when it is given hundreds of thousands of lines.
+const AT_ONCE: u64 = 20_000;
+
 /// `count` messages wait for the client `name`, so that no publisher has a part in what is measured. Those of
 /// QoS 0 are sent with QoS 1 and wait because the broker is told to keep them.
 fn fill(name: &str, qos: u8, count: u64) {
@@ -110,9 +113,14 @@ fn fill(name: &str, qos: u8, count: u64) {
         .expect("`mosquitto_sub` cannot be run: `tests/run` installs it");
     assert!(subscribed.success());
     let line = "x".repeat(PAYLOAD);
-    let script =
-        format!("yes {line} | head -n {count} | mosquitto_pub -p {PORT} -q 1 -l -t {name}/data");
-    assert!(Command::new("sh").arg("-c").arg(script).status().unwrap().success());
+    let mut left = count;
+    while left > 0 {
+        let part = left.min(AT_ONCE);
+        let script =
+            format!("yes {line} | head -n {part} | mosquitto_pub -p {PORT} -q 1 -l -t {name}/data");
+        assert!(Command::new("sh").arg("-c").arg(script).status().unwrap().success());
+        left -= part;
+    }
 }
 
 fn fresh() -> String {

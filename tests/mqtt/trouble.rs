@@ -190,6 +190,29 @@ fn connects(broker: &Scripted) -> usize {
     broker.heard().iter().filter(|heard| matches!(heard, Heard::Connect { .. })).count()
 }
 
+/// A broker that sends all it has, whatever the window, meets the packet ids in flight again. What is left to it is
+/// answered by nobody, so that is no fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn packet_ids_that_come_round_behind_the_ceiling_are_no_fault() {
+    let event = |packet_id| publish("plant/a/data", "{\"id\":1}", packet_id, &[]);
+    // 64 are held, one is left, the next has an id in flight; the last shows that all were read.
+    let mut all: Vec<u8> = (1..=65).chain([1]).flat_map(|id| event(Some(id))).collect();
+    all.extend(event(None));
+    let broker = Scripted::start(move |heard| match heard {
+        Heard::Subscribe { packet_id, filters, .. } => {
+            let granted = suback(5, *packet_id, &vec![1; filters.len()]);
+            Play::Say([granted, all.clone()].concat())
+        }
+        heard => welcome(heard),
+    })
+    .await;
+    let bridge = Setup::new(NO_API, broker.port, "", "max_in_flight = 1", "").start().await;
+    bridge.metric_is("source_dropped_total{source=\"plant\"}", |v| v == 1.0).await;
+    assert_eq!(bridge.metric("source_in_flight{source=\"plant\"}").await, 64.0);
+    assert_eq!(connects(&broker), 1);
+    assert_eq!(bridge.lines(&["two messages at once"]), Vec::<String>::new());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_makes_no_sense_is_named_and_not_asked_at_full_speed() {
     let twice = [publish("a", "1", Some(7), &[]), publish("b", "2", Some(7), &[])].concat();

@@ -20,10 +20,14 @@ const CEILING_BYTES: usize = 2;
 /// The same is not said again sooner.
 const SAY_EVERY: Duration = Duration::from_mins(5);
 
-/// What a source holds at most, of `limits`. A connection has 65,535 packet ids.
+/// A connection has 65,535 packet ids. One is left, for the message that does not fit any more: behind it a
+/// broker that sends all it has begins again with those in flight.
+const PACKET_IDS: usize = 65_534;
+
+/// What a source holds at most, of `limits`.
 pub(super) fn ceiling(limits: Limits) -> Limits {
     Limits {
-        messages: limits.messages.saturating_mul(CEILING_MESSAGES).min(u16::MAX.into()),
+        messages: limits.messages.saturating_mul(CEILING_MESSAGES).min(PACKET_IDS),
         bytes: limits.bytes.saturating_mul(CEILING_BYTES),
     }
 }
@@ -90,6 +94,6 @@ mod tests {
         let of = |messages| ceiling(Limits { messages, bytes: 100 });
         assert_eq!(of(1), Limits { messages: 64, bytes: 200 });
         assert_eq!(of(1_000).messages, 64_000);
-        assert_eq!(of(65_535).messages, 65_535);
+        assert_eq!(of(65_535).messages, 65_534);
     }
 }

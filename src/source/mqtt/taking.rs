@@ -10,7 +10,7 @@ use tracing::info;
 use super::MqttSource;
 use super::diagnosis::Trouble;
 use super::generation::Generation;
-use super::incoming::{Extras, Incoming};
+use super::incoming::{Ack, Extras, Incoming};
 use crate::config::mqtt::{MqttConfig, MqttVersion, Retained};
 use crate::delivery::{Delivery, Done, Intake, Outcome, Settlement};
 use crate::message::{Coordinates, Message, SourceName, Topic};
@@ -50,7 +50,10 @@ impl MqttSource {
         if incoming.topic.is_empty() {
             return Err(Trouble::other("the broker sent a message without a topic"));
         }
-        if let Some(ack) = incoming.ack().filter(|ack| generation.is_unacknowledged(*ack)) {
+        // What is left to the broker is answered by nobody, so its packet id may be one that is in flight: a
+        // broker that sends all it has goes through the ids until it meets them again.
+        let in_use = |ack: &Ack| !generation.has_shed() && generation.is_unacknowledged(*ack);
+        if let Some(ack) = incoming.ack().filter(in_use) {
             if !incoming.duplicate {
                 return Err(Trouble::other(format!(
                     "the broker gave packet id {} to two messages at once",
