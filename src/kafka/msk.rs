@@ -5,17 +5,19 @@ use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials;
-use aws_sigv4::http_request::{
-    SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign,
-};
-use aws_sigv4::sign::v4::SigningParams;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::aws::presign::{Presigner, SessionTokenMode};
 
 /// How long a token is good: what the public signers ask for.
 pub(super) const LIFETIME: Duration = Duration::from_mins(15);
 
-const SERVICE: &str = "kafka-cluster";
+const PRESIGNER: Presigner = Presigner {
+    service: "kafka-cluster",
+    lifetime: LIFETIME,
+    session_token: SessionTokenMode::Include,
+};
 const USER_AGENT: &str = concat!("appsync-bridge-", env!("CARGO_PKG_VERSION"));
 
 /// A token that is good for [`LIFETIME`] from `now` on. Fails for a region that fits no host's name.
@@ -24,23 +26,8 @@ pub(super) fn token(
     region: &str,
     now: SystemTime,
 ) -> Result<String, Box<dyn Error>> {
-    let identity = keys.clone().into();
-    let mut settings = SigningSettings::default();
-    settings.signature_location = SignatureLocation::QueryParams;
-    settings.expires_in = Some(LIFETIME);
-    let params = SigningParams::builder()
-        .identity(&identity)
-        .region(region)
-        .name(SERVICE)
-        .time(now)
-        .settings(settings)
-        .build()?
-        .into();
     let url = format!("https://kafka.{region}.amazonaws.com/?Action=kafka-cluster%3AConnect");
-    let mut request = http::Request::get(&url).body(())?;
-    let unsigned = SignableRequest::new("GET", &url, [].into_iter(), SignableBody::Bytes(b""))?;
-    let (signature, _) = sign(unsigned, &params)?.into_parts();
-    signature.apply_to_request_http1x(&mut request);
+    let request = PRESIGNER.sign(http::Request::get(url).body(())?, keys, region, now)?;
     Ok(URL_SAFE_NO_PAD.encode(format!("{}&User-Agent={USER_AGENT}", request.uri())))
 }
 

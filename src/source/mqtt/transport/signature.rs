@@ -7,23 +7,21 @@
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials as Keys;
-use aws_sigv4::http_request::{
-    SessionTokenMode, SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign,
-};
-use aws_sigv4::sign::v4::SigningParams;
-use http::{Request, header};
+use http::Request;
 use parking_lot::Mutex;
 
+use crate::aws::presign::{Presigner, SessionTokenMode};
 use crate::aws::{AwsError, Credentials, Source};
 use crate::config::api::Aws;
 use crate::error_chain;
 use crate::renewal::Held;
 
-/// What is signed for.
-const SERVICE: &str = "iotdevicegateway";
-
 /// A signature is used at once; it is good for as long as AWS bears clocks that are apart.
-const LIFETIME: Duration = Duration::from_mins(5);
+const PRESIGNER: Presigner = Presigner {
+    service: "iotdevicegateway",
+    lifetime: Duration::from_mins(5),
+    session_token: SessionTokenMode::Exclude,
+};
 
 /// Signs the handshakes of a source.
 #[derive(Debug)]
@@ -78,36 +76,13 @@ impl Signer {
 }
 
 fn signed(
-    mut handshake: Request<()>,
+    handshake: Request<()>,
     keys: &Keys,
     region: &str,
     now: SystemTime,
 ) -> Result<Request<()>, Unsigned> {
-    let unsigned = |error: &dyn std::error::Error| Unsigned(error_chain::in_one_line(error));
-    let identity = keys.clone().into();
-    let mut settings = SigningSettings::default();
-    settings.signature_location = SignatureLocation::QueryParams;
-    settings.session_token_mode = SessionTokenMode::Exclude;
-    settings.expires_in = Some(LIFETIME);
-    let params = SigningParams::builder()
-        .identity(&identity)
-        .region(region)
-        .name(SERVICE)
-        .time(now)
-        .settings(settings)
-        .build()
-        .map_err(|error| unsigned(&error))?
-        .into();
-    let instructions = {
-        let url = handshake.uri().to_string();
-        let host = handshake.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-        let host = host.map(|host| ("host", host)).into_iter();
-        let request = SignableRequest::new("GET", &url, host, SignableBody::Bytes(b""))
-            .map_err(|error| unsigned(&error))?;
-        sign(request, &params).map_err(|error| unsigned(&error))?.into_parts().0
-    };
-    instructions.apply_to_request_http1x(&mut handshake);
-    Ok(handshake)
+    let signed = PRESIGNER.sign(handshake, keys, region, now);
+    signed.map_err(|error| Unsigned(error_chain::in_one_line(&*error)))
 }
 
 #[cfg(test)]
