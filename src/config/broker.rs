@@ -46,7 +46,7 @@ pub struct Broker {
     /// By what it takes care of a message that is never to be done, if it does.
     pub(super) takes_rejects: Option<&'static str>,
     /// What other products call its keys.
-    pub(super) words: &'static Words,
+    pub(super) words: Words,
     /// What its client may say in the log: directives of `EnvFilter`, which those of the configuration outdo.
     pub(super) quiet: &'static str,
     /// Messages in flight unless set, …
@@ -70,7 +70,7 @@ pub static KAFKA: Broker = Broker {
     asked_by: "topics",
     spelling: Spelling::Regex,
     takes_rejects: None,
-    words: &kafka::WORDS,
+    words: kafka::WORDS,
     quiet: "",
     in_flight: 10_000,
     most_in_flight: 1_000_000,
@@ -86,7 +86,7 @@ pub static NATS: Broker = Broker {
     asked_by: "subjects",
     spelling: nats::SPELLING,
     takes_rejects: None,
-    words: &nats::WORDS,
+    words: nats::WORDS,
     // What it warns of, the source says in one line.
     quiet: "async_nats=off",
     in_flight: 10_000,
@@ -103,7 +103,7 @@ pub static JETSTREAM: Broker = Broker {
     asked_by: "subjects",
     spelling: nats::SPELLING,
     takes_rejects: None,
-    words: &jetstream::WORDS,
+    words: jetstream::WORDS,
     quiet: "async_nats=off",
     in_flight: 10_000,
     most_in_flight: 1_000_000,
@@ -119,7 +119,7 @@ pub static MQTT: Broker = Broker {
     asked_by: "subscriptions",
     spelling: mqtt::SPELLING,
     takes_rejects: None,
-    words: &mqtt::WORDS,
+    words: mqtt::WORDS,
     // It warns of what is meant: an UNSUBSCRIBE of what is not subscribed to.
     // A WebSocket's client shows its handshake, with a signature in it, and each frame, with a password.
     quiet: "rumqttc::state=error,tungstenite=info,tokio_tungstenite=info,async_tungstenite=info",
@@ -139,7 +139,7 @@ pub static SQS: Broker = Broker {
     asked_by: "queue",
     spelling: Spelling::Name,
     takes_rejects: Some("a redrive policy"),
-    words: &sqs::WORDS,
+    words: sqs::WORDS,
     quiet: "",
     in_flight: 1000,
     // A standard queue answers `OverLimit` at 120,000, a FIFO queue gives nothing and says nothing.

@@ -126,23 +126,20 @@ const MAX_POLL_INTERVAL: &str = "max.poll.interval.ms";
 const BROKERS: &str = "the brokers to ask first: `brokers = [\"kafka-1:9092\"]`";
 
 /// What other products call its keys.
-pub(super) static WORDS: Words = Words {
-    foreign: &[
-        ("brokers", "bootstrapservers bootstrapserver seedbrokers broker servers hosts"),
-        ("group", "consumergroup groupid consumergroupid"),
-        ("topics", "topic subscriptions topicpattern"),
-        ("start", "autooffsetreset startfromoldest startoffset offsetreset"),
-        ("options", "librdkafkaoptions properties config"),
-        ("group_instance_id", "instanceid staticmember memberid groupinstance"),
-        ("protocol", "groupprotocol rebalanceprotocol"),
-        ("session_timeout", "sessiontimeoutms"),
-        ("drain_timeout", "rebalancetimeout draintimeoutms"),
-        ("tombstones", "tombstone nullvalues"),
-        ("sasl", "auth authentication username user password credentials aws"),
-        ("max_in_flight", "checkpointlimit prefetch maxpollrecords queuesize"),
-    ],
-    later: &[],
-};
+pub(super) const WORDS: Words = &[&[
+    ("brokers", "bootstrapservers bootstrapserver seedbrokers broker servers hosts"),
+    ("group", "consumergroup groupid consumergroupid"),
+    ("topics", "topic subscriptions topicpattern"),
+    ("start", "autooffsetreset startfromoldest startoffset offsetreset"),
+    ("options", "librdkafkaoptions properties config"),
+    ("group_instance_id", "instanceid staticmember memberid groupinstance"),
+    ("protocol", "groupprotocol rebalanceprotocol"),
+    ("session_timeout", "sessiontimeoutms"),
+    ("drain_timeout", "rebalancetimeout draintimeoutms"),
+    ("tombstones", "tombstone nullvalues"),
+    ("sasl", "auth authentication username user password credentials aws"),
+    ("max_in_flight", "checkpointlimit prefetch maxpollrecords queuesize"),
+]];
 
 /// Reads what only Kafka sources have.
 pub(super) fn read(

@@ -58,19 +58,16 @@ const KEYS: [&str; 7] =
     ["username", "password", "aws", "token_url", "client_id", "client_secret", "scope"];
 
 /// What other products call its keys.
-static WORDS: Words = Words {
-    foreign: &[
-        ("mechanism", "type mechanisms saslmechanism method"),
-        ("username", "user login name"),
-        ("password", "pass passwd pwd secret"),
-        ("aws", "region profile rolearn role"),
-    ],
-    later: &[],
-};
+const WORDS: Words = &[&[
+    ("mechanism", "type mechanisms saslmechanism method"),
+    ("username", "user login name"),
+    ("password", "pass passwd pwd secret"),
+    ("aws", "region profile rolearn role"),
+]];
 
 /// Reads a `sasl`.
 pub(super) fn read(mut table: Table<'_>) -> Option<Sasl> {
-    table.knows(&WORDS);
+    table.knows(WORDS);
     let kind = match table.choice("mechanism", &MECHANISMS, &[]) {
         Field::Bad => {
             table.ignore_rest();

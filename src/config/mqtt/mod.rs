@@ -116,29 +116,23 @@ const MAX_PACKET_SIZE: u64 = 300_000;
 const LARGEST_PACKET: u64 = 268_435_460;
 
 /// What other products call its keys.
-pub(super) static WORDS: Words = Words {
-    foreign: &[
-        (
-            "url",
-            "broker brokers host address endpoint uri server servers brokerurl hostname addr serverurl",
-        ),
-        ("subscriptions", "topics topic filters subscribe subscription topicfilters topicfilter"),
-        ("aws", "region profile awsregion awsprofile rolearn role externalid sigv4 iam"),
-        ("username", "user login"),
-        ("password", "pass passwd pwd"),
-        ("client_id", "id client clientname"),
-        ("qos", "qoslevel qualityofservice defaultqos"),
-        ("keep_alive", "keepaliveinterval heartbeat pinginterval"),
-        ("version", "protocolversion mqttversion"),
-        ("session_expiry", "sessionexpiryinterval sessiontimeout cleansession cleanstart"),
-        ("max_packet_size", "maximumpacketsize maxmessagesize messagesizelimit"),
-        (
-            "max_in_flight",
-            "receivemaximum maxinflightmessages prefetch prefetchcount maxoutstanding",
-        ),
-    ],
-    later: &[],
-};
+pub(super) const WORDS: Words = &[&[
+    (
+        "url",
+        "broker brokers host address endpoint uri server servers brokerurl hostname addr serverurl",
+    ),
+    ("subscriptions", "topics topic filters subscribe subscription topicfilters topicfilter"),
+    ("aws", "region profile awsregion awsprofile rolearn role externalid sigv4 iam"),
+    ("username", "user login"),
+    ("password", "pass passwd pwd"),
+    ("client_id", "id client clientname"),
+    ("qos", "qoslevel qualityofservice defaultqos"),
+    ("keep_alive", "keepaliveinterval heartbeat pinginterval"),
+    ("version", "protocolversion mqttversion"),
+    ("session_expiry", "sessionexpiryinterval sessiontimeout cleansession cleanstart"),
+    ("max_packet_size", "maximumpacketsize maxmessagesize messagesizelimit"),
+    ("max_in_flight", "receivemaximum maxinflightmessages prefetch prefetchcount maxoutstanding"),
+]];
 
 /// Reads what only MQTT sources have.
 pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttConfig>> {

@@ -26,20 +26,17 @@ const WAYS: &str = "`{ token }`, `{ user, password }`, `{ nkey }` or `{ creds_fi
 const KEYS: [&str; 5] = ["token", "user", "password", "nkey", "creds_file"];
 
 /// What other products call its keys.
-static WORDS: Words = Words {
-    foreign: &[
-        ("token", "authtoken accesstoken bearer"),
-        ("user", "username login name"),
-        ("password", "pass passwd pwd secret"),
-        ("nkey", "seed nkeyseed nkeyfile key"),
-        ("creds_file", "creds credentials credentialsfile usercredentials credsfile jwt file"),
-    ],
-    later: &[],
-};
+const WORDS: Words = &[&[
+    ("token", "authtoken accesstoken bearer"),
+    ("user", "username login name"),
+    ("password", "pass passwd pwd secret"),
+    ("nkey", "seed nkeyseed nkeyfile key"),
+    ("creds_file", "creds credentials credentialsfile usercredentials credsfile jwt file"),
+]];
 
 /// Reads an `auth`.
 pub(super) fn read(mut table: Table<'_>) -> Option<Auth> {
-    table.knows(&WORDS);
+    table.knows(WORDS);
     let ledger = table.ledger;
     let token = table.secret("token").optional();
     let user = table.filled("user").optional();

@@ -5,7 +5,7 @@ use toml::de::DeValue;
 use super::auth::{self, Auth};
 use crate::config::common::{Common, Tls, secured};
 use crate::config::endpoint::is_loopback;
-use crate::config::reader::{Field, Kind, Ledger, Located, Problem, Table, Text};
+use crate::config::reader::{Field, Kind, Ledger, Located, Problem, Table, Text, Word};
 
 /// The servers of one cluster, and how a client of them proves who it is.
 #[derive(Clone, Debug)]
@@ -19,6 +19,17 @@ pub struct Connection {
     /// TLS begins before the server has said a word.
     pub tls_first: bool,
 }
+
+/// What other products call the keys of either kind.
+pub(super) const WORDS: &[Word] = &[
+    ("servers", "url urls server address addresses hosts natsurl uri brokers"),
+    ("subjects", "subject topics topic subscriptions filters filtersubjects filtersubject"),
+    (
+        "auth",
+        "token user username password pass nkey nkeyfile creds credsfile credentials credentialsfile jwt authentication",
+    ),
+    ("tls_first", "handshakefirst tlshandshakefirst"),
+];
 
 impl Connection {
     /// Whether both may be of one cluster: they name the same server.

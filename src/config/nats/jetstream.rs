@@ -75,15 +75,9 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 const SHORTEST_ACK_WAIT: Duration = Duration::from_secs(2);
 
 /// What other products call its keys.
-pub(in crate::config) static WORDS: Words = Words {
-    foreign: &[
-        ("servers", "url urls server address addresses hosts natsurl uri brokers"),
-        ("subjects", "subject topics topic subscriptions filters filtersubjects filtersubject"),
-        (
-            "auth",
-            "token user username password pass nkey nkeyfile creds credsfile credentials credentialsfile jwt authentication",
-        ),
-        ("tls_first", "handshakefirst tlshandshakefirst"),
+pub(in crate::config) const WORDS: Words = &[
+    connection::WORDS,
+    &[
         ("stream", "streamname"),
         ("durable", "consumer durablename consumername name queue group consumergroup"),
         ("deliver", "deliverpolicy start startfrom autooffsetreset"),
@@ -91,8 +85,7 @@ pub(in crate::config) static WORDS: Words = Words {
         ("consumers", "replicas shared members"),
         ("max_in_flight", "maxackpending prefetch batch batchsize fetchsize"),
     ],
-    later: &[],
-};
+];
 
 /// Reads what only `JetStream` sources have.
 pub(in crate::config) fn read(

@@ -53,20 +53,13 @@ impl Settings for NatsConfig {
 }
 
 /// What other products call its keys.
-pub(super) static WORDS: Words = Words {
-    foreign: &[
-        ("servers", "url urls server address addresses hosts natsurl uri brokers"),
-        ("subjects", "subject topics topic subscriptions filters filtersubjects filtersubject"),
-        (
-            "auth",
-            "token user username password pass nkey nkeyfile creds credsfile credentials credentialsfile jwt authentication",
-        ),
-        ("tls_first", "handshakefirst tlshandshakefirst"),
+pub(super) const WORDS: Words = &[
+    connection::WORDS,
+    &[
         ("queue", "queuegroup group deliverygroup consumergroup"),
         ("max_in_flight", "pendinglimit pendinglimits subscriptioncapacity prefetch"),
     ],
-    later: &[],
-};
+];
 
 /// Reads what only sources of core NATS have.
 pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<NatsConfig>> {

@@ -19,7 +19,7 @@ pub(super) use names::Names;
 pub use problem::{Kind, LogLine, Problem, Problems};
 pub(super) use problem::{Masked, listed, quoted};
 pub(super) use relation::{contrast, impossible};
-pub(super) use synonyms::Words;
+pub(super) use synonyms::{Word, Words};
 pub(super) use syntax::Repaired;
 pub(super) use table::{Entry, Field, Reported, Setting, Table};
 pub(super) use value::{show_duration, show_size};

@@ -1,16 +1,11 @@
 //! What to say about a word that is not known here: what was probably meant, by its spelling or
 //! because another product calls it so.
 
-/// What a kind of source, or a table of it, knows beside what all know.
-pub(crate) struct Words {
-    /// A key, and what other products call it, without `-` and `_`.
-    pub(crate) foreign: &'static [(&'static str, &'static str)],
-    /// Keys of a later version.
-    pub(crate) later: &'static [&'static str],
-}
+/// A key, and what other products call it, without `-` and `_`.
+pub(crate) type Word = (&'static str, &'static str);
 
-/// None.
-pub(crate) static NO_WORDS: Words = Words { foreign: &[], later: &[] };
+/// What a kind of source, or a table of it, knows beside what all know: lists, for kinds may share one.
+pub(crate) type Words = &'static [&'static [Word]];
 
 /// Keys of a later version, by section. They are refused with their own message.
 pub(crate) fn later(section: &str) -> &'static [&'static str] {
@@ -24,13 +19,13 @@ pub(crate) fn later(section: &str) -> &'static [&'static str] {
 
 /// The word of `known` that `word` was probably meant to be.
 pub(crate) fn meant<'a>(section: &str, word: &str, known: &[&'a str]) -> Option<&'a str> {
-    meant_by(section, &NO_WORDS, word, known)
+    meant_by(section, &[], word, known)
 }
 
 /// As [`meant`], with words that only this table knows.
 pub(crate) fn meant_by<'a>(
     section: &str,
-    own: &Words,
+    own: Words,
     word: &str,
     known: &[&'a str],
 ) -> Option<&'a str> {
@@ -38,7 +33,7 @@ pub(crate) fn meant_by<'a>(
     let exact = known.iter().find(|known| self::plain(known) == plain);
     let foreign = || {
         let all = FOREIGN.iter().filter(|(sections, _)| sections.contains(&section));
-        let all = own.foreign.iter().chain(all.flat_map(|(_, words)| words.iter()));
+        let all = own.iter().copied().flatten().chain(all.flat_map(|(_, words)| words.iter()));
         let mut ours = all.filter(|(_, theirs)| theirs.split(' ').any(|word| word == plain));
         ours.find_map(|(ours, _)| known.iter().find(|known| *known == ours))
     };
@@ -72,7 +67,7 @@ fn plain(word: &str) -> String {
 
 /// What other products' words are called here, by section: our word, theirs without `-` and `_`. What only a kind of
 /// source knows is with its settings.
-type Foreign = (&'static [&'static str], &'static [(&'static str, &'static str)]);
+type Foreign = (&'static [&'static str], &'static [Word]);
 
 const FOREIGN: &[Foreign] = &[
     (
@@ -157,15 +152,12 @@ mod tests {
 
     const KEYS: [&str; 6] = ["url", "client_id", "subscriptions", "username", "qos", "tls"];
 
-    static WORDS: Words = Words {
-        foreign: &[
-            ("url", "broker brokers"),
-            ("subscriptions", "topics filters"),
-            ("username", "user"),
-            ("qos", "qoslevel"),
-        ],
-        later: &[],
-    };
+    const WORDS: Words = &[&[
+        ("url", "broker brokers"),
+        ("subscriptions", "topics filters"),
+        ("username", "user"),
+        ("qos", "qoslevel"),
+    ]];
 
     #[test]
     fn knows_spellings_and_other_products() {
@@ -181,13 +173,13 @@ mod tests {
             ("ulr", "url"),
         ];
         for (word, meaning) in cases {
-            assert_eq!(meant_by("source", &WORDS, word, &KEYS), Some(meaning), "{word}");
+            assert_eq!(meant_by("source", WORDS, word, &KEYS), Some(meaning), "{word}");
         }
         assert_eq!(meant("api", "endpont", &["endpoint", "auth"]), Some("endpoint"));
         assert_eq!(meant("api", "url", &["endpoint", "auth"]), Some("endpoint"));
-        assert_eq!(meant_by("source", &WORDS, "banana", &KEYS), None);
+        assert_eq!(meant_by("source", WORDS, "banana", &KEYS), None);
         // Those of all tables of the kind are known beside its own.
-        assert_eq!(meant_by("source", &WORDS, "use_ssl", &KEYS), None);
-        assert_eq!(meant_by("source", &WORDS, "use_tls", &KEYS), Some("tls"));
+        assert_eq!(meant_by("source", WORDS, "use_ssl", &KEYS), None);
+        assert_eq!(meant_by("source", WORDS, "use_tls", &KEYS), Some("tls"));
     }
 }

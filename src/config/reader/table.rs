@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::ledger::{Ledger, Located};
 use super::problem::{Kind, Problem, is_known, listed};
-use super::synonyms::{self, NO_WORDS, Words};
+use super::synonyms::{self, Words};
 use super::syntax;
 
 /// A table whose keys are taken out.
@@ -23,7 +23,7 @@ pub(crate) struct Table<'a> {
     pub(crate) span: Range<usize>,
     pub(crate) section: &'static str,
     /// What it knows beside the words of its section.
-    words: &'static Words,
+    words: Words,
     entries: Vec<Entry<'a>>,
     /// Keys that a reader asked for: the known ones.
     asked: Vec<&'static str>,
@@ -77,7 +77,7 @@ impl<'a> Table<'a> {
         let mut entries: Vec<_> = entries.collect();
         entries.sort_by_key(|entry| entry.key_span.start);
         let (asked, missing) = (Vec::new(), Vec::new());
-        Self { ledger, title, span, section, words: &NO_WORDS, entries, asked, missing }
+        Self { ledger, title, span, section, words: &[], entries, asked, missing }
     }
 
     /// From here on the words of another section are known.
@@ -86,7 +86,7 @@ impl<'a> Table<'a> {
     }
 
     /// From here on it has words of its own.
-    pub(crate) fn knows(&mut self, words: &'static Words) {
+    pub(crate) fn knows(&mut self, words: Words) {
         self.words = words;
     }
 
@@ -178,13 +178,13 @@ impl<'a> Table<'a> {
 
     /// Reports keys of a later version, unknown ones, and what is missing.
     pub(crate) fn finish(mut self) {
-        let later = synonyms::later(self.section).iter();
+        let later = synonyms::later(self.section);
         let mut meant = Vec::new();
         for entry in self.rest() {
             let place = Some(entry.key_span.clone());
             let key = self.ledger.quoted(&entry.key_span, entry.key);
             let word = self.meant(entry.key);
-            if later.clone().chain(self.words.later).any(|later| *later == entry.key) {
+            if later.contains(&entry.key) {
                 let message = format!("{key} is not in this version");
                 self.ledger.report(
                     Problem::new(Kind::NotInThisVersion, place, message).help(

@@ -81,22 +81,19 @@ const MOST_RECEIVERS: u32 = 64;
 const GRACE: Duration = Duration::from_secs(25);
 
 /// What other products call its keys.
-pub(super) static WORDS: Words = Words {
-    foreign: &[
-        ("queue", "queueurl url queuename name arn queuearn topic topics"),
-        ("aws", "region profile awsregion awsprofile rolearn role externalid credentials auth"),
-        ("endpoint", "endpointurl host address customendpoint"),
-        ("wait_time", "waittimeseconds waitseconds pollsecs longpolling longpoll polltimeout"),
-        (
-            "visibility_timeout",
-            "visibilitytimeoutseconds visibilitytimeoutsecs visibility messagetimeout lease ackwait",
-        ),
-        ("receivers", "pollers consumers workers concurrency clientconcurrency"),
-        ("unwrap", "rawmessagedelivery envelope sns decode format"),
-        ("max_in_flight", "maxoutstandingmessages maxoutstanding maxmessages prefetch"),
-    ],
-    later: &[],
-};
+pub(super) const WORDS: Words = &[&[
+    ("queue", "queueurl url queuename name arn queuearn topic topics"),
+    ("aws", "region profile awsregion awsprofile rolearn role externalid credentials auth"),
+    ("endpoint", "endpointurl host address customendpoint"),
+    ("wait_time", "waittimeseconds waitseconds pollsecs longpolling longpoll polltimeout"),
+    (
+        "visibility_timeout",
+        "visibilitytimeoutseconds visibilitytimeoutsecs visibility messagetimeout lease ackwait",
+    ),
+    ("receivers", "pollers consumers workers concurrency clientconcurrency"),
+    ("unwrap", "rawmessagedelivery envelope sns decode format"),
+    ("max_in_flight", "maxoutstandingmessages maxoutstanding maxmessages prefetch"),
+]];
 
 /// Reads what only SQS sources have.
 pub(super) fn read(

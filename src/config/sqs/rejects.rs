@@ -29,7 +29,7 @@ impl SqsRejects {
 
 /// Reads it; the place is that of the queue.
 pub(in crate::config) fn read_rejects(mut table: Table<'_>) -> Option<Located<SqsRejects>> {
-    table.knows(&WORDS);
+    table.knows(WORDS);
     let ledger = table.ledger;
     let plaintext = table.boolean("dangerously_plaintext").or(false);
     let allowed = plaintext.as_ref().is_none_or(|setting| setting.value);
