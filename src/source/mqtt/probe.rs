@@ -128,16 +128,15 @@ const SHORTEST_LIMIT: usize = 128;
 /// The source as a client of its own that leaves nothing behind.
 fn guest(config: &MqttConfig) -> MqttConfig {
     let mut guest = config.clone();
+    let suffix = format!("-check-{:08x}", rand::random::<u32>());
     // Without a name the broker makes one up.
     if !guest.client_id.is_empty() {
-        let suffix = format!("-check-{:08x}", rand::random::<u32>());
         let room = SHORTEST_LIMIT - suffix.len();
         guest.client_id.truncate(guest.client_id.floor_char_boundary(room));
         guest.client_id.push_str(&suffix);
     }
     guest.session_expiry = Duration::ZERO;
     // In the group it would be given messages that others are to have.
-    let suffix = format!("-check-{:08x}", rand::random::<u32>());
     for group in guest.subscriptions.iter_mut().filter_map(|each| each.share.as_mut()) {
         group.push_str(&suffix);
     }
