@@ -14,6 +14,8 @@ mod bench;
 mod support {
     pub(crate) use waiting::{PATIENCE, free_port, until};
 
+    #[path = "../../tests/support/jvm.rs"]
+    mod jvm;
     #[path = "../../tests/support/sqs/mod.rs"]
     pub(crate) mod sqs;
     #[path = "../../tests/support/waiting.rs"]

@@ -1,11 +1,12 @@
 //! Through a broker of another maker, HiveMQ.
 
+use super::killed_under_load_nothing_is_lost;
 use crate::support::PATIENCE;
 use crate::support::bridge::Setup;
 use crate::support::emulator::Emulator;
 use crate::support::hivemq::HiveMq;
-use crate::support::ledger::{assert_order, ids};
-use crate::support::producer::{Load, produce};
+use crate::support::ledger::assert_order;
+use crate::support::producer::produce;
 
 const VERSIONS: [&str; 2] = ["version = 5", "version = 3"];
 
@@ -40,16 +41,6 @@ async fn a_bridge_killed_under_load_loses_nothing_of_another_broker() {
         let directory = tempfile::tempdir().unwrap();
         let (emulator, ledger) = Emulator::with_ledger(&directory, &["--latency", "5ms"]);
         let setup = Setup::new(&emulator.endpoint, broker.port, "", version, "");
-        let bridge = setup.start_ready().await;
-        let load = Load::start(broker.port, 1_000, 10);
-        bridge.metric_is("source_received_total{source=\"plant\"}", |v| v > 500.0).await;
-        bridge.kill();
-        let bridge = setup.start_ready().await;
-        bridge.metric_is("source_received_total{source=\"plant\"}", |v| v > 500.0).await;
-        let count = usize::try_from(load.stop().await).unwrap();
-        ledger.has_ids(count, PATIENCE).await;
-        bridge.nothing_in_flight().await;
-        assert_eq!(ids(&ledger.read()).len(), count, "{version}");
-        assert_order(&ledger.read(), 1);
+        killed_under_load_nothing_is_lost(&setup, broker.port, &ledger).await;
     }
 }

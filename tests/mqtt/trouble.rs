@@ -186,6 +186,17 @@ fn welcome(heard: &Heard) -> Play {
     })
 }
 
+/// A broker that sends `bytes` behind what it grants.
+async fn sends(bytes: Vec<u8>) -> Scripted {
+    Scripted::start(move |heard| match (heard, welcome(heard)) {
+        (Heard::Subscribe { .. }, Play::Say(granted)) => {
+            Play::Say([granted, bytes.clone()].concat())
+        }
+        (_, play) => play,
+    })
+    .await
+}
+
 fn connects(broker: &Scripted) -> usize {
     broker.heard().iter().filter(|heard| matches!(heard, Heard::Connect { .. })).count()
 }
@@ -198,14 +209,7 @@ async fn packet_ids_that_come_round_behind_the_ceiling_are_no_fault() {
     // 64 are held, one is left, the next has an id in flight; the last shows that all were read.
     let mut all: Vec<u8> = (1..=65).chain([1]).flat_map(|id| event(Some(id))).collect();
     all.extend(event(None));
-    let broker = Scripted::start(move |heard| match heard {
-        Heard::Subscribe { packet_id, filters, .. } => {
-            let granted = suback(5, *packet_id, &vec![1; filters.len()]);
-            Play::Say([granted, all.clone()].concat())
-        }
-        heard => welcome(heard),
-    })
-    .await;
+    let broker = sends(all).await;
     let bridge = Setup::new(NO_API, broker.port, "", "max_in_flight = 1", "").start().await;
     bridge.metric_is("source_dropped_total{source=\"plant\"}", |v| v == 1.0).await;
     assert_eq!(bridge.metric("source_in_flight{source=\"plant\"}").await, 64.0);
@@ -231,14 +235,7 @@ async fn a_broker_that_makes_no_sense_is_named_and_not_asked_at_full_speed() {
         ("", unasked_pubrel, false),
     ];
     for (words, bytes, ends) in cases {
-        let broker = Scripted::start(move |heard| match heard {
-            Heard::Subscribe { packet_id, filters, .. } => {
-                let granted = suback(5, *packet_id, &vec![1; filters.len()]);
-                Play::Say([granted, bytes.clone()].concat())
-            }
-            heard => welcome(heard),
-        })
-        .await;
+        let broker = sends(bytes).await;
         let setup = Setup::new(NO_API, broker.port, "", "", "");
         let bridge = setup.start().await;
         if !ends {

@@ -4,12 +4,13 @@ use appsync_bridge::event_api::sign::hex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use super::killed_under_load_nothing_is_lost;
 use super::trouble::{NO_API, hint};
 use crate::support::bridge::Setup;
 use crate::support::emulator::Emulator;
-use crate::support::ledger::{assert_order, ids};
+use crate::support::ledger::assert_order;
 use crate::support::mosquitto::Mosquitto;
-use crate::support::producer::{Load, produce};
+use crate::support::producer::produce;
 use crate::support::{PATIENCE, free_port};
 
 const VERSIONS: [&str; 2] = ["version = 5", "version = 3"];
@@ -40,17 +41,7 @@ async fn a_bridge_killed_under_load_loses_nothing_of_a_websocket() {
         let (emulator, ledger) = Emulator::with_ledger(&directory, &["--latency", "5ms"]);
         let (mosquitto, address) = Mosquitto::start_with_websocket(scheme, "").await;
         let setup = Setup::new(&emulator.endpoint, 0, "", &format!("{version}\n{address}"), "");
-        let bridge = setup.start_ready().await;
-        let load = Load::start(mosquitto.port, 1_000, 10);
-        bridge.metric_is("source_received_total{source=\"plant\"}", |v| v > 500.0).await;
-        bridge.kill();
-        let bridge = setup.start_ready().await;
-        bridge.metric_is("source_received_total{source=\"plant\"}", |v| v > 500.0).await;
-        let count = usize::try_from(load.stop().await).unwrap();
-        ledger.has_ids(count, PATIENCE).await;
-        bridge.nothing_in_flight().await;
-        assert_eq!(ids(&ledger.read()).len(), count, "{scheme}, {version}");
-        assert_order(&ledger.read(), 1);
+        killed_under_load_nothing_is_lost(&setup, mosquitto.port, &ledger).await;
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::jvm::JVM;
 use super::{PATIENCE, free_port, until};
 
 /// A running `HiveMQ`, Community Edition; killed when dropped.
@@ -14,15 +15,6 @@ pub(crate) struct HiveMq {
     directory: TempDir,
     pub(crate) port: u16,
 }
-
-/// What the JVM gets: it should start fast and stay small.
-const JVM: &[&str] = &[
-    "-Xmx384m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:-UsePerfData",
-    "-XX:+ExitOnOutOfMemoryError",
-];
 
 /// The queue of a client takes what comes while the bridge is away.
 const CONFIG: &str = "<?xml version=\"1.0\"?>\n<hivemq>\n\

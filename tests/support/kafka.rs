@@ -14,6 +14,7 @@ use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use super::jvm::JVM;
 use super::{ports, until};
 use records::Producer;
 use security::Security;
@@ -49,13 +50,8 @@ struct Process {
 const JARS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.cache/kafka");
 const CLASSES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.cache/kafka/classes.jsa");
 
-/// What the JVM gets: it should start fast and stay small.
-const JVM: &[&str] = &[
-    "-Xmx384m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:-UsePerfData",
-    "-XX:+ExitOnOutOfMemoryError",
+/// What its JVM gets besides.
+const BESIDES: &[&str] = &[
     "-Xlog:disable",
     "-Xlog:all=error:stderr",
     "-Dorg.slf4j.simpleLogger.showThreadName=false",
@@ -264,6 +260,7 @@ impl Kafka {
         let mut command = Command::new("java");
         command
             .args(JVM)
+            .args(BESIDES)
             // Where it unpacks its compressors.
             .arg(format!("-Djava.io.tmpdir={path}"))
             .arg(format!("{bearer}.allowed.urls=file://{keys}"))

@@ -10,6 +10,7 @@ pub(crate) mod emulator;
 pub(crate) mod hivemq;
 pub(crate) mod iot_core;
 pub(crate) mod jetstream;
+mod jvm;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod mosquitto;

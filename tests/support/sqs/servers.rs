@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use super::{REGION, Server};
+use crate::support::jvm::JVM;
 use crate::support::{PATIENCE, free_port, until};
 
 /// A running `ElasticMQ`; killed when dropped, and when the test's process ends in whatever way. What it holds
@@ -34,15 +35,6 @@ struct Process {
 
 /// What `tests/run` fetches.
 const CACHE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.cache");
-
-/// What the JVM gets: it should start fast and stay small.
-const JVM: &[&str] = &[
-    "-Xmx384m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:-UsePerfData",
-    "-XX:+ExitOnOutOfMemoryError",
-];
 
 /// Runs the server with its log in directory `$0`. The end of the input, which is also the end of the test's
 /// process, is the end of both and of the directory.
