@@ -41,7 +41,7 @@ const WINDOW: u16 = 1_000;
 
 fn main() {
     let rounds = std::env::var("ROUNDS").map_or(3, |n| n.parse().unwrap());
-    let count = std::env::var("COUNT").map_or(200_000, |n| n.parse().unwrap());
+    let count = std::env::var("COUNT").map_or(60_000, |n| n.parse().unwrap());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! A TCP stream that closes gently, and gathers what it sends.
+//! A TCP stream that closes gently, and gathers what it sends and, where much comes, what it reads
+//! ([`Coalescing`]).
 //!
 //! Closing a socket that has unread data in it makes the kernel reset the connection, and the broker
 //! then loses PUBACKs it had not read yet: under load it sends hundreds of acknowledged messages
@@ -9,17 +10,20 @@
 //! wake-up of the broker a message. What it writes is gathered here instead, until it reads: it does so whenever it
 //! has nothing more to write, before it waits for anything.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::coalescing::Coalescing;
 
 /// A broker that neither closes its side nor sends anything within this long is left alone.
 const LINGER: Duration = Duration::from_secs(5);
@@ -40,6 +44,10 @@ pub(in super::super) struct Lingering {
     tcp: Option<TcpStream>,
     /// To be sent with the next read.
     unsent: BytesMut,
+    coalescing: Coalescing,
+    /// Nothing is read before it is over.
+    wait: Pin<Box<Sleep>>,
+    waiting: bool,
     runtime: Handle,
     closed: mpsc::Sender<()>,
 }
@@ -52,8 +60,15 @@ impl Lingering {
     ) -> io::Result<Self> {
         let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
         tcp.set_nodelay(true)?;
-        let unsent = BytesMut::new();
-        Ok(Self { tcp: Some(tcp), unsent, runtime: Handle::current(), closed })
+        Ok(Self {
+            tcp: Some(tcp),
+            unsent: BytesMut::new(),
+            coalescing: Coalescing::new(Instant::now()),
+            wait: Box::pin(sleep(Duration::ZERO)),
+            waiting: false,
+            runtime: Handle::current(),
+            closed,
+        })
     }
 
     fn tcp(&mut self) -> io::Result<Pin<&mut TcpStream>> {
@@ -102,7 +117,22 @@ impl AsyncRead for Lingering {
         if let Poll::Ready(sent) = self.poll_send(cx) {
             sent?;
         }
-        self.tcp()?.poll_read(cx, buffer)
+        if self.waiting {
+            ready!(self.wait.as_mut().poll(cx));
+            self.waiting = false;
+        }
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
+        ready!(self.tcp()?.poll_read(cx, buffer))?;
+        let read = buffer.filled().len() - before;
+        // More may be there for another, and nothing comes behind the end.
+        if read > 0 && read < room {
+            let now = Instant::now();
+            if let Some(wait) = self.coalescing.after(read, now) {
+                self.wait.as_mut().reset((now + wait).into());
+                self.waiting = true;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 

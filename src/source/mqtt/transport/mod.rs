@@ -5,6 +5,7 @@
 //! of more than 16 MiB ends its connection: the client library takes no larger one.
 
 mod answer;
+mod coalescing;
 mod lingering;
 mod signature;
 
