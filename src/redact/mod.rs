@@ -56,6 +56,13 @@ pub fn learn_for(value: &str, lifetime: Option<Duration>) {
     remember(value, until);
 }
 
+/// Remembers the values in the query of a URL: tokens are handed over there, and errors of clients name URLs.
+pub fn learn_query(query: &str) {
+    for (_, value) in form_urlencoded::parse(query.as_bytes()) {
+        learn(&value);
+    }
+}
+
 /// Remembers the secrets in the environment of this process.
 pub fn learn_environment() {
     let value = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());

@@ -5,6 +5,7 @@ use std::ops::Range;
 use http::uri::{Authority, PathAndQuery};
 
 use crate::config::reader::{Kind, Ledger, Located, Problem, Text};
+use crate::redact;
 
 /// What a URL says of a broker.
 pub(super) struct Address {
@@ -24,7 +25,11 @@ const FORM: &str =
 impl Address {
     /// Reads a `url`.
     pub(super) fn read(ledger: &Ledger<'_>, text: &Located<Text>) -> Option<Self> {
-        Self::parse(&text.value.value).map_or_else(
+        let written = &text.value.value;
+        if let Some((_, query)) = written.split_once('?') {
+            redact::learn_query(query);
+        }
+        Self::parse(written).map_or_else(
             |(kind, problem, hint)| {
                 let message = format!("{} {problem}", text.value.subject("url"));
                 let place: Range<usize> = text.span.clone();
