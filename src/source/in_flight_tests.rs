@@ -175,7 +175,7 @@ async fn the_source_is_woken_when_there_is_something_to_do() {
     let room = Room::new(Limits { messages: 2, bytes: 99 }, Metrics::new().source("s"));
     let record = InFlight::new(Arc::clone(&room), Arc::clone(&changed));
     let (one, two) = (record.take(Some(1), 1).unwrap(), record.take(Some(2), 1).unwrap());
-    let half = tokio::spawn(async move { room.half_free().await });
+    let half = tokio::spawn(async move { room.half_free(0).await });
     let task = tokio::spawn(async move { one.settle(PUBLISHED) });
     changed.notified().await;
     assert_eq!(record.acknowledgeable(), [1]);

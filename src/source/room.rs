@@ -142,12 +142,14 @@ impl Room {
         of(messages, self.limits.messages).min(of(bytes, self.limits.bytes))
     }
 
-    /// Waits until half of the room is free: to start again for less would mean to stop again soon.
-    pub async fn half_free(&self) {
+    /// Waits until half of the room is free, to start again for less would mean to stop again soon, and a message of
+    /// so many `bytes` fits.
+    pub async fn half_free(&self, bytes: usize) {
         loop {
             let freed = self.freed.notified();
-            let (messages, bytes) = self.held();
-            if messages <= self.limits.messages / 2 && bytes <= self.limits.bytes / 2 {
+            let (messages, held) = self.held();
+            let half = messages <= self.limits.messages / 2 && held <= self.limits.bytes / 2;
+            if half && self.fits_within(self.limits, bytes) {
                 return;
             }
             freed.await;

@@ -10,6 +10,7 @@ mod shared;
 mod source;
 mod subscriptions;
 mod trouble;
+mod waiting;
 mod websocket;
 mod wire;
 

@@ -176,7 +176,7 @@ async fn another_client_of_the_same_name_is_named() {
 }
 
 /// Takes us, and grants all with QoS 1.
-fn welcome(heard: &Heard) -> Play {
+pub(super) fn welcome(heard: &Heard) -> Play {
     Play::Say(match heard {
         Heard::Connect { level, .. } => connack(*level, 0, &[]),
         Heard::Subscribe { packet_id, filters, .. } => {
@@ -197,7 +197,7 @@ async fn sends(bytes: Vec<u8>) -> Scripted {
     .await
 }
 
-fn connects(broker: &Scripted) -> usize {
+pub(super) fn connects(broker: &Scripted) -> usize {
     broker.heard().iter().filter(|heard| matches!(heard, Heard::Connect { .. })).count()
 }
 

@@ -1,17 +1,16 @@
 //! One connection, as its poller and its owner share it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
 
 use super::client::{self, Client, Connection};
-use super::diagnosis::Trouble;
 use super::incoming::Ack;
 use super::pace::{Goodbye, Pace};
+use super::poller::Poller;
 use super::transport::Transport;
 use crate::config::mqtt::MqttConfig;
 use crate::delivery::Settlement;
@@ -32,8 +31,9 @@ pub(super) struct Generation {
     /// An acknowledgement was written, or a mark was answered.
     progress: Notify,
     connected: AtomicBool,
-    /// A message was left to the broker: so is every one behind it, or they would come out of order.
-    shed: AtomicBool,
+    /// The size of the message that was left to the broker, 0 while none was: so is every one behind it, or they would
+    /// come out of order.
+    shed: AtomicUsize,
     subscribed: OnceLock<Instant>,
 }
 
@@ -62,7 +62,7 @@ impl Generation {
             pace: Mutex::new(Pace::new(config.keep_alive)),
             progress: Notify::new(),
             connected: AtomicBool::new(false),
-            shed: AtomicBool::new(false),
+            shed: AtomicUsize::new(0),
             subscribed: OnceLock::new(),
         }
     }
@@ -99,7 +99,7 @@ impl Generation {
             if settlement.is_some() {
                 self.unacknowledged.insert(ack.packet_id());
             } else {
-                self.shed.store(true, Ordering::Release);
+                self.shed.store(bytes.max(1), Ordering::Release);
                 self.changed.notify_one();
             }
         }
@@ -121,6 +121,11 @@ impl Generation {
 
     /// Whether messages were left to the broker.
     pub(super) fn has_shed(&self) -> bool {
+        self.shed() > 0
+    }
+
+    /// The size of the first message that was left to the broker; 0: none was.
+    pub(super) fn shed(&self) -> usize {
         self.shed.load(Ordering::Acquire)
     }
 
@@ -177,7 +182,7 @@ impl Generation {
     /// Waits until the broker has read the last PUBACK, and says goodbye. It may take its time, as long
     /// as the connection lives: the keep-alive judges that. True when it is done, or when the broker had
     /// not taken us yet.
-    pub(super) async fn farewell(&self, poller: &mut JoinSet<Trouble>) -> bool {
+    pub(super) async fn farewell(&self, poller: &mut Poller) -> bool {
         if !self.connected.load(Ordering::Acquire) {
             return true;
         }
@@ -190,14 +195,14 @@ impl Generation {
             }
             tokio::select! {
                 () = self.progress.notified() => {}
-                _ = poller.join_next() => return false,
+                _ = &mut *poller => return false,
             }
         }
         if self.client.disconnect().is_err() {
             return false;
         }
         // The poller ends when DISCONNECT is written.
-        poller.join_next().await;
+        poller.await;
         true
     }
 }

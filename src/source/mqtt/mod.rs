@@ -57,19 +57,21 @@ mod generation;
 mod incoming;
 mod overflow;
 mod pace;
+mod poller;
 mod probe;
 mod reconnect;
 mod subscribing;
 mod subscriptions;
 mod taking;
 mod transport;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -85,6 +87,7 @@ use client::{Connection, Event};
 use diagnosis::{Kind, Stage, Trouble};
 use generation::Generation;
 use overflow::Overflow;
+use poller::Poller;
 pub use probe::probe;
 use reconnect::{Next, Reconnect};
 use subscriptions::Subscriptions;
@@ -97,6 +100,9 @@ const ALIVE_EVERY: Duration = Duration::from_secs(10);
 
 /// What does not fit is told this long after it began, so that it has a count.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// After so many messages the owner of a connection has its turn, to acknowledge what is settled.
+const TURN: u32 = 64;
 
 /// A source over one MQTT session.
 #[derive(Debug)]
@@ -162,9 +168,11 @@ impl MqttSource {
         let source = Arc::new(self);
         let mut reconnect = Reconnect::new();
         let mut overflow = Overflow::default();
+        // The size of the message that was left to the broker for want of room, if one was.
+        let mut left = 0;
         while !shutdown.is_draining() {
             let ready = async {
-                source.room.half_free().await;
+                source.wait_for_room(left).await;
                 source.look_at_credentials().await;
                 source.transport.prepare().await
             };
@@ -174,6 +182,7 @@ impl MqttSource {
             } else {
                 let generation = Arc::new(source.open());
                 let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
+                left = generation.shed();
                 (end, generation.subscribed_for())
             };
             source.metrics.connected.set(0);
@@ -240,14 +249,12 @@ impl MqttSource {
         let Some((connection, mut closed)) = generation.connection() else {
             return End::Lost(Trouble::other("the connection was used before"));
         };
-        // A task of its own: a poll is never cancelled midway but with its whole connection.
-        let mut poller = JoinSet::new();
-        poller.spawn(Arc::clone(self).poll(connection, Arc::clone(generation), intake.clone()));
+        let poll = Arc::clone(self).poll(connection, Arc::clone(generation), intake.clone());
+        let mut poller = Poller::new(poll);
         let end = self.settle(generation, &mut poller, overflow, shutdown).await;
         generation.in_flight.abandon();
-        // Wait for the connection to be dropped, and to close: a process that exits now would reset
-        // it. On the abort nobody waits.
-        poller.shutdown().await;
+        // Wait for the connection to close: a process that exits now would reset it. On the abort nobody waits.
+        drop(poller);
         self.unless(shutdown.abort(), closed.recv()).await;
         end
     }
@@ -256,7 +263,7 @@ impl MqttSource {
     async fn settle(
         &self,
         generation: &Generation,
-        poller: &mut JoinSet<Trouble>,
+        poller: &mut Poller,
         overflow: &mut Overflow,
         shutdown: &Shutdown,
     ) -> End {
@@ -267,8 +274,7 @@ impl MqttSource {
             tokio::select! {
                 _ = alive.tick() => self.health.alive(),
                 _ = tell.tick() => self.tell(overflow),
-                Some(why) = poller.join_next() => {
-                    let why = why.unwrap_or_else(|e| Trouble::other(e.to_string()));
+                why = &mut *poller => {
                     return if draining {
                         End::Drained(Err(Unclean("the broker was lost while draining")))
                     } else {
@@ -323,6 +329,7 @@ impl MqttSource {
         intake: Intake,
     ) -> Trouble {
         let mut stage = Stage::Connecting;
+        let mut taken = 0_u32;
         loop {
             let event = match self.next(&mut connection, &generation).await {
                 Ok(event) => event,
@@ -345,6 +352,10 @@ impl MqttSource {
                         self.subscriptions.lock().heard(Instant::now());
                     }
                     asked = self.take(&generation, &intake, *incoming);
+                    taken = taken.wrapping_add(1);
+                    if taken.is_multiple_of(TURN) {
+                        yield_now().await;
+                    }
                 }
                 Event::AckWritten => generation.ack_written(),
                 Event::MarkWritten(packet_id) => generation.mark_written(packet_id),
