@@ -190,3 +190,22 @@ async fn a_full_file_is_set_aside_and_the_oldest_goes_loudly() {
     assert_eq!((numbers(&aside), numbers(&path)), (vec![8, 9, 10, 11], vec![12, 13, 14, 15]));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_has_told_of_every_letter_by_the_end() {
+    let emulator = Emulator::start(&[]);
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
+    let mut bridge = setup.start_ready().await;
+    publish(mosquitto.port, 1_000, (0..30).map(|id| bad(id, 10)).collect::<Vec<_>>()).await;
+    bridge.metric_is("dead_letters_total{reason=\"invalid_json\"}", |v| v == 30.0).await;
+    bridge.signal("TERM");
+    assert!(bridge.ended(PATIENCE).await.success());
+    let lines = bridge.lines(&["published", "kept_in"]);
+    let letters = |line: &String| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["letters"].as_u64().unwrap()
+    };
+    assert_eq!(lines.iter().map(letters).sum::<u64>(), 30, "{lines:?}");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+}

@@ -133,3 +133,16 @@ impl LetterLog {
         );
     }
 }
+
+/// However the writer ends, what was not said yet is said.
+impl Drop for LetterLog {
+    fn drop(&mut self) {
+        for ((route, reason), named) in &mut self.named {
+            let letters = named.rest();
+            if letters > 0 {
+                let (route, kept_in) = (route.as_deref(), &self.place);
+                warn!(route, reason, letters, kept_in, "more could not be published, and are kept");
+            }
+        }
+    }
+}

@@ -245,6 +245,16 @@ mod tests {
     }
 
     #[test]
+    fn what_the_query_of_a_url_holds_is_a_secret() {
+        learn_query("name=short&token=hunter2%2Fof-a-query");
+        for url in
+            ["wss://b/mqtt?token=hunter2%2Fof-a-query", "wss://b/mqtt?token=hunter2/of-a-query"]
+        {
+            assert_eq!(clean(url), "wss://b/mqtt?token=…");
+        }
+    }
+
+    #[test]
     fn a_value_is_covered_wherever_it_stands_and_a_word_is_not() {
         let secrets = ["hunter2-of-no-one", "s3cr3t-ä-\"q\"", "short"];
         for (text, expected) in [
