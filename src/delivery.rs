@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use futures_util::future::select_all;
+use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use crate::message::Message;
@@ -267,6 +268,17 @@ impl fmt::Debug for Delivery {
 /// bounds the queue.
 #[derive(Clone)]
 pub struct Intake {
+    course: Arc<Course>,
+}
+
+/// Where the deliveries of a source go, which may be changed between two of them.
+struct Course {
+    now: RwLock<Way>,
+    changed: Notify,
+}
+
+#[derive(Clone)]
+struct Way {
     take: Arc<dyn Fn(Delivery) + Send + Sync>,
     gates: Vec<Gate>,
 }
@@ -287,39 +299,56 @@ struct Shared {
 impl Intake {
     /// An intake that gives each delivery to `take`, on the thread of the source.
     pub fn new(take: impl Fn(Delivery) + Send + Sync + 'static) -> Self {
-        Self { take: Arc::new(take), gates: Vec::new() }
+        Self::of(Way { take: Arc::new(take), gates: Vec::new() })
     }
 
     /// The same intake for a source that feeds the APIs of these gates.
     #[must_use]
     pub fn behind(&self, gates: Vec<Gate>) -> Self {
-        Self { take: Arc::clone(&self.take), gates }
+        Self::of(Way { take: Arc::clone(&self.course.now.read().take), gates })
+    }
+
+    fn of(way: Way) -> Self {
+        Self { course: Arc::new(Course { now: RwLock::new(way), changed: Notify::new() }) }
+    }
+
+    /// From now on deliveries go the way of `other`, behind its gates. Each one goes one way as a whole, and when
+    /// this returns none is left on the old one.
+    pub fn redirect(&self, other: &Self) {
+        let way = other.course.now.read().clone();
+        // Dropped when nobody waits for the lock any more.
+        let _old = std::mem::replace(&mut *self.course.now.write(), way);
+        self.course.changed.notify_waiters();
     }
 
     /// Whether taking messages makes sense now: one of the source's APIs takes events. So a working API is not
     /// starved by another; the in-flight limit bounds the messages waiting for that one. A source that can
     /// leave messages with its broker asks; handing over works in any case.
     pub fn is_open(&self) -> bool {
-        self.gates.is_empty() || self.gates.iter().any(Gate::is_open)
+        let way = self.course.now.read();
+        way.gates.is_empty() || way.gates.iter().any(Gate::is_open)
     }
 
     /// Waits until it [is open](Self::is_open), for a source that has to ask for its messages.
     pub async fn until_open(&self) {
         while !self.is_open() {
+            // First, so that other gates than those waited for are not missed.
+            let changed = self.course.changed.notified();
+            let gates = self.course.now.read().gates.clone();
             // A gate that opens from here on wakes, and one that did before is seen.
-            let opened: Vec<_> =
-                self.gates.iter().map(|gate| Box::pin(gate.shared.opened.notified())).collect();
+            let opened = gates.iter().map(|gate| gate.shared.opened.notified());
+            let changes: Vec<_> = opened.chain([changed]).map(Box::pin).collect();
             if self.is_open() {
                 return;
             }
-            // There is one at least, and it is closed.
-            select_all(opened).await;
+            select_all(changes).await;
         }
     }
 
     /// Hands a delivery over.
     pub fn submit(&self, delivery: Delivery) {
-        (self.take)(delivery);
+        // Held over the call: that never waits, and a change has to come before it or after it.
+        (self.course.now.read().take)(delivery);
     }
 }
 

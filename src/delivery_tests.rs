@@ -1,6 +1,7 @@
 use super::*;
 use crate::message::tests::message;
 use parking_lot::Mutex;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 /// How the duties ended, and what was charged, each with its token.
@@ -163,12 +164,40 @@ async fn whichever_api_opens_first_wakes_who_waits() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_redirected_intake_has_other_takers_and_other_gates() {
+    let taken = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+    let [old, new] = taken.clone().map(|count| {
+        Intake::new(move |delivery| {
+            count.fetch_add(1, Ordering::Relaxed);
+            drop(delivery);
+        })
+    });
+    let gates = [Gate::default(), Gate::default()];
+    let (intake, other) = (old.behind(vec![gates[0].clone()]), old.behind(vec![gates[0].clone()]));
+    let (kept, log) = (intake.clone(), Arc::default());
+    gates[0].set_open(false);
+    let waits = tokio::spawn(async move { kept.until_open().await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!waits.is_finished());
+    intake.submit(delivery(&log, 1));
+    intake.redirect(&new.behind(vec![gates[1].clone()]));
+    waits.await.unwrap();
+    intake.submit(delivery(&log, 2));
+    other.submit(delivery(&log, 3));
+    assert_eq!(taken.map(|count| count.load(Ordering::Relaxed)), [2, 1]);
+    gates[1].set_open(false);
+    assert!(!intake.is_open());
+    gates[0].set_open(true);
+    assert!(!intake.is_open() && other.is_open());
+}
+
 /// A gate that opens at any moment of the waiting wakes it: one that is missed would wait for ever.
 #[tokio::test]
 async fn no_opening_is_missed() {
     let (gate, ended) = (Gate::default(), Arc::new(AtomicBool::new(false)));
     let intake = Intake::new(drop).behind(vec![Gate::default(), gate.clone()]);
-    intake.gates[0].set_open(false);
+    intake.course.now.read().gates[0].set_open(false);
     let opener = {
         let (gate, ended) = (gate.clone(), Arc::clone(&ended));
         std::thread::spawn(move || {

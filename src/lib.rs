@@ -33,7 +33,7 @@
 //! 5. [`publish`]: lanes, limits, the verdict on an answer, one request.
 //! 6. [`dead_letter`], [`pipeline`]: what can't be published; the middle that joins 3 to 5.
 //! 7. [`config`]: what the operator wrote, checked.
-//! 8. [`bridge`]: assembly and lifetime. [`replay`]: dead letters through their routes again.
+//! 8. [`reload`]: what is different in another configuration. [`bridge`]: assembly and lifetime. [`replay`]: dead letters through their routes again.
 //!    [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded_bugs`]: bugs that tests switch on, to prove that they would be caught.
@@ -50,7 +50,8 @@
 //! main → cli
 //! cli → bridge, config, demo, emulator, event_api, files, health, redact, replay, shutdown, source, telemetry
 //! demo → bridge, config, emulator, files, listener, shutdown
-//! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, route, shutdown, source
+//! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, reload, route, shutdown, source
+//! reload → config, message, route
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source
 //! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route
 //! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, renewal, repeats, seeded_bugs, shutdown, telemetry
@@ -99,6 +100,7 @@ pub mod outbound;
 pub mod pipeline;
 pub mod publish;
 pub mod redact;
+pub mod reload;
 pub mod renewal;
 pub mod repeats;
 pub mod replay;

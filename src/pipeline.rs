@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -56,10 +56,10 @@ struct RouteState {
     metrics: RouteMetrics,
 }
 
-/// Takes rejected messages to their dead letters.
+/// Takes rejected messages to their dead letters; all clones share these.
 #[derive(Clone, Debug)]
 pub struct Rejects {
-    letters: HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>,
+    letters: Arc<RwLock<HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>>>,
 }
 
 impl Pipeline {
@@ -196,7 +196,17 @@ pub fn entries(
 impl Rejects {
     /// Every dead letter that a route names has an entry in `letters`.
     pub fn new(letters: HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>) -> Self {
-        Self { letters }
+        Self { letters: Arc::new(RwLock::new(letters)) }
+    }
+
+    /// Letters to the dead letter of this name go there from now on.
+    pub fn put(&self, name: Arc<str>, letters: mpsc::UnboundedSender<Letter>) {
+        self.letters.write().insert(name, letters);
+    }
+
+    /// No route names this dead letter any more, nor any event that a publisher may still hand back.
+    pub fn remove(&self, name: &str) {
+        self.letters.write().remove(name);
     }
 
     /// Takes events that the publishers hand back, until those have ended.
@@ -227,10 +237,10 @@ impl Rejects {
         channel: Option<String>,
         rejection: Rejection,
     ) {
-        let letters = match to {
+        let name = match to {
             RejectTo::Discard => return delivery.settle(Outcome::Accepted(Done::Discarded)),
             RejectTo::Source => return delivery.settle(Outcome::Rejected),
-            RejectTo::DeadLetter(name) => self.letters.get(name),
+            RejectTo::DeadLetter(name) => name,
         };
         let Rejection { reason, detail } = rejection;
         let record = Record {
@@ -243,7 +253,7 @@ impl Rejects {
             first: None,
         };
         // Without a target the delivery is dropped, which releases the message.
-        if let Some(letters) = letters {
+        if let Some(letters) = self.letters.read().get(name) {
             drop(letters.send(Letter::new(record, delivery)));
         }
     }

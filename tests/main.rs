@@ -29,6 +29,7 @@ mod nats;
 mod outcomes;
 mod pauses;
 mod publish;
+mod reload;
 mod replay;
 mod said;
 mod secrets;

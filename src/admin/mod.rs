@@ -1,8 +1,9 @@
-//! The admin port: a status page, `/status`, `/metrics`, `/livez`, `/readyz`. Read-only, on loopback unless told
-//! otherwise, and without any secret, even one in a reason or a name.
+//! The admin port: a status page, `/status`, `/metrics`, `/livez`, `/readyz`. Read-only but for `/reload`, on loopback
+//! unless told otherwise, and without any secret, even one in a reason or a name.
 
 mod facts;
 mod page;
+mod reload;
 mod status;
 
 use std::borrow::Cow;
@@ -24,6 +25,7 @@ use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::redact;
 use crate::shutdown::Shutdown;
 pub use facts::{ApiFacts, DeadLetterFacts, Facts, RouteFacts, SourceFacts};
+pub use reload::{Answer, Asked, Reloader, reloader};
 use status::Status;
 
 /// Connections: a scraper and a prober need one each; the rest is for people, and for strangers.
@@ -41,7 +43,12 @@ pub struct Port(Listener);
 pub struct Admin {
     listener: Listener,
     view: View,
+    reloader: Reloader,
 }
+
+/// What the admin port shows.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<Status>);
 
 #[derive(Clone, Debug)]
 struct View {
@@ -60,16 +67,22 @@ impl Port {
 }
 
 impl Admin {
-    /// Shows the parts in `facts`, which are built by now.
+    /// Shows no parts before its [`board`](Self::board) is told of them.
     pub fn new(
         port: Port,
-        facts: Facts,
         metrics: Metrics,
         health: Health,
         shutdown: Shutdown,
+        reloader: Reloader,
     ) -> Self {
-        let status = Arc::new(Status::new(facts, &metrics, health.clone(), shutdown.clone()));
-        Self { listener: port.0, view: View { metrics, health, shutdown, status } }
+        let status =
+            Arc::new(Status::new(Facts::default(), &metrics, health.clone(), shutdown.clone()));
+        Self { listener: port.0, view: View { metrics, health, shutdown, status }, reloader }
+    }
+
+    /// What it shows, to be changed while it runs.
+    pub fn board(&self) -> Board {
+        Board(Arc::clone(&self.view.status))
     }
 
     /// The bound address.
@@ -88,11 +101,19 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
+            .route("/reload", reload::route(self.reloader))
             .with_state(self.view);
         tokio::select! {
             never = self.listener.serve(router) => never,
             never = status.sample() => never,
         }
+    }
+}
+
+impl Board {
+    /// Shows these parts from now on, which are built by now.
+    pub fn show(&self, facts: Facts) {
+        self.0.show(facts);
     }
 }
 

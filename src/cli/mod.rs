@@ -85,7 +85,7 @@ impl Cli {
             #[cfg(feature = "emulator")]
             Command::Emulate(args) => {
                 let shutdown = crate::shutdown::Shutdown::new();
-                signals::listen(shutdown.clone());
+                signals::listen(shutdown.clone(), None);
                 let ended = emulate::run(*args, shutdown).await;
                 ended.map_or_else(|e| failed(&e), |()| ExitCode::SUCCESS)
             }

@@ -15,7 +15,7 @@ use super::sqs::{self, SqsConfig};
 use crate::route::wildcard::Spelling;
 
 /// What only a source of one kind of broker is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceKind {
     /// A Kafka cluster.
     Kafka(KafkaConfig),
@@ -173,6 +173,15 @@ impl SourceKind {
             Self::Nats(nats) => Some((&nats.connection, &nats.subjects)),
             Self::JetStream(jetstream) => Some((&jetstream.connection, &jetstream.subjects)),
             _ => None,
+        }
+    }
+
+    /// Whether both may be of one cluster that keeps dead letters for its sources.
+    pub fn may_meet(&self, other: &Self) -> bool {
+        match (self.kafka(), other.kafka(), self.nats(), other.nats()) {
+            (Some(own), Some(other), ..) => own.may_meet(other),
+            (_, _, Some((own, _)), Some((other, _))) => own.may_meet(other),
+            _ => false,
         }
     }
 

@@ -71,7 +71,7 @@ fn judged(
     let validity = certificate.validity(now);
     let (what, hint) = match validity {
         Validity::Valid => return None,
-        Validity::Expiring => ("expires on", "renew it, and restart the bridge"),
+        Validity::Expiring => ("expires on", "renew it, and reload the bridge"),
         Validity::Expired => ("expired on", "renew it"),
         Validity::NotYet => {
             ("is not valid before", "wait for that day, or see whether the clock is right")

@@ -31,7 +31,7 @@ pub mod source;
 pub mod sqs;
 
 pub use api::{ApiConfig, ApiName};
-pub use common::{Settings, Tls};
+pub use common::{Client, Settings, Tls};
 pub use daemon::{AdminConfig, LogConfig};
 pub use dead_letter::{
     DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
@@ -82,6 +82,17 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
         Ok(text) => parse(&text, path, environment),
         Err(problem) => Err(Problems::alone(&file::shown(path), *problem)),
     }
+}
+
+/// As [`load`], while a configuration from there is in force: what came by standard input can't be read again.
+pub fn load_again(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
+    if file::is_stdin(path) {
+        let message = "standard input was read at the start, and can't be read again";
+        let problem = Problem::new(Kind::Unreadable, None, message);
+        let problem = problem.help("restart the bridge, or give it a file with `--config FILE`");
+        return Err(Problems::alone(&file::shown(path), problem));
+    }
+    load(path, environment)
 }
 
 /// As [`load`], of a text that was read already; `path` is only shown.

@@ -262,10 +262,9 @@ impl Last {
 }
 
 impl PartialEq for Secret {
-    /// Whether both are the same text now and come from the same place.
+    /// Whether both are the same secret: the same text, or one that follows the same file, whenever each has read it.
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-            || (self.0.file == other.0.file && self.reveal() == other.reveal())
+        self.0.file == other.0.file && (self.is_followed() || self.reveal() == other.reveal())
     }
 }
 
@@ -348,6 +347,16 @@ mod tests {
         replace(&path, "new");
         assert_eq!(&*at(11_100), "new");
         assert_eq!(format!("{secret:?}"), "Secret(…)");
+    }
+
+    #[test]
+    fn two_are_the_same_that_follow_one_file_or_have_one_text() {
+        let of = |text: &str, path: &str| Secret::of_file(text, Path::new(path));
+        assert_eq!(of("old", "/key"), of("new", "/key"));
+        assert_ne!(of("old", "/key"), of("old", "/other"));
+        assert_ne!(of("old", "/key"), Secret::new("old"));
+        assert_eq!(Secret::new("old"), Secret::new("old"));
+        assert_ne!(Secret::new("old"), Secret::new("new"));
     }
 
     #[cfg(target_os = "linux")]

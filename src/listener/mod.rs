@@ -49,6 +49,10 @@ pub struct Listener {
     slots: Arc<Slots>,
 }
 
+/// The address of the client, in the extensions of each request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
 /// A stream and the slot of its connection.
 #[derive(Debug)]
 pub struct Accepted<S> {
@@ -105,8 +109,12 @@ impl Listener {
         loop {
             let stream = self.accept().await;
             let (slot, service) = (Arc::clone(stream.slot()), service.clone());
+            let peer = Peer(stream.client());
             tokio::spawn(async move {
-                let service = move |request| service.clone().call(request);
+                let service = move |mut request: Request<Incoming>| {
+                    request.extensions_mut().insert(peer);
+                    service.clone().call(request)
+                };
                 slot.serve(stream, service, std::future::pending()).await;
             });
         }

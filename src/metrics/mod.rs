@@ -8,6 +8,7 @@ mod jetstream;
 mod kafka;
 mod lag;
 mod mqtt;
+mod reload;
 mod sqs;
 
 use std::any::Any;
@@ -29,6 +30,7 @@ pub use jetstream::JetStreamMetrics;
 pub use kafka::{KafkaMetrics, PartitionMetrics};
 use lag::Lag;
 pub use mqtt::MqttMetrics;
+pub use reload::ReloadMetrics;
 pub use sqs::SqsMetrics;
 
 /// The content type of [`Metrics::encode`].
@@ -47,6 +49,8 @@ pub const OUTCOMES: [&str; 10] = [
     "left_to_broker",
     "released",
 ];
+
+const CERTIFICATE_EXPIRY: &str = "certificate_expiry_timestamp_seconds";
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -72,6 +76,8 @@ struct Registered {
     registry: Registry,
     /// By name: the registry itself can't be asked for one.
     families: HashMap<&'static str, Box<dyn Any + Send>>,
+    /// What removes each series that was made, by its name and labels.
+    series: BTreeMap<(&'static str, Labels), Box<dyn Fn() + Send>>,
 }
 
 /// Numbers of one source.
@@ -162,7 +168,7 @@ impl Metrics {
             "Dead-letter files removed with all they held, because of `max_files`",
             dead_letter_files_removed.clone(),
         );
-        let registered = Registered { registry, families: HashMap::new() };
+        let registered = Registered { registry, families: HashMap::new(), series: BTreeMap::new() };
         let registered = Arc::new(Mutex::new(registered));
         Self { registered, made: Arc::default(), dead_letter_files_removed }
     }
@@ -170,17 +176,16 @@ impl Metrics {
     /// The numbers of a source, from zero.
     pub fn source(&self, name: &str) -> SourceMetrics {
         let labels = &label("source", name);
-        let settled = self.family(
-            "source_settled",
-            "Messages no longer in flight, by what became of them: the worst of their events",
-            Counter::default,
-        );
+        let settled = |labels: &Labels| {
+            let help =
+                "Messages no longer in flight, by what became of them: the worst of their events";
+            self.one("source_settled", help, labels)
+        };
         let counter = |name, help| -> Counter { self.one(name, help, labels) };
         let gauge = |name, help| -> Gauge { self.one(name, help, labels) };
         SourceMetrics {
             received: counter("source_received", "Messages taken from the broker"),
-            settled: OUTCOMES
-                .map(|outcome| settled.get_or_create_owned(&with(labels, "outcome", outcome))),
+            settled: OUTCOMES.map(|outcome| settled(&with(labels, "outcome", outcome))),
             in_flight: gauge("source_in_flight", "Messages taken and not yet acknowledged"),
             in_flight_bytes: gauge("source_in_flight_bytes", "Bytes held for messages in flight"),
             connected: gauge("source_connected", "1 while connected to the broker"),
@@ -237,8 +242,7 @@ impl Metrics {
         };
         let counter = |name, help| -> Counter { self.one(name, help, labels) };
         let gauge = |name, help| -> Gauge { self.one(name, help, labels) };
-        let histogram =
-            |name, help, make| self.family(name, help, make).get_or_create_owned(labels);
+        let histogram = |name, help, make| self.series(name, help, labels, make);
         let metrics = ApiMetrics {
             accepted: events("accepted"),
             unconfirmed: events("unconfirmed"),
@@ -272,6 +276,9 @@ impl Metrics {
         name: &str,
         reasons: impl IntoIterator<Item = &'static str>,
     ) -> DeadLetterMetrics {
+        if let Some(known) = self.made_dead_letter(name) {
+            return known;
+        }
         let written = |reason: &'static str| {
             let help = "Messages written to a dead letter";
             let all = self.one("dead_letters", help, &label("reason", reason));
@@ -311,10 +318,37 @@ impl Metrics {
     /// The end of the certificates in the file of `key`, of an `api` or a `source`.
     pub fn certificate_expiry(&self, owner: &'static str, name: &str, key: &str) -> Gauge {
         self.one(
-            "certificate_expiry_timestamp_seconds",
+            CERTIFICATE_EXPIRY,
             "When a certificate in a file ends, in seconds since 1970; of several CAs the next",
             &with(&label(owner, name), "file", key),
         )
+    }
+
+    /// Removes every series of a part that is gone: a `source`, a `route`, an `api` or a `dead_letter`.
+    pub fn forget(&self, kind: &'static str, name: &str) {
+        self.remove(|_, labels| labels.iter().any(|(key, of)| *key == kind && of == name));
+        let mut made = self.made.lock();
+        match kind {
+            "source" => drop(made.lags.remove(name)),
+            "route" => drop(made.routes.remove(name)),
+            "api" => drop(made.apis.remove(name)),
+            _ => drop(made.dead_letters.remove(name)),
+        }
+    }
+
+    /// Removes the ends of all certificates.
+    pub fn forget_certificates(&self) {
+        self.remove(|series, _| series == CERTIFICATE_EXPIRY);
+    }
+
+    fn remove(&self, gone: impl Fn(&str, &Labels) -> bool) {
+        self.registered.lock().series.retain(|(series, labels), remove| {
+            let gone = gone(series, labels);
+            if gone {
+                remove();
+            }
+            !gone
+        });
     }
 
     /// The counter of dead-letter files that made room for newer ones.
@@ -341,7 +375,28 @@ impl Metrics {
     where
         Family<Labels, M>: Metric,
     {
-        self.family(name, help, M::default).get_or_create_owned(labels)
+        self.series(name, help, labels, M::default)
+    }
+
+    /// The same, from what `make` makes.
+    fn series<M: Clone>(
+        &self,
+        name: &'static str,
+        help: &str,
+        labels: &Labels,
+        make: fn() -> M,
+    ) -> M
+    where
+        Family<Labels, M>: Metric,
+    {
+        let family = self.family(name, help, make);
+        let metric = family.get_or_create_owned(labels);
+        let of = labels.clone();
+        let remove = Box::new(move || {
+            family.remove(&of);
+        });
+        self.registered.lock().series.insert((name, labels.clone()), remove);
+        metric
     }
 
     /// The family of a name, registered when it is first asked for.
@@ -349,7 +404,7 @@ impl Metrics {
     where
         Family<Labels, M>: Metric,
     {
-        let Registered { registry, families } = &mut *self.registered.lock();
+        let Registered { registry, families, .. } = &mut *self.registered.lock();
         if let Some(known) = families.get(name).and_then(|family| family.downcast_ref()) {
             return Family::clone(known);
         }
@@ -473,6 +528,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_has_no_series_and_begins_at_zero_when_it_comes_again() {
+        let metrics = Metrics::new();
+        let [gone, other] = ["gone", "other"].map(|name| metrics.source(name));
+        gone.received.inc_by(3);
+        other.received.inc_by(4);
+        let _ = metrics.jetstream("gone");
+        let _ = metrics.jetstream("gone");
+        metrics.certificate_expiry("source", "gone", "ca_file").set(5);
+        metrics.api("gone", ["ok"], []).seconds.observe(1.0);
+        assert_eq!(metrics.lag("gone"), Some(0));
+        metrics.forget("source", "gone");
+        let text = metrics.encode();
+        assert!(!text.contains(r#"source="gone""#) && text.contains(r#"api="gone""#), "{text}");
+        assert!(text.contains(r#"source_received_total{source="other"} 4"#), "{text}");
+        assert_eq!(metrics.lag("gone"), None);
+        // Its last messages are counted where nobody sees it.
+        gone.received.inc();
+        assert_eq!(metrics.source("gone").received.get(), 0);
+    }
+
+    #[test]
     fn what_was_made_is_found_again_by_its_name() {
         let metrics = Metrics::new();
         assert!(metrics.made_route("a").is_none() && metrics.made_api("main").is_none());
@@ -481,7 +557,9 @@ mod tests {
         metrics.api("main", ["ok", "cut"], ["cut"]).request("ok");
         metrics.api("main", ["ok", "cut"], ["cut"]).retry("cut", 3);
         let [one, two] = ["one", "two"].map(|name| metrics.dead_letter(name, ["refused"]));
-        (0..3).for_each(|_| one.wrote("refused"));
+        let one_again = metrics.dead_letter("one", ["refused"]);
+        (0..2).for_each(|_| one.wrote("refused"));
+        one_again.wrote("refused");
         two.wrote("refused");
 
         let route = metrics.made_route("a").unwrap();

@@ -15,6 +15,7 @@ pub mod post;
 mod react;
 mod report;
 mod retry_after;
+mod steering;
 pub mod verdict;
 mod words;
 mod workers;
@@ -31,6 +32,7 @@ use tracing::warn;
 
 pub use entry::{Addressed, Entry, Refused, Text};
 pub use http::{BuildError, Client};
+pub use steering::{Change, Helm};
 
 use crate::config::ApiConfig;
 use crate::delivery::{Done, Gate, Outcome};
@@ -93,6 +95,8 @@ pub struct Publisher<P> {
     retry_after_log: Repeats,
     acceptances: Acceptances,
     last_refused: Scope,
+    /// `None` when nobody steers it, or not any more.
+    changes: Option<mpsc::UnboundedReceiver<Change<P>>>,
     name: Arc<str>,
 }
 
@@ -144,6 +148,7 @@ impl<P: Post> Publisher<P> {
             retry_after_log: Repeats::default(),
             acceptances: Acceptances::default(),
             last_refused: Scope::Api,
+            changes: None,
             name: Arc::clone(name),
         }
     }
@@ -162,12 +167,15 @@ impl<P: Post> Publisher<P> {
         shutdown: Shutdown,
     ) {
         let (mut incoming, mut finished) = (Vec::with_capacity(AT_ONCE), Vec::new());
-        let mut open = true;
+        let (mut open, mut steered) = (true, None);
         let mut alive_at = clock();
         let mut deadline = Deadline::default();
         let mut abort = pin!(shutdown.abort());
         loop {
             let now = clock();
+            if let Some(change) = steered.take() {
+                self.steered(change);
+            }
             for (channel, entry) in incoming.drain(..) {
                 self.lanes.push(&channel, entry);
             }
@@ -194,6 +202,14 @@ impl<P: Post> Publisher<P> {
                         entries.poll_recv_many(context, &mut incoming, AT_ONCE)
                 {
                     (open, some) = (count > 0, true);
+                }
+                if let Some(Poll::Ready(change)) =
+                    self.changes.as_mut().map(|changes| changes.poll_recv(context))
+                {
+                    if change.is_none() {
+                        self.changes = None;
+                    }
+                    (steered, some) = (change, true);
                 }
                 match self.workers.poll_ended(context, &mut finished) {
                     Poll::Pending if some => Poll::Ready(Ok(())),

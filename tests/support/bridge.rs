@@ -179,6 +179,13 @@ impl Bridge {
         (answer.status.as_u16(), String::from_utf8_lossy(&answer.body).into_owned())
     }
 
+    /// Asks it to reload, with these headers: status and answer.
+    pub(crate) async fn reload(&self, headers: &[(&str, &str)]) -> (u16, Value) {
+        let url = format!("http://{}/reload", self.admin);
+        let answer = request(Method::POST, &url, headers, "").await;
+        (answer.status.as_u16(), answer.json())
+    }
+
     /// The address of its admin port.
     pub(crate) fn admin(&self) -> &str {
         &self.admin

@@ -25,17 +25,25 @@ pub(super) struct Reading {
 }
 
 /// Of a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct OfSource {
     pub(super) received: u64,
     pub(super) in_flight: i64,
 }
 
 /// Of a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct OfRoute {
     pub(super) matched: u64,
     pub(super) rejected: u64,
+}
+
+/// Where each part of a new list stands in the old one, if it does.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) sources: Vec<Option<usize>>,
+    pub(super) routes: Vec<Option<usize>>,
+    pub(super) apis: Vec<Option<usize>>,
 }
 
 /// The readings, oldest first; one more than there are steps.
@@ -51,6 +59,19 @@ impl History {
             self.readings.pop_front();
         }
         self.readings.push_back(reading);
+    }
+
+    /// The parts are in these places now; of new ones all readings are zero.
+    pub(super) fn reorder(&mut self, places: &Places) {
+        fn at<T: Copy + Default>(list: &mut Vec<T>, places: &[Option<usize>]) {
+            let old = |place: &Option<usize>| place.and_then(|at| list.get(at).copied());
+            *list = places.iter().map(|place| old(place).unwrap_or_default()).collect();
+        }
+        for Reading { sources, routes, apis, .. } in &mut self.readings {
+            at(sources, &places.sources);
+            at(routes, &places.routes);
+            at(apis, &places.apis);
+        }
     }
 
     /// How fast a count grows: over the last step or two, until `now`.
@@ -122,6 +143,22 @@ mod tests {
         assert_eq!((rates.len(), rates[0], rates[179]), (STEPS, 10.0, 20.0));
         let levels = history.values(|reading| reading.sources[0].in_flight);
         assert_eq!((levels.len(), levels[0], levels[179]), (STEPS, 820, 999));
+    }
+
+    #[test]
+    fn parts_that_stay_keep_their_history() {
+        let (mut history, start) = (History::default(), Instant::now());
+        let of = |received| OfSource { received, in_flight: 0 };
+        for (at, received) in [(start, 0), (start + STEP, 50)] {
+            let (routes, apis) = (Vec::new(), vec![received]);
+            let sources = vec![of(received), of(received * 2)];
+            history.note(Reading { at, sources, routes, apis, dead_letters: 0 });
+        }
+        let sources = vec![Some(1), None];
+        history.reorder(&Places { sources, routes: vec![None], apis: Vec::new() });
+        let rates = |at: usize| history.rates(|reading| reading.sources[at].received);
+        assert_eq!((rates(0), rates(1)), (vec![20.0], vec![0.0]));
+        assert_eq!(history.values(|reading| reading.routes[0].matched), [0]);
     }
 
     #[test]

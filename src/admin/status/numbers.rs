@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::history::{OfRoute, OfSource, Reading};
+use super::history::{OfRoute, OfSource, Places, Reading};
 use crate::admin::facts::{ApiFacts, DeadLetterFacts, Facts, RouteFacts, SourceFacts};
 use crate::metrics::{ApiMetrics, DeadLetterMetrics, Metrics, RouteMetrics, SourceMetrics};
 
@@ -31,6 +31,25 @@ impl Numbers {
             routes: routes.into_iter().filter_map(route).collect(),
             apis: apis.into_iter().filter_map(api).collect(),
             dead_letters: dead_letters.into_iter().filter_map(dead_letter).collect(),
+        }
+    }
+
+    /// Where each part stands in `before`.
+    pub(super) fn places_in(&self, before: &Self) -> Places {
+        fn places<T, N>(
+            now: &[(T, N)],
+            before: &[(T, N)],
+            name: impl Fn(&T) -> &str,
+        ) -> Vec<Option<usize>> {
+            let place = |(facts, _): &(T, N)| {
+                before.iter().position(|(other, _)| name(other) == name(facts))
+            };
+            now.iter().map(place).collect()
+        }
+        Places {
+            sources: places(&self.sources, &before.sources, |facts| &facts.name),
+            routes: places(&self.routes, &before.routes, |facts| &facts.name),
+            apis: places(&self.apis, &before.apis, |facts| &facts.name),
         }
     }
 
