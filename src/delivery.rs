@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::select_all;
 use tokio::sync::Notify;
@@ -81,6 +82,12 @@ pub trait Tracker: Send + Sync {
     /// The duty of the message that `token` stands for has ended. Called once a token.
     fn settled(&self, token: u64, outcome: Outcome);
 
+    /// A message was published, so long after its time: that at the broker, or else that of its arrival. Several
+    /// may share a token.
+    fn published(&self, took: Duration) {
+        let _ = took;
+    }
+
     /// What was made of that message takes so many bytes more, until it leaves.
     fn charge(&self, token: u64, bytes: usize);
 }
@@ -106,6 +113,8 @@ struct Carried {
     settlement: Settlement,
     worst: AtomicU8,
     unreadable: Option<Box<str>>,
+    /// Of a message whose broker tells no time.
+    arrived: Option<Instant>,
 }
 
 /// The state that the duties of several messages share which came as one.
@@ -146,6 +155,13 @@ impl Settlement {
         }
     }
 
+    /// A message that it is of was published.
+    fn published(&self, took: Duration) {
+        if let Some(tracker) = &self.tracker {
+            tracker.published(took);
+        }
+    }
+
     fn end(&mut self, outcome: Outcome) {
         if let Some(tracker) = self.tracker.take() {
             tracker.settled(self.token, outcome);
@@ -157,6 +173,10 @@ impl Tracker for Share {
     fn settled(&self, _: u64, outcome: Outcome) {
         // The last one sees it: the reference count orders the two.
         self.worst.fetch_max(outcome.rank(), Ordering::Relaxed);
+    }
+
+    fn published(&self, took: Duration) {
+        self.whole.published(took);
     }
 
     fn charge(&self, _: u64, bytes: usize) {
@@ -190,7 +210,8 @@ impl Delivery {
     }
 
     fn made(message: Message, settlement: Settlement, unreadable: Option<Box<str>>) -> Self {
-        let carried = Carried { message, settlement, worst: AtomicU8::new(0), unreadable };
+        let arrived = message.published.is_none().then(Instant::now);
+        let carried = Carried { message, settlement, worst: AtomicU8::new(0), unreadable, arrived };
         Self { carried: Arc::new(carried), settled: false }
     }
 
@@ -244,9 +265,22 @@ impl Drop for Delivery {
     }
 }
 
+impl Carried {
+    /// How long after its time it is now. A time to come, of a clock that is ahead, counts as none.
+    fn took(&self) -> Duration {
+        match (self.message.published, self.arrived) {
+            (Some(published), _) => SystemTime::now().duration_since(published).unwrap_or_default(),
+            (None, arrived) => arrived.map_or(Duration::ZERO, |arrived| arrived.elapsed()),
+        }
+    }
+}
+
 impl Drop for Carried {
     fn drop(&mut self) {
         let outcome = Outcome::from_rank(*self.worst.get_mut());
+        if outcome == Outcome::Accepted(Done::Published) {
+            self.settlement.published(self.took());
+        }
         self.settlement.end(outcome);
     }
 }

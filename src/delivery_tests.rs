@@ -5,11 +5,15 @@ use std::time::Duration;
 
 /// How the duties ended, and what was charged, each with its token.
 #[derive(Default)]
-pub(crate) struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>);
+pub(crate) struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>, Mutex<Vec<Duration>>);
 
 impl Tracker for Log {
     fn settled(&self, token: u64, outcome: Outcome) {
         self.0.lock().push((token, outcome));
+    }
+
+    fn published(&self, took: Duration) {
+        self.2.lock().push(took);
     }
 
     fn charge(&self, token: u64, bytes: usize) {
@@ -69,6 +73,38 @@ fn the_duties_of_several_messages_are_one() {
     drop(half);
     let released = [2, 3, 4].map(|token| (token, Outcome::Released));
     assert_eq!(log.seen(), [&[(1, Outcome::Rejected)], &released[..]].concat());
+}
+
+#[test]
+fn what_was_published_tells_once_how_long_it_took() {
+    let hour = Duration::from_hours(1);
+    let log = Arc::new(Log::default());
+    let settle = |published: Option<SystemTime>, duty: Settlement, outcome| {
+        let delivery = Delivery::new(Message { published, ..message("{}") }, duty);
+        let part = delivery.split();
+        delivery.settle(Outcome::Accepted(Done::Published));
+        assert!(log.2.lock().is_empty(), "before its last part");
+        part.settle(outcome);
+        std::mem::take(&mut *log.2.lock())
+    };
+    let duty = || Settlement::new(log.clone(), 1);
+    let ago = SystemTime::now() - hour;
+    let took = settle(Some(ago), duty(), Outcome::Accepted(Done::Published));
+    assert!(took.len() == 1 && (hour..hour * 2).contains(&took[0]), "{took:?}");
+    // The clock of the broker is ahead.
+    let ahead = SystemTime::now() + hour;
+    let took = settle(Some(ahead), duty(), Outcome::Accepted(Done::Published));
+    assert!(took.len() == 1 && took[0].is_zero(), "{took:?}");
+    // From its arrival.
+    let took = settle(None, duty(), Outcome::Accepted(Done::Published));
+    assert!(took.len() == 1 && took[0] < hour, "{took:?}");
+    for outcome in &Outcome::ALL[1..] {
+        assert!(settle(Some(ago), duty(), *outcome).is_empty(), "{outcome:?}");
+    }
+    // Each of those that came as one.
+    for duty in duty().share(2) {
+        assert_eq!(settle(Some(ago), duty, Outcome::Accepted(Done::Published)).len(), 1);
+    }
 }
 
 #[test]

@@ -15,7 +15,9 @@ use crate::message::{SourceName, Topic};
 use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
 use crate::publish::{Addressed, Entry, Refused, Text};
 use crate::repeats::Repeats;
-use crate::route::{Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec};
+use crate::route::{
+    Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec, Template,
+};
 
 /// Interval of log lines on dropped messages.
 const LOG_EVERY: Duration = Duration::from_mins(5);
@@ -77,6 +79,10 @@ impl Pipeline {
             Some(RouteState { publisher, metrics })
         };
         let routes = table.routes().iter().map(state).collect();
+        for api in publishers.keys() {
+            let of_api = table.routes().iter().filter(|route| route.api == *api);
+            metrics.namespaces(api, of_api.flat_map(|r| &r.channels).map(Template::namespace));
+        }
         let sources = sources.into_iter();
         let sources = sources
             .map(|(name, policy)| SourceState { name, policy, unrouted: Mutex::default() })

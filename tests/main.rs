@@ -24,6 +24,7 @@ mod jetstream;
 mod kafka;
 mod lifecycle;
 mod log;
+mod metrics;
 mod mqtt;
 mod nats;
 mod outcomes;

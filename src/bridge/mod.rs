@@ -25,11 +25,11 @@ use tracing::{error, info};
 
 use crate::admin::{Admin, Port};
 use crate::config::source::{SourceConfig, Unrouted};
-use crate::config::{ApiConfig, Config};
+use crate::config::{ApiConfig, Config, CostConfig};
 use crate::dead_letter;
 use crate::delivery::Intake;
 use crate::health::{Health, Part};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Tariff};
 use crate::pipeline::{Pipeline, Rejects, SourcePolicy};
 use crate::publish::{self, Client, Publisher, Refused};
 use crate::route::{RejectTo, RouteTable};
@@ -143,7 +143,7 @@ impl Bridge {
     /// Builds every part of `config`. Files are opened and the admin port is taken; no broker is
     /// connected before [`run`](Self::run).
     pub async fn build(config: &Config, shutdown: Shutdown) -> Result<Self, BuildError> {
-        let (metrics, health) = (Metrics::new(), Health::default());
+        let (metrics, health) = (Metrics::with_tariff(tariff(&config.cost)), Health::default());
         let listen = config.admin.listen;
         let port = Port::bind(listen)
             .map_err(|why| BuildError::Admin { listen: listen.to_string(), why })?;
@@ -263,6 +263,12 @@ async fn drain(
         () = tokio::time::sleep(grace) => Err(RunError::Grace(grace)),
         never = waiting.say(grace) => match never {},
     }
+}
+
+/// What publishing costs, for the metrics.
+fn tariff(cost: &CostConfig) -> Tariff {
+    let CostConfig { per_million, ref currency, unit } = *cost;
+    Tariff { per_million, currency: currency.clone(), unit }
 }
 
 /// Makes the publisher of an API.

@@ -1,7 +1,9 @@
-//! `[admin]`, `[log]` and `[shutdown]`: the daemon itself.
+//! `[admin]`, `[log]`, `[shutdown]` and `[cost]`: the daemon itself.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
+
+use toml::de::DeValue;
 
 use super::log_format::LogFormat;
 use super::reader::{Kind, Located, Problem, Setting, Table, listed, synonyms};
@@ -20,6 +22,17 @@ pub struct LogConfig {
     pub level: String,
     /// How lines look.
     pub format: LogFormat,
+}
+
+/// A checked `[cost]`: what publishing costs, for the estimate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CostConfig {
+    /// Of a million units; 1 unless set.
+    pub per_million: f64,
+    /// USD unless set.
+    pub currency: String,
+    /// The size of a unit in bytes; 5 KB unless set.
+    pub unit: u64,
 }
 
 const PORT: u16 = 9464;
@@ -97,4 +110,58 @@ pub(super) fn grace(table: Option<Table<'_>>) -> Option<Setting<Duration>> {
     let grace = grace.or(GRACE);
     table.finish();
     grace
+}
+
+/// The price of AWS's list: a million operations, of which an event is one for each 5 KB that it begins.
+const COST: (f64, &str, u64) = (1.0, "USD", 5_000);
+
+/// Dearer is a slip.
+const DEAREST: f64 = 1e6;
+
+/// Reads `[cost]`.
+pub(super) fn cost(table: Option<Table<'_>>) -> Option<CostConfig> {
+    let (per_million, currency, unit) = COST;
+    let default = CostConfig { per_million, currency: currency.to_owned(), unit };
+    let Some(mut table) = table else { return Some(default) };
+    let ledger = table.ledger;
+    let price = table.field("per_million", |ledger, entry| {
+        let (span, value) = (entry.value.span(), entry.value.get_ref());
+        let number = match value {
+            DeValue::Float(number) => number.as_str().replace('_', "").parse::<f64>().ok(),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .ok()
+                .and_then(|number| i32::try_from(number).ok())
+                .map(f64::from),
+            _ => return ledger.wrong_type("per_million", span, "a number", value),
+        };
+        let number = number.filter(|number| (0.0..=DEAREST).contains(number));
+        if number.is_none() {
+            let message = "`per_million` is a price from 0 to 1000000";
+            ledger.report(Problem::new(Kind::BadValue, Some(span), message));
+        }
+        number
+    });
+    let currency = table.filled("currency").then(|text| {
+        let Located { value: text, span } = text;
+        if text.value.len() == 3 && text.value.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            return Some(text.value);
+        }
+        let message = format!("{} is no currency", text.shown());
+        let hint = "write its three letters: `\"USD\"`, `\"EUR\"`";
+        ledger.refuse(Problem::new(Kind::BadValue, Some(span), message).help(hint))
+    });
+    let unit = table.size("unit").then(|size| {
+        if size.value > 0 {
+            return Some(size.value);
+        }
+        let message = "`unit` is 0, so nothing could be counted";
+        ledger.refuse(
+            Problem::new(Kind::Impossible, Some(size.span), message)
+                .help("AWS meters by `\"5KB\"`"),
+        )
+    });
+    let (price, currency, unit) =
+        (price.or(default.per_million), currency.or(default.currency), unit.or(default.unit));
+    table.finish();
+    Some(CostConfig { per_million: price?.value, currency: currency?.value, unit: unit?.value })
 }

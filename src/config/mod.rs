@@ -32,7 +32,7 @@ pub mod sqs;
 
 pub use api::{ApiConfig, ApiName};
 pub use common::{Settings, Tls};
-pub use daemon::{AdminConfig, LogConfig};
+pub use daemon::{AdminConfig, CostConfig, LogConfig};
 pub use dead_letter::{
     DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
 };
@@ -64,6 +64,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[shutdown]`: how long the drain may take; 25 s unless set.
     pub grace: Duration,
+    /// `[cost]`.
+    pub cost: CostConfig,
 }
 
 /// A configuration that can be used, and what its author may want to know all the same.

@@ -35,7 +35,7 @@ pub use http::{BuildError, Client};
 use crate::config::ApiConfig;
 use crate::delivery::{Done, Gate, Outcome};
 use crate::health::{Health, Part};
-use crate::metrics::{ApiMetrics, Metrics};
+use crate::metrics::{ApiMetrics, Metrics, ends_at};
 use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
 use deadline::Deadline;
@@ -106,7 +106,9 @@ impl Publisher<Client> {
     ) -> Result<Self, BuildError> {
         let client = Client::build(api).await?;
         let limits = (api.max_concurrency, f64::from(api.max_rate));
-        Ok(Self::new(client, &api.name, limits, metrics, health, refused))
+        let publisher = Self::new(client, &api.name, limits, metrics, health, refused);
+        publisher.post.tell_end(ends_at(&publisher.metrics.credentials_expiry));
+        Ok(publisher)
     }
 }
 

@@ -84,10 +84,12 @@ impl<P: Post> Publisher<P> {
             match verdict {
                 EventVerdict::Accepted => {
                     accepted += 1;
+                    self.metrics.meter(entry.event().text().len());
                     entry.delivery.settle(Outcome::Accepted(Done::Published));
                 }
                 EventVerdict::Unconfirmed => {
                     self.metrics.unconfirmed.inc();
+                    self.metrics.meter(entry.event().text().len());
                     entry.delivery.settle(Outcome::Accepted(Done::Unconfirmed));
                 }
                 EventVerdict::Hopeless { why } => self.give_back(entry, &channel, why),

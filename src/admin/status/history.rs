@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::metrics::{Latency, quantile};
+
 /// Between two readings.
 pub(super) const STEP: Duration = Duration::from_secs(5);
 
@@ -29,7 +31,12 @@ pub(super) struct Reading {
 pub(super) struct OfSource {
     pub(super) received: u64,
     pub(super) in_flight: i64,
+    /// Messages by how long they took.
+    pub(super) delivery: Deliveries,
 }
+
+/// Counts of a [`Latency`].
+pub(super) type Deliveries = [u64; Latency::BUCKETS];
 
 /// Of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,9 +62,19 @@ impl History {
 
     /// How fast a count grows: over the last step or two, until `now`.
     pub(super) fn rate(&self, now: &Reading, count: impl Fn(&Reading) -> u64) -> f64 {
+        self.lately(now).map_or(0.0, |then| growth(then, now, count))
+    }
+
+    /// How long this share of what was published took, at most: over the last step or two; `None` where nothing was.
+    pub(super) fn took(&self, share: f64, now: &Reading, source: usize) -> Option<Duration> {
+        let then = self.lately(now)?;
+        quantile(share, &then.sources[source].delivery, &now.sources[source].delivery)
+    }
+
+    /// The reading of a step or two ago, or the first.
+    fn lately(&self, now: &Reading) -> Option<&Reading> {
         let old = |then: &&Reading| now.at.saturating_duration_since(then.at) >= STEP;
-        let then = self.readings.iter().rev().find(old).or(self.readings.front());
-        then.map_or(0.0, |then| growth(then, now, count))
+        self.readings.iter().rev().find(old).or(self.readings.front())
     }
 
     /// How fast a count grew in each step, the oldest first.
@@ -87,7 +104,8 @@ mod tests {
     use super::*;
 
     fn reading(at: Instant, received: u64, in_flight: i64) -> Reading {
-        let sources = vec![OfSource { received, in_flight }];
+        let delivery = [0; Latency::BUCKETS];
+        let sources = vec![OfSource { received, in_flight, delivery }];
         Reading { at, sources, routes: Vec::new(), apis: Vec::new(), dead_letters: 0 }
     }
 
@@ -108,6 +126,24 @@ mod tests {
         history.note(reading(at(10.0), 60, 0));
         assert_eq!(history.rate(&reading(at(12.0), 130, 0), received), 10.0);
         assert_eq!(history.rate(&reading(at(15.0), 61, 0), received), 0.2);
+    }
+
+    #[test]
+    fn a_latency_is_that_of_the_last_step_or_two() {
+        let (mut history, start) = (History::default(), Instant::now());
+        let at = |seconds, fast, slow| {
+            let mut reading = reading(start + Duration::from_secs(seconds), 0, 0);
+            reading.sources[0].delivery[0] = fast;
+            reading.sources[0].delivery[8] = slow;
+            reading
+        };
+        assert_eq!(history.took(0.5, &at(0, 9, 0), 0), None);
+        history.note(at(0, 0, 100));
+        history.note(at(5, 90, 100));
+        history.note(at(10, 180, 100));
+        assert_eq!(history.took(0.99, &at(10, 180, 100), 0), Some(Duration::from_millis(2)));
+        assert_eq!(history.took(0.99, &at(12, 180, 110), 0), Some(Duration::from_secs(1)));
+        assert_eq!(history.took(0.5, &at(15, 180, 100), 0), None);
     }
 
     #[test]

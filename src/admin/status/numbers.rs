@@ -39,6 +39,7 @@ impl Numbers {
         let source = |(_, source): &(SourceFacts, SourceMetrics)| OfSource {
             received: source.received.get(),
             in_flight: source.in_flight.get(),
+            delivery: source.delivery.counts(),
         };
         let route = |(_, route): &(RouteFacts, RouteMetrics)| OfRoute {
             matched: route.matched.get(),

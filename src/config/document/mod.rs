@@ -54,6 +54,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let admin = names::table(&mut root, "admin").ok().and_then(daemon::admin);
     let log = names::table(&mut root, "log").ok().and_then(daemon::log);
     let grace = names::table(&mut root, "shutdown").ok().and_then(daemon::grace);
+    let cost = names::table(&mut root, "cost").ok().and_then(daemon::cost);
 
     let apis: Vec<_> =
         apis.into_iter().map(|(name, table)| api::read(name, table, grace.as_ref())).collect();
@@ -106,6 +107,7 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         admin: admin?,
         log: log?,
         grace: grace?.value,
+        cost: cost?,
     })
 }
 

@@ -10,7 +10,7 @@ pub(crate) type Words = &'static [&'static [Word]];
 /// Keys of a later version, by section. They are refused with their own message.
 pub(crate) fn later(section: &str) -> &'static [&'static str] {
     match section {
-        "" => &["cost", "test"],
+        "" => &["test"],
         "api" => &["linger"],
         "route" => &["jq", "conflate", "max_age"],
         _ => &[],
@@ -80,6 +80,7 @@ const FOREIGN: &[Foreign] = &[
             ("admin", "http metrics server prometheus health management"),
             ("log", "logging logs logger tracing"),
             ("shutdown", "stop drain graceperiod"),
+            ("cost", "costs price prices pricing tariff billing"),
         ],
     ),
     (
@@ -141,6 +142,13 @@ const FOREIGN: &[Foreign] = &[
     (&["dead_letter"], &[("path", "file filename directory")]),
     (&["admin"], &[("listen", "address bind addr port host")]),
     (&["log"], &[("level", "filter verbosity"), ("format", "style encoding json")]),
+    (
+        &["cost"],
+        &[
+            ("per_million", "price permillionevents costpermillion rate"),
+            ("unit", "unitsize metering size"),
+        ],
+    ),
     (&["shutdown"], &[("grace", "timeout drain draintimeout graceperiod limit")]),
     (&["source"], &[("tls", "ssl usetls security secure")]),
     (&["source", "dead_letter"], &[("type", "kind connector protocol")]),

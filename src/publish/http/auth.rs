@@ -142,6 +142,16 @@ impl Authorizer {
         }
     }
 
+    /// Tells `told` when the token or the credentials in use end. When a key or a token does that is configured as it
+    /// is, only the API knows.
+    pub(super) fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        match self {
+            Self::ApiKey(_) | Self::Token(_) => {}
+            Self::OAuth2(tokens) => tokens.tell_end(told),
+            Self::Iam(iam) => iam.credentials.tell_end(told),
+        }
+    }
+
     /// Whether the clock matters.
     pub(super) fn signs(&self) -> bool {
         matches!(self, Self::Iam(_))
