@@ -2,6 +2,7 @@
 //! mistake, and the page that explains each. `UPDATE_FIXTURES=1` writes the list anew: read the difference.
 
 mod promql;
+mod queries;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

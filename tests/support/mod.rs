@@ -17,6 +17,7 @@ pub(crate) mod mosquitto;
 pub(crate) mod nats;
 pub(crate) mod page;
 pub(crate) mod producer;
+pub(crate) mod prometheus;
 pub(crate) mod script;
 pub(crate) mod scripted;
 pub(crate) mod server;
