@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
 /// The upper ends of the buckets in milliseconds: a healthy bridge is in the first ones, a backlog in the last.
@@ -23,7 +24,8 @@ pub struct Latency(Arc<Counts>);
 struct Counts {
     /// By the bucket, not cumulative; what took longer than every end is in the last.
     buckets: [AtomicU64; ENDS_MS.len() + 1],
-    microseconds: AtomicU64,
+    /// A float: the times of a clock that stands at 1970 would soon overflow a whole number.
+    seconds: Counter<f64, AtomicU64>,
 }
 
 impl Latency {
@@ -34,8 +36,7 @@ impl Latency {
     pub fn observe(&self, took: Duration) {
         let bucket = ENDS_MS.partition_point(|end| Duration::from_millis(*end) < took);
         self.0.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.0.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+        self.0.seconds.inc_by(took.as_secs_f64());
     }
 
     /// The number of observations in each bucket so far, with those beyond the last end at the end.
@@ -68,7 +69,7 @@ impl EncodeMetric for Latency {
         let counts = self.counts();
         let ends = ENDS_MS.iter().map(|end| *end as f64 / 1e3).chain([f64::INFINITY]);
         let buckets: Vec<_> = ends.zip(counts).collect();
-        let sum = self.0.microseconds.load(Ordering::Relaxed) as f64 / 1e6;
+        let sum = self.0.seconds.get();
         encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
     }
 
@@ -125,5 +126,7 @@ mod tests {
         assert_eq!(of(0.5, &now), None);
         latency.observe(Duration::MAX);
         assert_eq!(quantile(0.99, &now, &latency.counts()), Some(Duration::from_hours(6)));
+        latency.observe(Duration::MAX);
+        assert!(latency.0.seconds.get() > Duration::MAX.as_secs_f64() * 1.9, "no overflow");
     }
 }

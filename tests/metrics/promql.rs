@@ -1,4 +1,4 @@
-//! As much of PromQL as tells which metrics and labels an expression names.
+//! As much of the query language as tells which metrics and labels an expression names.
 
 use std::collections::BTreeSet;
 
@@ -36,7 +36,7 @@ pub(super) fn selectors(expression: &str) -> Vec<Selector> {
         if WORDS.contains(&word) || next.starts_with('(') || is_in_labels(expression, after) {
             continue;
         }
-        let labels = next.strip_prefix('{').map(|inner| matchers(inner)).unwrap_or_default();
+        let labels = next.strip_prefix('{').map(matchers).unwrap_or_default();
         found.push(Selector { name: word.to_owned(), labels });
     }
     found
