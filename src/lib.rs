@@ -59,7 +59,7 @@
 //! kafka → aws, config, oauth2, outbound, redact, renewal
 //! nats → backoff, config, error_chain, outbound
 //! emulator → error_chain, event_api, files, listener, shutdown
-//! admin → files, health, listener, metrics, redact, shutdown, telemetry
+//! admin → config, files, health, listener, metrics, redact, shutdown, telemetry
 //! config → files, message, redact, route
 //! route → event_api, message
 //! delivery → message, seeded_bugs

@@ -8,6 +8,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
 use super::{BuildError, dead_letters, publisher};
+use crate::admin::Security;
 use crate::config::Config;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -21,6 +22,7 @@ pub async fn examine(config: &Config) -> Vec<BuildError> {
     if let Err(why) = bindable(listen) {
         found.push(BuildError::Admin { listen: listen.to_string(), why });
     }
+    found.extend(Security::read(&config.admin).err().map(BuildError::AdminTls));
     found.extend(dead_letters::examine(config).await);
     let (refused, _) = mpsc::unbounded_channel();
     for (name, api) in &config.apis {

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
-use crate::admin::{Admin, Port};
+use crate::admin::{Admin, Port, Security};
 use crate::config::source::{SourceConfig, Unrouted};
 use crate::config::{ApiConfig, Config};
 use crate::dead_letter;
@@ -120,6 +120,9 @@ pub enum BuildError {
         #[source]
         why: io::Error,
     },
+    /// The certificate or the key of the admin port.
+    #[error("admin: `tls`: {0}")]
+    AdminTls(String),
 }
 
 /// Why a run did not end as it should.
@@ -145,7 +148,8 @@ impl Bridge {
     pub async fn build(config: &Config, shutdown: Shutdown) -> Result<Self, BuildError> {
         let (metrics, health) = (Metrics::new(), Health::default());
         let listen = config.admin.listen;
-        let port = Port::bind(listen)
+        let security = Security::read(&config.admin).map_err(BuildError::AdminTls)?;
+        let port = Port::bind(listen, security)
             .map_err(|why| BuildError::Admin { listen: listen.to_string(), why })?;
         let table = Arc::new(RouteTable::new(config.routes.iter().cloned()));
         let mut parts = Parts::new();

@@ -1,17 +1,16 @@
 //! Secrets: texts that are never shown, and that may change while the bridge runs.
 
 use std::fmt;
-use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
-use crate::files::regular;
+use crate::files::regular::{self, Stamp};
 use crate::redact;
 
 /// Largest file of a secret; a larger one is a mistake.
@@ -65,15 +64,6 @@ enum Wait {
     Own,
     /// A read begun earlier, perhaps before the caller's reason to ask.
     Earlier,
-}
-
-/// Tells a change of a file without reading it. Symbolic links are followed, so
-/// the switch that Kubernetes makes (one link is replaced) shows as another inode.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    file: (u64, u64),
 }
 
 /// The content of a secret's file.
@@ -302,16 +292,6 @@ pub(super) fn read(path: &Path) -> Result<Content, Unreadable> {
     Ok(Content { text, open_to_others, stamp: Stamp::of(&metadata) })
 }
 
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            modified: metadata.modified().ok(),
-            length: metadata.len(),
-            file: (metadata.dev(), metadata.ino()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,7 +359,7 @@ mod tests {
             *count.lock() += 1;
             // Ends with an error when nobody will answer any more.
             let _ = answers.lock().recv();
-            let stamp = Stamp { modified: None, length: 3, file: (0, 0) };
+            let stamp = Stamp::of(&std::fs::metadata(".").unwrap());
             Ok(Content { text: "two".into(), open_to_others: false, stamp })
         };
         let secret = Secret::kept("one".into(), Some("/hangs".into()), Box::new(read));

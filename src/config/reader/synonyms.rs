@@ -139,7 +139,14 @@ const FOREIGN: &[Foreign] = &[
         ],
     ),
     (&["dead_letter"], &[("path", "file filename directory")]),
-    (&["admin"], &[("listen", "address bind addr port host")]),
+    (
+        &["admin"],
+        &[
+            ("listen", "address bind addr port host"),
+            ("token", "bearer bearertoken apikey auth password"),
+            ("tls", "ssl https certificate"),
+        ],
+    ),
     (&["log"], &[("level", "filter verbosity"), ("format", "style encoding json")]),
     (&["shutdown"], &[("grace", "timeout drain draintimeout graceperiod limit")]),
     (&["source"], &[("tls", "ssl usetls security secure")]),
