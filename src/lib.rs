@@ -48,7 +48,7 @@
 //!
 //! ```text
 //! main → cli
-//! cli → bridge, config, demo, emulator, event_api, files, health, redact, replay, shutdown, source, telemetry
+//! cli → bridge, config, demo, emulator, error_chain, event_api, files, health, outbound, redact, replay, shutdown, source, telemetry
 //! demo → bridge, config, emulator, files, listener, shutdown
 //! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, route, shutdown, source
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source

@@ -6,6 +6,7 @@
 // Numbers of tests are small, whole and known.
 #![allow(clippy::float_cmp, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
 
+mod admin;
 mod answers;
 mod architecture;
 mod bad_network;
@@ -38,4 +39,6 @@ mod sqs;
 mod status;
 mod steering;
 mod support;
+#[cfg(feature = "top")]
+mod top;
 mod wires;
