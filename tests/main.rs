@@ -24,6 +24,7 @@ mod faults;
 mod jetstream;
 mod kafka;
 mod lifecycle;
+mod limits;
 mod log;
 mod mqtt;
 mod nats;

@@ -11,6 +11,7 @@ mod examine;
 mod facts;
 mod waiting;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::io;
@@ -21,13 +22,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::admin::{Admin, Port, Security};
 use crate::config::source::{SourceConfig, Unrouted};
 use crate::config::{ApiConfig, Config};
 use crate::dead_letter;
 use crate::delivery::Intake;
+use crate::files::descriptors;
 use crate::health::{Health, Part};
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Rejects, SourcePolicy};
@@ -159,7 +161,8 @@ impl Bridge {
         let (refused, refused_entries) = mpsc::unbounded_channel();
         let (mut publishers, mut gates) = (HashMap::new(), HashMap::new());
         for (name, api) in &config.apis {
-            let publisher = publisher(name, api, &metrics, &health, &refused).await?;
+            let api = within_descriptors(name, api, config.apis.len());
+            let publisher = publisher(name, &api, &metrics, &health, &refused).await?;
             let (entries, queue) = mpsc::unbounded_channel();
             publishers.insert(Arc::clone(name), entries);
             gates.insert(Arc::clone(name), publisher.gate());
@@ -267,6 +270,23 @@ async fn drain(
         () = tokio::time::sleep(grace) => Err(RunError::Grace(grace)),
         never = waiting.say(grace) => match never {},
     }
+}
+
+/// An API's requests are out over a connection each. All of them together may use a quarter of the file descriptors:
+/// what has no connection would be taken for an API that does not answer.
+fn within_descriptors<'a>(name: &str, api: &'a ApiConfig, apis: usize) -> Cow<'a, ApiConfig> {
+    let parts = u64::try_from(apis).unwrap_or(1).saturating_mul(4);
+    let most = descriptors::share(parts, api.max_concurrency);
+    if most == api.max_concurrency {
+        return Cow::Borrowed(api);
+    }
+    warn!(
+        api = name,
+        max_concurrency = api.max_concurrency,
+        most,
+        "fewer requests are out at a time than may be: raise the limit of open files (`LimitNOFILE=` of the unit, or `ulimit -n`)"
+    );
+    Cow::Owned(ApiConfig { max_concurrency: most, ..api.clone() })
 }
 
 /// Makes the publisher of an API.
