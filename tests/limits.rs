@@ -51,12 +51,8 @@ async fn is_held_back(bridge: &Bridge, source: &str, limit_mib: u32, count: u64)
 }
 
 async fn all_come(bridge: &Bridge, ledger: &Ledger, count: u64) {
-    let accepted = "publish_events_total{api=\"main\",outcome=\"accepted\"}";
-    until("all are accepted", PATIENCE * 4, async || {
-        (bridge.metric(accepted).await >= count as f64).then_some(())
-    })
-    .await;
-    assert_eq!(ids(&ledger.read()).len() as u64, count);
+    // Some may come twice: a broker whose client reads nothing for long may end the connection.
+    ledger.has_ids(count as usize, PATIENCE * 4).await;
     let peak = bridge.peak_mib();
     println!("{peak} MiB at most");
     assert!(peak < CAP_MIB, "{peak} MiB");
