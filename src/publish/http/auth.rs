@@ -11,7 +11,8 @@ use crate::aws::{AwsError, Credentials, Source};
 use crate::config::Secret;
 use crate::config::api::{ApiConfig, Auth};
 use crate::event_api::sign::{self, Signer};
-use crate::oauth2::{self, OAuth2Error};
+use crate::oauth2;
+use crate::outbound::ClientError;
 use crate::renewal::Renewal;
 use crate::seeded_bugs::{self, Bug};
 
@@ -69,7 +70,7 @@ pub enum AuthError {
     Aws(#[from] AwsError),
     /// The client of the token endpoint.
     #[error(transparent)]
-    OAuth2(#[from] OAuth2Error),
+    OAuth2(#[from] ClientError),
     /// The issuer gave no token.
     #[error("no OAuth token: {0}")]
     NoToken(String),
