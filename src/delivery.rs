@@ -13,7 +13,9 @@ use tokio::sync::Notify;
 
 use crate::message::Message;
 pub use crate::message::OrderKey;
+use crate::metrics::OUTCOMES;
 use crate::seeded_bugs::{self, Bug};
+use crate::trace::{MessageTrace, Tracer};
 
 /// How a duty ended; the later one is the worse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +73,16 @@ impl Outcome {
         }
     }
 
+    /// The word in metrics and traces.
+    pub fn word(self) -> &'static str {
+        OUTCOMES[usize::from(self.rank())]
+    }
+
+    /// Whether something of the message is not where it was to go, and not because it was of no use any more.
+    pub fn is_bad(self) -> bool {
+        self > Self::Accepted(Done::Expired)
+    }
+
     fn from_rank(rank: u8) -> Self {
         Self::ALL.get(usize::from(rank)).copied().unwrap_or(Self::Released)
     }
@@ -105,7 +117,14 @@ struct Carried {
     message: Message,
     settlement: Settlement,
     worst: AtomicU8,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few deliveries have.
+#[derive(Default)]
+struct Rare {
     unreadable: Option<Box<str>>,
+    trace: Option<MessageTrace>,
 }
 
 /// The state that the duties of several messages share which came as one.
@@ -186,11 +205,12 @@ impl Delivery {
     /// A message that its source can't read, and why: no route gets to see what is in it, and it goes where the
     /// rejects of its topic go.
     pub fn unreadable(message: Message, settlement: Settlement, why: impl Into<Box<str>>) -> Self {
-        Self::made(message, settlement, Some(why.into()))
+        let rare = Rare { unreadable: Some(why.into()), trace: None };
+        Self::made(message, settlement, Some(Box::new(rare)))
     }
 
-    fn made(message: Message, settlement: Settlement, unreadable: Option<Box<str>>) -> Self {
-        let carried = Carried { message, settlement, worst: AtomicU8::new(0), unreadable };
+    fn made(message: Message, settlement: Settlement, rare: Option<Box<Rare>>) -> Self {
+        let carried = Carried { message, settlement, worst: AtomicU8::new(0), rare };
         Self { carried: Arc::new(carried), settled: false }
     }
 
@@ -201,7 +221,21 @@ impl Delivery {
 
     /// Why its source can't read it, if so.
     pub fn why_unreadable(&self) -> Option<&str> {
-        self.carried.unreadable.as_deref()
+        self.carried.rare.as_ref()?.unreadable.as_deref()
+    }
+
+    /// A span of `tracer` goes with it to the end of its duty, if the message is traced. To be called before it is
+    /// split; `system` is what conventions call its broker.
+    pub fn begin_trace(&mut self, tracer: &Tracer, system: &'static str) {
+        let Some(carried) = Arc::get_mut(&mut self.carried) else { return };
+        if let Some(trace) = tracer.begin(&carried.message, system) {
+            carried.rare.get_or_insert_default().trace = Some(trace);
+        }
+    }
+
+    /// Its span, if it is traced.
+    pub fn trace(&self) -> Option<&MessageTrace> {
+        self.carried.rare.as_ref()?.trace.as_ref()
     }
 
     /// Its token at the tracker.
@@ -247,6 +281,9 @@ impl Drop for Delivery {
 impl Drop for Carried {
     fn drop(&mut self) {
         let outcome = Outcome::from_rank(*self.worst.get_mut());
+        if let Some(trace) = self.rare.take().and_then(|rare| rare.trace) {
+            trace.end(outcome.word(), outcome.is_bad());
+        }
         self.settlement.end(outcome);
     }
 }

@@ -192,3 +192,52 @@ async fn no_opening_is_missed() {
     ended.store(true, Ordering::Relaxed);
     opener.join().unwrap();
 }
+
+/// Thousands are in memory at a time: what is rare takes a pointer, traced or not.
+#[test]
+fn what_goes_with_a_message_stays_small() {
+    assert_eq!(size_of::<Carried>(), size_of::<Message>() + size_of::<Settlement>() + 16);
+}
+
+#[test]
+fn a_traced_message_has_a_span_to_the_end_of_its_last_part() {
+    let (queue, mut spans) = tokio::sync::mpsc::channel(4);
+    let tracer = Tracer::new(1.0, queue, prometheus_client::metrics::counter::Counter::default());
+    let mut ends = |outcomes: &[Option<Outcome>]| {
+        let log = Arc::new(Log::default());
+        let mut whole = delivery(&log, 1);
+        assert!(whole.trace().is_none());
+        whole.begin_trace(&tracer, "log");
+        let parts: Vec<_> = outcomes.iter().map(|outcome| (whole.split(), outcome)).collect();
+        whole.settle(Outcome::Accepted(Done::Published));
+        for (part, outcome) in parts {
+            assert!(spans.try_recv().is_err() && part.trace().is_some());
+            match outcome {
+                Some(outcome) => part.settle(*outcome),
+                None => drop(part),
+            }
+        }
+        let span = spans.try_recv().unwrap();
+        let outcome = span.attributes.iter().find(|(name, _)| name == "appsync_bridge.outcome");
+        (format!("{:?}", outcome.unwrap().1), span.error)
+    };
+    let [published, expired, dead] =
+        [Done::Published, Done::Expired, Done::DeadLettered].map(|d| Some(Outcome::Accepted(d)));
+    for (outcomes, word, bad) in [
+        (&[published][..], "published", false),
+        (&[published, expired][..], "expired", false),
+        (&[dead, published][..], "dead_lettered", true),
+        (&[published, None][..], "released", true),
+        (&[Some(Outcome::Rejected)][..], "left_to_broker", true),
+    ] {
+        let (outcome, error) = ends(outcomes);
+        assert_eq!((outcome, error.is_some()), (format!("Word({word:?})"), bad));
+    }
+    // Once it is split there is nobody to say that a span has begun.
+    let log = Arc::new(Log::default());
+    let mut whole = delivery(&log, 1);
+    let part = whole.split();
+    whole.begin_trace(&tracer, "log");
+    assert!(whole.trace().is_none());
+    drop((whole, part));
+}

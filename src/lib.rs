@@ -38,7 +38,8 @@
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded_bugs`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. `kafka`, `nats`: what all clients of a cluster or a server share, the source and the dead letter.
-//! 12. [`aws`], [`backoff`], [`error_chain`], [`files`], [`health`], [`listener`], [`metrics`],
+//! 12. [`trace`]: the spans of messages, events and requests; `otlp`: takes them, and the numbers, to a collector.
+//! 13. [`aws`], [`backoff`], [`error_chain`], [`files`], [`health`], [`listener`], [`metrics`],
 //!     [`oauth2`], [`outbound`], [`redact`], [`renewal`], [`repeats`], [`shutdown`], [`telemetry`]: tools that know
 //!     nothing of the rest.
 //!
@@ -50,19 +51,21 @@
 //! main → cli
 //! cli → bridge, config, demo, emulator, event_api, files, health, redact, replay, shutdown, source, telemetry
 //! demo → bridge, config, emulator, files, listener, shutdown
-//! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, route, shutdown, source
+//! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, otlp, outbound, pipeline, publish, route, shutdown, source, trace
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source
-//! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route
+//! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route, trace
 //! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, renewal, repeats, seeded_bugs, shutdown, telemetry
-//! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown
+//! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown, trace
 //! dead_letter → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
 //! nats → backoff, config, error_chain, outbound
+//! otlp → backoff, config, error_chain, metrics, outbound, redact, repeats, trace
 //! emulator → error_chain, event_api, files, listener, shutdown
 //! admin → files, health, listener, metrics, redact, shutdown, telemetry
 //! config → files, message, redact, route
 //! route → event_api, message
-//! delivery → message, seeded_bugs
+//! delivery → message, metrics, seeded_bugs, trace
+//! trace → error_chain, message
 //! aws → config, error_chain, outbound, redact, renewal
 //! oauth2 → config, error_chain, outbound, redact, renewal
 //! outbound → config, files
@@ -95,6 +98,8 @@ pub mod metrics;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod oauth2;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod outbound;
 pub mod pipeline;
 pub mod publish;
@@ -107,3 +112,4 @@ pub mod seeded_bugs;
 pub mod shutdown;
 pub mod source;
 pub mod telemetry;
+pub mod trace;

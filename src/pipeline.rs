@@ -16,6 +16,7 @@ use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
 use crate::publish::{Addressed, Entry, Refused, Text};
 use crate::repeats::Repeats;
 use crate::route::{Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec};
+use crate::trace::Tracer;
 
 /// Interval of log lines on dropped messages.
 const LOG_EVERY: Duration = Duration::from_mins(5);
@@ -27,6 +28,8 @@ pub struct SourcePolicy {
     pub max_payload: usize,
     /// The dead letter for messages that no route takes; `None`: they are dropped, and counted.
     pub unrouted: Option<RejectTo>,
+    /// What conventions call its broker, for traces.
+    pub system: &'static str,
     /// Its numbers.
     pub metrics: SourceMetrics,
 }
@@ -40,6 +43,7 @@ pub struct Pipeline {
     /// A few, looked up for each message: a list is faster than a table.
     sources: Vec<SourceState>,
     rejects: Rejects,
+    tracer: Option<Tracer>,
 }
 
 #[derive(Debug)]
@@ -81,12 +85,22 @@ impl Pipeline {
         let sources = sources
             .map(|(name, policy)| SourceState { name, policy, unrouted: Mutex::default() })
             .collect();
-        Self { table, routes, sources, rejects }
+        Self { table, routes, sources, rejects, tracer: None }
+    }
+
+    /// The same with spans for its messages.
+    #[must_use]
+    pub fn traced(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Routes a delivery. Never waits.
-    pub fn route(&self, delivery: Delivery) {
-        let limit = self.source_of(&delivery).map_or(usize::MAX, |s| s.policy.max_payload);
+    pub fn route(&self, mut delivery: Delivery) {
+        let source = self.source_of(&delivery);
+        let limit = source.map_or(usize::MAX, |source| source.policy.max_payload);
+        if let (Some(tracer), Some(source)) = (&self.tracer, source) {
+            delivery.begin_trace(tracer, source.policy.system);
+        }
         let mut routed = false;
         for decision in self.table.decide(delivery.message(), limit) {
             routed = true;
@@ -185,7 +199,14 @@ pub fn entries(
     let text = text.map(|text| Text::charge(text, delivery));
     channels.into_iter().map(move |channel| {
         let route = Arc::clone(route);
+        let trace = delivery.trace().map(|trace| {
+            let channel = channel.to_string();
+            trace.event(&route.name, &route.api, &channel, escaped_len.bytes())
+        });
         let mut entry = Entry::new(delivery.split(), escaped_len, order.clone(), route);
+        if let Some(trace) = trace {
+            entry = entry.with_trace(trace);
+        }
         if let Some(text) = &text {
             entry = entry.with_text(text.clone());
         }
@@ -227,6 +248,9 @@ impl Rejects {
         channel: Option<String>,
         rejection: Rejection,
     ) {
+        if let Some(trace) = delivery.trace() {
+            trace.rejected(route.as_deref(), rejection.reason.word());
+        }
         let letters = match to {
             RejectTo::Discard => return delivery.settle(Outcome::Accepted(Done::Discarded)),
             RejectTo::Source => return delivery.settle(Outcome::Rejected),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
+use super::export::Export;
 use super::{BuildError, dead_letters, publisher};
 use crate::config::Config;
 use crate::health::Health;
@@ -26,6 +27,7 @@ pub async fn examine(config: &Config) -> Vec<BuildError> {
     for (name, api) in &config.apis {
         found.extend(publisher(name, api, &metrics, &health, &refused).await.err());
     }
+    found.extend(Export::build(config, &metrics).err());
     for source in &config.sources {
         let part = health.register(format!("source {}", source.name), "not run");
         // Made, and dropped before it runs.

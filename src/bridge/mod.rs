@@ -8,6 +8,7 @@
 mod certificates;
 mod dead_letters;
 mod examine;
+mod export;
 mod facts;
 mod waiting;
 
@@ -15,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -38,10 +39,15 @@ use crate::source::{self, Source, Unclean};
 use certificates::Certificates;
 pub use dead_letters::probe_dead_letter;
 pub use examine::examine;
+use export::Export;
+pub use export::probe_collector;
 use waiting::Waiting;
 
 /// After the abort every part has this long to end.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The last metrics and spans have this long to be exported.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A bridge that is built and not yet running.
 pub struct Bridge {
@@ -52,6 +58,7 @@ pub struct Bridge {
     waiting: Waiting,
     admin: Admin,
     certificates: Certificates,
+    export: Export,
 }
 
 /// Parts that are built and not yet running.
@@ -111,6 +118,9 @@ pub enum BuildError {
         #[source]
         why: Box<dyn Error + Send + Sync>,
     },
+    /// The client of the collector.
+    #[error("otlp: {0}")]
+    Otlp(#[source] Box<dyn Error + Send + Sync>),
     /// The admin port.
     #[error("admin: `{listen}` can't be taken: {why}; set another `listen` in `[admin]`")]
     Admin {
@@ -168,7 +178,9 @@ impl Bridge {
 
         let policies =
             config.sources.iter().map(|s| (s.name.clone(), policy(s, &metrics))).collect();
+        let export = Export::build(config, &metrics)?;
         let pipeline = Pipeline::new(table, policies, &publishers, rejects, &metrics);
+        let pipeline = pipeline.traced(export.tracer());
         drop(publishers);
         let intake = Intake::new(move |delivery| pipeline.route(delivery));
         for source in &config.sources {
@@ -191,7 +203,7 @@ impl Bridge {
         let waiting = Waiting { in_flight, health: health.clone() };
         let certificates = Certificates::of(config, &metrics, SystemTime::now());
         let grace = config.grace;
-        Ok(Self { parts, grace, shutdown, health, waiting, admin, certificates })
+        Ok(Self { parts, grace, shutdown, health, waiting, admin, certificates, export })
     }
 
     /// The address of the admin port.
@@ -208,6 +220,7 @@ impl Bridge {
     pub async fn run(self) -> Result<(), RunError> {
         let admin = tokio::spawn(self.admin.run());
         let certificates = tokio::spawn(self.certificates.run());
+        let export = self.export.start();
         let health = self.health.clone();
         let ready = tokio::spawn(async move {
             health.all_ready().await;
@@ -219,6 +232,7 @@ impl Bridge {
             () = self.shutdown.drain() => None,
         };
         ready.abort();
+        let stopping = Instant::now();
         let result = match stopped {
             Some(part) if !self.shutdown.is_draining() => {
                 let part = because(&mut tasks).await.unwrap_or(part);
@@ -232,6 +246,9 @@ impl Bridge {
             let ended = async { while tasks.join_next().await.is_some() {} };
             let _ = tokio::time::timeout(ABORT_TIMEOUT, ended).await;
         }
+        // What the last messages left, within the same grace.
+        let left = self.grace.saturating_sub(stopping.elapsed()).min(EXPORT_TIMEOUT);
+        export.finish(if result.is_ok() { left } else { ABORT_TIMEOUT }).await;
         certificates.abort();
         admin.abort();
         result
@@ -300,7 +317,8 @@ fn policy(source: &SourceConfig, metrics: &Metrics) -> SourcePolicy {
         Unrouted::DeadLetter(name) => Some(RejectTo::DeadLetter(Arc::clone(name))),
     };
     let max_payload = source.kind.settings().max_payload();
-    SourcePolicy { max_payload, unrouted, metrics: metrics.source(&source.name) }
+    let (system, metrics) = (source.kind.broker().system, metrics.source(&source.name));
+    SourcePolicy { max_payload, unrouted, system, metrics }
 }
 
 fn named(

@@ -24,6 +24,7 @@ pub mod kafka;
 mod log_format;
 pub mod mqtt;
 pub mod nats;
+mod otlp;
 mod reader;
 mod route;
 mod secret;
@@ -39,6 +40,7 @@ pub use dead_letter::{
 pub use environment::{Environment, NoText};
 pub use file::shown;
 pub use log_format::LogFormat;
+pub use otlp::OtlpConfig;
 use reader::Masked;
 pub use reader::{Kind, LogLine, Problem, Problems};
 pub use secret::Secret;
@@ -62,6 +64,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// `[log]`.
     pub log: LogConfig,
+    /// `[otlp]`: where metrics and traces go; `None`: nowhere.
+    pub otlp: Option<OtlpConfig>,
     /// `[shutdown]`: how long the drain may take; 25 s unless set.
     pub grace: Duration,
 }

@@ -8,6 +8,8 @@ mod jetstream;
 mod kafka;
 mod lag;
 mod mqtt;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod sqs;
 
 use std::any::Any;
@@ -29,6 +31,8 @@ pub use jetstream::JetStreamMetrics;
 pub use kafka::{KafkaMetrics, PartitionMetrics};
 use lag::Lag;
 pub use mqtt::MqttMetrics;
+#[cfg(feature = "otlp")]
+pub use otlp::OtlpMetrics;
 pub use sqs::SqsMetrics;
 
 /// The content type of [`Metrics::encode`].

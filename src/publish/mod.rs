@@ -15,6 +15,7 @@ pub mod post;
 mod react;
 mod report;
 mod retry_after;
+mod traced;
 pub mod verdict;
 mod words;
 mod workers;
@@ -269,7 +270,7 @@ impl<P: Post> Publisher<P> {
                 items.push(entry);
                 continue;
             }
-            entry.delivery.settle(Outcome::Accepted(Done::Expired));
+            entry.settle(Outcome::Accepted(Done::Expired));
             self.metrics.expired.inc();
         }
         self.tell_expired(now);
