@@ -26,6 +26,8 @@ mod lifecycle;
 mod log;
 mod mqtt;
 mod nats;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod outcomes;
 mod pauses;
 mod publish;
