@@ -25,6 +25,9 @@ use crate::message::Message;
 /// Characters of a reason that a span keeps.
 const MOST_WORDS: usize = 300;
 
+/// Characters of a topic that a span keeps: one of MQTT has up to 65,535 bytes, and thousands of spans may wait.
+const MOST_TOPIC: usize = 1_000;
+
 /// The outcome of an event that nobody settled.
 const RELEASED: &str = "released";
 
@@ -102,7 +105,8 @@ impl Tracer {
         span.set("messaging.system", system);
         span.set("messaging.operation.name", "process");
         span.set("messaging.operation.type", "process");
-        span.set("messaging.destination.name", message.topic.as_str().to_owned());
+        let topic = message.topic.as_str().chars().take(MOST_TOPIC).collect::<String>();
+        span.set("messaging.destination.name", topic);
         span.set("messaging.message.body.size", message.payload.len());
         span.set("appsync_bridge.source", message.source.to_string());
         for (name, value) in message.coordinates.named() {

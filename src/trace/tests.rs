@@ -120,6 +120,17 @@ fn what_is_dropped_says_so() {
 }
 
 #[test]
+fn of_a_long_topic_the_begin_is_kept() {
+    let (tracer, mut spans, _dropped) = tracer(1.0, 1);
+    let mut long = message("1");
+    long.topic = crate::message::Topic::new("é".repeat(30_000), '/');
+    tracer.begin(&long, "log").unwrap().end("published", false);
+    let span = spans.try_recv().unwrap();
+    let kept = Value::from("é".repeat(MOST_TOPIC));
+    assert_eq!(value(&span, "messaging.destination.name"), &kept);
+}
+
+#[test]
 fn what_has_no_room_is_counted_and_does_not_wait() {
     let (tracer, mut spans, dropped) = tracer(1.0, 2);
     for _ in 0..5 {

@@ -5,6 +5,7 @@ pub(crate) mod bad_network;
 pub(crate) mod bridge;
 pub(crate) mod broker;
 pub(crate) mod certificates;
+#[cfg(feature = "otlp")]
 pub(crate) mod collector;
 pub(crate) mod demo;
 pub(crate) mod emulator;
