@@ -75,6 +75,8 @@ struct Row {
     /// Of the API; `None`: the default.
     max_rate: Option<u32>,
     routes: usize,
+    /// Of the messages, how many are traced; `None`: without `[otlp]`.
+    sample: Option<f64>,
 }
 
 const PLAIN: Row = Row {
@@ -85,9 +87,10 @@ const PLAIN: Row = Row {
     tls: false,
     max_rate: Some(1_000_000),
     routes: 1,
+    sample: None,
 };
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 12] = [
     Row { name: "kafka, 100 channels", ..PLAIN },
     Row { name: "kafka, 1 channel", channels: 1, ..PLAIN },
     Row { name: "kafka, 10,000 channels", keys: 10_000, channels: 10_000, ..PLAIN },
@@ -96,6 +99,8 @@ const ROWS: [Row; 10] = [
     Row { name: "kafka, 100 channels, 100 routes", routes: 100, ..PLAIN },
     Row { name: "kafka, 100 channels, 1,000 routes", routes: 1_000, ..PLAIN },
     Row { name: "kafka, 100 channels, 20,000 routes", routes: 20_000, ..PLAIN },
+    Row { name: "kafka, 100 channels, OTLP", sample: Some(0.0), ..PLAIN },
+    Row { name: "kafka, 100 channels, OTLP, all traced", sample: Some(1.0), ..PLAIN },
     Row { name: "nats, 100 channels", from: From::CoreNats, ..PLAIN },
     Row { name: "jetstream, 100 channels", from: From::JetStream, ..PLAIN },
 ];
@@ -154,6 +159,7 @@ async fn table(words: &[&str]) {
             }
         }
     }
+    let collector = collector().await;
     let mut plain = Sink::start(None);
     let mut tls = Sink::start(Some(directory.path()));
     let wrk = [&plain, &tls].map(|sink| {
@@ -170,7 +176,7 @@ async fn table(words: &[&str]) {
                     From::Kafka => kafka.as_ref().unwrap().address(),
                     From::CoreNats | From::JetStream => nats.as_ref().unwrap().url(),
                 };
-                let config = config(row, &server, &sink.endpoint, directory.path());
+                let config = config(row, &server, &sink.endpoint, &collector, directory.path());
                 let nats = nats.as_ref().filter(|_| row.from == From::CoreNats);
                 let f = run(bridge, &config, sink, row, nats).await;
                 let batch = f.events / f.requests;
@@ -295,6 +301,15 @@ async fn feed(nats: &Nats, seen: Arc<AtomicU64>) {
     client.flush().await.unwrap();
 }
 
+/// The URL of what takes exports and throws them away, in this process, which has nothing else to do.
+async fn collector() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let router = axum::Router::new().fallback(async |_: axum::body::Bytes| "");
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    url
+}
+
 /// The table of the source, and what else of the route it decides.
 fn source_table(row: &Row, server: &str) -> (String, String) {
     let topic = topic(row.keys);
@@ -323,7 +338,7 @@ fn source_table(row: &Row, server: &str) -> (String, String) {
 }
 
 /// An ordinary configuration.
-fn config(row: &Row, server: &str, endpoint: &str, directory: &Path) -> PathBuf {
+fn config(row: &Row, server: &str, endpoint: &str, collector: &str, directory: &Path) -> PathBuf {
     let (auth, ca) = if row.tls {
         let ca = directory.join("ca.pem");
         let auth = "{ type = \"iam\", aws = { region = \"eu-west-1\" } }";
@@ -341,12 +356,16 @@ fn config(row: &Row, server: &str, endpoint: &str, directory: &Path) -> PathBuf 
         )
         .unwrap();
     }
+    let otlp = row.sample.map(|sample| {
+        format!("[otlp]\nendpoint = \"{collector}\"\ninterval = \"1s\"\nsample = {sample:.1}\n")
+    });
+    let otlp = otlp.unwrap_or_default();
     let (source, route) = source_table(row, server);
     let text = format!(
         "[api.main]\nendpoint = \"{endpoint}\"\nauth = {auth}\n{ca}{rate}\n\
          [source.orders]\n{source}\n{others}\
          [route.orders]\nfrom = \"orders\"\n{route}\
-         dead_letter = \"discard\"\n[admin]\nlisten = \"127.0.0.1:0\"\n"
+         dead_letter = \"discard\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{otlp}"
     );
     let path = directory.join("bridge.toml");
     std::fs::write(&path, text).unwrap();

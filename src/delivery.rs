@@ -7,13 +7,17 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::select_all;
+use parking_lot::RwLock;
 use tokio::sync::Notify;
 
 use crate::message::Message;
 pub use crate::message::OrderKey;
+use crate::metrics::OUTCOMES;
 use crate::seeded_bugs::{self, Bug};
+use crate::trace::{MessageTrace, Tracer};
 
 /// How a duty ended; the later one is the worse one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +75,16 @@ impl Outcome {
         }
     }
 
+    /// The word in metrics and traces.
+    pub fn word(self) -> &'static str {
+        OUTCOMES[usize::from(self.rank())]
+    }
+
+    /// Whether something of the message is not where it was to go, and not because it was of no use any more.
+    pub fn is_bad(self) -> bool {
+        self > Self::Accepted(Done::Expired)
+    }
+
     fn from_rank(rank: u8) -> Self {
         Self::ALL.get(usize::from(rank)).copied().unwrap_or(Self::Released)
     }
@@ -80,6 +94,12 @@ impl Outcome {
 pub trait Tracker: Send + Sync {
     /// The duty of the message that `token` stands for has ended. Called once a token.
     fn settled(&self, token: u64, outcome: Outcome);
+
+    /// A message was published, so long after its time: that at the broker, or else that of its arrival. Several
+    /// may share a token.
+    fn published(&self, took: Duration) {
+        let _ = took;
+    }
 
     /// What was made of that message takes so many bytes more, until it leaves.
     fn charge(&self, token: u64, bytes: usize);
@@ -105,7 +125,16 @@ struct Carried {
     message: Message,
     settlement: Settlement,
     worst: AtomicU8,
+    /// Of a message whose broker tells no time.
+    arrived: Option<Instant>,
+    rare: Option<Box<Rare>>,
+}
+
+/// What few deliveries have.
+#[derive(Default)]
+struct Rare {
     unreadable: Option<Box<str>>,
+    trace: Option<MessageTrace>,
 }
 
 /// The state that the duties of several messages share which came as one.
@@ -146,6 +175,13 @@ impl Settlement {
         }
     }
 
+    /// A message that it is of was published.
+    fn published(&self, took: Duration) {
+        if let Some(tracker) = &self.tracker {
+            tracker.published(took);
+        }
+    }
+
     fn end(&mut self, outcome: Outcome) {
         if let Some(tracker) = self.tracker.take() {
             tracker.settled(self.token, outcome);
@@ -157,6 +193,10 @@ impl Tracker for Share {
     fn settled(&self, _: u64, outcome: Outcome) {
         // The last one sees it: the reference count orders the two.
         self.worst.fetch_max(outcome.rank(), Ordering::Relaxed);
+    }
+
+    fn published(&self, took: Duration) {
+        self.whole.published(took);
     }
 
     fn charge(&self, _: u64, bytes: usize) {
@@ -186,11 +226,13 @@ impl Delivery {
     /// A message that its source can't read, and why: no route gets to see what is in it, and it goes where the
     /// rejects of its topic go.
     pub fn unreadable(message: Message, settlement: Settlement, why: impl Into<Box<str>>) -> Self {
-        Self::made(message, settlement, Some(why.into()))
+        let rare = Rare { unreadable: Some(why.into()), trace: None };
+        Self::made(message, settlement, Some(Box::new(rare)))
     }
 
-    fn made(message: Message, settlement: Settlement, unreadable: Option<Box<str>>) -> Self {
-        let carried = Carried { message, settlement, worst: AtomicU8::new(0), unreadable };
+    fn made(message: Message, settlement: Settlement, rare: Option<Box<Rare>>) -> Self {
+        let arrived = message.published.is_none().then(Instant::now);
+        let carried = Carried { message, settlement, worst: AtomicU8::new(0), arrived, rare };
         Self { carried: Arc::new(carried), settled: false }
     }
 
@@ -201,7 +243,21 @@ impl Delivery {
 
     /// Why its source can't read it, if so.
     pub fn why_unreadable(&self) -> Option<&str> {
-        self.carried.unreadable.as_deref()
+        self.carried.rare.as_ref()?.unreadable.as_deref()
+    }
+
+    /// A span of `tracer` goes with it to the end of its duty, if the message is traced. To be called before it is
+    /// split; `system` is what conventions call its broker.
+    pub fn begin_trace(&mut self, tracer: &Tracer, system: &'static str) {
+        let Some(carried) = Arc::get_mut(&mut self.carried) else { return };
+        if let Some(trace) = tracer.begin(&carried.message, system) {
+            carried.rare.get_or_insert_default().trace = Some(trace);
+        }
+    }
+
+    /// Its span, if it is traced.
+    pub fn trace(&self) -> Option<&MessageTrace> {
+        self.carried.rare.as_ref()?.trace.as_ref()
     }
 
     /// Its token at the tracker.
@@ -244,9 +300,25 @@ impl Drop for Delivery {
     }
 }
 
+impl Carried {
+    /// How long after its time it is now. A time to come, of a clock that is ahead, counts as none.
+    fn took(&self) -> Duration {
+        match (self.message.published, self.arrived) {
+            (Some(published), _) => SystemTime::now().duration_since(published).unwrap_or_default(),
+            (None, arrived) => arrived.map_or(Duration::ZERO, |arrived| arrived.elapsed()),
+        }
+    }
+}
+
 impl Drop for Carried {
     fn drop(&mut self) {
         let outcome = Outcome::from_rank(*self.worst.get_mut());
+        if outcome == Outcome::Accepted(Done::Published) {
+            self.settlement.published(self.took());
+        }
+        if let Some(trace) = self.rare.take().and_then(|rare| rare.trace) {
+            trace.end(outcome.word(), outcome.is_bad());
+        }
         self.settlement.end(outcome);
     }
 }
@@ -267,6 +339,17 @@ impl fmt::Debug for Delivery {
 /// bounds the queue.
 #[derive(Clone)]
 pub struct Intake {
+    course: Arc<Course>,
+}
+
+/// Where the deliveries of a source go, which may be changed between two of them.
+struct Course {
+    now: RwLock<Way>,
+    changed: Notify,
+}
+
+#[derive(Clone)]
+struct Way {
     take: Arc<dyn Fn(Delivery) + Send + Sync>,
     gates: Vec<Gate>,
 }
@@ -287,39 +370,56 @@ struct Shared {
 impl Intake {
     /// An intake that gives each delivery to `take`, on the thread of the source.
     pub fn new(take: impl Fn(Delivery) + Send + Sync + 'static) -> Self {
-        Self { take: Arc::new(take), gates: Vec::new() }
+        Self::of(Way { take: Arc::new(take), gates: Vec::new() })
     }
 
     /// The same intake for a source that feeds the APIs of these gates.
     #[must_use]
     pub fn behind(&self, gates: Vec<Gate>) -> Self {
-        Self { take: Arc::clone(&self.take), gates }
+        Self::of(Way { take: Arc::clone(&self.course.now.read().take), gates })
+    }
+
+    fn of(way: Way) -> Self {
+        Self { course: Arc::new(Course { now: RwLock::new(way), changed: Notify::new() }) }
+    }
+
+    /// From now on deliveries go the way of `other`, behind its gates. Each one goes one way as a whole, and when
+    /// this returns none is left on the old one.
+    pub fn redirect(&self, other: &Self) {
+        let way = other.course.now.read().clone();
+        // Dropped when nobody waits for the lock any more.
+        let _old = std::mem::replace(&mut *self.course.now.write(), way);
+        self.course.changed.notify_waiters();
     }
 
     /// Whether taking messages makes sense now: one of the source's APIs takes events. So a working API is not
     /// starved by another; the in-flight limit bounds the messages waiting for that one. A source that can
     /// leave messages with its broker asks; handing over works in any case.
     pub fn is_open(&self) -> bool {
-        self.gates.is_empty() || self.gates.iter().any(Gate::is_open)
+        let way = self.course.now.read();
+        way.gates.is_empty() || way.gates.iter().any(Gate::is_open)
     }
 
     /// Waits until it [is open](Self::is_open), for a source that has to ask for its messages.
     pub async fn until_open(&self) {
         while !self.is_open() {
+            // First, so that other gates than those waited for are not missed.
+            let changed = self.course.changed.notified();
+            let gates = self.course.now.read().gates.clone();
             // A gate that opens from here on wakes, and one that did before is seen.
-            let opened: Vec<_> =
-                self.gates.iter().map(|gate| Box::pin(gate.shared.opened.notified())).collect();
+            let opened = gates.iter().map(|gate| gate.shared.opened.notified());
+            let changes: Vec<_> = opened.chain([changed]).map(Box::pin).collect();
             if self.is_open() {
                 return;
             }
-            // There is one at least, and it is closed.
-            select_all(opened).await;
+            select_all(changes).await;
         }
     }
 
     /// Hands a delivery over.
     pub fn submit(&self, delivery: Delivery) {
-        (self.take)(delivery);
+        // Held over the call: that never waits, and a change has to come before it or after it.
+        (self.course.now.read().take)(delivery);
     }
 }
 

@@ -1,15 +1,20 @@
 use super::*;
 use crate::message::tests::message;
 use parking_lot::Mutex;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 /// How the duties ended, and what was charged, each with its token.
 #[derive(Default)]
-pub(crate) struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>);
+pub(crate) struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>, Mutex<Vec<Duration>>);
 
 impl Tracker for Log {
     fn settled(&self, token: u64, outcome: Outcome) {
         self.0.lock().push((token, outcome));
+    }
+
+    fn published(&self, took: Duration) {
+        self.2.lock().push(took);
     }
 
     fn charge(&self, token: u64, bytes: usize) {
@@ -69,6 +74,38 @@ fn the_duties_of_several_messages_are_one() {
     drop(half);
     let released = [2, 3, 4].map(|token| (token, Outcome::Released));
     assert_eq!(log.seen(), [&[(1, Outcome::Rejected)], &released[..]].concat());
+}
+
+#[test]
+fn what_was_published_tells_once_how_long_it_took() {
+    let hour = Duration::from_hours(1);
+    let log = Arc::new(Log::default());
+    let settle = |published: Option<SystemTime>, duty: Settlement, outcome| {
+        let delivery = Delivery::new(Message { published, ..message("{}") }, duty);
+        let part = delivery.split();
+        delivery.settle(Outcome::Accepted(Done::Published));
+        assert!(log.2.lock().is_empty(), "before its last part");
+        part.settle(outcome);
+        std::mem::take(&mut *log.2.lock())
+    };
+    let duty = || Settlement::new(log.clone(), 1);
+    let ago = SystemTime::now() - hour;
+    let took = settle(Some(ago), duty(), Outcome::Accepted(Done::Published));
+    assert!(took.len() == 1 && (hour..hour * 2).contains(&took[0]), "{took:?}");
+    // The clock of the broker is ahead.
+    let ahead = SystemTime::now() + hour;
+    let took = settle(Some(ahead), duty(), Outcome::Accepted(Done::Published));
+    assert!(took.len() == 1 && took[0].is_zero(), "{took:?}");
+    // From its arrival.
+    let took = settle(None, duty(), Outcome::Accepted(Done::Published));
+    assert!(took.len() == 1 && took[0] < hour, "{took:?}");
+    for outcome in &Outcome::ALL[1..] {
+        assert!(settle(Some(ago), duty(), *outcome).is_empty(), "{outcome:?}");
+    }
+    // Each of those that came as one.
+    for duty in duty().share(2) {
+        assert_eq!(settle(Some(ago), duty, Outcome::Accepted(Done::Published)).len(), 1);
+    }
 }
 
 #[test]
@@ -163,12 +200,40 @@ async fn whichever_api_opens_first_wakes_who_waits() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_redirected_intake_has_other_takers_and_other_gates() {
+    let taken = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+    let [old, new] = taken.clone().map(|count| {
+        Intake::new(move |delivery| {
+            count.fetch_add(1, Ordering::Relaxed);
+            drop(delivery);
+        })
+    });
+    let gates = [Gate::default(), Gate::default()];
+    let (intake, other) = (old.behind(vec![gates[0].clone()]), old.behind(vec![gates[0].clone()]));
+    let (kept, log) = (intake.clone(), Arc::default());
+    gates[0].set_open(false);
+    let waits = tokio::spawn(async move { kept.until_open().await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!waits.is_finished());
+    intake.submit(delivery(&log, 1));
+    intake.redirect(&new.behind(vec![gates[1].clone()]));
+    waits.await.unwrap();
+    intake.submit(delivery(&log, 2));
+    other.submit(delivery(&log, 3));
+    assert_eq!(taken.map(|count| count.load(Ordering::Relaxed)), [2, 1]);
+    gates[1].set_open(false);
+    assert!(!intake.is_open());
+    gates[0].set_open(true);
+    assert!(!intake.is_open() && other.is_open());
+}
+
 /// A gate that opens at any moment of the waiting wakes it: one that is missed would wait for ever.
 #[tokio::test]
 async fn no_opening_is_missed() {
     let (gate, ended) = (Gate::default(), Arc::new(AtomicBool::new(false)));
     let intake = Intake::new(drop).behind(vec![Gate::default(), gate.clone()]);
-    intake.gates[0].set_open(false);
+    intake.course.now.read().gates[0].set_open(false);
     let opener = {
         let (gate, ended) = (gate.clone(), Arc::clone(&ended));
         std::thread::spawn(move || {
@@ -191,4 +256,53 @@ async fn no_opening_is_missed() {
     }
     ended.store(true, Ordering::Relaxed);
     opener.join().unwrap();
+}
+
+/// Thousands are in memory at a time: beside its outcome and its arrival, what is rare takes a pointer, traced or not.
+#[test]
+fn what_goes_with_a_message_stays_small() {
+    assert_eq!(size_of::<Carried>(), size_of::<Message>() + size_of::<Settlement>() + 32);
+}
+
+#[test]
+fn a_traced_message_has_a_span_to_the_end_of_its_last_part() {
+    let (queue, mut spans) = tokio::sync::mpsc::channel(4);
+    let tracer = Tracer::new(1.0, queue, prometheus_client::metrics::counter::Counter::default());
+    let mut ends = |outcomes: &[Option<Outcome>]| {
+        let log = Arc::new(Log::default());
+        let mut whole = delivery(&log, 1);
+        assert!(whole.trace().is_none());
+        whole.begin_trace(&tracer, "log");
+        let parts: Vec<_> = outcomes.iter().map(|outcome| (whole.split(), outcome)).collect();
+        whole.settle(Outcome::Accepted(Done::Published));
+        for (part, outcome) in parts {
+            assert!(spans.try_recv().is_err() && part.trace().is_some());
+            match outcome {
+                Some(outcome) => part.settle(*outcome),
+                None => drop(part),
+            }
+        }
+        let span = spans.try_recv().unwrap();
+        let outcome = span.attributes.iter().find(|(name, _)| name == "appsync_bridge.outcome");
+        (format!("{:?}", outcome.unwrap().1), span.error)
+    };
+    let [published, expired, dead] =
+        [Done::Published, Done::Expired, Done::DeadLettered].map(|d| Some(Outcome::Accepted(d)));
+    for (outcomes, word, bad) in [
+        (&[published][..], "published", false),
+        (&[published, expired][..], "expired", false),
+        (&[dead, published][..], "dead_lettered", true),
+        (&[published, None][..], "released", true),
+        (&[Some(Outcome::Rejected)][..], "left_to_broker", true),
+    ] {
+        let (outcome, error) = ends(outcomes);
+        assert_eq!((outcome, error.is_some()), (format!("Word({word:?})"), bad));
+    }
+    // Once it is split there is nobody to say that a span has begun.
+    let log = Arc::new(Log::default());
+    let mut whole = delivery(&log, 1);
+    let part = whole.split();
+    whole.begin_trace(&tracer, "log");
+    assert!(whole.trace().is_none());
+    drop((whole, part));
 }

@@ -1,22 +1,35 @@
 //! An error with its causes, as one line of a log or of `/readyz`.
 
 use std::error::Error;
+use std::io;
 
 /// Characters of an error and its causes that are passed on.
 const MOST: usize = 1_000;
 
+/// Raised by the operator, who reads of a host or a file that is not to blame.
+const NO_DESCRIPTORS: &str =
+    "; raise the limit of open files (`LimitNOFILE=` of the unit, or `ulimit -n`)";
+
 /// The error and what is behind it, each once: many an error says the words of the next one, too.
 pub fn in_one_line(error: &dyn Error) -> String {
     let mut text = error.to_string();
+    let mut lacks = false;
     let mut source = error.source();
     while let Some(cause) = source {
+        lacks |= cause.downcast_ref::<io::Error>().is_some_and(lacks_descriptors);
         let words = cause.to_string();
         if !text.contains(&words) {
             text = format!("{text}: {words}");
         }
         source = cause.source();
     }
-    printable(&text.split_whitespace().collect::<Vec<_>>().join(" "), MOST)
+    let text = printable(&text.split_whitespace().collect::<Vec<_>>().join(" "), MOST);
+    if lacks { text + NO_DESCRIPTORS } else { text }
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    let of = |errno: rustix::io::Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    of(rustix::io::Errno::MFILE) || of(rustix::io::Errno::NFILE)
 }
 
 /// A text that others wrote, as far as it may be printed: control characters, and those that turn or hide

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -12,16 +13,27 @@ use tokio::sync::Notify;
 const STUCK_AFTER: Duration = Duration::from_mins(1);
 
 /// The state of every part; cheap to clone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Health {
-    parts: Arc<Mutex<BTreeMap<String, State>>>,
+    parts: Arc<Mutex<Parts>>,
     changed: Arc<Notify>,
+    /// Whether the parts that are registered here count.
+    counts: Arc<AtomicBool>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
+struct Parts {
+    registered: u64,
+    /// By name the part, and behind it those that take its place when it is gone.
+    by_name: BTreeMap<String, Vec<State>>,
+}
+
+#[derive(Debug)]
 struct State {
+    number: u64,
     standing: Standing,
     seen: Option<Instant>,
+    counts: Arc<AtomicBool>,
 }
 
 /// How a part does.
@@ -51,19 +63,43 @@ pub struct Pause {
 /// One part's own view: a source, an API, the pipeline. Dropped, the part is forgotten.
 pub struct Part {
     name: String,
+    number: u64,
     health: Health,
 }
 
 impl Health {
-    /// Registers a part that is not ready yet, for the reason given.
+    /// Registers a part that is not ready yet, for the reason given. While another has its name, that one speaks.
     #[must_use]
     pub fn register(&self, name: impl Into<String>, not_ready: &str) -> Part {
-        let name = name.into();
-        let not_ready = Some(not_ready.to_owned());
+        let (name, not_ready) = (name.into(), Some(not_ready.to_owned()));
         let standing = Standing { not_ready, since: SystemTime::now(), pauses: Vec::new() };
-        let state = State { standing, seen: None };
-        self.parts.lock().insert(name.clone(), state);
-        Part { name, health: self.clone() }
+        let mut parts = self.parts.lock();
+        parts.registered += 1;
+        let number = parts.registered;
+        let state = State { number, standing, seen: None, counts: Arc::clone(&self.counts) };
+        parts.by_name.entry(name.clone()).or_default().push(state);
+        drop(parts);
+        Part { name, number, health: self.clone() }
+    }
+
+    /// The same, for parts that do not count before [`count`](Self::count).
+    #[must_use]
+    pub fn aside(&self) -> Self {
+        Self { counts: Arc::default(), ..self.clone() }
+    }
+
+    /// Parts that were registered here count from now on.
+    pub fn count(&self) {
+        self.counts.store(true, Ordering::Relaxed);
+        self.changed.notify_waiters();
+    }
+
+    /// The parts of this name are leaving: how they do is nobody's business any more.
+    pub fn retire(&self, name: &str) {
+        for state in self.parts.lock().by_name.get_mut(name).into_iter().flatten() {
+            state.counts = Arc::default();
+        }
+        self.changed.notify_waiters();
     }
 
     /// The parts that are not ready, each with its reason; empty when all are.
@@ -72,13 +108,13 @@ impl Health {
         let parts = self.parts.lock();
         let why =
             |(name, s): (&String, &State)| Some((name.clone(), s.standing.not_ready.clone()?));
-        parts.iter().filter_map(why).collect()
+        parts.all().filter_map(why).collect()
     }
 
     /// How a part does; `None` if there is none of this name, or none any more.
     #[must_use]
     pub fn standing(&self, part: &str) -> Option<Standing> {
-        self.parts.lock().get(part).map(|state| state.standing.clone())
+        self.parts.lock().first_mut(part).map(|state| state.standing.clone())
     }
 
     /// Waits until every part is ready.
@@ -97,36 +133,61 @@ impl Health {
     pub fn stuck(&self) -> Vec<String> {
         let parts = self.parts.lock();
         let late = |s: &State| s.seen.is_some_and(|seen| seen.elapsed() > STUCK_AFTER);
-        parts.iter().filter(|(_, s)| late(s)).map(|(name, _)| name.clone()).collect()
+        parts.all().filter(|(_, s)| late(s)).map(|(name, _)| name.clone()).collect()
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { parts: Arc::default(), changed: Arc::default(), counts: Arc::new(true.into()) }
+    }
+}
+
+impl Parts {
+    /// Of each name the part that speaks.
+    fn all(&self) -> impl Iterator<Item = (&String, &State)> {
+        self.by_name.iter().filter_map(|(name, s)| Some((name, s.iter().find(|s| s.counts())?)))
     }
 
-    fn change(&self, name: &str, change: impl FnOnce(&mut State)) {
-        if let Some(state) = self.parts.lock().get_mut(name) {
-            change(state);
-        }
+    fn first_mut(&mut self, name: &str) -> Option<&mut State> {
+        self.by_name.get_mut(name)?.iter_mut().find(|state| state.counts())
+    }
+}
+
+impl State {
+    fn counts(&self) -> bool {
+        self.counts.load(Ordering::Relaxed)
     }
 }
 
 impl Part {
     /// The part does its work.
     pub fn ready(&self) {
-        self.health.change(&self.name, |s| s.standing.become_ready(None));
+        self.change(|s| s.standing.become_ready(None));
         self.health.changed.notify_waiters();
     }
 
     /// The part can't do its work, for the reason given.
     pub fn not_ready(&self, reason: impl Into<String>) {
-        self.health.change(&self.name, |s| s.standing.become_ready(Some(reason.into())));
+        self.change(|s| s.standing.become_ready(Some(reason.into())));
     }
 
     /// What of the part is held up now, each as its scope, why, and what ends it. What was before goes on.
     pub fn pauses(&self, now: impl IntoIterator<Item = (String, String, String)>) {
-        self.health.change(&self.name, |s| s.standing.pause(now));
+        self.change(|s| s.standing.pause(now));
     }
 
     /// A sign of life. The first one is a promise to give more.
     pub fn alive(&self) {
-        self.health.change(&self.name, |s| s.seen = Some(Instant::now()));
+        self.change(|s| s.seen = Some(Instant::now()));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut parts = self.health.parts.lock();
+        let states = parts.by_name.get_mut(&self.name).into_iter().flatten();
+        if let Some(state) = states.into_iter().find(|state| state.number == self.number) {
+            change(state);
+        }
     }
 }
 
@@ -151,7 +212,14 @@ impl Standing {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.health.parts.lock().remove(&self.name);
+        let mut parts = self.health.parts.lock();
+        let Some(states) = parts.by_name.get_mut(&self.name) else { return };
+        states.retain(|state| state.number != self.number);
+        if states.is_empty() {
+            parts.by_name.remove(&self.name);
+        }
+        drop(parts);
+        self.health.changed.notify_waiters();
     }
 }
 
@@ -213,7 +281,42 @@ mod tests {
         part.alive();
         assert!(health.stuck().is_empty());
         let long_ago = Instant::now().checked_sub(STUCK_AFTER * 2);
-        health.change("pipeline", |s| s.seen = long_ago);
+        part.change(|s| s.seen = long_ago);
         assert_eq!(health.stuck(), ["pipeline"]);
+        health.retire("pipeline");
+        assert!(health.stuck().is_empty());
+    }
+
+    #[test]
+    fn of_two_of_a_name_the_second_speaks_when_the_first_is_gone_or_retired() {
+        let health = Health::default();
+        let why = || health.not_ready().into_iter().map(|(_, why)| why).collect::<Vec<_>>();
+        let first = health.register("source plant", "first");
+        let second = health.register("source plant", "second");
+        assert_eq!(why(), ["first"]);
+        first.ready();
+        second.not_ready("still second");
+        assert_eq!(why(), [""; 0]);
+        drop(first);
+        assert_eq!(why(), ["still second"]);
+        health.retire("source plant");
+        let third = health.register("source plant", "third");
+        assert_eq!(why(), ["third"]);
+        drop(second);
+        assert_eq!(why(), ["third"]);
+        drop(third);
+        assert_eq!((why(), health.standing("source plant")), (vec![], None));
+    }
+
+    #[test]
+    fn a_part_that_was_registered_aside_counts_when_it_is_told() {
+        let health = Health::default();
+        let (aside, other) = (health.aside(), health.aside());
+        let _part = aside.register("source new", "connecting");
+        let never = other.register("source never", "connecting");
+        assert!(health.not_ready().is_empty() && health.standing("source new").is_none());
+        drop(never);
+        aside.count();
+        assert_eq!(health.not_ready(), [("source new".to_owned(), "connecting".to_owned())]);
     }
 }

@@ -33,12 +33,13 @@
 //! 5. [`publish`]: lanes, limits, the verdict on an answer, one request.
 //! 6. [`dead_letter`], [`pipeline`]: what can't be published; the middle that joins 3 to 5.
 //! 7. [`config`]: what the operator wrote, checked.
-//! 8. [`bridge`]: assembly and lifetime. [`replay`]: dead letters through their routes again.
+//! 8. [`reload`]: what is different in another configuration. [`bridge`]: assembly and lifetime. [`replay`]: dead letters through their routes again.
 //!    [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
 //! 10. [`seeded_bugs`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. `kafka`, `nats`: what all clients of a cluster or a server share, the source and the dead letter.
-//! 12. [`aws`], [`backoff`], [`error_chain`], [`files`], [`health`], [`listener`], [`metrics`],
+//! 12. [`trace`]: the spans of messages, events and requests; `otlp`: takes them, and the numbers, to a collector.
+//! 13. [`aws`], [`backoff`], [`error_chain`], [`files`], [`health`], [`listener`], [`metrics`],
 //!     [`oauth2`], [`outbound`], [`redact`], [`renewal`], [`repeats`], [`shutdown`], [`telemetry`]: tools that know
 //!     nothing of the rest.
 //!
@@ -48,21 +49,24 @@
 //!
 //! ```text
 //! main → cli
-//! cli → bridge, config, demo, emulator, event_api, files, health, redact, replay, shutdown, source, telemetry
+//! cli → bridge, config, demo, emulator, error_chain, event_api, files, health, outbound, redact, replay, shutdown, source, telemetry
 //! demo → bridge, config, emulator, files, listener, shutdown
-//! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, outbound, pipeline, publish, route, shutdown, source
+//! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, otlp, outbound, pipeline, publish, reload, route, shutdown, source, trace
+//! reload → config, message, route
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source
-//! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route
+//! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route, trace
 //! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, renewal, repeats, seeded_bugs, shutdown, telemetry
-//! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown
+//! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown, trace
 //! dead_letter → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
 //! nats → backoff, config, error_chain, outbound
+//! otlp → backoff, config, error_chain, metrics, outbound, redact, repeats, trace
 //! emulator → error_chain, event_api, files, listener, shutdown
-//! admin → files, health, listener, metrics, redact, shutdown, telemetry
+//! admin → config, files, health, listener, metrics, redact, shutdown, telemetry
 //! config → files, message, redact, route
 //! route → event_api, message
-//! delivery → message, seeded_bugs
+//! delivery → message, metrics, seeded_bugs, trace
+//! trace → error_chain, message
 //! aws → config, error_chain, outbound, redact, renewal
 //! oauth2 → config, error_chain, outbound, redact, renewal
 //! outbound → config, files
@@ -95,10 +99,13 @@ pub mod metrics;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod oauth2;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod outbound;
 pub mod pipeline;
 pub mod publish;
 pub mod redact;
+pub mod reload;
 pub mod renewal;
 pub mod repeats;
 pub mod replay;
@@ -107,3 +114,4 @@ pub mod seeded_bugs;
 pub mod shutdown;
 pub mod source;
 pub mod telemetry;
+pub mod trace;

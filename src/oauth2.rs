@@ -6,14 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{StatusCode, header};
-use reqwest::{Client, Response, redirect};
+use reqwest::{Client, Response};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::config::api::OAuth2;
 use crate::error_chain;
-use crate::outbound::tls::{self, TlsError};
-use crate::outbound::{Proxies, ProxyError, Resolver};
+use crate::outbound::{self, ClientError};
 use crate::redact;
 use crate::renewal::{Fresh, LONGEST, Renewal};
 
@@ -24,20 +23,6 @@ const REMEMBERED: Duration = Duration::from_hours(24);
 
 /// Longest answer that is read.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
-
-/// Why no token client can be built.
-#[derive(Debug, thiserror::Error)]
-pub enum OAuth2Error {
-    /// TLS.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// A proxy.
-    #[error(transparent)]
-    Proxy(#[from] ProxyError),
-    /// The HTTP client.
-    #[error("the client of the token endpoint can't be made: {0}")]
-    Client(reqwest::Error),
-}
 
 /// Makes the held value from a token and its lifetime.
 type Make<T> = dyn Fn(&str, Option<Duration>) -> Result<T, String> + Send + Sync;
@@ -73,23 +58,8 @@ pub fn tokens<T: PartialEq + Send + Sync + 'static>(
     config: &OAuth2,
     ca_file: Option<&Path>,
     make: impl Fn(&str, Option<Duration>) -> Result<T, String> + Send + Sync + 'static,
-) -> Result<Renewal<T>, OAuth2Error> {
-    let plain = config.token_url.scheme_str() == Some("http");
-    let tls = if plain { tls::trusting_nobody()? } else { tls::client_config(ca_file, None)? };
-    let mut client = Client::builder()
-        .tls_backend_preconfigured(tls)
-        .redirect(redirect::Policy::none())
-        .user_agent(concat!("appsync-bridge/", env!("CARGO_PKG_VERSION")))
-        .timeout(TIMEOUT);
-    // One or the other: a proxy looks up the issuer's name itself.
-    client = match Proxies::of_process()?.toward(&config.token_url) {
-        Some(proxy) => {
-            let proxy = reqwest::Proxy::all(proxy.url()).map_err(OAuth2Error::Client)?;
-            client.no_proxy().proxy(proxy)
-        }
-        None => client.no_proxy().dns_resolver(Resolver::default()),
-    };
-    let client = client.build().map_err(OAuth2Error::Client)?;
+) -> Result<Renewal<T>, ClientError> {
+    let client = outbound::client(&config.token_url, ca_file, TIMEOUT)?;
     let in_form = AtomicBool::new(false);
     let make = Box::new(make);
     let issuer = Arc::new(Issuer {

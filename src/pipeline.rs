@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 use tracing::warn;
 
@@ -15,7 +15,10 @@ use crate::message::{SourceName, Topic};
 use crate::metrics::{Metrics, RouteMetrics, SourceMetrics};
 use crate::publish::{Addressed, Entry, Refused, Text};
 use crate::repeats::Repeats;
-use crate::route::{Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec};
+use crate::route::{
+    Decision, Reason, RejectTo, Rejection, Rendered, RouteName, RouteTable, Spec, Template,
+};
+use crate::trace::Tracer;
 
 /// Interval of log lines on dropped messages.
 const LOG_EVERY: Duration = Duration::from_mins(5);
@@ -27,6 +30,8 @@ pub struct SourcePolicy {
     pub max_payload: usize,
     /// The dead letter for messages that no route takes; `None`: they are dropped, and counted.
     pub unrouted: Option<RejectTo>,
+    /// What conventions call its broker, for traces.
+    pub system: &'static str,
     /// Its numbers.
     pub metrics: SourceMetrics,
 }
@@ -40,6 +45,7 @@ pub struct Pipeline {
     /// A few, looked up for each message: a list is faster than a table.
     sources: Vec<SourceState>,
     rejects: Rejects,
+    tracer: Option<Tracer>,
 }
 
 #[derive(Debug)]
@@ -56,10 +62,10 @@ struct RouteState {
     metrics: RouteMetrics,
 }
 
-/// Takes rejected messages to their dead letters.
+/// Takes rejected messages to their dead letters; all clones share these.
 #[derive(Clone, Debug)]
 pub struct Rejects {
-    letters: HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>,
+    letters: Arc<RwLock<HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>>>,
 }
 
 impl Pipeline {
@@ -77,16 +83,30 @@ impl Pipeline {
             Some(RouteState { publisher, metrics })
         };
         let routes = table.routes().iter().map(state).collect();
+        for api in publishers.keys() {
+            let of_api = table.routes().iter().filter(|route| route.api == *api);
+            metrics.namespaces(api, of_api.flat_map(|r| &r.channels).map(Template::namespace));
+        }
         let sources = sources.into_iter();
         let sources = sources
             .map(|(name, policy)| SourceState { name, policy, unrouted: Mutex::default() })
             .collect();
-        Self { table, routes, sources, rejects }
+        Self { table, routes, sources, rejects, tracer: None }
+    }
+
+    /// The same with spans for its messages.
+    #[must_use]
+    pub fn traced(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Routes a delivery. Never waits.
-    pub fn route(&self, delivery: Delivery) {
-        let limit = self.source_of(&delivery).map_or(usize::MAX, |s| s.policy.max_payload);
+    pub fn route(&self, mut delivery: Delivery) {
+        let source = self.source_of(&delivery);
+        let limit = source.map_or(usize::MAX, |source| source.policy.max_payload);
+        if let (Some(tracer), Some(source)) = (&self.tracer, source) {
+            delivery.begin_trace(tracer, source.policy.system);
+        }
         let mut routed = false;
         for decision in self.table.decide(delivery.message(), limit) {
             routed = true;
@@ -185,7 +205,14 @@ pub fn entries(
     let text = text.map(|text| Text::charge(text, delivery));
     channels.into_iter().map(move |channel| {
         let route = Arc::clone(route);
+        let trace = delivery.trace().map(|trace| {
+            let channel = channel.to_string();
+            trace.event(&route.name, &route.api, &channel, escaped_len.bytes())
+        });
         let mut entry = Entry::new(delivery.split(), escaped_len, order.clone(), route);
+        if let Some(trace) = trace {
+            entry = entry.with_trace(trace);
+        }
         if let Some(text) = &text {
             entry = entry.with_text(text.clone());
         }
@@ -196,7 +223,17 @@ pub fn entries(
 impl Rejects {
     /// Every dead letter that a route names has an entry in `letters`.
     pub fn new(letters: HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>) -> Self {
-        Self { letters }
+        Self { letters: Arc::new(RwLock::new(letters)) }
+    }
+
+    /// Letters to the dead letter of this name go there from now on.
+    pub fn put(&self, name: Arc<str>, letters: mpsc::UnboundedSender<Letter>) {
+        self.letters.write().insert(name, letters);
+    }
+
+    /// No route names this dead letter any more, nor any event that a publisher may still hand back.
+    pub fn remove(&self, name: &str) {
+        self.letters.write().remove(name);
     }
 
     /// Takes events that the publishers hand back, until those have ended.
@@ -227,10 +264,13 @@ impl Rejects {
         channel: Option<String>,
         rejection: Rejection,
     ) {
-        let letters = match to {
+        if let Some(trace) = delivery.trace() {
+            trace.rejected(route.as_deref(), rejection.reason.word());
+        }
+        let name = match to {
             RejectTo::Discard => return delivery.settle(Outcome::Accepted(Done::Discarded)),
             RejectTo::Source => return delivery.settle(Outcome::Rejected),
-            RejectTo::DeadLetter(name) => self.letters.get(name),
+            RejectTo::DeadLetter(name) => name,
         };
         let Rejection { reason, detail } = rejection;
         let record = Record {
@@ -243,7 +283,7 @@ impl Rejects {
             first: None,
         };
         // Without a target the delivery is dropped, which releases the message.
-        if let Some(letters) = letters {
+        if let Some(letters) = self.letters.read().get(name) {
             drop(letters.send(Letter::new(record, delivery)));
         }
     }

@@ -27,7 +27,8 @@ fn routed(routes: Vec<Spec>, rejects: &Rejects, log: &Arc<Log>) -> Vec<Addressed
 fn made(routes: Vec<Spec>, rejects: &Rejects, delivery: Delivery) -> Vec<Addressed> {
     let metrics = Metrics::new();
     let unrouted = Some(RejectTo::DeadLetter("one".into()));
-    let policy = SourcePolicy { max_payload: 1_000, unrouted, metrics: metrics.source("s") };
+    let policy =
+        SourcePolicy { max_payload: 1_000, unrouted, system: "s", metrics: metrics.source("s") };
     let (entries, mut queue) = mpsc::unbounded_channel();
     let publishers = HashMap::from([("main".into(), entries)]);
     let (table, sources) =

@@ -17,6 +17,12 @@ impl Shutdown {
         Self::default()
     }
 
+    /// Clocks of a part of what these stop: its own, which begin with these at the latest.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { drain: self.drain.child_token(), abort: self.abort.child_token() }
+    }
+
     /// Starts the drain.
     pub fn start_drain(&self) {
         self.drain.cancel();
@@ -48,5 +54,23 @@ impl Shutdown {
     #[must_use]
     pub fn is_aborting(&self) -> bool {
         self.abort.is_cancelled()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_can_be_stopped_alone_and_is_stopped_with_the_whole() {
+        let whole = Shutdown::new();
+        let [one, two] = [whole.child(), whole.child()];
+        one.start_abort();
+        assert!(one.is_draining() && one.is_aborting());
+        assert!(!whole.is_draining() && !two.is_draining());
+        whole.start_drain();
+        assert!(two.is_draining() && !two.is_aborting());
+        whole.start_abort();
+        assert!(two.is_aborting());
     }
 }

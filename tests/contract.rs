@@ -33,7 +33,7 @@ macro_rules! contract {
                 what_can_not_be_published_is_kept_and_its_neighbours_go_on,
                 what_is_given_back_comes_again_with_what_is_behind_it,
                 the_limit_in_flight_holds, stopped_under_load_nothing_comes_twice,
-                killed_under_load_nothing_is_lost, a_broker_that_was_killed_is_found_again,
+                killed_under_load_nothing_is_lost, a_bridge_that_froze_goes_on, a_broker_that_was_killed_is_found_again,
                 what_is_known_of_a_message_reaches_the_route,
                 a_dead_endpoint_ends_the_drain_at_the_grace_and_loses_nothing);
         }
@@ -294,6 +294,28 @@ async fn killed_under_load_nothing_is_lost<B: Broker>(lines: &'static str) {
     tokio::join!(relay.broker.produce(1_000, numbered(0..COUNT, 30)), kill);
     let repeats = relay.is_relayed(&bridge.unwrap(), COUNT, 2).await;
     assert!(repeats > 0, "nothing was unacknowledged at a kill: it proves nothing");
+}
+
+/// T04: longer than the broker waits for a sign of it, with messages in flight. In the long tier a minute.
+async fn a_bridge_that_froze_goes_on<B: Broker>(lines: &'static str) {
+    let seconds = if std::env::var_os("LONG_TESTS").is_some() { 60 } else { 9 };
+    let relay = Relay::<B>::open(lines).await;
+    let bridge = relay.setup(&format!("{}\nmax_in_flight = 200", B::IMPATIENT)).start_ready().await;
+    signal(relay.emulator.pid(), "STOP");
+    relay.broker.produce(5_000, numbered(0..500, 5)).await;
+    bridge.metric_is(IN_FLIGHT, |v| v > 0.0).await;
+    bridge.signal("STOP");
+    // Nothing of a frozen process can be awaited.
+    let thaw = tokio::time::sleep(Duration::from_secs(seconds));
+    tokio::join!(relay.broker.produce(5_000, numbered(500..1_000, 5)), thaw);
+    assert_eq!(relay.broker.acknowledged().await, 0, "nothing was answered");
+    bridge.signal("CONT");
+    signal(relay.emulator.pid(), "CONT");
+    let repeats = relay.is_relayed(&bridge, 1_000, 1).await;
+    println!("frozen for {seconds} s: {repeats} repeats");
+    assert!(repeats <= 500, "{repeats} repeats");
+    relay.is_acknowledged(1_000).await;
+    bridge.ready().await;
 }
 
 async fn a_broker_that_was_killed_is_found_again<B: Broker>(lines: &'static str) {

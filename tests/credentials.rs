@@ -228,6 +228,9 @@ async fn oauth2_tokens_are_renewed_ahead_and_after_a_refusal() {
     let (tokens, lives) = (issuer.count() as f64, begun.elapsed().as_secs_f64() / 2.0);
     assert!(tokens > 1.0 && tokens <= lives * 1.5 + 2.0, "{tokens} tokens in {lives} lives");
     assert_eq!(issuer.at_once.load(Ordering::SeqCst), 1);
+    let end = bridge.metric("credentials_expiry_timestamp_seconds{api=\"main\"}").await;
+    let left = end - std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    assert!((-LIFE.as_secs_f64() - 1.0..=LIFE.as_secs_f64()).contains(&left), "{left}");
 
     // Revoked: one refusal for each request that was out, one renewal, no pause.
     revoking.store(true, Ordering::SeqCst);

@@ -69,6 +69,8 @@ async fn a_full_disk_holds_the_source_and_recovers_by_itself() {
             .then_some(())
     })
     .await;
+    let failing = "dead_letter_failing{dead_letter=\"small\"}";
+    bridge.metric_is(failing, |v| v == 1.0).await;
     // What is good is published all the same.
     let accepted = "publish_events_total{api=\"main\",outcome=\"accepted\"}";
     bridge.metric_is(accepted, |v| v == BAD as f64).await;
@@ -85,6 +87,7 @@ async fn a_full_disk_holds_the_source_and_recovers_by_itself() {
     fs::remove_file(bridge.sees(&setup.file("small/filler"))).unwrap();
     bridge.ready().await;
     bridge.nothing_in_flight().await;
+    assert_eq!(bridge.metric(failing).await, 0.0);
     assert_eq!(numbers(&file), (0..BAD).collect::<Vec<_>>(), "every one once and in order");
     assert_eq!(bridge.metric("dead_letters_total{reason=\"invalid_json\"}").await, BAD as f64);
     assert_eq!(bridge.metric(accepted).await, BAD as f64, "nothing came twice");

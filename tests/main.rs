@@ -6,6 +6,7 @@
 // Numbers of tests are small, whole and known.
 #![allow(clippy::float_cmp, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
 
+mod admin;
 mod answers;
 mod architecture;
 mod bad_network;
@@ -23,12 +24,17 @@ mod faults;
 mod jetstream;
 mod kafka;
 mod lifecycle;
+mod limits;
 mod log;
+mod metrics;
 mod mqtt;
 mod nats;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod outcomes;
 mod pauses;
 mod publish;
+mod reload;
 mod replay;
 mod said;
 mod secrets;
@@ -38,4 +44,6 @@ mod sqs;
 mod status;
 mod steering;
 mod support;
+#[cfg(feature = "top")]
+mod top;
 mod wires;

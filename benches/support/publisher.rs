@@ -73,7 +73,8 @@ pub async fn load(words: &[&str]) {
     let api = &config.apis["main"];
     let publisher = Publisher::build(api, &metrics, &health, refused).await.unwrap();
     let source = metrics.source("memory");
-    let policy = SourcePolicy { max_payload: 300_000, unrouted: None, metrics: source.clone() };
+    let policy =
+        SourcePolicy { max_payload: 300_000, unrouted: None, system: "s", metrics: source.clone() };
     let policies = HashMap::from([("memory".into(), policy)]);
     let publishers = HashMap::from([("main".into(), entries)]);
     let pipeline = Pipeline::new(table, policies, &publishers, rejects, &metrics);

@@ -1,9 +1,13 @@
-//! The admin port: a status page, `/status`, `/metrics`, `/livez`, `/readyz`. Read-only, on loopback unless told
-//! otherwise, and without any secret, even one in a reason or a name.
+//! The admin port: a status page, `/status`, `/metrics`, `/livez`, `/readyz`. Read-only but for `/reload`, on loopback
+//! unless told otherwise, with TLS and a token if that is configured, and without any secret, even one in a reason or
+//! a name.
 
+mod access;
 mod facts;
 mod page;
+mod reload;
 mod status;
+mod tls;
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -14,17 +18,22 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use crate::config::AdminConfig;
 use crate::files::descriptors;
 use crate::health::Health;
 use crate::listener::Listener;
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::redact;
 use crate::shutdown::Shutdown;
+use access::Access;
 pub use facts::{ApiFacts, DeadLetterFacts, Facts, RouteFacts, SourceFacts};
+pub use reload::{Answer, Asked, Reloader, reloader};
 use status::Status;
+use tls::Tls;
 
 /// Connections: a scraper and a prober need one each; the rest is for people, and for strangers.
 const MOST_CONNECTIONS: usize = 256;
@@ -34,14 +43,29 @@ const SHARE: u64 = 4;
 
 /// The bound port, with nothing to show yet.
 #[derive(Debug)]
-pub struct Port(Listener);
+pub struct Port {
+    listener: Listener,
+    security: Security,
+}
+
+/// Who may see what the port shows, and how it comes to them.
+#[derive(Debug)]
+pub struct Security {
+    access: Arc<Access>,
+    tls: Option<Arc<Tls>>,
+}
 
 /// The admin port of a bridge.
 #[derive(Debug)]
 pub struct Admin {
-    listener: Listener,
+    port: Port,
     view: View,
+    reloader: Reloader,
 }
+
+/// What the admin port shows.
+#[derive(Clone, Debug)]
+pub struct Board(Arc<Status>);
 
 #[derive(Clone, Debug)]
 struct View {
@@ -51,30 +75,45 @@ struct View {
     status: Arc<Status>,
 }
 
+impl Security {
+    /// As configured. The error names a file of `tls` that can't be used.
+    pub fn read(config: &AdminConfig) -> Result<Self, String> {
+        let tls = config.tls.as_ref().map(|(chain, key)| Tls::read(chain, key)).transpose()?;
+        let access = Access::new(config.listen, config.token.clone());
+        Ok(Self { access: Arc::new(access), tls: tls.map(Arc::new) })
+    }
+}
+
 impl Port {
     /// Binds the port.
-    pub fn bind(listen: SocketAddr) -> io::Result<Self> {
+    pub fn bind(listen: SocketAddr, security: Security) -> io::Result<Self> {
         let most = descriptors::share(SHARE, MOST_CONNECTIONS);
-        Ok(Self(Listener::bind(listen, "the admin port", most)?))
+        Ok(Self { listener: Listener::bind(listen, "the admin port", most)?, security })
     }
 }
 
 impl Admin {
-    /// Shows the parts in `facts`, which are built by now.
+    /// Shows no parts before its [`board`](Self::board) is told of them.
     pub fn new(
         port: Port,
-        facts: Facts,
         metrics: Metrics,
         health: Health,
         shutdown: Shutdown,
+        reloader: Reloader,
     ) -> Self {
-        let status = Arc::new(Status::new(facts, &metrics, health.clone(), shutdown.clone()));
-        Self { listener: port.0, view: View { metrics, health, shutdown, status } }
+        let status =
+            Arc::new(Status::new(Facts::default(), &metrics, health.clone(), shutdown.clone()));
+        Self { port, view: View { metrics, health, shutdown, status }, reloader }
+    }
+
+    /// What it shows, to be changed while it runs.
+    pub fn board(&self) -> Board {
+        Board(Arc::clone(&self.view.status))
     }
 
     /// The bound address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.port.listener.local_addr()
     }
 
     /// Answers for ever; the caller drops it at the end of the bridge.
@@ -88,11 +127,31 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
+            .route("/reload", reload::route(self.reloader))
             .with_state(self.view);
+        let Port { listener, security: Security { access, tls } } = self.port;
+        // The last layer, so that it is before everything, also what is not there.
+        let router = router.layer(from_fn_with_state(access, access::guard));
+        let serve = async {
+            match tls {
+                Some(tls) => {
+                    let open = move |stream| Arc::clone(&tls).accept(stream);
+                    listener.serve_through(open, router).await
+                }
+                None => listener.serve(router).await,
+            }
+        };
         tokio::select! {
-            never = self.listener.serve(router) => never,
+            never = serve => never,
             never = status.sample() => never,
         }
+    }
+}
+
+impl Board {
+    /// Shows these parts from now on, which are built by now.
+    pub fn show(&self, facts: Facts) {
+        self.0.show(facts);
     }
 }
 

@@ -92,6 +92,11 @@ impl Credentials {
         self.0.get().await.map_err(AwsError::NoCredentials)
     }
 
+    /// Tells `told` when those in use end, as [`Renewal::tell_end`] does.
+    pub fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        self.0.tell_end(told);
+    }
+
     /// Notes that those of this generation were refused. Whether there are new ones.
     pub async fn refused(&self, generation: u64) -> bool {
         self.0.refused(generation).await

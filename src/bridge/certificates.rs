@@ -1,6 +1,8 @@
 //! The ends of the certificates in use: a metric, and a warning ahead of each.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::warn;
@@ -10,6 +12,7 @@ use crate::files::certificate::{self, AHEAD, Certificate, day};
 use crate::files::regular;
 use crate::metrics::Metrics;
 use crate::outbound::tls::MAX_BYTES;
+use crate::reload::Part;
 
 /// How often the certificates are checked.
 const LOOK_EVERY: Duration = Duration::from_hours(1);
@@ -17,7 +20,7 @@ const LOOK_EVERY: Duration = Duration::from_hours(1);
 /// How often a near end is logged.
 const SAY_EVERY: Duration = Duration::from_hours(24);
 
-/// The certificates that the parts were built with; a new one in the file is used after a restart.
+/// The certificates that the parts were built with; a new one in the file is used after a reload.
 pub(super) struct Certificates(Vec<Watched>);
 
 struct Watched {
@@ -30,40 +33,26 @@ struct Watched {
 impl Certificates {
     /// Those of `config`, as its files are now. Near ends were reported when it was loaded.
     pub(super) fn of(config: &Config, metrics: &Metrics, now: SystemTime) -> Self {
-        let mut all = Vec::new();
-        let mut watch = |label: &'static str, name: &str, key: &'static str, path: &Path| {
-            let Some(found) = read(path) else { return };
+        metrics.forget_certificates();
+        let watched = |(owner, key, path): (Part, &'static str, &Path)| {
+            let found = read(path)?;
             let until = match key {
                 "ca_file" => certificate::next_end(&found, now),
-                _ => found.iter().map(|each| each.until).min(),
-            };
-            let Some(until) = until else { return };
+                "cert_file" => found.iter().map(|each| each.until).min(),
+                _ => None,
+            }?;
             let end = until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let (label, name) = match &owner {
+                Part::Api(name) => ("api", &**name),
+                Part::Source(name) => ("source", &**name),
+                _ => return None,
+            };
             let gauge = metrics.certificate_expiry(label, name, key);
             gauge.set(i64::try_from(end).unwrap_or(i64::MAX));
             let said = is_near(until, now).then_some(now);
-            all.push(Watched {
-                owner: format!("{label} {name}"),
-                path: path.to_owned(),
-                until,
-                said,
-            });
+            Some(Watched { owner: owner.to_string(), path: path.to_owned(), until, said })
         };
-        for (name, api) in &config.apis {
-            if let Some(path) = &api.ca_file {
-                watch("api", name, "ca_file", path);
-            }
-        }
-        for source in &config.sources {
-            let Some(Tls { ca_file, identity }) = source.kind.settings().tls() else { continue };
-            if let Some(path) = ca_file {
-                watch("source", &source.name, "ca_file", path);
-            }
-            if let Some((path, _)) = identity {
-                watch("source", &source.name, "cert_file", path);
-            }
-        }
-        Self(all)
+        Self(files(config).filter_map(watched).collect())
     }
 
     /// Warns for ever.
@@ -74,7 +63,7 @@ impl Certificates {
             for Watched { owner, path, until, .. } in self.due(now) {
                 let (file, end) = (path.display(), day(*until));
                 let what = if *until < now { "has expired" } else { "expires soon" };
-                warn!(%owner, %file, %end, "a certificate {what}; renew it, and restart the bridge");
+                warn!(%owner, %file, %end, "a certificate {what}; renew it, and reload the bridge");
             }
         }
     }
@@ -92,6 +81,52 @@ impl Certificates {
         }
         all
     }
+}
+
+/// What the files of certificates and keys hold, by the part that is built with them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Contents(BTreeMap<Part, Vec<Option<Vec<u8>>>>);
+
+impl Contents {
+    /// As the files of `config` are now.
+    pub(super) fn of(config: &Config) -> Self {
+        let mut all = BTreeMap::<_, Vec<_>>::new();
+        for (owner, _, path) in files(config) {
+            let content = regular::read(path, MAX_BYTES).ok().map(|content| digest(&content.bytes));
+            all.entry(owner).or_default().push(content);
+        }
+        Self(all)
+    }
+
+    /// The parts whose files hold something else in `other`.
+    pub(super) fn renewed(&self, other: &Self) -> BTreeSet<Part> {
+        let same = |(owner, contents): &(&Part, &Vec<_>)| self.0.get(*owner) == Some(*contents);
+        let renewed = other.0.iter().filter(|each| !same(each));
+        renewed.map(|(owner, _)| owner.clone()).collect()
+    }
+}
+
+/// A key is not kept.
+fn digest(content: &[u8]) -> Vec<u8> {
+    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, content).as_ref().to_vec()
+}
+
+/// The files that parts are built with, which are not read again: whose, their key, and their path.
+fn files(config: &Config) -> impl Iterator<Item = (Part, &'static str, &Path)> {
+    let of_apis = config.apis.iter().filter_map(|(name, api)| {
+        Some((Part::Api(Arc::clone(name)), "ca_file", api.ca_file.as_deref()?))
+    });
+    let of_sources = config.sources.iter().flat_map(|source| {
+        let tls = source.kind.settings().tls();
+        let ca = tls.and_then(|Tls { ca_file, .. }| Some(("ca_file", ca_file.as_deref()?)));
+        let identity = tls.and_then(|Tls { identity, .. }| identity.as_ref());
+        let identity = identity.map(|(certificate, key)| {
+            [("cert_file", certificate.as_path()), ("key_file", key.as_path())]
+        });
+        let files = ca.into_iter().chain(identity.into_iter().flatten());
+        files.map(|(key, path)| (Part::Source(source.name.clone()), key, path))
+    });
+    of_apis.chain(of_sources)
 }
 
 fn is_near(until: SystemTime, now: SystemTime) -> bool {

@@ -1,11 +1,14 @@
 //! The dead letters of a configuration: built, and probed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
-use super::{BuildError, Parts, named};
+use super::BuildError;
 #[cfg(not(feature = "nats"))]
 use crate::config::broker::JETSTREAM;
 #[cfg(not(feature = "kafka"))]
@@ -24,74 +27,119 @@ use crate::dead_letter::JetStreamTarget;
 use crate::dead_letter::KafkaTarget;
 #[cfg(feature = "sqs")]
 use crate::dead_letter::SqsTarget;
-use crate::dead_letter::{Letter, write_letters};
-use crate::health::Health;
+use crate::dead_letter::{Letter, OpenError, write_letters};
+use crate::health::{Health, Part};
 #[cfg(feature = "kafka")]
 use crate::message::SourceName;
 use crate::metrics::Metrics;
 use crate::route::Reason;
 use crate::shutdown::Shutdown;
 
-/// Builds every dead letter as a part, and gives the sender to each by its name.
+/// Wait before a file that could not be opened is tried again.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// A dead letter that is built and not yet running.
+pub(super) struct Opened {
+    pub(super) letters: mpsc::UnboundedSender<Letter>,
+    pub(super) run: BoxFuture<'static, ()>,
+}
+
+/// Builds a dead letter of `config`, as a part that `stop` stops. A file that others still write to is opened when all
+/// of `busy` have ended.
 pub(super) async fn open(
     config: &Config,
-    metrics: &Metrics,
+    name: &Arc<str>,
     health: &Health,
-    shutdown: &Shutdown,
-    parts: &mut Parts,
-) -> Result<HashMap<Arc<str>, mpsc::UnboundedSender<Letter>>, BuildError> {
-    let mut letters = HashMap::new();
-    for (name, dead_letter) in &config.dead_letters {
-        let (sender, queue) = mpsc::unbounded_channel();
-        letters.insert(Arc::clone(name), sender);
-        let part = health.register(format!("dead_letter {name}"), "starting");
-        let removed = metrics.dead_letter_files_removed();
-        let metrics = metrics.dead_letter(name, Reason::ALL.map(Reason::word));
-        let shutdown = shutdown.clone();
-        parts.push(match dead_letter {
-            DeadLetterConfig::File { path, rotation } => {
-                let target = FileTarget::open(path, *rotation, removed)
-                    .map_err(|why| BuildError::DeadLetter { name: name.to_string(), why })?;
-                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
+    metrics: &Metrics,
+    (stop, busy): (&Shutdown, Vec<CancellationToken>),
+) -> Result<Opened, BuildError> {
+    let (letters, queue) = mpsc::unbounded_channel();
+    let part = health.register(format!("dead_letter {name}"), "starting");
+    let removed = metrics.dead_letter_files_removed();
+    let metrics = metrics.dead_letter(name, Reason::ALL.map(Reason::word));
+    let stop = stop.clone();
+    let run: BoxFuture<'static, ()> = match &config.dead_letters[name] {
+        DeadLetterConfig::File { path, rotation } => {
+            let unusable = |why| BuildError::DeadLetter { name: name.to_string(), why };
+            if busy.is_empty() {
+                let target = FileTarget::open(path, *rotation, removed).map_err(unusable)?;
+                Box::pin(write_letters(target, queue, metrics, part, stop))
+            } else {
+                FileTarget::look(path).map_err(unusable)?;
+                let (path, rotation) = (path.clone(), *rotation);
+                Box::pin(async move {
+                    let open = || FileTarget::open(&path, rotation, removed.clone());
+                    let Some(target) = opened_after(busy, open, &part, &stop).await else { return };
+                    write_letters(target, queue, metrics, part, stop).await;
+                })
             }
-            #[cfg(feature = "kafka")]
-            DeadLetterConfig::Kafka(KafkaRejects { source, topic }) => {
-                let target = kafka_target(config, source, topic).await.map_err(|why| {
-                    BuildError::DeadLetterTopic { name: name.to_string(), why: why.into() }
-                })?;
-                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
+        }
+        #[cfg(feature = "kafka")]
+        DeadLetterConfig::Kafka(KafkaRejects { source, topic }) => {
+            let target = kafka_target(config, source, topic).await.map_err(|why| {
+                BuildError::DeadLetterTopic { name: name.to_string(), why: why.into() }
+            })?;
+            Box::pin(write_letters(target, queue, metrics, part, stop))
+        }
+        #[cfg(feature = "nats")]
+        DeadLetterConfig::JetStream(SubjectRejects { source, subject }) => {
+            let target = jetstream_target(config, source, subject)
+                .map_err(|why| BuildError::DeadLetterTopic { name: name.to_string(), why })?;
+            Box::pin(write_letters(target, queue, metrics, part, stop))
+        }
+        #[cfg(not(feature = "nats"))]
+        DeadLetterConfig::JetStream(_) => {
+            let part = format!("dead_letter `{name}`");
+            return Err(BuildError::LeftOut { part, kind: JETSTREAM.feature });
+        }
+        #[cfg(not(feature = "kafka"))]
+        DeadLetterConfig::Kafka(_) => {
+            let part = format!("dead_letter `{name}`");
+            return Err(BuildError::LeftOut { part, kind: KAFKA.feature });
+        }
+        #[cfg(feature = "sqs")]
+        DeadLetterConfig::Sqs(rejects) => {
+            let target = SqsTarget::build(rejects.clone()).await.map_err(|why| {
+                BuildError::DeadLetterTopic { name: name.to_string(), why: why.into() }
+            })?;
+            Box::pin(write_letters(target, queue, metrics, part, stop))
+        }
+        #[cfg(not(feature = "sqs"))]
+        DeadLetterConfig::Sqs(_) => {
+            let part = format!("dead_letter `{name}`");
+            return Err(BuildError::LeftOut { part, kind: SQS.feature });
+        }
+    };
+    Ok(Opened { letters, run })
+}
+
+/// Opens a file when nobody else writes to it any more: it was found usable before, so a failure is held to pass.
+/// `None` on the abort.
+async fn opened_after(
+    busy: Vec<CancellationToken>,
+    open: impl Fn() -> Result<FileTarget, OpenError>,
+    part: &Part,
+    stop: &Shutdown,
+) -> Option<FileTarget> {
+    let opened = async {
+        for other in busy {
+            other.cancelled().await;
+        }
+        loop {
+            match open() {
+                Ok(target) => return target,
+                Err(why) => {
+                    warn!(%why, "a dead letter can't be opened; retrying");
+                    part.not_ready(why.to_string());
+                    tokio::time::sleep(OPEN_AGAIN).await;
+                }
             }
-            #[cfg(feature = "nats")]
-            DeadLetterConfig::JetStream(SubjectRejects { source, subject }) => {
-                let target = jetstream_target(config, source, subject)
-                    .map_err(|why| BuildError::DeadLetterTopic { name: name.to_string(), why })?;
-                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
-            }
-            #[cfg(not(feature = "nats"))]
-            DeadLetterConfig::JetStream(_) => {
-                let part = format!("dead_letter `{name}`");
-                return Err(BuildError::LeftOut { part, kind: JETSTREAM.feature });
-            }
-            #[cfg(not(feature = "kafka"))]
-            DeadLetterConfig::Kafka(_) => {
-                let part = format!("dead_letter `{name}`");
-                return Err(BuildError::LeftOut { part, kind: KAFKA.feature });
-            }
-            #[cfg(feature = "sqs")]
-            DeadLetterConfig::Sqs(rejects) => {
-                let target = SqsTarget::build(rejects.clone()).await.map_err(|why| {
-                    BuildError::DeadLetterTopic { name: name.to_string(), why: why.into() }
-                })?;
-                named("a dead letter", write_letters(target, queue, metrics, part, shutdown))
-            }
-            #[cfg(not(feature = "sqs"))]
-            DeadLetterConfig::Sqs(_) => {
-                let part = format!("dead_letter `{name}`");
-                return Err(BuildError::LeftOut { part, kind: SQS.feature });
-            }
-        });
+        }
+    };
+    tokio::select! {
+        target = opened => Some(target),
+        () = stop.abort() => None,
     }
-    Ok(letters)
 }
 
 /// Every dead letter that could not be opened, without opening any.

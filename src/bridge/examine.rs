@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
+use super::export::Export;
 use super::{BuildError, dead_letters, publisher};
+use crate::admin::Security;
 use crate::config::Config;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -21,11 +23,13 @@ pub async fn examine(config: &Config) -> Vec<BuildError> {
     if let Err(why) = bindable(listen) {
         found.push(BuildError::Admin { listen: listen.to_string(), why });
     }
+    found.extend(Security::read(&config.admin).err().map(BuildError::AdminTls));
     found.extend(dead_letters::examine(config).await);
     let (refused, _) = mpsc::unbounded_channel();
     for (name, api) in &config.apis {
         found.extend(publisher(name, api, &metrics, &health, &refused).await.err());
     }
+    found.extend(Export::build(config, &metrics).err());
     for source in &config.sources {
         let part = health.register(format!("source {}", source.name), "not run");
         // Made, and dropped before it runs.

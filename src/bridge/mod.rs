@@ -4,64 +4,75 @@
 //! those in flight, acknowledge and disconnect. The pipeline ends with the last of them; the publishers, the
 //! rejects and the dead letters end each because its queue closed. When the grace is over the abort ends
 //! every part that is left, and unsettled messages stay with the brokers.
+//!
+//! While it runs, the parts can be led to another configuration: [`live`].
 
 mod certificates;
 mod dead_letters;
 mod examine;
+mod export;
 mod facts;
+mod live;
+mod reloads;
 mod waiting;
 
-use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tracing::{error, info};
 
-use crate::admin::{Admin, Port};
+use crate::admin::{Admin, Board, Port, Reloader, Security, reloader};
 use crate::config::source::{SourceConfig, Unrouted};
-use crate::config::{ApiConfig, Config};
+use crate::config::{ApiConfig, Config, CostConfig};
 use crate::dead_letter;
-use crate::delivery::Intake;
 use crate::health::{Health, Part};
-use crate::metrics::Metrics;
-use crate::pipeline::{Pipeline, Rejects, SourcePolicy};
+use crate::metrics::{Metrics, Tariff};
+use crate::pipeline::SourcePolicy;
 use crate::publish::{self, Client, Publisher, Refused};
-use crate::route::{RejectTo, RouteTable};
+use crate::reload::Difference;
+use crate::route::RejectTo;
 use crate::shutdown::Shutdown;
-use crate::source::{self, Source, Unclean};
+use crate::source::{self, Source};
 use certificates::Certificates;
 pub use dead_letters::probe_dead_letter;
 pub use examine::examine;
+use export::Export;
+pub use export::probe_collector;
+use live::{Ended, Live, Staged};
+pub use reloads::Operator;
+use reloads::Reloads;
 use waiting::Waiting;
 
 /// After the abort every part has this long to end.
 const ABORT_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Interval of looks for what nobody tells the end of.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The last metrics and spans have this long to be exported.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A bridge that is built and not yet running.
 pub struct Bridge {
-    parts: Parts,
-    grace: Duration,
+    live: Live,
+    first: Staged,
+    reloads: Reloads,
+    reloader: Reloader,
     shutdown: Shutdown,
     health: Health,
-    waiting: Waiting,
     admin: Admin,
-    certificates: Certificates,
+    shown: Shown,
+    export: Export,
 }
 
-/// Parts that are built and not yet running.
-type Parts = Vec<BoxFuture<'static, Ended>>;
-
-/// A part that has ended.
-#[derive(Debug)]
-struct Ended {
-    part: &'static str,
-    unclean: Option<String>,
+/// What people are shown of the configuration in force.
+struct Shown {
+    board: Board,
+    metrics: Metrics,
+    certificates: Option<JoinHandle<()>>,
 }
 
 /// Why a bridge can't be built.
@@ -111,6 +122,9 @@ pub enum BuildError {
         #[source]
         why: Box<dyn Error + Send + Sync>,
     },
+    /// The client of the collector.
+    #[error("otlp: {0}")]
+    Otlp(#[source] Box<dyn Error + Send + Sync>),
     /// The admin port.
     #[error("admin: `{listen}` can't be taken: {why}; set another `listen` in `[admin]`")]
     Admin {
@@ -120,6 +134,9 @@ pub enum BuildError {
         #[source]
         why: io::Error,
     },
+    /// The certificate or the key of the admin port.
+    #[error("admin: `tls`: {0}")]
+    AdminTls(String),
 }
 
 /// Why a run did not end as it should.
@@ -143,55 +160,34 @@ impl Bridge {
     /// Builds every part of `config`. Files are opened and the admin port is taken; no broker is
     /// connected before [`run`](Self::run).
     pub async fn build(config: &Config, shutdown: Shutdown) -> Result<Self, BuildError> {
-        let (metrics, health) = (Metrics::new(), Health::default());
+        let (metrics, health) = (Metrics::with_tariff(tariff(&config.cost)), Health::default());
         let listen = config.admin.listen;
-        let port = Port::bind(listen)
+        let security = Security::read(&config.admin).map_err(BuildError::AdminTls)?;
+        let port = Port::bind(listen, security)
             .map_err(|why| BuildError::Admin { listen: listen.to_string(), why })?;
-        let table = Arc::new(RouteTable::new(config.routes.iter().cloned()));
-        let mut parts = Parts::new();
+        let nothing = Arc::new(config.clone());
+        let export = Export::build(config, &metrics)?;
+        let (tracer, clocks) = (export.tracer(), shutdown.clone());
+        let live = Live::new(metrics.clone(), health.clone(), clocks, tracer, nothing);
+        let first = Box::pin(live.stage(config.clone(), Difference::of_start(config))).await;
+        let first = first.map_err(|mut errors| errors.swap_remove(0))?;
+        first.count();
+        let (reloader, asked) = reloader();
+        let admin =
+            Admin::new(port, metrics.clone(), health.clone(), shutdown.clone(), reloader.clone());
+        let reloads = Reloads::new(asked, &metrics, config);
+        let shown = Shown { board: admin.board(), metrics, certificates: None };
+        Ok(Self { live, first, reloads, reloader, shutdown, health, admin, shown, export })
+    }
 
-        let letters = dead_letters::open(config, &metrics, &health, &shutdown, &mut parts).await?;
-        let rejects = Rejects::new(letters);
-        let (refused, refused_entries) = mpsc::unbounded_channel();
-        let (mut publishers, mut gates) = (HashMap::new(), HashMap::new());
-        for (name, api) in &config.apis {
-            let publisher = publisher(name, api, &metrics, &health, &refused).await?;
-            let (entries, queue) = mpsc::unbounded_channel();
-            publishers.insert(Arc::clone(name), entries);
-            gates.insert(Arc::clone(name), publisher.gate());
-            let run = publisher.run(queue, shutdown.clone());
-            parts.push(named("a publisher", run));
-        }
-        // Each sender left behind here would keep a later queue open for ever.
-        drop(refused);
-        parts.push(named("the reject step", rejects.clone().run(refused_entries)));
+    /// Lets it read its configuration again while it runs.
+    pub fn reload_by(&mut self, operator: impl Operator) {
+        self.reloads.set_operator(operator);
+    }
 
-        let policies =
-            config.sources.iter().map(|s| (s.name.clone(), policy(s, &metrics))).collect();
-        let pipeline = Pipeline::new(table, policies, &publishers, rejects, &metrics);
-        drop(publishers);
-        let intake = Intake::new(move |delivery| pipeline.route(delivery));
-        for source in &config.sources {
-            let routes = config.routes.iter().filter(|route| route.from.contains(&source.name));
-            let feeds: HashSet<_> = routes.map(|route| &route.api).collect();
-            let gates = feeds.into_iter().filter_map(|api| gates.get(api).cloned()).collect();
-            let part = health.register(format!("source {}", source.name), "not connected yet");
-            let made = self::source(source, &metrics, part).await?;
-            let run = made.run(intake.behind(gates), shutdown.clone());
-            let ended = |left: Result<(), Unclean>| Ended {
-                part: "a source",
-                unclean: left.err().map(|why| why.to_string()),
-            };
-            parts.push(Box::pin(run.map(ended)));
-        }
-        let facts = facts::of(config);
-        let admin = Admin::new(port, facts, metrics.clone(), health.clone(), shutdown.clone());
-        let in_flight = config.sources.iter().map(|s| (s.name.clone(), metrics.source(&s.name)));
-        let in_flight = in_flight.map(|(name, metrics)| (name, metrics.in_flight)).collect();
-        let waiting = Waiting { in_flight, health: health.clone() };
-        let certificates = Certificates::of(config, &metrics, SystemTime::now());
-        let grace = config.grace;
-        Ok(Self { parts, grace, shutdown, health, waiting, admin, certificates })
+    /// Asks for reloads.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// The address of the admin port.
@@ -206,35 +202,71 @@ impl Bridge {
 
     /// Runs until the drain is done. An error means that it was not clean; nothing is lost by that.
     pub async fn run(self) -> Result<(), RunError> {
-        let admin = tokio::spawn(self.admin.run());
-        let certificates = tokio::spawn(self.certificates.run());
-        let health = self.health.clone();
+        let Self {
+            mut live, first, mut reloads, shutdown, health, admin, mut shown, export, ..
+        } = self;
+        live.apply(first);
+        shown.change(live.config());
+        let admin = tokio::spawn(admin.run());
+        let export = export.start();
+        let of_ready = health.clone();
         let ready = tokio::spawn(async move {
-            health.all_ready().await;
+            of_ready.all_ready().await;
             info!("ready");
         });
-        let mut tasks: JoinSet<Ended> = self.parts.into_iter().collect();
-        let stopped = tokio::select! {
-            ended = tasks.join_next() => Some(describe(ended)),
-            () = self.shutdown.drain() => None,
+        let stopped = loop {
+            tokio::select! {
+                ended = live.ended() => if let Some(ended) = live.unless_expected(ended) {
+                    break Some(describe(Some(ended)));
+                },
+                () = shutdown.drain() => break None,
+                done = reloads.next() => if reloads.go_on(done, &mut live) {
+                    shown.change(live.config());
+                },
+                () = tokio::time::sleep(LOOK_EVERY), if live.waits() => live.tidy(),
+            }
         };
         ready.abort();
+        // Who still waits for a reload hears that there is none.
+        drop(reloads);
+        let (grace, in_flight) = (live.config().grace, live.in_flight());
+        let waiting = Waiting { in_flight, health };
+        let mut tasks = live.into_tasks();
+        let stopping = Instant::now();
         let result = match stopped {
-            Some(part) if !self.shutdown.is_draining() => {
+            Some(part) if !shutdown.is_draining() => {
                 let part = because(&mut tasks).await.unwrap_or(part);
                 error!(part, "stopped unexpectedly");
                 Err(RunError::Stopped(part))
             }
-            _ => drain(&mut tasks, &self.shutdown, self.grace, &self.waiting).await,
+            _ => drain(&mut tasks, &shutdown, grace, &waiting).await,
         };
         if result.is_err() {
-            self.shutdown.start_abort();
+            shutdown.start_abort();
             let ended = async { while tasks.join_next().await.is_some() {} };
             let _ = tokio::time::timeout(ABORT_TIMEOUT, ended).await;
         }
-        certificates.abort();
+        // What the last messages left, within the same grace.
+        let left = grace.saturating_sub(stopping.elapsed()).min(EXPORT_TIMEOUT);
+        export.finish(if result.is_ok() { left } else { ABORT_TIMEOUT }).await;
         admin.abort();
         result
+    }
+}
+
+impl Shown {
+    /// This configuration is in force, and its parts are there.
+    fn change(&mut self, config: &Config) {
+        self.board.show(facts::of(config));
+        let certificates = Certificates::of(config, &self.metrics, SystemTime::now());
+        let watched = self.certificates.replace(tokio::spawn(certificates.run()));
+        watched.inspect(JoinHandle::abort);
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.certificates.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -263,6 +295,12 @@ async fn drain(
         () = tokio::time::sleep(grace) => Err(RunError::Grace(grace)),
         never = waiting.say(grace) => match never {},
     }
+}
+
+/// What publishing costs, for the metrics.
+fn tariff(cost: &CostConfig) -> Tariff {
+    let CostConfig { per_million, ref currency, unit } = *cost;
+    Tariff { per_million, currency: currency.clone(), unit }
 }
 
 /// Makes the publisher of an API.
@@ -300,14 +338,8 @@ fn policy(source: &SourceConfig, metrics: &Metrics) -> SourcePolicy {
         Unrouted::DeadLetter(name) => Some(RejectTo::DeadLetter(Arc::clone(name))),
     };
     let max_payload = source.kind.settings().max_payload();
-    SourcePolicy { max_payload, unrouted, metrics: metrics.source(&source.name) }
-}
-
-fn named(
-    part: &'static str,
-    run: impl Future<Output = ()> + Send + 'static,
-) -> BoxFuture<'static, Ended> {
-    Box::pin(run.map(move |()| Ended { part, unclean: None }))
+    let (system, metrics) = (source.kind.broker().system, metrics.source(&source.name));
+    SourcePolicy { max_payload, unrouted, system, metrics }
 }
 
 /// The part that tells why it ended, of those that end soon: others may have ended before it is known, because of
@@ -324,9 +356,9 @@ async fn because(tasks: &mut JoinSet<Ended>) -> Option<String> {
     tokio::time::timeout(ABORT_TIMEOUT, told).await.ok().flatten()
 }
 
-fn describe(ended: Option<Result<Ended, tokio::task::JoinError>>) -> String {
+fn describe(ended: Option<Result<Ended, JoinError>>) -> String {
     match ended {
-        Some(Ok(Ended { part, unclean: Some(why) })) => format!("{part} ({why})"),
+        Some(Ok(Ended { part, unclean: Some(why), .. })) => format!("{part} ({why})"),
         Some(Ok(ended)) => ended.part.to_owned(),
         Some(Err(error)) => error.to_string(),
         None => "every part".to_owned(),

@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
 
-    /// Reach the brokers too, without taking or acknowledging a message
+    /// Reach the brokers and the collector too, without taking or acknowledging a message
     #[arg(long)]
     connect: bool,
 }
@@ -111,6 +111,14 @@ async fn connect(config: &Config) -> ExitCode {
             None => Ok(()),
         };
     }
+    let _ = match bridge::probe_collector(config).await {
+        Some(Ok(found)) => writeln!(redact::stdout(), "otlp: connected: {found}"),
+        Some(Err(why)) => {
+            code = ExitCode::from(exit::FAILED);
+            writeln!(redact::stderr(), "error: otlp: {why}")
+        }
+        None => Ok(()),
+    };
     code
 }
 

@@ -29,7 +29,7 @@ pub struct Args {
 pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     telemetry::start("warn,mqtt5=error", Format::Auto, broker::quiet());
     let shutdown = Shutdown::new();
-    signals::listen(shutdown.clone());
+    signals::listen(shutdown.clone(), None);
     let demo = Demo::build(args.port).await?;
     let facts = &demo.facts;
     let mut out = std::io::stdout().lock();

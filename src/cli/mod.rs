@@ -17,6 +17,7 @@ use crate::files::descriptors;
 use crate::redact;
 use crate::telemetry;
 
+mod admin;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -24,9 +25,12 @@ pub mod demo;
 pub mod emulate;
 mod environment;
 pub mod exit;
+pub mod health;
 pub mod replay;
 pub mod run;
 mod signals;
+#[cfg(feature = "top")]
+pub mod top;
 
 pub use environment::forget_empty;
 
@@ -35,6 +39,7 @@ Examples:
   appsync-bridge demo                     see it work, with nothing to install
   appsync-bridge check -c bridge.toml     every mistake of a configuration at once
   appsync-bridge run -c bridge.toml       the daemon
+  appsync-bridge top                      how it does, in a terminal
   appsync-bridge replay todo.jsonl        what could not be published, once more
   appsync-bridge emulate                  a local Event API to develop against";
 
@@ -51,6 +56,9 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Replay(replay::Args),
+    #[cfg(feature = "top")]
+    Top(top::Args),
+    Health(health::Args),
     #[cfg(feature = "demo")]
     Demo(demo::Args),
     #[cfg(feature = "emulator")]
@@ -63,8 +71,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         telemetry::tell_of_panics();
         redact::learn_environment();
-        descriptors::raise();
-        let runtime = match enough_threads().and_then(|()| Ok(Runtime::new()?)) {
+        let ready = enough_descriptors().and_then(|()| enough_threads());
+        let runtime = match ready.and_then(|()| Ok(Runtime::new()?)) {
             Ok(runtime) => runtime,
             Err(error) => return failed(&error),
         };
@@ -80,17 +88,31 @@ impl Cli {
             Command::Run(args) => run::run(&args).await,
             Command::Check(args) => check::run(&args).await,
             Command::Replay(args) => replay::run(&args).await,
+            #[cfg(feature = "top")]
+            Command::Top(args) => top::run(&args).await,
+            Command::Health(args) => health::run(&args).await,
             #[cfg(feature = "demo")]
             Command::Demo(args) => demo::run(&args).await.unwrap_or_else(|e| failed(&e)),
             #[cfg(feature = "emulator")]
             Command::Emulate(args) => {
                 let shutdown = crate::shutdown::Shutdown::new();
-                signals::listen(shutdown.clone());
+                signals::listen(shutdown.clone(), None);
                 let ended = emulate::run(*args, shutdown).await;
                 ended.map_or_else(|e| failed(&e), |()| ExitCode::SUCCESS)
             }
         }
     }
+}
+
+/// Whether this process may open the files and connections that any command needs.
+fn enough_descriptors() -> anyhow::Result<()> {
+    let (limit, least) = (descriptors::raise(), descriptors::LEAST);
+    anyhow::ensure!(
+        limit >= least,
+        "this process may open {limit} files and connections, and needs {least} at least; raise the limit \
+         (`ulimit -n`, `LimitNOFILE=` of systemd)"
+    );
+    Ok(())
 }
 
 /// Whether this user may start the threads that any command needs: without them the runtime panics.

@@ -96,7 +96,7 @@ pub async fn run(args: &Args) -> ExitCode {
         Err(code) => return code,
     };
     let shutdown = Shutdown::new();
-    signals::listen(shutdown.clone());
+    signals::listen(shutdown.clone(), None);
     let options = Options {
         files: args.files.clone(),
         route: args.route.clone(),

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::{check, exit, signals};
-use crate::bridge::{Bridge, RunError};
-use crate::config::{self, Environment, Loaded, LogFormat, broker};
+use crate::bridge::{Bridge, Operator, RunError};
+use crate::config::{self, Environment, Loaded, LogFormat, Problems, broker};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Format};
 
@@ -17,6 +19,8 @@ Examples:
   appsync-bridge run -c bridge.toml
 
 SIGTERM and SIGINT drain: take nothing new, finish what is in flight. A second one aborts.
+SIGHUP reads the configuration again: what is different in it changes, the rest goes on. So does POST /reload
+of the admin port, on this machine. A file with an error changes nothing.
 Exit codes: 0 done, 1 failed or the drain was not clean, 77 permissions, 78 configuration, 130 aborted.";
 
 /// Run the daemon
@@ -35,8 +39,9 @@ pub async fn run(args: &Args) -> ExitCode {
         Err(code) => return code,
     };
     let shutdown = Shutdown::new();
-    signals::listen(shutdown.clone());
-    let bridge = match Bridge::build(&config, shutdown.clone()).await {
+    let hangup = Arc::new(Notify::new());
+    signals::listen(shutdown.clone(), Some(Arc::clone(&hangup)));
+    let mut bridge = match Bridge::build(&config, shutdown.clone()).await {
         Ok(bridge) => bridge,
         Err(why) => {
             error!("{why}");
@@ -50,6 +55,17 @@ pub async fn run(args: &Args) -> ExitCode {
         let dead_letter_files = files.collect::<Vec<_>>().join(", ");
         info!(%admin, sources = config.sources.len(), routes = config.routes.len(), apis = config.apis.len(), dead_letter_files, "started");
     }
+    bridge.reload_by(File(args.config.clone()));
+    let reloader = bridge.reloader();
+    tokio::spawn(async move {
+        loop {
+            hangup.notified().await;
+            // What came of it is logged by the bridge.
+            if reloader.reload().await.is_none() {
+                info!("no reload after SIGHUP: the bridge is ending");
+            }
+        }
+    });
     signals::tell_systemd(bridge.health(), shutdown.clone());
     match bridge.run().await {
         Ok(()) => {
@@ -64,6 +80,25 @@ pub async fn run(args: &Args) -> ExitCode {
             error!("{why}");
             ExitCode::from(exit::FAILED)
         }
+    }
+}
+
+/// The file that the configuration is in.
+struct File(PathBuf);
+
+impl Operator for File {
+    fn begins(&self) {
+        signals::tell_reloading();
+    }
+
+    fn load(&self) -> Result<Loaded, Problems> {
+        let read = config::load_again(&self.0, &Environment::of_process());
+        check::show(read.as_ref().map_or_else(|problems| problems, |loaded| &loaded.warnings));
+        read
+    }
+
+    fn ended(&self, words: &str) {
+        signals::tell_reloaded(words);
     }
 }
 

@@ -15,7 +15,7 @@ use super::sqs::{self, SqsConfig};
 use crate::route::wildcard::Spelling;
 
 /// What only a source of one kind of broker is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceKind {
     /// A Kafka cluster.
     Kafka(KafkaConfig),
@@ -35,6 +35,8 @@ pub struct Broker {
     pub word: &'static str,
     /// What people call it.
     pub name: &'static str,
+    /// What traces call it: `messaging.system` of OpenTelemetry's conventions.
+    pub system: &'static str,
     /// The Cargo feature that brings its client.
     pub feature: &'static str,
     /// Separator of topic levels.
@@ -65,6 +67,7 @@ pub(super) type ReadOwn =
 pub static KAFKA: Broker = Broker {
     word: "kafka",
     name: "Kafka",
+    system: "kafka",
     feature: "kafka",
     separator: '.',
     asked_by: "topics",
@@ -81,6 +84,7 @@ pub static KAFKA: Broker = Broker {
 pub static NATS: Broker = Broker {
     word: "nats",
     name: "NATS",
+    system: "nats",
     feature: "nats",
     separator: nats::SEPARATOR,
     asked_by: "subjects",
@@ -98,6 +102,7 @@ pub static NATS: Broker = Broker {
 pub static JETSTREAM: Broker = Broker {
     word: "jetstream",
     name: "JetStream",
+    system: "nats",
     feature: "nats",
     separator: nats::SEPARATOR,
     asked_by: "subjects",
@@ -114,6 +119,7 @@ pub static JETSTREAM: Broker = Broker {
 pub static MQTT: Broker = Broker {
     word: "mqtt",
     name: "MQTT",
+    system: "mqtt",
     feature: "mqtt",
     separator: mqtt::SEPARATOR,
     asked_by: "subscriptions",
@@ -133,6 +139,7 @@ pub static MQTT: Broker = Broker {
 pub static SQS: Broker = Broker {
     word: "sqs",
     name: "SQS",
+    system: "aws_sqs",
     feature: "sqs",
     // A queue's name is one level: nothing in it is a slash.
     separator: '/',
@@ -173,6 +180,15 @@ impl SourceKind {
             Self::Nats(nats) => Some((&nats.connection, &nats.subjects)),
             Self::JetStream(jetstream) => Some((&jetstream.connection, &jetstream.subjects)),
             _ => None,
+        }
+    }
+
+    /// Whether both may be of one cluster that keeps dead letters for its sources.
+    pub fn may_meet(&self, other: &Self) -> bool {
+        match (self.kafka(), other.kafka(), self.nats(), other.nats()) {
+            (Some(own), Some(other), ..) => own.may_meet(other),
+            (_, _, Some((own, _)), Some((other, _))) => own.may_meet(other),
+            _ => false,
         }
     }
 

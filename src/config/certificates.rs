@@ -31,16 +31,35 @@ pub(super) fn identity(
     chain: &Located<PathBuf>,
     key: &Located<PathBuf>,
 ) -> Option<()> {
+    pair(ledger, chain, key, "client", false)
+}
+
+/// Reports errors in a server's chain and key. One that is over is a warning: whoever looks at it is told, and
+/// messages need it for nothing.
+pub(super) fn of_server(
+    ledger: &Ledger<'_>,
+    chain: &Located<PathBuf>,
+    key: &Located<PathBuf>,
+) -> Option<()> {
+    pair(ledger, chain, key, "server", true)
+}
+
+fn pair(
+    ledger: &Ledger<'_>,
+    chain: &Located<PathBuf>,
+    key: &Located<PathBuf>,
+    whose: &str,
+    lenient: bool,
+) -> Option<()> {
     let all = read(ledger, chain)?;
-    let usable = judge(ledger, &all, chain, SystemTime::now(), false);
+    let usable = judge(ledger, &all, chain, SystemTime::now(), lenient);
     if all.windows(2).any(|pair| !pair[0].names_as_issuer(&pair[1])) {
         let message = format!("the certificates of {} are not in order", shown(ledger, chain));
         let problem = Problem::new(Kind::Warning, Some(chain.span.clone()), message);
-        ledger.report(
-            problem.help("the client's own comes first, and each is followed by its issuer's"),
-        );
+        let hint = format!("the {whose}'s own comes first, and each is followed by its issuer's");
+        ledger.report(problem.help(hint));
     }
-    belong_together(ledger, chain, key)?;
+    belong_together(ledger, chain, key, whose)?;
     usable
 }
 
@@ -71,7 +90,7 @@ fn judged(
     let validity = certificate.validity(now);
     let (what, hint) = match validity {
         Validity::Valid => return None,
-        Validity::Expiring => ("expires on", "renew it, and restart the bridge"),
+        Validity::Expiring => ("expires on", "renew it, and reload the bridge"),
         Validity::Expired => ("expired on", "renew it"),
         Validity::NotYet => {
             ("is not valid before", "wait for that day, or see whether the clock is right")
@@ -91,8 +110,9 @@ fn belong_together(
     ledger: &Ledger<'_>,
     certificate: &Located<PathBuf>,
     key: &Located<PathBuf>,
+    whose: &str,
 ) -> Option<()> {
-    let refuse = |at: &Range<usize>, message: String, hint: Option<&str>| {
+    let refuse = |at: &Range<usize>, message: String, hint: Option<String>| {
         let problem = Problem::new(Kind::BadValue, Some(at.clone()), message);
         ledger.refuse(problem.maybe_help(hint))
     };
@@ -110,12 +130,12 @@ fn belong_together(
         Ok(_) => Some(()),
         Err(rustls::Error::InconsistentKeys(_)) => {
             let later = chain.into_iter().skip(1).any(|other| fits(vec![other]).is_ok());
-            let hint = "the client's own certificate has to be the first of `cert_file`";
+            let hint = format!("the {whose}'s own certificate has to be the first of `cert_file`");
             let message = "`cert_file` and `key_file` do not belong together".to_owned();
             refuse(&key.span, message, later.then_some(hint))
         }
         Err(error) => {
-            let message = format!("the client's certificate can't be used: {error}");
+            let message = format!("the {whose}'s certificate can't be used: {error}");
             refuse(&certificate.span, message, None)
         }
     }

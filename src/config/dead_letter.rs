@@ -64,7 +64,7 @@ impl DeadLetterConfig {
     }
 
     /// The source whose connection is used.
-    pub(super) fn home(&self) -> Option<&SourceName> {
+    pub fn home(&self) -> Option<&SourceName> {
         match self {
             Self::Kafka(rejects) => Some(&rejects.source),
             Self::JetStream(rejects) => Some(&rejects.source),

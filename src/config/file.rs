@@ -14,12 +14,17 @@ const STDIN: &str = "-";
 
 /// The name of a file in texts for people.
 pub fn shown(path: &Path) -> String {
-    if path == Path::new(STDIN) { "standard input".to_owned() } else { path.display().to_string() }
+    if is_stdin(path) { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+/// Whether it is standard input.
+pub(super) fn is_stdin(path: &Path) -> bool {
+    path == Path::new(STDIN)
 }
 
 /// The text of the file at `path`, or why there is none.
 pub(super) fn read(path: &Path) -> Result<String, Box<Problem>> {
-    let bytes = if path == Path::new(STDIN) {
+    let bytes = if is_stdin(path) {
         regular::bounded(std::io::stdin().lock(), MAX_BYTES)
     } else {
         regular::read(path, MAX_BYTES).map(|content| content.bytes)

@@ -24,6 +24,7 @@ pub mod kafka;
 mod log_format;
 pub mod mqtt;
 pub mod nats;
+mod otlp;
 mod reader;
 mod route;
 mod secret;
@@ -31,14 +32,15 @@ pub mod source;
 pub mod sqs;
 
 pub use api::{ApiConfig, ApiName};
-pub use common::{Settings, Tls};
-pub use daemon::{AdminConfig, LogConfig};
+pub use common::{Client, Settings, Tls};
+pub use daemon::{AdminConfig, CostConfig, LogConfig};
 pub use dead_letter::{
     DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
 };
 pub use environment::{Environment, NoText};
 pub use file::shown;
 pub use log_format::LogFormat;
+pub use otlp::OtlpConfig;
 use reader::Masked;
 pub use reader::{Kind, LogLine, Problem, Problems};
 pub use secret::Secret;
@@ -62,8 +64,12 @@ pub struct Config {
     pub admin: AdminConfig,
     /// `[log]`.
     pub log: LogConfig,
+    /// `[otlp]`: where metrics and traces go; `None`: nowhere.
+    pub otlp: Option<OtlpConfig>,
     /// `[shutdown]`: how long the drain may take; 25 s unless set.
     pub grace: Duration,
+    /// `[cost]`.
+    pub cost: CostConfig,
 }
 
 /// A configuration that can be used, and what its author may want to know all the same.
@@ -82,6 +88,17 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, Problems> 
         Ok(text) => parse(&text, path, environment),
         Err(problem) => Err(Problems::alone(&file::shown(path), *problem)),
     }
+}
+
+/// As [`load`], while a configuration from there is in force: what came by standard input can't be read again.
+pub fn load_again(path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
+    if file::is_stdin(path) {
+        let message = "standard input was read at the start, and can't be read again";
+        let problem = Problem::new(Kind::Unreadable, None, message);
+        let problem = problem.help("restart the bridge, or give it a file with `--config FILE`");
+        return Err(Problems::alone(&file::shown(path), problem));
+    }
+    load(path, environment)
 }
 
 /// As [`load`], of a text that was read already; `path` is only shown.

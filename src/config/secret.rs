@@ -1,17 +1,16 @@
 //! Secrets: texts that are never shown, and that may change while the bridge runs.
 
 use std::fmt;
-use std::fs::Metadata;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
 
-use crate::files::regular;
+use crate::files::regular::{self, Stamp};
 use crate::redact;
 
 /// Largest file of a secret; a larger one is a mistake.
@@ -65,15 +64,6 @@ enum Wait {
     Own,
     /// A read begun earlier, perhaps before the caller's reason to ask.
     Earlier,
-}
-
-/// Tells a change of a file without reading it. Symbolic links are followed, so
-/// the switch that Kubernetes makes (one link is replaced) shows as another inode.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    file: (u64, u64),
 }
 
 /// The content of a secret's file.
@@ -262,10 +252,9 @@ impl Last {
 }
 
 impl PartialEq for Secret {
-    /// Whether both are the same text now and come from the same place.
+    /// Whether both are the same secret: the same text, or one that follows the same file, whenever each has read it.
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-            || (self.0.file == other.0.file && self.reveal() == other.reveal())
+        self.0.file == other.0.file && (self.is_followed() || self.reveal() == other.reveal())
     }
 }
 
@@ -300,16 +289,6 @@ pub(super) fn read(path: &Path) -> Result<Content, Unreadable> {
     let metadata = content.metadata;
     let open_to_others = metadata.mode() & 0o077 != 0;
     Ok(Content { text, open_to_others, stamp: Stamp::of(&metadata) })
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            modified: metadata.modified().ok(),
-            length: metadata.len(),
-            file: (metadata.dev(), metadata.ino()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -350,6 +329,16 @@ mod tests {
         assert_eq!(format!("{secret:?}"), "Secret(…)");
     }
 
+    #[test]
+    fn two_are_the_same_that_follow_one_file_or_have_one_text() {
+        let of = |text: &str, path: &str| Secret::of_file(text, Path::new(path));
+        assert_eq!(of("old", "/key"), of("new", "/key"));
+        assert_ne!(of("old", "/key"), of("old", "/other"));
+        assert_ne!(of("old", "/key"), Secret::new("old"));
+        assert_eq!(Secret::new("old"), Secret::new("old"));
+        assert_ne!(Secret::new("old"), Secret::new("new"));
+    }
+
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_fifo_in_its_place_changes_nothing() {
@@ -379,7 +368,7 @@ mod tests {
             *count.lock() += 1;
             // Ends with an error when nobody will answer any more.
             let _ = answers.lock().recv();
-            let stamp = Stamp { modified: None, length: 3, file: (0, 0) };
+            let stamp = Stamp::of(&std::fs::metadata(".").unwrap());
             Ok(Content { text: "two".into(), open_to_others: false, stamp })
         };
         let secret = Secret::kept("one".into(), Some("/hangs".into()), Box::new(read));

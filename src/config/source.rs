@@ -10,7 +10,7 @@ use super::{DeadLetterName, dead_letter};
 use crate::message::SourceName;
 
 /// A checked `[source.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceConfig {
     /// Its name.
     pub name: SourceName,

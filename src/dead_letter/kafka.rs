@@ -39,6 +39,7 @@ use crate::kafka::{
     BuildError, TokenCache, Tokens, check, connection, password, plain, with_password, words,
 };
 use crate::message::SourceName;
+use crate::metrics::{DeadLetterMetrics, ends_at};
 
 /// The largest value, so that only the topic's own limit counts.
 const LARGEST: &str = "1000000000";
@@ -309,6 +310,12 @@ impl KafkaTarget {
 impl Target for KafkaTarget {
     fn place(&self) -> String {
         format!("topic {}", self.topic)
+    }
+
+    fn tell_end(&self, metrics: &DeadLetterMetrics) {
+        if let Some(tokens) = &self.tokens {
+            tokens.tell_end(ends_at(&metrics.credentials_expiry));
+        }
     }
 
     async fn open(&mut self) -> Result<(), WriteError> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::message::Message;
+use crate::metrics::DeadLetterMetrics;
 
 mod file;
 #[cfg(any(feature = "kafka", feature = "nats"))]
@@ -70,6 +71,11 @@ pub trait Target: Send + 'static {
     /// before it is done.
     fn open(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
+    }
+
+    /// Has the end of the credentials in use told to `metrics`.
+    fn tell_end(&self, metrics: &DeadLetterMetrics) {
+        let _ = metrics;
     }
 
     /// Stores `records`, in their order. On success all of them are confirmed, and the caller may settle their

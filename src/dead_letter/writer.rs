@@ -47,10 +47,11 @@ pub async fn write_letters<T: Target>(
     health: Part,
     shutdown: Shutdown,
 ) {
+    target.tell_end(&metrics);
     let (mut batch, mut log) = (Vec::new(), LetterLog::of(&target));
     // Letters do not wait for the probe: writing them finds the same faults.
     tokio::select! {
-        () = open(&mut target, &health) => {}
+        () = open(&mut target, &metrics, &health) => {}
         _ = letters.recv_many(&mut batch, LETTERS_AT_ONCE) => {}
     }
     let mut ready = batch.is_empty();
@@ -77,6 +78,7 @@ pub async fn write_letters<T: Target>(
             if backoff.failures() == 0 {
                 warn!(%error, letters = left.len(), "dead letters can't be written; holding their messages and retrying");
             }
+            metrics.failing.set(1);
             health.not_ready(error.to_string());
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
@@ -87,21 +89,24 @@ pub async fn write_letters<T: Target>(
             info!("dead letters can be written again");
         }
         if backoff.failures() > 0 || !std::mem::replace(&mut ready, true) {
+            metrics.failing.set(0);
             health.ready();
         }
     }
 }
 
 /// Waits until `target` can be written, and reports in `health` why it can't before.
-async fn open<T: Target>(target: &mut T, health: &Part) {
+async fn open<T: Target>(target: &mut T, metrics: &DeadLetterMetrics, health: &Part) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while let Err(error) = target.open().await {
         if backoff.failures() == 0 {
             warn!(%error, "a probe of the dead letter failed: it could not be written now");
         }
+        metrics.failing.set(1);
         health.not_ready(error.to_string());
         tokio::time::sleep(backoff.next_wait()).await;
     }
+    metrics.failing.set(0);
     health.ready();
 }
 

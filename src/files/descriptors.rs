@@ -8,19 +8,27 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// The limit where the system sets none: more than the bridge ever needs.
 const PLENTY: u64 = 1 << 20;
 
-/// Raises the limit as far as this user may: the lower default is for programs with `select`, which is not
-/// used here.
-pub fn raise() {
+/// With fewer not even the parts of the smallest bridge can be opened, and which one fails is chance.
+pub const LEAST: u64 = 32;
+
+/// Raises the limit as far as this user may, and tells it: the lower default is for programs with `select`, which is
+/// not used here.
+pub fn raise() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // If the system refuses, the limit stays.
     let _ = setrlimit(Resource::Nofile, limit);
+    limit_now()
+}
+
+fn limit_now() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(PLENTY)
 }
 
 /// A share, one part in so many of the limit: at least one descriptor, at most the given maximum.
 #[must_use]
 pub fn share(parts: u64, most: usize) -> usize {
-    part(getrlimit(Resource::Nofile).current.unwrap_or(PLENTY), parts, most)
+    part(limit_now(), parts, most)
 }
 
 fn part(limit: u64, parts: u64, most: usize) -> usize {

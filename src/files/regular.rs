@@ -6,8 +6,9 @@
 use std::fmt;
 use std::fs::{Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 
@@ -18,6 +19,15 @@ pub struct Content {
     pub bytes: Vec<u8>,
     /// Of the file that the bytes are from, even if its name leads to another by now.
     pub metadata: Metadata,
+}
+
+/// Tells a change of a file without reading it. Symbolic links are followed, so
+/// the switch that Kubernetes makes (one link is replaced) shows as another inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    modified: Option<SystemTime>,
+    length: u64,
+    file: (u64, u64),
 }
 
 /// Why a file was not read. `Display` is a clause about it: "is a FIFO, not a regular file".
@@ -56,6 +66,17 @@ pub fn bounded(source: impl Read, limit: u64) -> Result<Vec<u8>, Unreadable> {
     let mut bytes = Vec::new();
     source.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit { Err(Unreadable::TooLarge { limit }) } else { Ok(bytes) }
+}
+
+impl Stamp {
+    /// That of a file with this metadata.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self {
+            modified: metadata.modified().ok(),
+            length: metadata.len(),
+            file: (metadata.dev(), metadata.ino()),
+        }
+    }
 }
 
 impl Unreadable {

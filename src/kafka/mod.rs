@@ -7,7 +7,7 @@ mod msk;
 mod tokens;
 
 use crate::aws::AwsError;
-use crate::oauth2::OAuth2Error;
+use crate::outbound::ClientError;
 use crate::outbound::tls::TlsError;
 pub use connection::{check, connection, of_code, password, plain, with_password, words};
 pub use tokens::{TokenCache, Tokens};
@@ -23,7 +23,7 @@ pub enum BuildError {
     Aws(#[from] AwsError),
     /// The client of a token endpoint.
     #[error(transparent)]
-    OAuth2(#[from] OAuth2Error),
+    OAuth2(#[from] ClientError),
     /// librdkafka refuses its properties.
     #[error("librdkafka refuses its settings: {0}")]
     Settings(String),

@@ -37,6 +37,7 @@ const ASKED_WITHIN: Duration = Duration::from_secs(20);
 /// for an issuer. A task renews it, and ends with the cache.
 pub struct TokenCache {
     cached: Arc<Cached>,
+    tokens: Arc<Tokens>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -72,10 +73,11 @@ impl TokenCache {
     /// Has `tokens` put one there, and every new one.
     pub fn open(tokens: Tokens) -> Self {
         let cached = Arc::<Cached>::default();
-        let (cache, tokens) = (Arc::clone(&cached), Arc::new(tokens));
+        let tokens = Arc::new(tokens);
+        let (cache, of_task) = (Arc::clone(&cached), Arc::clone(&tokens));
         let task = tokio::spawn(async move {
             loop {
-                let renew = renew(Arc::clone(&cache), Arc::clone(&tokens));
+                let renew = renew(Arc::clone(&cache), Arc::clone(&of_task));
                 // It ends by a panic only, and then there must be somebody to renew the next token.
                 if let Err(error) = AbortOnDropHandle::new(tokio::spawn(renew)).await {
                     tracing::error!(%error, "the renewal of the broker's tokens failed; restarting it");
@@ -84,7 +86,15 @@ impl TokenCache {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         });
-        Self { cached, _task: AbortOnDropHandle::new(task) }
+        Self { cached, tokens, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Tells `told` when the issuer's token, or the credentials that sign, end.
+    pub fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        match &*self.tokens {
+            Tokens::Issuer(renewal) => renewal.tell_end(told),
+            Tokens::Msk { credentials, .. } => credentials.tell_end(told),
+        }
     }
 
     /// The token that is good now; the error says why there is none.

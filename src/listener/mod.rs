@@ -49,6 +49,10 @@ pub struct Listener {
     slots: Arc<Slots>,
 }
 
+/// The address of the client, in the extensions of each request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
 /// A stream and the slot of its connection.
 #[derive(Debug)]
 pub struct Accepted<S> {
@@ -102,11 +106,33 @@ impl Listener {
         B::Data: Send,
         B::Error: Into<Error>,
     {
+        self.serve_through(|stream| std::future::ready(Some(stream)), service).await
+    }
+
+    /// Serves every connection for ever, each behind the handshake `open`. One that comes to nothing is closed.
+    pub async fn serve_through<O, F, T, S, B>(self, open: O, service: S) -> Infallible
+    where
+        O: Fn(Accepted<TcpStream>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Option<T>> + Send + 'static,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: tower_service::Service<Request<Incoming>, Response = Response<B>>,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send,
+        S::Error: Into<Error>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Error>,
+    {
         loop {
             let stream = self.accept().await;
-            let (slot, service) = (Arc::clone(stream.slot()), service.clone());
+            let (slot, open, service) = (Arc::clone(stream.slot()), open.clone(), service.clone());
+            let peer = Peer(stream.client());
             tokio::spawn(async move {
-                let service = move |request| service.clone().call(request);
+                let Some(Some(stream)) = slot.hold(open(stream)).await else { return };
+                let service = move |mut request: Request<Incoming>| {
+                    request.extensions_mut().insert(peer);
+                    service.clone().call(request)
+                };
                 slot.serve(stream, service, std::future::pending()).await;
             });
         }

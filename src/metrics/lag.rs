@@ -12,7 +12,11 @@ pub(super) struct Lag(Arc<Mutex<Vec<Gauge>>>);
 impl Lag {
     /// Counts `gauge` in.
     pub(super) fn add(&self, gauge: &Gauge) {
-        self.0.lock().push(gauge.clone());
+        let mut gauges = self.0.lock();
+        // Of a source that is made again it is the same.
+        if !gauges.iter().any(|other| std::ptr::eq(other.inner(), gauge.inner())) {
+            gauges.push(gauge.clone());
+        }
     }
 
     /// Counts `gauge` in no more.
@@ -36,6 +40,7 @@ mod tests {
         let (lag, [one, two]) = (Lag::default(), [Gauge::default(), Gauge::default()]);
         assert_eq!(lag.sum(), None);
         lag.add(&one);
+        lag.add(&two);
         lag.add(&two);
         one.set(3);
         two.set(4);

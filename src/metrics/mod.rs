@@ -1,52 +1,55 @@
 //! What happens, as numbers. Every name and every label of a metric stands here once.
 //!
 //! Labels come from the configuration (source, route, API) or from a fixed list of words; never a
-//! topic, a channel or a key. Series with known labels exist from the start, at zero, so that an alert
+//! topic, but of Kafka's assigned partitions, nor a channel or a key. Series with known labels exist from the start, at zero, so that an alert
 //! can tell "nothing yet" from "no such thing".
 
+mod api;
+mod daemon;
+mod dead_letter;
+mod exposition;
 mod jetstream;
 mod kafka;
 mod lag;
+mod latency;
 mod mqtt;
+mod route;
+mod source;
 mod sqs;
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+pub use api::{ApiMetrics, Tariff};
+#[cfg(feature = "otlp")]
+pub use daemon::OtlpMetrics;
+pub use daemon::ReloadMetrics;
+pub use dead_letter::DeadLetterMetrics;
 pub use jetstream::JetStreamMetrics;
 pub use kafka::{KafkaMetrics, PartitionMetrics};
 use lag::Lag;
+pub use latency::{Latency, quantile};
 pub use mqtt::MqttMetrics;
+pub use route::RouteMetrics;
+pub use source::{OUTCOMES, SourceMetrics};
 pub use sqs::SqsMetrics;
 
 /// The content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The outcomes of a message, the best first: by the rank of `delivery::Outcome`.
-pub const OUTCOMES: [&str; 10] = [
-    "published",
-    "unrouted",
-    "filtered",
-    "superseded",
-    "unconfirmed",
-    "expired",
-    "discarded",
-    "dead_lettered",
-    "left_to_broker",
-    "released",
-];
+const PREFIX: &str = "appsync_bridge";
+
+const CERTIFICATE_EXPIRY: &str = "certificate_expiry_timestamp_seconds";
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -56,6 +59,7 @@ pub struct Metrics {
     registered: Arc<Mutex<Registered>>,
     /// What was made with which names: for people, who are shown all that there is.
     made: Arc<Mutex<Made>>,
+    tariff: Arc<Tariff>,
     dead_letter_files_removed: Counter,
 }
 
@@ -70,250 +74,93 @@ struct Made {
 
 struct Registered {
     registry: Registry,
+    /// Of what has no prefix.
+    process: Registry,
     /// By name: the registry itself can't be asked for one.
     families: HashMap<&'static str, Box<dyn Any + Send>>,
-}
-
-/// Numbers of one source.
-#[derive(Clone, Debug)]
-pub struct SourceMetrics {
-    /// Messages taken.
-    pub received: Counter,
-    /// Messages that are no longer in flight, by the worst end of their events, as [`OUTCOMES`] stand.
-    pub settled: [Counter; OUTCOMES.len()],
-    /// Messages between the oldest not yet acknowledged and the newest taken.
-    pub in_flight: Gauge,
-    /// Bytes of payload and rendered events held for them.
-    pub in_flight_bytes: Gauge,
-    /// 1 while connected.
-    pub connected: Gauge,
-    /// Connections after the first.
-    pub reconnects: Counter,
-    /// Connections that found the broker had forgotten the session.
-    pub session_lost: Counter,
-    /// Messages taken beyond the limits in flight, since the broker sent them.
-    pub over_limit: Counter,
-    /// Copies of messages that overlapping subscriptions brought and that were not taken.
-    pub copies_skipped: Counter,
-    /// Messages that could not be held and that nobody will send again.
-    pub dropped: Counter,
-    /// Messages that no route takes.
-    pub unrouted: Counter,
-}
-
-/// Numbers of one route.
-#[derive(Clone, Debug)]
-pub struct RouteMetrics {
-    /// Messages the route took.
-    pub matched: Counter,
-    rejected: Labelled,
-}
-
-/// Numbers of one API.
-#[derive(Clone, Debug)]
-pub struct ApiMetrics {
-    /// Events that the API accepted.
-    pub accepted: Counter,
-    /// Events that a good answer named in neither list.
-    pub unconfirmed: Counter,
-    /// Events that the API will never take.
-    pub rejected: Counter,
-    /// How long a request took, in seconds.
-    pub seconds: Histogram,
-    /// Events a request.
-    pub batch: Histogram,
-    /// The adaptive limit of requests in flight.
-    pub concurrency: Gauge,
-    /// Events a second that the rate gate lets out.
-    pub rate: Gauge<f64, AtomicU64>,
-    /// 1 while the breaker is open: the API does not answer.
-    pub breaker: Gauge,
-    /// 1 while the API or a namespace of it refuses us.
-    pub paused: Gauge,
-    /// Events that were of no use any more when their turn came.
-    pub expired: Counter,
-    /// Events that passed a batch-mate of their key that failed alone.
-    pub reordered: Counter,
-    /// Requests that may have been processed although no answer came.
-    pub ambiguous: Counter,
-    requests: Labelled,
-    retries: Labelled,
-}
-
-/// Numbers of one dead letter.
-#[derive(Clone, Debug)]
-pub struct DeadLetterMetrics {
-    /// The series of the reason, which all dead letters share, and this one's part of it.
-    written: BTreeMap<&'static str, (Counter, Counter)>,
+    /// What removes each series that was made, by its name and labels.
+    series: BTreeMap<(&'static str, Labels), Box<dyn Fn() + Send>>,
 }
 
 /// The series of a family by a label whose values are known when it is made.
 type Labelled = BTreeMap<&'static str, Counter>;
 
 impl Metrics {
-    /// An empty registry with `build_info`.
+    /// An empty registry with `build_info`, and AWS's price.
     pub fn new() -> Self {
-        let mut registry = Registry::with_prefix("appsync_bridge");
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "Which version runs", build);
+        Self::with_tariff(Tariff::default())
+    }
+
+    /// The same with a price of one's own.
+    pub fn with_tariff(tariff: Tariff) -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register("build", "Which version runs", Info::new(daemon::build()));
         let dead_letter_files_removed = Counter::default();
         registry.register(
             "dead_letter_files_removed",
             "Dead-letter files removed with all they held, because of `max_files`",
             dead_letter_files_removed.clone(),
         );
-        let registered = Registered { registry, families: HashMap::new() };
+        let registered = Registered {
+            registry,
+            process: daemon::process(),
+            families: HashMap::new(),
+            series: BTreeMap::new(),
+        };
         let registered = Arc::new(Mutex::new(registered));
-        Self { registered, made: Arc::default(), dead_letter_files_removed }
-    }
-
-    /// The numbers of a source, from zero.
-    pub fn source(&self, name: &str) -> SourceMetrics {
-        let labels = &label("source", name);
-        let settled = self.family(
-            "source_settled",
-            "Messages no longer in flight, by what became of them: the worst of their events",
-            Counter::default,
-        );
-        let counter = |name, help| -> Counter { self.one(name, help, labels) };
-        let gauge = |name, help| -> Gauge { self.one(name, help, labels) };
-        SourceMetrics {
-            received: counter("source_received", "Messages taken from the broker"),
-            settled: OUTCOMES
-                .map(|outcome| settled.get_or_create_owned(&with(labels, "outcome", outcome))),
-            in_flight: gauge("source_in_flight", "Messages taken and not yet acknowledged"),
-            in_flight_bytes: gauge("source_in_flight_bytes", "Bytes held for messages in flight"),
-            connected: gauge("source_connected", "1 while connected to the broker"),
-            reconnects: counter("source_reconnects", "Connections after the first"),
-            session_lost: counter(
-                "source_session_lost",
-                "Connections that found the session forgotten",
-            ),
-            over_limit: counter("source_over_limit", "Messages beyond the limits"),
-            copies_skipped: counter("source_copies_skipped", "Copies not taken"),
-            dropped: counter("source_dropped", "Messages that could not be held and are lost"),
-            unrouted: counter("unrouted", "Messages that no route takes"),
+        Self {
+            registered,
+            made: Arc::default(),
+            tariff: Arc::new(tariff),
+            dead_letter_files_removed,
         }
-    }
-
-    /// The numbers of a route, from zero for each of `reasons`.
-    pub fn route(
-        &self,
-        name: &str,
-        reasons: impl IntoIterator<Item = &'static str>,
-    ) -> RouteMetrics {
-        let labels = &label("route", name);
-        let rejected = |reason: &'static str| {
-            let help = "Messages a route could make no event of";
-            (reason, self.one("route_rejected", help, &with(labels, "reason", reason)))
-        };
-        let metrics = RouteMetrics {
-            matched: self.one("route_matched", "Messages a route took", labels),
-            rejected: reasons.into_iter().map(rejected).collect(),
-        };
-        self.made.lock().routes.insert(name.to_owned(), metrics.clone());
-        metrics
-    }
-
-    /// The numbers of an API, from zero for each of `results` and `faults`.
-    pub fn api(
-        &self,
-        name: &str,
-        results: impl IntoIterator<Item = &'static str>,
-        faults: impl IntoIterator<Item = &'static str>,
-    ) -> ApiMetrics {
-        let labels = &label("api", name);
-        let events = |outcome: &str| {
-            let help = "Events by what the API said of them";
-            self.one("publish_events", help, &with(labels, "outcome", outcome))
-        };
-        let request = |result: &'static str| {
-            let help = "Requests by how they ended";
-            (result, self.one("publish_requests", help, &with(labels, "result", result)))
-        };
-        let retry = |fault: &'static str| {
-            let help = "Events tried again, by the fault";
-            (fault, self.one("publish_retries", help, &with(labels, "fault", fault)))
-        };
-        let counter = |name, help| -> Counter { self.one(name, help, labels) };
-        let gauge = |name, help| -> Gauge { self.one(name, help, labels) };
-        let histogram =
-            |name, help, make| self.family(name, help, make).get_or_create_owned(labels);
-        let metrics = ApiMetrics {
-            accepted: events("accepted"),
-            unconfirmed: events("unconfirmed"),
-            rejected: events("rejected"),
-            requests: results.into_iter().map(request).collect(),
-            retries: faults.into_iter().map(retry).collect(),
-            seconds: histogram("publish_request_seconds", "Duration of requests", || {
-                Histogram::new(exponential_buckets(0.001, 2.0, 15))
-            }),
-            batch: histogram("publish_batch_events", "Events a request", || {
-                Histogram::new([1.0, 2.0, 3.0, 4.0, 5.0])
-            }),
-            concurrency: gauge("publish_concurrency_limit", "Requests that may be in flight"),
-            rate: self.one("publish_rate_limit", "Events a second that may be sent", labels),
-            breaker: gauge("publish_breaker_open", "1 while the API does not answer"),
-            paused: gauge("api_paused", "1 while the API or a namespace of it refuses us"),
-            expired: counter("expired", "Events too old when their turn came"),
-            reordered: counter("reordered", "Events that passed a batch-mate of their key"),
-            ambiguous: counter(
-                "ambiguous",
-                "Requests that may have been processed without an answer",
-            ),
-        };
-        self.made.lock().apis.insert(name.to_owned(), metrics.clone());
-        metrics
-    }
-
-    /// The numbers of a dead letter, from zero for each of `reasons`.
-    pub fn dead_letter(
-        &self,
-        name: &str,
-        reasons: impl IntoIterator<Item = &'static str>,
-    ) -> DeadLetterMetrics {
-        let written = |reason: &'static str| {
-            let help = "Messages written to a dead letter";
-            let all = self.one("dead_letters", help, &label("reason", reason));
-            (reason, (all, Counter::default()))
-        };
-        let metrics = DeadLetterMetrics { written: reasons.into_iter().map(written).collect() };
-        self.made.lock().dead_letters.insert(name.to_owned(), metrics.clone());
-        metrics
-    }
-
-    /// The numbers of a route, if any were made.
-    pub fn made_route(&self, name: &str) -> Option<RouteMetrics> {
-        self.made.lock().routes.get(name).cloned()
-    }
-
-    /// The numbers of an API, if any were made.
-    pub fn made_api(&self, name: &str) -> Option<ApiMetrics> {
-        self.made.lock().apis.get(name).cloned()
-    }
-
-    /// The numbers of a dead letter, if any were made.
-    pub fn made_dead_letter(&self, name: &str) -> Option<DeadLetterMetrics> {
-        self.made.lock().dead_letters.get(name).cloned()
-    }
-
-    /// Messages that a source has not taken or acknowledged yet, of all it takes from; `None` where the broker does
-    /// not tell, or has not told yet.
-    pub fn lag(&self, source: &str) -> Option<i64> {
-        self.made.lock().lags.get(source)?.sum()
-    }
-
-    /// The gauges that make up the lag of a source.
-    fn lag_of(&self, source: &str) -> Lag {
-        self.made.lock().lags.entry(source.to_owned()).or_default().clone()
     }
 
     /// The end of the certificates in the file of `key`, of an `api` or a `source`.
     pub fn certificate_expiry(&self, owner: &'static str, name: &str, key: &str) -> Gauge {
         self.one(
-            "certificate_expiry_timestamp_seconds",
+            CERTIFICATE_EXPIRY,
             "When a certificate in a file ends, in seconds since 1970; of several CAs the next",
             &with(&label(owner, name), "file", key),
+        )
+    }
+
+    /// Removes every series of a part that is gone: a `source`, a `route`, an `api` or a `dead_letter`.
+    pub fn forget(&self, kind: &'static str, name: &str) {
+        if kind == "api" {
+            self.namespaces(name, []);
+        }
+        self.remove(|_, labels| labels.iter().any(|(key, of)| *key == kind && of == name));
+        let mut made = self.made.lock();
+        match kind {
+            "source" => drop(made.lags.remove(name)),
+            "route" => drop(made.routes.remove(name)),
+            "api" => drop(made.apis.remove(name)),
+            _ => drop(made.dead_letters.remove(name)),
+        }
+    }
+
+    /// Removes the ends of all certificates.
+    pub fn forget_certificates(&self) {
+        self.remove(|series, _| series == CERTIFICATE_EXPIRY);
+    }
+
+    fn remove(&self, gone: impl Fn(&str, &Labels) -> bool) {
+        self.registered.lock().series.retain(|(series, labels), remove| {
+            let gone = gone(series, labels);
+            if gone {
+                remove();
+            }
+            !gone
+        });
+    }
+
+    /// The end of the credentials or the token that an `api`, a `source` or a `dead_letter` uses.
+    fn credentials_expiry(&self, owner: &'static str, name: &str) -> Gauge {
+        self.one(
+            "credentials_expiry_timestamp_seconds",
+            "When the credentials or the token in use end, in seconds since 1970; 0: never, or not known",
+            &label(owner, name),
         )
     }
 
@@ -322,18 +169,16 @@ impl Metrics {
         self.dead_letter_files_removed.clone()
     }
 
-    /// Everything as OpenMetrics text.
+    /// Everything as OpenMetrics text, always in the same order.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        if encode(&mut text, &self.registered.lock().registry).is_err() {
-            let _ = write!(text, "# EOF");
+        let registered = self.registered.lock();
+        for registry in [&registered.registry, &registered.process] {
+            // Writing to a string can't fail.
+            let _ = encode_registry(&mut text, registry);
         }
-        text
-    }
-
-    /// The counter of messages without a payload that a source skips.
-    fn tombstones(&self, labels: &Labels) -> Counter {
-        self.one("source_tombstones", "Messages without a payload that were skipped", labels)
+        drop(registered);
+        exposition::in_order(&text) + "# EOF\n"
     }
 
     /// One series of a family, from zero.
@@ -341,7 +186,28 @@ impl Metrics {
     where
         Family<Labels, M>: Metric,
     {
-        self.family(name, help, M::default).get_or_create_owned(labels)
+        self.series(name, help, labels, M::default)
+    }
+
+    /// The same, from what `make` makes.
+    fn series<M: Clone>(
+        &self,
+        name: &'static str,
+        help: &str,
+        labels: &Labels,
+        make: fn() -> M,
+    ) -> M
+    where
+        Family<Labels, M>: Metric,
+    {
+        let family = self.family(name, help, make);
+        let metric = family.get_or_create_owned(labels);
+        let of = labels.clone();
+        let remove = Box::new(move || {
+            family.remove(&of);
+        });
+        self.registered.lock().series.insert((name, labels.clone()), remove);
+        metric
     }
 
     /// The family of a name, registered when it is first asked for.
@@ -349,7 +215,7 @@ impl Metrics {
     where
         Family<Labels, M>: Metric,
     {
-        let Registered { registry, families } = &mut *self.registered.lock();
+        let Registered { registry, families, .. } = &mut *self.registered.lock();
         if let Some(known) = families.get(name).and_then(|family| family.downcast_ref()) {
             return Family::clone(known);
         }
@@ -357,6 +223,15 @@ impl Metrics {
         registry.register(name, help, family.clone());
         families.insert(name, Box::new(family.clone()));
         family
+    }
+}
+
+/// Sets `gauge` to the end that it is told, in seconds since 1970, or to 0.
+pub fn ends_at(gauge: &Gauge) -> impl Fn(Option<SystemTime>) + Send + Sync + 'static {
+    let gauge = gauge.clone();
+    move |end| {
+        let since = end.and_then(|end| end.duration_since(UNIX_EPOCH).ok());
+        gauge.set(i64::try_from(since.unwrap_or_default().as_secs()).unwrap_or(i64::MAX));
     }
 }
 
@@ -369,61 +244,6 @@ impl Default for Metrics {
 impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Metrics")
-    }
-}
-
-impl RouteMetrics {
-    /// A message is rejected for `reason`, one of those the metrics were made with.
-    pub fn reject(&self, reason: &'static str) {
-        if let Some(counter) = self.rejected.get(reason) {
-            counter.inc();
-        }
-    }
-
-    /// The rejections by reason.
-    pub fn rejected(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        counts(&self.rejected)
-    }
-}
-
-impl DeadLetterMetrics {
-    /// A letter was written for `reason`, one of those the metrics were made with.
-    pub fn wrote(&self, reason: &'static str) {
-        if let Some((all, own)) = self.written.get(reason) {
-            all.inc();
-            own.inc();
-        }
-    }
-
-    /// The letters by reason.
-    pub fn written(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.written.iter().map(|(reason, (_, own))| (*reason, own.get()))
-    }
-}
-
-impl ApiMetrics {
-    /// A request ended with `result`, one of those the metrics were made with.
-    pub fn request(&self, result: &'static str) {
-        if let Some(counter) = self.requests.get(result) {
-            counter.inc();
-        }
-    }
-
-    /// `events` are tried again because of `fault`, one of those the metrics were made with.
-    pub fn retry(&self, fault: &'static str, events: usize) {
-        if let Some(counter) = self.retries.get(fault) {
-            counter.inc_by(events as u64);
-        }
-    }
-
-    /// The requests by result.
-    pub fn requests(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        counts(&self.requests)
-    }
-
-    /// The events that were tried again, by fault.
-    pub fn retries(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        counts(&self.retries)
     }
 }
 
@@ -473,6 +293,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_has_no_series_and_begins_at_zero_when_it_comes_again() {
+        let metrics = Metrics::new();
+        let [gone, other] = ["gone", "other"].map(|name| metrics.source(name));
+        gone.received.inc_by(3);
+        other.received.inc_by(4);
+        let _ = metrics.jetstream("gone");
+        let _ = metrics.jetstream("gone");
+        metrics.certificate_expiry("source", "gone", "ca_file").set(5);
+        metrics.api("gone", ["ok"], []).seconds.observe(1.0);
+        assert_eq!(metrics.lag("gone"), Some(0));
+        metrics.forget("source", "gone");
+        let text = metrics.encode();
+        assert!(!text.contains(r#"source="gone""#) && text.contains(r#"api="gone""#), "{text}");
+        assert!(text.contains(r#"source_received_total{source="other"} 4"#), "{text}");
+        assert_eq!(metrics.lag("gone"), None);
+        // Its last messages are counted where nobody sees it.
+        gone.received.inc();
+        assert_eq!(metrics.source("gone").received.get(), 0);
+    }
+
+    #[test]
     fn what_was_made_is_found_again_by_its_name() {
         let metrics = Metrics::new();
         assert!(metrics.made_route("a").is_none() && metrics.made_api("main").is_none());
@@ -481,7 +322,9 @@ mod tests {
         metrics.api("main", ["ok", "cut"], ["cut"]).request("ok");
         metrics.api("main", ["ok", "cut"], ["cut"]).retry("cut", 3);
         let [one, two] = ["one", "two"].map(|name| metrics.dead_letter(name, ["refused"]));
-        (0..3).for_each(|_| one.wrote("refused"));
+        let one_again = metrics.dead_letter("one", ["refused"]);
+        (0..2).for_each(|_| one.wrote("refused"));
+        one_again.wrote("refused");
         two.wrote("refused");
 
         let route = metrics.made_route("a").unwrap();

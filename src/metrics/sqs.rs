@@ -29,15 +29,15 @@ impl Metrics {
     pub fn sqs(&self, source: &str) -> SqsMetrics {
         let labels = label("source", source);
         let counter = |name, help| -> Counter { self.one(name, help, &labels) };
-        let receive_count = self.family(
-            "source_receive_count",
-            "How often a message had been received by then",
-            || Histogram::new([1.0, 2.0, 3.0, 5.0, 10.0, 100.0]),
-        );
         SqsMetrics {
             receives: counter("source_receives", "Receives that were answered"),
             empty_receives: counter("source_empty_receives", "Receives that brought nothing"),
-            receive_count: receive_count.get_or_create_owned(&labels),
+            receive_count: self.series(
+                "source_receive_count",
+                "How often a message had been received by then",
+                &labels,
+                || Histogram::new([1.0, 2.0, 3.0, 5.0, 10.0, 100.0]),
+            ),
             leases_extended: counter("source_leases_extended", "Extensions of leases"),
             leases_lost: counter(
                 "source_leases_lost",

@@ -6,9 +6,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::lanes::Item;
-use crate::delivery::{Delivery, OrderKey};
+use crate::delivery::{Delivery, OrderKey, Outcome};
 use crate::event_api::{Channel, EscapedLen, Event};
 use crate::route::Spec;
+use crate::trace::EventTrace;
 
 /// One event on its way. Thousands wait at a time, so it is kept small: nearly always its text is its
 /// message's, and nothing went wrong.
@@ -33,6 +34,7 @@ struct Rare {
     /// `None`: the event is the payload of its message.
     text: Option<Text>,
     tries: Tries,
+    trace: Option<Box<EventTrace>>,
 }
 
 /// The text of an event that is not the payload of its message. It is charged to the message for as long as
@@ -98,6 +100,13 @@ impl Entry {
         self
     }
 
+    /// The same with a span, which it ends.
+    #[must_use]
+    pub fn with_trace(mut self, trace: EventTrace) -> Self {
+        self.rare.get_or_insert_default().trace = Some(Box::new(trace));
+        self
+    }
+
     /// The event.
     pub fn event(&self) -> Event<'_> {
         let own = self.rare.as_ref().and_then(|rare| rare.text.as_ref());
@@ -113,6 +122,34 @@ impl Entry {
     /// The route that it came by, as it was then.
     pub fn route(&self) -> &Arc<Spec> {
         &self.route
+    }
+
+    /// Its span, if its message is traced.
+    pub(super) fn trace(&self) -> Option<&EventTrace> {
+        self.rare.as_ref()?.trace.as_deref()
+    }
+
+    /// It is to be sent again, because of `fault`: for its span.
+    pub(super) fn retried(&mut self, fault: &'static str) {
+        let rare = self.rare.as_deref_mut();
+        if let Some(trace) = rare.and_then(|rare| rare.trace.as_deref_mut()) {
+            trace.retried(fault);
+        }
+    }
+
+    /// Ends its part of the duty.
+    pub(super) fn settle(self, outcome: Outcome) {
+        if let Some(trace) = self.rare.and_then(|rare| rare.trace) {
+            trace.end(outcome.word());
+        }
+        self.delivery.settle(outcome);
+    }
+
+    /// The API will never take it: ends its span, and leaves its part of the duty to whoever gets it.
+    pub(super) fn refused(&mut self, why: &str) {
+        if let Some(trace) = self.rare.as_mut().and_then(|rare| rare.trace.take()) {
+            trace.refused(why);
+        }
     }
 
     pub(super) fn tries(&self) -> Tries {

@@ -15,6 +15,8 @@ pub mod post;
 mod react;
 mod report;
 mod retry_after;
+mod steering;
+mod traced;
 pub mod verdict;
 mod words;
 mod workers;
@@ -31,11 +33,12 @@ use tracing::warn;
 
 pub use entry::{Addressed, Entry, Refused, Text};
 pub use http::{BuildError, Client};
+pub use steering::{Change, Helm};
 
 use crate::config::ApiConfig;
 use crate::delivery::{Done, Gate, Outcome};
 use crate::health::{Health, Part};
-use crate::metrics::{ApiMetrics, Metrics};
+use crate::metrics::{ApiMetrics, Metrics, ends_at};
 use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
 use deadline::Deadline;
@@ -93,6 +96,8 @@ pub struct Publisher<P> {
     retry_after_log: Repeats,
     acceptances: Acceptances,
     last_refused: Scope,
+    /// `None` when nobody steers it, or not any more.
+    changes: Option<mpsc::UnboundedReceiver<Change<P>>>,
     name: Arc<str>,
 }
 
@@ -106,7 +111,9 @@ impl Publisher<Client> {
     ) -> Result<Self, BuildError> {
         let client = Client::build(api).await?;
         let limits = (api.max_concurrency, f64::from(api.max_rate));
-        Ok(Self::new(client, &api.name, limits, metrics, health, refused))
+        let publisher = Self::new(client, &api.name, limits, metrics, health, refused);
+        publisher.post.tell_end(ends_at(&publisher.metrics.credentials_expiry));
+        Ok(publisher)
     }
 }
 
@@ -144,6 +151,7 @@ impl<P: Post> Publisher<P> {
             retry_after_log: Repeats::default(),
             acceptances: Acceptances::default(),
             last_refused: Scope::Api,
+            changes: None,
             name: Arc::clone(name),
         }
     }
@@ -162,12 +170,15 @@ impl<P: Post> Publisher<P> {
         shutdown: Shutdown,
     ) {
         let (mut incoming, mut finished) = (Vec::with_capacity(AT_ONCE), Vec::new());
-        let mut open = true;
+        let (mut open, mut steered) = (true, None);
         let mut alive_at = clock();
         let mut deadline = Deadline::default();
         let mut abort = pin!(shutdown.abort());
         loop {
             let now = clock();
+            if let Some(change) = steered.take() {
+                self.steered(change);
+            }
             for (channel, entry) in incoming.drain(..) {
                 self.lanes.push(&channel, entry);
             }
@@ -194,6 +205,14 @@ impl<P: Post> Publisher<P> {
                         entries.poll_recv_many(context, &mut incoming, AT_ONCE)
                 {
                     (open, some) = (count > 0, true);
+                }
+                if let Some(Poll::Ready(change)) =
+                    self.changes.as_mut().map(|changes| changes.poll_recv(context))
+                {
+                    if change.is_none() {
+                        self.changes = None;
+                    }
+                    (steered, some) = (change, true);
                 }
                 match self.workers.poll_ended(context, &mut finished) {
                     Poll::Pending if some => Poll::Ready(Ok(())),
@@ -269,7 +288,7 @@ impl<P: Post> Publisher<P> {
                 items.push(entry);
                 continue;
             }
-            entry.delivery.settle(Outcome::Accepted(Done::Expired));
+            entry.settle(Outcome::Accepted(Done::Expired));
             self.metrics.expired.inc();
         }
         self.tell_expired(now);

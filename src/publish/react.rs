@@ -23,6 +23,7 @@ impl<P: Post> Publisher<P> {
         // Before any branch, so that none can forget it: the next probe would never be sent.
         self.limits.pauses.ended(batch.channel.namespace(), sent, now);
         self.limits.breaker.ended(sent, now);
+        self.trace(&batch, &result, sent, now);
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {
                 retry @ Verdict::Retry { .. } => (retry, why_again(&answer)),
@@ -84,11 +85,13 @@ impl<P: Post> Publisher<P> {
             match verdict {
                 EventVerdict::Accepted => {
                     accepted += 1;
-                    entry.delivery.settle(Outcome::Accepted(Done::Published));
+                    self.metrics.meter(entry.event().text().len());
+                    entry.settle(Outcome::Accepted(Done::Published));
                 }
                 EventVerdict::Unconfirmed => {
                     self.metrics.unconfirmed.inc();
-                    entry.delivery.settle(Outcome::Accepted(Done::Unconfirmed));
+                    self.metrics.meter(entry.event().text().len());
+                    entry.settle(Outcome::Accepted(Done::Unconfirmed));
                 }
                 EventVerdict::Hopeless { why } => self.give_back(entry, &channel, why),
                 EventVerdict::Retry { why, own_fault } => {
@@ -120,7 +123,9 @@ impl<P: Post> Publisher<P> {
         let held_back = fault == Fault::Throttled
             || self.limits.breaker.is_open()
             || self.limits.pauses.hold(channel.namespace());
-        for tries in items.iter_mut().map(Entry::tries_mut) {
+        for entry in &mut items {
+            entry.retried(fault.word());
+            let tries = entry.tries_mut();
             tries.failures = tries.failures.saturating_add(u32::from(!held_back));
             // A load balancer that gives up on a slow upload answers 408 or 504, or just closes.
             if matches!(fault, Fault::Ambiguous | Fault::Unavailable | Fault::UnknownAnswer) {
@@ -143,10 +148,7 @@ impl<P: Post> Publisher<P> {
         Times { sent, now }: Times,
     ) {
         if seeded_bugs::is(Bug::DropOnRefusal) {
-            batch
-                .items
-                .into_iter()
-                .for_each(|e| e.delivery.settle(Outcome::Accepted(Done::Published)));
+            batch.items.into_iter().for_each(|e| e.settle(Outcome::Accepted(Done::Published)));
             return self.lanes.finish(batch.held, Vec::new(), None);
         }
         if who == Refuser::Api {
@@ -229,7 +231,9 @@ impl<P: Post> Publisher<P> {
             return self.try_alone(held, items);
         }
         self.metrics.retry(Fault::BadRequest.word(), 1);
-        for tries in items.iter_mut().map(Entry::tries_mut) {
+        for entry in &mut items {
+            entry.retried(Fault::BadRequest.word());
+            let tries = entry.tries_mut();
             tries.alone = true;
             tries.bad_alone += 1;
             tries.failures = tries.failures.saturating_add(1);
@@ -266,6 +270,7 @@ impl<P: Post> Publisher<P> {
     fn try_alone(&mut self, held: Held, mut items: Vec<Entry>) {
         self.metrics.retry(Fault::BadRequest.word(), items.len());
         for entry in &mut items {
+            entry.retried(Fault::BadRequest.word());
             entry.tries_mut().alone = true;
         }
         self.lanes.finish(held, items, None);
@@ -284,6 +289,7 @@ impl<P: Post> Publisher<P> {
         tries.failures = tries.failures.saturating_add(1);
         tries.own_faults += u32::from(own_fault);
         if tries.own_faults < most {
+            entry.retried(Fault::Event.word());
             return Some(entry);
         }
         let why = format!("given up after {} tries: {why}", tries.own_faults);
@@ -291,7 +297,8 @@ impl<P: Post> Publisher<P> {
         None
     }
 
-    fn give_back(&self, entry: Entry, channel: &Channel, why: String) {
+    fn give_back(&self, mut entry: Entry, channel: &Channel, why: String) {
+        entry.refused(&why);
         self.metrics.rejected.inc();
         // With the receiver gone it is dropped, which releases it.
         drop(self.refused.send(Refused { entry, channel: channel.clone(), why }));

@@ -151,6 +151,9 @@ impl<P: Post> Publisher<P> {
     pub(super) fn report(&self) {
         let paused = !self.limits.pauses.is_empty() || self.retry_after.is_some();
         self.metrics.paused.set(i64::from(paused));
+        let pauses = &self.limits.pauses;
+        let whole = pauses.contains(&Scope::Api) || self.retry_after.is_some();
+        self.metrics.namespaces_paused(|name| whole || pauses.contains(&Scope::of(name)));
         let scopes = self.limits.pauses.scopes().filter_map(|scope| {
             let Refusals { why, hint, .. } = self.refusals.get(scope)?;
             Some((scope.to_string(), why.clone(), hint.clone()))

@@ -21,13 +21,18 @@ use crate::event_api::wire::publish_body;
 pub(super) struct Workers<P> {
     post: Arc<P>,
     tasks: JoinSet<()>,
-    /// The channel to each worker.
-    senders: Vec<mpsc::UnboundedSender<(Batch<Entry>, Instant)>>,
+    /// The channel to each worker, with the number of the poster that it has.
+    senders: Vec<(u64, Batches)>,
+    /// How often the poster was another one.
+    renewed: u64,
     /// The idle ones.
     idle: Vec<usize>,
     back: mpsc::UnboundedSender<Ended>,
     ended: mpsc::UnboundedReceiver<Ended>,
 }
+
+/// Takes batches to a worker, each with the time when it was sent.
+type Batches = mpsc::UnboundedSender<(Batch<Entry>, Instant)>;
 
 /// A request that has ended.
 pub(super) struct Ended {
@@ -45,7 +50,8 @@ impl<P: Post> Workers<P> {
     /// None yet.
     pub(super) fn new(post: Arc<P>) -> Self {
         let (back, ended) = mpsc::unbounded_channel();
-        Self { post, tasks: JoinSet::new(), senders: Vec::new(), idle: Vec::new(), back, ended }
+        let (tasks, senders, idle) = (JoinSet::new(), Vec::new(), Vec::new());
+        Self { post, tasks, senders, renewed: 0, idle, back, ended }
     }
 
     /// Requests in flight, and ended ones whose worker is not free yet.
@@ -55,9 +61,19 @@ impl<P: Post> Workers<P> {
 
     /// Has `batch` posted.
     pub(super) fn send(&mut self, batch: Batch<Entry>, now: Instant) {
-        let worker = self.idle.pop().unwrap_or_else(|| self.spawn());
+        let worker = self.idle.pop().unwrap_or(self.senders.len());
+        let known = self.senders.get(worker).is_some_and(|(of, _)| *of == self.renewed);
+        if !known {
+            self.spawn(worker);
+        }
         // Fails only after a panic, which `poll_ended` reports; the batch is dropped, which releases it.
-        drop(self.senders[worker].send((batch, now)));
+        drop(self.senders[worker].1.send((batch, now)));
+    }
+
+    /// Has `post` post from the next batch on. Requests in flight end as they began.
+    pub(super) fn renew(&mut self, post: Arc<P>) {
+        self.post = post;
+        self.renewed += 1;
     }
 
     /// Puts ended requests into `finished`. An error is a panic of a worker, which has dropped its batch.
@@ -70,7 +86,7 @@ impl<P: Post> Workers<P> {
         if self.ended.poll_recv_many(context, finished, AT_ONCE).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        // Only a panic ends a worker while `self` lives.
+        // While `self` lives, a worker is ended by a panic, or by another one in its place.
         while let Poll::Ready(Some(ended)) = self.tasks.poll_join_next(context) {
             if let Err(error) = ended {
                 return Poll::Ready(Err(error));
@@ -84,12 +100,15 @@ impl<P: Post> Workers<P> {
         self.idle.push(worker);
     }
 
-    fn spawn(&mut self) -> usize {
-        let worker = self.senders.len();
+    /// Starts a worker of this number; an idle one that has it ends.
+    fn spawn(&mut self, worker: usize) {
         let (sender, batches) = mpsc::unbounded_channel();
-        self.senders.push(sender);
+        let sender = (self.renewed, sender);
+        match self.senders.get_mut(worker) {
+            Some(old) => *old = sender,
+            None => self.senders.push(sender),
+        }
         self.tasks.spawn(work(worker, Arc::clone(&self.post), batches, self.back.clone()));
-        worker
     }
 }
 

@@ -7,8 +7,8 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rand::RngExt;
@@ -78,6 +78,8 @@ struct Shared<T> {
     fetch: Box<dyn Fn() -> Fetching<T> + Send + Sync>,
     state: Mutex<State<T>>,
     ended: watch::Sender<()>,
+    /// Told when the value in use ends.
+    told: OnceLock<Box<dyn Fn(Option<SystemTime>) + Send + Sync>>,
 }
 
 /// Pure: takes the time and decides.
@@ -112,7 +114,18 @@ impl<T: PartialEq + Send + Sync + 'static> Renewal<T> {
     ) -> Self {
         let state = Mutex::new(State::new());
         let ended = watch::Sender::new(());
-        Self(Arc::new(Shared { what, fetch: Box::new(fetch), state, ended }))
+        let fetch = Box::new(fetch);
+        Self(Arc::new(Shared { what, fetch, state, ended, told: OnceLock::new() }))
+    }
+
+    /// Tells `told` when the value in use ends, by the clock of this machine, and again with each renewal; `None`: it
+    /// has no end that is known. Only the first who asks is told.
+    pub fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        let first = self.0.told.set(Box::new(told)).is_ok();
+        let state = self.0.state.lock();
+        if first && state.held.is_some() {
+            self.0.tell(&state, Instant::now());
+        }
     }
 
     /// A valid value; waits only if there is none. The error is the reason why there is none.
@@ -214,9 +227,19 @@ impl<T: PartialEq> Shared<T> {
         } else if failing && result.is_ok() {
             tracing::info!(what = self.what, "renewed again");
         }
-        state.ended(result, Instant::now());
+        let (now, renewed) = (Instant::now(), result.is_ok());
+        state.ended(result, now);
+        if renewed {
+            self.tell(&state, now);
+        }
         drop(state);
         self.ended.send_replace(());
+    }
+
+    fn tell(&self, state: &State<T>, now: Instant) {
+        if let Some(told) = self.told.get() {
+            told(state.life.map(|(_, end)| SystemTime::now() + end.saturating_duration_since(now)));
+        }
     }
 }
 

@@ -59,6 +59,38 @@ async fn value(renewal: &Renewal<u64>) -> Result<u64, String> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_end_of_the_value_in_use_is_told_at_once_and_with_each_renewal() {
+    let (renewal, source) = renewal();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = || told.lock().clone();
+    source.says(1, 60 * S);
+    value(&renewal).await.unwrap();
+    let of_teller = Arc::clone(&told);
+    renewal.tell_end(move |end| {
+        let left = end.map(|end| end.duration_since(SystemTime::now()).unwrap_or_default());
+        of_teller.lock().push(left.map(|left| left.as_secs_f64().round()));
+    });
+    renewal.tell_end(|_| panic!("only the first is told"));
+    assert_eq!(seen(), [Some(60.0)]);
+    // One that fails tells nothing; one without an end says so.
+    source.fails();
+    advance(50 * S).await;
+    value(&renewal).await.unwrap();
+    sleep(S).await;
+    assert_eq!(seen(), [Some(60.0)]);
+    source.says(2, None);
+    until_fetched(&renewal, 2).await;
+    assert_eq!(seen(), [Some(60.0), None]);
+}
+
+/// Asks until this value is there.
+async fn until_fetched(renewal: &Renewal<u64>, wanted: u64) {
+    while value(renewal).await != Ok(wanted) {
+        sleep(S).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_who_wait_share_one_fetch() {
     let (renewal, source) = renewal();
     source.says(7, None);

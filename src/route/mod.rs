@@ -31,7 +31,7 @@ use template::Context;
 pub type RouteName = Arc<str>;
 
 /// A route as the operator described it, parsed and checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     /// Its name.
     pub name: RouteName,
@@ -54,7 +54,7 @@ pub struct Spec {
 }
 
 /// `order_by`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OrderBy {
     /// The source's own key: the MQTT topic, the Kafka key, ….
     Source,

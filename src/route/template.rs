@@ -103,6 +103,11 @@ impl Template {
         &self.text
     }
 
+    /// The namespace of its channels, which is literal.
+    pub fn namespace(&self) -> &str {
+        self.text.trim_start_matches('/').split('/').next().unwrap_or_default()
+    }
+
     /// Whether it needs the key of a message.
     pub fn names_key(&self) -> bool {
         self.pieces.contains(&Piece::Value(Value::Key))

@@ -16,6 +16,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -184,6 +185,10 @@ impl<A: Send + 'static> Tracker for InFlight<A> {
         } else if head || outcome == Outcome::Released {
             self.changed.notify_one();
         }
+    }
+
+    fn published(&self, took: Duration) {
+        self.room.published(took);
     }
 
     fn charge(&self, token: u64, bytes: usize) {

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -298,6 +298,10 @@ impl<A: Send + 'static> Tracker for Leases<A> {
             state.settled.push_back(settled);
         }
         self.changed.notify_one();
+    }
+
+    fn published(&self, took: Duration) {
+        self.room.published(took);
     }
 
     fn charge(&self, token: u64, bytes: usize) {

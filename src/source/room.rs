@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -85,6 +86,8 @@ impl Room {
     /// All of `limits`, and up to `ceiling` for a broker that sends more than it is asked for.
     pub fn with_ceiling(limits: Limits, ceiling: Limits, metrics: SourceMetrics) -> Arc<Self> {
         let (done, reserved) = (AtomicU64::new(0), Reserved::default());
+        metrics.in_flight_limit.set(signed(limits.messages));
+        metrics.in_flight_bytes_limit.set(signed(limits.bytes));
         Arc::new(Self { limits, ceiling, freed: Notify::new(), done, reserved, metrics })
     }
 
@@ -199,6 +202,11 @@ impl Room {
         if outcome != Outcome::Released {
             self.done.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A message was published, so long after its time.
+    pub(super) fn published(&self, took: Duration) {
+        self.metrics.delivery.observe(took);
     }
 
     /// Counts how a message ended that leaves what is in flight: whenever nothing moves, the sum of these

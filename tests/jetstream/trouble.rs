@@ -71,20 +71,28 @@ async fn a_server_killed_under_load_is_found_again() {
     assert_order(&site.ledger.read(), 0);
 }
 
-/// T11.
+/// T11; in the long tier for 3, 30 and 60 s as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hangs_is_noticed_and_waited_for() {
-    let site = Site::open("").await;
-    let bridge = site.setup("ack_wait = \"2s\"").start_ready().await;
-    site.produce(100_000, 0..3_000, 30).await;
-    site.ledger.reaches(500, PATIENCE).await;
-    signal(site.stream.nats.pid(), "STOP");
-    bridge.metric_is("source_connected{source=\"it\"}", |v| v == 0.0).await;
-    signal(site.stream.nats.pid(), "CONT");
-    site.produce(100_000, 3_000..4_000, 30).await;
-    assert_eq!(site.is_relayed(&bridge, 4_000).await, 0);
-    bridge.ready().await;
-    assert_order(&site.ledger.read(), 0);
+    let hangs = |seconds: Option<u64>| async move {
+        let site = Site::open("").await;
+        let bridge = site.setup("ack_wait = \"2s\"").start_ready().await;
+        site.produce(100_000, 0..3_000, 30).await;
+        site.ledger.reaches(500, PATIENCE).await;
+        signal(site.stream.nats.pid(), "STOP");
+        match seconds {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            None => bridge.metric_is("source_connected{source=\"it\"}", |v| v == 0.0).await,
+        }
+        signal(site.stream.nats.pid(), "CONT");
+        site.produce(100_000, 3_000..4_000, 30).await;
+        assert_eq!(site.is_relayed(&bridge, 4_000).await, 0);
+        bridge.ready().await;
+        assert_order(&site.ledger.read(), 0);
+    };
+    let long = std::env::var_os("LONG_TESTS").is_some();
+    let times: &[Option<u64>] = if long { &[None, Some(3), Some(30), Some(60)] } else { &[None] };
+    futures_util::future::join_all(times.iter().map(|seconds| hangs(*seconds))).await;
 }
 
 /// T04: the server takes its messages for lost, and they come again while they are in flight.

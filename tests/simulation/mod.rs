@@ -104,7 +104,8 @@ async fn live(
     let (refused, refused_queue) = mpsc::unbounded_channel();
     let (entries, entry_queue) = mpsc::unbounded_channel();
     let source = metrics.source("fake");
-    let policy = SourcePolicy { max_payload: 300_000, unrouted: None, metrics: source.clone() };
+    let policy =
+        SourcePolicy { max_payload: 300_000, unrouted: None, system: "s", metrics: source.clone() };
     let policies = HashMap::from([("fake".into(), policy)]);
     let publishers = HashMap::from([("main".into(), entries)]);
     let pipeline = Pipeline::new(table, policies, &publishers, rejects.clone(), &metrics);

@@ -20,6 +20,16 @@ pub(crate) struct Setup {
     env: Vec<(String, String)>,
     /// A command that runs the command behind it.
     through: Vec<String>,
+    group: Option<Group>,
+}
+
+/// A control group, removed when the last process has left it.
+struct Group(PathBuf);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
 }
 
 /// A running `appsync-bridge run`; killed when dropped.
@@ -65,12 +75,21 @@ impl Setup {
             rejects.display()
         );
         std::fs::write(directory.path().join("bridge.toml"), text).unwrap();
-        Self { directory, env: Vec::new(), through: Vec::new() }
+        Self { directory, env: Vec::new(), through: Vec::new(), group: None }
     }
 
     /// Adds a variable.
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds lines to `[admin]`.
+    pub(crate) fn admin(self, lines: &str) -> Self {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let listen = "listen = \"127.0.0.1:0\"\n";
+        let more = if lines.contains("listen =") { "" } else { listen };
+        std::fs::write(self.config(), text.replace(listen, &format!("{more}{lines}\n"))).unwrap();
         self
     }
 
@@ -93,6 +112,31 @@ impl Setup {
     /// Starts the bridge with no more than so many file descriptors.
     pub(crate) fn with_descriptors(mut self, most: u32) -> Self {
         self.through = ["prlimit".to_owned(), format!("--nofile={most}:{most}")].to_vec();
+        self
+    }
+
+    /// Starts the bridge in a control group with no more than so much memory, where this machine has them and this user
+    /// may make one.
+    pub(crate) fn with_memory(mut self, mib: u64) -> Self {
+        let name = format!("appsync-bridge-test-{:08x}", rand::random::<u32>());
+        let groups =
+            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        for (root, limit) in groups {
+            let group = Path::new(root).join(&name);
+            if std::fs::create_dir(&group).is_err() {
+                continue;
+            }
+            if std::fs::write(group.join(limit), (mib << 20).to_string()).is_err() {
+                let _ = std::fs::remove_dir(&group);
+                continue;
+            }
+            let group = group.display();
+            let script = format!("echo $$ >{group}/cgroup.procs && exec \"$0\" \"$@\"");
+            self.through = ["sh", "-c", &script].map(str::to_owned).to_vec();
+            self.group = Some(Group(PathBuf::from(group.to_string())));
+            return self;
+        }
+        println!("no control group can be made here: only what is resident is looked at");
         self
     }
 
@@ -179,6 +223,13 @@ impl Bridge {
         (answer.status.as_u16(), String::from_utf8_lossy(&answer.body).into_owned())
     }
 
+    /// Asks it to reload, with these headers: status and answer.
+    pub(crate) async fn reload(&self, headers: &[(&str, &str)]) -> (u16, Value) {
+        let url = format!("http://{}/reload", self.admin);
+        let answer = request(Method::POST, &url, headers, "").await;
+        (answer.status.as_u16(), answer.json())
+    }
+
     /// The address of its admin port.
     pub(crate) fn admin(&self) -> &str {
         &self.admin
@@ -253,6 +304,18 @@ impl Bridge {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
         (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    }
+
+    /// The most that was resident of it so far, in MiB.
+    pub(crate) fn peak_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// Its process id.

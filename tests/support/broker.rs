@@ -41,6 +41,9 @@ pub(crate) trait Broker: Sized {
     /// Variables that a bridge needs for it.
     const VARIABLES: &[(&str, &str)] = &[];
 
+    /// Lines of the source with which the broker soon takes a bridge that says nothing for gone.
+    const IMPATIENT: &'static str = "";
+
     /// Whether a payload may be other than text.
     const CARRIES_BYTES: bool = true;
 
@@ -80,6 +83,8 @@ pub(crate) struct Mqtt {
 }
 
 impl Broker for Mqtt {
+    const IMPATIENT: &'static str = "keep_alive = \"4s\"";
+
     async fn start(lines: &'static str, mortal: bool) -> Self {
         let saving = if mortal { SAVES_AT_ONCE } else { "" };
         let (broker, address) = match lines.split_once("# over ") {

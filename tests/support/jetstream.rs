@@ -68,6 +68,7 @@ pub(crate) fn subject(key: u64) -> String {
 
 impl Broker for JetStream {
     const GIVES_BACK_ALONE: bool = true;
+    const IMPATIENT: &'static str = "ack_wait = \"3s\"";
 
     async fn start(lines: &'static str, _: bool) -> Self {
         Self::on("", lines).await

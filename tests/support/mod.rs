@@ -5,6 +5,9 @@ pub(crate) mod bad_network;
 pub(crate) mod bridge;
 pub(crate) mod broker;
 pub(crate) mod certificates;
+#[cfg(feature = "otlp")]
+pub(crate) mod collector;
+pub(crate) mod crowd;
 pub(crate) mod demo;
 pub(crate) mod emulator;
 pub(crate) mod hivemq;
@@ -17,6 +20,7 @@ pub(crate) mod mosquitto;
 pub(crate) mod nats;
 pub(crate) mod page;
 pub(crate) mod producer;
+pub(crate) mod prometheus;
 pub(crate) mod script;
 pub(crate) mod scripted;
 pub(crate) mod server;

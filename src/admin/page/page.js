@@ -13,6 +13,8 @@ const number = (n) => (n < 1e7 ? n.toLocaleString('en') : n.toLocaleString('en',
 const rate = (n) => (n === 0 ? '0' : n < 10 ? n.toFixed(1) : number(Math.round(n)));
 const clock = (at) => new Date(at).toLocaleTimeString('en-GB');
 const when = (at, now) => (new Date(at).toDateString() === new Date(now).toDateString() ? clock(at) : `${new Date(at).toISOString().slice(0, 10)} ${clock(at)}`);
+const took = (s) => (s < 1 ? `${Math.round(s * 1000)} ms` : s < 60 ? `${s} s` : lasting(s * 1000));
+const money = (n) => n.toLocaleString('en', { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const sum = (values) => values.reduce((all, n) => all + n, 0);
 const total = (counts) => sum(Object.values(counts));
 const plural = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one : many}`;
@@ -160,6 +162,7 @@ function source(part) {
       figures(numbers, [
         ['Connected', part.connected ? 'yes' : 'no', part.connected ? '' : 'fail'],
         ['Received', number(part.received)],
+        ...(part.delivery_p50_seconds === null ? [] : [['Published within', `${took(part.delivery_p50_seconds)}, 99 % ${took(part.delivery_p99_seconds)}`]]),
         ...(part.lag === null ? [] : [['Lag', number(part.lag)]]),
         ['Dropped', number(part.dropped), part.dropped ? 'fail' : ''],
         ['Released', number(released), released ? 'warn' : ''],
@@ -199,6 +202,8 @@ function api(part) {
         ['Accepted', number(part.accepted)],
         ['Rejected', number(part.rejected), part.rejected ? 'fail' : ''],
         ...(part.unconfirmed ? [['Unconfirmed', number(part.unconfirmed), 'warn']] : []),
+        ...(part.expired ? [['Expired', number(part.expired), 'warn']] : []),
+        ['Estimated cost', `${money(part.estimated_cost.amount)} ${part.estimated_cost.currency}`],
         ['Requests at once', `${number(part.concurrency_limit)} of ${number(part.max_concurrency)}`, part.concurrency_limit <= 1 ? 'warn' : ''],
         ['Rate gate', `${number(part.rate_limit)} /s`, part.rate_limit < part.max_rate ? 'warn' : ''],
         ['Breaker', part.breaker_open ? 'open' : 'closed', part.breaker_open ? 'fail' : ''],

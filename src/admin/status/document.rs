@@ -1,8 +1,9 @@
 //! The members of `/status`.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::metrics::gauge::Gauge;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -54,6 +55,10 @@ struct Source<'a> {
     dropped: u64,
     unrouted: u64,
     reconnects: u64,
+    /// Lately: from its time at the broker, or its arrival, half of the messages were published within this.
+    delivery_p50_seconds: Option<f64>,
+    delivery_p99_seconds: Option<f64>,
+    credentials_end: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -80,11 +85,22 @@ struct Api<'a> {
     retries: Counts,
     reordered: u64,
     ambiguous: u64,
+    expired: u64,
+    metered_units: u64,
+    estimated_cost: Cost<'a>,
+    credentials_end: Option<String>,
     concurrency_limit: i64,
     rate_limit: f64,
     breaker_open: bool,
     paused: bool,
     pauses: Vec<Value>,
+}
+
+/// What publishing cost so far, by `[cost]`.
+#[derive(Serialize)]
+struct Cost<'a> {
+    amount: f64,
+    currency: &'a str,
 }
 
 #[derive(Serialize)]
@@ -142,6 +158,9 @@ impl Document<'_> {
                     dropped: numbers.dropped.get(),
                     unrouted: numbers.unrouted.get(),
                     reconnects: numbers.reconnects.get(),
+                    delivery_p50_seconds: self.took(0.5, at),
+                    delivery_p99_seconds: self.took(0.99, at),
+                    credentials_end: end(&numbers.credentials_expiry),
                     facts,
                 }
             })
@@ -176,6 +195,13 @@ impl Document<'_> {
                 retries: some(numbers.retries()),
                 reordered: numbers.reordered.get(),
                 ambiguous: numbers.ambiguous.get(),
+                expired: numbers.expired.get(),
+                metered_units: numbers.metered.get(),
+                estimated_cost: Cost {
+                    amount: numbers.cost.get(),
+                    currency: &numbers.tariff().currency,
+                },
+                credentials_end: end(&numbers.credentials_expiry),
                 concurrency_limit: numbers.concurrency.get(),
                 rate_limit: numbers.rate.get().round(),
                 breaker_open: numbers.breaker.get() == 1,
@@ -195,6 +221,10 @@ impl Document<'_> {
                 written: some(numbers.written()),
             })
             .collect()
+    }
+
+    fn took(&self, share: f64, source: usize) -> Option<f64> {
+        self.history.took(share, self.reading, source).map(|took| took.as_secs_f64())
     }
 
     fn history(&self) -> Value {
@@ -246,6 +276,12 @@ fn log() -> Vec<Value> {
         json!({ "at": time(at), "level": level, "message": message, "fields": fields, "count": count })
     };
     telemetry::recent().into_iter().map(line).collect()
+}
+
+/// A time of a metric; `None` where it is not known.
+fn end(gauge: &Gauge) -> Option<String> {
+    let seconds = u64::try_from(gauge.get()).ok().filter(|seconds| *seconds > 0)?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).map(time)
 }
 
 fn time(at: SystemTime) -> String {

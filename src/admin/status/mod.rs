@@ -25,19 +25,35 @@ use numbers::Numbers;
 /// What `/status` is made of.
 #[derive(Debug)]
 pub(super) struct Status {
-    numbers: Numbers,
+    metrics: Metrics,
     health: Health,
     shutdown: Shutdown,
     started: SystemTime,
-    history: Mutex<History>,
+    shown: Mutex<Shown>,
+}
+
+/// The parts, and what they did.
+#[derive(Debug)]
+struct Shown {
+    numbers: Numbers,
+    history: History,
 }
 
 impl Status {
     /// Of the parts that are built by now.
     pub(super) fn new(facts: Facts, metrics: &Metrics, health: Health, shutdown: Shutdown) -> Self {
-        let numbers = Numbers::of(facts, metrics);
-        let (started, history) = (SystemTime::now(), Mutex::default());
-        Self { numbers, health, shutdown, started, history }
+        let shown = Shown { numbers: Numbers::of(facts, metrics), history: History::default() };
+        let (metrics, started, shown) = (metrics.clone(), SystemTime::now(), Mutex::new(shown));
+        Self { metrics, health, shutdown, started, shown }
+    }
+
+    /// Shows these parts from now on. Those that were shown before keep their history.
+    pub(super) fn show(&self, facts: Facts) {
+        let numbers = Numbers::of(facts, &self.metrics);
+        let mut shown = self.shown.lock();
+        let places = numbers.places_in(&shown.numbers);
+        shown.history.reorder(&places);
+        shown.numbers = numbers;
     }
 
     /// Takes a reading at each step, for ever.
@@ -46,33 +62,34 @@ impl Status {
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             clock.tick().await;
-            let reading = self.numbers.read(Instant::now());
-            self.history.lock().note(reading);
+            let mut shown = self.shown.lock();
+            let reading = shown.numbers.read(Instant::now());
+            shown.history.note(reading);
         }
     }
 
     /// The document, without secrets.
     pub(super) fn document(&self) -> Result<String, serde_json::Error> {
-        let reading = self.numbers.read(Instant::now());
-        let history = self.history.lock();
+        let shown = self.shown.lock();
+        let reading = shown.numbers.read(Instant::now());
         let document = Document {
-            numbers: &self.numbers,
+            numbers: &shown.numbers,
             health: &self.health,
             draining: self.shutdown.is_draining(),
             started: self.started,
             now: SystemTime::now(),
             reading: &reading,
-            history: &history,
+            history: &shown.history,
         };
         let mut value = document.value()?;
-        drop(history);
+        drop(shown);
         clean(&mut value);
         serde_json::to_string(&value)
     }
 }
 
 /// Masks the secrets in texts. Names of members are ours, and a reader needs them unchanged.
-fn clean(value: &mut Value) {
+pub(super) fn clean(value: &mut Value) {
     match value {
         Value::String(text) => {
             if let std::borrow::Cow::Owned(cleaned) = redact::clean(text) {

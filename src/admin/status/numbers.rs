@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::history::{OfRoute, OfSource, Reading};
+use super::history::{OfRoute, OfSource, Places, Reading};
 use crate::admin::facts::{ApiFacts, DeadLetterFacts, Facts, RouteFacts, SourceFacts};
 use crate::metrics::{ApiMetrics, DeadLetterMetrics, Metrics, RouteMetrics, SourceMetrics};
 
@@ -34,11 +34,31 @@ impl Numbers {
         }
     }
 
+    /// Where each part stands in `before`.
+    pub(super) fn places_in(&self, before: &Self) -> Places {
+        fn places<T, N>(
+            now: &[(T, N)],
+            before: &[(T, N)],
+            name: impl Fn(&T) -> &str,
+        ) -> Vec<Option<usize>> {
+            let place = |(facts, _): &(T, N)| {
+                before.iter().position(|(other, _)| name(other) == name(facts))
+            };
+            now.iter().map(place).collect()
+        }
+        Places {
+            sources: places(&self.sources, &before.sources, |facts| &facts.name),
+            routes: places(&self.routes, &before.routes, |facts| &facts.name),
+            apis: places(&self.apis, &before.apis, |facts| &facts.name),
+        }
+    }
+
     /// What they are now.
     pub(super) fn read(&self, at: Instant) -> Reading {
         let source = |(_, source): &(SourceFacts, SourceMetrics)| OfSource {
             received: source.received.get(),
             in_flight: source.in_flight.get(),
+            delivery: source.delivery.counts(),
         };
         let route = |(_, route): &(RouteFacts, RouteMetrics)| OfRoute {
             matched: route.matched.get(),

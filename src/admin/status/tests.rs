@@ -59,6 +59,9 @@ fn every_part_is_shown_with_its_numbers() {
     route.matched.inc_by(7);
     route.reject("too_deep");
     api.accepted.inc_by(5);
+    api.meter(12_000);
+    api.expired.inc();
+    api.credentials_expiry.set(86_400);
     api.request("ok");
     api.retry("throttled", 3);
     letters.wrote("refused");
@@ -83,6 +86,12 @@ fn every_part_is_shown_with_its_numbers() {
         (&api["requests"], &api["retries"]),
         (&json!({ "ok": 1 }), &json!({ "throttled": 3 }))
     );
+    assert_eq!(
+        (&api["metered_units"], &api["expired"], &api["credentials_end"]),
+        (&json!(3), &json!(1), &json!("1970-01-02T00:00:00.000Z"))
+    );
+    assert_eq!(api["estimated_cost"], json!({ "amount": 3e-6, "currency": "USD" }));
+    assert_eq!(plant["credentials_end"], Value::Null);
     assert_eq!(
         (&api["pauses"][0]["scope"], &api["pauses"][0]["hint"]),
         (&json!("namespace `a`"), &json!("may it?"))

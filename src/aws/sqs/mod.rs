@@ -9,7 +9,7 @@ mod trouble;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_credential_types::Credentials as Keys;
 use aws_credential_types::provider::error::CredentialsError;
@@ -83,6 +83,11 @@ impl Sqs {
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .build();
         Ok(Self { client: Client::from_conf(config), credentials, region })
+    }
+
+    /// Tells `told` when the credentials in use end.
+    pub fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        self.credentials.credentials.tell_end(told);
     }
 
     /// The client.

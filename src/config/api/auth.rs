@@ -9,7 +9,7 @@ use crate::config::endpoint::{Endpoint, Purpose, SafeUrl, is_region};
 use crate::config::reader::{Field, Kind, Ledger, Located, Problem, Table, Text, quoted};
 
 /// The authorization of requests to an API.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Auth {
     /// `x-api-key`.
     ApiKey {
@@ -31,7 +31,7 @@ pub enum Auth {
 }
 
 /// `{ type = "oauth2", token_url, client_id, client_secret, scope }`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OAuth2 {
     /// The token endpoint: `https`, or `http` on loopback.
     pub token_url: Uri,

@@ -20,7 +20,7 @@ pub use auth::{Auth, Aws, OAuth2};
 pub type ApiName = Arc<str>;
 
 /// A checked `[api.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiConfig {
     /// Its name.
     pub name: ApiName,

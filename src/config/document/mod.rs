@@ -9,7 +9,9 @@ use std::sync::Arc;
 use super::dead_letter::DeadLetterConfig;
 use super::home::Homes;
 use super::reader::{Kind, Ledger, Masked, Names, Problem, Repaired, Table, listed, names, quoted};
-use super::{Config, Environment, LogFormat, api, broker, daemon, dead_letter, route, source};
+use super::{
+    Config, Environment, LogFormat, api, broker, daemon, dead_letter, otlp, route, source,
+};
 use crate::route::{RejectTo, Spec};
 
 /// Reads a text, of which only what is left in `masked` may be shown: the configuration if there could
@@ -53,7 +55,9 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let dead_letter_names = Names::new("dead_letter", &dead_letters, Some(dead_letter::DEFAULT));
     let admin = names::table(&mut root, "admin").ok().and_then(daemon::admin);
     let log = names::table(&mut root, "log").ok().and_then(daemon::log);
+    let otlp = names::table(&mut root, "otlp").ok().and_then(otlp::read);
     let grace = names::table(&mut root, "shutdown").ok().and_then(daemon::grace);
+    let cost = names::table(&mut root, "cost").ok().and_then(daemon::cost);
 
     let apis: Vec<_> =
         apis.into_iter().map(|(name, table)| api::read(name, table, grace.as_ref())).collect();
@@ -105,7 +109,9 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
         dead_letters: dead_letters?.into_iter().map(|(name, read)| (name, read.config)).collect(),
         admin: admin?,
         log: log?,
+        otlp: otlp?,
         grace: grace?.value,
+        cost: cost?,
     })
 }
 

@@ -19,7 +19,7 @@ pub use sasl::{Login, Sasl, Scram};
 pub use topics::{Chosen, Topics};
 
 /// A checked `type = "kafka"`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KafkaConfig {
     /// `host:port` of the brokers that are asked first; `host` alone means port 9092.
     pub brokers: Vec<String>,

@@ -5,7 +5,7 @@ use crate::config::api::{Aws, OAuth2, auth};
 use crate::config::reader::{Field, Table, Words};
 
 /// A checked `sasl`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sasl {
     /// A name and a password, which the broker sees.
     Plain(Login),
@@ -21,7 +21,7 @@ pub enum Sasl {
 }
 
 /// A name and a password.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// The user's name.
     pub username: String,

@@ -39,6 +39,15 @@ pub struct Chosen {
     pub dead_letters: Vec<String>,
 }
 
+impl PartialEq for Topics {
+    /// Whether both are written the same, and leave out the same.
+    fn eq(&self, other: &Self) -> bool {
+        self.all == other.all && self.never == other.never
+    }
+}
+
+impl Eq for Topics {}
+
 impl Topics {
     /// Those that `topics` says; one that begins with `^` is a regular expression. One that is none takes nothing:
     /// they were checked when they were read.

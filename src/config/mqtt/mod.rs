@@ -24,7 +24,7 @@ pub(super) use filter::{SEPARATOR, SPELLING};
 pub use overlap::FilterTree;
 
 /// `type = "mqtt"`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MqttConfig {
     /// Host name or address of the broker.
     pub host: String,
@@ -60,7 +60,7 @@ pub struct MqttConfig {
 }
 
 /// The name of a user.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Username {
     /// As it is written.
     Fixed(String),

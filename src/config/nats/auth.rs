@@ -4,7 +4,7 @@ use crate::config::Secret;
 use crate::config::reader::{Kind, Located, Problem, Table, Words, listed};
 
 /// A checked `auth`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Auth {
     /// A token, which the server sees.
     Token(Secret),

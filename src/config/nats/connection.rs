@@ -8,7 +8,7 @@ use crate::config::endpoint::is_loopback;
 use crate::config::reader::{Field, Kind, Ledger, Located, Problem, Table, Text, Word};
 
 /// The servers of one cluster, and how a client of them proves who it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// `nats://HOST:PORT` of each; no other is ever connected to.
     pub servers: Vec<String>,

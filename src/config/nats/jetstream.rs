@@ -8,7 +8,7 @@ use crate::config::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls};
 use crate::config::reader::{Kind, Problem, Table, Words, show_duration};
 
 /// A checked `type = "jetstream"`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JetStreamConfig {
     /// The way to the server.
     pub connection: Connection,

@@ -17,7 +17,7 @@ pub(super) use subjects::{SEPARATOR, SPELLING};
 pub use subjects::{is_subject, overlaps, takes};
 
 /// A checked `type = "nats"`: core NATS, which keeps nothing for anybody.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatsConfig {
     /// The way to the server.
     pub connection: Connection,

@@ -76,6 +76,28 @@ impl<'a> Table<'a> {
         })
     }
 
+    /// A share of a whole: a number from 0 to 1.
+    pub(crate) fn fraction(&mut self, key: &'static str) -> Field<f64> {
+        self.field(key, |ledger, entry| {
+            let span = entry.value.span();
+            let number = match entry.value.get_ref() {
+                DeValue::Float(number) => number.as_str().parse().ok(),
+                DeValue::Integer(number) => match (number.radix(), number.as_str()) {
+                    (10, "0") => Some(0.0),
+                    (10, "1") => Some(1.0),
+                    _ => None,
+                },
+                other => return ledger.wrong_type(key, span, "a number from 0 to 1", other),
+            };
+            let number = number.filter(|number| (0.0..=1.0).contains(number));
+            if number.is_none() {
+                let message = format!("`{key}` is a number from 0 to 1");
+                ledger.report(Problem::new(Kind::BadValue, Some(span), message));
+            }
+            number
+        })
+    }
+
     /// `true` or `false`.
     pub(crate) fn boolean(&mut self, key: &'static str) -> Field<bool> {
         self.field(key, |ledger, entry| match entry.value.get_ref() {

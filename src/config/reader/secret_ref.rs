@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::ledger::{Ledger, Located, Text};
 use super::problem::{Kind, Problem};
-use super::table::{Field, Table};
+use super::table::{Entry, Field, Table};
 use crate::config::secret::{self, Secret, Unreadable};
 
 const FORMS: &str = "`{ env = \"NAME\" }`, `{ file = \"/path\" }` or `{ credential = \"name\" }`";
@@ -22,33 +22,7 @@ impl Table<'_> {
 
     /// A secret: a reference, or plain text with a warning.
     pub(crate) fn secret(&mut self, key: &'static str) -> Field<Secret> {
-        self.field(key, |ledger, entry| {
-            let span = entry.value.span();
-            let DeValue::Table(table) = entry.value.get_ref() else {
-                let DeValue::String(text) = entry.value.get_ref() else {
-                    let wanted = "a string or a reference to a secret";
-                    return ledger.wrong_type(key, span, wanted, entry.value.get_ref());
-                };
-                if !text.is_empty() {
-                    let message = format!("`{key}` is in plain text");
-                    let warning = Problem::new(Kind::Warning, Some(span.clone()), message);
-                    ledger.report(warning.help(format!("keep it elsewhere: {FORMS}")));
-                }
-                return filled(ledger, key, &span, "", text.clone().into_owned());
-            };
-            if let Some((_, default)) = table.iter().find(|(key, _)| key.get_ref() == "default") {
-                let message = format!("the default of `{key}` is in plain text");
-                let warning = Problem::new(Kind::Warning, Some(default.span()), message);
-                ledger
-                    .report(warning.help("leave it away, so that a variable not set is an error"));
-            }
-            if table.contains_key("env") {
-                let Located { value: text, span } = ledger.string(key, entry.value)?;
-                let from = text.variable.unwrap_or_default();
-                return filled(ledger, key, &span, &from, text.value);
-            }
-            from_reference(ledger, key, &span, table)
-        })
+        self.field(key, |ledger, entry| ledger.secret(key, entry))
     }
 
     /// The secret that a file holds: its path, or a reference to one.
@@ -62,6 +36,37 @@ impl Table<'_> {
                 read(ledger, key, &span, &path.shown(), Path::new(&path.value), true)
             }
         })
+    }
+}
+
+impl<'a> Ledger<'a> {
+    /// The secret of a table's entry, which errors call `key`: a reference, or plain text with a warning.
+    pub(crate) fn secret(&'a self, key: &str, entry: &Entry<'a>) -> Option<Secret> {
+        let ledger = self;
+        let span = entry.value.span();
+        let DeValue::Table(table) = entry.value.get_ref() else {
+            let DeValue::String(text) = entry.value.get_ref() else {
+                let wanted = "a string or a reference to a secret";
+                return ledger.wrong_type(key, span, wanted, entry.value.get_ref());
+            };
+            if !text.is_empty() {
+                let message = format!("`{key}` is in plain text");
+                let warning = Problem::new(Kind::Warning, Some(span.clone()), message);
+                ledger.report(warning.help(format!("keep it elsewhere: {FORMS}")));
+            }
+            return filled(ledger, key, &span, "", text.clone().into_owned());
+        };
+        if let Some((_, default)) = table.iter().find(|(key, _)| key.get_ref() == "default") {
+            let message = format!("the default of `{key}` is in plain text");
+            let warning = Problem::new(Kind::Warning, Some(default.span()), message);
+            ledger.report(warning.help("leave it away, so that a variable not set is an error"));
+        }
+        if table.contains_key("env") {
+            let Located { value: text, span } = ledger.string(key, entry.value)?;
+            let from = text.variable.unwrap_or_default();
+            return filled(ledger, key, &span, &from, text.value);
+        }
+        from_reference(ledger, key, &span, table)
     }
 }
 

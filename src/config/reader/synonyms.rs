@@ -10,7 +10,7 @@ pub(crate) type Words = &'static [&'static [Word]];
 /// Keys of a later version, by section. They are refused with their own message.
 pub(crate) fn later(section: &str) -> &'static [&'static str] {
     match section {
-        "" => &["cost", "test"],
+        "" => &["test"],
         "api" => &["linger"],
         "route" => &["jq", "conflate", "max_age"],
         _ => &[],
@@ -79,7 +79,9 @@ const FOREIGN: &[Foreign] = &[
             ("dead_letter", "dlq deadletters deadletterqueue rejects"),
             ("admin", "http metrics server prometheus health management"),
             ("log", "logging logs logger tracing"),
+            ("otlp", "otel opentelemetry telemetry traces tracer"),
             ("shutdown", "stop drain graceperiod"),
+            ("cost", "costs price prices pricing tariff billing"),
         ],
     ),
     (
@@ -139,8 +141,36 @@ const FOREIGN: &[Foreign] = &[
         ],
     ),
     (&["dead_letter"], &[("path", "file filename directory")]),
-    (&["admin"], &[("listen", "address bind addr port host")]),
+    (
+        &["admin"],
+        &[
+            ("listen", "address bind addr port host"),
+            ("token", "bearer bearertoken apikey auth password"),
+            ("tls", "ssl https certificate"),
+        ],
+    ),
     (&["log"], &[("level", "filter verbosity"), ("format", "style encoding json")]),
+    (
+        &["cost"],
+        &[
+            ("per_million", "price permillionevents costpermillion rate"),
+            ("unit", "unitsize metering size"),
+        ],
+    ),
+    (
+        &["otlp"],
+        &[
+            ("endpoint", "url uri address host collector exporterotlpendpoint"),
+            ("headers", "header authorization auth token apikey metadata"),
+            ("sample", "sampler sampling samplerate samplingrate ratio samplingratio tracesampler"),
+            ("interval", "pushinterval exportinterval metricexportinterval period"),
+            ("timeout", "exporttimeout timeoutms"),
+            ("ca_file", "ca cacert cafile certificate cacertificate"),
+            ("dangerously_plaintext", "insecure plaintext"),
+            ("traces", "trace tracing spans"),
+            ("metrics", "metric"),
+        ],
+    ),
     (&["shutdown"], &[("grace", "timeout drain draintimeout graceperiod limit")]),
     (&["source"], &[("tls", "ssl usetls security secure")]),
     (&["source", "dead_letter"], &[("type", "kind connector protocol")]),

@@ -19,7 +19,7 @@ pub(super) use rejects::read_rejects;
 pub use unwrap::Envelope;
 
 /// `type = "sqs"`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqsConfig {
     /// What to take from.
     pub queue: Queue,

@@ -47,6 +47,9 @@ const SECRETS: &[(&str, &str)] = &[
     ("source.plant", "password %"),
     ("source.plant", "paswd: %"),
     ("admin", "token = %"),
+    ("otlp", "headers = { authorization = %, user = % }"),
+    ("otlp", "headers = { x-scope = { value = % } }"),
+    ("otlp", "headers = %"),
     ("route.all", "password = %"),
     ("nothing.here", "secret = %"),
 ];

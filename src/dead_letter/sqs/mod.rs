@@ -23,6 +23,7 @@ use crate::aws::{AwsError, Source};
 use crate::config::sqs::Queue;
 use crate::config::sqs::SqsRejects;
 use crate::error_chain::printable;
+use crate::metrics::{DeadLetterMetrics, ends_at};
 use letter::{Letter, TEXT, batches, letters};
 
 /// The timeout of a call.
@@ -187,6 +188,10 @@ impl SqsTarget {
 impl Target for SqsTarget {
     fn place(&self) -> String {
         format!("queue {}", self.queue.name)
+    }
+
+    fn tell_end(&self, metrics: &DeadLetterMetrics) {
+        self.sqs.tell_end(ends_at(&metrics.credentials_expiry));
     }
 
     async fn open(&mut self) -> Result<(), WriteError> {

@@ -11,7 +11,8 @@ use crate::aws::{AwsError, Credentials, Source};
 use crate::config::Secret;
 use crate::config::api::{ApiConfig, Auth};
 use crate::event_api::sign::{self, Signer};
-use crate::oauth2::{self, OAuth2Error};
+use crate::oauth2;
+use crate::outbound::ClientError;
 use crate::renewal::Renewal;
 use crate::seeded_bugs::{self, Bug};
 
@@ -69,7 +70,7 @@ pub enum AuthError {
     Aws(#[from] AwsError),
     /// The client of the token endpoint.
     #[error(transparent)]
-    OAuth2(#[from] OAuth2Error),
+    OAuth2(#[from] ClientError),
     /// The issuer gave no token.
     #[error("no OAuth token: {0}")]
     NoToken(String),
@@ -139,6 +140,16 @@ impl Authorizer {
             }
             Self::OAuth2(tokens) => tokens.refused(generation).await,
             Self::Iam(iam) => iam.credentials.refused(generation).await,
+        }
+    }
+
+    /// Tells `told` when the token or the credentials in use end. When a key or a token does that is configured as it
+    /// is, only the API knows.
+    pub(super) fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        match self {
+            Self::ApiKey(_) | Self::Token(_) => {}
+            Self::OAuth2(tokens) => tokens.tell_end(told),
+            Self::Iam(iam) => iam.credentials.tell_end(told),
         }
     }
 

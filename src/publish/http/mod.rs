@@ -75,6 +75,11 @@ struct Broken {
 }
 
 impl Client {
+    /// Tells `told` when the token or the credentials in use end, where that is known.
+    pub(super) fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        self.authorizer.tell_end(told);
+    }
+
     /// A client for `api`. Nothing is connected yet.
     pub async fn build(api: &ApiConfig) -> Result<Self, BuildError> {
         let connections = Connections::build(api)?;

@@ -45,6 +45,12 @@ impl Concurrency {
         Self { limit: ceiling.min(4.0), ceiling, average: None, window: Window::default() }
     }
 
+    /// Never exceeds `ceiling` from now on.
+    pub fn set_ceiling(&mut self, ceiling: usize) {
+        self.ceiling = f64::from(u32::try_from(ceiling.max(1)).unwrap_or(u32::MAX));
+        self.limit = self.limit.min(self.ceiling);
+    }
+
     /// Whether one more request may go out beside `in_flight`.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 1 ≤ limit ≤ u32::MAX
     pub fn allows(&self, in_flight: usize) -> bool {

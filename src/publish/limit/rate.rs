@@ -75,6 +75,23 @@ impl RateGate {
         }
     }
 
+    /// Is at `ceiling` from now on; below it as long as the API throttles.
+    pub fn set_ceiling(&mut self, ceiling: f64, now: Instant) {
+        // What was saved up until now was so at the old rate.
+        self.fill(now);
+        self.ceiling = ceiling.max(FLOOR);
+        if self.remembered.is_none_or(|remembered| remembered >= self.ceiling) {
+            self.remembered = None;
+            self.rate = self.ceiling;
+        }
+        self.rate = self.rate.min(self.ceiling);
+    }
+
+    /// Sends again, though the API [asked](Self::hold) to wait.
+    pub fn release(&mut self) {
+        self.held_until = None;
+    }
+
     /// Events a second in force.
     pub fn rate(&self) -> f64 {
         self.rate
@@ -254,6 +271,33 @@ mod tests {
         for (accepted, _) in &seen[1..] {
             assert!((950.0..=1_050.0).contains(accepted), "{seen:?}");
         }
+    }
+
+    #[test]
+    fn another_ceiling_counts_at_once_and_a_throttled_rate_stays() {
+        let start = Instant::now();
+        let mut gate = RateGate::new(1_000.0, start);
+        gate.set_ceiling(300.0, start);
+        let seen = simulate(&mut gate, start, 5, 3_000.0, |_| 1e9);
+        for (accepted, _) in &seen[1..] {
+            assert!((280.0..=320.0).contains(accepted), "{seen:?}");
+        }
+        let later = start + Duration::from_secs(5);
+        gate.set_ceiling(2_000.0, later);
+        let is_at = |gate: &RateGate, rate: f64| (gate.rate() - rate).abs() < 1e-9;
+        assert!(is_at(&gate, 2_000.0));
+        simulate(&mut gate, later, 5, 3_000.0, |_| 500.0);
+        let throttled = gate.rate();
+        assert!(throttled < 1_000.0, "{throttled}");
+        let last = later + Duration::from_secs(5);
+        gate.set_ceiling(5_000.0, last);
+        assert!(is_at(&gate, throttled));
+        gate.set_ceiling(100.0, last);
+        assert!(is_at(&gate, 100.0));
+        gate.hold(last + Duration::from_hours(1));
+        assert!(!gate.is_open(last + Duration::from_secs(1)));
+        gate.release();
+        assert!(gate.is_open(last + Duration::from_secs(1)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::delivery::{Delivery, Intake};
 use crate::health::Part;
 use crate::kafka::{TokenCache, plain};
 use crate::message::SourceName;
-use crate::metrics::{KafkaMetrics, SourceMetrics};
+use crate::metrics::{KafkaMetrics, SourceMetrics, ends_at};
 use crate::repeats::Repeats;
 use crate::seeded_bugs::{self, Bug};
 use crate::shutdown::Shutdown;
@@ -80,6 +80,9 @@ impl Shared {
     pub(super) fn new(source: KafkaSource, intake: Intake, shutdown: Shutdown) -> Self {
         let KafkaSource { name, config, room, metrics, kafka, health, tokens, .. } = source;
         let tokens = tokens.map(|tokens| Arc::new(TokenCache::open(tokens)));
+        if let Some(tokens) = &tokens {
+            tokens.tell_end(ends_at(&metrics.credentials_expiry));
+        }
         let changed = Arc::new(Notify::new());
         let assignment = Assignment::new(Arc::clone(&room), Arc::clone(&changed), kafka.clone());
         let selection = config.topics.clone();

@@ -142,6 +142,7 @@ impl MqttSource {
         health: Part,
     ) -> Result<Self, TransportError> {
         let transport = Transport::build(&config).await?;
+        transport.tell_end(&metrics);
         let room = Room::with_ceiling(limits, overflow::ceiling(limits), metrics.clone());
         // The copies of a group go to different clients.
         let identifiers = config.version == MqttVersion::V5 && !config.is_shared();

@@ -1,6 +1,7 @@
 //! What a source has taken from a broker that wants no answer: it only takes room until it is settled.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use slab::Slab;
@@ -58,6 +59,10 @@ impl Tracker for Held {
         if held.is_empty() {
             self.emptied.notify_waiters();
         }
+    }
+
+    fn published(&self, took: Duration) {
+        self.room.published(took);
     }
 
     fn charge(&self, token: u64, bytes: usize) {

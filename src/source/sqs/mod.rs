@@ -53,7 +53,7 @@ use crate::config::sqs::{Envelope, SqsConfig};
 use crate::delivery::Intake;
 use crate::health::Part;
 use crate::message::{SourceName, Topic};
-use crate::metrics::{SourceMetrics, SqsMetrics};
+use crate::metrics::{SourceMetrics, SqsMetrics, ends_at};
 use crate::shutdown::Shutdown;
 use debts::Debts;
 use keeper::Keeper;
@@ -112,6 +112,7 @@ impl SqsSource {
         health: Part,
     ) -> Result<Self, AwsError> {
         let queue = Queue::open(&config).await?;
+        queue.tell_end(ends_at(&metrics.credentials_expiry));
         let link = Link::new(queue.clone(), name.to_string(), metrics.clone(), health);
         Ok(Self { name, config, queue, limits, metrics, numbers, link })
     }

@@ -1,6 +1,6 @@
 //! A queue as the source speaks to it: each call tried once, with what became of every entry of a batch.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
@@ -50,6 +50,11 @@ impl Queue {
         };
         let sqs = Sqs::open(settings).await?;
         Ok(Self { sqs, address: config.queue.clone() })
+    }
+
+    /// Tells `told` when the credentials in use end.
+    pub(super) fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        self.sqs.tell_end(told);
     }
 
     /// Its URL, taken apart.

@@ -51,7 +51,6 @@ const KEYS: &[(Shape, &[&str])] = &[
             "consumers",
             "unwrap",
             "unchanged",
-            "currency",
         ],
     ),
     (
@@ -88,6 +87,10 @@ const KEYS: &[(Shape, &[&str])] = &[
             "every",
             "per_million",
             "unit",
+            "metrics",
+            "traces",
+            "sample",
+            "interval",
         ],
     ),
     (
@@ -107,6 +110,7 @@ const KEYS: &[(Shape, &[&str])] = &[
             "stream",
             "durable",
             "share",
+            "currency",
         ],
     ),
     (
@@ -149,14 +153,18 @@ const OTHERS: &[&str] = &[
     "expect",
     "schema",
     "registry",
+    "headers",
 ];
 
 /// The first word of every header.
 const SECTIONS: &[&str] =
-    &["api", "source", "route", "dead_letter", "admin", "log", "shutdown", "cost", "test"];
+    &["api", "source", "route", "dead_letter", "admin", "log", "otlp", "shutdown", "cost", "test"];
 
 const AUTHS: &[&str] =
     &["iam", "api-key", "api_key", "token", "oauth2", "cognito", "oidc", "lambda"];
+
+/// A table whose keys are the operator's, and whose values are secrets.
+const HEADERS: &str = "headers";
 
 /// What stands where a secret is expected, and tells only where the secret is.
 const REFERENCES: &[&str] = &["env", "file", "credential"];
@@ -214,7 +222,7 @@ fn shape(path: &[&str]) -> Option<Shape> {
     if *last == "default" {
         return shape(above);
     }
-    if secret_above(above) && !REFERENCES.contains(last) {
+    if (secret_above(above) || above.last() == Some(&HEADERS)) && !REFERENCES.contains(last) {
         return None;
     }
     // Properties of librdkafka: any may be a secret, but for a time and a size.
@@ -228,7 +236,7 @@ fn shape(path: &[&str]) -> Option<Shape> {
 fn secret_above(path: &[&str]) -> bool {
     path.iter().enumerate().any(|(at, key)| {
         let name = at == 1 && is_section(path[0]);
-        !name && looks_secret(key)
+        !name && (looks_secret(key) || at > 0 && path[at - 1] == HEADERS)
     })
 }
 
@@ -359,12 +367,17 @@ mod tests {
     fn every_key_of_the_examples_is_known_and_its_value_is_shown() {
         let mut seen = BTreeSet::new();
         for file in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/config")).unwrap() {
-            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let path = file.unwrap().path();
+            if path.extension().is_none_or(|end| end != "toml") {
+                continue;
+            }
+            let text = std::fs::read_to_string(path).unwrap();
             let mut header = "";
             for line in text.lines() {
                 // `#key = value` is an example, too; `# Words` are none.
                 let key = |text: &&str| text.starts_with(|c: char| c.is_ascii_lowercase());
-                let line = line.strip_prefix('#').filter(key).unwrap_or(line);
+                let written = |line: &&str| key(line) || line.starts_with('[');
+                let line = line.strip_prefix('#').filter(written).unwrap_or(line);
                 if line.starts_with('[') {
                     header = line;
                 } else if key(&line) {
@@ -393,7 +406,7 @@ mod tests {
                     let known = match &path[..] {
                         [section] => is_section(section),
                         [_, _] if matches!(value.get_ref(), DeValue::Table(_)) => true,
-                        [.., "options", _] => true,
+                        [.., "options" | HEADERS, _] => true,
                         [.., key] => is_known(key),
                         [] => false,
                     };
@@ -405,8 +418,9 @@ mod tests {
             DeValue::Array(list) => list.iter().for_each(|one| look(path, one.get_ref(), seen)),
             DeValue::String(text) => shown(text),
             DeValue::Integer(number) => shown(number.as_str()),
+            DeValue::Float(number) => shown(number.as_str()),
             DeValue::Boolean(yes) => shown(&yes.to_string()),
-            _ => panic!("{path:?} is of a type that no key has"),
+            DeValue::Datetime(_) => panic!("{path:?} is of a type that no key has"),
         }
     }
 

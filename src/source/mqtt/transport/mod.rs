@@ -16,6 +16,7 @@ use rustls::ClientConfig;
 use crate::aws::AwsError;
 use crate::config::Tls;
 use crate::config::mqtt::MqttConfig;
+use crate::metrics::{SourceMetrics, ends_at};
 use crate::outbound::tls::{self, TlsError};
 pub(super) use answer::{About, read};
 pub(super) use lingering::Lingering;
@@ -53,6 +54,13 @@ impl Transport {
             None => None,
         };
         Ok(Self { tls, url, signer })
+    }
+
+    /// Has the end of the credentials in use told to `metrics`.
+    pub(super) fn tell_end(&self, metrics: &SourceMetrics) {
+        if let Some(signer) = &self.signer {
+            signer.tell_end(ends_at(&metrics.credentials_expiry));
+        }
     }
 
     /// Gets what the next connection is to prove itself by.

@@ -50,6 +50,11 @@ impl Signer {
         Ok(Self { credentials, region, keys: Mutex::default() })
     }
 
+    /// Tells `told` when the credentials in use end.
+    pub(super) fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        self.credentials.tell_end(told);
+    }
+
     /// Gets the credentials of the next connection.
     pub(super) async fn prepare(&self) -> Result<(), AwsError> {
         let keys = self.credentials.keys().await?;

@@ -1,0 +1,162 @@
+//! One running part: what ends it, and who waits for that.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::config::{Client, SourceConfig};
+use crate::message::SourceName;
+use crate::reload::Part;
+use crate::shutdown::Shutdown;
+
+/// A running part, to which `it` leads.
+pub(super) struct Running<T> {
+    pub(super) it: T,
+    /// Its own clocks, under those of the bridge.
+    pub(super) stop: Shutdown,
+    /// Cancelled when it has ended, and holds nothing any more.
+    pub(super) ended: CancellationToken,
+}
+
+/// A part that was told to end.
+pub(super) struct Leaving {
+    pub(super) part: Part,
+    pub(super) holds: Vec<Hold>,
+    pub(super) ended: CancellationToken,
+}
+
+/// What only one part can have at a time.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// The numbers of a source.
+    Source(SourceName),
+    /// A name at a kind of broker.
+    Client(&'static str, Client),
+    /// A file.
+    File(PathBuf),
+}
+
+/// A part that has ended.
+#[derive(Debug)]
+pub(in crate::bridge) struct Ended {
+    /// For people.
+    pub(in crate::bridge) part: &'static str,
+    /// Why that was not clean, if so.
+    pub(in crate::bridge) unclean: Option<String>,
+    /// Which one, if it was told to end while the bridge goes on.
+    pub(in crate::bridge) leaving: Option<Part>,
+}
+
+impl Ended {
+    /// A part that has ended for no other reason than that its queue was closed.
+    pub(super) fn of(part: &'static str) -> Self {
+        Self { part, unclean: None, leaving: None }
+    }
+}
+
+impl Leaving {
+    /// The file that it writes to, and when it does no more.
+    pub(super) fn file(&self) -> Option<(PathBuf, CancellationToken)> {
+        self.holds.iter().find_map(|hold| match hold {
+            Hold::File(path) => Some((path.clone(), self.ended.clone())),
+            _ => None,
+        })
+    }
+}
+
+/// What no other source may have while this one runs.
+pub(super) fn holds_of(source: &SourceConfig) -> Vec<Hold> {
+    let word = source.kind.broker().word;
+    let client = source.kind.settings().client().map(|client| Hold::Client(word, client));
+    client.into_iter().chain([Hold::Source(source.name.clone())]).collect()
+}
+
+/// Waits for the end of all of these.
+pub(super) async fn after(others: Vec<CancellationToken>) {
+    for other in others {
+        other.cancelled().await;
+    }
+}
+
+/// Runs a part to its end. Stopped while the bridge goes on, it has `grace` for that, and is aborted then.
+pub(super) async fn guarded(
+    part: Part,
+    (bridge, stop, grace): (Shutdown, Shutdown, Duration),
+    ended: CancellationToken,
+    run: BoxFuture<'static, Option<String>>,
+) -> Ended {
+    // Dropped last: by then the part is gone with all it held.
+    let _ended = ended.drop_guard();
+    let late = async {
+        stop.drain().await;
+        if !bridge.is_draining() {
+            tokio::time::sleep(grace).await;
+            warn!(%part, ?grace, "a part of an earlier configuration did not end in time; what it holds is given back, and may come again");
+            stop.start_abort();
+        }
+        std::future::pending::<()>().await;
+    };
+    let unclean = tokio::select! {
+        biased;
+        unclean = run => unclean,
+        () = late => None,
+    };
+    let leaving = (stop.is_draining() && !bridge.is_draining()).then(|| part.clone());
+    let word = match part {
+        Part::Source(_) => "a source",
+        Part::Api(_) => "a publisher",
+        _ => "a dead letter",
+    };
+    Ended { part: word, unclean, leaving }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part() -> Part {
+        Part::Api("main".into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_goes_has_the_grace_and_is_aborted_then() {
+        let (bridge, token) = (Shutdown::new(), CancellationToken::new());
+        let (stop, grace) = (bridge.child(), Duration::from_secs(25));
+        let clock = stop.clone();
+        let run = Box::pin(async move {
+            clock.abort().await;
+            Some("aborted".to_owned())
+        });
+        let began = tokio::time::Instant::now();
+        stop.start_drain();
+        let ended = guarded(part(), (bridge.clone(), stop, grace), token.clone(), run).await;
+        assert_eq!((began.elapsed(), ended.unclean.as_deref()), (grace, Some("aborted")));
+        assert!(ended.leaving == Some(part()) && token.is_cancelled() && !bridge.is_draining());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_drain_of_the_bridge_the_clock_is_its_own() {
+        let (bridge, token) = (Shutdown::new(), CancellationToken::new());
+        let (stop, grace) = (bridge.child(), Duration::from_secs(1));
+        let run = Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            None
+        });
+        bridge.start_drain();
+        let clocks = (bridge.clone(), stop.clone(), grace);
+        let ended = guarded(part(), clocks, token, run).await;
+        assert!(ended.leaving.is_none() && ended.unclean.is_none() && !stop.is_aborting());
+    }
+
+    #[tokio::test]
+    async fn an_end_that_nobody_asked_for_is_told_from_others() {
+        let bridge = Shutdown::new();
+        let clocks = (bridge.clone(), bridge.child(), Duration::from_secs(1));
+        let run = Box::pin(async { None });
+        let ended = guarded(part(), clocks, CancellationToken::new(), run).await;
+        assert!(ended.leaving.is_none());
+    }
+}

@@ -1,0 +1,11 @@
+//! Numbers of the daemon itself: which build runs, its process, its configuration, its export.
+
+#[cfg(feature = "otlp")]
+mod otlp;
+mod process;
+mod reload;
+
+#[cfg(feature = "otlp")]
+pub use otlp::OtlpMetrics;
+pub(super) use process::{build, registry as process};
+pub use reload::ReloadMetrics;

@@ -1,0 +1,68 @@
+//! Numbers of dead letters.
+
+use std::collections::BTreeMap;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::{Metrics, label};
+
+/// Numbers of one dead letter.
+#[derive(Clone, Debug)]
+pub struct DeadLetterMetrics {
+    /// 1 while letters can't be written: their messages are held.
+    pub failing: Gauge,
+    /// When the credentials in use end, in seconds since 1970; 0 where that is not known.
+    pub credentials_expiry: Gauge,
+    /// The series of the reason, which all dead letters share, and this one's part of it.
+    written: BTreeMap<&'static str, (Counter, Counter)>,
+}
+
+impl Metrics {
+    /// The numbers of a dead letter, from zero for each of `reasons`.
+    pub fn dead_letter(
+        &self,
+        name: &str,
+        reasons: impl IntoIterator<Item = &'static str>,
+    ) -> DeadLetterMetrics {
+        if let Some(known) = self.made_dead_letter(name) {
+            return known;
+        }
+        let written = |reason: &'static str| {
+            let help = "Messages written to a dead letter";
+            let all = self.one("dead_letters", help, &label("reason", reason));
+            (reason, (all, Counter::default()))
+        };
+        let metrics = DeadLetterMetrics {
+            failing: self.one(
+                "dead_letter_failing",
+                "1 while dead letters can't be written, and their messages are held",
+                &label("dead_letter", name),
+            ),
+            credentials_expiry: self.credentials_expiry("dead_letter", name),
+            written: reasons.into_iter().map(written).collect(),
+        };
+        self.made.lock().dead_letters.insert(name.to_owned(), metrics.clone());
+        metrics
+    }
+
+    /// The numbers of a dead letter, if any were made.
+    pub fn made_dead_letter(&self, name: &str) -> Option<DeadLetterMetrics> {
+        self.made.lock().dead_letters.get(name).cloned()
+    }
+}
+
+impl DeadLetterMetrics {
+    /// A letter was written for `reason`, one of those the metrics were made with.
+    pub fn wrote(&self, reason: &'static str) {
+        if let Some((all, own)) = self.written.get(reason) {
+            all.inc();
+            own.inc();
+        }
+    }
+
+    /// The letters by reason.
+    pub fn written(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.written.iter().map(|(reason, (_, own))| (*reason, own.get()))
+    }
+}
