@@ -111,3 +111,12 @@ impl Metrics {
         self.one("source_tombstones", "Messages without a payload that were skipped", labels)
     }
 }
+
+impl SourceMetrics {
+    /// These limits in flight are in force.
+    pub fn show_limits(&self, messages: usize, bytes: usize) {
+        let signed = |limit| i64::try_from(limit).unwrap_or(i64::MAX);
+        self.in_flight_limit.set(signed(messages));
+        self.in_flight_bytes_limit.set(signed(bytes));
+    }
+}

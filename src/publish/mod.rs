@@ -112,7 +112,7 @@ impl Publisher<Client> {
         let client = Client::build(api).await?;
         let limits = (api.max_concurrency, f64::from(api.max_rate));
         let publisher = Self::new(client, &api.name, limits, metrics, health, refused);
-        publisher.post.tell_end(ends_at(&publisher.metrics.credentials_expiry));
+        publisher.watch_credentials();
         Ok(publisher)
     }
 }
@@ -154,6 +154,13 @@ impl<P: Post> Publisher<P> {
             changes: None,
             name: Arc::clone(name),
         }
+    }
+
+    /// The metrics show from now on when the credentials in use end.
+    fn watch_credentials(&self) {
+        let end = &self.metrics.credentials_expiry;
+        end.set(0);
+        self.post.tell_end(ends_at(end));
     }
 
     /// Closed while the API is paused as a whole or does not answer, and an event is left to probe it

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -18,6 +18,11 @@ pub trait Post: Send + Sync + 'static {
         connection: &mut Self::Connection,
         body: Bytes,
     ) -> impl Future<Output = Result<Answer, Failure>> + Send;
+
+    /// Tells `told` when the credentials in use end, now and whenever they are renewed; nothing where that is not known.
+    fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        drop(told);
+    }
 
     /// Looks after `connection` while there is nothing to send over it. Never ends.
     fn idle(&self, connection: &mut Self::Connection) -> impl Future<Output = Infallible> + Send {

@@ -53,6 +53,7 @@ impl<P: Post> Publisher<P> {
         self.limits.rate.set_ceiling(max_rate, clock());
         let Some(post) = post else { return };
         self.post = Arc::new(post);
+        self.watch_credentials();
         self.workers.renew(Arc::clone(&self.post));
         // Another one may have asked for that. Refusals and silence are probed once a second in any case.
         self.limits.rate.release();
@@ -63,7 +64,7 @@ impl<P: Post> Publisher<P> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use bytes::Bytes;
     use parking_lot::Mutex;
@@ -96,6 +97,10 @@ mod tests {
 
         fn hint(&self, _: bool) -> &'static str {
             ""
+        }
+
+        fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+            told(Some(UNIX_EPOCH + Duration::from_secs(1_000)));
         }
     }
 
@@ -137,6 +142,8 @@ mod tests {
         let text = metrics.encode();
         assert!(text.contains("publish_rate_limit{api=\"main\"} 50.0"), "{text}");
         assert!(text.contains("publish_concurrency_limit{api=\"main\"} 1\n"), "{text}");
+        let end = "credentials_expiry_timestamp_seconds{api=\"main\"} 1000\n";
+        assert!(text.contains(end), "the end of the new ones: {text}");
         drop(entries);
         running.await.unwrap();
         assert_eq!(*asked.lock(), ["old", "new", "new"]);

@@ -74,6 +74,17 @@ impl<P: Post> Workers<P> {
     pub(super) fn renew(&mut self, post: Arc<P>) {
         self.post = post;
         self.renewed += 1;
+        for worker in 0..self.idle.len() {
+            self.dismiss_if_old(self.idle[worker]);
+        }
+    }
+
+    /// Ends an idle worker with an earlier poster: it may not be needed again, and holds connections and credentials.
+    fn dismiss_if_old(&mut self, worker: usize) {
+        let (of, batches) = &mut self.senders[worker];
+        if *of != self.renewed {
+            *batches = mpsc::unbounded_channel().0;
+        }
     }
 
     /// Puts ended requests into `finished`. An error is a panic of a worker, which has dropped its batch.
@@ -98,6 +109,7 @@ impl<P: Post> Workers<P> {
     /// Marks a worker as idle again.
     pub(super) fn free(&mut self, worker: usize) {
         self.idle.push(worker);
+        self.dismiss_if_old(worker);
     }
 
     /// Starts a worker of this number; an idle one that has it ends.

@@ -1,8 +1,9 @@
 //! How much a source may hold: messages and bytes, over all its records.
 //!
-//! What is in flight is counted by the metrics of the source, which are its counters; what is rendered
-//! from a message is charged to it. Losing an ownership again and again can't pile up copies: the
-//! messages of lost records count until they are settled.
+//! What is rendered from a message is charged to it. Losing an ownership again and again can't pile up copies: the
+//! messages of lost records count until they are settled. The gauges of the source show what its room counts, and
+//! what is left of a room before it: a source that a reload ended by force is followed by another of its name, whose
+//! room is all its own.
 //!
 //! A source that has to ask its broker for messages *reserves* room before it asks: a message that is
 //! handed back has cost something (SQS bills the receive and counts it). A [`Reservation`] holds room for so many
@@ -21,12 +22,14 @@ use crate::config::source::Limits;
 use crate::delivery::Outcome;
 use crate::metrics::SourceMetrics;
 
-/// How much a source may hold, over all its records. Its metrics are its counters, so no two rooms may
-/// share them.
+/// How much a source may hold, over all its records.
 #[derive(Debug)]
 pub struct Room {
     limits: Limits,
     ceiling: Limits,
+    /// Messages in flight, and their bytes.
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
     freed: Notify,
     /// Settled and not given back; the metrics count a message when it leaves.
     done: AtomicU64,
@@ -85,10 +88,16 @@ impl Room {
 
     /// All of `limits`, and up to `ceiling` for a broker that sends more than it is asked for.
     pub fn with_ceiling(limits: Limits, ceiling: Limits, metrics: SourceMetrics) -> Arc<Self> {
-        let (done, reserved) = (AtomicU64::new(0), Reserved::default());
-        metrics.in_flight_limit.set(signed(limits.messages));
-        metrics.in_flight_bytes_limit.set(signed(limits.bytes));
-        Arc::new(Self { limits, ceiling, freed: Notify::new(), done, reserved, metrics })
+        Arc::new(Self {
+            limits,
+            ceiling,
+            messages: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            freed: Notify::new(),
+            done: AtomicU64::new(0),
+            reserved: Reserved::default(),
+            metrics,
+        })
     }
 
     /// Messages that were settled and not given back, those behind a slow head among them.
@@ -172,13 +181,10 @@ impl Room {
 
     /// Messages and bytes in flight or reserved.
     fn held(&self) -> (usize, usize) {
-        let held = |gauge: i64, reserved: &AtomicUsize| {
-            usize::try_from(gauge).unwrap_or(0).saturating_add(reserved.load(Ordering::Relaxed))
+        let sum = |in_flight: &AtomicUsize, reserved: &AtomicUsize| {
+            in_flight.load(Ordering::Relaxed) + reserved.load(Ordering::Relaxed)
         };
-        (
-            held(self.metrics.in_flight.get(), &self.reserved.messages),
-            held(self.metrics.in_flight_bytes.get(), &self.reserved.bytes),
-        )
+        (sum(&self.messages, &self.reserved.messages), sum(&self.bytes, &self.reserved.bytes))
     }
 
     /// A message of `bytes` is in flight from now on, whether it fits or not.
@@ -186,14 +192,16 @@ impl Room {
         if !self.fits_within(self.limits, bytes) {
             self.metrics.over_limit.inc();
         }
+        self.messages.fetch_add(1, Ordering::Relaxed);
         self.metrics.received.inc();
         self.metrics.in_flight.inc();
-        self.metrics.in_flight_bytes.inc_by(signed(bytes));
+        self.charge(bytes);
     }
 
     /// What is rendered from a message in flight takes so many bytes more. It was taken, so there is nothing
     /// to ask: what comes next waits for it.
     pub(super) fn charge(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.metrics.in_flight_bytes.inc_by(signed(bytes));
     }
 
@@ -218,10 +226,22 @@ impl Room {
     /// Messages with so many bytes have left.
     pub(super) fn free(&self, messages: usize, bytes: usize) {
         if messages > 0 {
+            self.messages.fetch_sub(messages, Ordering::Relaxed);
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.metrics.in_flight.dec_by(signed(messages));
             self.metrics.in_flight_bytes.dec_by(signed(bytes));
             self.freed.notify_waiters();
         }
+    }
+}
+
+/// What was taken and never left, by a source that ended before: nobody will acknowledge it, so it comes again.
+impl Drop for Room {
+    fn drop(&mut self) {
+        let (messages, bytes) = (*self.messages.get_mut(), *self.bytes.get_mut());
+        let released = &self.metrics.settled[usize::from(Outcome::Released.rank())];
+        released.inc_by(u64::try_from(messages).unwrap_or(u64::MAX));
+        self.free(messages, bytes);
     }
 }
 

@@ -200,3 +200,20 @@ proptest! {
         prop_assert_eq!(room.held(), (in_flight.len(), in_flight.iter().sum()));
     }
 }
+
+/// A source that a reload ended by force is followed by one of its name.
+#[test]
+fn what_a_room_before_still_holds_takes_none_of_the_next() {
+    let (before, metrics) = room();
+    let mut full = try_reserve(&before, 5, 10).unwrap();
+    assert!((0..5).all(|_| full.take(10)));
+    let next = Room::new(LIMITS, metrics.clone());
+    assert_eq!(try_reserve(&next, 9, 10).map(|all| all.messages()), Some(5));
+    assert!(next.half_free(100).now_or_never().is_some());
+    assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (5, 50));
+    before.free(3, 30);
+    drop((full, before));
+    assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (0, 0));
+    let released = usize::from(Outcome::Released.rank());
+    assert_eq!(metrics.settled[released].get(), 2, "what never left comes again");
+}

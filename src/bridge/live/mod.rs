@@ -274,6 +274,8 @@ impl Live {
         let Some(config) = self.config.sources.iter().find(|source| source.name == *name) else {
             return;
         };
+        let metrics = self.ground.metrics.source(name);
+        metrics.show_limits(config.limits.messages, config.limits.bytes);
         let mine = holds_of(config);
         let others =
             self.leaving.iter().filter(|other| other.holds.iter().any(|h| mine.contains(h)));

@@ -75,11 +75,6 @@ struct Broken {
 }
 
 impl Client {
-    /// Tells `told` when the token or the credentials in use end, where that is known.
-    pub(super) fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
-        self.authorizer.tell_end(told);
-    }
-
     /// A client for `api`. Nothing is connected yet.
     pub async fn build(api: &ApiConfig) -> Result<Self, BuildError> {
         let connections = Connections::build(api)?;
@@ -178,6 +173,10 @@ impl Client {
 
 impl Post for Client {
     type Connection = Connection;
+
+    fn tell_end(&self, told: impl Fn(Option<SystemTime>) + Send + Sync + 'static) {
+        self.authorizer.tell_end(told);
+    }
 
     /// Sends `body`. After a refusal it renews credentials once, corrects the clock once, and sends again; a
     /// refusal in the result is one that neither cures.
