@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
+use serde_json::json;
 
 use super::{IN_FLIGHT, Site, numbered};
 use crate::support::broker::Broker as _;
@@ -156,4 +157,31 @@ async fn what_a_consumer_that_is_made_anew_skips_is_said() {
         (said.len() == 1).then_some(())
     })
     .await;
+}
+
+/// A source that a reload changes while no API takes anything is ended by force. The next of its name has all the room.
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_in_an_outage_it_goes_on_when_the_api_is_back() {
+    let site = Site::open("").await;
+    site.emulator.set_faults(json!([{ "fault": { "answer": { "status": 503 } } }])).await;
+    let setup = site.setup_of("max_in_flight = 5\nack_wait = \"2s\"", "[shutdown]\ngrace = \"1s\"");
+    let edit = |old: &str, new: &str| {
+        let text = std::fs::read_to_string(setup.config()).unwrap();
+        std::fs::write(setup.config(), text.replace(old, new)).unwrap();
+    };
+    edit("[api.main]\n", "[api.main]\ntimeout = \"1s\"\n");
+    let bridge = setup.start_ready().await;
+    site.produce(5_000, 0..20, 1).await;
+    bridge.metric_is(IN_FLIGHT, |v| v == 5.0).await;
+    edit("max_in_flight = 5", "max_in_flight = 4");
+    let (status, answer) = bridge.reload(&[]).await;
+    assert_eq!((status, &answer["changed"]), (200, &json!(["source it"])), "{answer}");
+    until("it is ended by force", PATIENCE, async || {
+        bridge.lines(&["a part of an earlier configuration has ended, not cleanly"]).pop()
+    })
+    .await;
+    site.emulator.set_faults(json!([])).await;
+    site.is_relayed(&bridge, 20).await;
+    bridge.ready().await;
+    assert_eq!(bridge.metric("source_in_flight_limit{source=\"it\"}").await, 4.0);
 }
