@@ -167,7 +167,7 @@ async fn what_is_refused_changes_nothing_and_says_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_page_of_another_site_may_ask() {
+async fn no_page_of_another_site_may_ask_and_nobody_behind_a_proxy() {
     let scene = Scene::start("0ms", "").await;
     let url = format!("http://{}", scene.bridge.admin());
     for headers in [
@@ -175,6 +175,8 @@ async fn no_page_of_another_site_may_ask() {
         &[("origin", "null")],
         &[("sec-fetch-site", "cross-site")],
         &[("host", "evil.example"), ("origin", "http://evil.example")],
+        // Nor whoever is behind a proxy.
+        &[("x-forwarded-for", "192.0.2.1")],
     ] {
         let answer = request(Method::POST, &format!("{url}/reload"), headers, "").await;
         assert_eq!(answer.status, 403, "{headers:?}");

@@ -46,11 +46,8 @@ impl Access {
     /// Why a request gets no answer, whoever sends it.
     fn refusal(&self, request: &Request) -> Option<(StatusCode, String)> {
         let headers = request.headers();
-        // A target in absolute form is what counts, and who sends one can send any `Host` beside it.
-        let hosts = headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or("?"));
-        let hosts = hosts.chain(request.uri().authority().map(Authority::as_str));
         if self.listen.is_loopback()
-            && let Some(other) = hosts.into_iter().find(|host| !self.is_own(host))
+            && let Some(other) = hosts(request).find(|host| !self.is_own(host))
         {
             let words = format!(
                 "`{}` is no name of this port, which listens on loopback: ask `localhost` or `{}`, and let a proxy before it set `Host`\n",
@@ -59,7 +56,7 @@ impl Access {
             );
             return Some((StatusCode::FORBIDDEN, words));
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) && is_foreign(headers) {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) && is_foreign(request) {
             let words = "a page of another site may not ask for this\n".to_owned();
             return Some((StatusCode::FORBIDDEN, words));
         }
@@ -71,12 +68,14 @@ impl Access {
         None
     }
 
+    /// Whether a `Host` is a name of this port, if it listens on loopback.
     fn is_own(&self, host: &str) -> bool {
-        let Ok(authority) = host.parse::<Authority>() else { return false };
-        let name = authority.host();
-        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        name.trim_end_matches('.').eq_ignore_ascii_case("localhost")
-            || address.is_ok_and(|ip| ip.is_loopback() || ip == self.listen)
+        is_loopback(host) || address(host) == Some(self.listen)
+    }
+
+    /// Whether who is let through has shown a token.
+    pub(super) fn asks_for_token(&self) -> bool {
+        self.token.is_some()
     }
 
     /// Whether a request has the token, or none is asked for.
@@ -118,15 +117,43 @@ pub(super) async fn guard(
     (status, words).into_response()
 }
 
-/// Whether a browser says that a page of another site asks.
-fn is_foreign(headers: &HeaderMap) -> bool {
-    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let site = text(&FETCH_SITE).is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    let own = text(&HOST).unwrap_or_default();
-    let origin = text(&ORIGIN).is_some_and(|origin| {
-        origin.split_once("://").is_none_or(|(_, host)| !host.eq_ignore_ascii_case(own))
-    });
-    site || origin
+/// The hosts that a request names. A target in absolute form is what counts, and who sends one can send any `Host`
+/// beside it.
+pub(super) fn hosts(request: &Request) -> impl Iterator<Item = &str> {
+    values(request.headers(), &HOST).chain(request.uri().authority().map(Authority::as_str))
+}
+
+/// Whether a `Host` names this machine, whatever a name server says.
+pub(super) fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    authority.host().trim_end_matches('.').eq_ignore_ascii_case("localhost")
+        || address(host).is_some_and(|ip| ip.is_loopback())
+}
+
+/// The address that a `Host` is.
+fn address(host: &str) -> Option<IpAddr> {
+    let authority = host.parse::<Authority>().ok()?;
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    Some(name.parse::<IpAddr>().ok()?.to_canonical())
+}
+
+/// Whether a browser says that a page of another site asks: by any of the values, if there are several.
+fn is_foreign(request: &Request) -> bool {
+    let headers = request.headers();
+    let own_site = |site: &str| matches!(site, "same-origin" | "none");
+    let own_origin = |origin: &str| {
+        let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        let mut hosts = hosts(request).peekable();
+        host.is_some_and(|own| {
+            hosts.peek().is_some() && hosts.all(|host| host.eq_ignore_ascii_case(own))
+        })
+    };
+    !values(headers, &FETCH_SITE).all(own_site) || !values(headers, &ORIGIN).all(own_origin)
+}
+
+/// All values of a header; one that is no text is none that is good.
+fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("?"))
 }
 
 /// The token that a request brings.
@@ -175,9 +202,10 @@ mod tests {
             refused(&access(listen), &request("GET", "/status", &host))
         };
         for listen in ["127.0.0.1:9464", "[::1]:9464", "127.0.0.7:1", "[::ffff:127.0.0.1]:1"] {
-            for own in
-                ["localhost", "LOCALHOST.:80", "127.0.0.1", "127.0.0.1:9464", "[::1]:7", "[::1]"]
-            {
+            for own in ["localhost", "LOCALHOST.:80", "127.0.0.1", "127.0.0.1:9464", "[::1]:7"] {
+                assert_eq!(asked(listen, own), 200, "{own} at {listen}");
+            }
+            for own in ["[::1]", "[::ffff:127.0.0.1]:9464"] {
                 assert_eq!(asked(listen, own), 200, "{own} at {listen}");
             }
             for other in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:9464"] {
@@ -206,7 +234,14 @@ mod tests {
             (vec![("origin", "http://a:9464")], 200),
             (vec![("origin", "http://a:9464"), ("sec-fetch-site", "same-origin")], 200),
             (vec![("origin", "http://a:9465")], 403),
+            (vec![("origin", "https://A:9464"), ("origin", "http://a:9464")], 200),
+            (vec![("origin", "http://a:9464"), ("origin", "http://evil.example")], 403),
+            (vec![("origin", "ftp://a:9464")], 403),
+            (vec![("origin", "http://")], 403),
+            (vec![("origin", "http://a:9464.evil.example")], 403),
+            (vec![("origin", "http://evil.example"), ("host", "evil.example")], 403),
             (vec![("origin", "null")], 403),
+            (vec![("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")], 403),
             (vec![("sec-fetch-site", "cross-site")], 403),
             (vec![("sec-fetch-site", "same-site")], 403),
             (vec![("content-length", "8192")], 200),
@@ -220,6 +255,8 @@ mod tests {
                 "{headers:?}"
             );
         }
+        let without_host = request("POST", "/reload", &[("origin", "http://")]);
+        assert_eq!(refused(&access, &without_host), 403);
         let link = request("GET", "/", &[("host", "a"), ("sec-fetch-site", "cross-site")]);
         assert_eq!(refused(&access, &link), 200, "a link to the page");
     }

@@ -118,6 +118,7 @@ impl Admin {
 
     /// Answers for ever; the caller drops it at the end of the bridge.
     pub async fn run(self) -> Infallible {
+        let Port { listener, security: Security { access, tls } } = self.port;
         let (status, mut router) = (Arc::clone(&self.view.status), Router::new());
         for (path, file) in page::FILES {
             router = router.route(path, file.route());
@@ -127,9 +128,8 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
-            .route("/reload", reload::route(self.reloader))
+            .route("/reload", reload::route(self.reloader, access.asks_for_token()))
             .with_state(self.view);
-        let Port { listener, security: Security { access, tls } } = self.port;
         // The last layer, so that it is before everything, also what is not there.
         let router = router.layer(from_fn_with_state(access, access::guard));
         let serve = async {
