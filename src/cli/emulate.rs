@@ -45,6 +45,9 @@ Faults:
   While it runs: GET, PUT (a JSON list) or DELETE /_emulator/faults, and GET /_emulator/stats, on the
   loopback only, or with --control.";
 
+/// The key unless another is given. It is in the documentation, and hints name it: no secret.
+const PUBLIC_KEY: &str = "da2-local";
+
 /// Run a local Event API: publish over HTTP, publish and subscribe over WebSocket
 #[derive(clap::Args, Clone)]
 #[command(after_help = EXAMPLES)]
@@ -58,7 +61,7 @@ pub struct Args {
     namespace: Vec<String>,
 
     /// API keys that are accepted
-    #[arg(long, value_name = "KEY", num_args = 1.., default_value = "da2-local",
+    #[arg(long, value_name = "KEY", num_args = 1.., default_value = PUBLIC_KEY,
           value_parser = NonEmptyStringValueParser::new())]
     api_key: Vec<String>,
 
@@ -145,9 +148,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let api_key = args.api_key.first().cloned().unwrap_or_default();
     let json = args.json;
     telemetry::start(&args.log_level, Format::Auto, std::iter::empty());
-    // What it is told to accept is no more for a log than what is sent elsewhere.
-    let secrets = [&args.secret_access_key, &args.session_token].into_iter().flatten();
-    secrets.chain(&args.token).chain(&args.api_key).for_each(|secret| redact::learn(secret));
+    args.secrets().for_each(|secret| redact::learn(secret));
     let mut settings = args.clone().settings();
     if let Some(path) = &args.faults {
         let named = || format!("cannot take the faults of `{}`", path.display());
@@ -168,6 +169,13 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
 }
 
 impl Args {
+    /// What it is told to accept, which is no more for a log than what is sent elsewhere.
+    fn secrets(&self) -> impl Iterator<Item = &String> {
+        let keys = self.api_key.iter().filter(|key| *key != PUBLIC_KEY);
+        let user = [&self.secret_access_key, &self.session_token].into_iter().flatten();
+        user.chain(&self.token).chain(keys)
+    }
+
     fn settings(self) -> Settings {
         let user = self.access_key_id.zip(self.secret_access_key);
         let user = user.map(|(access_key_id, secret_access_key)| IamUser {
@@ -274,6 +282,19 @@ mod tests {
         assert_eq!(settings.keep_alive, Duration::from_mins(1));
         assert!(settings.namespaces.is_empty() && settings.users.is_empty());
         assert!(settings.tls.is_none() && settings.verify_signatures);
+    }
+
+    #[test]
+    fn what_is_given_is_secret_and_the_public_key_is_not() {
+        let secrets = |line: &str| {
+            let words = std::iter::once("emulate").chain(line.split_whitespace());
+            Line::try_parse_from(words).unwrap().args.secrets().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(secrets(""), [""; 0]);
+        assert_eq!(secrets("--api-key da2-local da2-mine"), ["da2-mine"]);
+        let all =
+            "--token t --access-key-id id --secret-access-key s --session-token n --api-key k";
+        assert_eq!(secrets(all), ["s", "n", "t", "k"]);
     }
 
     #[test]

@@ -140,8 +140,12 @@ impl Emulator {
         let named =
             |what: String| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
         let most = descriptors::share(DESCRIPTOR_SHARE, MAX_CONNECTIONS);
-        let listener = Listener::bind(settings.listen, "the emulator's port", most)
-            .map_err(named(format!("cannot listen on `{}`", settings.listen)))?;
+        let listener =
+            Listener::bind(settings.listen, "the emulator's port", most).map_err(|e| {
+                let listen = settings.listen;
+                let words = format!("cannot listen on `{listen}`: {e}; try another `--listen`");
+                io::Error::new(e.kind(), words)
+            })?;
         let local = listener.local_addr()?;
         let tls = settings.tls.as_ref().map(|tls| tls.acceptor(local.ip())).transpose()?;
         let open = |path: &PathBuf| {

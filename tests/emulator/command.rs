@@ -59,6 +59,7 @@ fn a_port_that_is_taken_is_named() {
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("cannot listen on") && said.contains(emulator.host()), "{said}");
+    assert!(said.contains("another `--listen`"), "{said}");
 }
 
 #[test]

@@ -79,7 +79,19 @@ async fn a_refusal_is_a_line_whichever_way_it_came() {
     for (line, what) in lines.iter().zip(expected) {
         assert_line(line, what);
     }
-    assert!(!format!("{:?}", emulator.log()).contains(WRONG));
+    let log = format!("{:?}", emulator.log());
+    // Its own key is public, and the hint has to name it.
+    assert!(!log.contains(WRONG) && log.contains("da2-local"), "{log}");
+}
+
+#[tokio::test]
+async fn a_key_that_was_given_is_not_in_the_log() {
+    const GIVEN: &str = "da2-given-by-the-operator";
+    let emulator = Emulator::start(&["--api-key", GIVEN]);
+    let body = json!({ "channel": format!("/demo/{GIVEN}/_"), "events": ["1"] }).to_string();
+    assert!(emulator.post(&[("x-api-key", GIVEN)], body).await.status.is_client_error());
+    let log = format!("{:?}", emulator.log());
+    assert!(!log.contains(GIVEN) && log.contains("/demo/…"), "{log}");
 }
 
 #[tokio::test]
