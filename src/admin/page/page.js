@@ -65,6 +65,9 @@ const labelled = (label) => {
   return { element, update(counts) { element.hidden = !Object.keys(counts).length; chips(all, counts); } };
 };
 
+// When a part's credentials end, if that is known.
+const ending = ({ credentials_end: end }, { now }) => (end ? [['Credentials end in', lasting(Date.parse(end) - Date.parse(now))]] : []);
+
 // Numbers with their names. `fields` gives [name, text, class] each.
 const figures = (parent, fields) => list(parent, fields, ([name]) => name, ([name]) => {
   const value = make('dd');
@@ -163,6 +166,7 @@ function source(part) {
         ['Connected', part.connected ? 'yes' : 'no', part.connected ? '' : 'fail'],
         ['Received', number(part.received)],
         ...(part.delivery_p50_seconds === null ? [] : [['Published within', `${took(part.delivery_p50_seconds)}, 99 % ${took(part.delivery_p99_seconds)}`]]),
+        ...ending(part, status),
         ...(part.lag === null ? [] : [['Lag', number(part.lag)]]),
         ['Dropped', number(part.dropped), part.dropped ? 'fail' : ''],
         ['Released', number(released), released ? 'warn' : ''],
@@ -203,6 +207,9 @@ function api(part) {
         ['Rejected', number(part.rejected), part.rejected ? 'fail' : ''],
         ...(part.unconfirmed ? [['Unconfirmed', number(part.unconfirmed), 'warn']] : []),
         ...(part.expired ? [['Expired', number(part.expired), 'warn']] : []),
+        ...(part.ambiguous ? [['Ambiguous', number(part.ambiguous), 'warn']] : []),
+        ...ending(part, status),
+        ['Metered units', number(part.metered_units)],
         ['Estimated cost', `${money(part.estimated_cost.amount)} ${part.estimated_cost.currency}`],
         ['Requests at once', `${number(part.concurrency_limit)} of ${number(part.max_concurrency)}`, part.concurrency_limit <= 1 ? 'warn' : ''],
         ['Rate gate', `${number(part.rate_limit)} /s`, part.rate_limit < part.max_rate ? 'warn' : ''],

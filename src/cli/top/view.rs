@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::curve::curve;
 use super::words::{
-    between, counts, grouped, lasting, list, number, numbers, rate, text, texts, total, wrapped,
+    between, counts, grouped, lasting, list, number, numbers, rate, text, texts, took, total,
+    wrapped,
 };
 
 /// Columns of a name; a longer one moves what follows.
@@ -227,11 +228,16 @@ impl Page {
             ("released", number(settled, "released")),
             ("reconnects", number(source, "reconnects")),
         ];
-        let odd = odd.iter().filter(|(_, count)| *count > 0.0);
-        let odd: Vec<_> = odd.map(|(word, n)| format!("{word} {}", grouped(*n))).collect();
-        let received = format!("received {}", grouped(number(source, "received")));
-        let line = std::iter::once(received).chain(odd).collect::<Vec<_>>().join(", ");
-        self.words(Tone::Faint, &line);
+        let mut line = vec![format!("received {}", grouped(number(source, "received")))];
+        let member = |member: &str| source[member].as_f64().map(took);
+        if let (Some(half), Some(most)) =
+            (member("delivery_p50_seconds"), member("delivery_p99_seconds"))
+        {
+            line.push(format!("published within {half} (99 %: {most})"));
+        }
+        line.extend(some(odd));
+        line.extend(credentials(status, source));
+        self.words(Tone::Faint, &line.join(", "));
     }
 
     fn api(&mut self, status: &Value, api: &Value, past: &[f64]) {
@@ -254,6 +260,16 @@ impl Page {
             grouped(number(api, "rate_limit"))
         );
         self.words(if breaker == "OPEN" { Tone::Warn } else { Tone::Faint }, &limits);
+        let mut more = Vec::new();
+        if let Some(amount) = api["estimated_cost"]["amount"].as_f64() {
+            let currency = text(&api["estimated_cost"], "currency");
+            let units = grouped(number(api, "metered_units"));
+            more.push(format!("metered units {units}, estimated cost {amount:.2} {currency}"));
+        }
+        let odd = ["unconfirmed", "ambiguous", "expired"].map(|word| (word, number(api, word)));
+        more.extend(some(odd));
+        more.extend(credentials(status, api));
+        self.words(Tone::Faint, &more.join(", "));
         let retries = counts(api, "retries");
         if !retries.is_empty() {
             self.words(Tone::Faint, &format!("retries: {retries}"));
@@ -333,6 +349,18 @@ impl Page {
     }
 }
 
+/// Counts that are not 0, with their words.
+fn some(counts: impl IntoIterator<Item = (&'static str, f64)>) -> impl Iterator<Item = String> {
+    let some = counts.into_iter().filter(|(_, count)| *count > 0.0);
+    some.map(|(word, count)| format!("{word} {}", grouped(count)))
+}
+
+/// When the credentials of a part end, if that is known.
+fn credentials(status: &Value, of: &Value) -> Option<String> {
+    let left = between(&status["now"], &of["credentials_end"])?;
+    Some(format!("credentials end in {left}"))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -353,12 +381,15 @@ mod tests {
             "not_ready": [{ "part": "api main", "why": "x" }], "stuck": [],
             "sources": [{ "name": "plant", "type": "mqtt", "state": "ready", "why": null, "received": 12_345,
                 "received_per_second": 12.5, "in_flight": 3, "max_in_flight": 1_000, "lag": 7, "settled": { "released": 2 },
-                "dropped": 0, "reconnects": 1 }],
+                "dropped": 0, "reconnects": 1, "delivery_p50_seconds": 0.025, "delivery_p99_seconds": 2.5,
+                "credentials_end": "2026-01-01T01:01:00Z" }],
             "routes": [{ "name": "data", "from": ["plant"], "topic": "plant/{device}/data", "channels": ["/plant/{device}"],
                 "matched": 5, "matched_per_second": 0.5, "rejected": { "invalid_json": 4 }, "rejected_per_second": 0.1 }],
             "apis": [{ "name": "main", "host": "api.example", "state": "not_ready", "why": "the same", "since": "2026-01-01T00:00:30.000Z",
                 "accepted": 9, "accepted_per_second": 1.5, "concurrency_limit": 8, "max_concurrency": 64, "rate_limit": 10_000,
-                "breaker_open": true, "retries": { "throttled": 3 },
+                "breaker_open": true, "retries": { "throttled": 3 }, "unconfirmed": 0, "ambiguous": 2, "expired": 1,
+                "metered_units": 1_234, "estimated_cost": { "amount": 12.345, "currency": "EUR" },
+                "credentials_end": "2026-01-01T00:16:00Z",
                 "pauses": [{ "scope": "namespace `alarms`", "why": "401: no", "hint": "may the key publish there?", "since": "2026-01-01T00:00:57.000Z" }] }],
             "dead_letters": [{ "name": "rejects", "type": "file", "place": "/var/rejects.jsonl", "state": "ready", "written": { "invalid_json": 4 } }],
             "log": [{ "at": "2026-01-01T00:00:59.000Z", "level": "WARN", "message": "can't be published", "fields": [["route", "data"]], "count": 4 }],
@@ -374,7 +405,8 @@ mod tests {
             for words in [
                 "NEEDS ATTENTION api main",
                 "plant mqtt ready 12/s in flight 3 of 1,000 lag 7",
-                "received 12,345, released 2, reconnects 1",
+                "received 12,345, published within 25 ms (99 %: 2.5 s), released 2, reconnects 1, credentials end in 1 h 0 min",
+                "metered units 1,234, estimated cost 12.35 EUR, ambiguous 2, expired 1, credentials end in 15 min 0 s",
                 "not ready for 30 s",
                 "concurrency 8 of 64, rate 10,000/s, breaker OPEN",
                 "retries: throttled 3",

@@ -79,6 +79,15 @@ pub(super) fn lasting(seconds: f64) -> String {
     }
 }
 
+/// How long something took, of seconds: `20 ms`, `2.5 s`.
+pub(super) fn took(seconds: f64) -> String {
+    match seconds {
+        ..1.0 => format!("{:.0} ms", seconds * 1_000.0),
+        ..60.0 => format!("{seconds} s"),
+        _ => lasting(seconds),
+    }
+}
+
 /// The time from one member to another, of RFC 3339.
 pub(super) fn between(from: &Value, to: &Value) -> Option<String> {
     let time = |value: &Value| humantime::parse_rfc3339(value.as_str()?).ok();
@@ -145,6 +154,7 @@ mod tests {
         assert_eq!(all, ["0 s", "59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
         let [from, to] = ["2026-01-01T00:00:00Z", "2026-01-01T00:01:05Z"].map(|t| json!(t));
         assert_eq!(between(&from, &to).as_deref(), Some("1 min 5 s"));
+        assert_eq!([0.025, 2.5, 60.0].map(took), ["25 ms", "2.5 s", "1 min 0 s"]);
     }
 
     #[test]
