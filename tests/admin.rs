@@ -202,7 +202,17 @@ async fn health_asks_the_bridge_of_a_configuration() {
         (says(&["health", "--ready", "-c", config], None).await.0 == 0).then_some(())
     })
     .await;
-    assert_eq!(says(&["health", "-c", config], None).await, (0, "alive\n".to_owned()));
+    let alive = (0, "alive\n".to_owned());
+    assert_eq!(says(&["health", "-c", config], None).await, alive);
+    // A file that a reload would refuse, and half of a new certificate, say nothing of the bridge that runs.
+    let good = std::fs::read_to_string(config).unwrap();
+    std::fs::write(config, format!("{good}\n[source.next]\ntype = \"carrier-pigeon\"\n[route.x\n"))
+        .unwrap();
+    let next = tempfile::tempdir().unwrap();
+    certificates(next.path());
+    std::fs::copy(next.path().join("server.key"), directory.path().join("server.key")).unwrap();
+    assert_eq!(says(&["health", "-c", config], None).await, alive);
+    std::fs::write(config, good).unwrap();
     site.mosquitto.kill();
     let said = until("it is not ready", PATIENCE, async || {
         let (code, said) = says(&["health", "--ready", "-c", config], None).await;
@@ -220,6 +230,7 @@ async fn health_asks_the_bridge_of_a_configuration() {
     std::fs::write(&file, swapped).unwrap();
     let (code, said) = says(&["health", "-c", file.to_str().unwrap()], None).await;
     assert!(code == 1 && said.contains("another certificate"), "{code} {said}");
+    assert!(said.contains("log of the bridge"), "{said}");
     drop(bridge);
     let (code, said) = says(&["health", "-c", "/nowhere.toml"], None).await;
     assert_eq!(code, 78, "{said}");

@@ -42,7 +42,7 @@ pub(super) struct At {
     #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
     admin: Option<String>,
 
-    /// Take address, certificate and token from `[admin]` of this configuration
+    /// Take address, certificate and token from `[admin]` of this configuration, whatever else is in it
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["token_file", "ca_file"])]
     config: Option<PathBuf>,
 
@@ -81,8 +81,8 @@ impl Admin {
     pub(super) fn of(at: &At) -> Result<Self, ExitCode> {
         let made = match &at.config {
             None => Self::at(at),
-            Some(path) => match config::load(path, &Environment::of_process()) {
-                Ok(loaded) => Self::configured(&loaded.config.admin),
+            Some(path) => match config::load_admin(path, &Environment::of_process()) {
+                Ok(admin) => Self::configured(&admin),
                 Err(problems) => {
                     check::show(&problems);
                     return Err(exit::of_problems(&problems));
@@ -259,7 +259,8 @@ impl ServerCertVerifier for Pinned {
         if self.is_in_file(shown) {
             return Ok(ServerCertVerified::assertion());
         }
-        let words = "it shows another certificate than that in `cert_file`";
+        let words = "it shows another certificate than that in `cert_file`: another server, or the file has a new one \
+                     whose key does not fit yet, which the log of the bridge says";
         Err(rustls::Error::General(words.to_owned()))
     }
 

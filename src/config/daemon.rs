@@ -47,8 +47,17 @@ const PORT: u16 = 9464;
 const GRACE: Duration = Duration::from_secs(25);
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
+/// For whom `[admin]` is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// The bridge, which has to be able to serve.
+    Server,
+    /// Who asks it: what the files of the certificate hold by now is no matter of theirs.
+    Client,
+}
+
 /// Reads `[admin]`.
-pub(super) fn admin(table: Option<Table<'_>>) -> Option<AdminConfig> {
+pub(super) fn admin(table: Option<Table<'_>>, side: Side) -> Option<AdminConfig> {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let Some(mut table) = table else {
         return Some(AdminConfig { listen: default, tls: None, token: None });
@@ -67,8 +76,17 @@ pub(super) fn admin(table: Option<Table<'_>>) -> Option<AdminConfig> {
         parsed.ok()
     });
     let listen = listen.or(default);
-    let tls = server(&mut table);
-    let token = table.secret("token").optional();
+    let tls = server(&mut table, side);
+    let token = table.secret("token").then(|token| {
+        let text = token.value.reveal();
+        if *text == *text.trim() {
+            return Some(token.value);
+        }
+        let message = "`token` has white space at an end";
+        let hint = "take it away: a request loses it on its way, so the token would never be the same; from a file only the line break at its end is left out";
+        ledger.refuse(Problem::new(Kind::BadValue, Some(token.span), message).help(hint))
+    });
+    let token = token.optional();
     let plaintext = table.boolean("dangerously_plaintext").or(false);
     table.finish();
     let (listen, tls, token, plaintext) = (listen?, tls.ok()?, token.ok()?, plaintext?.value);
@@ -92,18 +110,24 @@ pub(super) fn admin(table: Option<Table<'_>>) -> Option<AdminConfig> {
 }
 
 /// The server's certificate and key.
-fn server(table: &mut Table<'_>) -> Result<Option<(PathBuf, PathBuf)>, Reported> {
+fn server(table: &mut Table<'_>, side: Side) -> Result<Option<(PathBuf, PathBuf)>, Reported> {
     let ledger = table.ledger;
     let files = table.table("tls", "tls").then(|Located { value: mut table, span }| {
-        let chain = pem_file(&mut table, "cert_file", "CERTIFICATE").optional();
-        let key = pem_file(&mut table, "key_file", "PRIVATE KEY").optional();
+        let mut file = |key: &'static str, what: &str| match side {
+            Side::Server => pem_file(&mut table, key, what),
+            Side::Client => table.filled(key).then(|text| Some(PathBuf::from(text.value.value))),
+        };
+        let chain = file("cert_file", "CERTIFICATE").optional();
+        let key = file("key_file", "PRIVATE KEY").optional();
         table.finish();
         let (Some(chain), Some(key)) = (chain.ok()?, key.ok()?) else {
             let message = "`tls` needs both `cert_file` and `key_file`";
             let problem = Problem::new(Kind::MissingKey, Some(span), message);
             return ledger.refuse(problem.help("a server shows a certificate and holds its key"));
         };
-        certificates::of_server(ledger, &chain, &key)?;
+        if side == Side::Server {
+            certificates::of_server(ledger, &chain, &key)?;
+        }
         Some((chain.value, key.value))
     });
     Ok(files.optional()?.map(|files| files.value))
@@ -218,7 +242,7 @@ pub(super) fn cost(table: Option<Table<'_>>) -> Option<CostConfig> {
 mod tests {
     use std::path::Path;
 
-    use crate::config::{Environment, parse};
+    use crate::config::{Environment, load_admin, parse};
 
     /// What is said of these lines of `[admin]`, and whether they are taken.
     fn said(lines: &str) -> (bool, String) {
@@ -256,6 +280,61 @@ mod tests {
         let (taken, words) = said(&format!("listen = \"0.0.0.0:1\"\n{token}"));
         assert!(!taken && words.contains("as plain text"), "{words}");
         assert!(words.contains("dangerously_plaintext"), "{words}");
+    }
+
+    #[test]
+    fn a_token_that_would_never_match_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let from_file = format!("token = {{ file = {:?} }}", file.path());
+        for (content, good) in
+            [("s3cret of it\n", true), ("s3cret of it \n", false), (" \n", false)]
+        {
+            std::fs::write(&file, content).unwrap();
+            let (taken, words) = said(&from_file);
+            assert_eq!(taken, good, "{content:?}: {words}");
+            assert!(
+                good || words.contains("white space") && words.contains("line break"),
+                "{words}"
+            );
+            assert!(!words.contains("s3cret of it"), "{words}");
+        }
+        for text in ["s3cret ", "\\ts3cret", "s3cret\\n"] {
+            assert!(!said(&format!("token = \"{text}\"")).0, "{text:?}");
+        }
+    }
+
+    /// Who asks a bridge needs `[admin]` alone, and of its certificate only the place.
+    #[test]
+    fn who_asks_needs_nothing_else_of_the_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let admin = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let loaded = load_admin(file.path(), &Environment::of([("T", "t")]));
+            loaded.map_err(|problems| problems.to_string())
+        };
+        let good = "[admin]\nlisten = \"127.0.0.1:7\"\ntoken = { env = \"T\" }\n\
+                    tls = { cert_file = \"/nowhere.pem\", key_file = \"/nowhere.key\" }\n";
+        let wrong = "[source.x]\ntype = \"carrier-pigeon\"\n";
+        let broken = ["[api.main\nendpoint = 1\n", "[api.main]\nendpoint = [\n"];
+        for text in [
+            good.to_owned(),
+            format!("{wrong}{good}"),
+            format!("{good}{}", broken[0]),
+            format!("{good}{}", broken[1]),
+        ] {
+            let admin = admin(&text).unwrap();
+            assert_eq!((admin.listen.port(), admin.token.is_some()), (7, true), "{text}");
+            assert_eq!(admin.tls.unwrap().0, Path::new("/nowhere.pem"));
+        }
+        assert_eq!(admin(wrong).unwrap().listen.port(), super::PORT);
+        for bad in [
+            "[admin]\nlisten = 0.0.0.0:7\n",
+            "[admin\nlisten = \"0.0.0.0:7\"\n",
+            "[admin]\nport = 7\n",
+        ] {
+            let words = admin(bad).unwrap_err();
+            assert!(words.contains("error"), "{bad}: {words}");
+        }
     }
 
     #[test]

@@ -101,6 +101,17 @@ pub fn load_again(path: &Path, environment: &Environment) -> Result<Loaded, Prob
     load(path, environment)
 }
 
+/// Reads `[admin]` of the file at `path` and nothing else, to ask the bridge that runs: what it runs with may be
+/// another version of the file, and a mistake elsewhere is no reason not to be answered.
+pub fn load_admin(path: &Path, environment: &Environment) -> Result<AdminConfig, Problems> {
+    let shown = file::shown(path);
+    let text = file::read(path).map_err(|problem| Problems::alone(&shown, *problem))?;
+    let masked = Masked::new(&text);
+    let (admin, list) = document::read_admin(&text, &masked, environment);
+    let found = Problems::new(&shown, &text, masked, list);
+    admin.filter(|_| found.errors() == 0).ok_or(found)
+}
+
 /// As [`load`], of a text that was read already; `path` is only shown.
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     let shown = file::shown(path);

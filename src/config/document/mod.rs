@@ -6,11 +6,13 @@ mod coverage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::daemon::Side;
 use super::dead_letter::DeadLetterConfig;
 use super::home::Homes;
 use super::reader::{Kind, Ledger, Masked, Names, Problem, Repaired, Table, listed, names, quoted};
 use super::{
-    Config, Environment, LogFormat, api, broker, daemon, dead_letter, otlp, route, source,
+    AdminConfig, Config, Environment, LogFormat, api, broker, daemon, dead_letter, otlp, route,
+    source,
 };
 use crate::route::{RejectTo, Spec};
 
@@ -29,6 +31,28 @@ pub(super) fn read(
     let config = sections(Table::new(&ledger, "", "the file".to_owned(), 0..0, &tree));
     let log_format = ledger.log_format.get();
     (config, ledger.close(), log_format)
+}
+
+/// Reads `[admin]` alone, for who asks the bridge there: `None` if it can't be known, with everything found.
+pub(super) fn read_admin(
+    text: &str,
+    masked: &Masked,
+    environment: &Environment,
+) -> (Option<AdminConfig>, Vec<Problem>) {
+    let mut repaired = Repaired::new(text, masked);
+    let (syntax, broken) =
+        (std::mem::take(&mut repaired.problems), std::mem::take(&mut repaired.broken));
+    let tree = repaired.tree();
+    let ledger = Ledger::new(text, masked, environment, Vec::new(), broken);
+    let mut root = Table::new(&ledger, "", "the file".to_owned(), 0..0, &tree);
+    let lost = !root.has("admin") && ledger.lost_anywhere("admin");
+    let table = names::table(&mut root, "admin").ok().filter(|_| !lost);
+    let admin = table.and_then(|table| daemon::admin(table, Side::Client));
+    let mut found = ledger.close();
+    if admin.is_none() {
+        found.splice(..0, syntax);
+    }
+    (admin, found)
 }
 
 fn sections(mut root: Table<'_>) -> Option<Config> {
@@ -53,7 +77,8 @@ fn sections(mut root: Table<'_>) -> Option<Config> {
     let api_names = Names::new("api", &apis, None);
     let source_names = Names::new("source", &sources, None);
     let dead_letter_names = Names::new("dead_letter", &dead_letters, Some(dead_letter::DEFAULT));
-    let admin = names::table(&mut root, "admin").ok().and_then(daemon::admin);
+    let admin = names::table(&mut root, "admin").ok();
+    let admin = admin.and_then(|table| daemon::admin(table, Side::Server));
     let log = names::table(&mut root, "log").ok().and_then(daemon::log);
     let otlp = names::table(&mut root, "otlp").ok().and_then(otlp::read);
     let grace = names::table(&mut root, "shutdown").ok().and_then(daemon::grace);
