@@ -260,6 +260,7 @@ async fn the_page_shows_what_is_well_what_is_refused_what_is_gone_and_its_own_ag
         "spare",
         "/alarms/{device}",
         "invalid json",
+        "Delay, 99 %",
         "Metered units",
         "can't be published, and is kept",
     ] {

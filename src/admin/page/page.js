@@ -165,7 +165,7 @@ function source(part) {
       figures(numbers, [
         ['Connected', part.connected ? 'yes' : 'no', part.connected ? '' : 'fail'],
         ['Received', number(part.received)],
-        ...(part.delivery_p50_seconds === null ? [] : [['Published within', `${took(part.delivery_p50_seconds)}, 99 % ${took(part.delivery_p99_seconds)}`]]),
+        ...(part.delivery_p50_seconds === null ? [] : [['Delay, median', took(part.delivery_p50_seconds)], ['Delay, 99 %', took(part.delivery_p99_seconds)]]),
         ...ending(part, status),
         ...(part.lag === null ? [] : [['Lag', number(part.lag)]]),
         ['Dropped', number(part.dropped), part.dropped ? 'fail' : ''],
