@@ -46,7 +46,7 @@ impl<P: Post> Publisher<P> {
         Helm(sender)
     }
 
-    /// Takes the changes that are there.
+    /// Takes a change.
     pub(super) fn steered(&mut self, change: Change<P>) {
         let Change { post, max_concurrency, max_rate } = change;
         self.limits.concurrency.set_ceiling(max_concurrency);

@@ -17,7 +17,8 @@ pub(super) struct Running<T> {
     pub(super) it: T,
     /// Its own clocks, under those of the bridge.
     pub(super) stop: Shutdown,
-    /// Cancelled when it has ended, and holds nothing any more.
+    /// Cancelled when it has ended, and this process writes and acknowledges nothing for it any more. After an abort its
+    /// broker may yet take a moment to notice.
     pub(super) ended: CancellationToken,
 }
 
