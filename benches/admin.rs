@@ -24,7 +24,7 @@ use bench::sink::{Sink, this_program};
 use support::bridge::{Bridge, Setup};
 use support::crowd::Crowd;
 use support::mosquitto::Mosquitto;
-use support::producer::produce;
+use support::producer::publish;
 use support::until;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -70,7 +70,8 @@ impl Run<'_> {
     /// Microseconds of processor time an event, and MiB resident.
     async fn measure(&mut self) -> (f64, f64) {
         let (before, seen) = (self.bridge.cpu(), self.sink.seen().events);
-        produce(self.port, self.events, RATE, 50).await;
+        let message = |id| (format!("plant/dev-{}/data", id % 50), bench::event(id).into_bytes());
+        publish(self.port, RATE, (0..self.events).map(message)).await;
         let events = self.events as f64;
         until("all are published", PATIENCE, async || {
             (self.sink.seen().events - seen >= events).then_some(())
