@@ -171,7 +171,7 @@ async fn ours(qos: u8, count: u64) -> Figures {
     let config = loaded.unwrap().config.sources.remove(0);
     let (metrics, shutdown, health) = (Metrics::new(), Shutdown::new(), Health::default());
     let part = health.register("source it", "starting");
-    let made = source::build(&config, &metrics, part).await.unwrap();
+    let made = source::build(&config, &metrics, part, source::Begin::Start).await.unwrap();
     let taken = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&taken);
     let intake = Intake::new(move |delivery: Delivery| {

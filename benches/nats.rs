@@ -128,7 +128,7 @@ async fn ours() -> (f64, f64) {
     let config: SourceConfig = loaded.unwrap().config.sources.remove(0);
     let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
     let part = Health::default().register("source it", "starting");
-    let made = source::build(&config, &metrics, part).await.unwrap();
+    let made = source::build(&config, &metrics, part, source::Begin::Start).await.unwrap();
     let taken = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&taken);
     let intake = Intake::new(move |delivery: Delivery| {

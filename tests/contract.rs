@@ -207,7 +207,7 @@ async fn what_is_given_back_comes_again_with_what_is_behind_it<B: Broker>(lines:
     let (deliveries, mut queue) = mpsc::unbounded_channel();
     let intake = Intake::new(move |delivery| drop(deliveries.send(delivery)));
     let stop = shutdown.clone();
-    let made = source::build(&source, &metrics, part).await.unwrap();
+    let made = source::build(&source, &metrics, part, source::Begin::Start).await.unwrap();
     let run = tokio::spawn(async move { made.run(intake, stop).await.unwrap() });
     health.all_ready().await;
     relay.broker.produce(5_000, numbered(0..20, 1)).await;

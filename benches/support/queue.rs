@@ -67,7 +67,8 @@ pub async fn with_source(url: &str, count: u64, receivers: u32) {
     let config = loaded.unwrap_or_else(|problems| panic!("{problems}")).config;
     let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
     let part = Health::default().register("source bench", "starting");
-    let source = source::build(&config.sources[0], &metrics, part).await.unwrap();
+    let source =
+        source::build(&config.sources[0], &metrics, part, source::Begin::Start).await.unwrap();
     let (deliveries, mut queue) = mpsc::unbounded_channel::<Delivery>();
     let taken = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&taken);

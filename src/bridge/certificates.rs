@@ -1,6 +1,7 @@
 //! The ends of the certificates in use: a metric, and a warning ahead of each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::warn;
 
 use crate::config::{Config, Tls};
-use crate::files::certificate::{self, AHEAD, Certificate, day};
+use crate::files::certificate::{self, AHEAD, Renewal, day};
 use crate::files::regular;
 use crate::metrics::Metrics;
 use crate::outbound::tls::MAX_BYTES;
@@ -20,50 +21,85 @@ const LOOK_EVERY: Duration = Duration::from_hours(1);
 /// How often a near end is logged.
 const SAY_EVERY: Duration = Duration::from_hours(24);
 
-/// The certificates that the parts were built with; a new one in the file is used after a reload.
+/// The certificates in use: a new one in the file of a part is used after a reload, one of `[admin]` by itself, and one
+/// of `[otlp]` after a restart.
 pub(super) struct Certificates(Vec<Watched>);
 
 struct Watched {
-    owner: String,
+    owner: Owner,
+    key: &'static str,
     path: PathBuf,
     until: SystemTime,
     said: Option<SystemTime>,
 }
 
+/// Who uses a certificate.
+#[derive(Debug)]
+enum Owner {
+    Part(Part),
+    Admin,
+    Otlp,
+}
+
 impl Certificates {
     /// Those of `config`, as its files are now. Near ends were reported when it was loaded.
-    pub(super) fn of(config: &Config, metrics: &Metrics, now: SystemTime) -> Self {
-        metrics.forget_certificates();
-        let watched = |(owner, key, path): (Part, &'static str, &Path)| {
-            let found = read(path)?;
-            let until = match key {
-                "ca_file" => certificate::next_end(&found, now),
-                "cert_file" => found.iter().map(|each| each.until).min(),
-                _ => None,
-            }?;
-            let end = until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let (label, name) = match &owner {
-                Part::Api(name) => ("api", &**name),
-                Part::Source(name) => ("source", &**name),
-                _ => return None,
-            };
-            let gauge = metrics.certificate_expiry(label, name, key);
-            gauge.set(i64::try_from(end).unwrap_or(i64::MAX));
+    pub(super) async fn read(config: Arc<Config>) -> Self {
+        let read = move || Self::of(&config, SystemTime::now());
+        // Nobody aborts it, and a panic was logged.
+        Self(tokio::task::spawn_blocking(read).await.unwrap_or_default())
+    }
+
+    fn of(config: &Config, now: SystemTime) -> Vec<Watched> {
+        let parts = files(config).map(|(part, key, path)| (Owner::Part(part), key, path));
+        let admin = config.admin.tls.iter().map(|(chain, _)| (Owner::Admin, "cert_file", &**chain));
+        let otlp = config.otlp.iter().filter_map(|otlp| otlp.ca_file.as_deref());
+        let otlp = otlp.map(|path| (Owner::Otlp, "ca_file", path));
+        let watched = |(owner, key, path): (Owner, &'static str, &Path)| {
+            let until = end(key, path, now)?;
             let said = is_near(until, now).then_some(now);
-            Some(Watched { owner: owner.to_string(), path: path.to_owned(), until, said })
+            Some(Watched { owner, key, path: path.to_owned(), until, said })
         };
-        Self(files(config).filter_map(watched).collect())
+        parts.chain(admin).chain(otlp).filter_map(watched).collect()
+    }
+
+    /// Shows their ends, and those of no others.
+    pub(super) fn show(&self, metrics: &Metrics) {
+        let ends = self.0.iter().filter_map(|Watched { owner, key, until, .. }| {
+            let (label, name) = owner.label()?;
+            let end = until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            Some((label, name, *key, i64::try_from(end).unwrap_or(i64::MAX)))
+        });
+        metrics.certificates(&ends.collect::<Vec<_>>());
     }
 
     /// Warns for ever.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self, metrics: Metrics) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
+            let look = move || {
+                self.follow(SystemTime::now());
+                self
+            };
+            let Ok(looked) = tokio::task::spawn_blocking(look).await else { return };
+            self = looked;
+            self.show(&metrics);
             let now = SystemTime::now();
             for Watched { owner, path, until, .. } in self.due(now) {
                 let (file, end) = (path.display(), day(*until));
                 let what = if *until < now { "has expired" } else { "expires soon" };
-                warn!(%owner, %file, %end, "a certificate {what}; renew it, and reload the bridge");
+                let remedy = owner.renewal().remedy();
+                warn!(%owner, %file, %end, "a certificate {what}; {remedy}");
+            }
+        }
+    }
+
+    /// Reads those anew that are used as they are in their files.
+    fn follow(&mut self, now: SystemTime) {
+        for each in self.0.iter_mut().filter(|each| each.owner.renewal() == Renewal::Followed) {
+            // One that can't be read now is not used either.
+            let Some(until) = end(each.key, &each.path, now) else { continue };
+            if until != each.until {
+                (each.until, each.said) = (until, None);
             }
         }
     }
@@ -80,6 +116,37 @@ impl Certificates {
             all.push(&*each);
         }
         all
+    }
+}
+
+impl Owner {
+    /// As metrics name it.
+    fn label(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::Part(Part::Api(name)) => Some(("api", name)),
+            Self::Part(Part::Source(name)) => Some(("source", name)),
+            Self::Part(_) => None,
+            Self::Admin => Some(("section", "admin")),
+            Self::Otlp => Some(("section", "otlp")),
+        }
+    }
+
+    fn renewal(&self) -> Renewal {
+        match self {
+            Self::Part(_) => Renewal::Reload,
+            Self::Admin => Renewal::Followed,
+            Self::Otlp => Renewal::Restart,
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Part(part) => part.fmt(f),
+            Self::Admin => f.write_str("[admin]"),
+            Self::Otlp => f.write_str("[otlp]"),
+        }
     }
 }
 
@@ -133,9 +200,14 @@ fn is_near(until: SystemTime, now: SystemTime) -> bool {
     until.duration_since(now).map_or(true, |left| left < AHEAD)
 }
 
-fn read(path: &Path) -> Option<Vec<Certificate>> {
-    let content = regular::read(path, MAX_BYTES).ok()?;
-    certificate::of_pem(&content.bytes).ok()
+/// The end that counts of what the file of `key` holds; a key has none.
+fn end(key: &str, path: &Path, now: SystemTime) -> Option<SystemTime> {
+    let found = || certificate::of_pem(&regular::read(path, MAX_BYTES).ok()?.bytes).ok();
+    match key {
+        "ca_file" => certificate::next_end(&found()?, now),
+        "cert_file" => found()?.iter().map(|each| each.until).min(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -146,12 +218,66 @@ mod tests {
     fn an_end_is_said_fourteen_days_ahead_and_every_day() {
         let hour = |hours: u64| UNIX_EPOCH + Duration::from_hours(hours);
         let until = hour(15 * 24);
-        let watched =
-            Watched { owner: "api main".into(), path: "ca.pem".into(), until, said: None };
+        let (owner, path) = (Owner::Admin, "ca.pem".into());
+        let watched = Watched { owner, key: "ca_file", path, until, said: None };
         let mut certificates = Certificates(vec![watched]);
         let said: Vec<_> =
             (0..17 * 24).filter(|h| !certificates.due(hour(*h)).is_empty()).collect();
         let days: Vec<_> = (0..16).map(|day| 25 + day * 24).collect();
         assert_eq!(said, days);
+    }
+
+    #[cfg(feature = "emulator")]
+    #[test]
+    fn those_of_sections_are_shown_and_that_of_the_admin_port_as_its_file_is() {
+        use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(file("key"), key.serialize_pem()).unwrap();
+        let write = |name: &str, year: i32| {
+            let mut params = CertificateParams::new(["a".to_owned()]).unwrap();
+            params.not_after = date_time_ymd(year, 1, 1);
+            std::fs::write(file(name), params.self_signed(&key).unwrap().pem()).unwrap();
+        };
+        write("chain", 2900);
+        write("ca", 2901);
+        let text = format!(
+            "[api.main]\nendpoint = \"http://localhost/event\"\nauth = {{ type = \"api-key\", key = \"k\" }}\n\
+             [source.s]\ntype = \"mqtt\"\nurl = \"mqtt://b\"\nclient_id = \"b\"\nsubscriptions = \"#\"\n\
+             [route.all]\nfrom = \"s\"\nchannel = \"/all/x\"\ndead_letter = \"discard\"\n\
+             [admin]\ntls = {{ cert_file = {:?}, key_file = {:?} }}\n\
+             [otlp]\nendpoint = \"https://localhost:4318\"\nca_file = {:?}\n",
+            file("chain"),
+            file("key"),
+            file("ca")
+        );
+        let environment = crate::config::Environment::of([("HOME", "/h")]);
+        let loaded = crate::config::parse(&text, Path::new("b.toml"), &environment);
+        let config = loaded.unwrap_or_else(|problems| panic!("{problems}")).config;
+        let (metrics, now) = (Metrics::new(), SystemTime::now());
+        let mut certificates = Certificates(Certificates::of(&config, now));
+        let shown = |certificates: &Certificates| {
+            certificates.show(&metrics);
+            ["admin", "otlp"].map(|section| {
+                let text = metrics.encode();
+                let mut lines =
+                    text.lines().filter(|line| line.contains(&format!("section=\"{section}\"")));
+                let line = lines.next().unwrap_or_else(|| panic!("no {section} in\n{text}"));
+                line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()
+            })
+        };
+        let before = shown(&certificates);
+        assert!(before[0] < before[1] && certificates.due(now).is_empty());
+        for name in ["chain", "ca"] {
+            write(name, 2020);
+        }
+        certificates.follow(now);
+        let after = shown(&certificates);
+        assert!(after[0] < before[0] && after[1] == before[1], "{before:?}, {after:?}");
+        let due = certificates.due(now);
+        assert!(due.len() == 1 && due[0].owner.to_string() == "[admin]");
+        assert_eq!(due[0].owner.renewal().remedy(), "renew it");
     }
 }

@@ -67,6 +67,10 @@ pub(super) async fn open(
             } else {
                 FileTarget::look(path).map_err(unusable)?;
                 let (path, rotation) = (path.clone(), *rotation);
+                let file = path.display();
+                part.not_ready(format!(
+                    "waits until another dead letter has ended its writing to `{file}`"
+                ));
                 Box::pin(async move {
                     let open = || FileTarget::open(&path, rotation, removed.clone());
                     let Some(target) = opened_after(busy, open, &part, &stop).await else { return };

@@ -13,6 +13,7 @@ use crate::admin::Security;
 use crate::config::Config;
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::source::Begin;
 
 /// All reasons why a bridge of `config` could not be built, in the order of building. Transient ones are left
 /// out: a port in use, a file that another process writes to.
@@ -33,7 +34,7 @@ pub async fn examine(config: &Config) -> Vec<BuildError> {
     for source in &config.sources {
         let part = health.register(format!("source {}", source.name), "not run");
         // Made, and dropped before it runs.
-        found.extend(super::source(source, &metrics, part).await.err());
+        found.extend(super::source(source, &metrics, part, Begin::Start).await.err());
     }
     found
 }

@@ -19,7 +19,7 @@ mod waiting;
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
@@ -36,7 +36,7 @@ use crate::publish::{self, Client, Publisher, Refused};
 use crate::reload::Difference;
 use crate::route::RejectTo;
 use crate::shutdown::Shutdown;
-use crate::source::{self, Source};
+use crate::source::{self, Begin, Source};
 use certificates::Certificates;
 pub use dead_letters::probe_dead_letter;
 pub use examine::examine;
@@ -168,7 +168,7 @@ impl Bridge {
         let nothing = Arc::new(config.clone());
         let export = Export::build(config, &metrics)?;
         let (tracer, clocks) = (export.tracer(), shutdown.clone());
-        let live = Live::new(metrics.clone(), health.clone(), clocks, tracer, nothing);
+        let mut live = Live::new(metrics.clone(), health.clone(), clocks, tracer, nothing);
         let first = Box::pin(live.stage(config.clone(), Difference::of_start(config))).await;
         let first = first.map_err(|mut errors| errors.swap_remove(0))?;
         first.count();
@@ -206,7 +206,7 @@ impl Bridge {
             mut live, first, mut reloads, shutdown, health, admin, mut shown, export, ..
         } = self;
         live.apply(first);
-        shown.change(live.config());
+        shown.start(live.config()).await;
         let admin = tokio::spawn(admin.run());
         let export = export.start();
         let of_ready = health.clone();
@@ -255,12 +255,29 @@ impl Bridge {
 }
 
 impl Shown {
-    /// This configuration is in force, and its parts are there.
-    fn change(&mut self, config: &Config) {
+    /// All of this configuration is shown from the first look at it.
+    async fn start(&mut self, config: &Arc<Config>) {
         self.board.show(facts::of(config));
-        let certificates = Certificates::of(config, &self.metrics, SystemTime::now());
-        let watched = self.certificates.replace(tokio::spawn(certificates.run()));
-        watched.inspect(JoinHandle::abort);
+        let certificates = Certificates::read(Arc::clone(config)).await;
+        certificates.show(&self.metrics);
+        self.certificates = Some(tokio::spawn(certificates.run(self.metrics.clone())));
+    }
+
+    /// This configuration is in force, and its parts are there. Files are read beside it.
+    fn change(&mut self, config: &Arc<Config>) {
+        self.board.show(facts::of(config));
+        let (before, config) = (self.certificates.take(), Arc::clone(config));
+        before.iter().for_each(JoinHandle::abort);
+        let metrics = self.metrics.clone();
+        self.certificates = Some(tokio::spawn(async move {
+            if let Some(before) = before {
+                // It shows nothing any more when it has ended.
+                let _ = before.await;
+            }
+            let certificates = Certificates::read(config).await;
+            certificates.show(&metrics);
+            certificates.run(metrics).await;
+        }));
     }
 }
 
@@ -320,8 +337,9 @@ async fn source(
     config: &SourceConfig,
     metrics: &Metrics,
     health: Part,
+    begin: Begin,
 ) -> Result<Source, BuildError> {
-    source::build(config, metrics, health).await.map_err(|why| match why {
+    source::build(config, metrics, health, begin).await.map_err(|why| match why {
         source::BuildError::Unusable(why) => {
             BuildError::Source { name: config.name.to_string(), why }
         }

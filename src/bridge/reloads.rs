@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::certificates::Contents;
@@ -47,14 +48,8 @@ pub(super) struct Reloads {
 /// A step of the reload that is going on.
 enum Step {
     Load(BoxFuture<'static, Result<Read, Refusal>>),
-    Stage(Next, BoxFuture<'static, Result<Staged, Errors>>),
-}
-
-/// What is known when it is staged.
-#[derive(Default)]
-struct Next {
-    contents: Contents,
-    added: BTreeSet<Part>,
+    /// With what the files hold. A task of its own: files are opened and read in it.
+    Stage(Contents, AbortOnDropHandle<Result<Staged, Errors>>),
 }
 
 /// A configuration that was read, with what its files hold.
@@ -69,9 +64,9 @@ pub(super) enum Refusal {
     NoFile,
     /// It is wrong.
     Problems(Problems),
-    /// It can't be built; the parts that are new in it.
-    Unbuilt(Errors, BTreeSet<Part>),
-    /// It could not be read to the end.
+    /// It can't be built.
+    Unbuilt(Errors),
+    /// It could not be read or built to the end.
     Panicked(String),
 }
 
@@ -112,12 +107,14 @@ impl Reloads {
         }
         match &mut self.current {
             Some((_, Step::Load(read))) => Done::Loaded(read.await),
-            Some((_, Step::Stage(next, staged))) => {
+            Some((_, Step::Stage(contents, staged))) => {
                 let staged = staged.await;
-                let Next { contents, added } = std::mem::take(next);
                 Done::Staged(match staged {
-                    Ok(staged) => Ok(Outcome::Staged(Box::new(staged), contents)),
-                    Err(errors) => Err(Refusal::Unbuilt(errors, added)),
+                    Ok(Ok(staged)) => {
+                        Ok(Outcome::Staged(Box::new(staged), std::mem::take(contents)))
+                    }
+                    Ok(Err(errors)) => Err(Refusal::Unbuilt(errors)),
+                    Err(error) => Err(Refusal::Panicked(error.to_string())),
                 })
             }
             None => std::future::pending().await,
@@ -135,10 +132,10 @@ impl Reloads {
                 if difference.is_empty() {
                     Ok(Outcome::Unchanged(difference))
                 } else {
-                    let next = Next { contents, added: difference.added.clone() };
                     let staged = live.stage(restrained(*config, live.config()), difference);
                     if let Some((_, step)) = &mut self.current {
-                        *step = Step::Stage(next, Box::pin(staged));
+                        let staged = AbortOnDropHandle::new(tokio::spawn(staged));
+                        *step = Step::Stage(contents, staged);
                     }
                     return false;
                 }
@@ -166,11 +163,7 @@ impl Reloads {
                 (200, UNCHANGED, words, parts(&difference))
             }
             Err(why) => {
-                if let Refusal::Unbuilt(_, added) = &why {
-                    for part in added {
-                        live.forget(part);
-                    }
-                }
+                live.unstage();
                 let (status, problems) = why.told();
                 let (generation, count) = (self.generation, problems.len());
                 error!(
@@ -230,7 +223,7 @@ impl Refusal {
                 };
                 (422, errors.map(problem).collect())
             }
-            Self::Unbuilt(errors, _) => {
+            Self::Unbuilt(errors) => {
                 let told = |why: &super::BuildError| {
                     error!("{why}");
                     json!({ "message": why.to_string() })
@@ -238,8 +231,8 @@ impl Refusal {
                 (422, errors.iter().map(told).collect())
             }
             Self::Panicked(why) => {
-                error!("reading the configuration failed: {why}");
-                (500, vec![json!({ "message": "reading the configuration failed" })])
+                error!("reading or building the configuration failed: {why}");
+                (500, vec![json!({ "message": "reading or building the configuration failed" })])
             }
         }
     }

@@ -9,20 +9,24 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::reader::{Kind, Ledger, Located, Problem, quoted};
-use crate::files::certificate::{self, Certificate, Validity, day};
+use crate::files::certificate::{self, Certificate, Renewal, Validity, day};
 use crate::files::regular;
 
 /// A file of certificates or a key holds no more.
 pub(super) const MAX_BYTES: u64 = 1 << 20;
 
 /// Reports expired, not yet valid or soon expiring certificates in a file of CAs. One valid CA is enough.
-pub(super) fn authorities(ledger: &Ledger<'_>, file: &Located<PathBuf>) -> Option<()> {
+pub(super) fn authorities(
+    ledger: &Ledger<'_>,
+    file: &Located<PathBuf>,
+    renewal: Renewal,
+) -> Option<()> {
     let all = read(ledger, file)?;
     let now = SystemTime::now();
     let good =
         |each: &Certificate| matches!(each.validity(now), Validity::Valid | Validity::Expiring);
     let some = all.iter().any(good);
-    judge(ledger, &all, file, now, some)
+    judge(ledger, &all, file, (now, renewal), some)
 }
 
 /// Reports errors in a client's chain and key.
@@ -31,7 +35,7 @@ pub(super) fn identity(
     chain: &Located<PathBuf>,
     key: &Located<PathBuf>,
 ) -> Option<()> {
-    pair(ledger, chain, key, "client", false)
+    pair(ledger, chain, key, "client", Renewal::Reload)
 }
 
 /// Reports errors in a server's chain and key. One that is over is a warning: whoever looks at it is told, and
@@ -41,7 +45,7 @@ pub(super) fn of_server(
     chain: &Located<PathBuf>,
     key: &Located<PathBuf>,
 ) -> Option<()> {
-    pair(ledger, chain, key, "server", true)
+    pair(ledger, chain, key, "server", Renewal::Followed)
 }
 
 fn pair(
@@ -49,10 +53,11 @@ fn pair(
     chain: &Located<PathBuf>,
     key: &Located<PathBuf>,
     whose: &str,
-    lenient: bool,
+    renewal: Renewal,
 ) -> Option<()> {
     let all = read(ledger, chain)?;
-    let usable = judge(ledger, &all, chain, SystemTime::now(), lenient);
+    let lenient = renewal == Renewal::Followed;
+    let usable = judge(ledger, &all, chain, (SystemTime::now(), renewal), lenient);
     if all.windows(2).any(|pair| !pair[0].names_as_issuer(&pair[1])) {
         let message = format!("the certificates of {} are not in order", shown(ledger, chain));
         let problem = Problem::new(Kind::Warning, Some(chain.span.clone()), message);
@@ -68,11 +73,11 @@ fn judge(
     ledger: &Ledger<'_>,
     all: &[Certificate],
     file: &Located<PathBuf>,
-    now: SystemTime,
+    at: (SystemTime, Renewal),
     others: bool,
 ) -> Option<()> {
     let mut usable = true;
-    for problem in all.iter().filter_map(|each| judged(ledger, each, file, now, others)) {
+    for problem in all.iter().filter_map(|each| judged(ledger, each, file, at, others)) {
         usable &= problem.kind() == Kind::Warning;
         ledger.report(problem);
     }
@@ -84,13 +89,14 @@ fn judged(
     ledger: &Ledger<'_>,
     certificate: &Certificate,
     file: &Located<PathBuf>,
-    now: SystemTime,
+    at: (SystemTime, Renewal),
     others: bool,
 ) -> Option<Problem> {
+    let (now, renewal) = at;
     let validity = certificate.validity(now);
     let (what, hint) = match validity {
         Validity::Valid => return None,
-        Validity::Expiring => ("expires on", "renew it, and reload the bridge"),
+        Validity::Expiring => ("expires on", renewal.remedy()),
         Validity::Expired => ("expired on", "renew it"),
         Validity::NotYet => {
             ("is not valid before", "wait for that day, or see whether the clock is right")
@@ -244,6 +250,50 @@ mod tests {
         let chain = params.self_signed(&key).unwrap().pem();
         let found = said(None, Some((&chain, &key.serialize_pem())));
         assert!(found.contains("expires on 2") && found.ends_with("1 warning"), "{found}");
+    }
+
+    #[test]
+    fn the_remedy_is_that_of_whose_certificate_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |name: &str| directory.path().join(name);
+        let mut params = CertificateParams::new(["x".to_owned()]).unwrap();
+        params.not_after =
+            (std::time::SystemTime::now() + std::time::Duration::from_hours(48)).into();
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(file("key"), key.serialize_pem()).unwrap();
+        std::fs::write(file("cert"), params.self_signed(&key).unwrap().pem()).unwrap();
+        for (api, rest, remedy) in [
+            (
+                format!("ca_file = {:?}", file("cert")),
+                String::new(),
+                "renew it, and reload the bridge",
+            ),
+            (
+                String::new(),
+                format!(
+                    "[admin]\ntls = {{ cert_file = {:?}, key_file = {:?} }}",
+                    file("cert"),
+                    file("key")
+                ),
+                "renew it",
+            ),
+            (
+                String::new(),
+                format!("[otlp]\nendpoint = \"https://c\"\nca_file = {:?}", file("cert")),
+                "renew it, and restart the bridge",
+            ),
+        ] {
+            let text = format!(
+                "[api.main]\nendpoint = \"http://localhost/event\"\nauth = {{ type = \"token\", token = {{ env = \"T\" }} }}\n{api}\n\
+                 [source.plant]\ntype = \"mqtt\"\nurl = \"mqtt://b\"\nclient_id = \"b\"\nsubscriptions = \"#\"\n\
+                 [route.all]\nfrom = \"plant\"\nchannel = \"/all/x\"\n{rest}\n"
+            );
+            let environment = Environment::of([("HOME", "/h"), ("T", "t")]);
+            let loaded = parse(&text, Path::new("t.toml"), &environment);
+            let warnings = loaded.unwrap_or_else(|problems| panic!("{problems}")).warnings;
+            let helps: Vec<_> = warnings.log_lines().map(|line| line.help).collect();
+            assert!(helps.iter().any(|help| *help == remedy), "{helps:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::api::{ca_file, pem_file};
 use super::certificates;
 use super::reader::{Field, Kind, Ledger, Located, Problem, Reported, Setting, Table};
+use crate::files::certificate::Renewal;
 
 /// `tls = { ca_file, cert_file, key_file }`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,7 +135,7 @@ fn tls(table: &mut Table<'_>) -> Field<TlsChoice> {
         toml::de::DeValue::Table(table) => {
             let span = entry.value.span();
             let mut table = Table::new(ledger, "tls", "`tls`".to_owned(), span.clone(), table);
-            let ca_file = ca_file(&mut table);
+            let ca_file = ca_file(&mut table, Renewal::Reload);
             let certificate = pem_file(&mut table, "cert_file", "CERTIFICATE").optional();
             let key = pem_file(&mut table, "key_file", "PRIVATE KEY").optional();
             table.finish();

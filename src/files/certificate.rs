@@ -38,6 +38,28 @@ pub enum Validity {
     Expired,
 }
 
+/// How a new certificate in a file comes into use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// By itself: the file is looked at.
+    Followed,
+    /// With a reload.
+    Reload,
+    /// With the next start.
+    Restart,
+}
+
+impl Renewal {
+    /// What somebody has to do when the one in use ends.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Followed => "renew it",
+            Self::Reload => "renew it, and reload the bridge",
+            Self::Restart => "renew it, and restart the bridge",
+        }
+    }
+}
+
 /// The certificates of a PEM text, in its order. Those that are no X.509 are left out: their user reports them.
 pub fn of_pem(text: &[u8]) -> Result<Vec<Certificate>, Error> {
     let ders: Vec<_> = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>()?;

@@ -18,7 +18,7 @@ mod source;
 mod sqs;
 
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -49,6 +49,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 const PREFIX: &str = "appsync_bridge";
 
+const LAG: &str = "source_lag";
 const CERTIFICATE_EXPIRY: &str = "certificate_expiry_timestamp_seconds";
 
 type Labels = Vec<(&'static str, String)>;
@@ -116,15 +117,6 @@ impl Metrics {
         }
     }
 
-    /// The end of the certificates in the file of `key`, of an `api` or a `source`.
-    pub fn certificate_expiry(&self, owner: &'static str, name: &str, key: &str) -> Gauge {
-        self.one(
-            CERTIFICATE_EXPIRY,
-            "When a certificate in a file ends, in seconds since 1970; of several CAs the next",
-            &with(&label(owner, name), "file", key),
-        )
-    }
-
     /// Removes every series of a part that is gone: a `source`, a `route`, an `api` or a `dead_letter`.
     pub fn forget(&self, kind: &'static str, name: &str) {
         if kind == "api" {
@@ -140,12 +132,42 @@ impl Metrics {
         }
     }
 
-    /// Removes the ends of all certificates.
-    pub fn forget_certificates(&self) {
-        self.remove(|series, _| series == CERTIFICATE_EXPIRY);
+    /// Removes the series of a part that `kind` has not: the part was of another kind before.
+    pub fn forget_others(&self, part: &'static str, name: &str, kind: &Self) {
+        let known: BTreeSet<_> = kind.registered.lock().series.keys().cloned().collect();
+        // It ends with its certificates, which is told by them.
+        let is_other = |series: &'static str, labels: &Labels| {
+            let of_part = labels.iter().any(|(key, of)| *key == part && of == name);
+            of_part && series != CERTIFICATE_EXPIRY && !known.contains(&(series, labels.clone()))
+        };
+        if self.registered.lock().series.keys().any(|(name, of)| *name == LAG && is_other(name, of))
+        {
+            self.lag_of(name).remove(&self.one(LAG, "", &label(part, name)));
+        }
+        self.remove(is_other);
+        if !kind.made.lock().lags.contains_key(name) {
+            self.made.lock().lags.remove(name);
+        }
     }
 
-    fn remove(&self, gone: impl Fn(&str, &Labels) -> bool) {
+    /// The ends of certificates, each of an `api`, a `source` or a `section` by its name, and by the key of the file, in
+    /// seconds since 1970. Others are shown no more.
+    pub fn certificates(&self, ends: &[(&'static str, &str, &'static str, i64)]) {
+        let mut shown = BTreeSet::new();
+        for (owner, name, key, end) in ends {
+            let labels = with(&label(owner, name), "file", key);
+            let gauge: Gauge = self.one(
+                CERTIFICATE_EXPIRY,
+                "When a certificate in a file ends, in seconds since 1970; of several CAs the next",
+                &labels,
+            );
+            gauge.set(*end);
+            shown.insert(labels);
+        }
+        self.remove(|series, labels| series == CERTIFICATE_EXPIRY && !shown.contains(labels));
+    }
+
+    fn remove(&self, gone: impl Fn(&'static str, &Labels) -> bool) {
         self.registered.lock().series.retain(|(series, labels), remove| {
             let gone = gone(series, labels);
             if gone {
@@ -300,7 +322,7 @@ mod tests {
         other.received.inc_by(4);
         let _ = metrics.jetstream("gone");
         let _ = metrics.jetstream("gone");
-        metrics.certificate_expiry("source", "gone", "ca_file").set(5);
+        metrics.certificates(&[("source", "gone", "ca_file", 5)]);
         metrics.api("gone", ["ok"], []).seconds.observe(1.0);
         assert_eq!(metrics.lag("gone"), Some(0));
         metrics.forget("source", "gone");
@@ -311,6 +333,41 @@ mod tests {
         // Its last messages are counted where nobody sees it.
         gone.received.inc();
         assert_eq!(metrics.source("gone").received.get(), 0);
+    }
+
+    #[test]
+    fn what_only_another_kind_has_is_forgotten_alone() {
+        let (metrics, kafka) = (Metrics::new(), Metrics::new());
+        let _ = (kafka.source("it"), kafka.kafka("it"));
+        metrics.source("it").received.inc();
+        metrics.jetstream("it").lag.set(7);
+        metrics.jetstream("other").lag.set(8);
+        metrics.certificates(&[("source", "it", "ca_file", 5)]);
+        let partition = metrics.kafka("it").partition("t", 0);
+        partition.lag.set(3);
+        assert_eq!(metrics.lag("it"), Some(10));
+        metrics.forget_others("source", "it", &kafka);
+        assert_eq!((metrics.lag("it"), metrics.lag("other")), (Some(3), Some(8)));
+        let text = metrics.encode();
+        for (name, there) in
+            [("ack_pending", false), ("rebalances_total", true), ("received_total", true)]
+        {
+            assert_eq!(text.contains(&format!("source_{name}{{source=\"it\"}}")), there, "{name}");
+        }
+        assert!(text.contains("certificate_expiry_timestamp_seconds{source=\"it\""), "{text}");
+        assert!(!text.contains("source_lag{source=\"it\"}"), "{text}");
+    }
+
+    #[test]
+    fn certificates_that_are_used_no_more_are_not_shown() {
+        let metrics = Metrics::new();
+        let shown = |text: &str| metrics.encode().contains(text);
+        metrics
+            .certificates(&[("api", "main", "ca_file", 5), ("section", "admin", "cert_file", 6)]);
+        assert!(shown("seconds{api=\"main\",file=\"ca_file\"} 5"));
+        assert!(shown("seconds{section=\"admin\",file=\"cert_file\"} 6"));
+        metrics.certificates(&[("section", "admin", "cert_file", 7)]);
+        assert!(!shown("api=\"main\"") && shown("section=\"admin\",file=\"cert_file\"} 7"));
     }
 
     #[test]

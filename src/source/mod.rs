@@ -50,6 +50,15 @@ pub use room::{Reservation, Room};
 #[must_use]
 pub struct Source(Box<dyn FnOnce(Intake, Shutdown) -> BoxFuture<'static, Left> + Send>);
 
+/// When a source begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// With the bridge, which does not start if the source can't be what it is to be.
+    Start,
+    /// While the bridge runs, which does not end for it.
+    Reload,
+}
+
 /// How a source left its broker.
 type Left = Result<(), Unclean>;
 
@@ -69,11 +78,13 @@ pub enum BuildError {
     LeftOut(&'static str),
 }
 
-/// Makes a source: reads its certificates, connects to nothing.
+/// Makes a source: reads its certificates, and connects to nothing; but one that begins by a reload may be asked for
+/// what it can't do without.
 pub async fn build(
     config: &SourceConfig,
     metrics: &Metrics,
     health: Part,
+    begin: Begin,
 ) -> Result<Source, BuildError> {
     let SourceConfig { name, limits, kind, .. } = config.clone();
     let numbers = metrics.source(&name);
@@ -109,15 +120,32 @@ pub async fn build(
         SourceKind::Sqs(sqs) => {
             let numbers = (numbers, metrics.sqs(&name));
             let made = sqs::SqsSource::build(name, sqs, limits, numbers, health).await;
-            let made = made.map_err(unusable)?;
+            let mut made = made.map_err(unusable)?;
+            if begin == Begin::Reload {
+                made.begin_by_reload().await.map_err(unusable)?;
+            }
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
         #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats", feature = "sqs")))]
         other => {
-            let _ = (limits, numbers, health);
+            let _ = (limits, numbers, health, begin);
             Err(BuildError::LeftOut(other.broker().feature))
         }
     }
+}
+
+/// The numbers that a source of this configuration has from its begin, and no others.
+pub fn numbers_of(config: &SourceConfig) -> Metrics {
+    let (metrics, name) = (Metrics::new(), &config.name);
+    drop(metrics.source(name));
+    match &config.kind {
+        SourceKind::Kafka(_) => drop(metrics.kafka(name)),
+        SourceKind::Mqtt(_) => drop(metrics.mqtt(name)),
+        SourceKind::Nats(_) => {}
+        SourceKind::JetStream(_) => drop(metrics.jetstream(name)),
+        SourceKind::Sqs(_) => drop(metrics.sqs(name)),
+    }
+    metrics
 }
 
 /// Tries the broker without taking a message, and says what is there, or why the source could not work: a clause,

@@ -102,7 +102,13 @@ async fn what_is_not_done_at_a_stop_is_given_back_before_it_ends() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let (metrics, health, stop) = (Metrics::new(), Health::default(), Shutdown::new());
-            let made = source::build(&source, &metrics, health.register("it", "connecting")).await;
+            let made = source::build(
+                &source,
+                &metrics,
+                health.register("it", "connecting"),
+                source::Begin::Start,
+            )
+            .await;
             let (deliveries, mut queue) = mpsc::unbounded_channel();
             let intake = Intake::new(move |delivery| drop(deliveries.send(delivery)));
             let (made, until) = (made.unwrap(), stop.clone());

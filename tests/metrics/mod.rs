@@ -50,7 +50,10 @@ async fn the_metrics_are_those_of_the_list_and_start_at_zero() {
     );
     let api = format!("ca_file = \"{}\"\n", ca.display());
     let otlp = if cfg!(feature = "otlp") {
-        format!("[otlp]\nendpoint = \"http://{broker}\"\ntraces = true\n")
+        format!(
+            "[otlp]\nendpoint = \"http://{broker}\"\ntraces = true\nca_file = \"{}\"\n",
+            ca.display()
+        )
     } else {
         String::new()
     };

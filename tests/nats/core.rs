@@ -160,7 +160,10 @@ async fn what_is_dropped_while_nobody_takes_is_counted_to_the_message() {
     let config = loaded.unwrap().config.sources.remove(0);
     let (metrics, health, shutdown) = (Metrics::new(), Health::default(), Shutdown::new());
     let numbers = metrics.source("it");
-    let made = source::build(&config, &metrics, health.register("it", "connecting")).await.unwrap();
+    let made =
+        source::build(&config, &metrics, health.register("it", "connecting"), source::Begin::Start)
+            .await
+            .unwrap();
     let (handed, busy) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(())));
     let (count, gate) = (Arc::clone(&handed), Arc::clone(&busy));
     let intake = Intake::new(move |delivery| {

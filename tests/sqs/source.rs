@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{IN_FLIGHT, Relay, all_deleted, bodies, source_of};
 use crate::support::emulator::Emulator;
 use crate::support::ledger::assert_order;
-use crate::support::sqs::fake::{Action, Fake};
+use crate::support::sqs::fake::{Action, Fake, Refusal};
 use crate::support::sqs::{CREDENTIALS, Outgoing};
 use crate::support::{PATIENCE, signal, until};
 
@@ -176,6 +176,42 @@ async fn rejects_are_left_to_the_redrive_policy_and_nothing_else_is() {
     let settled = bridge.settled("it").await;
     assert_eq!((settled["published"], settled["left_to_broker"]), (5.0, 2.0));
     assert!(setup.rejects().is_empty());
+}
+
+/// At a reload that ends nothing: it is refused, or waited for if the queue did not say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_leaves_rejects_to_a_queue_without_a_policy_ends_nothing() {
+    let fake = Fake::start().await;
+    let queue = fake.queue("poor", &[]).await;
+    let relay = Relay::open(&[]);
+    let setup = relay.setup(&queue, "");
+    let bridge = setup.start_ready().await;
+    let good = std::fs::read_to_string(setup.config()).unwrap();
+    let channel = "channel = \"/it/dev-{json.key}\"\n";
+    let left = good.replace(channel, &format!("{channel}dead_letter = \"source\"\n"));
+    std::fs::write(setup.config(), &left).unwrap();
+    let (status, answer) = bridge.reload(&[]).await;
+    let said = answer["problems"][0]["message"].as_str().unwrap_or_default();
+    assert_eq!(status, 422, "{answer}");
+    assert!(said.contains("source `it`") && said.contains("no redrive policy"), "{said}");
+    assert_eq!(bridge.get("/readyz").await.0, 200);
+
+    fake.faults().requests.insert(Action::GetQueueAttributes, (Refusal::Unavailable, 1));
+    assert_eq!(bridge.reload(&[]).await.0, 200);
+    until("it says what is missing", PATIENCE, async || {
+        let (status, said) = bridge.get("/readyz").await;
+        (status == 503 && said.contains("no redrive policy")).then_some(())
+    })
+    .await;
+    let receives = fake.asked(Action::ReceiveMessage);
+    fake.fill(&queue.name, bodies(0..5, 5));
+    assert_eq!(bridge.get("/livez").await.0, 200);
+    assert_eq!(fake.asked(Action::ReceiveMessage), receives);
+
+    std::fs::write(setup.config(), &good).unwrap();
+    assert_eq!(bridge.reload(&[]).await.0, 200);
+    relay.has_all(&bridge, 5).await;
+    bridge.ready().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

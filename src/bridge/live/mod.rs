@@ -13,13 +13,14 @@ mod retired;
 mod running;
 mod staged;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -35,7 +36,7 @@ use crate::publish::{Addressed, Client, Helm, Publisher};
 use crate::reload::{Difference, Part};
 use crate::route::RouteTable;
 use crate::shutdown::Shutdown;
-use crate::source::Source;
+use crate::source::{self, Source};
 use crate::trace::Tracer;
 use retired::{Past, Retired};
 pub(super) use running::Ended;
@@ -55,6 +56,10 @@ pub(super) struct Live {
     /// Those that no route names any more, and that events in flight may still need.
     retired: Retired,
     leaving: Vec<Leaving>,
+    /// What is being staged has numbers already: series of these names are not forgotten meanwhile.
+    staging: BTreeSet<Part>,
+    /// What each part has for its end, which it looks at when that begins.
+    grace: watch::Sender<Duration>,
 }
 
 /// The ways to a publisher.
@@ -76,6 +81,7 @@ impl Live {
         let (refused, refused_entries) = mpsc::unbounded_channel();
         let rejects = Rejects::new(HashMap::new());
         let ground = Ground { metrics, health, shutdown, refused, tracer };
+        let grace = watch::Sender::new(config.grace);
         let mut live = Self {
             ground,
             config,
@@ -86,6 +92,8 @@ impl Live {
             dead_letters: BTreeMap::new(),
             retired: Retired::default(),
             leaving: Vec::new(),
+            staging: BTreeSet::new(),
+            grace,
         };
         let run = rejects.run(refused_entries).map(|()| Ended::of("the reject step"));
         live.tasks.spawn(run);
@@ -98,9 +106,9 @@ impl Live {
     }
 
     /// Builds what `config` needs that there is not, without an effect on what runs. Errors are all reasons why it
-    /// can't be built.
+    /// can't be built; then [`unstage`](Self::unstage).
     pub(super) fn stage(
-        &self,
+        &mut self,
         config: Config,
         difference: Difference,
     ) -> impl Future<Output = Result<Staged, Errors>> + use<> {
@@ -110,17 +118,35 @@ impl Live {
             Some((dead_letter.path()?.to_owned(), ended.clone()))
         });
         let files = leaving.chain(running).chain(self.retired.files()).collect();
-        staged::stage(self.ground.clone(), Arc::clone(&self.config), files, config, difference)
+        self.staging = difference.added.union(&difference.changed).cloned().collect();
+        // No configuration is without an API.
+        let old = (!self.apis.is_empty()).then(|| Arc::clone(&self.config));
+        staged::stage(self.ground.clone(), old, files, config, difference)
+    }
+
+    /// What was staged is there no more, or is in force: series that nobody has are forgotten.
+    pub(super) fn unstage(&mut self) {
+        for part in std::mem::take(&mut self.staging) {
+            self.forget(&part);
+        }
     }
 
     /// Puts what was staged in force. Never waits.
     pub(super) fn apply(&mut self, staged: Staged) {
         let Staged { config, difference, aside, dead_letters, apis, changes, sources } = staged;
         let old = std::mem::replace(&mut self.config, config);
+        self.grace.send_replace(self.config.grace);
         aside.count();
         for (name, opened) in dead_letters {
             // Told first: one whose queue is closed before that would seem to have failed.
             self.end_dead_letter(&old, &name);
+            for other in self.predecessors(&old, &name) {
+                self.end_dead_letter(&old, &other);
+                self.retired.lead(other, &name);
+            }
+            for led in self.retired.led_to(&name) {
+                self.rejects.put(led, opened.opened.letters.clone());
+            }
             self.rejects.put(Arc::clone(&name), opened.opened.letters);
             let part = Part::DeadLetter(Arc::clone(&name));
             let run = opened.opened.run.map(|()| None).boxed();
@@ -152,6 +178,7 @@ impl Live {
         for part in &difference.removed {
             self.remove(&old, part);
         }
+        self.unstage();
         self.tidy();
     }
 
@@ -195,15 +222,19 @@ impl Live {
             self.leave(Part::DeadLetter(Arc::clone(&name)), retired, holds);
             self.rejects.remove(&name);
         }
+        for name in self.retired.take_unneeded_names() {
+            self.rejects.remove(&name);
+        }
         let gone = self.leaving.extract_if(.., |leaving| leaving.ended.is_cancelled());
         for Leaving { part, .. } in gone.collect::<Vec<_>>() {
             self.forget(&part);
         }
     }
 
-    /// Removes the series of a part, unless one of its name is there.
-    pub(super) fn forget(&self, part: &Part) {
-        if self.leaving.iter().any(|leaving| leaving.part == *part) {
+    /// Removes the series of a part, unless one of its name is there; of a source those that were of another kind.
+    fn forget(&self, part: &Part) {
+        let leaves = self.leaving.iter().any(|leaving| leaving.part == *part);
+        if leaves || self.retired.contains(part) || self.staging.contains(part) {
             return;
         }
         let (kind, name, is_there) = match part {
@@ -219,6 +250,11 @@ impl Live {
         };
         if !is_there {
             self.ground.metrics.forget(kind, name);
+        } else if let Some(config) =
+            self.config.sources.iter().find(|s| *part == Part::Source(s.name.clone()))
+        {
+            let kind = source::numbers_of(config);
+            self.ground.metrics.forget_others("source", name, &kind);
         }
     }
 
@@ -313,6 +349,21 @@ impl Live {
         }
     }
 
+    /// The dead letters that are gone, or will be, and write to the file of this one: it takes their place at once,
+    /// where it would wait for events in flight that may need them.
+    fn predecessors(&self, old: &Config, name: &DeadLetterName) -> Vec<DeadLetterName> {
+        let Some(file) = self.config.dead_letters.get(name).and_then(|to| to.path()) else {
+            return Vec::new();
+        };
+        let goes = |name: &DeadLetterName| {
+            !self.config.dead_letters.contains_key(name) && self.dead_letters.contains_key(name)
+        };
+        let removed =
+            old.dead_letters.iter().filter(|(name, to)| goes(name) && to.path() == Some(file));
+        let removed = removed.map(|(name, _)| Arc::clone(name));
+        removed.chain(self.retired.writers(file)).collect()
+    }
+
     /// Ends a part that there is no more. Sources have been told.
     fn remove(&mut self, old: &Config, part: &Part) {
         self.ground.health.retire(&part.to_string());
@@ -348,8 +399,12 @@ impl Live {
         run: BoxFuture<'static, Option<String>>,
     ) -> Running<T> {
         let ended = CancellationToken::new();
-        let clocks = (self.ground.shutdown.clone(), stop.clone(), self.config.grace);
+        let clocks = (self.ground.shutdown.clone(), stop.clone(), self.grace.subscribe());
         self.tasks.spawn(guarded(part, clocks, ended.clone(), run));
         Running { it, stop, ended }
     }
 }
+
+#[cfg(test)]
+#[cfg(all(feature = "mqtt", feature = "nats"))] // the kinds they change between
+mod tests;

@@ -1,7 +1,7 @@
 //! Dead letters that no route names any more: events that came by the routes before may still need them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use tokio_util::sync::CancellationToken;
@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::running::Running;
 use crate::config::DeadLetterName;
 use crate::pipeline::Pipeline;
+use crate::reload::Part;
 use crate::route::{RejectTo, RouteTable, Spec};
 
 /// The dead letters that wait for the last of these events, and what there was of routes since the first
@@ -16,6 +17,8 @@ use crate::route::{RejectTo, RouteTable, Spec};
 #[derive(Default)]
 pub(super) struct Retired {
     waiting: BTreeMap<DeadLetterName, (Running<()>, Option<PathBuf>)>,
+    /// Those that have ended before, and the one that takes what is for them: it has their file.
+    led: BTreeMap<DeadLetterName, DeadLetterName>,
     pasts: Vec<Past>,
 }
 
@@ -63,12 +66,36 @@ impl Retired {
         &mut self,
         name: &DeadLetterName,
     ) -> Option<(Running<()>, Option<PathBuf>)> {
+        self.led.remove(name);
         self.waiting.remove(name)
+    }
+
+    /// What is for `name`, and for those that are led to it, is for `to` from now on.
+    pub(super) fn lead(&mut self, name: DeadLetterName, to: &DeadLetterName) {
+        self.led.values_mut().filter(|at| **at == name).for_each(|at| *at = Arc::clone(to));
+        self.led.insert(name, Arc::clone(to));
+    }
+
+    /// Those whose place this one has taken.
+    pub(super) fn led_to(&self, name: &DeadLetterName) -> Vec<DeadLetterName> {
+        let led = self.led.iter().filter(|(_, to)| *to == name);
+        led.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// Those that write to `file`.
+    pub(super) fn writers(&self, file: &Path) -> impl Iterator<Item = DeadLetterName> {
+        let writers = self.waiting.iter().filter(move |(_, (_, to))| to.as_deref() == Some(file));
+        writers.map(|(name, _)| Arc::clone(name))
+    }
+
+    /// Whether this is one that still runs.
+    pub(super) fn contains(&self, part: &Part) -> bool {
+        matches!(part, Part::DeadLetter(name) if self.waiting.contains_key(name))
     }
 
     /// Whether none is kept.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.led.is_empty()
     }
 
     /// The files that are still written to, and when they are no more.
@@ -78,11 +105,23 @@ impl Retired {
 
     /// Those that nobody needs any more.
     pub(super) fn take_unneeded(&mut self) -> Vec<(DeadLetterName, Running<()>, Option<PathBuf>)> {
-        let newest = self.pasts.len().saturating_sub(1);
-        let pasts: Vec<_> = self.pasts.iter().enumerate().collect();
-        let needed =
-            |name: &DeadLetterName| pasts.iter().any(|(at, past)| past.needs(name, *at == newest));
-        let unneeded = self.waiting.extract_if(.., |name, _| !needed(name));
+        let Self { waiting, led, pasts } = self;
+        let serves = |name: &DeadLetterName| {
+            led.iter().any(|(of, to)| to == name && needed(pasts, of)) || needed(pasts, name)
+        };
+        let unneeded = waiting.extract_if(.., |name, _| !serves(name));
         unneeded.map(|(name, (it, file))| (name, it, file)).collect()
     }
+
+    /// The names that are led to another one, and that nobody has any more.
+    pub(super) fn take_unneeded_names(&mut self) -> Vec<DeadLetterName> {
+        let Self { led, pasts, .. } = self;
+        led.extract_if(.., |name, _| !needed(pasts, name)).map(|(name, _)| name).collect()
+    }
+}
+
+/// Whether an event that came by any of these routes, the last of which are in force, may need this dead letter.
+fn needed(pasts: &[Past], name: &DeadLetterName) -> bool {
+    let newest = pasts.len().saturating_sub(1);
+    pasts.iter().enumerate().any(|(at, past)| past.needs(name, at == newest))
 }

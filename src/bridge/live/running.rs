@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -82,10 +83,11 @@ pub(super) async fn after(others: Vec<CancellationToken>) {
     }
 }
 
-/// Runs a part to its end. Stopped while the bridge goes on, it has `grace` for that, and is aborted then.
+/// Runs a part to its end. Stopped while the bridge goes on, it has for that what `grace` is by then, and is aborted
+/// when that is over.
 pub(super) async fn guarded(
     part: Part,
-    (bridge, stop, grace): (Shutdown, Shutdown, Duration),
+    (bridge, stop, grace): (Shutdown, Shutdown, watch::Receiver<Duration>),
     ended: CancellationToken,
     run: BoxFuture<'static, Option<String>>,
 ) -> Ended {
@@ -94,6 +96,7 @@ pub(super) async fn guarded(
     let late = async {
         stop.drain().await;
         if !bridge.is_draining() {
+            let grace = *grace.borrow();
             tokio::time::sleep(grace).await;
             warn!(%part, ?grace, "a part of an earlier configuration did not end in time; what it holds is given back, and may come again");
             stop.start_abort();
@@ -122,18 +125,30 @@ mod tests {
         Part::Api("main".into())
     }
 
+    /// A grace of so many seconds, which nobody changes.
+    fn seconds(seconds: u64) -> watch::Receiver<Duration> {
+        watch::channel(Duration::from_secs(seconds)).1
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_part_that_goes_has_the_grace_and_is_aborted_then() {
         let (bridge, token) = (Shutdown::new(), CancellationToken::new());
-        let (stop, grace) = (bridge.child(), Duration::from_secs(25));
-        let clock = stop.clone();
+        // It changes before the part goes, and again when it is too late.
+        let (stop, graces) = (bridge.child(), watch::channel(Duration::from_mins(1)).0);
+        let (clock, grace) = (stop.clone(), Duration::from_secs(25));
         let run = Box::pin(async move {
             clock.abort().await;
             Some("aborted".to_owned())
         });
         let began = tokio::time::Instant::now();
-        stop.start_drain();
-        let ended = guarded(part(), (bridge.clone(), stop, grace), token.clone(), run).await;
+        let clocks = (bridge.clone(), stop.clone(), graces.subscribe());
+        let changes = async {
+            graces.send_replace(grace);
+            stop.start_drain();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            graces.send_replace(Duration::from_secs(99));
+        };
+        let (ended, ()) = tokio::join!(guarded(part(), clocks, token.clone(), run), changes);
         assert_eq!((began.elapsed(), ended.unclean.as_deref()), (grace, Some("aborted")));
         assert!(ended.leaving == Some(part()) && token.is_cancelled() && !bridge.is_draining());
     }
@@ -141,7 +156,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn in_a_drain_of_the_bridge_the_clock_is_its_own() {
         let (bridge, token) = (Shutdown::new(), CancellationToken::new());
-        let (stop, grace) = (bridge.child(), Duration::from_secs(1));
+        let (stop, grace) = (bridge.child(), seconds(1));
         let run = Box::pin(async {
             tokio::time::sleep(Duration::from_secs(100)).await;
             None
@@ -155,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn an_end_that_nobody_asked_for_is_told_from_others() {
         let bridge = Shutdown::new();
-        let clocks = (bridge.clone(), bridge.child(), Duration::from_secs(1));
+        let clocks = (bridge.clone(), bridge.child(), seconds(1));
         let run = Box::pin(async { None });
         let ended = guarded(part(), clocks, CancellationToken::new(), run).await;
         assert!(ended.leaving.is_none());

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::publish::{Change, Client, Publisher, Refused};
 use crate::reload::{Difference, Part, another_client, reconnects};
 use crate::shutdown::Shutdown;
-use crate::source::Source;
+use crate::source::{Begin, Source};
 use crate::trace::Tracer;
 
 /// What all parts are built on.
@@ -53,11 +53,11 @@ pub(super) struct Letters {
 /// Why a configuration can't be built; at least one reason.
 pub(in crate::bridge) type Errors = Vec<BuildError>;
 
-/// Builds what `difference` tells from `old` to `config`. `files` are those that dead letters write to, each until
+/// Builds what `difference` tells from `old`, if a bridge runs with that, to `config`. `files` are those that dead letters write to, each until
 /// then.
 pub(super) async fn stage(
     ground: Ground,
-    old: Arc<Config>,
+    old: Option<Arc<Config>>,
     files: Vec<(PathBuf, CancellationToken)>,
     config: Config,
     difference: Difference,
@@ -83,27 +83,29 @@ pub(super) async fn stage(
     let (mut apis, mut changes) = (Vec::new(), Vec::new());
     for (name, api) in &config.apis {
         let part = Part::Api(Arc::clone(name));
+        if !is_new(&part) && !is_other(&part) {
+            continue;
+        }
         let api = &*within_descriptors(name, api, config.apis.len());
-        let before = old.apis.get(name).filter(|_| !is_new(&part));
-        match before {
+        match old.as_ref().and_then(|old| old.apis.get(name)) {
             None => match publisher(name, api, metrics, &aside, &ground.refused).await {
                 Ok(made) => apis.push((Arc::clone(name), (made, ground.shutdown.child()))),
                 Err(why) => errors.push(why),
             },
-            Some(before) if is_other(&part) => {
+            Some(before) => {
                 let client = another_client(before, api) || difference.renewed.contains(&part);
                 match Change::build(api, client).await {
                     Ok(change) => changes.push((Arc::clone(name), change)),
                     Err(why) => errors.push(BuildError::Api { name: name.to_string(), why }),
                 }
             }
-            Some(_) => {}
         }
     }
+    let begin = if old.is_some() { Begin::Reload } else { Begin::Start };
     let mut sources = Vec::new();
     for config in &config.sources {
         let part = Part::Source(config.name.clone());
-        let before = old.sources.iter().find(|old| old.name == config.name);
+        let before = old.iter().flat_map(|old| &old.sources).find(|old| old.name == config.name);
         let begins = match before {
             Some(before) if is_other(&part) => {
                 reconnects(before, config) || difference.renewed.contains(&part)
@@ -112,7 +114,7 @@ pub(super) async fn stage(
         };
         if begins {
             let health = aside.register(part.to_string(), "not connected yet");
-            match source(config, metrics, health).await {
+            match source(config, metrics, health, begin).await {
                 Ok(made) => sources.push((config.name.clone(), made)),
                 Err(why) => errors.push(why),
             }
@@ -133,7 +135,9 @@ impl Staged {
 }
 
 /// An API's requests are out over a connection each. All of them together may use a quarter of the file descriptors:
-/// what has no connection would be taken for an API that does not answer.
+/// what has no connection would be taken for an API that does not answer. Shared is among as many as there are when it
+/// is built: after a reload that brings more, those that were not touched keep what they had, and all together may use
+/// more than that.
 fn within_descriptors<'a>(name: &str, api: &'a ApiConfig, apis: usize) -> Cow<'a, ApiConfig> {
     let parts = u64::try_from(apis).unwrap_or(1).saturating_mul(4);
     let most = descriptors::share(parts, api.max_concurrency);

@@ -12,6 +12,7 @@ pub use super::endpoint::Endpoint;
 use super::reader::{
     Field, Kind, Located, Problem, Reported, Setting, Table, contrast, impossible, show_duration,
 };
+use crate::files::certificate::Renewal;
 use crate::files::regular;
 use auth::AUTHS;
 pub use auth::{Auth, Aws, OAuth2};
@@ -91,7 +92,7 @@ pub(super) fn read(
         at_least("connection_max_age", set, SHORTEST_CONNECTION_AGE, hint)
     });
     let age = age.or(CONNECTION_AGE);
-    let ca_file = ca_file(&mut table);
+    let ca_file = ca_file(&mut table, Renewal::Reload);
     if let (Some(timeout), Some(grace)) = (&timeout, grace) {
         answers_within(&table, timeout, grace);
     }
@@ -111,9 +112,12 @@ pub(super) fn read(
 }
 
 /// `ca_file`, which has to be there and to look like certificates.
-pub(super) fn ca_file(table: &mut Table<'_>) -> Result<Option<PathBuf>, Reported> {
+pub(super) fn ca_file(
+    table: &mut Table<'_>,
+    renewal: Renewal,
+) -> Result<Option<PathBuf>, Reported> {
     let Some(file) = pem_file(table, "ca_file", "CERTIFICATE").optional()? else { return Ok(None) };
-    certificates::authorities(table.ledger, &file).ok_or(Reported)?;
+    certificates::authorities(table.ledger, &file, renewal).ok_or(Reported)?;
     Ok(Some(file.value))
 }
 

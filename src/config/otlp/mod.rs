@@ -11,6 +11,7 @@ use super::Secret;
 use super::api::ca_file;
 use super::endpoint::{Purpose, SafeUrl};
 use super::reader::{Entry, Kind, Ledger, Located, Problem, Table, Text, show_duration};
+use crate::files::certificate::Renewal;
 
 /// A checked `[otlp]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,7 +92,7 @@ pub(super) fn read(table: Option<Table<'_>>) -> Option<Option<OtlpConfig>> {
     let interval = interval.then(|set| at_least("interval", set, SHORTEST_INTERVAL)).or(INTERVAL);
     let timeout = table.duration("timeout");
     let timeout = timeout.then(|set| at_least("timeout", set, SHORTEST_TIMEOUT)).or(TIMEOUT);
-    let ca_file = ca_file(&mut table);
+    let ca_file = ca_file(&mut table, Renewal::Restart);
     let resource = resource::of(ledger, &table);
     if let (Some(metrics), Some(traces)) = (&metrics, &traces)
         && !metrics.value

@@ -75,6 +75,12 @@ impl Link {
         self.health.alive();
     }
 
+    /// The queue answers, and nothing is received as long as it lacks something.
+    pub(super) fn lacks(&self, words: &str) {
+        self.health.not_ready(words);
+        self.health.alive();
+    }
+
     /// Nothing is received any more.
     pub(super) fn drains(&self) {
         self.state.lock().draining = true;

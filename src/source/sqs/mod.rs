@@ -11,7 +11,7 @@
 //! is in flight, so what was received of it is in order; when one of them goes back, those behind it do, too.
 //!
 //! A rejected message whose route says `dead_letter = "source"` is neither deleted nor extended: the queue's redrive
-//! policy takes it, and without one the source refuses to run. After 11 of the 12 hours that SQS allows a message goes
+//! policy takes it, and without one the source refuses to run, or waits for one if it began by a reload. After 11 of the 12 hours that SQS allows a message goes
 //! back, whatever it waits for.
 //!
 //! # Hazards, and what answers them
@@ -42,7 +42,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
 use super::{Leases, Room, Unclean};
@@ -66,6 +66,12 @@ pub(super) use unwrap::messages;
 /// A shorter one can't be extended in time.
 const SHORTEST_VISIBILITY: Duration = Duration::from_secs(2);
 
+/// A reload waits so long for what the queue says of itself.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A queue that lacks what only a person can give it is looked at so often.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
 /// What the error says, and `check` too.
 const NO_REDRIVE: &str = "a route leaves its rejects to the queue (`dead_letter = \"source\"`), and the queue has no \
                           redrive policy: they would be received for ever; give it one \
@@ -81,6 +87,8 @@ pub struct SqsSource {
     metrics: SourceMetrics,
     numbers: SqsMetrics,
     link: Arc<Link>,
+    /// The bridge runs already, and does not end for it.
+    by_reload: bool,
 }
 
 /// What receivers and keeper share.
@@ -114,17 +122,40 @@ impl SqsSource {
         let queue = Queue::open(&config).await?;
         queue.tell_end(ends_at(&metrics.credentials_expiry));
         let link = Link::new(queue.clone(), name.to_string(), metrics.clone(), health);
-        Ok(Self { name, config, queue, limits, metrics, numbers, link })
+        Ok(Self { name, config, queue, limits, metrics, numbers, link, by_reload: false })
+    }
+
+    /// It begins while the bridge runs. The error says what the queue clearly lacks; one that does not answer soon is
+    /// looked at when it does, and until it has what it needs the source is not ready.
+    pub async fn begin_by_reload(&mut self) -> Result<(), &'static str> {
+        self.by_reload = true;
+        if !self.config.needs_redrive {
+            return Ok(());
+        }
+        match timeout(ASK_TIMEOUT, self.queue.attributes()).await {
+            Ok(Ok(attributes)) if self.lacks_redrive(&attributes) => Err(NO_REDRIVE),
+            _ => Ok(()),
+        }
     }
 
     /// Takes messages until the drain, deletes what was settled and gives the rest back; on the abort it gives
     /// back what it can in a moment.
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
-        let Some(attributes) = self.survey(&shutdown).await else { return Ok(()) };
-        if self.config.needs_redrive && attributes.max_receive_count.is_none() {
+        let attributes = loop {
+            let Some(attributes) = self.survey(&shutdown).await else { return Ok(()) };
+            if !self.lacks_redrive(&attributes) {
+                break attributes;
+            }
             error!(source = %self.name, "{NO_REDRIVE}");
-            return Err(Unclean("its queue has no redrive policy, and a route needs one"));
-        }
+            if !self.by_reload {
+                return Err(Unclean("its queue has no redrive policy, and a route needs one"));
+            }
+            self.link.lacks(NO_REDRIVE);
+            tokio::select! {
+                () = shutdown.drain() => return Ok(()),
+                () = sleep(LOOK_AGAIN) => {}
+            }
+        };
         self.link.worked(Call::Attributes);
         let visibility = self.config.visibility_timeout.unwrap_or(attributes.visibility);
         if visibility < SHORTEST_VISIBILITY {
@@ -134,6 +165,10 @@ impl SqsSource {
         let shared = Arc::new(self.shared(visibility.max(SHORTEST_VISIBILITY)));
         let receivers = self.config.receivers;
         Keeper::new(shared, intake, receivers).run(&shutdown).await
+    }
+
+    fn lacks_redrive(&self, attributes: &Attributes) -> bool {
+        self.config.needs_redrive && attributes.max_receive_count.is_none()
     }
 
     /// The queue's attributes, when it has told them; `None`: the drain came before. Without the permission they are
