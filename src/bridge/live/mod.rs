@@ -406,5 +406,4 @@ impl Live {
 }
 
 #[cfg(test)]
-#[cfg(all(feature = "mqtt", feature = "nats"))] // the kinds they change between
 mod tests;

@@ -1,3 +1,6 @@
+// The kinds of source they change between.
+#![cfg(all(feature = "mqtt", feature = "nats"))]
+
 use std::fs;
 use std::path::Path;
 
