@@ -143,7 +143,7 @@ async fn what_is_not_done_at_the_end_of_the_grace_goes_back() {
     let mut bridge = setup.start_ready().await;
     signal(relay.emulator.pid(), "KILL");
     fake.fill(&queue.name, bodies(0..30, 3));
-    bridge.metric_is(IN_FLIGHT, |v| v > 0.0).await;
+    bridge.metric_is(IN_FLIGHT, |v| v == 30.0).await;
     bridge.signal("TERM");
     assert_eq!(bridge.ended(PATIENCE).await.code(), Some(1));
     let counts = queue.counts().await;
