@@ -311,9 +311,15 @@ async fn a_bridge_that_froze_goes_on<B: Broker>(lines: &'static str) {
     assert_eq!(relay.broker.acknowledged().await, 0, "nothing was answered");
     bridge.signal("CONT");
     signal(relay.emulator.pid(), "CONT");
-    let repeats = relay.is_relayed(&bridge, 1_000, 1).await;
-    println!("frozen for {seconds} s: {repeats} repeats");
-    assert!(repeats <= 500, "{repeats} repeats");
+    // A bridge that slept past its `timeout` sends a key's request that was out again, and the endpoint has taken it.
+    let timed_out = usize::from(seconds >= 10);
+    let repeats = relay.is_relayed(&bridge, 1_000, 1 + timed_out).await;
+    // What was in flight comes again: a window of it, what a broker without one sent all the same, and those requests.
+    let borne = bridge.metric("source_over_limit_total{source=\"it\"}").await;
+    let requests = bridge.metric("ambiguous_total{api=\"main\"}").await;
+    let most = (200.0 + borne + 5.0 * requests) as usize;
+    println!("frozen for {seconds} s: {repeats} repeats, {most} explained");
+    assert!(repeats <= most, "{repeats} repeats, {most} explained");
     relay.is_acknowledged(1_000).await;
     bridge.ready().await;
 }
