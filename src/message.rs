@@ -21,6 +21,16 @@ pub struct Topic {
     separator: char,
 }
 
+/// What a header holds beside its name and value, in bytes. Some brokers send an empty one as two bytes: uncounted, a
+/// message of nothing else would hold megabytes that no limit knows of.
+pub const HEADER_ENTRY: usize = size_of::<(String, Bytes)>();
+
+/// What headers hold, in bytes.
+#[must_use]
+pub fn bytes_of_headers(headers: &[(String, Bytes)]) -> usize {
+    headers.iter().map(|(name, value)| HEADER_ENTRY + name.len() + value.len()).sum()
+}
+
 /// One message as the broker gave it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {

@@ -165,7 +165,7 @@ impl RouteTable {
     }
 
     /// Decides on `message`: one decision for each route that takes it, none if no route does. A
-    /// payload of more than `limit` bytes is rejected unread.
+    /// payload of more than `limit` bytes, with its headers, is rejected unread.
     pub fn decide<'t>(
         &'t self,
         message: &Message,
@@ -190,13 +190,18 @@ impl RouteTable {
 
 fn read(message: &Message, limit: usize) -> Result<Document<'_>, Rejection> {
     let size = message.payload.len();
-    let (who, most) = if limit < MAX_EVENT_BYTES {
-        ("the source takes packets of", limit)
-    } else {
-        ("an event has", MAX_EVENT_BYTES)
-    };
+    let source = "the source takes packets of";
+    let (who, most) =
+        if limit < MAX_EVENT_BYTES { (source, limit) } else { ("an event has", MAX_EVENT_BYTES) };
     if size > most {
         let detail = format!("the payload has {size} bytes, {who} at most {most}");
+        return Err(Rejection::new(Reason::TooLarge, detail));
+    }
+    let headers = message.headers.iter().map(|(name, value)| name.len() + value.len());
+    let whole = size + headers.sum::<usize>();
+    if whole > limit {
+        let detail =
+            format!("the payload and its headers have {whole} bytes, {source} at most {limit}");
         return Err(Rejection::new(Reason::TooLarge, detail));
     }
     Document::parse(&message.payload)

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod check;
+mod goodbye;
 mod hivemq;
 mod iot_core;
 mod retained;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::json;
 
+use super::goodbye::disconnect;
 use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
@@ -298,13 +299,13 @@ async fn a_copy_is_taken_under_what_is_granted_and_each_is_acknowledged_in_order
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_without_identifiers_is_warned_of() {
     let (emulator, _ledger, _directory) = endpoint();
-    // It says so at once, or only when it is asked for one.
-    for at_once in [true, false] {
+    // It says so at once, or only when it is asked for one: by its answer, or at its goodbye.
+    for (at_once, goodbye) in [(true, false), (false, false), (false, true)] {
         let broker = Scripted::start(move |heard| match heard {
             Heard::Connect { .. } if at_once => Play::Say(connack(5, 0, &[0x29, 0])),
             Heard::Subscribe { packet_id, identifier: Some(_), .. } => {
                 assert!(!at_once);
-                Play::Say(suback(5, *packet_id, &[0xa1]))
+                Play::Say(if goodbye { disconnect(0xa1) } else { suback(5, *packet_id, &[0xa1]) })
             }
             heard => grant(5, heard),
         })

@@ -11,7 +11,7 @@ use crate::support::emulator::Emulator;
 use crate::support::ledger::{assert_order, ids};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::publish as produce;
-use crate::support::scripted::{Heard, Play, Scripted, publish};
+use crate::support::scripted::{Heard, Play, Scripted, connack, publish};
 use crate::support::tap::{Side, Tap};
 use crate::support::until;
 
@@ -92,4 +92,38 @@ async fn what_does_not_fit_is_waited_for() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert_eq!(bridge.lines(&["left to the broker"]).len(), 1, "{}", bridge.log());
+}
+
+/// The broker grants less than it is asked for, and forgets the session during the wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_forgotten_during_a_wait_is_counted() {
+    let mut connects_heard = 0;
+    let broker = Scripted::start(move |heard| match heard {
+        Heard::Connect { level, .. } => {
+            connects_heard += 1;
+            // Kept for 3 s without a client.
+            let mut answer = connack(*level, 0, &[0x11, 0, 0, 0, 3]);
+            // That which a visit made is there for the connection behind it.
+            answer[2] = u8::from(connects_heard > 2);
+            Play::Say(answer)
+        }
+        heard => welcome(heard),
+    })
+    .await;
+    let setup = Setup::new(NO_API, broker.port, "", "max_in_flight = 3", "");
+    let bridge = setup.start_ready().await;
+    for id in 1..=2 {
+        broker.say(publish("plant/a/data", &event(id, 10), Some(id as u16), &[]));
+    }
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 2.0).await;
+    broker.say(vec![0xff; 8]);
+    until("it waits for room", PATIENCE, async || {
+        bridge.get("/readyz").await.1.contains("waiting for room").then_some(())
+    })
+    .await;
+    until("it connects again", PATIENCE, async || (connects(&broker) == 3).then_some(())).await;
+    bridge.metric_is("source_session_lost_total{source=\"plant\"}", |v| v == 1.0).await;
+    assert_eq!(bridge.lines(&["the broker has forgotten the session"]).len(), 1);
+    let less = bridge.lines(&["for less than `session_expiry`", "\"kept_for\":\"3s\""]);
+    assert_eq!(less.len(), 1, "{}", bridge.log());
 }

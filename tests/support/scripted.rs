@@ -38,9 +38,16 @@ pub(crate) enum Play {
 pub(crate) struct Scripted {
     pub(crate) port: u16,
     heard: Arc<Mutex<Vec<Heard>>>,
-    silent: Arc<AtomicBool>,
+    silent: Arc<Silent>,
     /// Bytes for the newest connection.
     says: Arc<Mutex<Option<mpsc::UnboundedSender<Vec<u8>>>>>,
+}
+
+/// What it does not answer from some time on.
+#[derive(Default)]
+struct Silent {
+    anything: AtomicBool,
+    unsubscribe: AtomicBool,
 }
 
 type Judge = Arc<Mutex<dyn FnMut(&Heard) -> Play + Send>>;
@@ -53,7 +60,7 @@ impl Scripted {
         let heard = Arc::<Mutex<Vec<Heard>>>::default();
         let says = Arc::<Mutex<Option<mpsc::UnboundedSender<_>>>>::default();
         let judge: Judge = Arc::new(Mutex::new(judge));
-        let silent = Arc::<AtomicBool>::default();
+        let silent = Arc::<Silent>::default();
         let (noted, newest, mute) = (Arc::clone(&heard), Arc::clone(&says), Arc::clone(&silent));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -69,7 +76,12 @@ impl Scripted {
 
     /// Answers nothing from now on.
     pub(crate) fn fall_silent(&self) {
-        self.silent.store(true, Ordering::Relaxed);
+        self.silent.anything.store(true, Ordering::Relaxed);
+    }
+
+    /// Answers no UNSUBSCRIBE from now on.
+    pub(crate) fn ignore_unsubscribe(&self) {
+        self.silent.unsubscribe.store(true, Ordering::Relaxed);
     }
 
     /// All that was heard, in order.
@@ -96,7 +108,7 @@ async fn serve(
     stream: TcpStream,
     judge: Judge,
     noted: Arc<Mutex<Vec<Heard>>>,
-    mute: Arc<AtomicBool>,
+    mute: Arc<Silent>,
     mut said: mpsc::UnboundedReceiver<Vec<u8>>,
 ) {
     let (mut from, mut to) = stream.into_split();
@@ -118,6 +130,7 @@ async fn serve(
                 let Some((first, body)) = packet else { return };
                 match first >> 4 {
                     12 => vec![0xd0, 0],
+                    10 if mute.unsubscribe.load(Ordering::Relaxed) => continue,
                     10 => unsuback(level, &body[..2]),
                     _ => {
                         let heard = understand(first, &body, &mut level);
@@ -131,7 +144,7 @@ async fn serve(
                 }
             }
         };
-        if !mute.load(Ordering::Relaxed) && to.write_all(&bytes).await.is_err() {
+        if !mute.anything.load(Ordering::Relaxed) && to.write_all(&bytes).await.is_err() {
             return;
         }
     }

@@ -24,7 +24,7 @@ use super::watching::Watching;
 use crate::config::nats::JetStreamConfig;
 use crate::config::source::Limits;
 use crate::delivery::{Delivery, Intake, Outcome};
-use crate::message::SourceName;
+use crate::message::{HEADER_ENTRY, SourceName};
 use crate::metrics::{JetStreamMetrics, SourceMetrics};
 use crate::nats::Change;
 use crate::seeded_bugs::{self, Bug};
@@ -257,7 +257,10 @@ impl Taker {
         };
         let Some(pulling) = &mut self.pulling else { return };
         let Some(reservation) = pulling.pulls.next() else { return };
-        let came = self.flight.came(&place, reply.clone(), from.length, reservation, now);
+        let values = from.headers.iter().flat_map(|headers| headers.iter());
+        let entries = values.map(|(_, values)| values.len()).sum::<usize>();
+        let bytes = from.length + entries * HEADER_ENTRY;
+        let came = self.flight.came(&place, reply.clone(), bytes, reservation, now);
         pulling.pulls.came(from.length);
         if place.delivered > 1 {
             self.jetstream.redelivered.inc();

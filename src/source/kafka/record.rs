@@ -8,7 +8,7 @@ use rdkafka::message::{
 };
 use tracing::warn;
 
-use crate::message::{Coordinates, Message, OrderKey, SourceName, Topic};
+use crate::message::{Coordinates, HEADER_ENTRY, Message, OrderKey, SourceName, Topic};
 use crate::telemetry;
 
 /// The payload of a tombstone, where routes are to see it.
@@ -25,7 +25,7 @@ pub(super) fn message(
     let mut size = payload.len() + key.as_ref().map_or(0, |key| key.len());
     let headers = record.headers().map_or_else(Vec::new, |headers| {
         let header = |h: Header<'_, &[u8]>| {
-            size += h.key.len() + h.value.map_or(0, <[u8]>::len);
+            size += HEADER_ENTRY + h.key.len() + h.value.map_or(0, <[u8]>::len);
             (h.key.to_owned(), Bytes::copy_from_slice(h.value.unwrap_or_default()))
         };
         (0..headers.count()).filter_map(|n| readable(source, headers, n)).map(header).collect()

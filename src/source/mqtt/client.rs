@@ -7,6 +7,7 @@
 use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rumqttc_v4 as v4;
 use rumqttc_v5 as v5;
@@ -48,8 +49,9 @@ pub(super) enum Connection {
 
 /// What happened on a connection.
 pub(super) enum Event {
-    /// The broker took us; `identifiers`: whether it has subscription identifiers.
-    Connected { session_present: bool, identifiers: bool },
+    /// The broker took us; `identifiers`: whether it has subscription identifiers; `kept_for`: how long it keeps the
+    /// session without a client, if that is not as long as it was asked to.
+    Connected { session_present: bool, identifiers: bool, kept_for: Option<Duration> },
     /// The next SUBSCRIBE was written, with this packet id.
     Asked(u16),
     /// What became of the filters of a SUBSCRIBE, by its packet id.
@@ -68,8 +70,6 @@ pub(super) enum Event {
     PingRead,
     /// Our DISCONNECT was written to the socket.
     Disconnected,
-    /// The broker says goodbye.
-    Ended(Trouble),
     /// Of no interest.
     Other,
 }
@@ -290,9 +290,11 @@ fn from_v3(event: v4::Event) -> Event {
         v4::Event::Incoming(v4::Packet::PingResp) => Event::PingRead,
         v4::Event::Outgoing(v4::Outgoing::Disconnect) => Event::Disconnected,
         v4::Event::Outgoing(v4::Outgoing::Subscribe(packet_id)) => Event::Asked(packet_id),
-        v4::Event::Incoming(v4::Packet::ConnAck(ack)) => {
-            Event::Connected { session_present: ack.session_present, identifiers: true }
-        }
+        v4::Event::Incoming(v4::Packet::ConnAck(ack)) => Event::Connected {
+            session_present: ack.session_present,
+            identifiers: true,
+            kept_for: None,
+        },
         v4::Event::Incoming(v4::Packet::SubAck(ack)) => {
             let granted = |code: &v4::SubscribeReasonCode| match code {
                 v4::SubscribeReasonCode::Success(qos) => Answer::Granted(*qos as u8),
@@ -326,10 +328,14 @@ fn from_v5(event: v5::Event) -> Event {
         v5::Event::Outgoing(v5::Outgoing::Disconnect) => Event::Disconnected,
         v5::Event::Outgoing(v5::Outgoing::Subscribe(packet_id)) => Event::Asked(packet_id),
         v5::Event::Incoming(v5::Packet::ConnAck(ack)) => {
-            let available = ack.properties.and_then(|p| p.subscription_identifiers_available);
+            let said =
+                |of: fn(&v5::ConnAckProperties) -> Option<u64>| of(ack.properties.as_ref()?);
+            let available = said(|p| p.subscription_identifiers_available.map(u64::from));
+            let kept_for = said(|p| p.session_expiry_interval.map(u64::from));
             Event::Connected {
                 session_present: ack.session_present,
                 identifiers: available != Some(0),
+                kept_for: kept_for.map(Duration::from_secs),
             }
         }
         v5::Event::Incoming(v5::Packet::SubAck(ack)) => {
@@ -339,9 +345,6 @@ fn from_v5(event: v5::Event) -> Event {
                 other => Answer::Refused(format!("{other:?}")),
             };
             Event::Subscribed(ack.pkid, ack.return_codes.iter().map(granted).collect())
-        }
-        v5::Event::Incoming(v5::Packet::Disconnect(goodbye)) => {
-            Event::Ended(Trouble::of_goodbye(goodbye.reason_code))
         }
         v5::Event::Incoming(v5::Packet::Publish(publish)) => {
             let (extras, identifiers) = publish

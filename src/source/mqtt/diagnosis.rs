@@ -124,11 +124,14 @@ impl Trouble {
     /// An error of the client for 5.
     pub(super) fn of_v5(error: &v5::ConnectionError) -> Self {
         use v5::ConnectionError as E;
+        if let E::MqttState(v5::StateError::ServerDisconnect { reason_code, .. }) = error {
+            return Self::of_goodbye(*reason_code);
+        }
         of_error!(v5, error, of_code_v5, E::Timeout(_))
     }
 
     /// The goodbye of a broker.
-    pub(super) fn of_goodbye(code: v5::DisconnectReasonCode) -> Self {
+    fn of_goodbye(code: v5::DisconnectReasonCode) -> Self {
         use v5::DisconnectReasonCode as Code;
         let kind = match code {
             Code::SessionTakenOver => Kind::TakenOver,

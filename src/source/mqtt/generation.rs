@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
 
 use super::client::{self, Client, Connection};
 use super::incoming::Ack;
@@ -35,6 +36,8 @@ pub(super) struct Generation {
     /// come out of order.
     shed: AtomicUsize,
     subscribed: OnceLock<Instant>,
+    /// How long a goodbye may take that has nothing to wait for.
+    patience: Duration,
 }
 
 /// The packet ids that a connection has brought and that are not acknowledged yet.
@@ -64,6 +67,7 @@ impl Generation {
             connected: AtomicBool::new(false),
             shed: AtomicUsize::new(0),
             subscribed: OnceLock::new(),
+            patience: config.keep_alive,
         }
     }
 
@@ -201,8 +205,9 @@ impl Generation {
         if self.client.disconnect().is_err() {
             return false;
         }
-        // The poller ends when DISCONNECT is written.
-        poller.await;
+        // The poller ends when DISCONNECT is written. The client has it wait for the answer to a mark, which a broker
+        // that answers pings only may never give: it has read all, so the connection may end without.
+        let _ = timeout(self.patience, poller).await;
         true
     }
 }

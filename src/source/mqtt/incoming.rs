@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::message::HEADER_ENTRY;
+
 /// A message of either version. The payload shares the read buffer: copy what is kept.
 pub(super) struct Incoming {
     pub(super) topic: Bytes,
@@ -42,7 +44,9 @@ impl Incoming {
     pub(super) fn size(&self) -> usize {
         let extras = self.extras.as_ref().map_or(0, |extras| {
             let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-            let properties = extras.user_properties.iter().map(|(n, v)| n.len() + v.len());
+            let property =
+                |(name, value): &(String, String)| HEADER_ENTRY + name.len() + value.len();
+            let properties = extras.user_properties.iter().map(property);
             properties.sum::<usize>()
                 + text(&extras.content_type)
                 + text(&extras.response_topic)
@@ -67,5 +71,28 @@ impl Ack {
         match self {
             Self::PubAck(packet_id) | Self::PubRec(packet_id) => packet_id,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_of_nothing_are_charged() {
+        let empty = (String::new(), String::new());
+        let extras = Extras { user_properties: vec![empty; 60_000], ..Extras::default() };
+        let incoming = Incoming {
+            topic: Bytes::from_static(b"a"),
+            payload: Bytes::new(),
+            qos: 1,
+            retain: false,
+            duplicate: false,
+            packet_id: 1,
+            identifiers: Vec::new(),
+            extras: Some(Box::new(extras)),
+        };
+        // What the list of them takes.
+        assert!(incoming.size() >= 60_000 * size_of::<(String, String)>(), "{}", incoming.size());
     }
 }

@@ -60,11 +60,11 @@ mod pace;
 mod poller;
 mod probe;
 mod reconnect;
+mod session;
 mod subscribing;
 mod subscriptions;
 mod taking;
 mod transport;
-mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -73,7 +73,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::task::yield_now;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{Room, Unclean};
 use crate::config::mqtt::{MqttConfig, MqttVersion, Username};
@@ -120,6 +120,8 @@ pub struct MqttSource {
     /// The size of a message, by the last ones; 0 before the first.
     typical: AtomicUsize,
     skipped: Mutex<Skipped>,
+    /// How long the broker keeps the session without a client.
+    kept_for: Mutex<Duration>,
 }
 
 /// How a connection ended.
@@ -148,6 +150,7 @@ impl MqttSource {
         let identifiers = config.version == MqttVersion::V5 && !config.is_shared();
         let subscriptions = Mutex::new(Subscriptions::new(&config.subscriptions, identifiers));
         let known = AtomicBool::new(false);
+        let kept_for = Mutex::new(config.session_expiry);
         Ok(Self {
             name,
             config,
@@ -159,6 +162,7 @@ impl MqttSource {
             known,
             subscriptions,
             typical: AtomicUsize::new(0),
+            kept_for,
             skipped: Mutex::default(),
         })
     }
@@ -189,10 +193,7 @@ impl MqttSource {
             source.metrics.connected.set(0);
             let trouble = match end {
                 End::Drained(result) => return result,
-                End::Full => {
-                    source.health.not_ready("waiting for room: the limit in flight was reached");
-                    continue;
-                }
+                End::Full => continue,
                 End::Lost(trouble) => trouble,
             };
             if trouble.kind == Kind::Forbidden {
@@ -285,6 +286,8 @@ impl MqttSource {
                 () = generation.changed.notified() => generation.acknowledge(),
                 () = shutdown.drain(), if !draining => {
                     draining = true;
+                    self.tell(overflow);
+                    overflow.stopping();
                     generation.in_flight.close();
                     self.health.not_ready("draining");
                 }
@@ -334,13 +337,16 @@ impl MqttSource {
         loop {
             let event = match self.next(&mut connection, &generation).await {
                 Ok(event) => event,
-                Err(trouble) => return trouble.at(stage),
+                Err(trouble) => {
+                    self.dismissed(&trouble);
+                    return trouble.at(stage);
+                }
             };
             let mut asked = Ok(());
             match event {
-                Event::Connected { session_present, identifiers } => {
+                Event::Connected { session_present, identifiers, kept_for } => {
                     generation.connected();
-                    self.connected(session_present);
+                    self.connected(session_present, kept_for);
                     stage = Stage::Subscribing;
                     asked = self.subscribe(&generation, identifiers);
                 }
@@ -365,10 +371,6 @@ impl MqttSource {
                 Event::PingRead => generation.ping_read(),
                 Event::Disconnected => return Trouble::other("disconnected"),
                 Event::Other => {}
-                Event::Ended(trouble) => {
-                    self.dismissed(&trouble);
-                    return trouble.at(stage);
-                }
             }
             if let Err(trouble) = asked {
                 return trouble.at(stage);
@@ -392,20 +394,6 @@ impl MqttSource {
         if next.say {
             let (source, broker) = (&self.name, self.address());
             warn!(%source, broker, why, hint, next_try, "not connected; trying again");
-        }
-    }
-
-    fn connected(&self, session_present: bool) {
-        self.metrics.connected.set(1);
-        let again = self.known.swap(true, Ordering::AcqRel);
-        if again {
-            self.metrics.reconnects.inc();
-        }
-        if again && !session_present && !self.config.session_expiry.is_zero() {
-            self.metrics.session_lost.inc();
-            warn!(source = %self.name, "the broker has forgotten the session: what it held for us is lost");
-        } else {
-            info!(source = %self.name, session_present, "connected");
         }
     }
 

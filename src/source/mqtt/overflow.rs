@@ -39,12 +39,18 @@ pub(super) struct Overflow {
     dropped: Repeats,
     shed: Repeats,
     sheds: u64,
+    stopping: bool,
 }
 
 impl Overflow {
     /// A connection ends because messages were left to the broker.
     pub(super) fn shed(&mut self) {
         self.sheds += 1;
+    }
+
+    /// From now on nothing is taken.
+    pub(super) fn stopping(&mut self) {
+        self.stopping = true;
     }
 
     /// Says what is new, and what is to be done about it.
@@ -71,10 +77,13 @@ impl Overflow {
             );
         }
         if let Some(messages) = self.dropped.reached(metrics.dropped.get(), SAY_EVERY, now) {
-            warn!(
-                %source, messages, hint = format!("{MORE}, or subscribe with `qos = 1`"),
-                "no room for messages of QoS 0; they were dropped"
-            );
+            let hint = "subscribe with `qos = 1`";
+            if self.stopping {
+                warn!(%source, messages, hint, "messages of QoS 0 came after the stop began; they were dropped");
+            } else {
+                let hint = format!("{MORE}, or {hint}");
+                warn!(%source, messages, hint, "no room for messages of QoS 0; they were dropped");
+            }
         }
         if let Some(times) = self.shed.reached(self.sheds, SAY_EVERY, now) {
             warn!(

@@ -80,7 +80,6 @@ impl Visit {
                     let lower = |change: &&Change| matches!(change, Change::AtMostOnce(_));
                     at_most_once += changes.iter().filter(lower).count();
                 }
-                Event::Ended(trouble) => return Err(trouble),
                 _ => {}
             }
             if self.stage > Stage::Connecting && subscriptions.all_answered() {
@@ -164,9 +163,14 @@ fn by_name(config: &MqttConfig, guest: &MqttConfig) -> String {
     if config.client_id.is_empty() {
         return String::new();
     }
+    let group = guest.subscriptions.iter().find_map(|each| each.share.as_ref());
+    let (in_group, or_group) = match group {
+        Some(group) => (format!(" of the group `{group}`"), " or group"),
+        None => (String::new(), ""),
+    };
     format!(
-        "; tried as client `{}`, so as not to disturb a running bridge: a broker that allows clients by \
-         `client_id` may refuse this one only",
+        "; tried as client `{}`{in_group}, so as not to disturb a running bridge: a broker that allows clients by \
+         `client_id`{or_group} may refuse this one only",
         guest.client_id
     )
 }

@@ -26,7 +26,7 @@ use super::losses::Losses;
 use super::standing::Standing;
 use crate::config::nats::takes;
 use crate::delivery::{Delivery, Intake};
-use crate::message::{Coordinates, Message, SourceName, Topic};
+use crate::message::{Coordinates, Message, SourceName, Topic, bytes_of_headers};
 use crate::metrics::SourceMetrics;
 use crate::shutdown::Shutdown;
 
@@ -217,8 +217,7 @@ impl Taker {
             return;
         }
         let headers = message.headers.as_ref().map_or_else(Vec::new, headers);
-        let named: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-        let bytes = message.payload.len() + message.subject.len() + named;
+        let bytes = message.payload.len() + message.subject.len() + bytes_of_headers(&headers);
         let Some(settlement) = self.held.take(bytes) else {
             self.metrics.dropped.inc();
             return;

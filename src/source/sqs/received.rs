@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_sdk_sqs::types::{Message as Given, MessageAttributeValue, MessageSystemAttributeName};
 use bytes::Bytes;
 
-use crate::message::{Coordinates, Message, OrderKey, SourceName, Topic};
+use crate::message::{Coordinates, Message, OrderKey, SourceName, Topic, bytes_of_headers};
 
 /// What came, apart from how SQS is told of it.
 #[derive(Debug)]
@@ -54,8 +54,7 @@ impl Received {
         // They come in no order.
         headers.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         let payload = Bytes::from(body.unwrap_or_default());
-        let of_headers = headers.iter().map(|(name, value)| name.len() + value.len());
-        let bytes = payload.len() + of_headers.sum::<usize>();
+        let bytes = payload.len() + bytes_of_headers(&headers);
         let message = Message {
             source: source.clone(),
             topic: topic.clone(),
@@ -88,6 +87,7 @@ fn bytes_of(value: MessageAttributeValue) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::HEADER_ENTRY;
     use aws_sdk_sqs::primitives::Blob;
 
     fn given() -> Given {
@@ -113,7 +113,8 @@ mod tests {
         };
         let received = read(true);
         assert_eq!((received.id.as_str(), received.handle.as_str()), ("m-1", "r-1"));
-        assert_eq!((received.receive_count, received.bytes), (3, 2 + 24 + 15 + 26 + 5 + 10));
+        let held = 2 + 24 + 15 + 26 + 5 + 10 + 5 * HEADER_ENTRY;
+        assert_eq!((received.receive_count, received.bytes), (3, held));
         let message = received.message;
         let headers: Vec<_> =
             message.headers.iter().map(|(name, value)| (name.as_str(), value.as_ref())).collect();

@@ -18,10 +18,15 @@ const GATHER: Duration = Duration::from_millis(1);
 /// It goes on as long as a read brings so many times what one brought at first.
 const WORTH: usize = 4;
 
+/// …and the next one comes within this long.
+const OVER: Duration = Duration::from_millis(8);
+
 /// The reads of a connection.
 #[derive(Debug)]
 pub(super) struct Coalescing {
     since: Instant,
+    /// The last one.
+    last: Instant,
     reads: u32,
     bytes: usize,
     /// While it is worth it: what a read has to bring.
@@ -30,13 +35,15 @@ pub(super) struct Coalescing {
 
 impl Coalescing {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, reads: 0, bytes: 0, least: None }
+        Self { since: now, last: now, reads: 0, bytes: 0, least: None }
     }
 
     /// A read brought so many `bytes`, all there was for it. Gives how long the next one waits.
     pub(super) fn after(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
+        let seldom = now.duration_since(self.last) > OVER;
+        self.last = now;
         if let Some(least) = self.least {
-            if bytes >= least {
+            if bytes >= least && !seldom {
                 return Some(GATHER);
             }
             *self = Self::new(now);
@@ -73,6 +80,12 @@ mod tests {
     #[test]
     fn what_comes_seldom_is_read_at_once() {
         assert_eq!(waits(&[(300, 250); 1_000]), [false; 1_000]);
+    }
+
+    #[test]
+    fn a_burst_of_small_ones_does_not_hold_up_what_comes_seldom() {
+        let waits = waits(&[&[(5, 20); 8][..], &[(300, 10_000); 20]].concat());
+        assert_eq!(waits, [&[false; 7][..], &[true], &[false; 20]].concat());
     }
 
     #[test]

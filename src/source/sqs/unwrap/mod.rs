@@ -21,7 +21,7 @@ use serde_json::error::Category;
 
 use crate::config::sqs::Envelope;
 use crate::delivery::{Delivery, Done, Outcome, Settlement};
-use crate::message::Message;
+use crate::message::{Message, bytes_of_headers};
 
 /// Names and values, in order.
 type Headers = Vec<(String, Bytes)>;
@@ -100,14 +100,7 @@ fn within(outer: &Message, event: Event) -> Message {
 
 /// What a message holds, in bytes; a payload counts in each that has a part of it.
 fn memory(message: &Message) -> usize {
-    size_of::<Message>() + message.payload.len() + memory_of(&message.headers)
-}
-
-/// What headers hold, in bytes.
-fn memory_of(headers: &Headers) -> usize {
-    let of =
-        |(name, value): &(String, Bytes)| size_of::<(String, Bytes)>() + name.len() + value.len();
-    headers.iter().map(of).sum()
+    size_of::<Message>() + message.payload.len() + bytes_of_headers(&message.headers)
 }
 
 /// Opens the envelopes, outermost first. Those of its headers that the message came with are the first ones.

@@ -10,7 +10,8 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Content, Event, Headers, NoEnvelope, add, memory_of, no, read};
+use super::{Content, Event, Headers, NoEnvelope, add, no, read};
+use crate::message::bytes_of_headers;
 
 const NAME: &str = "S3 notification";
 
@@ -62,7 +63,7 @@ pub(super) fn open(body: &Bytes, headers: &Headers) -> Result<Content, NoEnvelop
         _ => return Err(no(NAME, "it has no `Records`")),
     };
     // Every record has a copy of them.
-    if records.len() * memory_of(headers) > MOST_COPIES {
+    if records.len() * bytes_of_headers(headers) > MOST_COPIES {
         let hint = "S3 itself puts one record into a notification";
         return Err(no(
             NAME,

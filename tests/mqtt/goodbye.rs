@@ -1,0 +1,52 @@
+//! The end of a connection: what a broker says of it, and one that keeps the bridge from saying it.
+
+use std::time::Duration;
+
+use super::trouble::{NO_API, hint, welcome};
+use crate::support::bridge::Setup;
+use crate::support::scripted::{Heard, Play, Scripted, publish};
+use crate::support::{PATIENCE, until};
+
+/// DISCONNECT of MQTT 5 for this reason, as the specification has it; some leave the length of the properties out.
+pub(super) fn disconnect(reason: u8) -> Vec<u8> {
+    vec![0xe0, 2, reason, 0]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broker_says_at_its_goodbye_is_understood() {
+    let cases = [
+        (0x8e, ["SessionTakenOver", "another client uses the same `client_id`"]),
+        (0x87, ["NotAuthorized", "`username` and a `password`"]),
+        (0x8b, ["the broker ended the connection", "ServerShuttingDown"]),
+    ];
+    for (reason, words) in cases {
+        let broker = Scripted::start(move |heard| match (heard, welcome(heard)) {
+            (Heard::Subscribe { .. }, Play::Say(granted)) => {
+                Play::Say([granted, disconnect(reason)].concat())
+            }
+            (_, play) => play,
+        })
+        .await;
+        let bridge = Setup::new(NO_API, broker.port, "", "", "").start().await;
+        hint(&bridge, &words).await;
+    }
+}
+
+/// It answers pings, which tells that it has read all before them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_answers_no_unsubscribe_does_not_hold_up_the_stop() {
+    let broker = Scripted::start(welcome).await;
+    broker.ignore_unsubscribe();
+    let setup = Setup::new(NO_API, broker.port, "", "keep_alive = \"1s\"", "");
+    let mut bridge = setup.start_ready().await;
+    // It is written to the dead letter.
+    broker.say(publish("plant/a/data", "no JSON", Some(1), &[]));
+    until("it is acknowledged", PATIENCE, async || {
+        broker.heard().contains(&Heard::PubAck(1)).then_some(())
+    })
+    .await;
+    bridge.signal("TERM");
+    // Below the grace, which is 25 s.
+    let ended = bridge.ended(Duration::from_secs(15)).await;
+    assert_eq!(ended.code(), Some(0), "{}", bridge.log());
+}
