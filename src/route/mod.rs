@@ -165,7 +165,7 @@ impl RouteTable {
     }
 
     /// Decides on `message`: one decision for each route that takes it, none if no route does. A
-    /// payload of more than `limit` bytes, with its headers, is rejected unread.
+    /// payload of more than `limit` bytes, or with headers of more, is rejected unread.
     pub fn decide<'t>(
         &'t self,
         message: &Message,
@@ -198,10 +198,9 @@ fn read(message: &Message, limit: usize) -> Result<Document<'_>, Rejection> {
         return Err(Rejection::new(Reason::TooLarge, detail));
     }
     let headers = message.headers.iter().map(|(name, value)| name.len() + value.len());
-    let whole = size + headers.sum::<usize>();
-    if whole > limit {
-        let detail =
-            format!("the payload and its headers have {whole} bytes, {source} at most {limit}");
+    let headers = headers.sum::<usize>();
+    if headers > limit {
+        let detail = format!("the headers have {headers} bytes, {source} at most {limit}");
         return Err(Rejection::new(Reason::TooLarge, detail));
     }
     Document::parse(&message.payload)
@@ -344,9 +343,15 @@ mod tests {
     #[test]
     fn a_payload_that_is_too_large_is_not_even_read() {
         let table = RouteTable::new([spec("one", None, &["/plant/x"])]);
-        let message = message("plant", "t", vec![b'x'; 300_000]);
-        let decisions: Vec<_> = table.decide(&message, usize::MAX).collect();
-        assert_eq!(decisions[0].outcome.as_ref().unwrap_err().reason, Reason::TooLarge);
+        let mut message = message("plant", "t", vec![b'x'; 300_000]);
+        let reason = |message: &Message, limit| {
+            let decision = table.decide(message, limit).next().unwrap();
+            decision.outcome.err().map(|rejection| rejection.reason)
+        };
+        assert_eq!(reason(&message, usize::MAX), Some(Reason::TooLarge));
+        message.payload = Bytes::from_static(b"1");
+        message.headers = vec![("n".to_owned(), vec![b'v'; 99].into())];
+        assert_eq!((reason(&message, 100), reason(&message, 99)), (None, Some(Reason::TooLarge)));
     }
 
     #[test]
