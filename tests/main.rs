@@ -11,6 +11,7 @@ mod answers;
 mod architecture;
 mod bad_network;
 mod cli;
+mod cloud;
 mod config;
 mod connections;
 mod contract;

@@ -4,6 +4,8 @@
 mod promql;
 mod queries;
 
+pub(crate) use queries::names_what_is_there;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 

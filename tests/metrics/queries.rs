@@ -176,7 +176,8 @@ fn labels_of(expression: &str) -> BTreeSet<String> {
     selectors(expression).iter().flat_map(|selector| labels_of_metric(&selector.name)).collect()
 }
 
-fn names_what_is_there(expression: &str) {
+/// Whether each metric and label of a query is there.
+pub(crate) fn names_what_is_there(expression: &str) {
     let selectors = selectors(expression);
     assert!(!selectors.is_empty(), "{expression}");
     for selector in &selectors {
