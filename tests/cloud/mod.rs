@@ -2,6 +2,7 @@
 //! configurations in both and on the pages of `deploy`. No cluster and no account is there: this is what their tools
 //! and schemas say.
 
+mod aws;
 mod kubernetes;
 
 use std::fs;
