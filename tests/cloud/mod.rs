@@ -4,6 +4,7 @@
 
 mod aws;
 mod kubernetes;
+mod pages;
 
 use std::fs;
 use std::path::Path;

@@ -200,6 +200,38 @@ async fn a_static_member_that_is_back_in_time_moves_no_partition() {
     stop(other).await;
 }
 
+/// What `deploy/README.md` says of who is scaled away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_member_that_is_stopped_for_good_is_waited_for() {
+    const SESSION: Duration = Duration::from_secs(6);
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "fewer", 4).await;
+    let setups = ["stopped", "other"].map(|name| {
+        shop.setup(&format!(
+            "session_timeout = \"6s\"\ndrain_timeout = \"2s\"\n\
+             group_instance_id = \"{name}\"\noptions = {{ \"client.id\" = \"{name}\" }}\n"
+        ))
+    });
+    let stopped = setups[0].start_ready().await;
+    let other = setups[1].start_ready().await;
+    until("each has its share", PATIENCE, async || {
+        let shares = shop.shares().await;
+        (shares.values().map(Vec::len).collect::<Vec<_>>() == [2, 2]).then_some(())
+    })
+    .await;
+    stop(stopped).await;
+    let left = Instant::now();
+    until("the other one has everything", PATIENCE, async || {
+        (shop.shares().await == [("other".to_owned(), vec![0, 1, 2, 3])].into()).then_some(())
+    })
+    .await;
+    let waited = left.elapsed();
+    println!("its partitions rested for {waited:?}");
+    // It was last heard of at most a heartbeat, a third of the session, before its end.
+    assert!(waited > SESSION / 2, "{waited:?}");
+    stop(other).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_longer_than_its_session_it_commits_nothing_of_others() {
     let kafka = Kafka::shared().await;
