@@ -33,7 +33,7 @@ fn said(output: &Output) -> (bool, String) {
 }
 
 /// `check` of a configuration with these variables and no others, as a container has them: whether it is good, and
-/// what was said. What it names below `/run/secrets` is there, and `/var/lib/appsync-bridge` is a directory of ours.
+/// what was said. The credentials of NATS are there, and `/var/lib/appsync-bridge` is a directory of ours.
 fn check<'a>(
     text: &str,
     variables: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -42,7 +42,6 @@ fn check<'a>(
     let place = |name: &str| directory.path().join(name).display().to_string();
     let text = text
         .replace("/run/secrets/nats/nats.creds", &place("nats.creds"))
-        .replace("/etc/appsync-bridge", &place("etc"))
         .replace("/var/lib/appsync-bridge", &place("state"));
     write(&directory.path().join("nats.creds"), NATS_CREDENTIALS);
     fs::create_dir_all(directory.path().join("state")).unwrap();
