@@ -33,6 +33,7 @@
 //! 5. [`publish`]: lanes, limits, the verdict on an answer, one request.
 //! 6. [`dead_letter`], [`pipeline`]: what can't be published; the middle that joins 3 to 5.
 //! 7. [`config`]: what the operator wrote, checked.
+//!    [`subscribe`]: the other direction, for people who look.
 //! 8. [`reload`]: what is different in another configuration. [`bridge`]: assembly and lifetime. [`replay`]: dead letters through their routes again.
 //!    [`admin`], [`cli`]: what people touch.
 //! 9. `emulator`, `demo`: a local Event API; everything in one process.
@@ -49,13 +50,14 @@
 //!
 //! ```text
 //! main → cli
-//! cli → bridge, config, demo, emulator, error_chain, event_api, files, health, outbound, redact, replay, shutdown, source, telemetry
+//! cli → backoff, bridge, config, demo, emulator, error_chain, event_api, files, health, metrics, outbound, publish, redact, replay, shutdown, source, subscribe, telemetry
 //! demo → bridge, config, emulator, files, listener, shutdown
 //! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, otlp, outbound, pipeline, publish, reload, route, shutdown, source, trace
 //! reload → config, message, route
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source
 //! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route, trace
 //! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, renewal, repeats, seeded_bugs, shutdown, telemetry
+//! subscribe → backoff, config, error_chain, event_api, publish, redact
 //! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown, trace
 //! dead_letter → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
@@ -113,5 +115,6 @@ pub mod route;
 pub mod seeded_bugs;
 pub mod shutdown;
 pub mod source;
+pub mod subscribe;
 pub mod telemetry;
 pub mod trace;

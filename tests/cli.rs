@@ -171,13 +171,18 @@ fn files_that_can_not_be_read_and_places_that_can_not_be_written() {
 #[test]
 fn usage_is_two_and_help_has_examples() {
     assert_eq!(run(&["rum"]).0, 2);
-    for command in ["run", "check", "demo", "emulate", "replay"] {
+    for command in ["run", "check", "demo", "emulate", "replay", "publish", "subscribe"] {
         let (code, stdout, _) = run(&[command, "--help"]);
         assert_eq!(code, 0);
         assert!(stdout.contains("Examples:"), "{stdout}");
     }
+    let version = concat!("appsync-bridge ", env!("CARGO_PKG_VERSION"));
+    let (code, stdout, _) = run(&["-V"]);
+    assert_eq!((code, stdout.trim()), (0, version));
     let (code, stdout, _) = run(&["--version"]);
-    assert_eq!((code, stdout.trim()), (0, concat!("appsync-bridge ", env!("CARGO_PKG_VERSION"))));
+    let lines: Vec<_> = stdout.lines().collect();
+    assert_eq!((code, lines[0], lines.len()), (0, version, 3), "{stdout}");
+    assert!(lines[1].starts_with("commit ") && lines[2].starts_with("features "), "{stdout}");
 }
 
 #[test]

@@ -3,21 +3,22 @@
 use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use parking_lot::RwLock;
 use tokio::runtime::Runtime;
-use tracing::error;
-#[cfg(feature = "emulator")]
-use tracing::warn;
+use tracing::{error, info, warn};
 
 use crate::files::descriptors;
+use crate::metrics;
 use crate::redact;
 use crate::telemetry;
 
 mod admin;
+pub mod channel;
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
@@ -40,12 +41,14 @@ Examples:
   appsync-bridge check -c bridge.toml     every mistake of a configuration at once
   appsync-bridge run -c bridge.toml       the daemon
   appsync-bridge top                      how it does, in a terminal
+  appsync-bridge subscribe '/orders/*'     what arrives in a channel
+  appsync-bridge publish /orders/7 '{}'   an event, by hand
   appsync-bridge replay todo.jsonl        what could not be published, once more
   appsync-bridge emulate                  a local Event API to develop against";
 
 /// Relays what backends say on Kafka, NATS, MQTT and SQS into AWS AppSync Events, and acknowledges only what is settled
 #[derive(Parser)]
-#[command(name = "appsync-bridge", version, after_help = EXAMPLES)]
+#[command(name = "appsync-bridge", version, long_version = VERSION.as_str(), after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -55,6 +58,8 @@ pub struct Cli {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    Publish(Box<channel::Publish>),
+    Subscribe(Box<channel::Subscribe>),
     Replay(replay::Args),
     #[cfg(feature = "top")]
     Top(top::Args),
@@ -64,6 +69,16 @@ enum Command {
     #[cfg(feature = "emulator")]
     Emulate(Box<emulate::Args>),
 }
+
+/// Version, commit and features, a line each.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let facts = metrics::build();
+    let fact = |name: &str| {
+        let found = facts.iter().find(|(known, _)| *known == name);
+        found.map_or_else(String::new, |(_, value)| value.clone())
+    };
+    format!("{}\ncommit {}\nfeatures {}", fact("version"), fact("commit"), fact("features"))
+});
 
 impl Cli {
     /// Runs the command to its end. All asynchronous code stays in here, so that it is compiled with this
@@ -87,6 +102,8 @@ impl Cli {
         match self.command {
             Command::Run(args) => run::run(&args).await,
             Command::Check(args) => check::run(&args).await,
+            Command::Publish(args) => channel::publish(&args).await,
+            Command::Subscribe(args) => channel::subscribe(&args).await,
             Command::Replay(args) => replay::run(&args).await,
             #[cfg(feature = "top")]
             Command::Top(args) => top::run(&args).await,
@@ -143,8 +160,16 @@ pub fn failed(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(exit::FAILED)
 }
 
+/// Says how it goes: as a line of the log, if all output has to be that.
+fn say(what: &dyn Display) {
+    if telemetry::is_json() {
+        info!("{what}");
+    } else {
+        let _ = writeln!(redact::stderr(), "{what}");
+    }
+}
+
 /// Prints a warning: as a line of the log, if all output has to be that.
-#[cfg(feature = "emulator")]
 fn caution(what: &dyn Display) {
     if telemetry::is_json() {
         warn!("{what}");

@@ -18,7 +18,7 @@ pub fn shown(path: &Path) -> String {
 }
 
 /// Whether it is standard input.
-pub(super) fn is_stdin(path: &Path) -> bool {
+pub fn is_stdin(path: &Path) -> bool {
     path == Path::new(STDIN)
 }
 

@@ -38,7 +38,7 @@ pub use dead_letter::{
     DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
 };
 pub use environment::{Environment, NoText};
-pub use file::shown;
+pub use file::{is_stdin, shown};
 pub use log_format::LogFormat;
 pub use otlp::OtlpConfig;
 use reader::Masked;

@@ -6,6 +6,7 @@
 
 pub mod channel;
 pub mod event;
+pub mod received;
 pub mod sign;
 pub mod wire;
 

@@ -33,7 +33,7 @@ use prometheus_client::registry::{Metric, Registry};
 pub use api::{ApiMetrics, Tariff};
 #[cfg(feature = "otlp")]
 pub use daemon::OtlpMetrics;
-pub use daemon::ReloadMetrics;
+pub use daemon::{ReloadMetrics, build};
 pub use dead_letter::DeadLetterMetrics;
 pub use jetstream::JetStreamMetrics;
 pub use kafka::{KafkaMetrics, PartitionMetrics};
@@ -95,7 +95,7 @@ impl Metrics {
     /// The same with a price of one's own.
     pub fn with_tariff(tariff: Tariff) -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
-        registry.register("build", "Which version runs", Info::new(daemon::build()));
+        registry.register("build", "Which version runs", Info::new(build()));
         let dead_letter_files_removed = Counter::default();
         registry.register(
             "dead_letter_files_removed",

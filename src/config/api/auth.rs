@@ -43,6 +43,13 @@ pub struct OAuth2 {
     pub scope: Option<String>,
 }
 
+impl OAuth2 {
+    /// Reads a `token_url` that a command line gives. An error is a clause and a hint.
+    pub fn token_url(text: &str) -> Result<Uri, String> {
+        SafeUrl::of(text, &TOKEN_URL)
+    }
+}
+
 /// `aws = { region, profile, role_arn, external_id }`, the same everywhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Aws {

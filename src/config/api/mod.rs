@@ -43,6 +43,23 @@ pub struct ApiConfig {
     pub ca_file: Option<PathBuf>,
 }
 
+impl ApiConfig {
+    /// An API with everything else as it is unless set.
+    pub fn new(name: &str, endpoint: Endpoint, auth: Auth) -> Self {
+        Self {
+            name: name.into(),
+            endpoint,
+            auth,
+            timeout: TIMEOUT,
+            max_concurrency: CONCURRENCY as usize,
+            max_rate: RATE,
+            http2: false,
+            connection_max_age: CONNECTION_AGE,
+            ca_file: None,
+        }
+    }
+}
+
 const TIMEOUT: Duration = Duration::from_secs(10);
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 const CONCURRENCY: u32 = 64;

@@ -67,6 +67,11 @@ impl SafeUrl {
         read.map_or_else(|why| refused(ledger, key, text, why), Some)
     }
 
+    /// Reads a URL that a command line gives; `http` on loopback only. An error is a clause and a hint.
+    pub(super) fn of(text: &str, purpose: &Purpose) -> Result<http::Uri, String> {
+        Self::parse(text, false, purpose).map(|url| url.uri).map_err(said)
+    }
+
     /// Checks a URL; `http` off loopback only with `plaintext`.
     fn parse(text: &str, plaintext: bool, purpose: &Purpose) -> Result<Self, Refusal> {
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -170,6 +175,11 @@ impl Endpoint {
         Ok(Self { uri, region })
     }
 
+    /// Reads what a command line gives; `http` off loopback only with `plaintext`. An error is a clause and a hint.
+    pub fn of(text: &str, plaintext: bool) -> Result<Self, String> {
+        Self::parse(text, plaintext).map_err(said)
+    }
+
     /// The host with its port if the URL names one, as the `host` header carries it.
     pub fn authority(&self) -> &str {
         let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
@@ -179,6 +189,14 @@ impl Endpoint {
             }
             _ => authority,
         }
+    }
+}
+
+/// In one line.
+fn said((_, problem, hint): Refusal) -> String {
+    match hint {
+        Some(hint) => format!("{problem}; {hint}"),
+        None => problem,
     }
 }
 
@@ -250,6 +268,13 @@ mod tests {
             assert_eq!(Endpoint::parse(other, false).unwrap().region, None, "{other}");
         }
         assert!(Endpoint::parse("http://emulator:8080/event", true).is_ok());
+    }
+
+    #[test]
+    fn what_a_command_line_gives_is_refused_with_a_hint() {
+        let refused = Endpoint::of("http://events.example/event", false).unwrap_err();
+        assert!(refused.contains("off loopback; write `https://`"), "{refused}");
+        assert!(Endpoint::of("http://events.example/event", true).is_ok());
     }
 
     #[test]

@@ -7,5 +7,6 @@ mod reload;
 
 #[cfg(feature = "otlp")]
 pub use otlp::OtlpMetrics;
-pub(super) use process::{build, registry as process};
+pub use process::build;
+pub(super) use process::registry as process;
 pub use reload::ReloadMetrics;

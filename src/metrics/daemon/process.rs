@@ -17,7 +17,7 @@ const FEATURES: [(&str, bool); 8] = [
 
 /// The labels of `build_info`. A build knows its commit where whoever builds sets `APPSYNC_BRIDGE_COMMIT`: it asks
 /// neither git nor the network.
-pub(in crate::metrics) fn build() -> Vec<(&'static str, String)> {
+pub fn build() -> Vec<(&'static str, String)> {
     let features = FEATURES.iter().filter(|(_, built_in)| *built_in).map(|(name, _)| *name);
     vec![
         ("version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -223,6 +223,16 @@ impl SecretHeader {
 }
 
 impl Iam {
+    /// Those that sign.
+    pub(super) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// The one that signatures are for.
+    pub(super) fn region(&self) -> &str {
+        &self.region
+    }
+
     async fn sign(
         &self,
         body: &[u8],

@@ -3,8 +3,10 @@
 //! HTTP/1.1 uses a connection of each worker's own; HTTP/2, where requests share one, hyper-util's pool.
 
 mod auth;
+mod causes;
 mod exchange;
 mod pool;
+mod session;
 mod skew;
 
 use std::convert::Infallible;
@@ -26,9 +28,11 @@ use crate::config::api::ApiConfig;
 use crate::error_chain;
 use crate::outbound::ProxyError;
 use crate::outbound::tls::TlsError;
-use auth::{AuthError, Authorizer};
+pub use auth::AuthError;
+use auth::Authorizer;
 use exchange::{Connection, ExchangeError};
 use pool::{Connections, Number, Pool};
+pub use session::Raw;
 use skew::{Clock, Timestamps};
 
 /// Longest answer that is read: five refused events with their messages are far shorter.
