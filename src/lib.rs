@@ -41,7 +41,7 @@
 //! 11. `kafka`, `nats`: what all clients of a cluster or a server share, the source and the dead letter.
 //! 12. [`trace`]: the spans of messages, events and requests; `otlp`: takes them, and the numbers, to a collector.
 //! 13. [`aws`], [`backoff`], [`error_chain`], [`files`], [`health`], [`listener`], [`metrics`],
-//!     [`oauth2`], [`outbound`], [`redact`], [`renewal`], [`repeats`], [`shutdown`], [`telemetry`]: tools that know
+//!     [`oauth2`], [`outbound`], [`probe`], [`redact`], [`renewal`], [`repeats`], [`shutdown`], [`telemetry`]: tools that know
 //!     nothing of the rest.
 //!
 //! # Who may import whom
@@ -50,18 +50,18 @@
 //!
 //! ```text
 //! main → cli
-//! cli → backoff, bridge, config, demo, emulator, error_chain, event_api, files, health, metrics, outbound, publish, redact, replay, shutdown, source, subscribe, telemetry
+//! cli → backoff, bridge, config, demo, emulator, error_chain, event_api, files, health, metrics, outbound, probe, publish, redact, replay, shutdown, source, subscribe, telemetry
 //! demo → bridge, config, emulator, files, listener, shutdown
-//! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, otlp, outbound, pipeline, publish, reload, route, shutdown, source, trace
+//! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, otlp, outbound, pipeline, probe, publish, reload, route, shutdown, source, trace
 //! reload → config, message, route
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source
 //! pipeline → dead_letter, delivery, message, metrics, publish, repeats, route, trace
-//! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, renewal, repeats, seeded_bugs, shutdown, telemetry
+//! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, probe, renewal, repeats, seeded_bugs, shutdown, telemetry
 //! subscribe → backoff, config, error_chain, event_api, publish, redact
-//! publish → aws, backoff, config, delivery, error_chain, event_api, health, metrics, oauth2, outbound, redact, renewal, repeats, route, seeded_bugs, shutdown, trace
+//! publish → aws, backoff, config, delivery, error_chain, event_api, files, health, metrics, oauth2, outbound, probe, redact, renewal, repeats, route, seeded_bugs, shutdown, trace
 //! dead_letter → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, repeats, seeded_bugs, shutdown
 //! kafka → aws, config, oauth2, outbound, redact, renewal
-//! nats → backoff, config, error_chain, outbound
+//! nats → backoff, config, error_chain, outbound, probe
 //! otlp → backoff, config, error_chain, metrics, outbound, redact, repeats, trace
 //! emulator → error_chain, event_api, files, listener, shutdown
 //! admin → config, files, health, listener, metrics, redact, shutdown, telemetry
@@ -69,7 +69,7 @@
 //! route → event_api, message
 //! delivery → message, metrics, seeded_bugs, trace
 //! trace → error_chain, message
-//! aws → config, error_chain, outbound, redact, renewal
+//! aws → config, error_chain, outbound, probe, redact, renewal
 //! oauth2 → config, error_chain, outbound, redact, renewal
 //! outbound → config, files
 //! listener → repeats
@@ -105,6 +105,7 @@ pub mod oauth2;
 pub mod otlp;
 pub mod outbound;
 pub mod pipeline;
+pub mod probe;
 pub mod publish;
 pub mod redact;
 pub mod reload;

@@ -14,6 +14,7 @@ mod channel;
 mod cli;
 mod cloud;
 mod config;
+mod connect;
 mod connections;
 mod contract;
 mod credentials;

@@ -1,6 +1,7 @@
 //! AWS credentials and region, from the default chain: environment, profile, container, instance; and
 //! a role assumed with them.
 
+mod identity;
 pub mod presign;
 mod profile;
 #[cfg(feature = "sqs")]

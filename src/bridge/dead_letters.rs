@@ -32,6 +32,7 @@ use crate::health::{Health, Part};
 #[cfg(feature = "kafka")]
 use crate::message::SourceName;
 use crate::metrics::Metrics;
+use crate::probe::{Complaint, Looked, Step};
 use crate::route::Reason;
 use crate::shutdown::Shutdown;
 
@@ -243,13 +244,23 @@ fn clusters(config: &Config) -> impl Iterator<Item = (&SourceName, &KafkaConfig)
     config.sources.iter().filter_map(|source| Some((&source.name, source.kind.kafka()?)))
 }
 
-/// Probes the broker of a dead letter, and gives what was found or why it could not work; `None` where there
-/// is no broker, or this build has no client for it.
-pub async fn probe_dead_letter(
+/// Tries whether a dead letter can be written, and says what is there or why not; `None` where this build has no
+/// client for it. Nothing is written.
+pub async fn probe_dead_letter(config: &Config, dead_letter: &DeadLetterConfig) -> Option<Looked> {
+    let ended = try_target(config, dead_letter).await?;
+    let ended = ended.map_err(|words| Complaint::of_words(Step::Write, &words));
+    Some(Looked::of(&[Step::Write], ended))
+}
+
+async fn try_target(
     config: &Config,
     dead_letter: &DeadLetterConfig,
 ) -> Option<Result<String, String>> {
     match dead_letter {
+        DeadLetterConfig::File { path, .. } => {
+            let found = format!("the file `{}`", path.display());
+            Some(FileTarget::look(path).map(|()| found).map_err(|why| why.to_string()))
+        }
         #[cfg(feature = "kafka")]
         DeadLetterConfig::Kafka(KafkaRejects { source, topic }) => {
             let target = kafka_target(config, source, topic).await;
@@ -278,6 +289,7 @@ pub async fn probe_dead_letter(
             Ok(mut target) => target.look().await,
             Err(why) => Err(why.to_string()),
         }),
+        #[cfg(not(all(feature = "kafka", feature = "nats", feature = "sqs")))]
         _ => {
             let _ = config;
             None

@@ -12,6 +12,9 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 #[cfg(feature = "otlp")]
 use crate::otlp;
+use crate::probe::Looked;
+#[cfg(feature = "otlp")]
+use crate::probe::{Complaint, Step};
 use crate::trace::Tracer;
 
 /// An export that is built and not yet running; none, if none is wanted.
@@ -73,15 +76,19 @@ impl Exporting {
     }
 }
 
-/// Asks the collector whether it takes what is exported, if one is configured. In words.
+/// Asks the collector whether it takes what is exported, if one is configured.
 #[cfg(feature = "otlp")]
-pub async fn probe_collector(config: &Config) -> Option<Result<String, String>> {
-    Some(otlp::probe(config.otlp.as_ref()?).await)
+pub async fn probe_collector(config: &Config) -> Option<Looked> {
+    let ended = otlp::probe(config.otlp.as_ref()?).await;
+    Some(Looked::of(
+        &[Step::Write],
+        ended.map_err(|words| Complaint::of_words(Step::Write, &words)),
+    ))
 }
 
 /// Nothing is exported by this build.
 #[cfg(not(feature = "otlp"))]
 #[allow(clippy::unused_async)] // as in a build that has it
-pub async fn probe_collector(_: &Config) -> Option<Result<String, String>> {
+pub async fn probe_collector(_: &Config) -> Option<Looked> {
     None
 }

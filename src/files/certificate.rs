@@ -73,7 +73,8 @@ pub fn next_end(certificates: &[Certificate], now: SystemTime) -> Option<SystemT
 }
 
 impl Certificate {
-    fn of_der(der: &[u8]) -> Option<Self> {
+    /// Of its DER; `None` if it is no X.509.
+    pub fn of_der(der: &[u8]) -> Option<Self> {
         let (_, read) = X509Certificate::from_der(der).ok()?;
         let names = (read.subject().as_raw().to_vec(), read.issuer().as_raw().to_vec());
         let validity = read.validity();

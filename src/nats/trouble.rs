@@ -4,6 +4,7 @@
 
 use crate::config::nats::{Auth, Connection};
 use crate::error_chain::printable;
+use crate::probe::{Complaint, Step};
 
 /// Why there is no connection, or why it is of no use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,11 +196,20 @@ impl Trouble {
         }
     }
 
+    /// As what a look ends with.
+    pub fn complaint(&self, config: &Connection) -> Complaint {
+        let step = match self.kind {
+            Kind::Credentials | Kind::Expired | Kind::Unusable | Kind::Full => Step::Login,
+            Kind::Permission => Step::Allowed,
+            Kind::Certificate | Kind::Identity | Kind::NotTls => Step::Tls,
+            _ => Step::Reach,
+        };
+        Complaint::new(step, self.what.as_str(), self.hint(config))
+    }
+
     /// The clause and the hint.
     pub fn in_words(&self, config: &Connection) -> String {
-        let hint = self.hint(config);
-        let parted = if hint.is_empty() { "" } else { "; " };
-        format!("{}{parted}{hint}", self.what)
+        self.complaint(config).to_string()
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 pub use entry::{Addressed, Entry, Refused, Text};
-pub use http::{AuthError, BuildError, Client, Raw};
+pub use http::{AuthError, BuildError, Client, Raw, probe};
 pub use steering::{Change, Helm};
 
 use crate::config::ApiConfig;

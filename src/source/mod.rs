@@ -23,6 +23,7 @@ use crate::delivery::Intake;
 use crate::health::Part;
 use crate::message::Message;
 use crate::metrics::Metrics;
+use crate::probe::{Complaint, Looked, Step};
 use crate::shutdown::Shutdown;
 
 mod in_flight;
@@ -148,9 +149,19 @@ pub fn numbers_of(config: &SourceConfig) -> Metrics {
     metrics
 }
 
-/// Tries the broker without taking a message, and says what is there, or why the source could not work: a clause,
-/// and a hint where there is one.
-pub async fn probe(config: &SourceConfig) -> Result<String, String> {
+/// Tries the broker without taking a message, and says what is there, or why the source could not work.
+pub async fn probe(config: &SourceConfig) -> Looked {
+    let mut steps = vec![Step::Reach];
+    steps.extend(config.kind.settings().tls().map(|_| Step::Tls));
+    steps.extend([Step::Login, Step::Allowed]);
+    // What is subscribed to at the others need not be there.
+    let named =
+        matches!(config.kind, SourceKind::Kafka(_) | SourceKind::JetStream(_) | SourceKind::Sqs(_));
+    steps.extend(named.then_some(Step::Exists));
+    Looked::of(&steps, try_broker(config).await)
+}
+
+async fn try_broker(config: &SourceConfig) -> Result<String, Complaint> {
     match &config.kind {
         #[cfg(feature = "kafka")]
         SourceKind::Kafka(kafka) => kafka::probe(kafka.clone()).await,
@@ -163,7 +174,10 @@ pub async fn probe(config: &SourceConfig) -> Result<String, String> {
         #[cfg(feature = "sqs")]
         SourceKind::Sqs(sqs) => sqs::probe(sqs).await,
         #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats", feature = "sqs")))]
-        other => Err(BuildError::LeftOut(other.broker().feature).to_string()),
+        other => {
+            let words = BuildError::LeftOut(other.broker().feature).to_string();
+            Err(Complaint::of_words(Step::Reach, &words))
+        }
     }
 }
 

@@ -156,14 +156,45 @@ impl Setup {
         whole_lines(&text).map(|l| serde_json::from_str(l).unwrap()).collect()
     }
 
-    /// What `check --connect` says, and whether it is content.
-    pub(crate) async fn check(&self) -> (bool, String) {
+    /// What `check --connect` says, with `args` besides.
+    pub(crate) async fn check_with(&self, args: &[&str]) -> (bool, String) {
         let mut command = tokio::process::Command::from(emulator::bridge());
-        command.args(["check", "--connect", "-c"]).arg(self.file("bridge.toml"));
+        command.args(["check", "--connect", "-c"]).arg(self.file("bridge.toml")).args(args);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let output = command.output().await.unwrap();
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8(said).unwrap())
+    }
+
+    /// What `check --connect` says of the brokers, a line each, and whether it is content with them: no test of a
+    /// broker has to have an API.
+    pub(crate) async fn check(&self) -> (bool, String) {
+        let (_, said) = self.check_with(&["--json"]).await;
+        let report: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{said}: {e}"));
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut lines = Vec::new();
+        lines.extend(list(&report["notes"]).iter().map(|note| format!("note: {}", text(note))));
+        let errors = list(&report["errors"]);
+        lines.extend(errors.iter().map(|error| format!("error: {}", text(&error["message"]))));
+        let parts = list(&report["connect"]);
+        let parts = parts.iter().filter(|part| part["part"] != "api");
+        let mut good = errors.is_empty();
+        for part in parts {
+            let name = format!("{} {}", text(&part["part"]), text(&part["name"]));
+            let name = name.trim_end();
+            if part["good"] == true {
+                lines.push(format!("{name}: connected: {}", text(&part["found"])));
+                continue;
+            }
+            good = false;
+            let steps = list(&part["steps"]);
+            let failed = steps.iter().find(|step| step["state"] == "failed").unwrap();
+            let (what, remedy) = (text(&failed["what"]), text(&failed["remedy"]));
+            let parted = if remedy.is_empty() { "" } else { "; " };
+            lines.push(format!("error: {name}: {what}{parted}{remedy}"));
+        }
+        (good, lines.join("\n"))
     }
 
     /// Starts the bridge, and waits for it to have its admin port.

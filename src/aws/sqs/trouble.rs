@@ -6,6 +6,7 @@ use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 
 use crate::config::sqs::Queue as Address;
 use crate::error_chain::{in_one_line, printable};
+use crate::probe::{Complaint, Step};
 
 /// What can be asked of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,9 +146,15 @@ impl Trouble {
         }
     }
 
-    /// What, and what to do, in one line.
-    pub fn with_hint(&self, call: Call, queue: &Address, region: &str) -> String {
-        let (what, hint) = (&self.what, self.hint(call, queue, region));
+    /// As what a look ends with.
+    pub fn complaint(&self, call: Call, queue: &Address, region: &str) -> Complaint {
+        let step = match self.kind {
+            Kind::NoQueue => Step::Exists,
+            Kind::Credentials | Kind::Region => Step::Login,
+            Kind::Denied | Kind::Key | Kind::OverLimit | Kind::Refused => Step::Allowed,
+            Kind::Throttled | Kind::Unreachable | Kind::Service => Step::Reach,
+        };
+        let what = &self.what;
         let doing = match self.kind {
             Kind::NoQueue => format!("there is no queue `{}`", queue.name),
             Kind::Denied | Kind::Key => format!("`{}` is denied", call.action()),
@@ -155,8 +162,12 @@ impl Trouble {
             Kind::Credentials => "no good credentials".to_owned(),
             _ => format!("`{}` failed", call.action()),
         };
-        let parted = if hint.is_empty() { "" } else { "; " };
-        format!("{doing} ({what}){parted}{hint}")
+        Complaint::new(step, format!("{doing} ({what})"), self.hint(call, queue, region))
+    }
+
+    /// What, and what to do, in one line.
+    pub fn with_hint(&self, call: Call, queue: &Address, region: &str) -> String {
+        self.complaint(call, queue, region).to_string()
     }
 }
 

@@ -5,7 +5,9 @@
 mod auth;
 mod causes;
 mod exchange;
+mod login;
 mod pool;
+mod probe;
 mod session;
 mod skew;
 
@@ -32,7 +34,9 @@ pub use auth::AuthError;
 use auth::Authorizer;
 use exchange::{Connection, ExchangeError};
 use pool::{Connections, Number, Pool};
+pub use probe::probe;
 pub use session::Raw;
+use session::Shown;
 use skew::{Clock, Timestamps};
 
 /// Longest answer that is read: five refused events with their messages are far shorter.

@@ -8,25 +8,30 @@ use super::consumer::{self, Binding};
 use crate::config::nats::JetStreamConfig;
 use crate::config::source::Limits;
 use crate::nats::{Change, Dialer};
+use crate::probe::{Complaint, Step};
 
 /// Tries the server, the stream and the consumer, and says what is there.
-pub async fn probe(config: &JetStreamConfig, limits: Limits) -> Result<String, String> {
-    let complaint = Arc::<Mutex<Option<String>>>::default();
+pub async fn probe(config: &JetStreamConfig, limits: Limits) -> Result<String, Complaint> {
+    let complaint = Arc::<Mutex<Option<Complaint>>>::default();
     let heard = Arc::clone(&complaint);
     let connection = &config.connection;
     let words = connection.clone();
     let told = move |change| {
         if let Change::Complaint(trouble) = change {
-            *heard.lock() = Some(trouble.in_words(&words));
+            *heard.lock() = Some(trouble.complaint(&words));
         }
     };
-    let dialer = Dialer::new(connection, "check").map_err(|error| error.to_string())?;
+    let dialer = Dialer::new(connection, "check");
+    let dialer = dialer.map_err(|error| Complaint::of_words(Step::Tls, &error.to_string()))?;
     let client = dialer.visit(told).await;
-    let client = client.map_err(|trouble| trouble.in_words(connection))?;
+    let client = client.map_err(|trouble| trouble.complaint(connection))?;
     let binding = Binding::new(client, config);
     let found = look(&binding, config, limits).await;
     // What the server complains of says more than that there was no answer.
-    found.map_err(|why| complaint.lock().take().unwrap_or(why))
+    found.map_err(|why| {
+        let said = complaint.lock().take();
+        said.unwrap_or_else(|| Complaint::of_words(Step::Exists, &why))
+    })
 }
 
 async fn look(

@@ -15,6 +15,7 @@ use super::subscription::counts;
 use super::{diagnosis, settings};
 use crate::config::kafka::{Chosen, KafkaConfig};
 use crate::kafka::{TokenCache, Tokens, of_code, plain, words};
+use crate::probe::{Complaint, Step};
 
 /// Limit for the whole probe.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -32,25 +33,28 @@ struct ProbeContext {
 }
 
 /// What was found, or why the source could not work: a clause, and a hint where there is one.
-pub async fn probe(config: KafkaConfig) -> Result<String, String> {
-    let tokens = Tokens::build(&config).await.map_err(|error| error.to_string())?;
+pub async fn probe(config: KafkaConfig) -> Result<String, Complaint> {
+    let tokens = Tokens::build(&config).await;
+    let tokens = tokens.map_err(|error| Complaint::of_words(Step::Login, &error.to_string()))?;
     let cache = tokens.map(TokenCache::open);
     if let Some(cache) = &cache {
         // The first answer tells, be it a token or a refusal.
         let _ = tokio::time::timeout(PATIENCE, cache.changed()).await;
         let said = cache.token().map(drop);
-        said.map_err(|why| with_hint(&config, Code::Authentication, &why))?;
+        said.map_err(|why| complaint(&config, Code::Authentication, &why))?;
     }
     let asked = tokio::task::spawn_blocking(move || ask(&config, cache));
-    asked.await.map_err(|error| error.to_string())?
+    asked.await.map_err(|error| unusable(&error.to_string()))?
 }
 
-fn ask(config: &KafkaConfig, tokens: Option<TokenCache>) -> Result<String, String> {
-    let mut properties = settings::properties(config).map_err(|error| error.to_string())?;
+fn ask(config: &KafkaConfig, tokens: Option<TokenCache>) -> Result<String, Complaint> {
+    let properties = settings::properties(config);
+    let mut properties = properties.map_err(|error| unusable(&error.to_string()))?;
     properties.set("enable.auto.commit", "false").set("statistics.interval.ms", "0");
     let heard = ProbeContext { tokens, error: Mutex::default() };
     let client: BaseConsumer<ProbeContext> =
-        BaseConsumer::from_config_and_context(&properties, heard).map_err(|error| words(&error))?;
+        BaseConsumer::from_config_and_context(&properties, heard)
+            .map_err(|error| unusable(&words(&error)))?;
     let deadline = Instant::now() + PATIENCE;
     let metadata = until(config, &client, deadline, || client.fetch_metadata(None, ANSWER))?;
     let selection = &config.topics;
@@ -109,7 +113,7 @@ fn until<T>(
     client: &BaseConsumer<ProbeContext>,
     deadline: Instant,
     ask: impl Fn() -> Result<T, KafkaError>,
-) -> Result<T, String> {
+) -> Result<T, Complaint> {
     loop {
         listen(client, Duration::ZERO);
         let error = match ask() {
@@ -122,14 +126,14 @@ fn until<T>(
             && (rank(*code) > 1
                 || Instant::now() + RETRIES_LEFT[usize::from(rank(*code))] >= deadline)
         {
-            return Err(with_hint(config, *code, plain(reason)));
+            return Err(complaint(config, *code, plain(reason)));
         }
         let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
         if matches!(code, Code::GroupAuthorizationFailed | Code::TopicAuthorizationFailed) {
-            return Err(with_hint(config, code, &of_code(code)));
+            return Err(complaint(config, code, &of_code(code)));
         }
         if Instant::now() >= deadline {
-            return Err(with_hint(config, Code::AllBrokersDown, "no broker answers"));
+            return Err(complaint(config, Code::AllBrokersDown, "no broker answers"));
         }
     }
 }
@@ -145,11 +149,15 @@ fn listen(client: &BaseConsumer<ProbeContext>, patience: Duration) {
     }
 }
 
-fn partitions(config: &KafkaConfig, metadata: &Metadata, topic: &str) -> Result<Vec<i32>, String> {
+fn partitions(
+    config: &KafkaConfig,
+    metadata: &Metadata,
+    topic: &str,
+) -> Result<Vec<i32>, Complaint> {
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let refuse = |code: Code| {
         let why = format!("the topic `{topic}` can't be read: {}", of_code(code));
-        Err(with_hint(config, code, &why))
+        Err(complaint(config, code, &why))
     };
     match found.map(|found| (found.error(), found)) {
         None => refuse(Code::UnknownTopicOrPartition),
@@ -158,8 +166,20 @@ fn partitions(config: &KafkaConfig, metadata: &Metadata, topic: &str) -> Result<
     }
 }
 
-fn with_hint(config: &KafkaConfig, code: Code, what: &str) -> String {
-    diagnosis::with_hint(what, diagnosis::hint(code, config.sasl.as_ref()))
+fn complaint(config: &KafkaConfig, code: Code, what: &str) -> Complaint {
+    let step = match code {
+        Code::SSL => Step::Tls,
+        Code::Authentication | Code::SaslAuthenticationFailed => Step::Login,
+        Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed => Step::Allowed,
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic => Step::Exists,
+        _ => Step::Reach,
+    };
+    Complaint::new(step, what, diagnosis::hint(code, config.sasl.as_ref()))
+}
+
+/// Before anything was asked.
+fn unusable(words: &str) -> Complaint {
+    Complaint::of_words(Step::Reach, words)
 }
 
 fn plural(count: usize, one: &str) -> String {

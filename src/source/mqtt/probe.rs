@@ -15,6 +15,7 @@ use super::diagnosis::{Kind, Stage, Trouble};
 use super::subscriptions::{Change, Subscriptions};
 use super::transport::Transport;
 use crate::config::mqtt::{MqttConfig, MqttVersion, Qos};
+use crate::probe::{Complaint, Step};
 
 /// The broker has this long in all.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -23,9 +24,11 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Says what is there, or why the source could not work: a clause, and a hint where there is one.
-pub async fn probe(config: &MqttConfig) -> Result<String, String> {
-    let transport = Transport::build(config).await.map_err(|error| error.to_string())?;
-    transport.prepare().await.map_err(|error| error.to_string())?;
+pub async fn probe(config: &MqttConfig) -> Result<String, Complaint> {
+    let unusable = |step, words: String| Complaint::of_words(step, &words);
+    let transport = Transport::build(config).await;
+    let transport = transport.map_err(|error| unusable(Step::Tls, error.to_string()))?;
+    transport.prepare().await.map_err(|error| unusable(Step::Login, error.to_string()))?;
     let guest = guest(config);
     let (closing, mut closed) = mpsc::channel(1);
     let (client, connection) = client::open(&guest, &transport, 1, closing);
@@ -41,7 +44,7 @@ pub async fn probe(config: &MqttConfig) -> Result<String, String> {
     drop(visit);
     // A process that exits now would reset the connection.
     let _ = timeout(FAREWELL, closed.recv()).await;
-    asked.map_err(|trouble| with_hint(&trouble, config, &guest))?.said(config, &guest)
+    asked.map_err(|trouble| complaint(&trouble, config, &guest))?.said(config, &guest)
 }
 
 /// One connection, and how far it came.
@@ -99,13 +102,13 @@ impl Visit {
 }
 
 impl Answered {
-    fn said(self, config: &MqttConfig, guest: &MqttConfig) -> Result<String, String> {
+    fn said(self, config: &MqttConfig, guest: &MqttConfig) -> Result<String, Complaint> {
         if !self.refused.is_empty() {
             let s = if self.refused.len() == 1 { "" } else { "s" };
-            return Err(format!(
-                "the broker refuses the subscription{s} {}; check the broker's access list{}",
-                self.refused.join(", "),
-                by_name(config, guest),
+            return Err(Complaint::new(
+                Step::Allowed,
+                format!("the broker refuses the subscription{s} {}", self.refused.join(", ")),
+                format!("check the broker's access list{}", by_name(config, guest)),
             ));
         }
         let version = match config.version {
@@ -146,16 +149,32 @@ fn guest(config: &MqttConfig) -> MqttConfig {
     guest
 }
 
-fn with_hint(trouble: &Trouble, config: &MqttConfig, guest: &MqttConfig) -> String {
-    let (what, hint) = (&trouble.what, trouble.hint(config));
-    let parted = if hint.is_empty() { "" } else { "; " };
+fn complaint(trouble: &Trouble, config: &MqttConfig, guest: &MqttConfig) -> Complaint {
+    let (what, hint) = (trouble.what.as_str(), trouble.hint(config));
     let of_client = match trouble.kind {
         Kind::Credentials | Kind::ClientId => true,
         Kind::Closed => trouble.stage > Stage::Connecting,
         _ => false,
     };
     let by_name = if of_client { by_name(config, guest) } else { String::new() };
-    format!("{what}{parted}{hint}{by_name}")
+    let remedy = format!("{hint}{by_name}");
+    Complaint::new(step(trouble), what, remedy.trim_start_matches("; "))
+}
+
+/// Where a connection ended.
+fn step(trouble: &Trouble) -> Step {
+    match trouble.kind {
+        Kind::Certificate | Kind::Identity | Kind::NotTls => Step::Tls,
+        _ if trouble.stage > Stage::Connecting => Step::Allowed,
+        Kind::Credentials
+        | Kind::ClientId
+        | Kind::Version
+        | Kind::NoIdentifiers
+        | Kind::TakenOver
+        | Kind::Forbidden
+        | Kind::Clock => Step::Login,
+        _ => Step::Reach,
+    }
 }
 
 /// That the name may be the cause of a refusal.

@@ -12,17 +12,19 @@ use tokio::time::timeout;
 
 use crate::config::nats::NatsConfig;
 use crate::nats::{Change, Dialer, Kind, Trouble, confirmed};
+use crate::probe::{Complaint, Step};
 
 /// The server has this long in all.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Says what is there, or why the source could not work: a clause, and a hint where there is one.
-pub async fn probe(config: &NatsConfig) -> Result<String, String> {
-    let dialer = Dialer::new(&config.connection, "check").map_err(|error| error.to_string())?;
+pub async fn probe(config: &NatsConfig) -> Result<String, Complaint> {
+    let dialer = Dialer::new(&config.connection, "check");
+    let dialer = dialer.map_err(|error| Complaint::of_words(Step::Tls, &error.to_string()))?;
     let asked = timeout(PATIENCE, ask(&dialer, config)).await;
     asked
         .unwrap_or_else(|_| Err(Trouble::silent("the server does not answer")))
-        .map_err(|trouble| with_hint(&trouble, config))
+        .map_err(|trouble| complaint(&trouble, config))
 }
 
 async fn ask(dialer: &Dialer, config: &NatsConfig) -> Result<String, Trouble> {
@@ -55,13 +57,13 @@ async fn ask(dialer: &Dialer, config: &NatsConfig) -> Result<String, Trouble> {
     Ok(format!("nats-server {version}, {count} subscription{s} granted, at most once"))
 }
 
-fn with_hint(trouble: &Trouble, config: &NatsConfig) -> String {
-    let words = trouble.in_words(&config.connection);
+fn complaint(trouble: &Trouble, config: &NatsConfig) -> Complaint {
+    let mut complaint = trouble.complaint(&config.connection);
     if trouble.kind == Kind::Permission && config.queue.is_some() {
-        return format!(
-            "{words}; tried without the `queue` group, so as to take nothing from a running bridge: a server that \
-             allows it in the group only refuses this one only"
+        complaint.remedy.push_str(
+            "; tried without the `queue` group, so as to take nothing from a running bridge: a server that \
+             allows it in the group only refuses this one only",
         );
     }
-    words
+    complaint
 }

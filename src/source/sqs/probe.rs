@@ -5,28 +5,32 @@ use super::queue::Queue;
 use super::receipt::Receipt;
 use crate::aws::sqs::{Call, Kind, Trouble};
 use crate::config::sqs::SqsConfig;
+use crate::probe::{Complaint, Step};
 
 /// What was found, or why the source could not work: a clause, and a hint where there is one.
-pub async fn probe(config: &SqsConfig) -> Result<String, String> {
-    let queue = Queue::open(config).await.map_err(|error| error.to_string())?;
+pub async fn probe(config: &SqsConfig) -> Result<String, Complaint> {
+    let queue = Queue::open(config).await;
+    let queue = queue.map_err(|error| Complaint::of_words(Step::Login, &error.to_string()))?;
     let attributes = queue.attributes().await;
-    let attributes = attributes.map_err(|trouble| queue.words(Call::Attributes, &trouble))?;
+    let attributes = attributes.map_err(|trouble| queue.complaint(Call::Attributes, &trouble))?;
     if config.needs_redrive && attributes.max_receive_count.is_none() {
-        return Err(NO_REDRIVE.to_owned());
+        return Err(Complaint::of_words(Step::Exists, NO_REDRIVE));
     }
     let visibility = config.visibility_timeout.unwrap_or(attributes.visibility);
     if visibility < config.grace {
-        return Err(format!(
-            "the visibility timeout of {visibility:?} is shorter than the drain (`shutdown.grace`, {:?}): a lease that \
-             is not extended in time ends in it, and its message comes twice; set \
-             `visibility_timeout = \"{}s\"`, or one as long on the queue",
-            config.grace,
-            config.grace.as_secs() + 5
+        let (grace, longer) = (config.grace, config.grace.as_secs() + 5);
+        return Err(Complaint::new(
+            Step::Exists,
+            format!(
+                "the visibility timeout of {visibility:?} is shorter than the drain (`shutdown.grace`, {grace:?}): a \
+                 lease that is not extended in time ends in it, and its message comes twice"
+            ),
+            format!("set `visibility_timeout = \"{longer}s\"`, or one as long on the queue"),
         ));
     }
     for call in [Call::Delete, Call::Visibility] {
         if let Some(trouble) = forbidden(&queue, call).await {
-            return Err(queue.words(call, &trouble));
+            return Err(queue.complaint(call, &trouble));
         }
     }
     let kind = if queue.address().is_fifo() { "FIFO" } else { "standard" };

@@ -13,6 +13,7 @@ use crate::aws::AwsError;
 use crate::aws::Source;
 use crate::aws::sqs::{BATCH, Call, Failed, Settings, Sqs, Trouble, failed};
 use crate::config::sqs::{Queue as Address, SqsConfig};
+use crate::probe::Complaint;
 
 /// A receive may take this long beyond its wait; one that waits for nothing, and any other call, this long.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -65,6 +66,11 @@ impl Queue {
     /// What went wrong with a call, and the remedy.
     pub(super) fn words(&self, call: Call, trouble: &Trouble) -> String {
         trouble.with_hint(call, &self.address, self.sqs.region())
+    }
+
+    /// As what a look ends with.
+    pub(super) fn complaint(&self, call: Call, trouble: &Trouble) -> Complaint {
+        trouble.complaint(call, &self.address, self.sqs.region())
     }
 
     /// Notes that the credentials were refused. Whether there are new ones.
