@@ -45,6 +45,9 @@ async fn warnings_at_start_are_lines_of_the_log() {
     assert_eq!((&plain["line"], plain["column"].is_u64()), (&3.into(), true), "{plain}");
     assert!(plain["help"].as_str().unwrap().contains("{ env = "), "{plain}");
     said("`x/y` takes topics that `x/#` takes, too");
+    let started = lines.iter().find(|line| line["message"] == "started").unwrap();
+    assert_eq!(started["config"], setup.config().to_str().unwrap());
+    assert_eq!(started["version"], env!("CARGO_PKG_VERSION"));
 }
 
 #[test]

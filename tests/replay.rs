@@ -116,6 +116,37 @@ fn case(args: &[&str]) -> (Case, Emulator, Ledger, String) {
 }
 
 #[test]
+fn standard_input_is_read_to_its_end() {
+    let (case, _emulator, ledger, _) = case(&[]);
+    let mut lines = data(100, 4);
+    lines.push(line("2026-11-22T10:00:00.000Z", Some("gone"), "plant/x/data", &json!(1)));
+    let file = case.write("todo", &lines);
+    let stdin = || Stdio::from(fs::File::open(&file).unwrap());
+    let from_stdin =
+        |args: &[&str]| said(&case.command(Path::new("-"), args).stdin(stdin()).output().unwrap());
+    let (code, _, err) = from_stdin(&[]);
+    assert!(code == 2 && err.contains("with `--rejects`"), "{err}");
+    let both = bridge().args(["replay", "-", "-c", "-"]).stdin(stdin()).output().unwrap();
+    assert!(said(&both).0 == 2 && said(&both).2.contains("can't be both"), "{both:?}");
+    let again = case.file("again");
+    let (code, out, err) = from_stdin(&["--json", "--rejects", again.to_str().unwrap()]);
+    let account: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out} {err}"));
+    assert_eq!((code, number(&account, "published")), (1, 100), "{account}");
+    assert_adds_up(&account);
+    assert_eq!(account["unread"], json!([]), "{account}");
+    assert_eq!(ids(&ledger.read()).len(), 100);
+    assert_eq!(fs::read_to_string(again).unwrap().lines().count(), 1);
+    // Through a pipe, whose length nobody knows.
+    let mut child = case.command(Path::new("-"), &["--json", "--dry-run"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let text = fs::read(&file).unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), &text).unwrap();
+    let (_, out, _) = said(&child.wait_with_output().unwrap());
+    let account: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!(number(&account, "would_publish"), 100, "{account}");
+}
+
+#[test]
 fn a_thousand_records_are_published_in_order_and_once() {
     let (case, _emulator, ledger, _) = case(&[]);
     let records = data(1_000, 20);

@@ -26,6 +26,7 @@ Examples:
   appsync-bridge replay todo.jsonl --route telemetry --since 2h -c bridge.toml
   mv dead-letters.jsonl.2 todo.2 && mv dead-letters.jsonl.1 todo.1
   appsync-bridge replay todo.2 todo.1 -c bridge.toml      the oldest first
+  jq -c 'select(.reason == \"refused\")' todo | appsync-bridge replay - --rejects again
 
 Rename a file before it is replayed, one that was set aside (`.1`, `.2`) too: the bridge may write to it
 or set another aside meanwhile. Rename within the file system only: to another, mv copies and deletes, and
@@ -44,7 +45,7 @@ Exit codes: 0 everything was published, 1 something is left, 2 usage, 77 permiss
 130 aborted.";
 
 /// The log's filter: faults and progress.
-const LEVEL: &str = "warn,appsync_bridge::cli::replay=info";
+const LEVEL: &str = "warn,appsync_bridge::cli=info";
 
 /// Interval of progress lines without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -59,7 +60,7 @@ const LISTED: usize = 10;
 #[derive(clap::Args, Clone, Debug)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Dead-letter files, in this order
+    /// Dead-letter files, in this order; `-` is standard input
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
@@ -91,6 +92,10 @@ pub struct Args {
 
 /// Replays the files; the account on stdout, all else on stderr.
 pub async fn run(args: &Args) -> ExitCode {
+    if config::is_stdin(&args.config) && args.files.iter().any(|file| config::is_stdin(file)) {
+        complain(&"standard input can't be both the configuration and the dead letters");
+        return ExitCode::from(exit::USAGE);
+    }
     let config = match super::run::load(&args.config, Some(LEVEL)) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
@@ -192,7 +197,7 @@ fn preview_text(options: &Options, place: Place, preview: &Preview) -> String {
 async fn show_progress(progress: Progress, shutdown: Shutdown) {
     let terminal = io::stderr().is_terminal() && !telemetry::is_json();
     let bar = ProgressBar::with_draw_target(
-        Some(progress.total_bytes),
+        progress.total_bytes,
         if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
     );
     // The template is a constant; an error in it would only change the look of the bar.
@@ -221,7 +226,11 @@ async fn show_progress(progress: Progress, shutdown: Shutdown) {
             bar.set_message(redact::clean(&text).into_owned());
             continue;
         }
-        let percent = bytes * 100 / progress.total_bytes.max(1);
+        let Some(total) = progress.total_bytes else {
+            super::say(&text);
+            continue;
+        };
+        let percent = bytes * 100 / total.max(1);
         if telemetry::is_json() {
             info!(percent, "{text}");
         } else {
@@ -322,11 +331,9 @@ impl Report<'_> {
             lines.push("there are more of them: `--json` lists up to a thousand".to_owned());
         }
         for rest in &account.unread {
-            lines.push(format!(
-                "not read: {} and what follows, {} B",
-                shown(self.options, rest.from),
-                rest.bytes
-            ));
+            let place = shown(self.options, rest.from);
+            let bytes = rest.bytes.map_or_else(String::new, |bytes| format!(", {bytes} B"));
+            lines.push(format!("not read: {place} and what follows{bytes}"));
         }
         for path in self.rejects() {
             lines.push(format!("what is rejected again is in {path}"));
@@ -363,7 +370,10 @@ fn exit_code(why: &BuildError) -> ExitCode {
         BuildError::File { why, .. } if is_denied(why) => exit::PERMISSIONS,
         BuildError::Rejects(error) if is_denied(&error.why) => exit::PERMISSIONS,
         BuildError::File { .. } | BuildError::Rejects(_) => exit::FAILED,
-        BuildError::Twice(_) | BuildError::Both(_) | BuildError::Route { .. } => exit::USAGE,
+        BuildError::Twice(_)
+        | BuildError::Both(_)
+        | BuildError::NoRejects
+        | BuildError::Route { .. } => exit::USAGE,
         BuildError::Api { .. } => exit::CONFIGURATION,
     })
 }

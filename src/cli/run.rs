@@ -53,7 +53,11 @@ pub async fn run(args: &Args) -> ExitCode {
         let files =
             files.filter_map(|(name, to)| Some(format!("{name}: {}", to.path()?.display())));
         let dead_letter_files = files.collect::<Vec<_>>().join(", ");
-        info!(%admin, sources = config.sources.len(), routes = config.routes.len(), apis = config.apis.len(), dead_letter_files, "started");
+        let version = env!("CARGO_PKG_VERSION");
+        let whole =
+            std::path::absolute(&args.config).ok().filter(|_| !config::is_stdin(&args.config));
+        let config_file = config::shown(whole.as_deref().unwrap_or(&args.config));
+        info!(version, config = config_file, %admin, sources = config.sources.len(), routes = config.routes.len(), apis = config.apis.len(), dead_letter_files, "started");
     }
     bridge.reload_by(File(args.config.clone()));
     let reloader = bridge.reloader();

@@ -32,8 +32,8 @@ pub struct Place {
 pub struct Unread {
     /// The first line that was not read.
     pub from: Place,
-    /// From its beginning to the end of the file.
-    pub bytes: u64,
+    /// From its beginning to the end of the file; not known of standard input.
+    pub bytes: Option<u64>,
 }
 
 /// The result of every line. A line is a record or unreadable; a record is counted once.

@@ -1,10 +1,11 @@
-//! The files, and the filter of their records.
+//! The files or standard input, and the filter of their records.
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -20,10 +21,13 @@ use crate::dead_letter::record::Kept;
 use crate::route::{RouteName, Spec};
 use crate::shutdown::Shutdown;
 
+/// Named in place of a file: standard input.
+const STDIN: &str = "-";
+
 /// The options of a replay.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Dead-letter files, in this order.
+    /// Dead-letter files, in this order; `-` is standard input.
     pub files: Vec<PathBuf>,
     /// Only records that failed on this route.
     pub route: Option<String>,
@@ -36,7 +40,10 @@ pub struct Options {
 /// The open files, and the filter.
 pub(super) struct Input {
     lines: mpsc::Receiver<Line>,
-    pub(super) lengths: Vec<u64>,
+    /// Everything was read.
+    ended: bool,
+    /// Of each file; not known of standard input.
+    pub(super) lengths: Vec<Option<u64>>,
     route: Option<RouteName>,
     since: Option<SystemTime>,
     pub(super) routes: Routes,
@@ -72,6 +79,14 @@ impl Input {
         let mut files = Vec::new();
         for path in &options.files {
             let fail = |why| BuildError::File { path: path.display().to_string(), why };
+            if is_stdin(path) {
+                if !seen.insert(path.clone()) {
+                    return Err(BuildError::Twice(path.display().to_string()));
+                }
+                let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
+                files.push((File::from(stdin), None));
+                continue;
+            }
             let real = path.canonicalize().map_err(fail)?;
             // A FIFO would block until somebody writes to it.
             let flags = OFlags::NONBLOCK.bits().cast_signed();
@@ -86,7 +101,7 @@ impl Input {
             if !seen.insert(real) {
                 return Err(BuildError::Twice(path.display().to_string()));
             }
-            files.push((file, facts.len()));
+            files.push((file, Some(facts.len())));
         }
         for path in rejects_of(options) {
             if path.canonicalize().is_ok_and(|real| seen.contains(&real)) {
@@ -95,7 +110,8 @@ impl Input {
         }
         let lengths = files.iter().map(|(_, length)| *length).collect();
         let lines = lines::read(files, plan::separators(config));
-        Ok(Self { lines, lengths, route, since: options.since, routes: Routes::new(config) })
+        let (ended, since, routes) = (false, options.since, Routes::new(config));
+        Ok(Self { lines, ended, lengths, route, since, routes })
     }
 
     /// The routes that records may take.
@@ -117,17 +133,33 @@ impl Input {
         tokio::select! {
             biased;
             () = shutdown.drain() => None,
-            line = self.lines.recv() => line,
+            line = self.lines.recv() => {
+                self.ended = line.is_none();
+                line
+            }
         }
     }
 
     pub(super) fn unread(&self, read: &[Read]) -> Vec<Unread> {
-        let left = |(file, (length, read)): (usize, (&u64, &Read))| {
+        let left = |(file, (length, read)): (usize, (&Option<u64>, &Read))| {
+            let from = Place { file, line: read.lines + 1 };
+            let Some(length) = length else {
+                return (!self.ended).then_some(Unread { from, bytes: None });
+            };
             let bytes = length.saturating_sub(read.bytes);
-            (bytes > 0).then_some(Unread { from: Place { file, line: read.lines + 1 }, bytes })
+            (bytes > 0).then_some(Unread { from, bytes: Some(bytes) })
         };
         self.lengths.iter().zip(read).enumerate().filter_map(left).collect()
     }
+}
+
+/// Whether one of them is standard input.
+pub(super) fn has_stdin(options: &Options) -> bool {
+    options.files.iter().any(|path| is_stdin(path))
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new(STDIN)
 }
 
 /// The files for records that are rejected again: one for all, or one for each input.

@@ -26,16 +26,17 @@ pub(super) struct Line {
     pub(super) is_fatal: bool,
 }
 
-/// Starts to read `files`, each to its present length: lines appended meanwhile are for the next replay.
+/// Starts to read `files`, each to its present length: lines appended meanwhile are for the next replay. One whose length
+/// is not known is read to its end.
 /// Ends when the receiver is dropped.
 pub(super) fn read(
-    files: Vec<(File, u64)>,
+    files: Vec<(File, Option<u64>)>,
     separator: impl Fn(&str) -> char + Send + 'static,
 ) -> mpsc::Receiver<Line> {
     let (sender, lines) = mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
         for (file, (text, length)) in files.into_iter().enumerate() {
-            let mut text = BufReader::with_capacity(1 << 16, text.take(length));
+            let mut text = BufReader::with_capacity(1 << 16, text.take(length.unwrap_or(u64::MAX)));
             for line in 1.. {
                 let place = Place { file, line };
                 let (bytes, kept, is_fatal) = match next(&mut text, MAX_LINE) {

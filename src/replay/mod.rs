@@ -34,7 +34,7 @@ use crate::publish::{self, Addressed, Publisher, Refused};
 use crate::route::{Decision, Reason, Rejection, RouteName};
 use crate::shutdown::Shutdown;
 use account::Tally;
-use input::{Input, Read, rejects_of};
+use input::{Input, Read, has_stdin, rejects_of};
 use plan::{Routes, Undecided};
 
 /// After the abort every part has this long to end.
@@ -54,6 +54,11 @@ pub enum BuildError {
     /// A file is given twice.
     #[error("`{0}` is named twice")]
     Twice(String),
+    /// What comes by standard input has no place beside it.
+    #[error(
+        "what is rejected again can't go beside standard input; name a file for it with `--rejects`"
+    )]
+    NoRejects,
     /// Records would be written to a file they come from.
     #[error(
         "`{0}` would be read and written: what is rejected again goes there; replay it by itself, or name another file with `--rejects`"
@@ -109,8 +114,8 @@ struct Rejects {
 /// A view of a replay's progress; cheap to clone.
 #[derive(Clone)]
 pub struct Progress {
-    /// Of all files.
-    pub total_bytes: u64,
+    /// Of all files; `None` with standard input.
+    pub total_bytes: Option<u64>,
     bytes: Arc<AtomicU64>,
     tally: Arc<Tally>,
     health: Health,
@@ -123,6 +128,9 @@ impl Replay {
         options: &Options,
         shutdown: Shutdown,
     ) -> Result<Self, BuildError> {
+        if options.rejects.is_none() && has_stdin(options) {
+            return Err(BuildError::NoRejects);
+        }
         let input = Input::open(config, options)?;
         let (metrics, health) = (Metrics::new(), Health::default());
         let mut parts = JoinSet::new();
@@ -157,7 +165,7 @@ impl Replay {
         parts.spawn(rejects.clone().run(refused_entries));
 
         let feed = Feed { publishers, rejects };
-        let total_bytes = input.lengths.iter().sum();
+        let total_bytes = input.lengths.iter().copied().sum();
         let progress = Progress { total_bytes, bytes: Arc::default(), tally, health };
         Ok(Self { input, parts, feed, progress, grace: config.grace, shutdown })
     }
