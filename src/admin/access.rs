@@ -9,26 +9,21 @@ use std::sync::Arc;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::{Request, State};
-use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, HOST, ORIGIN, WWW_AUTHENTICATE,
-};
-use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::config::Secret;
+use crate::listener::{is_foreign, strange_host};
 
 /// A probe of Kubernetes has no token: it learns whether, and not why.
 const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
 /// Nothing here reads a body.
 const MAX_BODY_BYTES: u64 = 8 * 1024;
-
-/// A browser's word of whether the page that asks is of this site.
-const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The rules of the port.
 #[derive(Debug)]
@@ -46,9 +41,7 @@ impl Access {
     /// Why a request gets no answer, whoever sends it.
     fn refusal(&self, request: &Request) -> Option<(StatusCode, String)> {
         let headers = request.headers();
-        if self.listen.is_loopback()
-            && let Some(other) = hosts(request).find(|host| !self.is_own(host))
-        {
+        if let Some(other) = strange_host(self.listen, request) {
             let words = format!(
                 "`{}` is no name of this port, which listens on loopback: ask `localhost` or `{}`, and let a proxy before it set `Host`\n",
                 shown(other),
@@ -66,11 +59,6 @@ impl Access {
             return Some((StatusCode::PAYLOAD_TOO_LARGE, words));
         }
         None
-    }
-
-    /// Whether a `Host` is a name of this port, if it listens on loopback.
-    fn is_own(&self, host: &str) -> bool {
-        is_loopback(host) || address(host) == Some(self.listen)
     }
 
     /// Whether who is let through has shown a token.
@@ -115,45 +103,6 @@ pub(super) async fn guard(
     let status = answer.status();
     let words = if status.is_success() { "yes\n" } else { "no; why is for who has the token\n" };
     (status, words).into_response()
-}
-
-/// The hosts that a request names. A target in absolute form is what counts, and who sends one can send any `Host`
-/// beside it.
-pub(super) fn hosts(request: &Request) -> impl Iterator<Item = &str> {
-    values(request.headers(), &HOST).chain(request.uri().authority().map(Authority::as_str))
-}
-
-/// Whether a `Host` names this machine, whatever a name server says.
-pub(super) fn is_loopback(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    authority.host().trim_end_matches('.').eq_ignore_ascii_case("localhost")
-        || address(host).is_some_and(|ip| ip.is_loopback())
-}
-
-/// The address that a `Host` is.
-fn address(host: &str) -> Option<IpAddr> {
-    let authority = host.parse::<Authority>().ok()?;
-    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-    Some(name.parse::<IpAddr>().ok()?.to_canonical())
-}
-
-/// Whether a browser says that a page of another site asks: by any of the values, if there are several.
-fn is_foreign(request: &Request) -> bool {
-    let headers = request.headers();
-    let own_site = |site: &str| matches!(site, "same-origin" | "none");
-    let own_origin = |origin: &str| {
-        let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-        let mut hosts = hosts(request).peekable();
-        host.is_some_and(|own| {
-            hosts.peek().is_some() && hosts.all(|host| host.eq_ignore_ascii_case(own))
-        })
-    };
-    !values(headers, &FETCH_SITE).all(own_site) || !values(headers, &ORIGIN).all(own_origin)
-}
-
-/// All values of a header; one that is no text is none that is good.
-fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("?"))
 }
 
 /// The token that a request brings.

@@ -12,9 +12,8 @@ use axum::routing::{MethodRouter, post};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::access::{hosts, is_loopback};
 use super::status::clean;
-use crate::listener::Peer;
+use crate::listener::{Peer, hosts, is_loopback};
 
 /// Reloads that may wait; more would do the same.
 const MOST_WAITING: usize = 16;

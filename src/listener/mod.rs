@@ -9,6 +9,7 @@
 //!
 //! Not here: the answers, and the limits of a request.
 
+mod site;
 mod slots;
 
 use std::convert::Infallible;
@@ -28,6 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::sleep;
 
+pub use site::{hosts, is_foreign, is_loopback, strange_host};
 pub use slots::Slot;
 use slots::Slots;
 
