@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::support::amplify::Amplify;
 use crate::support::demo::Demo;
 use crate::support::emulator::{bridge, request};
-use crate::support::page::Page;
+use crate::support::page::{Page, target};
 
 /// Events until the page has settled: every van was heard, what piled up at the start is drawn.
 const WARM: u64 = 240;
@@ -198,10 +198,4 @@ fn read(stdout: ChildStdout) -> std::sync::mpsc::Receiver<String> {
 fn shell(line: &str) {
     let output = Command::new("sh").args(["-c", line]).output().unwrap();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Cargo's target directory, wherever it is.
-fn target() -> PathBuf {
-    let binary = Path::new(env!("CARGO_BIN_EXE_appsync-bridge"));
-    binary.ancestors().nth(2).unwrap().to_owned()
 }

@@ -7,5 +7,7 @@ mod http;
 mod limits;
 mod log;
 mod memory;
+mod modes;
+mod page;
 mod realtime;
 mod signature;

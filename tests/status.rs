@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -11,7 +10,7 @@ use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
 use crate::support::mosquitto::Mosquitto;
-use crate::support::page::Page;
+use crate::support::page::{Page, target};
 use crate::support::producer::publish;
 use crate::support::until;
 
@@ -322,10 +321,4 @@ async fn a_topic_that_is_markup_is_text() {
     page.ask("visit", &format!("http://{}/", bridge.admin()));
     page.ask("until", topic);
     assert_eq!(page.ask("measure", ".")["complaints"], json!([]));
-}
-
-/// Cargo's target directory, wherever it is.
-fn target() -> PathBuf {
-    let binary = Path::new(env!("CARGO_BIN_EXE_appsync-bridge"));
-    binary.ancestors().nth(2).unwrap().to_owned()
 }

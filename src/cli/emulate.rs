@@ -11,8 +11,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::builder::NonEmptyStringValueParser;
 
-use crate::emulator::{Emulator, Fault, IamUser, Settings, Tls};
-use crate::event_api::Segment;
+use crate::emulator::{
+    AmplifyLines, Emulator, Fault, IamUser, Namespace, PUBLIC_KEY, Settings, Tls,
+};
 use crate::redact;
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Format};
@@ -21,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   appsync-bridge emulate
   appsync-bridge emulate --namespace orders fleet --api-key da2-mine
+  appsync-bridge emulate --namespace orders=publish:iam,subscribe:token fleet=api-key --any-jwt
   appsync-bridge emulate --access-key-id AKIDLOCAL --secret-access-key secret --region eu-west-1
   appsync-bridge emulate --tls /tmp/emulator      # clients trust /tmp/emulator/ca.pem
   appsync-bridge emulate --listen 127.0.0.1:0 --json --ledger accepted.jsonl
@@ -42,11 +44,8 @@ Faults:
   {\"fault\": {\"clock\": {\"offset\": \"-10m\"}}}
   {\"fault\": {\"headers\": {\"age\": \"30\"}}, \"skip\": 5}
 
-  While it runs: GET, PUT (a JSON list) or DELETE /_emulator/faults, and GET /_emulator/stats, on the
-  loopback only, or with --control.";
-
-/// The key unless another is given. It is in the documentation, and hints name it: no secret.
-const PUBLIC_KEY: &str = "da2-local";
+  While it runs: the page at /, or GET, PUT (a JSON list) or DELETE /_emulator/faults, and GET
+  /_emulator/stats, on the loopback only, or with --control.";
 
 /// Run a local Event API: publish over HTTP, publish and subscribe over WebSocket
 #[derive(clap::Args, Clone)]
@@ -56,9 +55,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
     listen: SocketAddr,
 
-    /// Namespaces that exist; all others are refused. Without this, every namespace exists
-    #[arg(long, value_name = "NAME", num_args = 1.., value_parser = namespace)]
-    namespace: Vec<String>,
+    /// Namespaces that exist; all others are refused. Without this, every namespace exists and takes every mode.
+    /// MODES is `api-key`, `iam` or `token`, several joined by `+`; or `publish:MODES,subscribe:MODES`
+    #[arg(long, value_name = "NAME[=MODES]", num_args = 1..)]
+    namespace: Vec<Namespace>,
 
     /// API keys that are accepted
     #[arg(long, value_name = "KEY", num_args = 1.., default_value = PUBLIC_KEY,
@@ -68,6 +68,10 @@ pub struct Args {
     /// `authorization` values that are accepted, in place of Cognito, OpenID Connect and Lambda
     #[arg(long, value_name = "TOKEN", num_args = 1.., value_parser = NonEmptyStringValueParser::new())]
     token: Vec<String>,
+
+    /// Accept every JSON Web Token as `authorization`, whoever made it: nothing in it is verified
+    #[arg(long)]
+    any_jwt: bool,
 
     /// A user whose signatures are accepted
     #[arg(long, value_name = "ID", requires = "secret_access_key")]
@@ -127,12 +131,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
 
-    /// Let other machines change the faults, if they can reach the address
+    /// Let other machines see the page and change the faults, if they can reach the address
     #[arg(long)]
     control: bool,
 
-    /// What the log on standard error says: `info` has a line for each refusal, `debug` one for what was
-    /// accepted, too
+    /// What the log on standard error says: `warn` has a line for each refusal, `info` one for each connection,
+    /// subscription and publish, too
     #[arg(long, value_name = "LEVEL", default_value = "info",
           value_parser = ["error", "warn", "info", "debug", "trace"])]
     log_level: String,
@@ -155,7 +159,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         let text = std::fs::read(path).with_context(named)?;
         settings.faults.splice(..0, Fault::list(&text).with_context(named)?);
     }
-    let namespace = settings.namespaces.first().cloned().unwrap_or_else(|| "demo".to_owned());
+    let namespace = settings.namespaces.first().map_or("demo", Namespace::name).to_owned();
+    let (any_jwt, page) = (settings.any_jwt, loopback || settings.control);
     let emulator = Emulator::bind(settings)?;
     if !loopback {
         let address = emulator.local_addr();
@@ -163,7 +168,13 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
             "{address} can be reached from other machines; the emulator is made for local use"
         ));
     }
-    announce(&emulator, &api_key, &namespace, json).context("cannot write to standard output")?;
+    if any_jwt {
+        let words = "--any-jwt: every token that looks like a JWT is accepted, and NOTHING in it is verified: \
+                     neither who made it nor until when it is good";
+        super::caution(&words);
+    }
+    announce(&emulator, &api_key, &namespace, json, page)
+        .context("cannot write to standard output")?;
     emulator.run(shutdown).await?;
     Ok(())
 }
@@ -190,6 +201,7 @@ impl Args {
             namespaces: self.namespace,
             api_keys: self.api_key,
             tokens: self.token,
+            any_jwt: self.any_jwt,
             users: user.into_iter().collect(),
             verify_signatures: !self.dangerously_skip_signatures,
             tls: generated.or(files),
@@ -208,6 +220,7 @@ fn announce(
     api_key: &str,
     namespace: &str,
     json: bool,
+    page: bool,
 ) -> std::io::Result<()> {
     let (endpoint, realtime) = (emulator.endpoint(), emulator.realtime());
     let ca_file = emulator.ca_file().map(|file| file.display().to_string());
@@ -237,12 +250,19 @@ fn announce(
         "publish   {curl} {endpoint} -H 'x-api-key: {api_key}' -H 'content-type: application/json' \
          -d '{{\"channel\":\"/{namespace}/hello\",\"events\":[\"{{\\\"n\\\":1}}\"]}}'"
     )?;
+    let lines = AmplifyLines::new(
+        &endpoint,
+        api_key,
+        namespace,
+        emulator.ca_file().map(std::path::PathBuf::as_path),
+    );
+    writeln!(out, "\n--- Amplify in a browser ---\n{}", lines.browser)?;
+    writeln!(out, "\n--- Amplify in Node ---\n{}\n---\n", lines.node)?;
+    if page && let Some(root) = endpoint.strip_suffix("event") {
+        writeln!(out, "page      {root}")?;
+    }
     writeln!(out, "ready")?;
     out.flush()
-}
-
-fn namespace(text: &str) -> Result<String, String> {
-    Segment::parse(text).map(|segment| segment.as_str().to_owned()).map_err(|e| e.to_string())
 }
 
 /// As the times of a fault, such as `250ms`, `60s` or `5m`; or a bare number of seconds.
@@ -301,7 +321,8 @@ mod tests {
     fn lists_take_several_words() {
         let settings =
             settings("--namespace a b --api-key k --namespace c --latency 250ms").unwrap();
-        assert_eq!(settings.namespaces, ["a", "b", "c"]);
+        let names: Vec<_> = settings.namespaces.iter().map(Namespace::name).collect();
+        assert_eq!(names, ["a", "b", "c"]);
         assert_eq!(settings.api_keys, ["k"]);
         assert_eq!(settings.latency, Duration::from_millis(250));
         let settings = self::settings(
@@ -322,6 +343,7 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for line in [
             "--namespace a_b",
+            "--namespace a=jwt",
             "--access-key-id A",
             "--session-token t",
             "--tls-cert c",

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use crate::bridge::{Bridge, RunError};
 use crate::config::{self, Environment};
-use crate::emulator::{Emulator, Settings};
+use crate::emulator::{Emulator, Namespace, Settings};
 use crate::files::descriptors;
 use crate::listener::Listener;
 use crate::shutdown::Shutdown;
@@ -79,7 +79,7 @@ impl Demo {
         let broker_addr =
             broker.local_addr().ok_or_else(|| anyhow!("the MQTT broker has no port"))?;
         let mut settings = Settings::new(loopback(0));
-        settings.namespaces = vec!["demo".to_owned()];
+        settings.namespaces = vec![Namespace::open("demo")];
         settings.api_keys = vec![API_KEY.to_owned()];
         let emulator = Emulator::bind(settings).context("the emulator can't start")?;
         let (endpoint, realtime) = (emulator.endpoint(), emulator.realtime());

@@ -1,10 +1,10 @@
-//! The log lines of a client's operations: one for each refusal, one at `debug` for each acceptance.
-//! They hold no credentials.
+//! The log lines of a client's operations: a warning for each refusal, a line at `info` for each acceptance and for
+//! the end of a WebSocket. They hold no credentials.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
 
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
 use crate::error_chain::printable;
 
@@ -35,11 +35,17 @@ impl Caller {
         warn!(client = %address, transport, operation, channel, %why, hint, "refused");
     }
 
-    /// Logs that `operation`, perhaps on a `channel`, was accepted.
-    pub(super) fn accepted(&self, operation: &str, channel: Option<&str>) {
+    /// Logs that `operation`, perhaps on a `channel` and with so many events, was accepted.
+    pub(super) fn accepted(&self, operation: &str, channel: Option<&str>, events: Option<usize>) {
         let Self { address, transport } = self;
         let channel = channel.map(|text| printable(text, MAX_LOGGED_CHARS));
         let channel = channel.as_deref();
-        debug!(client = %address, transport, operation, channel, "accepted");
+        info!(client = %address, transport, operation, channel, events, "accepted");
+    }
+
+    /// Logs the end of a WebSocket.
+    pub(super) fn left(&self) {
+        let Self { address, transport } = self;
+        info!(client = %address, transport, "left");
     }
 }

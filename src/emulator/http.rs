@@ -13,6 +13,7 @@
 //! | a body, a channel or an event that cannot be read | 400 `BadRequestException`, the whole request |
 //! | a body over 1.2 MB | 413 `BadRequestException` |
 //! | a body that takes longer than 30 s | 408 `BadRequestException` |
+//! | a mode that the namespace does not take | 401 `UnauthorizedException`, with the text for a bad key |
 //! | a ledger that cannot be written | 500 `InternalFailureException` |
 //! | another method or path | 405, 404 `BadRequestException` |
 //!
@@ -106,7 +107,7 @@ pub(super) async fn answer(
             caller.refused("request", None, format!("{method} {path} does not exist"), hint);
             bad_request(StatusCode::METHOD_NOT_ALLOWED, "the method is not supported here")
         }
-        (path, _) if service.control && path.starts_with(control::PREFIX) => {
+        (path, _) if service.control && control::has(path) => {
             return Ok(control::answer(&service, request).await);
         }
         (path, _) => {
@@ -163,7 +164,7 @@ async fn event(
         let named = request.as_ref().ok().map(|request| request.channel.clone());
         match publish(service, id, &parts, &body, request, now) {
             Ok(answer) => {
-                caller.accepted("publish", named.as_deref());
+                caller.accepted("publish", named.as_deref(), Some(subject.events));
                 let wrong = service.faults.wrong(subject, Instant::now());
                 json_text_answer(StatusCode::OK, answer_body(answer, wrong))
             }
@@ -250,7 +251,7 @@ fn publish(
     let query = parts.uri.query().unwrap_or_default();
     let own_host = presented.one("host").unwrap_or_default();
     let signed = Signed { presented: &presented, own_host, query, payload: body };
-    service.access.check(signed, now).map_err(|why| denied(&why))?;
+    let mode = service.access.check(signed, now).map_err(|why| denied(&why))?;
     let request = request.map_err(|e| {
         let why = format!("the body is no publish request: {e}");
         let hint = r#"send `{"channel":"/demo/a","events":["{}"]}`: each event is a text of JSON"#;
@@ -259,6 +260,7 @@ fn publish(
     let publish = Publish {
         request: id,
         transport: HTTP,
+        mode: Some(mode),
         channel: &request.channel,
         events: &request.events,
     };
@@ -326,6 +328,9 @@ fn refused(refusal: &Refusal) -> Rejection {
             (StatusCode::BAD_REQUEST, item("BadRequestException", "Input exceeded 5 event limit"))
         }
         Refusal::UnknownNamespace => (StatusCode::UNAUTHORIZED, unknown_namespace()),
+        Refusal::OtherMode { .. } => {
+            (StatusCode::UNAUTHORIZED, item("UnauthorizedException", NOT_AUTHORIZED))
+        }
         Refusal::Ledger(_) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             item("InternalFailureException", refusal.to_string()),

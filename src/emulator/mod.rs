@@ -17,18 +17,19 @@
 //! connects to `wss://` even for an `http://` endpoint, unless the scheme is written `HTTP://`.
 
 mod access;
+mod amplify;
 mod answer;
 mod caller;
 mod control;
 mod fanout;
 mod fault;
+mod handle;
 mod http;
-mod ledger;
 mod memory;
 mod rate;
 mod realtime;
+mod record;
 mod service;
-mod stats;
 mod tls;
 
 use std::io;
@@ -47,8 +48,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::io::InspectReader;
 use tokio_util::task::TaskTracker;
 
-pub use access::IamUser;
+pub use access::{IamUser, Mode, Namespace};
+pub use amplify::AmplifyLines;
 pub use fault::{Fault, FaultError};
+pub use handle::Handle;
+pub use record::{Counts, Published};
+pub use service::Watch;
 pub use tls::Tls;
 
 use crate::event_api::{EVENT_PATH, REALTIME_PATH};
@@ -58,16 +63,18 @@ use crate::shutdown::Shutdown;
 use access::Access;
 use fanout::Fanout;
 use fault::Faults;
-use ledger::Ledger;
 use memory::{Holding, MAX_HELD_BYTES, Memory, Side};
+use record::{Journal, Ledger, Stats};
 use service::Service;
-use stats::Stats;
 
 /// An upper limit; the file descriptors may allow fewer. High, as subscribers are its purpose.
 const MAX_CONNECTIONS: usize = 4_096;
 
 /// Its connections may take one part in this many of the file descriptors.
 const DESCRIPTOR_SHARE: u64 = 3;
+
+/// An API key that is in the documentation, and that hints name: no secret.
+pub const PUBLIC_KEY: &str = "da2-local";
 
 /// The configuration of an emulator.
 pub struct Settings {
@@ -76,12 +83,14 @@ pub struct Settings {
     /// The region that signatures must be scoped to; `None` takes any.
     pub region: Option<String>,
     /// The namespaces that exist; empty: every well-formed one does.
-    pub namespaces: Vec<String>,
+    pub namespaces: Vec<Namespace>,
     /// Accepted values of `x-api-key`.
     pub api_keys: Vec<String>,
     /// Accepted values of `authorization`, with or without `Bearer `: they stand for those that Cognito,
     /// OpenID Connect or a Lambda authorizer would accept.
     pub tokens: Vec<String>,
+    /// Every JSON Web Token is accepted, unverified.
+    pub any_jwt: bool,
     /// Users whose signatures are accepted.
     pub users: Vec<IamUser>,
     /// `false` accepts every well-formed signature, whatever its key.
@@ -99,6 +108,8 @@ pub struct Settings {
     /// Allow every client to change the faults and read the counts; on the loopback that is always
     /// allowed.
     pub control: bool,
+    /// Is told of every publish with accepted events, before their subscribers; must not wait.
+    pub watch: Option<Watch>,
 }
 
 impl Settings {
@@ -111,6 +122,7 @@ impl Settings {
             namespaces: Vec::new(),
             api_keys: Vec::new(),
             tokens: Vec::new(),
+            any_jwt: false,
             users: Vec::new(),
             verify_signatures: true,
             tls: None,
@@ -119,6 +131,7 @@ impl Settings {
             ledger: None,
             faults: Vec::new(),
             control: false,
+            watch: None,
         }
     }
 }
@@ -154,10 +167,18 @@ impl Emulator {
         };
         let ledger = settings.ledger.as_ref().map(open).transpose()?;
         let memory = Memory::new(MAX_HELD_BYTES);
+        let endpoint = endpoint(settings.tls.is_some(), local);
+        let ca_file = settings.tls.as_ref().and_then(Tls::ca_file);
+        // What is not public is for nobody else to see.
+        let key = settings.api_keys.iter().find(|key| *key == PUBLIC_KEY);
+        let key = key.map_or("YOUR-API-KEY", String::as_str);
+        let namespace = settings.namespaces.first().map_or("demo", Namespace::name);
+        let amplify = AmplifyLines::new(&endpoint, key, namespace, ca_file.as_deref());
         let service = Service {
             access: Access {
                 api_keys: settings.api_keys,
                 tokens: settings.tokens,
+                any_jwt: settings.any_jwt,
                 users: settings.users,
                 region: settings.region,
                 verify_signatures: settings.verify_signatures,
@@ -171,9 +192,13 @@ impl Emulator {
             latency: settings.latency,
             faults: Faults::new(settings.faults, Instant::now()),
             control: settings.control || local.ip().is_loopback(),
+            local,
+            endpoint,
+            amplify,
             stats: Stats::default(),
+            journal: Journal::default(),
+            watch: settings.watch,
         };
-        let ca_file = settings.tls.and_then(|tls| tls.ca_file());
         Ok(Self { listener, local, tls, ca_file, service: Arc::new(service) })
     }
 
@@ -183,19 +208,24 @@ impl Emulator {
         self.local
     }
 
+    /// A handle to it from within this process.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.service))
+    }
+
     /// The HTTP endpoint, such as `http://127.0.0.1:8787/event`; the loopback's if it listens on all
     /// interfaces.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}{EVENT_PATH}", self.reachable())
+        self.service.endpoint.clone()
     }
 
     /// The WebSocket endpoint, such as `ws://127.0.0.1:8787/event/realtime`.
     #[must_use]
     pub fn realtime(&self) -> String {
         let scheme = if self.tls.is_some() { "wss" } else { "ws" };
-        format!("{scheme}://{}{REALTIME_PATH}", self.reachable())
+        format!("{scheme}://{}{REALTIME_PATH}", reachable(self.local))
     }
 
     /// The authority that clients must trust, if the certificate was generated.
@@ -232,15 +262,21 @@ impl Emulator {
         }
         Ok(())
     }
+}
 
-    fn reachable(&self) -> SocketAddr {
-        let ip = match self.local.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-            ip => ip,
-        };
-        SocketAddr::new(ip, self.local.port())
-    }
+fn endpoint(tls: bool, local: SocketAddr) -> String {
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{}{EVENT_PATH}", reachable(local))
+}
+
+/// This machine's own, if it listens on all of them.
+fn reachable(local: SocketAddr) -> SocketAddr {
+    let ip = match local.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, local.port())
 }
 
 /// One client's TCP connection.

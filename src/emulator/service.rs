@@ -2,17 +2,18 @@
 //! for a refusal, as AWS does.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use uuid::Uuid;
 
-use super::access::Access;
+use super::access::{Access, Mode, Namespace, Operation};
+use super::amplify::AmplifyLines;
 use super::fanout::Fanout;
 use super::fault::{EventFailure, Faults, Subject};
-use super::ledger::{Ledger, LedgerLine};
 use super::memory::Memory;
-use super::stats::Stats;
+use super::record::{Journal, Ledger, LedgerLine, Published, Stats};
 use crate::event_api::wire::{AcceptedEvent, FailedEvent, PublishAnswer};
 use crate::event_api::{Channel, Event, EventError, MAX_EVENTS};
 
@@ -20,7 +21,7 @@ use crate::event_api::{Channel, Event, EventError, MAX_EVENTS};
 pub(super) struct Service {
     pub(super) access: Access,
     /// Empty: every well-formed namespace exists.
-    pub(super) namespaces: Vec<String>,
+    pub(super) namespaces: Vec<Namespace>,
     pub(super) fanout: Fanout,
     /// Bytes of the connections.
     pub(super) memory: Arc<Memory>,
@@ -30,8 +31,20 @@ pub(super) struct Service {
     pub(super) faults: Faults,
     /// Whether the faults can be changed from outside.
     pub(super) control: bool,
+    /// The address it listens on.
+    pub(super) local: SocketAddr,
+    /// The endpoint, and how a client is told of it.
+    pub(super) endpoint: String,
+    pub(super) amplify: AmplifyLines,
     pub(super) stats: Stats,
+    /// What was accepted of late.
+    pub(super) journal: Journal,
+    /// Is told of what is accepted, before its subscribers.
+    pub(super) watch: Option<Watch>,
 }
+
+/// Whoever is told of accepted events; must not wait.
+pub type Watch = Box<dyn Fn(Published<'_>) + Send + Sync>;
 
 /// The transport that faults apply to.
 pub(super) const HTTP: &str = "http";
@@ -43,6 +56,8 @@ pub(super) struct Publish<'a> {
     pub(super) request: &'a str,
     /// [`HTTP`] or `ws`.
     pub(super) transport: &'static str,
+    /// How the client has shown who it is; `None` takes what is only said here, on the emulator's own page.
+    pub(super) mode: Option<Mode>,
     /// As the client wrote it.
     pub(super) channel: &'a str,
     /// As the client wrote them.
@@ -69,6 +84,14 @@ pub(super) enum Refusal {
     /// The namespace does not exist.
     #[error("unknown namespace")]
     UnknownNamespace,
+    /// The namespace does not take the client's mode.
+    #[error("the namespace takes no {mode} here ({takes})")]
+    OtherMode {
+        /// The client's.
+        mode: Mode,
+        /// Those that it takes, in words.
+        takes: String,
+    },
     /// An event is not JSON.
     #[error("event {index} is {why}")]
     NotJson {
@@ -91,6 +114,9 @@ impl Refusal {
                 "a channel has one to five segments of 1 to 50 letters, digits and `-`"
             }
             Self::UnknownNamespace => "name it with `--namespace`",
+            Self::OtherMode { .. } => {
+                "send another credential, or allow this mode in `--namespace NAME=MODE+MODE`"
+            }
             Self::NotJson { .. } => "each event is a text of JSON, such as \"{\\\"n\\\":1}\"",
             Self::Ledger(_) => "make room for the file of `--ledger`",
         }
@@ -98,9 +124,22 @@ impl Refusal {
 }
 
 impl Service {
-    /// Whether a namespace exists.
-    pub(super) fn has_namespace(&self, name: &str) -> bool {
-        self.namespaces.is_empty() || self.namespaces.iter().any(|known| known == name)
+    /// Whether a namespace exists, and takes this mode for that.
+    pub(super) fn admit(
+        &self,
+        name: &str,
+        mode: Option<Mode>,
+        operation: Operation,
+    ) -> Result<(), Refusal> {
+        if self.namespaces.is_empty() {
+            return Ok(());
+        }
+        let namespace = self.namespaces.iter().find(|known| known.name() == name);
+        let namespace = namespace.ok_or(Refusal::UnknownNamespace)?;
+        match mode.filter(|mode| !namespace.takes(*mode, operation)) {
+            Some(mode) => Err(Refusal::OtherMode { mode, takes: namespace.words() }),
+            None => Ok(()),
+        }
     }
 
     /// Accepts the valid events, sends them to the subscribers, and answers for every event.
@@ -116,9 +155,7 @@ impl Service {
         }
         let channel = Channel::parse(publish.channel)
             .map_err(|why| Refusal::BadChannel { channel: publish.channel.to_owned(), why })?;
-        if !self.has_namespace(channel.namespace()) {
-            return Err(Refusal::UnknownNamespace);
-        }
+        self.admit(channel.namespace(), publish.mode, Operation::Publish)?;
         let mut answer = PublishAnswer::default();
         let mut accepted = Vec::with_capacity(publish.events.len());
         for (index, text) in publish.events.iter().enumerate() {
@@ -146,7 +183,11 @@ impl Service {
         if publish.transport == HTTP {
             self.stats.accepted(accepted.len());
         }
-        self.fanout.publish(&channel, accepted);
+        if let Some(watch) = &self.watch {
+            watch(Published { channel: channel.as_str(), events: &accepted });
+        }
+        let receivers = self.fanout.publish(&channel, accepted.iter().copied());
+        self.journal.note(publish.transport, &channel, &accepted, receivers);
         Ok(answer)
     }
 
@@ -208,11 +249,12 @@ mod tests {
             access: Access {
                 api_keys: Vec::new(),
                 tokens: Vec::new(),
+                any_jwt: false,
                 users: Vec::new(),
                 region: None,
                 verify_signatures: true,
             },
-            namespaces: vec!["demo".to_owned()],
+            namespaces: vec!["demo".parse().unwrap(), "signed=iam".parse().unwrap()],
             fanout: Fanout::new(Memory::new(usize::MAX)),
             memory: Memory::new(usize::MAX),
             ledger,
@@ -220,7 +262,12 @@ mod tests {
             latency: Duration::ZERO,
             faults: Faults::new(Vec::new(), Instant::now()),
             control: false,
+            local: "127.0.0.1:1".parse().unwrap(),
+            endpoint: String::new(),
+            amplify: AmplifyLines::new("", "", "", None),
             stats: Stats::default(),
+            journal: Journal::default(),
+            watch: None,
         }
     }
 
@@ -230,7 +277,8 @@ mod tests {
         events: &[&str],
     ) -> Result<PublishAnswer, Refusal> {
         let events: Vec<String> = events.iter().map(|e| (*e).to_owned()).collect();
-        service.publish(Publish { request: "r", transport: HTTP, channel, events: &events })
+        let mode = Some(Mode::ApiKey);
+        service.publish(Publish { request: "r", transport: HTTP, mode, channel, events: &events })
     }
 
     #[test]
@@ -253,6 +301,7 @@ mod tests {
             ("demo/a", &[][..], "at least one event is required"),
             ("demo/*", &["1"][..], "`demo/*` is no channel"),
             ("other/a", &["1"][..], "unknown namespace"),
+            ("signed/a", &["1"][..], "the namespace takes no api-key here (publish: iam"),
             ("demo/a", &["1", "{"][..], "event 1 is not a JSON value"),
         ] {
             let refusal = publish(&service, channel, events).unwrap_err().to_string();

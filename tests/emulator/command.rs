@@ -36,6 +36,14 @@ fn the_printed_line_publishes_and_ready_comes_last() {
     assert!(endpoint.starts_with("http://127.0.0.1:"), "{endpoint}");
     assert_eq!(after("amplify"), endpoint.replace("http://", "HTTP://"));
     assert_eq!(after("realtime"), format!("{}/realtime", endpoint.replace("http://", "ws://")));
+    assert_eq!(after("page"), endpoint.strip_suffix("event").unwrap());
+    let text = lines.join("\n");
+    let (_, browser) = text.split_once("--- Amplify in a browser ---\n").unwrap();
+    let (browser, node) = browser.split_once("\n\n--- Amplify in Node ---\n").unwrap();
+    for lines in [browser, node] {
+        let spelled = format!("endpoint: '{}'", endpoint.replace("http://", "HTTP://"));
+        assert!(lines.contains(&spelled) && lines.contains("apiKey: 'da2-local'"), "{lines}");
+    }
 }
 
 #[tokio::test]

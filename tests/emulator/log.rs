@@ -95,10 +95,10 @@ async fn a_key_that_was_given_is_not_in_the_log() {
 }
 
 #[tokio::test]
-async fn what_is_accepted_is_a_line_at_debug_only() {
+async fn what_is_accepted_is_a_line_unless_only_warnings_are_wanted() {
     for (arguments, expected) in [
-        (&[][..], &[][..]),
-        (&["--log-level", "debug"][..], &["publish", "connect", "subscribe", "publish"][..]),
+        (&[][..], &["publish", "connect", "subscribe", "publish"][..]),
+        (&["--log-level", "warn"][..], &[][..]),
     ] {
         let emulator = Emulator::start(arguments);
         emulator.publish("/demo/a", &["1"]).await;
@@ -109,6 +109,8 @@ async fn what_is_accepted_is_a_line_at_debug_only() {
         let accepted = log.iter().filter(|line| line["message"] == "accepted");
         let operations: Vec<_> = accepted.map(|line| line["operation"].as_str().unwrap()).collect();
         assert_eq!(operations, expected, "{log:?}");
+        let published = log.iter().find(|line| line["operation"] == "publish");
+        assert!(published.is_none_or(|line| line["events"] == 1 && line["channel"] == "/demo/a"));
     }
 }
 

@@ -14,6 +14,7 @@
 //   look JSON         at {"width":…,"height":…,"scheme":"dark" or "light"}
 //   until TEXT        until it is shown somewhere: {"text":…}, all of it
 //   state STATE       until it is in this state: {"state":…}
+//   click SELECTOR    {"clicked":…}
 //   measure .         {"wide":…,"width":…}: the width of what is shown, and of the window; with {"complaints":…}
 //                     so far, {"unnamed":…}, what a reader of the screen could not name, and {"focus":…}, what Tab
 //                     comes to
@@ -102,6 +103,11 @@ const commands = {
   async state(page, state) {
     await page.waitForFunction((name) => document.body.dataset.state === name, state);
     return { state };
+  },
+
+  async click(page, selector) {
+    await page.click(selector);
+    return { clicked: selector };
   },
 
   async measure(page) {

@@ -1,7 +1,7 @@
 //! The demo's page in a real browser, driven by Node: see `tests/node/page.mjs`.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -84,4 +84,10 @@ impl Drop for Page {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Cargo's target directory, wherever it is: for pictures.
+pub(crate) fn target() -> PathBuf {
+    let binary = Path::new(env!("CARGO_BIN_EXE_appsync-bridge"));
+    binary.ancestors().nth(2).unwrap().to_owned()
 }

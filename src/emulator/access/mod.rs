@@ -1,10 +1,10 @@
 //! The check of credentials. The five modes of AWS are three here: an API key, a SigV4 signature of a
 //! known user, and a token in place of Cognito, OpenID Connect and a Lambda authorizer.
 //!
-//! Every mode may do everything on every namespace: neither the modes that AWS configures for each
-//! namespace nor the claims of a token are emulated. Guess: if both are sent, an API key is checked
-//! and the `authorization` ignored.
+//! A namespace may take some of them only. The claims of a token are not emulated. Guess: if both are sent, an
+//! API key is checked and the `authorization` ignored.
 
+mod namespace;
 mod presented;
 mod signature;
 
@@ -18,6 +18,8 @@ use http::HeaderMap;
 use serde_json::{Map, Value};
 
 use crate::event_api::HEADER_SUBPROTOCOL_PREFIX;
+pub(super) use namespace::Operation;
+pub use namespace::{Mode, Namespace};
 pub(super) use presented::Presented;
 use signature::Authorization;
 pub(super) use signature::{SignatureFault, Signed};
@@ -46,6 +48,8 @@ impl fmt::Debug for IamUser {
 pub(super) struct Access {
     pub(super) api_keys: Vec<String>,
     pub(super) tokens: Vec<String>,
+    /// Every JSON Web Token is accepted, whoever made it and for whatever time.
+    pub(super) any_jwt: bool,
     pub(super) users: Vec<IamUser>,
     /// Of the credential scope; `None` takes any.
     pub(super) region: Option<String>,
@@ -82,7 +86,7 @@ impl Denied {
         match self {
             Self::NoCredential => "send `x-api-key`, a token as `authorization`, or a signature",
             Self::UnknownKey => "send a key of `--api-key` (`da2-local` unless set)",
-            Self::UnknownToken => "send a token of `--token`",
+            Self::UnknownToken => "send a token of `--token`, or start it with `--any-jwt`",
             Self::UnknownUser => "sign as the user of `--access-key-id`",
             Self::OtherSession => "send the token of `--session-token`, or none if it is not set",
             Self::Signature(fault) => fault.hint(),
@@ -91,19 +95,20 @@ impl Denied {
 }
 
 impl Access {
-    /// Whether a client with these credentials has access.
-    pub(super) fn check(&self, signed: Signed<'_>, now: SystemTime) -> Result<(), Denied> {
+    /// How a client with these credentials has shown who it is, if it has access.
+    pub(super) fn check(&self, signed: Signed<'_>, now: SystemTime) -> Result<Mode, Denied> {
         if let Some(key) = signed.presented.one("x-api-key") {
-            return one_of(&self.api_keys, key).ok_or(Denied::UnknownKey);
+            return one_of(&self.api_keys, key).map(|()| Mode::ApiKey).ok_or(Denied::UnknownKey);
         }
         let text = signed.presented.one("authorization").ok_or(Denied::NoCredential)?;
         if !Authorization::is_signature(text) {
             let token = text.strip_prefix("Bearer ").unwrap_or(text);
-            return one_of(&self.tokens, token).ok_or(Denied::UnknownToken);
+            let known = one_of(&self.tokens, token).is_some() || (self.any_jwt && is_jwt(token));
+            return known.then_some(Mode::Token).ok_or(Denied::UnknownToken);
         }
         let authorization = Authorization::parse(text).map_err(Denied::Signature)?;
         if !self.verify_signatures {
-            return Ok(());
+            return Ok(Mode::Iam);
         }
         let user = self.users.iter().find(|u| u.access_key_id == authorization.access_key_id);
         let user = user.ok_or(Denied::UnknownUser)?;
@@ -112,6 +117,7 @@ impl Access {
         }
         authorization
             .verify(&user.secret_access_key, self.region.as_deref(), signed, now)
+            .map(|()| Mode::Iam)
             .map_err(Denied::Signature)
     }
 }
@@ -126,6 +132,16 @@ pub(super) fn subprotocol_object(headers: &HeaderMap) -> Option<Map<String, Valu
     // Clients omit the padding; it is accepted, too.
     let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).ok()?;
     serde_json::from_slice(&bytes).ok()
+}
+
+/// Whether it has the form of a JSON Web Token: a header that names an algorithm, claims, and some third part.
+fn is_jwt(token: &str) -> bool {
+    let object = |part: &str| -> Option<Map<String, Value>> {
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+    };
+    let parts: Vec<_> = token.split('.').collect();
+    matches!(parts[..], [head, claims, _]
+        if object(head).is_some_and(|head| head.contains_key("alg")) && object(claims).is_some())
 }
 
 fn one_of(known: &[String], said: &str) -> Option<()> {
@@ -149,13 +165,14 @@ mod tests {
         Access {
             api_keys: vec!["da2-one".to_owned(), "da2-two".to_owned()],
             tokens: vec!["token".to_owned()],
+            any_jwt: false,
             users: vec![user("AKIA", None), user("ASIA", Some("session"))],
             region: Some("eu-west-1".to_owned()),
             verify_signatures: true,
         }
     }
 
-    fn check(access: &Access, pairs: &[(&str, &str)]) -> Result<(), Denied> {
+    fn check(access: &Access, pairs: &[(&str, &str)]) -> Result<Mode, Denied> {
         let presented = Presented::of(pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())));
         let signed = Signed { presented: &presented, own_host: "", query: "", payload: b"{}" };
         access.check(signed, SystemTime::now())
@@ -164,13 +181,13 @@ mod tests {
     #[test]
     fn keys_and_tokens_are_compared_whole() {
         let access = access();
-        for good in [
-            [("x-api-key", "da2-two")],
-            [("X-API-Key", "da2-one")],
-            [("authorization", "token")],
-            [("Authorization", "Bearer token")],
+        for (good, mode) in [
+            ([("x-api-key", "da2-two")], Mode::ApiKey),
+            ([("X-API-Key", "da2-one")], Mode::ApiKey),
+            ([("authorization", "token")], Mode::Token),
+            ([("Authorization", "Bearer token")], Mode::Token),
         ] {
-            assert_eq!(check(&access, &good), Ok(()), "{good:?}");
+            assert_eq!(check(&access, &good), Ok(mode), "{good:?}");
         }
         for (bad, why) in [
             (&[("x-api-key", "da2-on")][..], Denied::UnknownKey),
@@ -181,6 +198,29 @@ mod tests {
             (&[][..], Denied::NoCredential),
         ] {
             assert_eq!(check(&access, bad), Err(why), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn any_jwt_is_taken_on_request_and_nothing_else() {
+        let mut access = access();
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let head = part(r#"{"alg":"RS256","kid":"k"}"#);
+        let claims = part(r#"{"sub":"u","exp":1}"#);
+        let token = format!("Bearer {head}.{claims}.c2ln");
+        let jwt = [("authorization", token.as_str())];
+        assert_eq!(check(&access, &jwt), Err(Denied::UnknownToken));
+        access.any_jwt = true;
+        assert_eq!(check(&access, &jwt), Ok(Mode::Token));
+        for bad in [
+            "a.b.c".to_owned(),
+            format!("{head}.{claims}"),
+            format!("{head}.{claims}.a.b"),
+            format!("{}.{claims}.c2ln", part("{}")),
+            format!("{head}.{}.c2ln", part("[]")),
+        ] {
+            let sent = [("authorization", bad.as_str())];
+            assert_eq!(check(&access, &sent), Err(Denied::UnknownToken), "{bad}");
         }
     }
 
@@ -206,8 +246,8 @@ mod tests {
                 pairs.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
             check(access, &pairs)
         };
-        assert_eq!(check(&access, "AKIA", None), Ok(()));
-        assert_eq!(check(&access, "ASIA", Some("session")), Ok(()));
+        assert_eq!(check(&access, "AKIA", None), Ok(Mode::Iam));
+        assert_eq!(check(&access, "ASIA", Some("session")), Ok(Mode::Iam));
         assert_eq!(check(&access, "AKIB", None), Err(Denied::UnknownUser));
         for (id, token) in [("ASIA", None), ("ASIA", Some("other")), ("AKIA", Some("session"))] {
             assert_eq!(check(&access, id, token), Err(Denied::OtherSession), "{id} {token:?}");
@@ -216,7 +256,7 @@ mod tests {
         let refused = check(&access, "AKIA", None);
         assert!(matches!(refused, Err(Denied::Signature(SignatureFault::Mismatch { .. }))));
         access.verify_signatures = false;
-        assert_eq!(check(&access, "AKIA", None), Ok(()));
+        assert_eq!(check(&access, "AKIA", None), Ok(Mode::Iam));
     }
 
     #[test]

@@ -130,6 +130,15 @@ impl Hub {
         targets
     }
 
+    /// The number of subscriptions to each channel or `/*`, in the order of their names.
+    pub(crate) fn counts(&self) -> Vec<(String, usize)> {
+        let exact = self.exact.iter().map(|(name, targets)| (name.to_string(), targets.len()));
+        let deep = self.deep.iter().map(|(name, targets)| (format!("{name}/*"), targets.len()));
+        let mut counts: Vec<_> = exact.chain(deep).collect();
+        counts.sort();
+        counts
+    }
+
     fn forget(&mut self, connection: ConnectionId, subscription: &str, pattern: &Pattern) {
         let side = if pattern.deep { &mut self.deep } else { &mut self.exact };
         if let Entry::Occupied(mut targets) = side.entry(pattern.base.as_str().into()) {

@@ -79,8 +79,12 @@ impl Fanout {
         self.state.lock().hub.unsubscribe(connection, id)
     }
 
-    /// Queues `events` for all subscribers of `channel`, in their order.
-    pub(super) fn publish<'a>(&self, channel: &Channel, events: impl IntoIterator<Item = &'a str>) {
+    /// Queues `events` for all subscriptions of `channel`, in their order; returns how many there are.
+    pub(super) fn publish<'a>(
+        &self,
+        channel: &Channel,
+        events: impl IntoIterator<Item = &'a str>,
+    ) -> usize {
         // The lock is held for the look-up only, not while frames are built.
         let targets: Vec<(Outbox, Arc<str>)> = {
             let state = self.state.lock();
@@ -90,7 +94,7 @@ impl Fanout {
                 .collect()
         };
         if targets.is_empty() {
-            return;
+            return 0;
         }
         for event in events {
             // A string: serialization cannot fail.
@@ -100,6 +104,24 @@ impl Fanout {
                 outbox.holding.push(Frame { subscription, text: Arc::clone(&text) });
             }
         }
+        targets.len()
+    }
+
+    /// The number of subscriptions that match a channel.
+    pub(super) fn receivers(&self, channel: &str) -> usize {
+        let channel = Channel::parse(channel);
+        channel.map_or(0, |channel| self.state.lock().hub.publish(&channel).len())
+    }
+
+    /// The number of open sockets, and of subscriptions to each channel or `/*`, in the order of their names.
+    pub(super) fn show(&self) -> (usize, Vec<(String, usize)>) {
+        let state = self.state.lock();
+        (state.outboxes.len(), state.hub.counts())
+    }
+
+    /// The number of open sockets.
+    pub(super) fn sockets(&self) -> usize {
+        self.state.lock().outboxes.len()
     }
 }
 

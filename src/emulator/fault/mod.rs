@@ -73,6 +73,11 @@ impl Faults {
         self.rules.lock().show()
     }
 
+    /// How often those of the list have struck together.
+    pub(super) fn struck(&self) -> u64 {
+        self.rules.lock().struck()
+    }
+
     /// The strikes on a request at this stage, in their order.
     pub(super) fn strikes(&self, stage: Stage, subject: Subject<'_>, now: Instant) -> Vec<Strike> {
         self.rules.lock().strikes(stage, subject, now)

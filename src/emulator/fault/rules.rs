@@ -88,6 +88,10 @@ impl Rules {
         self.0.is_empty()
     }
 
+    pub(super) fn struck(&self) -> u64 {
+        self.0.iter().map(|rule| rule.counts.struck).sum()
+    }
+
     pub(super) fn show(&self) -> Value {
         let show = |rule: &Rule| {
             let mut shown = rule.fault.text.clone();

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::emulator::access::{Denied, Presented, Signed};
+use crate::emulator::access::{Denied, Mode, Operation, Presented, Signed};
 use crate::emulator::answer::{Failure, NOT_AUTHORIZED, item, unknown_namespace};
 use crate::emulator::caller::Caller;
 use crate::emulator::fanout::{ConnectionId, Outbox, Pattern, SubscribeError};
@@ -29,7 +29,7 @@ pub(super) struct Conversation<'a> {
     pub(super) outbox: &'a Outbox,
     pub(super) holding: &'a Holding,
     pub(super) close: &'a CancellationToken,
-    pub(super) connect: Result<(), Denied>,
+    pub(super) connect: Result<Mode, Denied>,
     pub(super) acknowledged: bool,
     pub(super) rate: Rate,
 }
@@ -95,11 +95,11 @@ impl Conversation<'_> {
                 self.outbox.push(&ServerFrame::ConnectionAck { connection_timeout_ms });
                 self.outbox.push(&ServerFrame::Ka);
                 self.acknowledged = true;
-                self.caller.accepted("connect", None);
+                self.caller.accepted("connect", None, None);
             }
             ClientFrame::Subscribe { id, channel, authorization } => {
                 match self.subscribe(&id, &channel, &authorization) {
-                    Ok(()) => self.caller.accepted("subscribe", Some(&channel)),
+                    Ok(()) => self.caller.accepted("subscribe", Some(&channel), None),
                     Err(failure) => {
                         let errors = failure.report(self.caller, "subscribe", Some(&channel));
                         self.outbox.push(&ServerFrame::SubscribeError { id: &id, errors });
@@ -119,7 +119,9 @@ impl Conversation<'_> {
             }
             ClientFrame::Publish { id, channel, events, authorization } => {
                 match self.publish(&id, &channel, &events, &authorization) {
-                    Ok(()) => self.caller.accepted("publish", Some(&channel)),
+                    Ok(()) => {
+                        self.caller.accepted("publish", Some(&channel), Some(events.len()));
+                    }
                     Err(failure) => {
                         let errors = failure.report(self.caller, "publish", Some(&channel));
                         self.outbox.push(&ServerFrame::PublishError { id: &id, errors });
@@ -152,15 +154,19 @@ impl Conversation<'_> {
     ) -> Result<(), Failure> {
         check_id(id)?;
         let signed = serde_json::json!({ "channel": channel }).to_string();
-        self.check(authorization, &signed)?;
+        let mode = self.check(authorization, &signed)?;
         let pattern = Pattern::parse(channel).map_err(|why| {
             let hint = "a channel has one to five segments, of which the last may be `*`";
             Failure::bad_request(format!("`{channel}` is no channel: {why}"), hint)
         })?;
-        if !self.service.has_namespace(pattern.namespace()) {
-            let refusal = Refusal::UnknownNamespace;
-            return Err(Failure::new(unknown_namespace(), &refusal, refusal.hint()));
-        }
+        let admitted = self.service.admit(pattern.namespace(), Some(mode), Operation::Subscribe);
+        admitted.map_err(|refusal| {
+            let item = match refusal {
+                Refusal::OtherMode { .. } => item("UnauthorizedException", NOT_AUTHORIZED),
+                _ => unknown_namespace(),
+            };
+            Failure::new(item, &refusal, refusal.hint())
+        })?;
         self.service.fanout.subscribe(self.id, id, pattern).map_err(|refused| match refused {
             SubscribeError::Duplicate => {
                 let words = format!("Duplicated operation id {id}");
@@ -194,12 +200,13 @@ impl Conversation<'_> {
             let hint = "send fewer or smaller events";
             return Err(Failure::bad_request("the payload is larger than 1.2 MB", hint));
         }
-        self.check(authorization, &signed)?;
-        let publish = Publish { request: id, transport: "ws", channel, events };
+        let mode = Some(self.check(authorization, &signed)?);
+        let publish = Publish { request: id, transport: "ws", mode, channel, events };
         let answer = self.service.publish(publish).map_err(|refusal| {
             let item = match refusal {
                 Refusal::TooManyEvents => item("InvalidInputError", "input exceeded 5 event limit"),
                 Refusal::UnknownNamespace => unknown_namespace(),
+                Refusal::OtherMode { .. } => item("UnauthorizedException", NOT_AUTHORIZED),
                 Refusal::Ledger(_) => item("InternalFailureException", refusal.to_string()),
                 Refusal::NoEvents | Refusal::BadChannel { .. } | Refusal::NotJson { .. } => {
                     item("BadRequestException", refusal.to_string())
@@ -214,7 +221,7 @@ impl Conversation<'_> {
 
     /// Checks the credentials of one operation; a signature covers `payload`, which is in the form of
     /// `JSON.stringify`.
-    fn check(&self, authorization: &Map<String, Value>, payload: &str) -> Result<(), Failure> {
+    fn check(&self, authorization: &Map<String, Value>, payload: &str) -> Result<Mode, Failure> {
         let presented = Presented::object(authorization);
         let own_host = self.own_host;
         let payload = payload.as_bytes();

@@ -41,7 +41,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::access::{Denied, Presented, Signed, subprotocol_object};
+use super::access::{Denied, Mode, Presented, Signed, subprotocol_object};
 use super::answer::bad_request;
 use super::caller::Caller;
 use super::memory::{Holding, Side};
@@ -128,7 +128,11 @@ async fn run_conversation(
         () = async { shutdown.drain().await; close.cancel(); sleep(CLOSE_GRACE).await } => {}
         () = shutdown.abort() => {}
     }
+    let acknowledged = conversation.acknowledged;
     service.fanout.leave(id);
+    if acknowledged {
+        caller.left();
+    }
 }
 
 /// Whether the upgrade may connect: by its auth object, or else by its own headers.
@@ -136,7 +140,7 @@ fn connect_credentials(
     service: &Service,
     headers: &HeaderMap,
     own_host: &str,
-) -> Result<(), Denied> {
+) -> Result<Mode, Denied> {
     let object = subprotocol_object(headers);
     let presented = match &object {
         Some(object) => Presented::object(object),

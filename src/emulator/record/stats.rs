@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// Publish requests over HTTP since the start.
 #[derive(Default)]
-pub(super) struct Stats {
+pub(crate) struct Stats {
     connections: AtomicU64,
     requests: AtomicU64,
     accepted_requests: AtomicU64,
@@ -15,18 +15,18 @@ pub(super) struct Stats {
 
 impl Stats {
     /// Counts a request to publish; `first` of its connection or not.
-    pub(super) fn request(&self, first: bool) {
+    pub(crate) fn request(&self, first: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.connections.fetch_add(u64::from(first), Ordering::Relaxed);
     }
 
     /// Counts a request with this many accepted events.
-    pub(super) fn accepted(&self, events: usize) {
+    pub(crate) fn accepted(&self, events: usize) {
         self.accepted_requests.fetch_add(1, Ordering::Relaxed);
         self.accepted_events.fetch_add(events as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn show(&self, cuts: u64) -> Value {
+    pub(crate) fn show(&self, cuts: u64) -> Value {
         let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         json!({
             "cut_connections": cuts,

@@ -13,41 +13,41 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 /// An open ledger.
-pub(super) struct Ledger(Mutex<File>);
+pub(crate) struct Ledger(Mutex<File>);
 
 /// One event of an answered publish request. A request that was refused as a whole has no lines.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct LedgerLine<'a> {
+pub(crate) struct LedgerLine<'a> {
     /// Unix time in milliseconds.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// `x-amzn-RequestId` of the answer over HTTP, the frame's `id` over WebSocket.
-    pub(super) request: &'a str,
+    pub(crate) request: &'a str,
     /// `http` or `ws`.
-    pub(super) transport: &'a str,
+    pub(crate) transport: &'a str,
     /// Normalised: with its leading slash.
-    pub(super) channel: &'a str,
+    pub(crate) channel: &'a str,
     /// The position in the request.
-    pub(super) index: usize,
+    pub(crate) index: usize,
     /// As in the answer.
-    pub(super) identifier: &'a str,
+    pub(crate) identifier: &'a str,
     /// The JSON text of the event.
-    pub(super) event: &'a str,
+    pub(crate) event: &'a str,
     /// `accepted` or `failed`.
-    pub(super) outcome: &'a str,
+    pub(crate) outcome: &'a str,
     /// As in the answer, for a failed event.
-    pub(super) code: Option<&'a str>,
+    pub(crate) code: Option<&'a str>,
 }
 
 impl Ledger {
     /// Opens `path` for appending, and creates it if it does not exist.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         Ok(Self(Mutex::new(file)))
     }
 
     /// Appends all lines of one request. The write goes to the page cache and takes microseconds,
     /// less than handing it to another thread would.
-    pub(super) fn append<'a>(
+    pub(crate) fn append<'a>(
         &self,
         lines: impl IntoIterator<Item = LedgerLine<'a>>,
     ) -> io::Result<()> {
