@@ -159,7 +159,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         let text = std::fs::read(path).with_context(named)?;
         settings.faults.splice(..0, Fault::list(&text).with_context(named)?);
     }
-    let namespace = settings.namespaces.first().map_or("demo", Namespace::name).to_owned();
+    let namespace = Namespace::for_examples(&settings.namespaces).to_owned();
     let (any_jwt, page) = (settings.any_jwt, loopback || settings.control);
     let emulator = Emulator::bind(settings)?;
     if !loopback {

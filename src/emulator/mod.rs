@@ -172,7 +172,7 @@ impl Emulator {
         // What is not public is for nobody else to see.
         let key = settings.api_keys.iter().find(|key| *key == PUBLIC_KEY);
         let key = key.map_or("YOUR-API-KEY", String::as_str);
-        let namespace = settings.namespaces.first().map_or("demo", Namespace::name);
+        let namespace = Namespace::for_examples(&settings.namespaces);
         let amplify = AmplifyLines::new(&endpoint, key, namespace, ca_file.as_deref());
         let service = Service {
             access: Access {

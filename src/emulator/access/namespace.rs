@@ -43,6 +43,14 @@ impl Namespace {
         Self { name: name.to_owned(), publish: Vec::new(), subscribe: Vec::new() }
     }
 
+    /// The name of the first that takes an API key for everything, or of the first; `demo` if none is named.
+    #[must_use]
+    pub fn for_examples(namespaces: &[Self]) -> &str {
+        let all = [Operation::Publish, Operation::Subscribe];
+        let open = |it: &&Self| all.iter().all(|operation| it.takes(Mode::ApiKey, *operation));
+        namespaces.iter().find(open).or(namespaces.first()).map_or("demo", Self::name)
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -127,6 +135,11 @@ mod tests {
         assert_eq!(takes("orders=publish:iam,subscribe:token+api-key"), [[0, 1, 0], [1, 0, 1]]);
         let words = "orders=publish:iam".parse::<Namespace>().unwrap().words();
         assert_eq!(words, "publish: iam; subscribe: any");
+        let named: Vec<Namespace> =
+            ["a=publish:iam", "b=token", "c=api-key"].map(|t| t.parse().unwrap()).into();
+        assert_eq!(Namespace::for_examples(&named), "c");
+        assert_eq!(Namespace::for_examples(&named[..2]), "a");
+        assert_eq!(Namespace::for_examples(&[]), "demo");
     }
 
     #[test]
