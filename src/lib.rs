@@ -36,7 +36,7 @@
 //!    [`subscribe`]: the other direction, for people who look.
 //! 8. [`reload`]: what is different in another configuration. [`bridge`]: assembly and lifetime. [`replay`]: dead letters through their routes again.
 //!    [`admin`], [`cli`]: what people touch.
-//! 9. `emulator`, `demo`: a local Event API; everything in one process.
+//! 9. `emulator`, `demo`: a local Event API; everything with one command, and a page on which to break it.
 //! 10. [`seeded_bugs`]: bugs that tests switch on, to prove that they would be caught.
 //! 11. `kafka`, `nats`: what all clients of a cluster or a server share, the source and the dead letter.
 //! 12. [`trace`]: the spans of messages, events and requests; `otlp`: takes them, and the numbers, to a collector.
@@ -51,7 +51,7 @@
 //! ```text
 //! main → cli
 //! cli → backoff, bridge, config, demo, emulator, error_chain, event_api, files, health, metrics, outbound, probe, publish, redact, replay, shutdown, source, subscribe, telemetry
-//! demo → bridge, config, emulator, files, listener, shutdown
+//! demo → emulator, files, listener, shutdown
 //! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, otlp, outbound, pipeline, probe, publish, reload, route, shutdown, source, trace
 //! reload → config, message, route
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source

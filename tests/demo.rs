@@ -1,5 +1,7 @@
 //! The demo as a process, seen by a browser, a shell and the Amplify client.
 
+mod trouble;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
@@ -56,7 +58,8 @@ fn the_page_shows_what_the_fleet_publishes_and_what_the_user_says() {
     assert_ne!(said, demo.publish_line());
     shell(demo.publish_line());
     let message = page.ask("message", r#"{"text":"hello"}"#);
-    assert!(message["message"].as_str().unwrap().contains("hello\n"), "{message}");
+    let entry = message["message"].as_str().unwrap();
+    assert!(entry.contains("hello\n") && entry.contains("demo/hello → /demo/hello"), "{entry}");
     shell(&said);
     page.ask("message", r#"{"text":"hello from a shell"}"#);
 
@@ -69,6 +72,7 @@ fn the_page_shows_what_the_fleet_publishes_and_what_the_user_says() {
     assert!(Path::new(demo.rejects()).exists());
     let status = demo.interrupt(ENDING);
     assert_eq!(status.code(), Some(0), "{status}");
+    page.ask("story", "It is over");
     for port in demo.ports() {
         assert!(TcpStream::connect(port).is_err(), "{port} is still taken");
     }

@@ -30,6 +30,10 @@ pub struct Args {
     /// The configuration: a file of 4 MiB at most, or `-` for standard input
     #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
+
+    /// Abort when standard input ends, as it does with a process that holds its other end
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
 }
 
 /// Runs the bridge until it is drained.
@@ -41,6 +45,14 @@ pub async fn run(args: &Args) -> ExitCode {
     let shutdown = Shutdown::new();
     let hangup = Arc::new(Notify::new());
     signals::listen(shutdown.clone(), Some(Arc::clone(&hangup)));
+    if args.until_stdin_ends {
+        let shutdown = shutdown.clone();
+        // Not a task: reading a pipe to its end blocks its thread for as long as this process runs.
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+            shutdown.start_abort();
+        });
+    }
     let mut bridge = match Bridge::build(&config, shutdown.clone()).await {
         Ok(bridge) => bridge,
         Err(why) => {

@@ -17,11 +17,17 @@ use serde_json::{Value, json};
 /// The number of vans.
 pub(super) const VANS: u32 = 24;
 
-/// Events of each van a second.
-pub(super) const EVENTS_A_SECOND: u32 = 5;
+/// The vans of a district report at the same moment, as by one gateway, and share a channel.
+const DISTRICTS: [&str; 4] = ["north", "east", "south", "west"];
 
 /// The time step of the simulation.
 const STEP: Duration = Duration::from_millis(20);
+
+/// Steps that are later than this are left out.
+const LATE: Duration = Duration::from_secs(1);
+
+/// Steps between two reports of a district: five a second.
+const STEPS_A_REPORT: u32 = 10;
 
 /// Streets on each side of the map are numbered 0 to this.
 const LAST: i32 = 12;
@@ -57,6 +63,7 @@ enum State {
 /// One van, on the edge that leaves `corner` in `direction`.
 struct Van {
     id: String,
+    district: usize,
     sequence: u64,
     corner: (i32, i32),
     direction: usize,
@@ -104,6 +111,11 @@ impl Fleet {
         Arc::clone(&self.published)
     }
 
+    /// Publishes by the same connection.
+    pub(super) fn client(&self) -> AsyncClient {
+        self.client.clone()
+    }
+
     /// Moves the vans and publishes, for ever.
     pub(super) async fn run(mut self) {
         let mut events = self.events;
@@ -117,24 +129,20 @@ impl Fleet {
         };
         let driving = async {
             let mut clock = tokio::time::interval(STEP);
-            let mut due = 0.0;
-            loop {
-                clock.tick().await;
+            for tick in (0..STEPS_A_REPORT).cycle() {
+                // A busy machine is caught up with; what one that was stopped has missed is not.
+                if clock.tick().await.elapsed() > LATE {
+                    clock.reset();
+                }
                 step(&mut self.vans, &mut self.random, STEP.as_secs_f64());
-                // Round-robin, so that events come evenly and not in bursts.
-                due += STEP.as_secs_f64() * f64::from(EVENTS_A_SECOND * VANS);
-                while due >= 1.0 {
-                    due -= 1.0;
-                    self.vans.rotate_left(1);
-                    let Some(van) = self.vans.last_mut() else { return };
-                    let topic = format!("fleet/{}/position", van.id);
+                // One district after the other, so that events come evenly.
+                let turn = STEPS_A_REPORT as usize / DISTRICTS.len();
+                let (due, rest) = (tick as usize / turn, tick as usize % turn);
+                for van in self.vans.iter_mut().filter(|van| rest == 0 && van.district == due) {
+                    let topic = format!("fleet/{}/{}/position", DISTRICTS[van.district], van.id);
                     let event = van.event().to_string();
-                    if self
-                        .client
-                        .publish(topic, event, PublishOptions::at_least_once())
-                        .await
-                        .is_ok()
-                    {
+                    let options = PublishOptions::at_least_once();
+                    if self.client.publish(topic, event, options).await.is_ok() {
                         self.published.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -166,6 +174,7 @@ impl Van {
         let open: Vec<usize> = (0..4).filter(|d| inside(beyond(corner, *d))).collect();
         let mut van = Self {
             id: format!("van-{number:02}"),
+            district: number as usize % DISTRICTS.len(),
             sequence: 0,
             corner,
             direction: open.choose(random).copied().unwrap_or(0),
@@ -311,6 +320,7 @@ impl Van {
         json!({
             "kind": "position",
             "id": self.id,
+            "district": DISTRICTS[self.district],
             "seq": self.sequence,
             "x": rounded(place(self.corner.0, dx), 5),
             "y": rounded(place(self.corner.1, dy), 5),

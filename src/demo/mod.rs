@@ -1,31 +1,49 @@
-//! Everything in one process, with nothing to install: an MQTT broker, a fleet that publishes to it,
-//! the emulator, the bridge with an ordinary configuration, and a page where the events arrive.
+//! Everything with one command and nothing to install: an MQTT broker, a fleet that publishes to it, the emulator, the
+//! bridge with an ordinary configuration, and a page where the events arrive and on which all of it can be broken.
 //!
-//! Loopback only, free ports only. The bridge is the same that `run` runs: it reads a configuration
-//! text, which a user can copy, and knows nothing of being in a demo.
+//! Free ports only, and loopback only unless another address is asked for. The bridge is a process of its own, so
+//! that it can be killed; it is the same that `run` is, reads a file that a user can copy, and knows nothing of being
+//! in a demo.
 
+mod access;
+mod broker;
 mod fleet;
+mod line;
+mod messages;
 mod page;
+mod process;
+mod rejects;
+mod settings;
+mod trouble;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use mqtt5::broker::config::{BrokerConfig, StorageBackend, StorageConfig};
-use mqtt5::broker::{BrokerShutdownHandle, MqttBroker};
+use anyhow::{Context, anyhow, bail};
+use mqtt5::broker::BrokerShutdownHandle;
 use serde_json::json;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use uuid::Uuid;
 
-use crate::bridge::{Bridge, RunError};
-use crate::config::{self, Environment};
 use crate::emulator::{Emulator, Namespace, Settings};
 use crate::files::descriptors;
 use crate::listener::Listener;
 use crate::shutdown::Shutdown;
+use access::Access;
+use broker::Traffic;
 use fleet::Fleet;
+use line::Line;
+use page::Scene;
+use process::Process;
+use rejects::Rejects;
+use trouble::Troubles;
 
-/// Only this process accepts it, and only on loopback.
+/// Only this process accepts it, and only on loopback: elsewhere each start has a key of its own.
 const API_KEY: &str = "da2-demo-local-only";
 
 /// The limit of the page, and of the broker.
@@ -37,17 +55,23 @@ const DESCRIPTOR_SHARE: u64 = 8;
 /// The subscription of the page, and of the example for a client.
 const CHANNEL: &str = "/demo/*";
 
-/// A demo that has its ports and is not running yet.
+/// An open page is waited for so long, to show that the demo is over.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+
+/// A demo whose bridge is ready, and whose fleet does not drive yet.
 pub struct Demo {
-    broker: MqttBroker,
-    stop_broker: BrokerShutdownHandle,
-    emulator: Emulator,
-    bridge: Bridge,
     fleet: Fleet,
     page: Listener,
+    scene: Arc<Scene>,
     directory: Directory,
+    stop_broker: BrokerShutdownHandle,
+    broker: JoinHandle<()>,
+    line: JoinHandle<()>,
+    emulator: JoinHandle<std::io::Result<()>>,
+    bridge: JoinHandle<anyhow::Result<std::process::ExitStatus>>,
     /// The bridge's own, as it drains first.
     bridge_shutdown: Shutdown,
+    background: Shutdown,
     /// Its addresses and files.
     pub facts: Facts,
 }
@@ -55,7 +79,7 @@ pub struct Demo {
 /// The addresses and files of a demo, for people and for the page.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// The address of the page.
+    /// The address of the page; off loopback with the token of its buttons.
     pub page: String,
     /// The endpoint of the emulator.
     pub endpoint: String,
@@ -69,101 +93,136 @@ pub struct Facts {
     pub config: String,
     /// The file of dead letters; removed when the demo ends.
     pub rejects: PathBuf,
+    api_key: String,
 }
 
 impl Demo {
-    /// Takes the ports and builds every part. `page_port` 0 takes a free one.
-    pub async fn build(page_port: u16) -> anyhow::Result<Self> {
+    /// Takes the ports, starts every part, and waits for the bridge to be ready. The page listens on `listen`, and
+    /// the emulator on another port of the same address; port 0 takes a free one. `ledger` is the emulator's.
+    pub async fn start(listen: SocketAddr, ledger: Option<PathBuf>) -> anyhow::Result<Self> {
         let directory = Directory::make()?;
-        let broker = broker().await?;
+        let most = descriptors::share(DESCRIPTOR_SHARE, MAX_CONNECTIONS);
+        let page = Listener::bind(listen, "the page's port", most).with_context(|| {
+            format!("`{listen}` can't be taken for the page; try another `--port` or `--listen`")
+        })?;
+        let traffic = Arc::new(Traffic::default());
+        let mut broker = broker::bind(loopback(), most, Arc::clone(&traffic)).await?;
         let broker_addr =
             broker.local_addr().ok_or_else(|| anyhow!("the MQTT broker has no port"))?;
-        let mut settings = Settings::new(loopback(0));
-        settings.namespaces = vec![Namespace::open("demo")];
-        settings.api_keys = vec![API_KEY.to_owned()];
-        let emulator = Emulator::bind(settings).context("the emulator can't start")?;
-        let (endpoint, realtime) = (emulator.endpoint(), emulator.realtime());
+        let line = Line::bind(loopback(), broker_addr).await?;
+        let own = listen.ip().is_loopback();
+        let api_key =
+            if own { API_KEY.to_owned() } else { format!("da2-{}", Uuid::new_v4().simple()) };
+        let emulator = emulator(listen.ip(), &api_key, ledger, Arc::clone(&traffic))?;
         let rejects = directory.0.join("rejects.jsonl");
-        let config = configuration(&endpoint, broker_addr, &rejects);
-        let loaded = config::parse(&config, Path::new("demo.toml"), &Environment::of_process())
-            .map_err(|problems| anyhow!("the demo's own configuration is wrong:\n{problems}"))?;
-        let bridge_shutdown = Shutdown::new();
-        let bridge = Bridge::build(&loaded.config, bridge_shutdown.clone()).await?;
-        let most = descriptors::share(DESCRIPTOR_SHARE, MAX_CONNECTIONS);
-        let page =
-            Listener::bind(loopback(page_port), "the page's port", most).with_context(|| {
-                format!("port {page_port} can't be taken for the page; try another `--port`")
-            })?;
+        let admin = free_port()?;
+        let endpoint = emulator.endpoint();
+        let config = settings::text(&endpoint, &api_key, line.local_addr()?, &rejects, admin);
+        let access = Arc::new(Access::new(listen));
         let facts = Facts {
-            page: format!("http://{}/", page.local_addr()?),
+            page: page_url(page.local_addr()?, access.token()),
             endpoint,
-            realtime,
+            realtime: emulator.realtime(),
             broker: broker_addr,
-            admin: bridge.admin_addr()?,
+            admin,
             config,
-            rejects,
+            rejects: rejects.clone(),
+            api_key,
         };
-        let stop_broker = broker.shutdown_handle();
+        let process = Process::new(directory.keep("demo.toml", &facts.config)?, admin);
+        let watch = process.watch();
+        let troubles =
+            Troubles::new(emulator.handle(), watch.clone(), line.cutter(), Arc::clone(&traffic));
         let fleet = Fleet::new(broker_addr.port());
-        Ok(Self {
-            broker,
-            stop_broker,
-            emulator,
-            bridge,
+        let scene = Arc::new(Scene::new(
+            facts.document(),
+            access,
+            &fleet,
+            traffic,
+            troubles,
+            &emulator,
+            watch.clone(),
+        ));
+
+        let (background, bridge_shutdown) = (Shutdown::new(), Shutdown::new());
+        let stop_broker = broker.shutdown_handle();
+        let mut demo = Self {
             fleet,
             page,
+            scene,
             directory,
+            stop_broker,
+            broker: tokio::spawn(async move { drop(broker.run().await) }),
+            line: tokio::spawn(async move {
+                line.run().await;
+            }),
+            emulator: tokio::spawn(emulator.run(background.clone())),
+            bridge: tokio::spawn(process.run(bridge_shutdown.clone())),
             bridge_shutdown,
+            background,
             facts,
-        })
+        };
+        // It subscribes before it is ready; what was published earlier would be lost.
+        let ready = tokio::select! {
+            ready = watch.ready() => ready,
+            ended = &mut demo.bridge => ended?.and_then(|how| bail!("the bridge's process has ended ({how})")),
+        };
+        if let Err(why) = ready {
+            demo.stop();
+            return Err(why);
+        }
+        Ok(demo)
     }
 
     /// Runs until the drain: first the fleet stops, then the bridge drains, then the rest stops.
-    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let Self {
-            mut broker,
-            stop_broker,
-            emulator,
-            bridge,
-            fleet,
-            page,
-            directory,
-            bridge_shutdown,
-            facts,
-        } = self;
-        let router = page::router(facts.document(), fleet.published());
-        let background = Shutdown::new();
-        let page = tokio::spawn(page.serve(router));
-        let broker = tokio::spawn(async move { broker.run().await });
-        let emulator = tokio::spawn(emulator.run(background.clone()));
-        let health = bridge.health();
-        let mut bridge = tokio::spawn(bridge.run());
-        // The bridge subscribes before it is ready; earlier messages would be lost.
-        let fleet = tokio::spawn(async move {
-            health.all_ready().await;
-            fleet.run().await;
-        });
-        let ended: Result<Result<(), RunError>, _> = tokio::select! {
-            ended = &mut bridge => ended,
+    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let page = tokio::spawn(self.page.serve(page::router(Arc::clone(&self.scene))));
+        let fleet = tokio::spawn(self.fleet.run());
+        let scene = Arc::clone(&self.scene);
+        let mut rejects = Rejects::new(self.facts.rejects.clone());
+        let looking = tokio::spawn(async move { scene.look(&mut rejects).await });
+        let ended = tokio::select! {
+            ended = &mut self.bridge => ended?,
             () = shutdown.drain() => {
                 fleet.abort();
-                bridge_shutdown.start_drain();
+                self.scene.end();
+                self.bridge_shutdown.start_drain();
+                let told = timeout(LAST_LOOK, self.scene.told());
+                let drained = async { tokio::join!(told, &mut self.bridge).1 };
+                tokio::pin!(drained);
                 tokio::select! {
-                    ended = &mut bridge => ended,
+                    ended = &mut drained => ended?,
                     () = shutdown.abort() => {
-                        bridge_shutdown.start_abort();
-                        bridge.await
+                        self.bridge_shutdown.start_abort();
+                        drained.await?
                     }
                 }
             }
         };
-        background.start_abort();
-        stop_broker.shutdown();
+        fleet.abort();
+        looking.abort();
+        self.background.start_abort();
+        self.stop_broker.shutdown();
         page.abort();
-        emulator.await??;
-        broker.abort();
-        drop(directory);
-        Ok(ended??)
+        self.line.abort();
+        self.emulator.await??;
+        self.broker.abort();
+        drop(self.directory);
+        let status = ended?;
+        if status.success() || shutdown.is_aborting() {
+            return Ok(());
+        }
+        bail!("the bridge's process did not drain cleanly ({status})")
+    }
+
+    /// Stops everything at once.
+    fn stop(&mut self) {
+        self.bridge.abort();
+        self.background.start_abort();
+        self.stop_broker.shutdown();
+        self.line.abort();
+        self.broker.abort();
+        self.emulator.abort();
     }
 }
 
@@ -178,6 +237,7 @@ impl Facts {
     /// case.
     pub fn subscribe_hint(&self) -> String {
         let endpoint = self.endpoint.replacen("http://", "HTTP://", 1);
+        let api_key = &self.api_key;
         format!(
             "import {{ Amplify }} from 'aws-amplify';
 import {{ events }} from 'aws-amplify/data';
@@ -186,7 +246,7 @@ Amplify.configure({{ API: {{ Events: {{
   endpoint: '{endpoint}',
   region: 'us-east-1',
   defaultAuthMode: 'apiKey',
-  apiKey: '{API_KEY}',
+  apiKey: '{api_key}',
 }} }} }});
 const channel = await events.connect('{CHANNEL}');
 channel.subscribe({{
@@ -201,8 +261,10 @@ channel.subscribe({{
         json!({
             "endpoint": self.endpoint,
             "realtime": self.realtime,
-            "api_key": API_KEY,
+            "api_key": self.api_key,
             "channel": CHANNEL,
+            // Whether the buttons need the token of the address.
+            "locked": self.page.contains('#'),
             "broker": self.broker.to_string(),
             "status": format!("http://{}/", self.admin),
             "publish_hint": self.publish_hint(),
@@ -212,52 +274,54 @@ channel.subscribe({{
     }
 }
 
-/// The broker, with its state in memory, bound and not yet running.
-async fn broker() -> anyhow::Result<MqttBroker> {
-    let config = BrokerConfig::new()
-        .with_bind_address(loopback(0))
-        .with_max_clients(descriptors::share(DESCRIPTOR_SHARE, MAX_CONNECTIONS))
-        .with_storage(StorageConfig::new().with_backend(StorageBackend::Memory))
-        .with_auth(mqtt5::broker::config::AuthConfig::new().with_allow_anonymous(true))
-        .with_sys_topics_enabled(false);
-    MqttBroker::with_config(config).await.context("the MQTT broker can't start")
+/// The Event API, which tells what people said that it has arrived.
+fn emulator(
+    ip: IpAddr,
+    api_key: &str,
+    ledger: Option<PathBuf>,
+    traffic: Arc<Traffic>,
+) -> anyhow::Result<Emulator> {
+    let mut settings = Settings::new(SocketAddr::new(ip, 0));
+    settings.namespaces = vec![Namespace::open("demo")];
+    settings.api_keys = vec![api_key.to_owned()];
+    settings.ledger = ledger;
+    settings.watch = Some(Box::new(move |published| {
+        traffic.messages.arrived(published.channel, published.events);
+    }));
+    Emulator::bind(settings).context("the emulator can't start")
 }
 
-fn configuration(endpoint: &str, broker: SocketAddr, rejects: &Path) -> String {
-    format!(
-        r#"[api.main]
-endpoint = "{endpoint}"
-auth     = {{ type = "api-key", key = "{API_KEY}" }}
-
-[source.city]
-type          = "mqtt"
-url           = "mqtt://{broker}"
-client_id     = "appsync-bridge-demo"
-subscriptions = ["fleet/+/position", "demo/#"]
-
-[route.fleet]                        # fleet/van-07/position -> /demo/fleet/van-07
-from    = "city"
-topic   = "fleet/{{van}}/position"
-channel = "/demo/fleet/{{van}}"
-
-[route.messages]                     # demo/hello -> /demo/hello
-from    = "city"
-topic   = "demo/{{path..}}"
-channel = "/demo/{{path..}}"
-
-[dead_letter.rejects]                # what can't be published
-type = "file"
-path = "{}"
-
-[admin]                              # status page, /metrics, /readyz; port 0 takes a free one
-listen = "127.0.0.1:0"
-"#,
-        rejects.display()
-    )
+/// The address to open: of the network, if the page listens on all of this machine's.
+fn page_url(listen: SocketAddr, token: Option<&str>) -> String {
+    let ip = if listen.ip().is_unspecified() { network_ip(listen.ip()) } else { listen.ip() };
+    let address = SocketAddr::new(ip, listen.port());
+    match token {
+        Some(token) => format!("http://{address}/#token={token}"),
+        None => format!("http://{address}/"),
+    }
 }
 
-fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+/// The address by which this machine would reach others, and they reach it. Nothing is sent: a UDP socket that is
+/// connected knows its own end.
+fn network_ip(unspecified: IpAddr) -> IpAddr {
+    let far = if unspecified.is_ipv4() { "192.0.2.1:9" } else { "[2001:db8::1]:9" };
+    let socket = UdpSocket::bind(SocketAddr::new(unspecified, 0));
+    let own = socket.and_then(|socket| {
+        socket.connect(far)?;
+        socket.local_addr()
+    });
+    own.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |own| own.ip())
+}
+
+/// A port that is free now; the bridge's process takes it again each time that it starts.
+fn free_port() -> anyhow::Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind(loopback()).context("no port is free")?;
+    Ok(listener.local_addr()?)
+}
+
+/// A free port on loopback.
+fn loopback() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
 }
 
 /// A temporary directory, removed with its content.
@@ -273,6 +337,12 @@ impl Directory {
         let made = fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("`{}` can't be made", path.display()))?;
         Ok(Self(path))
+    }
+
+    fn keep(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = Path::new(&self.0).join(name);
+        fs::write(&path, text).with_context(|| format!("`{}` can't be written", path.display()))?;
+        Ok(path)
     }
 }
 

@@ -5,7 +5,12 @@
 //   open URL          until the first event is there: {"first_event_at":…}, in ms since 1970
 //   counts EVENTS     until the page has received so many, and then all that the fleet had published
 //                     by that moment: {"received":…,"published":…,"behind":…,"rate":…,…}
-//   message TEXT      until it is among the messages: {"message":…}, the whole entry
+//   message TEXT      until it is among the messages, and arrived: {"message":…}, the whole entry
+//   break WHAT        presses that button: {"after_ms":…,"story":…}, when the page is amber, and its sentence
+//   story TEXT        until the sentence has it: {"story":…}
+//   phase PHASE       until the page is in it: {"story":…,"waiting":…,"peak":…,"pid":…} and what was counted
+//   send JSON         a message with this `topic` and `payload`, until its fate is shown: {"fate":…,"entry":…}
+//   frames .          opens the raw frames and closes them with Escape: {"inside":…,"lines":…,"wide":…,"closed":…}
 //   screenshot PATH   {"screenshot":…}
 //
 // and of the admin port's:
@@ -57,8 +62,8 @@ const commands = {
   async counts(page, events) {
     await page.waitForFunction((count) => window.appsyncDemo.received >= count, Number(events));
     const fleet = await page.evaluate(async () => {
-      const answer = await fetch('/fleet.json', { cache: 'no-store' });
-      return { ...(await answer.json()), at: performance.now() };
+      const answer = await fetch('/live.json', { cache: 'no-store' });
+      return { ...(await answer.json()).fleet, at: performance.now() };
     });
     // Vans count from 1: the sum of their last numbers is what the page knows to be published.
     const known = ({ published }) =>
@@ -76,9 +81,72 @@ const commands = {
   },
 
   async message(page, text) {
-    const entry = page.locator('#messages li', { hasText: text }).first();
+    const entry = page.locator('#messages li.arrived', { hasText: text }).first();
     await entry.waitFor();
     return { message: await entry.innerText() };
+  },
+
+  async break(page, what) {
+    await page.waitForFunction((name) => !document.querySelector(`[data-break="${name}"]`).disabled, what);
+    // Amber is what a person sees: the colour of the sentence's rim, and not only a word in the page. Timed in the page,
+    // from the click on.
+    await page.evaluate((name) => {
+      const probe = document.body.appendChild(document.createElement('i'));
+      probe.style.color = 'var(--amber)';
+      const amber = getComputedStyle(probe).color;
+      probe.remove();
+      const color = (selector, property) => getComputedStyle(document.querySelector(selector))[property];
+      const look = (from) => {
+        const done = document.body.dataset.phase === 'outage' && color('.story', 'borderTopColor') === amber && color('.state', 'color') === amber;
+        if (done) window.amberAfter = performance.now() - from; else setTimeout(look, 10, from);
+      };
+      window.amberAfter = null;
+      document.querySelector(`[data-break="${name}"]`).addEventListener('click', () => look(performance.now()), { once: true, capture: true });
+    }, what);
+    await page.click(`[data-break="${what}"]`);
+    const after = await page.waitForFunction(() => window.amberAfter, undefined, { polling: 20 });
+    return { after_ms: Math.round(await after.jsonValue()), story: await page.textContent('#story') };
+  },
+
+  async story(page, text) {
+    await page.waitForFunction((words) => document.getElementById('story').textContent.includes(words), text);
+    return { story: await page.textContent('#story') };
+  },
+
+  async phase(page, phase) {
+    await page.waitForFunction((name) => document.body.dataset.phase === name, phase, { polling: 50 });
+    return page.evaluate(async () => {
+      const shown = (id) => document.getElementById(id).textContent;
+      const { firstSeq, lastSeq } = window.appsyncDemo;
+      const counts = { gaps: Number(shown('gaps')), duplicates: Number(shown('duplicates')), first: { ...firstSeq }, last: { ...lastSeq } };
+      const live = await fetch('/live.json').then((answer) => answer.json(), () => ({}));
+      return { ...counts, story: shown('story'), waiting: live.broker?.waiting, peak: live.trouble?.peak, pid: live.bridge?.pid };
+    });
+  },
+
+  async send(page, message) {
+    const { topic, payload } = JSON.parse(message);
+    const before = await page.locator('#messages li').count();
+    await page.fill('#send-topic', topic);
+    await page.fill('#send-payload', payload);
+    await page.click('#send-go');
+    await page.waitForFunction(([count]) => document.querySelectorAll('#messages li').length > count
+      && document.querySelector('#messages li').className !== 'underway', [before]);
+    const entry = page.locator('#messages li').first();
+    return { fate: await entry.getAttribute('class'), entry: await entry.innerText() };
+  },
+
+  async frames(page) {
+    await page.click('#frames-toggle');
+    await page.waitForFunction(() => document.querySelectorAll('#frames-list li').length > 10);
+    const seen = await page.evaluate(() => {
+      const box = (selector) => document.querySelector(selector).getBoundingClientRect();
+      const map = box('.map'), frames = box('#frames'), list = document.getElementById('frames-list');
+      const inside = frames.top >= map.top && frames.bottom <= map.bottom && frames.left >= map.left && frames.right <= map.right;
+      return { inside, lines: list.children.length, wide: list.scrollWidth > list.clientWidth, text: list.firstElementChild.innerText };
+    });
+    await page.keyboard.press('Escape');
+    return { ...seen, closed: await page.isHidden('#frames') };
   },
 
   async visit(page, url) {

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 use tempfile::TempDir;
 
 use super::emulator::bridge;
-
 use crate::support::PATIENCE;
 
-/// The last line that it prints.
-const END: &str = "Ctrl-C ends it.";
+/// How the last line that it prints begins.
+const END: &str = "Open in a browser";
 
 /// A running `appsync-bridge demo`; killed when dropped.
 pub(crate) struct Demo {
@@ -33,11 +32,17 @@ impl Demo {
     }
 
     /// As [`start`](Self::start), by this command.
-    pub(crate) fn start_by(mut command: Command) -> Self {
+    pub(crate) fn start_by(command: Command) -> Self {
+        Self::start_with(command, &[])
+    }
+
+    /// As [`start`](Self::start), with these arguments.
+    pub(crate) fn start_with(mut command: Command, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let started = SystemTime::now();
         let mut child = command
             .arg("demo")
+            .args(arguments)
             .env("TMPDIR", directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -60,10 +65,15 @@ impl Demo {
                 .unwrap_or_else(|e| panic!("the demo did not come to its end: {e}\n{}", demo.text));
             demo.text.push_str(&line);
             demo.text.push('\n');
-            if line == END {
+            if line.trim_start().starts_with(END) {
                 return demo;
             }
         }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The address of the page.
@@ -118,10 +128,15 @@ impl Demo {
         [http(self.page()), http(self.endpoint()), http(self.fact("The bridge's metrics")), broker]
     }
 
+    /// Sends it a signal, such as `-STOP`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// Sends SIGINT, as Ctrl-C does, and waits for the end.
     pub(crate) fn interrupt(&mut self, patience: Duration) -> ExitStatus {
-        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
-        assert!(sent.unwrap().success());
+        self.signal("-INT");
         let deadline = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

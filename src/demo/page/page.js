@@ -1,5 +1,7 @@
 // The demo's page: a client of the public AppSync Events WebSocket protocol and a view of what it receives.
-// Four parts: the socket client, the model, the map, the panels.
+// Four parts: the socket client, the model, the map, the panels. What is broken is in `trouble.js`.
+
+import { Live, Messages, buttons, token } from './trouble.js';
 
 const $ = (id) => document.getElementById(id);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
@@ -41,7 +43,10 @@ class EventSocket {
     if (session !== this.current) return;
     this.auth = { host: new URL(facts.endpoint).host, 'x-api-key': facts.api_key };
     const protocols = ['aws-appsync-event-ws', `header-${base64url(JSON.stringify(this.auth))}`];
-    try { session.ws = new WebSocket(facts.realtime, protocols); } catch (e) { return this.drop(session, e.message); }
+    const realtime = new URL(facts.realtime);
+    // A phone reaches it by the name that it reached this page by.
+    if (facts.locked) realtime.hostname = location.hostname;
+    try { session.ws = new WebSocket(realtime, protocols); } catch (e) { return this.drop(session, e.message); }
     this.on.frame('note', `connect ${facts.realtime}, subprotocols aws-appsync-event-ws and header-…`);
     this.watch(session, 'The Event API did not accept the connection in time.');
     session.ws.onopen = () => this.send(session, { type: 'connection_init' });
@@ -124,7 +129,7 @@ class EventSocket {
 
 // ---- Model -----------------------------------------------------------------------------------------------------
 
-const hook = window.appsyncDemo = { received: 0, firstSeq: {}, lastSeq: {}, messages: [], firstEventAt: null };
+const hook = window.appsyncDemo = { received: 0, firstSeq: {}, lastSeq: {}, firstEventAt: null };
 
 class Model {
   static RING = 4096;
@@ -143,10 +148,7 @@ class Model {
     const position = event && event.kind === 'position' && typeof event.id === 'string'
       && Number.isInteger(event.seq) && Number.isFinite(event.x) && Number.isFinite(event.y);
     if (position) return this.position(event);
-    const message = { text: String(text), event, at: new Date() };
-    hook.messages.push(message);
-    if (hook.messages.length > 500) hook.messages.shift();
-    this.newMessages.push(message);
+    this.newMessages.push(String(text));
     if (this.newMessages.length > 50) this.newMessages.shift();
   }
 
@@ -357,7 +359,6 @@ class FleetMap {
     const lines = new Map(), shown = [];
     for (const v of this.model.vehicles.values()) {
       const silent = now - v.heardAt;
-      if (silent > 30000) { this.model.vehicles.delete(v.id); continue; }
       // Shown late by the latency and a little more than one interval: then there is nearly always a next event to go to.
       v.behind ??= this.model.delay + v.interval * 1.2;
       v.behind += (this.model.delay + v.interval * 1.2 - v.behind) * Math.min(1, dt * 0.7);
@@ -382,7 +383,7 @@ class FleetMap {
       if (!last || Math.hypot(x - last.x, y - last.y) > 4) v.trail.push({ x, y, t: now });
       while (v.trail.length && now - v.trail[0].t > TRAIL_MS) v.trail.shift();
       if (!still) this.collectTrail(lines, v, state, x, y, now);
-      shown.push({ v, x, y, state, event: p.event, alpha: clamp((30000 - silent) / 20000, 0.15, 1) });
+      shown.push({ v, x, y, state, event: p.event, alpha: clamp((30000 - silent) / 20000, 0.25, 1) });
     }
     // One path per colour and age: a few dozen strokes however many vehicles there are.
     g.lineCap = 'butt';  // round ends would show as dots where two half-transparent pieces meet
@@ -470,8 +471,12 @@ class FleetMap {
 
 const setText = (id, text) => { const el = $(id); text = String(text); if (el.textContent !== text) el.textContent = text; };
 const millis = (v) => (v === undefined ? '–' : v < 9.95 ? v.toFixed(1) : String(Math.round(v)));
+const showTime = (id, v, name) => {
+  const long = v >= 1000;
+  setText(id, long ? (v / 1000).toFixed(1) : millis(v));
+  setText(`${id}-unit`, `${long ? 's' : 'ms'} ${name}`);
+};
 
-const fleet = { published: null, received: 0 };  // received: the page's count when it asked
 const total = (sequences) => Object.values(sequences).reduce((sum, seq) => sum + seq, 0);
 
 class Tiles {
@@ -480,30 +485,28 @@ class Tiles {
   numbers() {
     const m = this.model, rate = m.rate();
     setText('rate', rate && rate < 10 ? rate.toFixed(1) : Math.round(rate));
-    setText('received', hook.received);
     setText('gaps', m.gaps);
     setText('duplicates', m.duplicates);
-    $('integrity').classList.toggle('bad', m.gaps + m.duplicates > 0);
+    $('integrity').classList.toggle('bad', m.gaps > 0);
     setText('integrity-text', m.offline ? `${m.offline} more went by while this page was disconnected.`
-      : m.gaps + m.duplicates ? 'Missing or repeated sequence numbers were seen.'
-        : hook.received ? `All ${m.vehicles.size} vehicles in order, nothing lost.` : 'Waiting for numbered events.');
-    if (fleet.published !== null) {
-      // The fleet was there before the page: only what it numbered since can have arrived here. And it has published
-      // at least what arrived, whatever it said a second ago.
-      const before = total(hook.firstSeq) - Object.keys(hook.firstSeq).length;
-      setText('published', Math.max(fleet.published, total(hook.lastSeq)));
-      setText('before', before ? `${before} before you came` : '');
-      const since = fleet.published - before;
-      $('ratio').style.transform = `scaleX(${since > 0 ? clamp(fleet.received / since, 0, 1) : 0})`;
-    }
+      : m.gaps ? 'Sequence numbers are missing.' : m.duplicates ? 'Nothing missing; some came twice.'
+        : hook.received ? `All ${m.vehicles.size} vehicles in order.` : 'Waiting for numbered events.');
+    // The fleet was there before the page: only what it numbered since can have arrived here. And it has published
+    // at least what arrived, whatever it said a moment ago.
+    setText('received', hook.received - m.duplicates);
+    if (!live.now) return;
+    const before = total(hook.firstSeq) - Object.keys(hook.firstSeq).length;
+    setText('published', Math.max(live.now.fleet.published, total(hook.lastSeq)) - before);
   }
 
   charts() {
     const m = this.model, sorted = Float64Array.from(m.recent(10000)).sort();
     const rank = (q) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))];
     const p50 = rank(0.5), p99 = rank(0.99);
-    setText('latency-p50', millis(p50));
-    setText('latency-p99', millis(p99));
+    this.p50 = p50;
+    live.draw($('backlog'), fit, cssColor);
+    showTime('latency-p50', p50, 'p50');
+    showTime('latency-p99', p99, 'p99');
     this.spark();
     this.histogram(sorted, p50, p99);
   }
@@ -573,57 +576,22 @@ class Flow {
   }
 }
 
-class Messages {
-  constructor(model, map, flow) { Object.assign(this, { model, map, flow }); }
-
-  flush() {
-    const fresh = this.model.newMessages.splice(0);
-    if (!fresh.length) return;
-    $('no-messages').hidden = true;
-    const list = $('messages');
-    for (const m of fresh) {
-      const li = document.createElement('li'), time = document.createElement('time'), code = document.createElement('code');
-      time.textContent = m.at.toLocaleTimeString([], { hour12: false });
-      code.textContent = m.text;
-      const said = this.said(m);
-      li.append(time);
-      if (said) { const strong = document.createElement('strong'); strong.textContent = said; li.append(strong); }
-      li.append(code);
-      list.prepend(li);
-    }
-    while (list.children.length > 50) list.lastChild.remove();
-    this.announce(fresh.at(-1));
-  }
-
-  said({ event }) {
-    const text = typeof event === 'string' ? event : event && (event.text ?? event.message);
-    return typeof text === 'string' && text.trim() ? text.slice(0, 300) : '';
-  }
-
-  announce(message) {
-    setText('toast-text', (this.said(message) || message.text).slice(0, 160));
-    $('toast').classList.add('on');
-    clearTimeout(this.timer);
-    this.timer = setTimeout(() => $('toast').classList.remove('on'), 5000);
-    this.map.ripple();
-    this.flow.pulse(true);
-  }
-}
-
 class Frames {
   static KEEP = 50;
   all = []; control = []; paused = false; dirty = false;
 
   constructor() {
     const toggle = $('frames-toggle'), pause = $('frames-pause');
-    toggle.addEventListener('click', () => {
-      const open = $('frames').hidden;
-      $('frames').hidden = !open;
-      toggle.setAttribute('aria-expanded', open);
+    const open = (shown) => {
+      $('frames').hidden = !shown;
+      toggle.setAttribute('aria-expanded', shown);
       this.dirty = true;
-      this.render();
-      if (open) $('frames').scrollIntoView({ block: 'nearest', behavior: calm.matches ? 'auto' : 'smooth' });
-    });
+      this.render(true);
+      (shown ? $('frames-list') : toggle).focus({ preventScroll: true });
+    };
+    toggle.addEventListener('click', () => open($('frames').hidden));
+    $('frames-close').addEventListener('click', () => open(false));
+    addEventListener('keydown', (e) => { if (e.key === 'Escape' && !$('frames').hidden) open(false); });
     pause.addEventListener('click', () => {
       this.paused = !this.paused;
       pause.setAttribute('aria-pressed', this.paused);
@@ -677,7 +645,20 @@ function copyButtons() {
 // ---- The page --------------------------------------------------------------------------------------------------
 
 const model = new Model(), map = new FleetMap($('map'), model), flow = new Flow();
-const tiles = new Tiles(model), messages = new Messages(model, map, flow), frames = new Frames();
+const tiles = new Tiles(model), frames = new Frames();
+
+const messages = new Messages((text) => {
+  setText('toast-text', text.slice(0, 160));
+  $('toast').classList.add('on');
+  clearTimeout(messages.timer);
+  messages.timer = setTimeout(() => $('toast').classList.remove('on'), 5000);
+  map.ripple();
+  flow.pulse(true);
+});
+const live = new Live(
+  () => ({ gaps: model.gaps, duplicates: model.duplicates, known: total(hook.lastSeq), vehicles: model.vehicles.size, p50: tiles.p50 }),
+  (now) => { messages.update(now.messages); showState(); },
+);
 
 const getJson = async (path) => {
   const answer = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(5000) });
@@ -690,51 +671,48 @@ function showFacts(facts) {
   setText('hint-subscribe', facts.subscribe_hint);
   setText('hint-config', facts.config);
   setText('flow-broker', facts.broker);
-  for (const link of ['flow-status', 'foot-status']) $(link).href = facts.status;
+  // On loopback of the machine that the demo runs on.
+  if (!facts.locked) $('foot-status').href = facts.status;
+  live.locked = facts.locked && !token;
+  $('break-why').hidden = !live.locked;
+  for (const field of $('send').elements) field.disabled = live.locked;
   setText('flow-api', new URL(facts.endpoint).host);
   setText('facts', `Broker ${facts.broker}, endpoint ${facts.endpoint}, channel ${facts.channel}.`);
 }
 
 const LABELS = { connecting: 'Connecting', live: 'Live', reconnecting: 'Reconnecting', error: 'Refused' };
+const PHASES = { outage: 'Outage', draining: 'Catching up', recovered: 'Recovered', stale: 'Stale', ended: 'Over' };
+const showState = () => setText('state-text', PHASES[document.body.dataset.phase] ?? LABELS[socket.state]);
 const socket = new EventSocket({
   async facts() { const facts = await getJson('/demo.json'); showFacts(facts); return facts; },
   state(state) {
     document.body.dataset.state = state;
-    setText('state-text', LABELS[state]);
-    if (state === 'live') { model.epoch++; pollFleet(); }
+    if (state === 'live') model.epoch++;
   },
-  notice(text) { $('notice').hidden = !text; setText('notice-text', text); },
+  notice(text) { $('notice').hidden = !text || live.ended; setText('notice-text', text); },
   event(text) { model.event(text); },
   frame(direction, text, data) { frames.add(direction, text, data); },
 });
-
-async function pollFleet() {
-  try {
-    const { published } = await getJson('/fleet.json');
-    fleet.published = published;
-    fleet.received = hook.received;
-  } catch { /* the socket's own state tells the user */ }
-}
 
 let lastFrame = performance.now(), lastNumbers = 0, lastCharts = 0;
 function animate(now) {
   requestAnimationFrame(animate);
   const dt = Math.min(0.25, (now - lastFrame) / 1000);
-  if (calm.matches && now - lastFrame < 500) { if (model.newMessages.length) messages.flush(); return; }
+  for (const text of model.newMessages.splice(0)) messages.arrived(text);
+  if (calm.matches && now - lastFrame < 500) return;
   lastFrame = now;
   map.draw(now, dt);
-  messages.flush();
   flow.tick(now, model.rate(now));
-  if (now - lastNumbers > 120) { lastNumbers = now; tiles.numbers(); frames.render(); for (const s of STATES) setText(`n-${s}`, map.counts?.[s] ?? 0); }
+  if (now - lastNumbers > 120) { lastNumbers = now; tiles.numbers(); frames.render(); showState(); for (const s of STATES) setText(`n-${s}`, map.counts?.[s] ?? 0); }
   if (now - lastCharts > 500) { lastCharts = now; tiles.charts(); }
   if (hook.received) $('waiting').classList.add('done');
 }
 
 copyButtons();
+buttons(live);
 $('notice-retry').addEventListener('click', () => socket.connect());
 addEventListener('online', () => { if (socket.state !== 'live') socket.connect(); });
 addEventListener('pagehide', () => socket.close());
 addEventListener('pageshow', (e) => { if (e.persisted) socket.connect(); });
-setInterval(pollFleet, 1000);
 socket.connect();
 requestAnimationFrame(animate);
