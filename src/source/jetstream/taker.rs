@@ -148,6 +148,8 @@ impl Taker {
                 biased;
                 () = shutdown.abort() => return Err(Unclean("aborted")),
                 () = shutdown.drain(), if self.intake.is_some() => self.begin_drain(),
+                // Ahead of what may never end: a source that always has something to do is alive.
+                _ = clock.tick() => self.standing.alive(),
                 Some(change) = changes.recv() => self.connection(change, &mut came),
                 answer = self.asking.answer() => self.answered(answer),
                 heard = next(&mut self.pulling, &mut came) => if matches!(heard, Heard::Over) {
@@ -155,7 +157,6 @@ impl Taker {
                 },
                 word = self.watching.word() => self.hear(word),
                 () = self.changed.notified() => {}
-                _ = clock.tick() => self.standing.alive(),
             }
             let now = Instant::now();
             self.take(&mut came, now);
@@ -383,3 +384,7 @@ pub(super) async fn next(pulling: &mut Option<Pulling>, came: &mut Vec<Message>)
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "taker_tests.rs"]
+mod tests;
