@@ -4,6 +4,7 @@ mod check;
 mod dead_letter;
 mod long;
 mod order;
+mod permissions;
 mod source;
 mod trouble;
 

@@ -14,7 +14,7 @@ use super::pulling::Heard;
 use super::taker::{Generation, Taker, next};
 use super::watching::Word;
 use crate::config::nats::Deliver;
-use crate::nats::{Change, Kind};
+use crate::nats::Change;
 use crate::source::Unclean;
 
 /// The first version of a server that can have a consumer begin again.
@@ -43,12 +43,15 @@ impl Taker {
                 info!(source = %self.source, "the server is about to end; the connection moves to another");
             }
             Change::Complaint(trouble) => {
-                let why = trouble.in_words(&self.config.connection);
-                if self.complaint.as_ref() != Some(&why) {
-                    warn!(source = %self.source, why, "the server complains");
+                let (connection, now) = (&self.config.connection, Instant::now());
+                let (why, times) = self.complaints.heard(&trouble, connection, now);
+                if let Some(times) = times {
+                    warn!(source = %self.source, why, times, "the server complains");
                 }
-                if trouble.kind == Kind::Permission {
-                    self.complaint = Some(why);
+                if self.asking.is_bound()
+                    && let Some(why) = self.complaints.why(now)
+                {
+                    self.standing.refused(&why);
                 }
             }
             Change::Closed => self.lost("the client has ended"),
@@ -61,8 +64,7 @@ impl Taker {
         match answer {
             Answer::Found(Ok(bound)) => self.found(*bound),
             Answer::Found(Err(why)) => {
-                // A request that is not permitted has no answer, but a complaint.
-                let why = self.complaint.take().unwrap_or(why);
+                let why = self.complaints.no_answer().unwrap_or(why);
                 self.fail(&why);
             }
             Answer::Reset { result: Ok(after), before, outstanding } => {
@@ -76,7 +78,7 @@ impl Taker {
                 self.bound(&after, before.delivered.stream_sequence);
             }
             Answer::Reset { result: Err(why), before, outstanding } => {
-                let why = self.complaint.take().unwrap_or(why);
+                let why = self.complaints.no_answer().unwrap_or(why);
                 info!(source = %self.source, why, "the consumer can't begin again");
                 self.hold(&before, outstanding);
             }
@@ -131,7 +133,7 @@ impl Taker {
             }
             _ if self.asking.doubts() => {}
             Order::Reset => {
-                self.complaint = None;
+                self.complaints.ask();
                 self.asking.reset(Box::new(info), outstanding);
             }
             Order::Hold => self.hold(&info, outstanding),
@@ -163,7 +165,7 @@ impl Taker {
         self.asking.bound();
         let (now, more) = (Instant::now(), info.num_pending > 0 || info.num_ack_pending > 0);
         self.cuts.bound(info.ack_floor.stream_sequence, more, now);
-        self.standing.bound(self.cuts.why(now).as_deref());
+        self.standing.bound(self.in_the_way(now).as_deref());
     }
 
     /// The connection is gone, and comes again by itself.
@@ -197,9 +199,14 @@ impl Taker {
         if let Word::Hindered(why) = word
             && self.asking.is_bound()
         {
-            let why = why.or_else(|| self.cuts.why(Instant::now()));
+            let why = why.or_else(|| self.in_the_way(Instant::now()));
             self.standing.hindered(why.as_deref());
         }
+    }
+
+    /// Why nothing will be delivered or acknowledged though the consumer is bound, as far as was said before.
+    fn in_the_way(&self, now: Instant) -> Option<String> {
+        self.complaints.why(now).or_else(|| self.cuts.why(now))
     }
 
     /// Nothing more is asked for, nor handed over.

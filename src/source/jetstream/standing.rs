@@ -85,6 +85,11 @@ impl Standing {
         self.set(why);
     }
 
+    /// The consumer is bound, and the server refuses what nothing works without, which was said.
+    pub(super) fn refused(&mut self, why: &str) {
+        self.set(Some(why));
+    }
+
     fn set(&mut self, why: Option<&str>) {
         self.reason = why.map(str::to_owned);
         match why {

@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use super::JetStreamSource;
+use super::complaints::Complaints;
 use super::consumer::{self, Asking, Binding, Hold, Passed};
 use super::cuts::Cuts;
 use super::flight::{Came, Flight, Place, Sequence};
@@ -78,8 +79,7 @@ pub(super) struct Taker {
     extended: Instant,
     /// Something was acknowledged.
     pub(super) acknowledged: bool,
-    /// What the server complained of since the last question.
-    pub(super) complaint: Option<String>,
+    pub(super) complaints: Complaints,
 }
 
 /// One life of a consumer: one that was deleted and made anew is another.
@@ -102,6 +102,7 @@ impl Taker {
         let standing = Standing::new(name.clone(), health, metrics.clone());
         let watching = Watching::new(name.clone(), binding.clone(), jetstream.clone());
         let cuts = Cuts::new(config.ack_wait);
+        let complaints = Complaints::new(&binding.next(), config.ack_wait);
         let flight = Flight::new(&room, &changed, limits.messages, config.ack_wait);
         Self {
             stream: config.stream.as_str().into(),
@@ -116,7 +117,6 @@ impl Taker {
             returned: Vec::new(),
             extended: Instant::now(),
             acknowledged: false,
-            complaint: None,
             source: name,
             config,
             limits,
@@ -127,6 +127,7 @@ impl Taker {
             jetstream,
             standing,
             cuts,
+            complaints,
             shutdown,
             changed,
             flight,
@@ -177,12 +178,15 @@ impl Taker {
             self.pass(hold.pass());
         }
         if self.pulling.as_ref().is_some_and(|pulling| pulling.is_stalled(now)) {
-            self.fail("the server has been silent for several heartbeats");
+            let why = self.complaints.why(now);
+            self.fail(
+                why.as_deref().unwrap_or("the server has been silent for several heartbeats"),
+            );
         }
         let connected = self.outbox.is_connected();
         if self.intake.is_some() {
             if self.asking.start(now, connected) {
-                self.complaint = None;
+                self.complaints.ask();
             }
         } else if self.pulling.as_ref().is_some_and(|p| !connected || p.pulls.outstanding() == 0) {
             self.pulling = None;

@@ -1,0 +1,69 @@
+//! A user who may not do everything that a source has to, which the server says of each message.
+
+use super::Site;
+use crate::support::{PATIENCE, until};
+
+/// Lines of a server whose user may not publish to `denied`.
+fn denying(denied: &str) -> String {
+    format!(
+        "authorization: {{ users: [ {{ user: \"all\", password: \"p\" }}, {{ user: \"few\", password: \"p\", \
+         permissions: {{ publish: {{ deny: \"{denied}\" }} }} }} ] }}\nno_auth_user: all"
+    )
+}
+
+const FEW: &str = "auth = { user = \"few\", password = \"p\" }\nack_wait = \"2s\"";
+
+/// Messages are delivered and published, and come again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledgements_that_are_refused_are_named_and_said_once_in_a_while() {
+    let site = Site::open(&denying("$JS.ACK.>")).await;
+    let bridge = site.setup(FEW).start_ready().await;
+    site.produce(5_000, 0..500, 5).await;
+    site.ledger.has_ids(500, PATIENCE).await;
+    let named = "\"$JS.ACK.>\"";
+    until("it is named", PATIENCE, async || {
+        let (status, text) = bridge.get("/readyz").await;
+        (status == 503 && text.contains(&named.replace('"', ""))).then_some(())
+    })
+    .await;
+    bridge.metric_is("source_redelivered_total{source=\"it\"}", |v| v >= 500.0).await;
+    // The server is asked for the consumer meanwhile, which is well.
+    assert_eq!(bridge.get("/readyz").await.0, 503);
+    let said = bridge.lines(&["the server complains"]);
+    assert_eq!(said.len(), 1, "{said:?}");
+    // Allowed at last, it goes on by itself.
+    site.stream.nats.configure(&denying("nothing"));
+    site.stream.nats.reload().await;
+    bridge.ready().await;
+    site.produce(5_000, 500..510, 5).await;
+    assert_eq!(site.is_relayed(&bridge, 510).await, 0);
+    until("all are acknowledged", PATIENCE, async || {
+        (site.stream.consumer().await?.num_ack_pending == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_refused_are_named_for_as_long_as_they_are() {
+    let site = Site::open(&denying("$JS.API.CONSUMER.MSG.NEXT.>")).await;
+    site.produce(5_000, 0..10, 1).await;
+    let bridge = site.setup(FEW).start().await;
+    let named = "$JS.API.CONSUMER.MSG.NEXT.IT.bridge";
+    until("it is named", PATIENCE, async || {
+        let (status, text) = bridge.get("/readyz").await;
+        (status == 503 && text.contains(named)).then_some(())
+    })
+    .await;
+    // The consumer is bound again in between.
+    until("it was tried again", PATIENCE, async || {
+        let (status, text) = bridge.get("/readyz").await;
+        assert!(status == 503 && text.contains(named), "{status}: {text}");
+        (bridge.metric("source_reconnects_total{source=\"it\"}").await >= 2.0).then_some(())
+    })
+    .await;
+    assert!(bridge.lines(&["several heartbeats"]).is_empty(), "{}", bridge.log());
+    site.stream.nats.configure(&denying("nothing"));
+    site.stream.nats.reload().await;
+    assert_eq!(site.is_relayed(&bridge, 10).await, 0);
+    bridge.ready().await;
+}
