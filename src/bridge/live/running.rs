@@ -98,6 +98,10 @@ pub(super) async fn guarded(
         if !bridge.is_draining() {
             let grace = *grace.borrow();
             tokio::time::sleep(grace).await;
+            if bridge.is_draining() {
+                // It has the time that this has.
+                return std::future::pending().await;
+            }
             warn!(%part, ?grace, "a part of an earlier configuration did not end in time; what it holds is given back, and may come again");
             stop.start_abort();
         }
@@ -164,6 +168,24 @@ mod tests {
         bridge.start_drain();
         let clocks = (bridge.clone(), stop.clone(), grace);
         let ended = guarded(part(), clocks, token, run).await;
+        assert!(ended.leaving.is_none() && ended.unclean.is_none() && !stop.is_aborting());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_drain_of_the_bridge_that_comes_later_it_has_the_time_of_that() {
+        let (bridge, token) = (Shutdown::new(), CancellationToken::new());
+        let (stop, grace) = (bridge.child(), seconds(25));
+        let run = Box::pin(async {
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            None
+        });
+        stop.start_drain();
+        let clocks = (bridge.clone(), stop.clone(), grace);
+        let drain = async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            bridge.start_drain();
+        };
+        let (ended, ()) = tokio::join!(guarded(part(), clocks, token, run), drain);
         assert!(ended.leaving.is_none() && ended.unclean.is_none() && !stop.is_aborting());
     }
 
