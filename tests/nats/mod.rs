@@ -2,6 +2,7 @@
 
 mod check;
 mod core;
+mod reload;
 mod security;
 mod server;
 mod trouble;

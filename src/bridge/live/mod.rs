@@ -5,10 +5,11 @@
 //! its messages, and tells the parts that go to end.
 //!
 //! A part that goes ends as in a drain of the bridge, because its queue closes, and has as long for it; then it is
-//! aborted, and what it holds is given back. A source takes no more, and what it has in flight goes by the routes,
-//! to the APIs and the dead letters that it came by. What takes its place at a broker, or in a file, waits for its
-//! end. An API that changes does not end: its publisher keeps what it holds and posts it by the new settings.
+//! aborted, and what it holds is given back. A source takes no more, and what it
+//! has in flight goes by the routes, to the APIs and the dead letters that it came by. What takes its place at a
+//! broker, at an endpoint, or in a file, waits for its end. An API that changes does not end: its publisher keeps what it holds and posts it by the new settings.
 
+mod lifetimes;
 mod retired;
 mod running;
 mod staged;
@@ -18,29 +19,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::policy;
-use crate::config::{ApiName, Config, DeadLetterName, SourceConfig};
+use crate::config::{ApiName, Config, DeadLetterName};
 use crate::delivery::{Gate, Intake};
 use crate::health::Health;
 use crate::message::SourceName;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Rejects};
-use crate::publish::{Addressed, Client, Helm, Publisher};
+use crate::publish::{Addressed, Client, Helm};
 use crate::reload::{Difference, Part};
 use crate::route::RouteTable;
 use crate::shutdown::Shutdown;
-use crate::source::{self, Source};
+use crate::source;
 use crate::trace::Tracer;
 use retired::{Past, Retired};
 pub(super) use running::Ended;
-use running::{Hold, Leaving, Running, after, guarded, holds_of};
+use running::{Hold, Leaving, Running};
 use staged::Ground;
 pub(super) use staged::{Errors, Staged};
 
@@ -158,6 +157,10 @@ impl Live {
                 api.it.helm.steer(change);
             }
         }
+        // Told before another comes, which may have to wait for its end.
+        for part in &difference.removed {
+            self.remove(&old, part);
+        }
         for (name, publisher) in apis {
             self.start_api(name, publisher);
         }
@@ -175,9 +178,6 @@ impl Live {
             self.start_source(&name, source, &way);
         }
         drop(way);
-        for part in &difference.removed {
-            self.remove(&old, part);
-        }
         self.unstage();
         self.tidy();
     }
@@ -296,46 +296,6 @@ impl Live {
         feeds.into_iter().filter_map(|api| Some(self.apis.get(api)?.it.gate.clone())).collect()
     }
 
-    fn start_api(&mut self, name: ApiName, (mut publisher, stop): (Publisher<Client>, Shutdown)) {
-        let (entries, queue) = mpsc::unbounded_channel();
-        let (gate, helm) = (publisher.gate(), publisher.helm());
-        let run = publisher.run(queue, stop.clone()).map(|()| None).boxed();
-        let part = Part::Api(Arc::clone(&name));
-        let running = self.run(part, stop, Api { entries, gate, helm }, run);
-        self.apis.insert(name, running);
-    }
-
-    /// Starts a source when nobody else is what it is to its broker.
-    fn start_source(&mut self, name: &SourceName, source: Source, way: &Intake) {
-        let Some(config) = self.config.sources.iter().find(|source| source.name == *name) else {
-            return;
-        };
-        let metrics = self.ground.metrics.source(name);
-        metrics.show_limits(config.limits.messages, config.limits.bytes);
-        let mine = holds_of(config);
-        let others =
-            self.leaving.iter().filter(|other| other.holds.iter().any(|h| mine.contains(h)));
-        let others: Vec<_> = others.map(|other| other.ended.clone()).collect();
-        let (intake, stop) = (way.behind(self.gates(name)), self.ground.shutdown.child());
-        let (own, clock) = (intake.clone(), stop.clone());
-        let run = async move {
-            tokio::select! {
-                biased;
-                () = clock.drain() => return None,
-                () = after(others) => {}
-            }
-            source.run(own, clock).await.err().map(|why| why.to_string())
-        };
-        let running = self.run(Part::Source(name.clone()), stop, intake, run.boxed());
-        self.sources.insert(name.clone(), running);
-    }
-
-    fn end_source(&mut self, source: &SourceConfig) {
-        if let Some(running) = self.sources.remove(&source.name) {
-            self.leave(Part::Source(source.name.clone()), running, holds_of(source));
-        }
-    }
-
     /// Ends the dead letter of this name, if there is one, in whose place another has come.
     fn end_dead_letter(&mut self, old: &Config, name: &DeadLetterName) {
         let part = Part::DeadLetter(Arc::clone(name));
@@ -364,13 +324,14 @@ impl Live {
         removed.chain(self.retired.writers(file)).collect()
     }
 
-    /// Ends a part that there is no more. Sources have been told.
+    /// Ends a part that there is no more. Sources are told by themselves.
     fn remove(&mut self, old: &Config, part: &Part) {
         self.ground.health.retire(&part.to_string());
         match part {
             Part::Api(name) => {
                 if let Some(running) = self.apis.remove(name) {
-                    self.leave(part.clone(), running, Vec::new());
+                    let endpoint = old.apis.get(name).map(|api| Hold::of_api(api));
+                    self.leave(part.clone(), running, endpoint.into_iter().collect());
                 }
             }
             Part::DeadLetter(name) => {
@@ -382,26 +343,6 @@ impl Live {
             Part::Route(_) => self.forget(part),
             Part::Source(_) | Part::Shutdown => {}
         }
-    }
-
-    /// Drops what leads to a part, and tells it to end.
-    fn leave<T>(&mut self, part: Part, running: Running<T>, holds: Vec<Hold>) {
-        running.stop.start_drain();
-        self.leaving.push(Leaving { part, holds, ended: running.ended });
-    }
-
-    /// Runs a part, to which `it` leads.
-    fn run<T>(
-        &mut self,
-        part: Part,
-        stop: Shutdown,
-        it: T,
-        run: BoxFuture<'static, Option<String>>,
-    ) -> Running<T> {
-        let ended = CancellationToken::new();
-        let clocks = (self.ground.shutdown.clone(), stop.clone(), self.grace.subscribe());
-        self.tasks.spawn(guarded(part, clocks, ended.clone(), run));
-        Running { it, stop, ended }
     }
 }
 

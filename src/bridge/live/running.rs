@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::config::{Client, SourceConfig};
+use crate::config::{ApiConfig, Client, SourceConfig};
 use crate::message::SourceName;
 use crate::reload::Part;
 use crate::shutdown::Shutdown;
@@ -37,8 +37,17 @@ pub(super) enum Hold {
     Source(SourceName),
     /// A name at a kind of broker.
     Client(&'static str, Client),
+    /// Where an API posts to.
+    Endpoint(String),
     /// A file.
     File(PathBuf),
+}
+
+impl Hold {
+    /// The endpoint of an API.
+    pub(super) fn of_api(api: &ApiConfig) -> Self {
+        Self::Endpoint(api.endpoint.uri.to_string())
+    }
 }
 
 /// A part that has ended.
@@ -76,7 +85,7 @@ pub(super) fn holds_of(source: &SourceConfig) -> Vec<Hold> {
     client.into_iter().chain([Hold::Source(source.name.clone())]).collect()
 }
 
-/// Waits for the end of all of these.
+/// Waits for all of these.
 pub(super) async fn after(others: Vec<CancellationToken>) {
     for other in others {
         other.cancelled().await;
