@@ -103,6 +103,17 @@ impl Health {
         self.changed.notify_waiters();
     }
 
+    /// Of the parts of this name that count, the last one speaks from now on, though others are not gone yet.
+    pub fn supersede(&self, name: &str) {
+        let mut parts = self.parts.lock();
+        let states = parts.by_name.get_mut(name).into_iter().flatten();
+        let mut counting: Vec<_> = states.filter(|state| state.counts()).collect();
+        counting.pop();
+        counting.into_iter().for_each(|state| state.counts = Arc::default());
+        drop(parts);
+        self.changed.notify_waiters();
+    }
+
     /// The parts that are not ready, each with its reason; empty when all are.
     #[must_use]
     pub fn not_ready(&self) -> Vec<(String, String)> {
@@ -306,6 +317,22 @@ mod tests {
         assert_eq!(why(), ["third"]);
         drop(third);
         assert_eq!((why(), health.standing("source plant")), (vec![], None));
+    }
+
+    #[test]
+    fn of_those_of_a_name_the_last_one_speaks_that_counts() {
+        let health = Health::default();
+        let why = || health.not_ready().into_iter().map(|(_, why)| why).collect::<Vec<_>>();
+        health.supersede("source plant");
+        let parts = ["first", "second", "third"].map(|why| health.register("source plant", why));
+        let _staged = health.aside().register("source plant", "staged");
+        assert_eq!(why(), ["first"]);
+        for _ in 0..2 {
+            health.supersede("source plant");
+            assert_eq!(why(), ["third"]);
+        }
+        drop(parts);
+        assert_eq!(why(), [""; 0]);
     }
 
     #[test]

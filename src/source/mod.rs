@@ -16,6 +16,7 @@
 use std::error::Error;
 
 use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::SourceConfig;
 use crate::config::broker::SourceKind;
@@ -49,7 +50,13 @@ pub use room::{Reservation, Room};
 
 /// A source that is made and not yet running.
 #[must_use]
-pub struct Source(Box<dyn FnOnce(Intake, Shutdown) -> BoxFuture<'static, Left> + Send>);
+pub struct Source {
+    left: CancellationToken,
+    run: Box<dyn FnOnce(Intake, Shutdown) -> BoxFuture<'static, Left> + Send>,
+}
+
+/// Of a source that runs: dropped, it has ended.
+struct Open(CancellationToken);
 
 /// When a source begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +115,8 @@ pub async fn build(
         SourceKind::Nats(nats) => {
             let made = nats::NatsSource::build(name, nats, limits, numbers, health);
             let made = made.map_err(unusable)?;
-            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
+            let left = made.left.clone();
+            Ok(Source { left, ..Source::new(|intake, shutdown| made.run(intake, shutdown)) })
         }
         #[cfg(feature = "nats")]
         SourceKind::JetStream(jetstream) => {
@@ -197,13 +205,27 @@ impl Source {
     fn new<F: Future<Output = Left> + Send + 'static>(
         run: impl FnOnce(Intake, Shutdown) -> F + Send + 'static,
     ) -> Self {
-        Self(Box::new(|intake, shutdown| Box::pin(run(intake, shutdown))))
+        let run = Box::new(|intake, shutdown| Box::pin(run(intake, shutdown)) as BoxFuture<_>);
+        Self { left: CancellationToken::new(), run }
+    }
+
+    /// Cancelled when it takes nothing more from its broker and owes it nothing: when it has ended, or before that,
+    /// where nothing is acknowledged.
+    pub fn left(&self) -> CancellationToken {
+        self.left.clone()
     }
 
     /// Takes messages until the drain, acknowledges what was settled, and leaves; on the abort it leaves at once,
     /// and what was not acknowledged stays with the broker.
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
-        self.0(intake, shutdown).await
+        let _open = Open(self.left);
+        (self.run)(intake, shutdown).await
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 

@@ -14,6 +14,42 @@ fn edit(setup: &Setup, old: &str, new: &str) {
     fs::write(setup.config(), text.replace(old, new)).unwrap();
 }
 
+/// One that changes is subscribed again before what it has in flight is published.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_changes_misses_nothing_while_the_api_is_slow() {
+    let relay = Relay::open().await;
+    let setup = relay.setup("max_in_flight = 1000");
+    let bridge = setup.start_ready().await;
+    signal(relay.emulator.pid(), "STOP");
+    let client = relay.server.client().await;
+    publish(&client, 0..300, 0).await;
+    bridge.metric_is(IN_FLIGHT, |v| v == 300.0).await;
+    for (round, limits) in [(1, ("1000", "2000")), (2, ("2000", "3000"))] {
+        edit(&setup, limits.0, limits.1);
+        assert_eq!(bridge.reload(&[]).await.0, 200);
+        until("it is subscribed again", PATIENCE, async || {
+            let subscribed = relay.server.monitor("/connz?subs=1").await.to_string();
+            (bridge.lines(&["core NATS is at most once"]).len() == round + 1
+                && subscribed.matches("\"in.*\"").count() == 1)
+                .then_some(())
+        })
+        .await;
+        bridge.ready().await;
+        bridge.metric_is("source_connected{source=\"it\"}", |v| v == 1.0).await;
+        let from = round as u64 * 300;
+        publish(&client, from..from + 300, 0).await;
+        bridge.metric_is(IN_FLIGHT, |v| v == (from + 300) as f64).await;
+    }
+    signal(relay.emulator.pid(), "CONT");
+    relay.is_relayed(&bridge, 900).await;
+    assert_eq!(bridge.metric("source_dropped_total{source=\"it\"}").await, 0.0);
+    until("the old ones have ended", PATIENCE, async || {
+        (bridge.lines(&["a part of an earlier configuration has ended"]).len() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(bridge.metric("source_connected{source=\"it\"}").await, 1.0);
+}
+
 /// What comes by the new name is behind what is still to be published by the old one.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_that_gets_another_name_keeps_the_order() {

@@ -52,17 +52,23 @@ impl Live {
         metrics.show_limits(config.limits.messages, config.limits.bytes);
         let others = self.others(&holds_of(config));
         let (intake, stop) = (way.behind(self.gates(name)), self.ground.shutdown.child());
-        let (own, clock) = (intake.clone(), stop.clone());
+        let (own, clock, left) = (intake.clone(), stop.clone(), source.left());
+        let (part, health) = (Part::Source(name.clone()), self.ground.health.clone());
+        let (word, gone) = (part.to_string(), left.clone());
         let run = async move {
+            // It has left at the latest when it has ended, however it did.
+            let _gone = gone.drop_guard();
             tokio::select! {
                 biased;
                 () = clock.drain() => return None,
                 () = after(others) => {}
             }
+            // One that has left may still wait for what it has in flight.
+            health.supersede(&word);
             source.run(own, clock).await.err().map(|why| why.to_string())
         };
-        let running = self.run(Part::Source(name.clone()), stop, intake, run.boxed());
-        self.sources.insert(name.clone(), running);
+        let running = self.run(part, stop, intake, run.boxed());
+        self.sources.insert(name.clone(), Running { left, ..running });
     }
 
     /// Tells a source to end.
@@ -72,16 +78,17 @@ impl Live {
         }
     }
 
-    /// When those that are leaving have ended, of which each has one of these.
+    /// When those that are leaving have left, of which each has one of these.
     fn others(&self, mine: &[Hold]) -> Vec<CancellationToken> {
         let mine = |other: &&Leaving| other.holds.iter().any(|hold| mine.contains(hold));
-        self.leaving.iter().filter(mine).map(|other| other.ended.clone()).collect()
+        self.leaving.iter().filter(mine).map(|other| other.left.clone()).collect()
     }
 
     /// Drops what leads to a part, and tells it to end.
     pub(super) fn leave<T>(&mut self, part: Part, running: Running<T>, holds: Vec<Hold>) {
         running.stop.start_drain();
-        self.leaving.push(Leaving { part, holds, ended: running.ended });
+        let Running { left, ended, .. } = running;
+        self.leaving.push(Leaving { part, holds, left, ended });
     }
 
     /// Runs a part, to which `it` leads.
@@ -95,6 +102,6 @@ impl Live {
         let ended = CancellationToken::new();
         let clocks = (self.ground.shutdown.clone(), stop.clone(), self.grace.subscribe());
         self.tasks.spawn(guarded(part, clocks, ended.clone(), run));
-        Running { it, stop, ended }
+        Running { it, stop, left: ended.clone(), ended }
     }
 }

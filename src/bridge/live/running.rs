@@ -21,12 +21,15 @@ pub(super) struct Running<T> {
     /// Cancelled when it has ended, and this process writes and acknowledges nothing for it any more. After an abort its
     /// broker may yet take a moment to notice.
     pub(super) ended: CancellationToken,
+    /// Cancelled when another may take its place: then, or before that, when it only waits for what it has in flight.
+    pub(super) left: CancellationToken,
 }
 
 /// A part that was told to end.
 pub(super) struct Leaving {
     pub(super) part: Part,
     pub(super) holds: Vec<Hold>,
+    pub(super) left: CancellationToken,
     pub(super) ended: CancellationToken,
 }
 

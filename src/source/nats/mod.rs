@@ -15,7 +15,8 @@
 //! a reload of the server may allow it, and tells nobody. The source is not ready until every one is granted; what the
 //! others bring is taken meanwhile.
 //!
-//! Stopping, the subscriptions are ended, what was received by then is taken, and everything in flight finished. What
+//! Stopping, the subscriptions are ended, what was received by then is taken, and everything in flight finished; one
+//! that takes its place after a reload need not wait for that. What
 //! is on its way in that moment is lost, and counted: async-nats ends a subscription before the server has confirmed it.
 
 mod held;
@@ -33,6 +34,7 @@ use async_nats::connection::State;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::{Room, Unclean};
@@ -65,6 +67,8 @@ pub struct NatsSource {
     room: Arc<Room>,
     metrics: SourceMetrics,
     standing: Arc<Standing>,
+    /// Cancelled when it takes nothing more: another may take its place while it waits for what it has in flight.
+    pub(super) left: CancellationToken,
 }
 
 impl NatsSource {
@@ -80,7 +84,8 @@ impl NatsSource {
         let room = Room::new(limits, metrics.clone());
         let connection = config.connection.clone();
         let standing = Standing::new(name.clone(), connection, metrics.clone(), health);
-        Ok(Self { name, config, dialer, room, metrics, standing: Arc::new(standing) })
+        let (standing, left) = (Arc::new(standing), CancellationToken::new());
+        Ok(Self { name, config, dialer, room, metrics, standing, left })
     }
 
     /// Takes messages until the drain, and finishes what is in flight; on the abort it leaves at once, and what was
@@ -141,6 +146,9 @@ impl NatsSource {
             let _ = timeout(FAREWELL, confirmed(&client)).await;
         }
         account.close(&self.name, &self.metrics);
+        self.standing.leave();
+        drop(client);
+        self.left.cancel();
         let finished = held.empty();
         tokio::pin!(finished);
         loop {

@@ -52,6 +52,8 @@ struct State {
     /// The connection ended, and nobody has said why.
     cut: bool,
     cuts: Repeats,
+    /// Nothing is taken any more.
+    left: bool,
 }
 
 impl Standing {
@@ -73,6 +75,7 @@ impl Standing {
             granted: true,
             cut: false,
             cuts: Repeats::default(),
+            left: false,
         });
         Self { name, config, metrics, health, state, refusal: Notify::new() }
     }
@@ -113,10 +116,17 @@ impl Standing {
         std::mem::take(&mut self.state.lock().refused)
     }
 
+    /// Nothing is taken any more: what becomes of the connection is of no concern, and the numbers may be another's.
+    pub(super) fn leave(&self) {
+        self.state.lock().left = true;
+        self.metrics.connected.set(0);
+    }
+
     /// Something became of the connection.
     pub(super) fn changed(&self, change: &Change) {
         let mut state = self.state.lock();
         match change {
+            _ if state.left => {}
             Change::Connected => self.connected(&mut state),
             Change::Lost => {
                 self.metrics.connected.set(0);
