@@ -109,7 +109,7 @@ const TURN: u32 = 64;
 pub struct MqttSource {
     name: SourceName,
     config: MqttConfig,
-    room: Arc<Room>,
+    pub(super) room: Arc<Room>,
     transport: Transport,
     metrics: SourceMetrics,
     mqtt: MqttMetrics,

@@ -83,8 +83,7 @@ pub struct SqsSource {
     name: SourceName,
     config: SqsConfig,
     queue: Queue,
-    limits: Limits,
-    metrics: SourceMetrics,
+    pub(super) room: Arc<Room>,
     numbers: SqsMetrics,
     link: Arc<Link>,
     /// The bridge runs already, and does not end for it.
@@ -122,7 +121,8 @@ impl SqsSource {
         let queue = Queue::open(&config).await?;
         queue.tell_end(ends_at(&metrics.credentials_expiry));
         let link = Link::new(queue.clone(), name.to_string(), metrics.clone(), health);
-        Ok(Self { name, config, queue, limits, metrics, numbers, link, by_reload: false })
+        let room = Room::new(limits, metrics);
+        Ok(Self { name, config, queue, room, numbers, link, by_reload: false })
     }
 
     /// It begins while the bridge runs. The error says what the queue clearly lacks; one that does not answer soon is
@@ -199,8 +199,7 @@ impl SqsSource {
     }
 
     fn shared(&self, visibility: Duration) -> Shared {
-        let room = Room::new(self.limits, self.metrics.clone());
-        let changed = Arc::<Notify>::default();
+        let (room, changed) = (Arc::clone(&self.room), Arc::<Notify>::default());
         Shared {
             name: self.name.clone(),
             topic: Topic::new(self.config.queue.name.as_str(), '/'),
