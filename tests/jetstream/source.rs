@@ -63,7 +63,7 @@ async fn a_consumer_that_differs_is_listed_and_never_changed() {
         durable_name: Some(DURABLE.into()),
         ack_wait: Duration::from_secs(7),
         max_ack_pending: 20_000,
-        max_deliver: 3,
+        max_deliver: 1,
         filter_subject: "in.1.data".into(),
         ..Default::default()
     };
@@ -94,8 +94,8 @@ async fn a_consumer_that_differs_is_listed_and_never_changed() {
     drop(bridge);
     let bridge = setup.env("APPSYNC_BRIDGE_SEEDED_BUG", "DropsMessages").start_ready().await;
     site.produce(5_000, 0..20_000, 2).await;
-    bridge.metric_is(&number("redelivered_total"), |v| v > 20.0).await;
-    drop(bridge);
+    bridge.metric_is(&number("max_deliver_exceeded_total"), |v| v > 20.0).await;
+    assert_eq!(bridge.metric(&number("redelivered_total")).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
