@@ -130,8 +130,7 @@ mod tests {
         }
     }
 
-    /// A publisher over `post`, and how the entries of `log` come to it: all of one key, so that each waits for the one
-    /// before it.
+    /// A publisher over `post`, and its numbers.
     fn publisher<P: Post>(post: P) -> (Publisher<P>, Metrics) {
         let (metrics, health) = (Metrics::new(), Health::default());
         let (refused, _refused) = mpsc::unbounded_channel();
@@ -139,6 +138,7 @@ mod tests {
         (Publisher::new(post, &"main".into(), limits, &metrics, &health, refused), metrics)
     }
 
+    /// An entry, of the same key as every other: each waits for the one before it.
     fn addressed(log: &Arc<Log>, token: u64) -> (Channel, Entry) {
         let route = Arc::new(Spec {
             name: "r".into(),

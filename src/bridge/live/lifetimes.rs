@@ -18,7 +18,8 @@ use crate::shutdown::Shutdown;
 use crate::source::Source;
 
 impl Live {
-    /// Starts an API when no other has its endpoint: both would have its whole rate, and newer events could overtake older ones.
+    /// Starts an API when no other has its endpoint: both would have its whole rate, and newer events could overtake
+    /// older ones.
     pub(super) fn start_api(
         &mut self,
         name: ApiName,
