@@ -41,6 +41,7 @@ mod reload;
 mod replay;
 mod said;
 mod secrets;
+mod shipped;
 mod simulation;
 #[cfg(feature = "sqs")]
 mod sqs;

@@ -26,6 +26,7 @@ pub mod demo;
 pub mod emulate;
 mod environment;
 pub mod exit;
+pub mod generated;
 pub mod health;
 pub mod replay;
 pub mod run;
@@ -44,7 +45,8 @@ Examples:
   appsync-bridge subscribe '/orders/*'     what arrives in a channel
   appsync-bridge publish /orders/7 '{}'   an event, by hand
   appsync-bridge replay todo.jsonl        what could not be published, once more
-  appsync-bridge emulate                  a local Event API to develop against";
+  appsync-bridge emulate                  a local Event API to develop against
+  appsync-bridge schema                   the configuration's JSON Schema, for an editor";
 
 /// Relays what backends say on Kafka, NATS, MQTT and SQS into AWS AppSync Events, and acknowledges only what is settled
 #[derive(Parser)]
@@ -68,6 +70,9 @@ enum Command {
     Demo(demo::Args),
     #[cfg(feature = "emulator")]
     Emulate(Box<emulate::Args>),
+    Schema(generated::Schema),
+    Completions(generated::Completions),
+    Man(generated::Man),
 }
 
 /// Version, commit and features, a line each.
@@ -117,6 +122,9 @@ impl Cli {
                 let ended = emulate::run(*args, shutdown).await;
                 ended.map_or_else(|e| failed(&e), |()| ExitCode::SUCCESS)
             }
+            Command::Schema(_) => generated::schema(),
+            Command::Completions(args) => generated::completions(&args),
+            Command::Man(args) => generated::man(&args),
         }
     }
 }

@@ -38,10 +38,14 @@ pub struct Args {
 
 /// Runs the bridge until it is drained.
 pub async fn run(args: &Args) -> ExitCode {
+    let hidden = hide_memory();
     let config = match load(&args.config, None) {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
+    if let Err(why) = hidden {
+        warn!(%why, "other processes of this user may read the memory of this one");
+    }
     let shutdown = Shutdown::new();
     let hangup = Arc::new(Notify::new());
     signals::listen(shutdown.clone(), Some(Arc::clone(&hangup)));
@@ -97,6 +101,13 @@ pub async fn run(args: &Args) -> ExitCode {
             ExitCode::from(exit::FAILED)
         }
     }
+}
+
+/// Keeps keys and payloads out of core dumps, and from other processes of the same user.
+fn hide_memory() -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
+    Ok(())
 }
 
 /// The file that the configuration is in.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::api::{ca_file, pem_file};
 use super::certificates;
-use super::reader::{Field, Kind, Ledger, Located, Problem, Reported, Setting, Table};
+use super::reader::{Field, Form, Kind, Ledger, Located, Problem, Reported, Setting, Table};
 use crate::files::certificate::Renewal;
 
 /// `tls = { ca_file, cert_file, key_file }`.
@@ -129,7 +129,7 @@ pub(super) fn secured(
 }
 
 fn tls(table: &mut Table<'_>) -> Field<TlsChoice> {
-    table.field("tls", |ledger, entry| match entry.value.get_ref() {
+    table.field("tls", Form::BooleanOrTable, |ledger, entry| match entry.value.get_ref() {
         toml::de::DeValue::Boolean(false) => Some(TlsChoice::Off),
         toml::de::DeValue::Boolean(true) => Some(TlsChoice::On(Tls::default())),
         toml::de::DeValue::Table(table) => {

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::api::pem_file;
 use super::certificates;
 use super::log_format::LogFormat;
-use super::reader::{Kind, Located, Problem, Reported, Setting, Table, listed, synonyms};
+use super::reader::{Form, Kind, Located, Problem, Reported, Setting, Table, listed, synonyms};
 use super::secret::Secret;
 
 /// A checked `[admin]`.
@@ -196,7 +196,7 @@ pub(super) fn cost(table: Option<Table<'_>>) -> Option<CostConfig> {
     let default = CostConfig { per_million, currency: currency.to_owned(), unit };
     let Some(mut table) = table else { return Some(default) };
     let ledger = table.ledger;
-    let price = table.field("per_million", |ledger, entry| {
+    let price = table.field("per_million", Form::Number(DEAREST), |ledger, entry| {
         let (span, value) = (entry.value.span(), entry.value.get_ref());
         let number = match value {
             DeValue::Float(number) => number.as_str().replace('_', "").parse::<f64>().ok(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::broker::Broker;
-use super::reader::{Kind, Names, Problem, Table, quoted};
+use super::reader::{Form, Kind, Names, Problem, Table, quoted};
 use crate::message::SourceName;
 
 /// The sources of the file, bad ones included.
@@ -23,7 +23,7 @@ impl Homes<'_> {
     ) -> Option<SourceName> {
         let words: Vec<_> = kinds.iter().map(|kind| format!("`{}`", kind.word)).collect();
         let words = words.join(" or ");
-        let source = table.field("source", |ledger, entry| {
+        let source = table.field("source", Form::Filled, |ledger, entry| {
             let text = ledger.string("source", entry.value)?;
             let name = self.names.resolve(ledger, &text)?;
             // An error in its type is reported there.

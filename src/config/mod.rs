@@ -27,6 +27,7 @@ pub mod nats;
 mod otlp;
 mod reader;
 mod route;
+mod schema;
 mod secret;
 pub mod source;
 pub mod sqs;
@@ -43,6 +44,7 @@ pub use log_format::LogFormat;
 pub use otlp::OtlpConfig;
 use reader::Masked;
 pub use reader::{Kind, LogLine, Problem, Problems};
+pub use schema::schema;
 pub use secret::Secret;
 pub use source::SourceConfig;
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::broker::{self, Broker};
 use super::home::Homes;
-use super::reader::{Field, Kind, Ledger, Located, Names, Problem, Table, Text, listed, quoted};
+use super::reader::{
+    Field, Form, Kind, Ledger, Located, Names, Problem, Table, Text, listed, quoted,
+};
 use crate::message::SourceName;
 use crate::route::pattern::Capture;
 use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
@@ -161,9 +163,9 @@ fn channels(
 
 fn api(table: &mut Table<'_>, apis: &Names) -> Option<Arc<str>> {
     let ledger = table.ledger;
-    match table
-        .field("api", |ledger, entry| apis.resolve(ledger, &ledger.string("api", entry.value)?))
-    {
+    match table.field("api", Form::Filled, |ledger, entry| {
+        apis.resolve(ledger, &ledger.string("api", entry.value)?)
+    }) {
         Field::Good(name) => Some(name.value),
         Field::Bad => None,
         Field::Absent => {
@@ -224,7 +226,7 @@ fn dead_letter(
     known: &Names,
     keeps: Option<&SourceName>,
 ) -> Option<RejectTo> {
-    let field = table.field("dead_letter", |ledger, entry| {
+    let field = table.field("dead_letter", Form::Filled, |ledger, entry| {
         let text = ledger.string("dead_letter", entry.value)?;
         match text.value.value.as_str() {
             "discard" => Some(RejectTo::Discard),

@@ -210,7 +210,7 @@ pub(crate) async fn request(
 }
 
 /// One request on a connection of its own, which may end without an answer.
-async fn try_request(
+pub(crate) async fn try_request(
     method: Method,
     url: &str,
     headers: &[(&str, &str)],

@@ -6,10 +6,14 @@ mod coverage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use toml::de::DeTable;
+
 use super::daemon::Side;
 use super::dead_letter::DeadLetterConfig;
 use super::home::Homes;
-use super::reader::{Kind, Ledger, Masked, Names, Problem, Repaired, Table, listed, names, quoted};
+use super::reader::{
+    Kind, Ledger, Masked, Names, Note, Outline, Problem, Repaired, Table, listed, names, quoted,
+};
 use super::{
     AdminConfig, Config, Environment, LogFormat, api, broker, daemon, dead_letter, otlp, route,
     source,
@@ -53,6 +57,21 @@ pub(super) fn read_admin(
         found.splice(..0, syntax);
     }
     (admin, found)
+}
+
+/// What the readers ask for in a text, with the tables that they ask: `take` is given both.
+pub(super) fn outline<T>(
+    text: &str,
+    environment: &Environment,
+    take: impl FnOnce(&DeTable<'_>, Vec<Note>) -> T,
+) -> T {
+    let masked = Masked::new(text);
+    let repaired = Repaired::new(text, &masked);
+    let tree = repaired.tree();
+    let mut ledger = Ledger::new(text, &masked, environment, Vec::new(), Vec::new());
+    ledger.outline = Outline::wanted();
+    let _ = sections(Table::new(&ledger, "", "the file".to_owned(), 0..0, &tree));
+    take(&tree, ledger.outline.close())
 }
 
 fn sections(mut root: Table<'_>) -> Option<Config> {

@@ -3,7 +3,7 @@
 
 use toml::de::DeValue;
 
-use crate::config::reader::{Entry, Field, Kind, Ledger, Located, Problem, Table};
+use crate::config::reader::{Entry, Field, Form, Kind, Ledger, Located, Problem, Table};
 
 const AT_LEAST_ONCE: &str = "the bridge commits what is settled, and nothing else: \
                              with another value messages could be lost";
@@ -62,7 +62,8 @@ pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, Strin
         let mut table = table.value;
         let ledger = table.ledger;
         // All are read before one that is bad spoils them, so that all are reported.
-        let all: Vec<_> = table.rest().into_iter().map(|entry| property(ledger, entry)).collect();
+        let all: Vec<_> =
+            table.rest(Form::Scalar).into_iter().map(|entry| property(ledger, entry)).collect();
         all.into_iter().collect()
     })
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use toml::de::DeValue;
 
 use super::overlap::FilterTree;
-use crate::config::reader::{Field, Kind, Ledger, Located, Problem, Table, quoted};
+use crate::config::reader::{Field, Form, Kind, Ledger, Located, Problem, Table, quoted};
 use crate::route::wildcard::{Spelling, Wildcards, foreign, spelled};
 
 /// Parts the levels of a topic.
@@ -103,7 +103,7 @@ const SHARED: [&str; 2] = ["$share/", "$queue/"];
 
 /// The filters of `subscriptions`.
 pub(super) fn filters(table: &mut Table<'_>) -> Field<Vec<Filter>> {
-    table.field("subscriptions", |ledger, entry| {
+    table.field("subscriptions", Form::TextsOrTables, |ledger, entry| {
         let DeValue::Array(array) = entry.value.get_ref() else {
             return filter(ledger, entry.value).map(|filter| vec![filter]);
         };

@@ -5,7 +5,7 @@ use toml::de::DeValue;
 use super::auth::{self, Auth};
 use crate::config::common::{Common, Tls, secured};
 use crate::config::endpoint::is_loopback;
-use crate::config::reader::{Field, Kind, Ledger, Located, Problem, Table, Text, Word};
+use crate::config::reader::{Field, Form, Kind, Ledger, Located, Problem, Table, Text, Word};
 
 /// The servers of one cluster, and how a client of them proves who it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Connection>
     let servers = table.strings("servers").then(|texts| servers(ledger, &texts.value));
     let servers = table.require("servers", servers, SERVERS);
     let auth = table
-        .field("auth", |ledger, entry| match entry.value.get_ref() {
+        .field("auth", Form::Table, |ledger, entry| match entry.value.get_ref() {
             DeValue::Table(inner) => {
                 let (title, span) = ("`auth`".to_owned(), entry.value.span());
                 auth::read(Table::new(ledger, "nats_auth", title, span, inner))

@@ -10,7 +10,7 @@ use http::{HeaderName, Uri, header};
 use super::Secret;
 use super::api::ca_file;
 use super::endpoint::{Purpose, SafeUrl};
-use super::reader::{Entry, Kind, Ledger, Located, Problem, Table, Text, show_duration};
+use super::reader::{Entry, Form, Kind, Ledger, Located, Problem, Table, Text, show_duration};
 use crate::files::certificate::Renewal;
 
 /// A checked `[otlp]`.
@@ -74,7 +74,8 @@ pub(super) fn read(table: Option<Table<'_>>) -> Option<Option<OtlpConfig>> {
     let headers = table.table("headers", "headers").then(|table| {
         let mut table = table.value;
         // All are read before one that is bad spoils them, so that all are reported.
-        let all: Vec<_> = table.rest().iter().map(|entry| one_header(ledger, entry)).collect();
+        let all: Vec<_> =
+            table.rest(Form::Secret).iter().map(|entry| one_header(ledger, entry)).collect();
         all.into_iter().collect::<Option<Vec<_>>>()
     });
     let headers = headers.or(Vec::new());

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::ledger::{Ledger, Located, Text};
+use super::outline::Form;
 use super::problem::{Kind, Problem, betrays, listed, looks_secret};
 use super::table::{Field, Table};
 use super::{synonyms, value};
@@ -40,12 +41,14 @@ impl<'a> Ledger<'a> {
 impl<'a> Table<'a> {
     /// A string.
     pub(crate) fn string(&mut self, key: &'static str) -> Field<Text> {
-        self.field(key, |ledger, entry| ledger.string(key, entry.value).map(|text| text.value))
+        self.field(key, Form::Text, |ledger, entry| {
+            ledger.string(key, entry.value).map(|text| text.value)
+        })
     }
 
     /// A string that must not be empty.
     pub(crate) fn filled(&mut self, key: &'static str) -> Field<Text> {
-        self.field(key, |ledger, entry| {
+        self.field(key, Form::Filled, |ledger, entry| {
             let text = ledger.string(key, entry.value)?;
             if text.value.value.is_empty() {
                 let message = match &text.value.variable {
@@ -60,7 +63,7 @@ impl<'a> Table<'a> {
 
     /// A whole number within `range`.
     pub(crate) fn integer(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Field<u32> {
-        self.field(key, |ledger, entry| {
+        self.field(key, Form::Integer(range.clone()), |ledger, entry| {
             let span = entry.value.span();
             let DeValue::Integer(number) = entry.value.get_ref() else {
                 return ledger.wrong_type(key, span, "a whole number", entry.value.get_ref());
@@ -78,7 +81,7 @@ impl<'a> Table<'a> {
 
     /// A share of a whole: a number from 0 to 1.
     pub(crate) fn fraction(&mut self, key: &'static str) -> Field<f64> {
-        self.field(key, |ledger, entry| {
+        self.field(key, Form::Number(1.0), |ledger, entry| {
             let span = entry.value.span();
             let number = match entry.value.get_ref() {
                 DeValue::Float(number) => number.as_str().parse().ok(),
@@ -100,7 +103,7 @@ impl<'a> Table<'a> {
 
     /// `true` or `false`.
     pub(crate) fn boolean(&mut self, key: &'static str) -> Field<bool> {
-        self.field(key, |ledger, entry| match entry.value.get_ref() {
+        self.field(key, Form::Boolean, |ledger, entry| match entry.value.get_ref() {
             DeValue::Boolean(value) => Some(*value),
             other => ledger.wrong_type(key, entry.value.span(), "`true` or `false`", other),
         })
@@ -108,22 +111,23 @@ impl<'a> Table<'a> {
 
     /// A duration.
     pub(crate) fn duration(&mut self, key: &'static str) -> Field<Duration> {
-        self.scaled(key, "a duration", value::DURATION, value::duration)
+        self.scaled(key, Form::Duration, "a duration", value::DURATION, value::duration)
     }
 
     /// A size in bytes.
     pub(crate) fn size(&mut self, key: &'static str) -> Field<u64> {
-        self.scaled(key, "a size", value::SIZE, value::size)
+        self.scaled(key, Form::Size, "a size", value::SIZE, value::size)
     }
 
     fn scaled<T>(
         &mut self,
         key: &'static str,
+        form: Form,
         what: &str,
-        form: &str,
+        hint: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Field<T> {
-        self.field(key, |ledger, entry| {
+        self.field(key, form, |ledger, entry| {
             if matches!(entry.value.get_ref(), DeValue::Integer(_) | DeValue::Float(_)) {
                 return ledger.wrong_type(key, entry.value.span(), what, entry.value.get_ref());
             }
@@ -131,7 +135,7 @@ impl<'a> Table<'a> {
             let parsed = parse(&text.value.value);
             if parsed.is_none() {
                 let message = format!("{} is not {what}", text.value.shown());
-                ledger.report(Problem::new(Kind::BadValue, Some(text.span), message).help(form));
+                ledger.report(Problem::new(Kind::BadValue, Some(text.span), message).help(hint));
             }
             parsed
         })
@@ -145,7 +149,8 @@ impl<'a> Table<'a> {
         later: &[&str],
     ) -> Field<T> {
         let section = self.section;
-        self.field(key, |ledger, entry| {
+        let form = Form::Word(words(options));
+        self.field(key, form, |ledger, entry| {
             let text = ledger.string(key, entry.value)?;
             pick(ledger, section, key, &text, options, later)
         })
@@ -158,7 +163,7 @@ impl<'a> Table<'a> {
         options: &[(&str, T)],
     ) -> Field<Vec<Located<T>>> {
         let (section, ledger) = (self.section, self.ledger);
-        self.strings(key).then(|texts| {
+        self.texts(key, Form::Words(words(options))).then(|texts| {
             let all: Vec<_> = texts
                 .value
                 .into_iter()
@@ -173,7 +178,11 @@ impl<'a> Table<'a> {
 
     /// A string or a list of strings, at least one.
     pub(crate) fn strings(&mut self, key: &'static str) -> Field<Vec<Located<Text>>> {
-        self.field(key, |ledger, entry| {
+        self.texts(key, Form::Texts)
+    }
+
+    fn texts(&mut self, key: &'static str, form: Form) -> Field<Vec<Located<Text>>> {
+        self.field(key, form, |ledger, entry| {
             let DeValue::Array(array) = entry.value.get_ref() else {
                 if matches!(entry.value.get_ref(), DeValue::String(_) | DeValue::Table(_)) {
                     return ledger.string(key, entry.value).map(|text| vec![text]);
@@ -194,7 +203,7 @@ impl<'a> Table<'a> {
 
     /// An inner table.
     pub(crate) fn table(&mut self, key: &'static str, section: &'static str) -> Field<Table<'a>> {
-        self.field(key, |ledger, entry| match entry.value.get_ref() {
+        self.field(key, Form::Table, |ledger, entry| match entry.value.get_ref() {
             DeValue::Table(table) => {
                 Some(Table::new(ledger, section, format!("`{key}`"), entry.value.span(), table))
             }
@@ -241,6 +250,10 @@ impl<'a> Table<'a> {
         };
         self.ledger.refuse(problem.help(hint))
     }
+}
+
+fn words<T>(options: &[(&str, T)]) -> Vec<String> {
+    options.iter().map(|(word, _)| (*word).to_owned()).collect()
 }
 
 /// What a word of `key` stands for.

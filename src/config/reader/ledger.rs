@@ -6,6 +6,7 @@ use std::ops::Range;
 use toml::de::DeValue;
 
 use super::broken::Broken;
+use super::outline::Outline;
 use super::problem::{COVER, Kind, Masked, Problem, quoted};
 use super::value;
 use crate::config::environment::Environment;
@@ -20,6 +21,8 @@ pub(crate) struct Ledger<'a> {
     pub(crate) broken: Broken<'a>,
     /// The format of log lines, even if other settings are invalid.
     pub(crate) log_format: Cell<Option<LogFormat>>,
+    /// What the readers ask for.
+    pub(crate) outline: Outline,
     masked: &'a Masked,
     found: RefCell<Vec<Problem>>,
 }
@@ -51,8 +54,9 @@ impl<'a> Ledger<'a> {
         broken: Vec<Range<usize>>,
     ) -> Self {
         let broken = Broken::new(text, broken);
-        let (log_format, found) = (Cell::default(), RefCell::new(found));
-        Self { text, environment, broken, log_format, masked, found }
+        let (log_format, outline) = (Cell::default(), Outline::default());
+        let found = RefCell::new(found);
+        Self { text, environment, broken, log_format, outline, masked, found }
     }
 
     /// Adds a problem or a warning.

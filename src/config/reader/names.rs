@@ -6,6 +6,7 @@ use std::sync::Arc;
 use toml::de::DeValue;
 
 use super::ledger::{Ledger, Located, Text};
+use super::outline::Form;
 use super::problem::{Kind, Problem, listed};
 use super::synonyms;
 use super::table::{Entry, Reported, Table};
@@ -85,6 +86,7 @@ pub(crate) fn tables<'a>(
     section: &'static str,
 ) -> Option<Vec<(&'a str, Table<'a>)>> {
     let ledger = root.ledger;
+    root.note(section, Form::Table);
     let entry = root.take(section)?;
     let named = format!("a table has a name here: `[{section}.main]`");
     let wrong = |span, message: String| {
@@ -97,7 +99,7 @@ pub(crate) fn tables<'a>(
     };
     let mut all = Table::new(ledger, section, format!("`[{section}]`"), entry.value.span(), table);
     let mut tables = Vec::new();
-    let entries = all.rest();
+    let entries = all.rest(Form::Table);
     let is_inline = |entry: &Entry<'_>| ledger.text[entry.value.span().start..].starts_with('{');
     if entries.is_empty() && table.is_empty() {
         wrong(entry.key_span, format!("`[{section}]` is empty"));

@@ -7,6 +7,7 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::ledger::{Ledger, Located, Text};
+use super::outline::Form;
 use super::problem::{Kind, Problem};
 use super::table::{Entry, Field, Table};
 use crate::config::secret::{self, Secret, Unreadable};
@@ -22,12 +23,12 @@ impl Table<'_> {
 
     /// A secret: a reference, or plain text with a warning.
     pub(crate) fn secret(&mut self, key: &'static str) -> Field<Secret> {
-        self.field(key, |ledger, entry| ledger.secret(key, entry))
+        self.field(key, Form::Secret, |ledger, entry| ledger.secret(key, entry))
     }
 
     /// The secret that a file holds: its path, or a reference to one.
     pub(crate) fn secret_file(&mut self, key: &'static str) -> Field<Secret> {
-        self.field(key, |ledger, entry| match entry.value.get_ref() {
+        self.field(key, Form::SecretFile, |ledger, entry| match entry.value.get_ref() {
             DeValue::Table(table) if !table.contains_key("env") => {
                 from_reference(ledger, key, &entry.value.span(), table)
             }

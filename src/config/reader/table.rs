@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ledger::{Ledger, Located};
+use super::outline::{Act, Form, address};
 use super::problem::{Kind, Problem, is_known, listed};
 use super::synonyms::{self, Words};
 use super::syntax;
@@ -22,6 +23,8 @@ pub(crate) struct Table<'a> {
     /// Its header, or all of an inline table.
     pub(crate) span: Range<usize>,
     pub(crate) section: &'static str,
+    /// What tells it from the other tables of the file.
+    address: usize,
     /// What it knows beside the words of its section.
     words: Words,
     entries: Vec<Entry<'a>>,
@@ -76,8 +79,8 @@ impl<'a> Table<'a> {
         });
         let mut entries: Vec<_> = entries.collect();
         entries.sort_by_key(|entry| entry.key_span.start);
-        let (asked, missing) = (Vec::new(), Vec::new());
-        Self { ledger, title, span, section, words: &[], entries, asked, missing }
+        let (address, asked, missing) = (address(table), Vec::new(), Vec::new());
+        Self { ledger, title, span, section, address, words: &[], entries, asked, missing }
     }
 
     /// From here on the words of another section are known.
@@ -110,6 +113,11 @@ impl<'a> Table<'a> {
         synonyms::meant_by(self.section, self.words, key, &self.asked)
     }
 
+    /// Notes the form of a value that is taken out by hand.
+    pub(super) fn note(&self, key: &'static str, form: Form) {
+        self.ledger.outline.note(self.address, || Act::Asks(key, form));
+    }
+
     /// Takes a key out.
     pub(crate) fn take(&mut self, key: &'static str) -> Option<Entry<'a>> {
         // Else nobody could see what is written there, nor of a mistake that it is one.
@@ -120,12 +128,14 @@ impl<'a> Table<'a> {
         Some(entry)
     }
 
-    /// Takes a key and reads it with `read`, which reports what is wrong.
+    /// Takes a key and reads its value, of this form, with `read`, which reports what is wrong.
     pub(crate) fn field<T>(
         &mut self,
         key: &'static str,
+        form: Form,
         read: impl FnOnce(&'a Ledger<'a>, &Entry<'a>) -> Option<T>,
     ) -> Field<T> {
+        self.note(key, form);
         let Some(entry) = self.take(key) else {
             let lost = !self.ledger.broken.is_empty() && self.ledger.lost(key, &self.extent());
             return if lost { Field::Bad } else { Field::Absent };
@@ -144,6 +154,7 @@ impl<'a> Table<'a> {
         field: Field<T>,
         hint: impl Into<String>,
     ) -> Option<Located<T>> {
+        self.ledger.outline.note(self.address, || Act::Requires(key));
         match field {
             Field::Good(located) => Some(located),
             Field::Bad => None,
@@ -170,8 +181,13 @@ impl<'a> Table<'a> {
         self.entries.clear();
     }
 
-    /// Everything that is left, for a table whose keys are names.
-    pub(crate) fn rest(&mut self) -> Vec<Entry<'a>> {
+    /// Everything that is left, for a table whose keys are names of values of this form.
+    pub(crate) fn rest(&mut self, form: Form) -> Vec<Entry<'a>> {
+        self.ledger.outline.note(self.address, || Act::TakesAny(form));
+        self.left()
+    }
+
+    fn left(&mut self) -> Vec<Entry<'a>> {
         let entries = std::mem::take(&mut self.entries);
         entries.into_iter().filter(|entry| !self.is_broken(entry)).collect()
     }
@@ -180,7 +196,7 @@ impl<'a> Table<'a> {
     pub(crate) fn finish(mut self) {
         let later = synonyms::later(self.section);
         let mut meant = Vec::new();
-        for entry in self.rest() {
+        for entry in self.left() {
             let place = Some(entry.key_span.clone());
             let key = self.ledger.quoted(&entry.key_span, entry.key);
             let word = self.meant(entry.key);

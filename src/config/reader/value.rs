@@ -13,9 +13,12 @@ pub(crate) const SIZE: &str =
 /// Longer is as good as for ever; where times end, additions do not go.
 const LONGEST: Duration = Duration::from_hours(1_000 * 366 * 24);
 
-const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+/// The units of a duration, in milliseconds.
+pub(crate) const DURATION_UNITS: [(&str, u64); 4] =
+    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 
-const SIZES: [(&str, u64); 7] = [
+/// The units of a size, in bytes.
+pub(crate) const SIZE_UNITS: [(&str, u64); 7] = [
     ("B", 1),
     ("KB", 1_000),
     ("MB", 1_000_000),
@@ -27,23 +30,24 @@ const SIZES: [(&str, u64); 7] = [
 
 /// Reads `"250ms"`, `"30s"`, `"5m"`, `"24h"`; a thousand years at most.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
-    scaled(text, &TIMES).map(|milliseconds| Duration::from_millis(milliseconds).min(LONGEST))
+    scaled(text, &DURATION_UNITS)
+        .map(|milliseconds| Duration::from_millis(milliseconds).min(LONGEST))
 }
 
 /// Reads `"512B"`, `"300KB"`, `"64MiB"` into bytes.
 pub(crate) fn size(text: &str) -> Option<u64> {
-    scaled(text, &SIZES)
+    scaled(text, &SIZE_UNITS)
 }
 
 /// A duration as [`duration`] reads it, in the largest unit that loses nothing.
 pub(crate) fn show_duration(duration: Duration) -> String {
     let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    if milliseconds == 0 { "0s".to_owned() } else { shown(milliseconds, &TIMES) }
+    if milliseconds == 0 { "0s".to_owned() } else { shown(milliseconds, &DURATION_UNITS) }
 }
 
 /// A number of bytes as [`size`] reads it, in the largest unit that loses nothing.
 pub(crate) fn show_size(bytes: u64) -> String {
-    shown(bytes, &SIZES)
+    shown(bytes, &SIZE_UNITS)
 }
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
