@@ -18,8 +18,8 @@ use crate::support::page::{Page, target};
 /// broker meanwhile: a fraction of the 120 that the fleet publishes a second, as a busy machine lets it publish fewer.
 const BUTTONS: [(&str, &str, bool, u64); 5] = [
     ("api", "answers 503", false, 60),
-    ("throttle", "answers 429", false, 20),
-    ("namespace", "refuses the namespace", false, 60),
+    ("throttle", "answers 429", false, 5),
+    ("namespace", "refuses the namespace", false, 40),
     ("bridge", "was killed (SIGKILL, process ", true, 30),
     ("line", "connection to the broker is cut", true, 40),
 ];
