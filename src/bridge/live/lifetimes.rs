@@ -27,7 +27,7 @@ impl Live {
     ) {
         let (entries, queue) = mpsc::unbounded_channel();
         let (gate, helm) = (publisher.gate(), publisher.helm());
-        let mine = self.config.apis.get(&name).map(|api| Hold::of_api(api));
+        let mine = self.config.apis.get(&name).map(Hold::of_api);
         let others = self.others(mine.as_slice());
         let clock = stop.clone();
         let run = async move {

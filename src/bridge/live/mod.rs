@@ -333,7 +333,7 @@ impl Live {
         match part {
             Part::Api(name) => {
                 if let Some(running) = self.apis.remove(name) {
-                    let endpoint = old.apis.get(name).map(|api| Hold::of_api(api));
+                    let endpoint = old.apis.get(name).map(Hold::of_api);
                     self.leave(part.clone(), running, endpoint.into_iter().collect());
                 }
             }

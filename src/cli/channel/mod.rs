@@ -47,11 +47,11 @@ pub(super) struct Target {
     #[arg(long, value_name = "NAME", conflicts_with = "endpoint")]
     api: Option<String>,
 
-    /// The HTTP endpoint, ending in `/event`; else $APPSYNC_ENDPOINT
+    /// The HTTP endpoint, ending in `/event`; else `$APPSYNC_ENDPOINT`
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
 
-    /// An API key; else $APPSYNC_API_KEY
+    /// An API key; else `$APPSYNC_API_KEY`
     #[arg(long, value_name = "KEY", group = "auth")]
     api_key: Option<String>,
 
@@ -59,7 +59,7 @@ pub(super) struct Target {
     #[arg(long, value_name = "FILE", group = "auth")]
     api_key_file: Option<PathBuf>,
 
-    /// A token of Cognito, OpenID Connect or a Lambda authorizer; else $APPSYNC_TOKEN
+    /// A token of Cognito, OpenID Connect or a Lambda authorizer; else `$APPSYNC_TOKEN`
     #[arg(long, value_name = "TOKEN", group = "auth")]
     token: Option<String>,
 
@@ -71,7 +71,7 @@ pub(super) struct Target {
     #[arg(long, group = "auth")]
     iam: bool,
 
-    /// With --iam: the region; else from the endpoint, $AWS_REGION or the profile
+    /// With --iam: the region; else from the endpoint, `$AWS_REGION` or the profile
     #[arg(long, value_name = "REGION", requires = "iam")]
     region: Option<String>,
 
@@ -83,7 +83,7 @@ pub(super) struct Target {
     #[arg(long, value_name = "ARN", requires = "iam")]
     role_arn: Option<String>,
 
-    /// Fetch tokens there: OAuth 2.0 client credentials. The secret is in $APPSYNC_CLIENT_SECRET or a file
+    /// Fetch tokens there: OAuth 2.0 client credentials. The secret is in `$APPSYNC_CLIENT_SECRET` or a file
     #[arg(long, value_name = "TOKEN_URL", group = "auth", requires = "client_id")]
     oauth2: Option<String>,
 
