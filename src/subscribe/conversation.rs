@@ -302,10 +302,7 @@ mod tests {
         let shown = Value::Object(object(&headers, "h:1"));
         assert_eq!(shown, json!({ "host": "h:1", "x-api-key": "da2-one" }));
         headers.remove("x-api-key");
-        headers.insert(
-            "authorization",
-            "AWS4-HMAC-SHA256 …".parse().unwrap_or_else(|_| "s".parse().unwrap()),
-        );
+        headers.insert("authorization", "AWS4-HMAC-SHA256 Credential=a".parse().unwrap());
         headers.insert("x-amz-date", "20261130T000000Z".parse().unwrap());
         let object = object(&headers, "h");
         let names: Vec<_> = object.keys().map(String::as_str).collect();

@@ -205,8 +205,13 @@ fn size(item: &Item) -> usize {
 mod tests {
     use super::*;
 
+    /// All of them are read already.
     fn feed(events: &[&str], rate: Option<f64>) -> Feed {
-        let items = Item::read(events.iter().map(|event| (*event).to_owned()).collect(), false);
+        let (sender, items) = mpsc::channel(AHEAD);
+        for (index, event) in events.iter().enumerate() {
+            let origin = format!("argument {}", index + 1);
+            sender.try_send(Item::of(origin, event.as_bytes().to_vec(), false)).unwrap();
+        }
         Feed::new(items, &Channel::parse("/demo/a").unwrap(), rate)
     }
 
