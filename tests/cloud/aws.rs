@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::{check, program, said};
+use super::{check, said, script};
 
 const API: &str = "deploy/aws/event-api.yaml";
 const QUEUE: &str = "deploy/aws/queue.yaml";
@@ -23,7 +23,7 @@ fn linted(text: &str) -> (bool, String) {
     fs::write(file.path(), text).unwrap();
     // Each region has resources of its own; one that has them all is enough.
     let output =
-        program("cfn-lint").args(["--regions", "eu-west-1", "--"]).arg(file.path()).output();
+        script("cfn-lint").args(["--regions", "eu-west-1", "--"]).arg(file.path()).output();
     said(&output.unwrap())
 }
 
@@ -150,7 +150,7 @@ fn the_roles_allow_what_the_source_asks_for_and_nothing_else() {
 fn parsed(text: &str) -> Option<Value> {
     let file = tempfile::Builder::new().suffix(".tf").tempfile().unwrap();
     fs::write(file.path(), text).unwrap();
-    let output = program("hcl2tojson").arg(file.path()).output().unwrap();
+    let output = script("hcl2tojson").arg(file.path()).output().unwrap();
     output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
 }
 

@@ -26,6 +26,14 @@ fn program(name: &str) -> Command {
     Command::new(path)
 }
 
+/// One of the programs that are scripts: their first line names the Python of the folder that they were made in, and a
+/// folder may be copied.
+fn script(name: &str) -> Command {
+    let mut command = program("python");
+    command.arg(Path::new(PROGRAMS).join(name));
+    command
+}
+
 /// Whether it went well, and what was said on both.
 fn said(output: &Output) -> (bool, String) {
     let both = [&output.stdout[..], &output.stderr].concat();
