@@ -43,6 +43,7 @@ fn text_of(output: &Output) -> String {
 }
 
 /// The configuration, and the variables that it needs.
+#[allow(clippy::too_many_lines)] // most of them are the configuration's
 fn configuration(
     directory: &Path,
     admin: u16,

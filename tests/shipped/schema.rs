@@ -108,7 +108,7 @@ fn each_key_misspelt(
         None => false,
     };
     for (key, inner) in table {
-        let pointer = path.iter().map(|part| format!("/{part}")).collect::<String>();
+        let pointer = path.iter().fold(String::new(), |all, part| all + "/" + part);
         if !chosen {
             let mut document = whole.clone();
             let parent = document.pointer_mut(&pointer).unwrap().as_object_mut().unwrap();
