@@ -109,7 +109,9 @@ impl Health {
         let states = parts.by_name.get_mut(name).into_iter().flatten();
         let mut counting: Vec<_> = states.filter(|state| state.counts()).collect();
         counting.pop();
-        counting.into_iter().for_each(|state| state.counts = Arc::default());
+        for state in counting {
+            state.counts = Arc::default();
+        }
         drop(parts);
         self.changed.notify_waiters();
     }

@@ -176,7 +176,7 @@ async fn sqs() {
 }
 
 /// The broker is there.
-async fn beside(mosquitto: &Mosquitto, endpoint: &str, api: &str) -> Setup {
+fn beside(mosquitto: &Mosquitto, endpoint: &str, api: &str) -> Setup {
     Setup::new(endpoint, mosquitto.port, api, "", "")
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("AWS_CONFIG_FILE", "/dev/null")
@@ -192,17 +192,17 @@ async fn the_api() {
     let publish = ["--publish", "/demo/check"];
 
     let nobody = format!("http://127.0.0.1:{}/event", free_port());
-    says("api-nobody", &beside(&mosquitto, &nobody, "").await, &publish, false).await;
+    says("api-nobody", &beside(&mosquitto, &nobody, ""), &publish, false).await;
 
     let secure = Emulator::start(&["--tls", directory.path().to_str().unwrap()]);
-    let setup = beside(&mosquitto, &secure.endpoint, "").await;
+    let setup = beside(&mosquitto, &secure.endpoint, "");
     says("api-certificate", &setup, &publish, false).await;
     let ca = format!("ca_file = \"{}\"", secure.ca_file.as_deref().unwrap());
-    let setup = beside(&mosquitto, &secure.endpoint, &ca).await;
+    let setup = beside(&mosquitto, &secure.endpoint, &ca);
     says("api-over-tls", &setup, &publish, true).await;
 
     let key = "auth = { type = \"api-key\", key = \"da2-wrong-key\" }";
-    let setup = beside(&mosquitto, &emulator.endpoint, key).await;
+    let setup = beside(&mosquitto, &emulator.endpoint, key);
     // What was not asked for is not tried.
     says("api-untried", &setup, &[], true).await;
     says("api-key", &setup, &publish, false).await;
@@ -224,20 +224,20 @@ async fn the_api() {
         setup.env("AWS_SECRET_ACCESS_KEY", secret).env("AWS_ENDPOINT_URL_STS", &sts.url(""))
     };
     let setup = || beside(&mosquitto, &emulator.endpoint, iam);
-    says("api-iam", &signed(setup().await, "right-secret"), &publish, true).await;
+    says("api-iam", &signed(setup(), "right-secret"), &publish, true).await;
     let elsewhere = ["--publish", "/orders/check"];
-    says("api-namespace", &signed(setup().await, "right-secret"), &elsewhere, false).await;
-    says("api-signature", &signed(setup().await, "wrong-secret"), &publish, false).await;
-    says("api-credentials", &setup().await, &publish, false).await;
+    says("api-namespace", &signed(setup(), "right-secret"), &elsewhere, false).await;
+    says("api-signature", &signed(setup(), "wrong-secret"), &publish, false).await;
+    says("api-credentials", &setup(), &publish, false).await;
 
     let claims = URL_SAFE_NO_PAD.encode(json!({ "sub": "bridge", "exp": 1_000_000 }).to_string());
     let token = format!("auth = {{ type = \"token\", token = \"e30.{claims}.c2ln\" }}");
-    let setup = beside(&mosquitto, &emulator.endpoint, &token).await;
+    let setup = beside(&mosquitto, &emulator.endpoint, &token);
     says("api-token", &setup, &publish, false).await;
 
     let throttle = json!({ "answer": { "status": 429, "body": "{}", "headers": { "retry-after": "2" }, "when": "before" } });
     emulator.set_faults(json!([{ "fault": throttle }])).await;
-    let setup = beside(&mosquitto, &emulator.endpoint, "").await;
+    let setup = beside(&mosquitto, &emulator.endpoint, "");
     says("api-throttled", &setup, &publish, false).await;
 }
 
@@ -253,7 +253,7 @@ async fn a_clock_that_is_off_is_warned_of() {
             .unwrap()
     })
     .await;
-    let setup = beside(&mosquitto, &api.url("/event"), "").await;
+    let setup = beside(&mosquitto, &api.url("/event"), "");
     let (good, said) = setup.check_with(&[]).await;
     assert!(good && said.contains("! api main"), "{said}");
     assert!(

@@ -50,6 +50,7 @@ Faults:
 /// Run a local Event API: publish over HTTP, publish and subscribe over WebSocket
 #[derive(clap::Args, Clone)]
 #[command(after_help = EXAMPLES)]
+#[allow(clippy::struct_excessive_bools)] // switches of a command line
 pub struct Args {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]

@@ -89,21 +89,21 @@ impl Traffic {
 type Told<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 impl BrokerEventHandler for Traffic {
-    fn on_client_connect<'a>(&'a self, event: ClientConnectEvent) -> Told<'a, ()> {
+    fn on_client_connect(&self, event: ClientConnectEvent) -> Told<'_, ()> {
         if &*event.client_id == BRIDGE {
             self.connections.fetch_add(1, Ordering::SeqCst);
         }
         Box::pin(std::future::ready(()))
     }
 
-    fn on_client_disconnect<'a>(&'a self, event: ClientDisconnectEvent) -> Told<'a, ()> {
+    fn on_client_disconnect(&self, event: ClientDisconnectEvent) -> Told<'_, ()> {
         if &*event.client_id == BRIDGE {
             self.connections.fetch_sub(1, Ordering::SeqCst);
         }
         Box::pin(std::future::ready(()))
     }
 
-    fn on_client_publish<'a>(&'a self, event: ClientPublishEvent) -> Told<'a, PublishAction> {
+    fn on_client_publish(&self, event: ClientPublishEvent) -> Told<'_, PublishAction> {
         let spoken = event.topic.starts_with(SPOKEN);
         if spoken {
             self.messages.sent(&event.topic, &event.payload);
@@ -115,7 +115,7 @@ impl BrokerEventHandler for Traffic {
         Box::pin(std::future::ready(PublishAction::Continue))
     }
 
-    fn on_message_delivered<'a>(&'a self, event: MessageDeliveredEvent) -> Told<'a, ()> {
+    fn on_message_delivered(&self, event: MessageDeliveredEvent) -> Told<'_, ()> {
         if &*event.client_id == BRIDGE {
             self.acknowledged.fetch_add(1, Ordering::SeqCst);
         }

@@ -229,7 +229,7 @@ async fn send(State(scene): State<Arc<Scene>>, body: Bytes) -> Response {
         return refused(StatusCode::BAD_REQUEST, "16 kB are the most that the page sends");
     }
     match scene.client.publish(topic, payload, PublishOptions::at_least_once()).await {
-        Ok(_) => document(&json!({})).into_response(),
+        Ok(()) => document(&json!({})).into_response(),
         Err(why) => refused(StatusCode::SERVICE_UNAVAILABLE, &format!("it can't be sent: {why}")),
     }
 }

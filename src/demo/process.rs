@@ -42,7 +42,7 @@ const HANGS: u32 = 5;
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// For the first start.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Last lines of its log that are kept, for the case that it ends by itself.
 const LAST_LINES: usize = 20;

@@ -29,7 +29,7 @@ impl Handle {
         self.0.faults.struck()
     }
 
-    /// The number of open WebSockets.
+    /// The number of open `WebSockets`.
     #[must_use]
     pub fn sockets(&self) -> usize {
         self.0.fanout.sockets()

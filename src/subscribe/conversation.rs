@@ -132,10 +132,10 @@ impl<'a> Conversation<'a> {
                         }
                     }
                 }
-                ReceivedFrame::Trouble(errors) => {
-                    if told(Told::Trouble(words(&errors))).is_break() {
-                        return Err(End::BrokenOff);
-                    }
+                ReceivedFrame::Trouble(errors)
+                    if told(Told::Trouble(words(&errors))).is_break() =>
+                {
+                    return Err(End::BrokenOff);
                 }
                 _ => {}
             }

@@ -53,7 +53,7 @@ async fn is_kept(site: &Site, source: &str, kills: usize, said: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_begins_again_behind_what_was_acknowledged() {
     let site = Site::open("").await;
-    is_kept(&site, "", 2, "the consumer begins again").await;
+    Box::pin(is_kept(&site, "", 2, "the consumer begins again")).await;
 }
 
 /// As on a server before 2.14.
@@ -62,7 +62,7 @@ async fn what_is_newer_waits_where_the_consumer_can_not_begin_again() {
     let permissions = "authorization: { default_permissions: { publish: { deny: \"$JS.API.CONSUMER.RESET.>\" } }, \
                        users: [ { user: \"u\", password: \"p\" } ] }\nno_auth_user: u";
     let site = Site::open(permissions).await;
-    is_kept(&site, "ack_wait = \"3s\"", 2, "newer ones wait for them").await;
+    Box::pin(is_kept(&site, "ack_wait = \"3s\"", 2, "newer ones wait for them")).await;
 }
 
 /// T05.

@@ -56,7 +56,7 @@ pub struct Args {
 /// Checks the file, and what it names if that is asked for. The summary and the table are on stdout; problems and
 /// warnings on stderr. With `--json` all of it is one line on stdout.
 pub async fn run(args: &Args) -> ExitCode {
-    let report = Report::of(args).await;
+    let report = Box::pin(Report::of(args)).await;
     if args.json {
         // With standard output closed there is no one to report to.
         let _ = writeln!(redact::stdout(), "{}", report.json(&args.config));

@@ -18,7 +18,9 @@ impl Comments {
     /// Those of the files in `config`.
     pub(super) fn of_examples() -> Self {
         let mut comments = Self::default();
-        EXAMPLES.iter().for_each(|text| comments.read(text));
+        for text in EXAMPLES {
+            comments.read(text);
+        }
         comments
     }
 
@@ -41,7 +43,7 @@ impl Comments {
                 comment.clear();
             } else if let Some(key) = key(code) {
                 if key == "type" && !line.starts_with('#') {
-                    kind = code.split('"').nth(1).unwrap_or_default().to_owned();
+                    code.split('"').nth(1).unwrap_or_default().clone_into(&mut kind);
                 }
                 if !comment.is_empty() {
                     for kind in [kind.as_str(), ""] {

@@ -35,6 +35,7 @@ pub(super) struct Standing {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // each may be by itself
 struct State {
     /// Since when there is a connection.
     since: Option<Instant>,
