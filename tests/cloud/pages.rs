@@ -1,4 +1,4 @@
-//! What stands on the pages of `deploy`: each configuration is whole, and `check` takes it; the script of a page gets
+//! What stands in README and on the pages of `deploy`: each configuration is whole, and `check` takes it; the script of a page gets
 //! events, by the real Amplify client; and what is linked is there.
 
 use std::fs;
@@ -13,10 +13,11 @@ use crate::support::{PATIENCE, until};
 
 fn pages() -> Vec<PathBuf> {
     let entries = fs::read_dir("deploy").unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+    let pages = entries.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    pages.chain([PathBuf::from("README.md")]).collect()
 }
 
-/// The blocks of a language.
+/// The blocks of a language. What is no whole configuration is a `toml fragment`.
 fn blocks(page: &Path, language: &str) -> Vec<String> {
     let text = fs::read_to_string(page).unwrap();
     let fence = format!("```{language}\n");
@@ -30,7 +31,12 @@ fn the_configurations_pass_check() {
     for page in pages() {
         for block in blocks(&page, "toml") {
             count += 1;
-            let set = variables(&block).into_iter().map(|name| (name, "x-1"));
+            let value = |name: &str| match name {
+                "APPSYNC_ENDPOINT" => "http://127.0.0.1:8787/event",
+                _ => "x-1",
+            };
+            let set = variables(&block).into_iter().map(|name| (value(&name), name));
+            let set = set.map(|(value, name)| (name, value)).chain([("HOME", "/tmp")]);
             let (good, said) = check(&block, set);
             assert!(good, "{}: {said}\n{block}", page.display());
         }
@@ -58,7 +64,8 @@ fn what_they_link_is_there() {
             }
             count += 1;
             let (file, place) = target.split_once('#').unwrap_or((target, ""));
-            let file = if file.is_empty() { page.clone() } else { Path::new("deploy").join(file) };
+            let folder = page.parent().unwrap();
+            let file = if file.is_empty() { page.clone() } else { folder.join(file) };
             assert!(file.exists(), "{}: {target}", page.display());
             if !place.is_empty() {
                 let text = fs::read_to_string(&file).unwrap();
