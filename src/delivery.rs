@@ -103,12 +103,6 @@ pub trait Tracker: Send + Sync {
 
     /// What was made of that message takes so many bytes more, until it leaves.
     fn charge(&self, token: u64, bytes: usize);
-
-    /// Whether the message was given up, and comes again from its broker: what is still to be done of it is not.
-    fn is_given_up(&self, token: u64) -> bool {
-        let _ = token;
-        false
-    }
 }
 
 /// The duty to settle a message, before that is handed over.
@@ -181,10 +175,6 @@ impl Settlement {
         }
     }
 
-    fn is_given_up(&self) -> bool {
-        self.tracker.as_ref().is_some_and(|tracker| tracker.is_given_up(self.token))
-    }
-
     /// A message that it is of was published.
     fn published(&self, took: Duration) {
         if let Some(tracker) = &self.tracker {
@@ -211,10 +201,6 @@ impl Tracker for Share {
 
     fn charge(&self, _: u64, bytes: usize) {
         self.whole.charge(bytes);
-    }
-
-    fn is_given_up(&self, _: u64) -> bool {
-        self.whole.is_given_up()
     }
 }
 
@@ -291,11 +277,6 @@ impl Delivery {
     /// less. Whoever makes something of a message that waits with it charges it once.
     pub fn charge(&self, bytes: usize) {
         self.carried.settlement.charge(bytes);
-    }
-
-    /// Whether its source has ended without it, and its broker hands it out again.
-    pub fn is_given_up(&self) -> bool {
-        self.carried.settlement.is_given_up()
     }
 
     /// Ends this part of the duty.

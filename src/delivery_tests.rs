@@ -6,12 +6,7 @@ use std::time::Duration;
 
 /// How the duties ended, and what was charged, each with its token.
 #[derive(Default)]
-pub(crate) struct Log(
-    Mutex<Vec<(u64, Outcome)>>,
-    Mutex<Vec<(u64, usize)>>,
-    Mutex<Vec<Duration>>,
-    AtomicBool,
-);
+pub(crate) struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>, Mutex<Vec<Duration>>);
 
 impl Tracker for Log {
     fn settled(&self, token: u64, outcome: Outcome) {
@@ -25,20 +20,11 @@ impl Tracker for Log {
     fn charge(&self, token: u64, bytes: usize) {
         self.1.lock().push((token, bytes));
     }
-
-    fn is_given_up(&self, _: u64) -> bool {
-        self.3.load(Ordering::Relaxed)
-    }
 }
 
 impl Log {
     pub(crate) fn seen(&self) -> Vec<(u64, Outcome)> {
         self.0.lock().clone()
-    }
-
-    /// The source ends without what is in flight.
-    pub(crate) fn give_up(&self) {
-        self.3.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn charged(&self) -> Vec<(u64, usize)> {

@@ -46,7 +46,6 @@ use lanes::Lanes;
 use limit::{Limits, Scope};
 use post::{Fault, Post};
 use report::{Acceptances, Refusals, RetryAfter};
-use steering::Order;
 use workers::Workers;
 
 /// Longest backoff of the first retry.
@@ -98,9 +97,7 @@ pub struct Publisher<P> {
     acceptances: Acceptances,
     last_refused: Scope,
     /// `None` when nobody steers it, or not any more.
-    orders: Option<mpsc::UnboundedReceiver<Order<P>>>,
-    /// Something that its source has ended without may be here.
-    gives_up: bool,
+    changes: Option<mpsc::UnboundedReceiver<Change<P>>>,
     name: Arc<str>,
 }
 
@@ -154,8 +151,7 @@ impl<P: Post> Publisher<P> {
             retry_after_log: Repeats::default(),
             acceptances: Acceptances::default(),
             last_refused: Scope::Api,
-            orders: None,
-            gives_up: false,
+            changes: None,
             name: Arc::clone(name),
         }
     }
@@ -187,8 +183,8 @@ impl<P: Post> Publisher<P> {
         let mut abort = pin!(shutdown.abort());
         loop {
             let now = clock();
-            if let Some(order) = steered.take() {
-                self.steered(order);
+            if let Some(change) = steered.take() {
+                self.steered(change);
             }
             for (channel, entry) in incoming.drain(..) {
                 self.lanes.push(&channel, entry);
@@ -217,13 +213,13 @@ impl<P: Post> Publisher<P> {
                 {
                     (open, some) = (count > 0, true);
                 }
-                if let Some(Poll::Ready(order)) =
-                    self.orders.as_mut().map(|orders| orders.poll_recv(context))
+                if let Some(Poll::Ready(change)) =
+                    self.changes.as_mut().map(|changes| changes.poll_recv(context))
                 {
-                    if order.is_none() {
-                        self.orders = None;
+                    if change.is_none() {
+                        self.changes = None;
                     }
-                    (steered, some) = (order, true);
+                    (steered, some) = (change, true);
                 }
                 match self.workers.poll_ended(context, &mut finished) {
                     Poll::Pending if some => Poll::Ready(Ok(())),
@@ -278,9 +274,6 @@ impl<P: Post> Publisher<P> {
             let room = |namespace: &str| self.limits.pauses.room(namespace, asker, now);
             let Some(mut batch) = self.lanes.next_batch(room) else { break };
             self.drop_expired(&mut batch.items, now);
-            if self.gives_up {
-                self.drop_given_up(&mut batch.items);
-            }
             if batch.items.is_empty() {
                 self.lanes.finish(batch.held, Vec::new(), None);
                 continue;

@@ -169,12 +169,6 @@ impl<A: Send + 'static> InFlight<A> {
 }
 
 impl<A: Send + 'static> Tracker for InFlight<A> {
-    /// What there is nothing to acknowledge of does not come again.
-    fn is_given_up(&self, token: u64) -> bool {
-        let owed = |slot: &mut Slot<A>| !slot.acks.is_empty();
-        self.room.is_closed() && self.state.lock().slot(token).is_some_and(owed)
-    }
-
     fn settled(&self, token: u64, outcome: Outcome) {
         let mut state = self.state.lock();
         let head = token == state.first;

@@ -136,16 +136,6 @@ fn nothing_behind_a_released_message_is_acknowledged() {
 }
 
 #[test]
-fn what_its_source_has_ended_without_is_given_up_if_it_comes_again() {
-    let (record, room, _) = record(10, 1_000);
-    let _held = [Some(7), None].map(|ack| record.take(ack, 10).unwrap());
-    let given_up = || [0, 1].map(|token| record.is_given_up(token));
-    assert_eq!(given_up(), [false, false]);
-    room.close();
-    assert_eq!(given_up(), [true, false]);
-}
-
-#[test]
 fn room_is_bounded_by_messages_and_bytes() {
     let (record, room, metrics) = record(2, 100);
     assert!(room.fits(1_000), "the first is always let in");

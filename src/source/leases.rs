@@ -282,10 +282,6 @@ impl<A> Leases<A> {
 }
 
 impl<A: Send + 'static> Tracker for Leases<A> {
-    fn is_given_up(&self, _: u64) -> bool {
-        self.room.is_closed()
-    }
-
     fn settled(&self, token: u64, outcome: Outcome) {
         let mut state = self.state.lock();
         let Some(Held { lease, bytes, ours }) = state.held.remove(&token) else { return };

@@ -138,15 +138,6 @@ fn what_is_settled_after_its_record_was_abandoned_frees_its_room_only() {
 }
 
 #[test]
-fn what_its_source_has_ended_without_is_given_up() {
-    let fixture = fixture();
-    let _held = fixture.take(7, 30);
-    assert!(!fixture.record.is_given_up(0));
-    fixture.room.close();
-    assert!(fixture.record.is_given_up(0));
-}
-
-#[test]
 fn what_came_again_is_acknowledged_by_what_it_is_known_by_now() {
     let f = fixture();
     let (first, second, lost) = (f.take(1, 30), f.take(2, 30), f.take(3, 30));

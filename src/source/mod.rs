@@ -14,7 +14,6 @@
 )]
 
 use std::error::Error;
-use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -52,16 +51,12 @@ pub use room::{Reservation, Room};
 /// A source that is made and not yet running.
 #[must_use]
 pub struct Source {
-    room: Arc<Room>,
     left: CancellationToken,
     run: Box<dyn FnOnce(Intake, Shutdown) -> BoxFuture<'static, Left> + Send>,
 }
 
 /// Of a source that runs: dropped, it has ended.
-struct Open {
-    room: Arc<Room>,
-    left: CancellationToken,
-}
+struct Open(CancellationToken);
 
 /// When a source begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,31 +102,28 @@ pub async fn build(
             let numbers = (numbers, metrics.kafka(&name));
             let made = kafka::KafkaSource::build(name, kafka, limits, numbers, health).await;
             let made = made.map_err(unusable)?;
-            let room = Arc::clone(&made.room);
-            Ok(Source::new(room, |intake, shutdown| made.run(intake, shutdown)))
+            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
         #[cfg(feature = "mqtt")]
         SourceKind::Mqtt(mqtt) => {
             let numbers = (numbers, metrics.mqtt(&name));
             let made = mqtt::MqttSource::build(name, mqtt, limits, numbers, health).await;
             let made = made.map_err(unusable)?;
-            let room = Arc::clone(&made.room);
-            Ok(Source::new(room, |intake, shutdown| made.run(intake, shutdown)))
+            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
         #[cfg(feature = "nats")]
         SourceKind::Nats(nats) => {
             let made = nats::NatsSource::build(name, nats, limits, numbers, health);
             let made = made.map_err(unusable)?;
-            let (room, left) = (Arc::clone(&made.room), made.left.clone());
-            Ok(Source { left, ..Source::new(room, |intake, shutdown| made.run(intake, shutdown)) })
+            let left = made.left.clone();
+            Ok(Source { left, ..Source::new(|intake, shutdown| made.run(intake, shutdown)) })
         }
         #[cfg(feature = "nats")]
         SourceKind::JetStream(jetstream) => {
             let numbers = (numbers, metrics.jetstream(&name));
             let made = jetstream::JetStreamSource::build(name, jetstream, limits, numbers, health);
             let made = made.map_err(unusable)?;
-            let room = Arc::clone(&made.room);
-            Ok(Source::new(room, |intake, shutdown| made.run(intake, shutdown)))
+            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
         #[cfg(feature = "sqs")]
         SourceKind::Sqs(sqs) => {
@@ -141,8 +133,7 @@ pub async fn build(
             if begin == Begin::Reload {
                 made.begin_by_reload().await.map_err(unusable)?;
             }
-            let room = Arc::clone(&made.room);
-            Ok(Source::new(room, |intake, shutdown| made.run(intake, shutdown)))
+            Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
         #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats", feature = "sqs")))]
         other => {
@@ -212,11 +203,10 @@ pub fn unwrap(kind: &SourceKind, message: &Message) -> Result<Vec<Message>, Stri
 
 impl Source {
     fn new<F: Future<Output = Left> + Send + 'static>(
-        room: Arc<Room>,
         run: impl FnOnce(Intake, Shutdown) -> F + Send + 'static,
     ) -> Self {
         let run = Box::new(|intake, shutdown| Box::pin(run(intake, shutdown)) as BoxFuture<_>);
-        Self { room, left: CancellationToken::new(), run }
+        Self { left: CancellationToken::new(), run }
     }
 
     /// Cancelled when it takes nothing more from its broker and owes it nothing: when it has ended, or before that,
@@ -228,15 +218,14 @@ impl Source {
     /// Takes messages until the drain, acknowledges what was settled, and leaves; on the abort it leaves at once,
     /// and what was not acknowledged stays with the broker.
     pub async fn run(self, intake: Intake, shutdown: Shutdown) -> Result<(), Unclean> {
-        let _open = Open { room: self.room, left: self.left };
+        let _open = Open(self.left);
         (self.run)(intake, shutdown).await
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.room.close();
-        self.left.cancel();
+        self.0.cancel();
     }
 }
 

@@ -12,7 +12,7 @@
 //! reservation is dropped.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -33,8 +33,6 @@ pub struct Room {
     freed: Notify,
     /// Settled and not given back; the metrics count a message when it leaves.
     done: AtomicU64,
-    /// The source has ended, and acknowledges nothing any more.
-    closed: AtomicBool,
     reserved: Reserved,
     metrics: SourceMetrics,
 }
@@ -97,7 +95,6 @@ impl Room {
             bytes: AtomicUsize::new(0),
             freed: Notify::new(),
             done: AtomicU64::new(0),
-            closed: AtomicBool::new(false),
             reserved: Reserved::default(),
             metrics,
         })
@@ -106,16 +103,6 @@ impl Room {
     /// Messages that were settled and not given back, those behind a slow head among them.
     pub fn done(&self) -> u64 {
         self.done.load(Ordering::Relaxed)
-    }
-
-    /// The source has ended: nobody acknowledges what is still in flight.
-    pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether nobody acknowledges what is in flight any more.
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
     }
 
     /// Reserves room for up to `most` messages of `each` so many bytes, for as many as there is room for:

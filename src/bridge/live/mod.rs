@@ -5,7 +5,7 @@
 //! its messages, and tells the parts that go to end.
 //!
 //! A part that goes ends as in a drain of the bridge, because its queue closes, and has as long for it; then it is
-//! aborted, and what it holds is given back: the APIs do not publish it any more. A source takes no more, and what it
+//! aborted, and what it holds is given back. A source takes no more, and what it
 //! has in flight goes by the routes, to the APIs and the dead letters that it came by. What takes its place at a
 //! broker, at an endpoint, or in a file, waits for its end. An API that changes does not end: its publisher keeps what it holds and posts it by the new settings.
 
@@ -199,9 +199,6 @@ impl Live {
         let Ok(Ended { leaving: Some(part), unclean, .. }) = &ended else {
             return Some(ended);
         };
-        if matches!(part, Part::Source(_)) && unclean.is_some() {
-            self.apis.values().for_each(|api| api.it.helm.give_up());
-        }
         match unclean {
             None => info!(%part, "a part of an earlier configuration has ended"),
             Some(why) => {

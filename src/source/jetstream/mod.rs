@@ -50,7 +50,7 @@ pub struct JetStreamSource {
     config: JetStreamConfig,
     dialer: Dialer,
     limits: Limits,
-    pub(super) room: Arc<Room>,
+    room: Arc<Room>,
     metrics: SourceMetrics,
     jetstream: JetStreamMetrics,
     health: Part,

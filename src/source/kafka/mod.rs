@@ -80,7 +80,7 @@ pub struct KafkaSource {
     name: SourceName,
     config: KafkaConfig,
     properties: ClientConfig,
-    pub(super) room: Arc<Room>,
+    room: Arc<Room>,
     metrics: SourceMetrics,
     kafka: KafkaMetrics,
     health: Part,

@@ -109,7 +109,7 @@ const TURN: u32 = 64;
 pub struct MqttSource {
     name: SourceName,
     config: MqttConfig,
-    pub(super) room: Arc<Room>,
+    room: Arc<Room>,
     transport: Transport,
     metrics: SourceMetrics,
     mqtt: MqttMetrics,

@@ -64,7 +64,7 @@ pub struct NatsSource {
     name: SourceName,
     config: NatsConfig,
     dialer: Dialer,
-    pub(super) room: Arc<Room>,
+    room: Arc<Room>,
     metrics: SourceMetrics,
     standing: Arc<Standing>,
     /// Cancelled when it takes nothing more: another may take its place while it waits for what it has in flight.

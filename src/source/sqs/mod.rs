@@ -83,7 +83,8 @@ pub struct SqsSource {
     name: SourceName,
     config: SqsConfig,
     queue: Queue,
-    pub(super) room: Arc<Room>,
+    limits: Limits,
+    metrics: SourceMetrics,
     numbers: SqsMetrics,
     link: Arc<Link>,
     /// The bridge runs already, and does not end for it.
@@ -121,8 +122,7 @@ impl SqsSource {
         let queue = Queue::open(&config).await?;
         queue.tell_end(ends_at(&metrics.credentials_expiry));
         let link = Link::new(queue.clone(), name.to_string(), metrics.clone(), health);
-        let room = Room::new(limits, metrics);
-        Ok(Self { name, config, queue, room, numbers, link, by_reload: false })
+        Ok(Self { name, config, queue, limits, metrics, numbers, link, by_reload: false })
     }
 
     /// It begins while the bridge runs. The error says what the queue clearly lacks; one that does not answer soon is
@@ -199,7 +199,8 @@ impl SqsSource {
     }
 
     fn shared(&self, visibility: Duration) -> Shared {
-        let (room, changed) = (Arc::clone(&self.room), Arc::<Notify>::default());
+        let room = Room::new(self.limits, self.metrics.clone());
+        let changed = Arc::<Notify>::default();
         Shared {
             name: self.name.clone(),
             topic: Topic::new(self.config.queue.name.as_str(), '/'),
