@@ -7,8 +7,12 @@ use serde_json::Value;
 use super::schema::faults;
 use crate::support::emulator::bridge;
 
+/// It mounts, so only root can: one of the long ones.
 #[test]
 fn the_image_is_built_and_runs_without_root_shell_or_a_writable_disk() {
+    if std::env::var_os("LONG_TESTS").is_none() {
+        return;
+    }
     let program = bridge();
     let output = Command::new("tests/shipped/container")
         .arg(program.get_args().last().unwrap())

@@ -6,10 +6,13 @@ use crate::support::emulator::bridge;
 
 const UNIT: &str = "deploy/systemd/appsync-bridge.service";
 
-/// T85 is in it: killed twenty times in the long run, once in the ordinary one.
+/// T85 is in it: killed twenty times. Only root can boot a machine, so it is one of the long ones.
 #[test]
 fn the_package_is_installed_confined_killed_upgraded_and_removed() {
-    let kills = if std::env::var_os("LONG_TESTS").is_some() { "20" } else { "1" };
+    if std::env::var_os("LONG_TESTS").is_none() {
+        return;
+    }
+    let kills = "20";
     let program = bridge();
     let output = Command::new("tests/shipped/package")
         .arg(program.get_args().last().unwrap())

@@ -1,6 +1,7 @@
 //! What is to be published, read ahead and put into batches.
 
 use std::io::{BufRead, IsTerminal, Read};
+use std::mem;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -140,6 +141,8 @@ pub(super) struct Feed {
     items: mpsc::Receiver<Item>,
     /// Did not fit into the last batch.
     over: Option<Item>,
+    /// The batch that is put together. Here, so that it is counted if nobody waits for it any more.
+    batch: Vec<Item>,
     /// Bytes of a body besides those of its events.
     overhead: usize,
     most: usize,
@@ -153,6 +156,7 @@ impl Feed {
         Self {
             items,
             over: None,
+            batch: Vec::new(),
             overhead: body_overhead(channel, MAX_EVENTS),
             most: rate.map_or(MAX_EVENTS, portion),
             pause: rate.map(|rate| Duration::from_secs_f64(1.0 / rate)),
@@ -170,16 +174,17 @@ impl Feed {
             None => self.items.recv().await?,
         };
         let mut bytes = self.overhead + size(&first);
-        let mut batch = vec![first];
-        while batch.len() < self.most {
+        self.batch.push(first);
+        while self.batch.len() < self.most {
             let Ok(Some(item)) = timeout(LINGER, self.items.recv()).await else { break };
             bytes += size(&item);
             if bytes > MAX_BODY_BYTES {
                 self.over = Some(item);
                 break;
             }
-            batch.push(item);
+            self.batch.push(item);
         }
+        let batch = mem::take(&mut self.batch);
         if let Some(pause) = self.pause {
             let events = u32::try_from(batch.len()).unwrap_or(1);
             // What was late is made up for, so that the rate is that on average.
@@ -188,6 +193,16 @@ impl Feed {
             self.next_at = self.next_at.max(earliest) + pause * events;
         }
         Some(batch)
+    }
+
+    /// How many items were read and are in no batch; none is read any more.
+    pub(super) fn rest(&mut self) -> u64 {
+        self.items.close();
+        let mut rest = self.batch.len() as u64 + u64::from(self.over.is_some());
+        while self.items.try_recv().is_ok() {
+            rest += 1;
+        }
+        rest
     }
 }
 

@@ -75,6 +75,9 @@ struct Sent {
 
 type Connection = <Client as Post>::Connection;
 
+/// No longer than a clock can count.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
+
 impl Sender {
     pub(super) fn new(
         client: Client,
@@ -101,11 +104,19 @@ impl Sender {
         for _ in 0..connections {
             workers.spawn(Arc::clone(&whole).work(Arc::clone(&feed)));
         }
-        while workers.join_next().await.is_some() {}
+        while let Some(ended) = workers.join_next().await {
+            if let Err(error) = ended {
+                whole.account.lock().stopped.get_or_insert(format!("a bug in this program: {error}"));
+                whole.shutdown.start_drain();
+            }
+        }
         shown.abort();
         let _ = shown.await;
         whole.bar.finish_and_clear();
-        whole.account.lock().clone()
+        let mut account = whole.account.lock().clone();
+        // What was read and is not sent, when the end came early.
+        account.unsent += feed.lock().await.rest();
+        account
     }
 
     async fn work(self: Arc<Self>, feed: Arc<tokio::sync::Mutex<Feed>>) {
@@ -155,7 +166,7 @@ impl Sender {
         batch: Vec<Sent>,
     ) -> Result<(), (String, u64)> {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
-        let until = Instant::now() + self.retry_for;
+        let until = Instant::now() + self.retry_for.min(LONGEST);
         // The next one last.
         let mut open = if batch.is_empty() { Vec::new() } else { vec![batch] };
         while let Some(mut batch) = open.pop() {

@@ -1,5 +1,6 @@
 //! `subscribe`: follows channels of an Event API.
 
+use std::collections::HashSet;
 use std::io::{self, IsTerminal, Write as _};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -71,7 +72,8 @@ pub async fn run(args: &Args) -> ExitCode {
         Err(code) => return code,
     };
     let mut channels = args.channels.clone();
-    channels.dedup();
+    let mut known = HashSet::new();
+    channels.retain(|channel| known.insert(channel.clone()));
     if channels.len() > MAX_SOCKET_SUBSCRIPTIONS {
         let (count, most) = (channels.len(), MAX_SOCKET_SUBSCRIPTIONS);
         complain(&format_args!("{count} channels are too many: one connection has {most} at most"));

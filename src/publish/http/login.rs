@@ -74,7 +74,7 @@ fn of_token(text: &str, now: SystemTime) -> Result<String, Complaint> {
     let name = |key: &str| claims[key].as_str().map(|name| printable(name, MOST));
     let whose = name("sub").map_or_else(String::new, |name| format!(" of `{name}`"));
     let issuer = name("iss").map_or_else(String::new, |name| format!(" from `{name}`"));
-    let end = claims["exp"].as_u64().and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at)));
+    let end = claims["exp"].as_u64().map(|at| UNIX_EPOCH + Duration::from_secs(at.min(LAST)));
     if let Some(end) = end.filter(|end| *end <= now) {
         let what = format!("the token{whose} ended on {}", humantime::format_rfc3339_seconds(end));
         return Err(Complaint::new(
@@ -86,7 +86,11 @@ fn of_token(text: &str, now: SystemTime) -> Result<String, Complaint> {
     Ok(format!("a token{whose}{issuer}{}", until(end)))
 }
 
+/// The last second of the year 9999, which is the last that RFC 3339 can write.
+const LAST: u64 = 253_402_300_799;
+
 fn until(end: Option<SystemTime>) -> String {
+    let end = end.map(|end| end.min(UNIX_EPOCH + Duration::from_secs(LAST)));
     end.map_or_else(String::new, |end| {
         format!(", until {}", humantime::format_rfc3339_seconds(end))
     })
@@ -105,6 +109,8 @@ mod tests {
         assert_eq!(said, "a token of `me` from `https://i`, until 1970-01-02T00:00:00Z");
         let ended = of_token(&format!("Bearer {good}"), at(86_400)).unwrap_err();
         assert_eq!(ended.what, "the token of `me` ended on 1970-01-02T00:00:00Z");
+        let milliseconds = token(r#"{"exp":1764500000000}"#);
+        assert_eq!(of_token(&milliseconds, at(0)).unwrap(), "a token, until 9999-12-31T23:59:59Z");
         for text in ["", "opaque", "a.b.c", "…"] {
             assert_eq!(of_token(text, at(0)).unwrap(), "a token, which does not tell whose it is");
         }

@@ -79,7 +79,8 @@ impl Overflow {
         if let Some(messages) = self.dropped.reached(metrics.dropped.get(), SAY_EVERY, now) {
             let hint = "subscribe with `qos = 1`";
             if self.stopping {
-                warn!(%source, messages, hint, "messages of QoS 0 came after the stop began; they were dropped");
+                let what = "messages of QoS 0 came without room, or after the stop began; they were dropped";
+                warn!(%source, messages, hint, "{what}");
             } else {
                 let hint = format!("{MORE}, or {hint}");
                 warn!(%source, messages, hint, "no room for messages of QoS 0; they were dropped");

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::MqttSource;
@@ -82,14 +82,12 @@ impl MqttSource {
             if third.is_zero() {
                 return free.await;
             }
-            let visit = async {
-                sleep(if matches!(found, Found::Unknown) { third.min(AGAIN) } else { third }).await;
-                self.visit().await
-            };
-            tokio::select! {
-                () = &mut free => return,
-                visited = visit => found = visited,
+            let pause = if matches!(found, Found::Unknown) { third.min(AGAIN) } else { third };
+            if timeout(pause, &mut free).await.is_ok() {
+                return;
             }
+            // To its end, though room may be there by then: two connections would be one too many for the broker.
+            found = self.visit().await;
             if matches!(found, Found::Forgotten) {
                 return;
             }
