@@ -5,7 +5,7 @@ use std::fmt;
 use crate::event_api::{Channel, ChannelError, MAX_SEGMENTS};
 
 /// A channel, or with `/*` behind it all channels below one.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Hash)]
 pub struct Pattern {
     base: Channel,
     deep: bool,

@@ -35,7 +35,7 @@ fn the_configurations_pass_check() {
                 "APPSYNC_ENDPOINT" => "http://127.0.0.1:8787/event",
                 _ => "x-1",
             };
-            let set = variables(&block).into_iter().map(|name| (value(&name), name));
+            let set = variables(&block).into_iter().map(|name| (value(name), name));
             let set = set.map(|(value, name)| (name, value)).chain([("HOME", "/tmp")]);
             let (good, said) = check(&block, set);
             assert!(good, "{}: {said}\n{block}", page.display());

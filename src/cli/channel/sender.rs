@@ -106,7 +106,11 @@ impl Sender {
         }
         while let Some(ended) = workers.join_next().await {
             if let Err(error) = ended {
-                whole.account.lock().stopped.get_or_insert(format!("a bug in this program: {error}"));
+                whole
+                    .account
+                    .lock()
+                    .stopped
+                    .get_or_insert(format!("a bug in this program: {error}"));
                 whole.shutdown.start_drain();
             }
         }
