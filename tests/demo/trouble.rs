@@ -31,8 +31,12 @@ const AMBER: Duration = Duration::from_secs(2);
 const LOOKS: [(u32, u32, &str); 4] =
     [(1280, 900, "dark"), (1280, 900, "light"), (390, 844, "dark"), (390, 844, "light")];
 
+/// Two minutes and more, and its limits are those of a machine with nothing else to do: one of the long ones.
 #[test]
 fn each_button_breaks_something_and_nothing_is_lost() {
+    if std::env::var_os("LONG_TESTS").is_none() {
+        return;
+    }
     let mut page = Page::start();
     let ledger = tempfile::NamedTempFile::new().unwrap();
     let file = ledger.path().to_str().unwrap();
