@@ -2,28 +2,12 @@
 
 use std::process::Command;
 
-use crate::support::emulator::bridge;
-
 const UNIT: &str = "deploy/systemd/appsync-bridge.service";
 
 /// T85 is in it: killed twenty times. Only root can boot a machine, so it is one of the long ones.
 #[test]
 fn the_package_is_installed_confined_killed_upgraded_and_removed() {
-    if std::env::var_os("LONG_TESTS").is_none() {
-        return;
-    }
-    let kills = "20";
-    let program = bridge();
-    let output = Command::new("tests/shipped/package")
-        .arg(program.get_args().last().unwrap())
-        .args(["tests/.cache/debian", kills])
-        .output()
-        .unwrap();
-    let said = [output.stdout, output.stderr]
-        .map(|text| String::from_utf8_lossy(&text).into_owned())
-        .concat();
-    println!("{said}");
-    assert!(output.status.success() && said.contains("== good"), "{said}");
+    super::succeeds("tests/shipped/package", &["20"]);
 }
 
 #[test]
