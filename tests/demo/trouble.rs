@@ -31,12 +31,10 @@ const AMBER: Duration = Duration::from_secs(2);
 const LOOKS: [(u32, u32, &str); 4] =
     [(1280, 900, "dark"), (1280, 900, "light"), (390, 844, "dark"), (390, 844, "light")];
 
-/// Two minutes and more, and its limits are those of a machine with nothing else to do: one of the long ones.
+/// How soon, and how many wait at least, is held to in the long run alone: it needs a machine with nothing else to do.
 #[test]
 fn each_button_breaks_something_and_nothing_is_lost() {
-    if std::env::var_os("LONG_TESTS").is_none() {
-        return;
-    }
+    let alone = std::env::var_os("LONG_TESTS").is_some();
     let mut page = Page::start();
     let ledger = tempfile::NamedTempFile::new().unwrap();
     let file = ledger.path().to_str().unwrap();
@@ -52,7 +50,7 @@ fn each_button_breaks_something_and_nothing_is_lost() {
         let amber = page.ask("break", button);
         let after = Duration::from_millis(amber["after_ms"].as_u64().unwrap());
         println!("{button}: amber after {after:?}: {}", amber["story"].as_str().unwrap());
-        assert!(after < AMBER, "{button}: {after:?}");
+        assert!(after < AMBER || !alone, "{button}: {after:?}");
         assert!(amber["story"].as_str().unwrap().contains(sentence), "{button}: {amber}");
         if button == "api" {
             pictures(&mut page, "outage");
@@ -60,7 +58,7 @@ fn each_button_breaks_something_and_nothing_is_lost() {
         let drained = page.ask("phase", "recovered");
         println!("{button}: {}", drained["story"].as_str().unwrap());
         let peak = drained["peak"].as_u64().unwrap();
-        assert!(peak >= least, "{button}: only {peak} waited: {drained}");
+        assert!(peak >= if alone { least } else { 1 }, "{button}: only {peak} waited: {drained}");
         assert!(drained["waiting"].as_u64().unwrap() < 60, "{button}: {drained}");
         // What the page counted is what the Event API has accepted: none is missing, and those that came twice
         // were published twice.

@@ -695,17 +695,18 @@ const socket = new EventSocket({
 });
 
 let lastFrame = performance.now(), lastNumbers = 0, lastCharts = 0, drawing = 0;  // the last: ms that a frame of the map takes
-function animate(now) {
+function animate() {
   requestAnimationFrame(animate);
+  // Not the time that comes with the frame: on a busy machine that is behind of what was noted since, and ages would be negative.
+  const now = performance.now();
   const dt = Math.min(0.25, (now - lastFrame) / 1000);
   for (const text of model.newMessages.splice(0)) messages.arrived(text);
   if (calm.matches && now - lastFrame < 500) return;
   // A slow machine draws seldom, so that what it has received does not wait for the pictures.
   if (now - lastFrame < Math.min(250, 3 * drawing)) return;
   lastFrame = now;
-  const began = performance.now();
   map.draw(now, dt);
-  drawing += (performance.now() - began - drawing) * 0.2;
+  drawing += (performance.now() - now - drawing) * 0.2;
   flow.tick(now, model.rate(now));
   if (now - lastNumbers > 120) { lastNumbers = now; tiles.numbers(); frames.render(); showState(); for (const s of STATES) setText(`n-${s}`, map.counts?.[s] ?? 0); }
   if (now - lastCharts > 500) { lastCharts = now; tiles.charts(); }
