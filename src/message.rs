@@ -72,7 +72,7 @@ pub enum Coordinates {
     /// A place in a stream of JetStream.
     Stored {
         /// The name of the stream.
-        stream: Arc<str>,
+        stream: SmolStr,
         /// In the stream.
         sequence: u64,
     },

@@ -10,10 +10,11 @@
 //! record stands for one ownership, as [`InFlight`](super::InFlight) does; what comes late for one that was
 //! abandoned frees its room and does nothing else. Nothing here looks at a clock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -59,8 +60,8 @@ impl Drop for Place {
 
 struct State<A> {
     next: u64,
-    /// By token, which is the order of receipt.
-    held: BTreeMap<u64, Held<A>>,
+    /// By token, whose order is that of receipt.
+    held: HashMap<u64, Held<A>>,
     settled: VecDeque<Settled<A>>,
     released: Vec<Settled<A>>,
     ownership: Ownership,
@@ -93,7 +94,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
     pub fn new(room: Arc<Room>, changed: Arc<Notify>) -> Arc<Self> {
         let state = State {
             next: 0,
-            held: BTreeMap::new(),
+            held: HashMap::new(),
             settled: VecDeque::new(),
             released: Vec::new(),
             ownership: Ownership::Open,
@@ -139,7 +140,9 @@ impl<A: Clone + Send + 'static> Leases<A> {
         }
         let leases = state.held.values().filter(|held| held.ours == Ours::Yes);
         let leases = leases.map(|held| &held.lease);
-        leases.filter(|lease| lease.due <= by).cloned().collect()
+        let mut due: Vec<_> = leases.filter(|lease| lease.due <= by).cloned().collect();
+        due.sort_unstable_by_key(|lease| lease.token);
+        due
     }
 
     /// The broker holds the message until `due`. One that was settled meanwhile is of no concern.
@@ -214,8 +217,12 @@ impl<A: Clone + Send + 'static> Leases<A> {
     /// Takes out up to `most` messages that are to be acknowledged, each with its end: never
     /// [`Released`](Outcome::Released).
     pub fn acknowledgeable(&self, most: usize) -> Vec<(A, Outcome)> {
-        let ended = self.ended(most);
-        ended.into_iter().map(|(lease, place)| (lease.handle, place.outcome)).collect()
+        let mut state = self.state.lock();
+        let count = state.settled.len().min(most);
+        let ended: Vec<_> = state.settled.drain(..count).collect();
+        drop(state);
+        self.leave(&ended);
+        ended.into_iter().map(|settled| (settled.lease.handle, settled.outcome)).collect()
     }
 
     /// As [`acknowledgeable`](Self::acknowledgeable), each with its lease and its place: a source that waits for the

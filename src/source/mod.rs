@@ -37,6 +37,8 @@ mod leases;
 pub mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
+#[cfg(feature = "nats")]
+mod recent_topics;
 // Those who ask for each batch of messages need no more of it than the longest wait.
 #[cfg_attr(not(any(feature = "kafka", feature = "mqtt", feature = "nats")), allow(dead_code))]
 mod reconnect;

@@ -1,17 +1,18 @@
 //! A delivery of a consumer as a [`Message`].
 
-use std::sync::Arc;
-
 use bytes::Bytes;
+use smol_str::SmolStr;
 
 use super::flight::Place;
-use crate::message::{Coordinates, Message, SourceName, Topic};
+use crate::message::{Coordinates, Message, SourceName};
+use crate::source::recent_topics::RecentTopics;
 
 /// `from` as a message. Its bytes are copied: the client's buffer holds many messages, and one that
 /// waits would keep all of them.
 pub(super) fn message(
     source: &SourceName,
-    stream: &Arc<str>,
+    stream: &SmolStr,
+    topics: &mut RecentTopics,
     place: &Place,
     from: &async_nats::Message,
 ) -> Message {
@@ -25,16 +26,16 @@ pub(super) fn message(
         }
         all
     });
-    let topic = Topic::new(from.subject.as_str(), '.');
+    let (topic, order) = topics.of(&from.subject);
     Message {
         source: SourceName::clone(source),
         key: None,
         headers,
         payload: Bytes::copy_from_slice(&from.payload),
-        order: Some(topic.order_key()),
+        order: Some(order),
         topic,
         published: place.published(),
         expires: None,
-        coordinates: Coordinates::Stored { stream: Arc::clone(stream), sequence: place.stream },
+        coordinates: Coordinates::Stored { stream: stream.clone(), sequence: place.stream },
     }
 }

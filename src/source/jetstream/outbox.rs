@@ -2,11 +2,14 @@
 //! stays, so that a connection that is lost, or a server that hangs, holds up nothing else.
 
 use std::collections::{HashSet, VecDeque};
+use std::future::poll_fn;
 use std::time::Duration;
 
 use async_nats::connection::State;
+use async_nats::message::OutboundMessage;
 use async_nats::{Client, Subject};
 use bytes::Bytes;
+use futures_util::SinkExt as _;
 use tokio::time::timeout;
 
 use super::flight::Place;
@@ -31,13 +34,7 @@ pub(super) fn give_back_after(delay: Duration) -> Bytes {
 /// What is to be sent.
 pub(super) struct Outbox {
     client: Client,
-    waiting: VecDeque<Letter>,
-}
-
-struct Letter {
-    to: Subject,
-    answer_to: Option<Subject>,
-    words: Bytes,
+    waiting: VecDeque<OutboundMessage>,
 }
 
 impl Outbox {
@@ -47,13 +44,14 @@ impl Outbox {
     }
 
     /// Sends something later.
-    pub(super) fn put(&mut self, to: Subject, words: Bytes) {
-        self.waiting.push_back(Letter { to, answer_to: None, words });
+    pub(super) fn put(&mut self, subject: Subject, payload: Bytes) {
+        self.waiting.push_back(OutboundMessage { subject, payload, reply: None, headers: None });
     }
 
     /// Sends a request later.
-    pub(super) fn ask(&mut self, to: Subject, answer_to: Subject, words: Bytes) {
-        self.waiting.push_back(Letter { to, answer_to: Some(answer_to), words });
+    pub(super) fn ask(&mut self, subject: Subject, answer_to: Subject, payload: Bytes) {
+        let reply = Some(answer_to);
+        self.waiting.push_back(OutboundMessage { subject, payload, reply, headers: None });
     }
 
     /// Whether everything was sent.
@@ -63,8 +61,8 @@ impl Outbox {
 
     /// Messages whose acknowledgement was not sent yet.
     pub(super) fn acknowledgements(&self) -> usize {
-        let acknowledged = self.waiting.iter().filter(|letter| letter.words == ACKNOWLEDGE);
-        let sequences = acknowledged.filter_map(|letter| Place::read(&letter.to));
+        let acknowledged = self.waiting.iter().filter(|letter| letter.payload == ACKNOWLEDGE);
+        let sequences = acknowledged.filter_map(|letter| Place::read(&letter.subject));
         sequences.map(|place| place.stream).collect::<HashSet<_>>().len()
     }
 
@@ -86,19 +84,19 @@ impl Outbox {
         }
     }
 
+    /// As a sink the client is asked for room first, so that nothing is copied for it. It does not look at the subjects
+    /// then, and need not: they are those of a server, or were looked at with the configuration.
     async fn send_all(&mut self) {
-        while let Some(Letter { to, answer_to, words }) = self.waiting.front() {
-            let (to, words) = (to.clone(), words.clone());
-            let sent = match answer_to.clone() {
-                None => self.client.publish(to, words).await,
-                Some(answer_to) => self.client.publish_with_reply(to, answer_to, words).await,
+        while !self.waiting.is_empty() {
+            let sent = match poll_fn(|context| self.client.poll_ready_unpin(context)).await {
+                Ok(()) => self.waiting.pop_front().map(|next| self.client.start_send_unpin(next)),
+                Err(error) => Some(Err(error)),
             };
-            if let Err(error) = sent {
+            if let Some(Err(error)) = sent {
                 // The client is closed; whoever works with it sees it elsewhere.
                 tracing::debug!(%error, "nothing can be sent to NATS");
                 return;
             }
-            self.waiting.pop_front();
         }
     }
 }

@@ -7,6 +7,7 @@ use async_nats::datetime::DateTime;
 use async_nats::jetstream::consumer::Config;
 use async_nats::{Client, Message, Subject};
 use futures_util::FutureExt as _;
+use smol_str::SmolStr;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{MissedTickBehavior, interval};
@@ -30,6 +31,7 @@ use crate::metrics::{JetStreamMetrics, SourceMetrics};
 use crate::nats::Change;
 use crate::seeded_bugs::{self, Bug};
 use crate::shutdown::Shutdown;
+use crate::source::recent_topics::RecentTopics;
 use crate::source::{Room, Unclean};
 
 /// How often it looks at the clock at least.
@@ -52,7 +54,8 @@ pub(super) struct Taker {
     pub(super) source: SourceName,
     pub(super) config: JetStreamConfig,
     pub(super) limits: Limits,
-    stream: Arc<str>,
+    stream: SmolStr,
+    topics: RecentTopics,
     pub(super) client: Client,
     pub(super) binding: Binding,
     next: Subject,
@@ -106,6 +109,7 @@ impl Taker {
         let flight = Flight::new(&room, &changed, limits.messages, config.ack_wait);
         Self {
             stream: config.stream.as_str().into(),
+            topics: RecentTopics::new('.'),
             next: binding.next().into(),
             asking: Asking::new(binding.clone(), wanted, limits),
             outbox: Outbox::new(client.clone()),
@@ -223,7 +227,7 @@ impl Taker {
         let mut failed = None;
         for message in came.drain(..) {
             match Status::of(&message) {
-                None => self.take_one(&message, now),
+                None => self.take_one(message, now),
                 Some(Status::Heartbeat) => {}
                 Some(Status::Ended(left)) => {
                     if let Some(pulling) = &mut self.pulling {
@@ -254,18 +258,15 @@ impl Taker {
         }
     }
 
-    fn take_one(&mut self, from: &Message, now: Instant) {
-        let Some((reply, place)) =
-            from.reply.as_ref().and_then(|reply| Some((reply, Place::read(reply)?)))
-        else {
-            return;
-        };
+    fn take_one(&mut self, mut from: Message, now: Instant) {
+        let Some(reply) = from.reply.take() else { return };
+        let Some(place) = Place::read(&reply) else { return };
         let Some(pulling) = &mut self.pulling else { return };
         let Some(reservation) = pulling.pulls.next() else { return };
         let values = from.headers.iter().flat_map(|headers| headers.iter());
         let entries = values.map(|(_, values)| values.len()).sum::<usize>();
         let bytes = from.length + entries * HEADER_ENTRY;
-        let came = self.flight.came(&place, reply.clone(), bytes, reservation, now);
+        let came = self.flight.came(&place, reply, bytes, reservation, now);
         pulling.pulls.came(from.length);
         if place.delivered > 1 {
             self.jetstream.redelivered.inc();
@@ -277,7 +278,7 @@ impl Taker {
         match came {
             Came::New(_) if seeded_bugs::is(Bug::DropsMessages) && rand::random_ratio(1, 200) => {}
             Came::New(settlement) => {
-                let message = message(&self.source, &self.stream, &place, from);
+                let message = message(&self.source, &self.stream, &mut self.topics, &place, &from);
                 let delivery = Delivery::new(message, settlement);
                 match (&mut self.hold, &self.intake) {
                     (Some(hold), _) => hold.take(place.stream, delivery),

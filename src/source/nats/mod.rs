@@ -37,6 +37,7 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use super::recent_topics::RecentTopics;
 use super::{Room, Unclean};
 use crate::config::nats::{NatsConfig, overlaps};
 use crate::config::source::Limits;
@@ -116,6 +117,7 @@ impl NatsSource {
                     metrics: self.metrics.clone(),
                     intake: intake.clone(),
                     account: Arc::clone(&account),
+                    topics: RecentTopics::new('.'),
                     waiting: VecDeque::new(),
                 };
                 takers.spawn(taker.run(renewals, shutdown.clone(), Arc::clone(&self.standing)));

@@ -26,9 +26,10 @@ use super::losses::Losses;
 use super::standing::Standing;
 use crate::config::nats::takes;
 use crate::delivery::{Delivery, Intake};
-use crate::message::{Coordinates, Message, SourceName, Topic, bytes_of_headers};
+use crate::message::{Coordinates, Message, SourceName, bytes_of_headers};
 use crate::metrics::SourceMetrics;
 use crate::shutdown::Shutdown;
+use crate::source::recent_topics::RecentTopics;
 
 /// So many messages of a subscription are taken before the next has its turn.
 const AT_ONCE: usize = 1024;
@@ -54,6 +55,7 @@ pub(super) struct Taker {
     pub(super) metrics: SourceMetrics,
     pub(super) intake: Intake,
     pub(super) account: Arc<Account>,
+    pub(super) topics: RecentTopics,
     /// Taken and not yet handed over.
     pub(super) waiting: VecDeque<Delivery>,
 }
@@ -222,10 +224,10 @@ impl Taker {
             self.metrics.dropped.inc();
             return;
         };
-        let topic = Topic::new(message.subject.as_str(), '.');
+        let (topic, order) = self.topics.of(&message.subject);
         let message = Message {
             source: self.name.clone(),
-            order: Some(topic.order_key()),
+            order: Some(order),
             topic,
             key: None,
             headers,

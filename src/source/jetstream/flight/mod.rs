@@ -12,12 +12,12 @@
 mod reply;
 mod sequence;
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
+use hashbrown::HashMap;
 use tokio::sync::Notify;
 
 use crate::delivery::{Outcome, Settlement};
@@ -28,7 +28,7 @@ pub(super) use sequence::{Sequence, is_ahead};
 /// Messages of one consumer.
 pub(super) struct Flight {
     leases: Arc<Leases<Id>>,
-    known: HashMap<u64, Known, BuildHasherDefault<Spread>>,
+    known: HashMap<u64, Known>,
     /// The sequences in the order of receipt; the first `passed` of them are acknowledged.
     order: VecDeque<u64>,
     passed: usize,
@@ -76,10 +76,6 @@ pub(super) struct Settled {
     pub(super) outcome: Outcome,
 }
 
-/// Sequences are numbers in a row: a multiplication spreads them.
-#[derive(Default)]
-pub(super) struct Spread(u64);
-
 impl Flight {
     /// Nothing in flight. `changed` is notified when something was settled.
     pub(super) fn new(
@@ -90,7 +86,7 @@ impl Flight {
     ) -> Self {
         Self {
             leases: Leases::new(Arc::clone(room), Arc::clone(changed)),
-            known: HashMap::default(),
+            known: HashMap::new(),
             order: VecDeque::new(),
             passed: 0,
             keep,
@@ -242,22 +238,6 @@ impl Flight {
                 self.known.remove(&sequence);
             }
         }
-    }
-}
-
-impl Hasher for Spread {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
     }
 }
 
