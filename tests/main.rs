@@ -36,6 +36,7 @@ mod nats;
 mod otlp;
 mod outcomes;
 mod pauses;
+mod permissions;
 mod publish;
 mod reload;
 mod replay;

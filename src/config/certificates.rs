@@ -125,9 +125,15 @@ fn belong_together(
     let Some(chain) = chain(&certificate.value) else { return unusable(ledger, certificate) };
     let private = || {
         let content = regular::read(&key.value, MAX_BYTES).ok()?;
-        PrivateKeyDer::from_pem_slice(&content.bytes).ok()
+        Some((PrivateKeyDer::from_pem_slice(&content.bytes).ok()?, content.is_open_to_others()))
     };
-    let Some(private) = private() else { return unusable(ledger, key) };
+    let Some((private, open_to_others)) = private() else { return unusable(ledger, key) };
+    if open_to_others {
+        let file = shown(ledger, key);
+        let message = format!("{file} holds a private key and others can read it");
+        let problem = Problem::new(Kind::Warning, Some(key.span.clone()), message);
+        ledger.report(problem.help(format!("chmod 600 {}", file.trim_matches('`'))));
+    }
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let fits = |chain: Vec<CertificateDer<'static>>| {
         CertifiedKey::from_der(chain, private.clone_key(), &provider)

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -276,6 +275,7 @@ pub(super) fn read(path: &Path) -> Result<Content, Unreadable> {
         }
         regular::Unreadable::Io(error) => Unreadable::Io(error),
     })?;
+    let (open_to_others, stamp) = (content.is_open_to_others(), Stamp::of(&content.metadata));
     let mut text = String::from_utf8(content.bytes).map_err(|_| Unreadable::NotUtf8)?;
     if text.ends_with('\n') {
         text.pop();
@@ -286,9 +286,7 @@ pub(super) fn read(path: &Path) -> Result<Content, Unreadable> {
     if text.is_empty() {
         return Err(Unreadable::Empty);
     }
-    let metadata = content.metadata;
-    let open_to_others = metadata.mode() & 0o077 != 0;
-    Ok(Content { text, open_to_others, stamp: Stamp::of(&metadata) })
+    Ok(Content { text, open_to_others, stamp })
 }
 
 #[cfg(test)]

@@ -21,6 +21,21 @@ pub struct Content {
     pub metadata: Metadata,
 }
 
+impl Content {
+    /// Whether others can read it, or change it. Its group may read it where root has given it to a group, for that is
+    /// how this process reads it: as Kubernetes mounts a secret.
+    pub fn is_open_to_others(&self) -> bool {
+        is_open(self.metadata.mode(), self.metadata.uid(), rustix::process::geteuid().as_raw())
+    }
+}
+
+fn is_open(mode: u32, owner: u32, us: u32) -> bool {
+    const ROOT: u32 = 0;
+    let lent = owner == ROOT && us != ROOT;
+    let closed = if lent { 0o027 } else { 0o077 };
+    mode & closed != 0
+}
+
 /// Tells a change of a file without reading it. Symbolic links are followed, so
 /// the switch that Kubernetes makes (one link is replaced) shows as another inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +138,27 @@ impl fmt::Display for Grouped {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_open_to_whoever_is_not_its_owner_or_was_given_it_by_root() {
+        const US: u32 = 65_532;
+        for (mode, owner, us, open) in [
+            (0o600, US, US, false),
+            (0o400, US, US, false),
+            (0o640, US, US, true),
+            (0o604, US, US, true),
+            (0o620, US, US, true),
+            (0o440, 0, US, false),
+            (0o640, 0, US, false),
+            (0o660, 0, US, true),
+            (0o444, 0, US, true),
+            (0o640, 7, US, true),
+            (0o440, 0, 0, true),
+            (0o600, 0, 0, false),
+        ] {
+            assert_eq!(is_open(mode, owner, us), open, "{mode:o} of {owner} for {us}");
+        }
+    }
 
     #[test]
     fn reads_regular_files_up_to_the_limit() {
