@@ -10,6 +10,7 @@ mod admin;
 mod answers;
 mod architecture;
 mod bad_network;
+mod bombs;
 mod channel;
 mod cli;
 mod cloud;

@@ -8,8 +8,9 @@ use tokio::sync::mpsc;
 use super::account::Place;
 use crate::dead_letter::record::{self, Kept};
 
-/// A longer line counts as unreadable: no event fits it, since an event has at most 240,000 bytes.
-const MAX_LINE: u64 = 64 << 20;
+/// A longer line counts as unreadable, so that it is not held in memory. An event has at most 240,000 bytes, and the
+/// largest message that may become smaller ones, of SQS, 1 MiB: a line has six for a byte that is escaped.
+const MAX_LINE: u64 = 8 << 20;
 
 /// Most lines read ahead.
 const AHEAD: usize = 16;
