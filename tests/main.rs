@@ -6,6 +6,7 @@
 // Numbers of tests are small, whole and known.
 #![allow(clippy::float_cmp, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
 
+mod addresses;
 mod admin;
 mod answers;
 mod architecture;

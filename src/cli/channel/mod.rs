@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use http::Uri;
+
 use crate::cli::{complain, exit, run};
 use crate::config::api::{Auth, Aws, Endpoint, OAuth2};
-use crate::config::{self, ApiConfig, Secret};
+use crate::config::{self, ApiConfig, Secret, endpoint};
 use crate::files::regular;
 use crate::telemetry::{self, Format};
 
@@ -150,6 +152,12 @@ impl Target {
             }
         };
         found.map_err(|why| usage(&why))
+    }
+
+    /// The WebSocket that `--realtime` gives.
+    fn websocket(&self, text: &str) -> Result<Uri, ExitCode> {
+        endpoint::websocket(text, self.dangerously_plaintext)
+            .map_err(|why| usage(&format!("`--realtime` {why}")))
     }
 
     fn has_auth(&self) -> bool {

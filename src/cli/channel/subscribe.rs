@@ -6,7 +6,6 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use http::Uri;
 use serde_json::{Value, json};
 
 use super::{Target, WHERE};
@@ -58,8 +57,8 @@ pub struct Args {
     json: bool,
 
     /// The WebSocket endpoint, where it does not belong to the HTTP endpoint as it does on AWS
-    #[arg(long, value_name = "URL", help_heading = "API", value_parser = realtime)]
-    realtime: Option<Uri>,
+    #[arg(long, value_name = "URL", help_heading = "API")]
+    realtime: Option<String>,
 
     #[command(flatten)]
     target: Target,
@@ -67,6 +66,10 @@ pub struct Args {
 
 /// Follows until a signal, the end of the reader, or the count.
 pub async fn run(args: &Args) -> ExitCode {
+    let url = match args.realtime.as_deref().map(|text| args.target.websocket(text)).transpose() {
+        Ok(url) => url,
+        Err(code) => return code,
+    };
     let api = match args.target.load() {
         Ok(api) => api,
         Err(code) => return code,
@@ -79,7 +82,7 @@ pub async fn run(args: &Args) -> ExitCode {
         complain(&format_args!("{count} channels are too many: one connection has {most} at most"));
         return ExitCode::from(exit::USAGE);
     }
-    let built = Subscriber::build(&api, args.realtime.clone(), channels).await;
+    let built = Subscriber::build(&api, url, channels).await;
     let subscriber = match built {
         Ok(subscriber) => subscriber,
         Err(why) => {
@@ -234,18 +237,6 @@ fn pattern(text: &str) -> Result<Pattern, String> {
     })
 }
 
-fn realtime(text: &str) -> Result<Uri, String> {
-    let wrong = || "a WebSocket endpoint is `wss://HOST/event/realtime`".to_owned();
-    let (scheme, rest) = text.split_once("://").ok_or_else(wrong)?;
-    let scheme = match scheme {
-        "wss" | "https" => "https",
-        "ws" | "http" => "http",
-        _ => return Err(wrong()),
-    };
-    let url: Uri = format!("{scheme}://{rest}").parse().map_err(|_| wrong())?;
-    if url.host().is_some_and(|host| !host.is_empty()) { Ok(url) } else { Err(wrong()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,16 +259,5 @@ mod tests {
         );
         let escape = line(terminal, "\u{1b}[2J");
         assert!(!escape.contains('\u{1b}'), "{escape}");
-    }
-
-    #[test]
-    fn a_websocket_endpoint_has_either_spelling() {
-        for text in ["wss://a.example/event/realtime", "https://a.example/event/realtime"] {
-            assert_eq!(realtime(text).unwrap(), "https://a.example/event/realtime");
-        }
-        assert_eq!(realtime("ws://127.0.0.1:1/x").unwrap(), "http://127.0.0.1:1/x");
-        for text in ["", "a.example", "ftp://a.example/", "wss://"] {
-            assert!(realtime(text).is_err(), "{text}");
-        }
     }
 }

@@ -44,6 +44,23 @@ const ENDPOINT: Purpose = Purpose {
     plaintext: "write `https://`; for an emulator in another container, `dangerously_plaintext = true`",
 };
 
+const WEBSOCKET: Purpose = Purpose {
+    form: "write `wss://HOST/event/realtime`",
+    user_info: "the bridge proves itself as it does to the API; remove what stands before the `@`",
+    plaintext: "write `wss://`; for an emulator in another container, `--dangerously-plaintext`",
+};
+
+/// Reads the address of a WebSocket that a command line gives, as one of HTTP; `ws` off loopback only with `plaintext`. An
+/// error is a clause and a hint.
+pub fn websocket(text: &str, plaintext: bool) -> Result<http::Uri, String> {
+    let text = match text.split_once("://") {
+        Some(("wss", rest)) => format!("https://{rest}"),
+        Some(("ws", rest)) => format!("http://{rest}"),
+        _ => text.to_owned(),
+    };
+    SafeUrl::parse(&text, plaintext, &WEBSOCKET).map(|url| url.uri).map_err(said)
+}
+
 impl SafeUrl {
     /// Reads the URL of `key`; `http` on loopback only.
     pub(super) fn read(
@@ -275,6 +292,27 @@ mod tests {
         let refused = Endpoint::of("http://events.example/event", false).unwrap_err();
         assert!(refused.contains("off loopback; write `https://`"), "{refused}");
         assert!(Endpoint::of("http://events.example/event", true).is_ok());
+    }
+
+    #[test]
+    fn a_websocket_has_either_spelling_and_is_as_safe() {
+        for text in ["wss://a.example/event/realtime", "https://a.example/event/realtime"] {
+            assert_eq!(websocket(text, false).unwrap(), "https://a.example/event/realtime");
+        }
+        assert_eq!(websocket("ws://127.0.0.1:1/x", false).unwrap(), "http://127.0.0.1:1/x");
+        assert!(websocket("ws://emulator:8787/event/realtime", true).is_ok());
+        for (text, why) in [
+            ("", "wss://HOST"),
+            ("a.example", "wss://HOST"),
+            ("ftp://a.example/", "neither"),
+            ("wss://", "no host"),
+            ("ws://a.example/event/realtime", "off loopback"),
+            ("wss://169.254.169.254/event/realtime", "link-local"),
+            ("wss://me:secret@a.example/", "user info"),
+        ] {
+            let refused = websocket(text, false).unwrap_err();
+            assert!(refused.contains(why) && !refused.contains("secret"), "{text}: {refused}");
+        }
     }
 
     #[test]
