@@ -26,6 +26,7 @@ mod demo;
 mod emulator;
 mod fairness;
 mod faults;
+mod fuzz;
 mod jetstream;
 mod kafka;
 mod lifecycle;
