@@ -1,7 +1,9 @@
 //! What is handed out beside the program: `deploy`, and what the program prints of itself.
 
 mod canaries;
+mod compose;
 mod container;
+mod inventory;
 mod package;
 mod schema;
 

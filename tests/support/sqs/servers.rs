@@ -64,14 +64,19 @@ impl ElasticMq {
     }
 
     pub(crate) async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
         let port = free_port();
-        let config = directory.path().join("elasticmq.conf");
         let text = format!(
             "node-address {{ protocol = http, host = \"127.0.0.1\", port = {port} }}\n\
              rest-sqs {{ bind-hostname = \"127.0.0.1\", bind-port = {port}, sqs-limits = strict }}\n\
              rest-stats {{ enabled = false }}\naws {{ region = \"{REGION}\" }}\n"
         );
+        Self::configured(&text, port).await
+    }
+
+    /// One with this configuration, which listens on `port`.
+    pub(crate) async fn configured(text: &str, port: u16) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("elasticmq.conf");
         fs::write(&config, text).unwrap();
         let mut java = Command::new("java");
         java.args(JVM).arg(format!("-Dconfig.file={}", config.display())).args([
