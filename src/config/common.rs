@@ -114,7 +114,7 @@ pub(super) fn secured(
 ) -> Result<Option<Tls>, Reported> {
     match choice {
         Field::Bad => Err(Reported),
-        Field::Absent => Ok(asks.map(|_| Tls::default())),
+        Field::Absent(_) => Ok(asks.map(|_| Tls::default())),
         Field::Good(Located { value: TlsChoice::On(tls), .. }) => Ok(Some(tls.clone())),
         Field::Good(Located { value: TlsChoice::Off, span }) => {
             let Some((key, scheme, place)) = asks else { return Ok(None) };

@@ -160,7 +160,7 @@ pub(super) fn log(table: Option<Table<'_>>) -> Option<LogConfig> {
     });
     let level = level.or("info".to_owned());
     let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let format = table.choice("format", &formats, &[]).or(LogFormat::Auto);
+    let format = table.choice_or("format", &formats, &[], LogFormat::Auto);
     ledger.log_format.set(format.as_ref().map(|format| format.value));
     table.finish();
     Some(LogConfig { level: level?.value, format: format?.value })

@@ -9,7 +9,7 @@ use super::environment::Environment;
 use super::home::Homes;
 use super::kafka::{self, KafkaRejects};
 use super::nats::{self, SubjectRejects};
-use super::reader::{Field, Kind, Located, Problem, Table};
+use super::reader::{Field, Kind, Located, Problem, Table, synonyms};
 use super::sqs::{self, SqsRejects};
 use crate::message::SourceName;
 
@@ -155,14 +155,23 @@ pub(super) fn read(name: &str, mut table: Table<'_>, homes: &Homes<'_>) -> Optio
         let problem = Problem::new(Kind::BadValue, Some(table.span.clone()), message);
         ledger.report(problem.help(hint));
     }
+    let (said, words) = (table.type_word(), TYPES.map(|(word, _)| word));
     let kind = table.choice("type", &TYPES, &[]);
-    if matches!(kind, Field::Bad) {
-        table.ignore_rest();
-        return None;
-    }
-    let words = TYPES.iter().map(|(word, _)| *word);
-    let kind = table.require("type", kind, broker::known(words));
-    let read = match kind.as_ref().map(|kind| kind.value) {
+    // As of a source: beside a misspelt kind misspelt keys are reported, too.
+    let meant = match kind {
+        Field::Bad => {
+            let word = said.and_then(|word| synonyms::meant("dead_letter", word, &words));
+            let Some(word) = word else {
+                table.ignore_rest();
+                return None;
+            };
+            table.is_guessed();
+            TYPES.into_iter().find(|(known, _)| *known == word).map(|(_, kind)| kind)
+        }
+        _ => None,
+    };
+    let kind = table.require("type", kind, broker::known(words.into_iter()));
+    let read = match kind.as_ref().map(|kind| kind.value).or(meant) {
         Some(Target::Kafka) => read_as(kafka::read_rejects(table, homes), DeadLetterConfig::Kafka),
         Some(Target::JetStream) => {
             read_as(nats::read_rejects(table, homes), DeadLetterConfig::JetStream)
@@ -204,7 +213,7 @@ fn rotation(table: &mut Table<'_>) -> Option<Rotation> {
     });
     // With one file nothing would be left the moment it is full.
     let max_files = table.integer("max_files", 2..=MOST_FILES);
-    if let (Field::Absent, Field::Good(files)) = (&max_size, &max_files) {
+    if let (Field::Absent(_), Field::Good(files)) = (&max_size, &max_files) {
         let message = "`max_files` without `max_size` keeps nothing from growing";
         let problem = Problem::new(Kind::Impossible, Some(files.span.clone()), message);
         return ledger.refuse(problem.help(

@@ -44,7 +44,7 @@ pub use log_format::LogFormat;
 pub use otlp::OtlpConfig;
 use reader::Masked;
 pub use reader::{Kind, LogLine, Problem, Problems};
-pub use schema::schema;
+pub use schema::{page as reference, schema};
 pub use secret::Secret;
 pub use source::SourceConfig;
 

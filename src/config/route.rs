@@ -43,6 +43,7 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         .filter_map(|name| Some(known.sources.kinds.get(name.as_str())?.separator))
         .collect();
     let mut named = None;
+    let asked: Vec<_> = table.texts_of("channel").flat_map(names_in).collect();
     let topic = table.filled("topic").then(|text| {
         named = Some(names_in(&text.value.value));
         let Located { value: text, span } = text;
@@ -63,8 +64,11 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         // Without a source whose kind is known there is an error elsewhere: what fits any of them is none here.
         let any = broker::ALL.map(|broker| broker.separator);
         let any = any.into_iter().filter(|_| separators.is_empty());
-        let mut parsed =
-            separators.iter().copied().chain(any).map(|s| Pattern::parse(&text.value, s));
+        let mut parsed = separators
+            .iter()
+            .copied()
+            .chain(any)
+            .map(|s| Pattern::parse_for(&text.value, s, &asked));
         let first = parsed.next()?;
         first
             .or_else(|fault| parsed.find_map(Result::ok).ok_or(fault))
@@ -95,8 +99,8 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
     let keeps = from.as_ref().and_then(|from| from.value.iter().find(keeps));
     let dead_letter = dead_letter(&mut table, known.dead_letters, keeps);
     let later = ["text", "base64", "avro", "protobuf"];
-    let decode = table.choice("decode", &[("json", ())], &later).or(());
-    let event = table.choice("event", &[("payload", ())], &["cloudevents"]).or(());
+    let decode = table.choice_or("decode", &[("json", ())], &later, ());
+    let event = table.choice_or("event", &[("payload", ())], &["cloudevents"], ());
     table.finish();
     decode.and(event)?;
     let (topic, place) = topic.ok()?.map(|topic| (topic.value, topic.span)).unzip();
@@ -168,12 +172,12 @@ fn api(table: &mut Table<'_>, apis: &Names) -> Option<Arc<str>> {
     }) {
         Field::Good(name) => Some(name.value),
         Field::Bad => None,
-        Field::Absent => {
+        Field::Absent(_) => {
             // A table with a broken header may have been another one.
             if apis.all().len() > 1 && !ledger.lost_anywhere("api") {
                 let names = listed(apis.all(), "and");
                 let hint = format!("there are several APIs, {names}: say which");
-                table.require("api", Field::<()>::Absent, hint);
+                table.require("api", Field::<()>::absent(), hint);
             }
             apis.only()
         }
@@ -196,7 +200,7 @@ fn order(
         let good = has_its_key(ledger, &text, &template, keyless);
         good.then_some(OrderBy::Template(template))
     });
-    Some(order.or(OrderBy::Source)?.value)
+    Some(order.or_word(OrderBy::Source, None)?.value)
 }
 
 /// Reports a template that needs a key, where a source of the route has none to give: every message of it would
@@ -252,11 +256,11 @@ fn dead_letter(
     match field {
         Field::Good(to) => Some(to.value),
         Field::Bad => None,
-        Field::Absent => {
+        Field::Absent(_) => {
             if known.all().len() > 1 {
                 let names = listed(known.all(), "and");
                 let hint = format!("there are several, {names}: say which, or `\"discard\"`");
-                table.require("dead_letter", Field::<()>::Absent, hint);
+                table.require("dead_letter", Field::<()>::absent(), hint);
             }
             known.only().map(RejectTo::DeadLetter)
         }

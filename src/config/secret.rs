@@ -109,6 +109,11 @@ impl Secret {
         Self(Arc::new(Kept { file, read, last, ended, told }))
     }
 
+    /// The file that it follows.
+    pub fn file(&self) -> Option<&Path> {
+        self.0.file.as_deref()
+    }
+
     /// Whether it comes from a file, and may change.
     pub fn is_followed(&self) -> bool {
         self.0.file.is_some()

@@ -3,9 +3,11 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::broker::{self, SourceKind};
 use super::common::common;
-use super::reader::{Field, Kind, Names, Problem, Setting, Table, listed, quoted};
+use super::reader::{Field, Kind, Names, Problem, Setting, Table, listed, quoted, synonyms};
 use super::{DeadLetterName, dead_letter};
 use crate::message::SourceName;
 
@@ -62,16 +64,21 @@ pub(super) fn read(
 ) -> Option<Read> {
     let ledger = table.ledger;
     let types = broker::ALL.map(|broker| (broker.word, broker));
+    let said = table.type_word();
     let kind = table.choice("type", &types, &[]);
-    if matches!(kind, Field::Bad) {
-        // The keys of an unknown kind are unknown.
-        table.ignore_rest();
-        return None;
+    // A misspelt kind is known all the same, so that misspelt keys beside it are reported in the same run.
+    let meant = matches!(kind, Field::Bad).then(|| {
+        let words = types.map(|(word, _)| word);
+        said.and_then(|word| synonyms::meant("source", word, &words)).and_then(broker::of_word)
+    });
+    if meant.is_some() {
+        table.is_guessed();
     }
     let kind = table.require("type", kind, broker::known(types.iter().map(|(word, _)| *word)));
     // Without a `type`, report that; the keys tell whose they are, or nothing.
     let likely = || broker::ALL.into_iter().find(|broker| table.has(broker.asked_by));
-    let Some(of) = kind.as_ref().map(|kind| kind.value).or_else(likely) else {
+    let known = kind.as_ref().map(|kind| kind.value).or(meant.flatten());
+    let Some(of) = known.or_else(likely) else {
         table.forget_rest();
         table.finish();
         return None;
@@ -95,7 +102,7 @@ pub(super) fn read(
         }
         name.map(Unrouted::DeadLetter)
     });
-    let unrouted = unrouted.or(Unrouted::Ignore);
+    let unrouted = unrouted.or_word(Unrouted::Ignore, json!("ignore"));
     let unrouted_is_meant = unrouted.as_ref().is_none_or(|setting| setting.span.is_some());
     let span = table.span.clone();
     let own = (of.read)(&mut table, &common, grace);

@@ -52,6 +52,12 @@ impl Pattern {
 
     /// Parses a pattern whose levels are parted by `separator`.
     pub fn parse(text: &str, separator: char) -> Result<Self, Fault> {
+        Self::parse_for(text, separator, &[])
+    }
+
+    /// The same for templates that ask for these names: a hint has them in the place of wildcards, or what it says
+    /// would be the next mistake.
+    pub fn parse_for(text: &str, separator: char, asked: &[Capture]) -> Result<Self, Fault> {
         if text.is_empty() {
             return Err(fault(
                 0..0,
@@ -59,7 +65,7 @@ impl Pattern {
                 "leave `topic` out to take every topic",
             ));
         }
-        if let Some(fault) = foreign(text, separator) {
+        if let Some(fault) = foreign(text, separator, asked) {
             return Err(fault);
         }
         let (levels, captures) = (Vec::new(), Vec::new());
@@ -269,8 +275,8 @@ pub(super) fn first_level(text: &str, separator: char) -> (&str, Option<&str>) {
 }
 
 /// The fault of a pattern in another product's syntax.
-fn foreign(text: &str, separator: char) -> Option<Fault> {
-    let spelled = || Pattern::spelled(text, separator);
+fn foreign(text: &str, separator: char, asked: &[Capture]) -> Option<Fault> {
+    let spelled = || Some(named(&Pattern::spelled(text, separator)?, separator, asked));
     let Some(place) = wildcard::foreign(text, separator, Spelling::Route) else {
         let at = text.find('/').filter(|_| separator == '.')?;
         let problem = "the levels of these topics are parted by `.`".to_owned();
@@ -289,6 +295,25 @@ fn foreign(text: &str, separator: char) -> Option<Fault> {
                 `{rest..}` at the end all that remain";
     let hint = spelled().map_or(hint.to_owned(), |text| format!("{hint}: write `{text}`"));
     Some(fault(place, &problem, &hint))
+}
+
+/// `spelled` with names that are asked for, and not there, in the place of levels without one, in their order.
+fn named(spelled: &str, separator: char, asked: &[Capture]) -> String {
+    let form = |it: &Capture| format!("{{{}{}}}", it.name, if it.many { ".." } else { "" });
+    let new = |it: &&Capture| !spelled.contains(&form(it)) && check_name(&it.name, &(0..0)).is_ok();
+    let mut ones = asked.iter().filter(|it| !it.many).filter(new);
+    let mut rests = asked.iter().filter(|it| it.many).filter(new);
+    let all: Vec<_> = levels(spelled, separator)
+        .map(|(_, level)| {
+            let name = match level {
+                "*" => ones.next(),
+                "{rest..}" => rests.next(),
+                _ => None,
+            };
+            name.map_or_else(|| level.to_owned(), form)
+        })
+        .collect();
+    all.join(separator.encode_utf8(&mut [0; 4]))
 }
 
 /// A name is a word, so that it can't be mistaken for a path or a filter.
@@ -330,6 +355,27 @@ mod tests {
     fn what_no_pattern_can_say_has_no_spelling() {
         assert_eq!(Pattern::spelled("a/+/b", '/').as_deref(), Some("a/*/b"));
         assert_eq!(Pattern::spelled("a/{x/+", '/'), None);
+    }
+
+    #[test]
+    fn a_hint_has_the_names_that_templates_ask_for() {
+        let capture = |name: &str, many| Capture { name: name.to_owned(), many };
+        let asked = [
+            capture("site", false),
+            capture("json.id", false),
+            capture("line", false),
+            capture("path", true),
+        ];
+        for (text, separator, hint) in [
+            ("plant/+/telemetry", '/', "`plant/{site}/telemetry`"),
+            ("plant/+/+/#", '/', "`plant/{site}/{line}/{path..}`"),
+            ("plant/{site}/+", '/', "`plant/{site}/{line}`"),
+            ("plant.*.>", '.', "`plant.{site}.{path..}`"),
+            ("a/+/+/+", '/', "`a/{site}/{line}/*`"),
+        ] {
+            let fault = Pattern::parse_for(text, separator, &asked).unwrap_err();
+            assert!(fault.hint.as_ref().is_some_and(|it| it.ends_with(hint)), "{:?}", fault.hint);
+        }
     }
 
     #[test]

@@ -83,15 +83,10 @@ pub(crate) const AUTHS: &str = "`{ type = \"iam\" }`, `{ type = \"api-key\", key
 
 /// Reads an `auth`.
 pub(crate) fn read(mut table: Table<'_>, endpoint: Option<&Located<Endpoint>>) -> Option<Auth> {
-    let kind = match table.choice("type", &TYPES, &[]) {
-        Field::Bad => {
-            table.ignore_rest();
-            return None;
-        }
-        kind => table.require("type", kind, format!("`auth` is {AUTHS}")),
-    };
+    let kind = table.choice("type", &TYPES, &[]);
+    let kind = table.require("type", kind, format!("`auth` is {AUTHS}"));
     let Some(kind) = kind else {
-        // Its other keys mean nothing without its type.
+        // Its other keys mean nothing without its type, but for those that no type has.
         for key in ["key", "aws", "token", "token_url", "client_id", "client_secret", "scope"] {
             let _ = table.take(key);
         }
@@ -212,7 +207,7 @@ pub(crate) fn aws(mut table: Table<'_>, told: Option<&Told<'_>>) -> Option<Aws> 
         ledger.refuse(problem.help("a role is written `arn:aws:iam::111122223333:role/NAME`"))
     });
     let external_id = table.filled("external_id");
-    if let (Field::Absent, Field::Good(id)) = (&role_arn, &external_id) {
+    if let (Field::Absent(_), Field::Good(id)) = (&role_arn, &external_id) {
         let message = "`external_id` means nothing without `role_arn`";
         let problem = Problem::new(Kind::Impossible, Some(id.span.clone()), message);
         ledger.report(problem.help("it is sent when a role is assumed: add `role_arn`"));

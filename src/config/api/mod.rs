@@ -145,6 +145,7 @@ pub(super) fn pem_file(table: &mut Table<'_>, key: &'static str, what: &str) -> 
         let path = PathBuf::from(&text.value.value);
         let shown = text.value.shown();
         let read = regular::read(&path, certificates::MAX_BYTES);
+        let mut kind = Kind::Unresolved;
         let (problem, hint) = match read.map(|content| String::from_utf8(content.bytes)) {
             Ok(Ok(content)) if content.contains("-----BEGIN") && content.contains(what) => {
                 return Some(path);
@@ -154,20 +155,23 @@ pub(super) fn pem_file(table: &mut Table<'_>, key: &'static str, what: &str) -> 
                 (format!("{shown} holds no {}", what.to_lowercase()), hint)
             }
             other => {
+                let mut hint = format!("`{key}` is the path of a PEM file");
                 let why = match other {
                     Ok(_) => "is not PEM".to_owned(),
                     Err(error) => match error.kind() {
                         Some(ErrorKind::NotFound) => "does not exist".to_owned(),
                         Some(ErrorKind::PermissionDenied) => {
+                            kind = Kind::Forbidden;
+                            "the bridge's user needs to read it".clone_into(&mut hint);
                             "can't be read: permission denied".to_owned()
                         }
                         _ => error.to_string(),
                     },
                 };
-                (format!("{shown} {why}"), format!("`{key}` is the path of a PEM file"))
+                (format!("{shown} {why}"), hint)
             }
         };
-        ledger.refuse(Problem::new(Kind::Unresolved, Some(text.span), problem).help(hint))
+        ledger.refuse(Problem::new(kind, Some(text.span), problem).help(hint))
     })
 }
 

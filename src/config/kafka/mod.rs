@@ -157,7 +157,7 @@ pub(super) fn read(
     let topics = table.require("topics", topics, topics::HINT);
     let instance = table.filled("group_instance_id").optional();
     let protocols = [("classic", Protocol::Classic), ("consumer", Protocol::Consumer)];
-    let protocol = table.choice("protocol", &protocols, &[]).or(Protocol::Classic);
+    let protocol = table.choice_or("protocol", &protocols, &[], Protocol::Classic);
     let session = session_timeout(table, protocol.as_ref().map(|p| p.value));
     let drain = table.duration("drain_timeout").or(DRAIN_TIMEOUT);
     if let Some(drain) = &drain {
@@ -173,9 +173,9 @@ pub(super) fn read(
         }
     }
     let starts = [("earliest", Start::Earliest), ("latest", Start::Latest)];
-    let start = table.choice("start", &starts, &[]).or(Start::Earliest);
+    let start = table.choice_or("start", &starts, &[], Start::Earliest);
     let tombstones = [("skip", Tombstones::Skip), ("null", Tombstones::Null)];
-    let tombstones = table.choice("tombstones", &tombstones, &[]).or(Tombstones::Skip);
+    let tombstones = table.choice_or("tombstones", &tombstones, &[], Tombstones::Skip);
     let tls = secured(ledger, &common.tls, None);
     let sasl = table.table("sasl", "sasl").then(|table| sasl::read(table.value)).optional();
     if let (Ok(Some(sasl)), Ok(tls), Some(brokers)) = (&sasl, &tls, &brokers) {

@@ -2,7 +2,7 @@
 
 use crate::config::Secret;
 use crate::config::api::{Aws, OAuth2, auth};
-use crate::config::reader::{Field, Table, Words};
+use crate::config::reader::{Table, Words};
 
 /// A checked `sasl`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,19 +68,11 @@ const WORDS: Words = &[&[
 /// Reads a `sasl`.
 pub(super) fn read(mut table: Table<'_>) -> Option<Sasl> {
     table.knows(WORDS);
-    let kind = match table.choice("mechanism", &MECHANISMS, &[]) {
-        Field::Bad => {
-            table.ignore_rest();
-            return None;
-        }
-        kind => {
-            let hint = "`mechanism = \"scram-sha-512\"`, or `plain`, `scram-sha-256`, \
-                        `oauthbearer`, `aws-msk-iam`";
-            table.require("mechanism", kind, hint)
-        }
-    };
+    let kind = table.choice("mechanism", &MECHANISMS, &[]);
+    let hint = "`mechanism = \"scram-sha-512\"`, or `plain`, `scram-sha-256`, `oauthbearer`, `aws-msk-iam`";
+    let kind = table.require("mechanism", kind, hint);
     let Some(kind) = kind else {
-        // What else is in it means nothing without its mechanism.
+        // What else is in it means nothing without its mechanism, but for what no mechanism has.
         for key in KEYS {
             let _ = table.take(key);
         }

@@ -243,7 +243,7 @@ pub(super) fn group(ledger: &Ledger<'_>, share: Field<String>) -> Field<String> 
 pub(super) fn retained(table: &mut Table<'_>, shared: bool) -> Option<Retained> {
     let ledger = table.ledger;
     let words = [("take", Retained::Take), ("skip", Retained::Skip)];
-    let retained = table.choice("retained", &words, &[]).or(Retained::Take)?;
+    let retained = table.choice_or("retained", &words, &[], Retained::Take)?;
     if let (Retained::Take, Some(span), true) = (retained.value, &retained.span, shared) {
         let message = "`retained` is `take`, but with `share` no broker sends what it has retained";
         let problem = Problem::new(Kind::Warning, Some(span.clone()), message);

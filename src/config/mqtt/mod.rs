@@ -7,6 +7,8 @@ mod overlap;
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::Secret;
 use super::api::Aws;
 use super::common::{Client, Common, Own, Settings, Tls, secured};
@@ -145,10 +147,10 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
         secured(ledger, &common.tls, asks)
     });
     let aws = iot::aws(table, broker.as_ref());
-    let version = version(table).or(MqttVersion::V5);
+    let version = version(table).or_word(MqttVersion::V5, json!(5));
     let qos = qos(table, "qos");
     let qos_known = !matches!(qos, Field::Bad);
-    let qos = qos.or(Qos::AtLeastOnce);
+    let qos = qos.or_word(Qos::AtLeastOnce, json!(1));
     let filters = filters(table);
     let filters = table.require("subscriptions", filters, FILTERS);
     let share = group(table.ledger, mqtt_string(table, "share")).optional();
@@ -169,7 +171,7 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     // Of filters that can't be read the source's own quality of service tells.
     let keeps = if subscriptions.is_some() { held } else { qos_known && keeps };
     if keeps && matches!(client_id, Ok(None)) {
-        table.require("client_id", Field::<()>::Absent, CLIENT_ID);
+        table.require("client_id", Field::<()>::absent(), CLIENT_ID);
     }
     let expiry = seconds(table, "session_expiry", 0..=u64::from(u32::MAX)).or(SESSION_EXPIRY);
     let keep_alive = seconds(table, "keep_alive", 1..=65_535).or(KEEP_ALIVE);

@@ -111,7 +111,7 @@ pub(in crate::config) fn read(
         ("new", Deliver::New),
         ("last-per-subject", Deliver::LastPerSubject),
     ];
-    let deliver = table.choice("deliver", &begins, &[]).or(Deliver::All);
+    let deliver = table.choice_or("deliver", &begins, &[], Deliver::All);
     let ack_wait = table.duration("ack_wait").then(|wait| {
         if wait.value >= SHORTEST_ACK_WAIT {
             return Some(wait.value);
@@ -125,7 +125,7 @@ pub(in crate::config) fn read(
     });
     let ack_wait = ack_wait.or(ACK_WAIT);
     let consumers = [("one", Consumers::One), ("many", Consumers::Many)];
-    let consumers = table.choice("consumers", &consumers, &[]).or(Consumers::One);
+    let consumers = table.choice_or("consumers", &consumers, &[], Consumers::One);
     let (durable, subjects) = (durable?, subjects?);
     let asked = match subjects.value.as_slice() {
         [] => vec![table.span.clone()],

@@ -3,13 +3,14 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use serde_json::Value;
 use toml::Spanned;
 use toml::de::DeValue;
 
 use super::ledger::{Ledger, Located, Text};
 use super::outline::Form;
 use super::problem::{Kind, Problem, betrays, listed, looks_secret};
-use super::table::{Field, Table};
+use super::table::{Field, Setting, Table};
 use super::{synonyms, value};
 use crate::config::environment::NoText;
 
@@ -154,6 +155,19 @@ impl<'a> Table<'a> {
             let text = ledger.string(key, entry.value)?;
             pick(ledger, section, key, &text, options, later)
         })
+    }
+
+    /// As [`choice`](Self::choice), and `default` where nothing was written.
+    pub(crate) fn choice_or<T: Copy + PartialEq>(
+        &mut self,
+        key: &'static str,
+        options: &[(&str, T)],
+        later: &[&str],
+        default: T,
+    ) -> Option<Setting<T>> {
+        let word = options.iter().find(|(_, value)| *value == default);
+        let word = word.map(|(word, _)| Value::from(*word));
+        self.choice(key, options, later).or_word(default, word)
     }
 
     /// One of the words of `options`, or a list of them, at least one.

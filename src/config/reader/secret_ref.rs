@@ -1,6 +1,7 @@
 //! How a secret is written in the file: `{ env = … }`, `{ file = … }`, `{ credential = … }`, or plain
 //! text with a warning.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 
@@ -151,6 +152,10 @@ fn read(
         }
         Err(error) => error,
     };
+    let kind = match &error {
+        Unreadable::Io(why) if why.kind() == ErrorKind::PermissionDenied => Kind::Forbidden,
+        _ => Kind::Unresolved,
+    };
     let hint = match error {
         Unreadable::Missing => Some("create it, readable by the bridge alone (`chmod 600`)"),
         Unreadable::NotRegular(_) => {
@@ -162,7 +167,7 @@ fn read(
         Unreadable::Empty => None,
     };
     let message = format!("`{key}` is to come from {shown}, which {error}");
-    ledger.refuse(Problem::new(Kind::Unresolved, Some(span.clone()), message).maybe_help(hint))
+    ledger.refuse(Problem::new(kind, Some(span.clone()), message).maybe_help(hint))
 }
 
 fn filled(

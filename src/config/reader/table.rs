@@ -6,11 +6,12 @@
 
 use std::ops::Range;
 
+use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ledger::{Ledger, Located};
-use super::outline::{Act, Form, address};
+use super::outline::{Act, Form, Unset, Written, address};
 use super::problem::{Kind, Problem, is_known, listed};
 use super::synonyms::{self, Words};
 use super::syntax;
@@ -27,6 +28,8 @@ pub(crate) struct Table<'a> {
     address: usize,
     /// What it knows beside the words of its section.
     words: Words,
+    /// Its kind is guessed: what is missing may be none of it.
+    guessed: bool,
     entries: Vec<Entry<'a>>,
     /// Keys that a reader asked for: the known ones.
     asked: Vec<&'static str>,
@@ -44,7 +47,7 @@ pub(crate) struct Entry<'a> {
 /// What became of a key.
 pub(crate) enum Field<T> {
     /// It was not written.
-    Absent,
+    Absent(Unset),
     /// It was, and what is wrong with it has been reported.
     Bad,
     /// Its value.
@@ -80,7 +83,18 @@ impl<'a> Table<'a> {
         let mut entries: Vec<_> = entries.collect();
         entries.sort_by_key(|entry| entry.key_span.start);
         let (address, asked, missing) = (address(table), Vec::new(), Vec::new());
-        Self { ledger, title, span, section, address, words: &[], entries, asked, missing }
+        Self {
+            ledger,
+            title,
+            span,
+            section,
+            address,
+            words: &[],
+            guessed: false,
+            entries,
+            asked,
+            missing,
+        }
     }
 
     /// From here on the words of another section are known.
@@ -93,6 +107,11 @@ impl<'a> Table<'a> {
         self.words = words;
     }
 
+    /// From here on nothing is missing: its kind is guessed from a misspelt word.
+    pub(crate) fn is_guessed(&mut self) {
+        self.guessed = true;
+    }
+
     /// What `type` says, right or wrong.
     pub(crate) fn type_word(&self) -> Option<&'a str> {
         self.value_of("type")?.as_str()
@@ -102,6 +121,14 @@ impl<'a> Table<'a> {
     pub(super) fn value_of(&self, key: &str) -> Option<&'a DeValue<'a>> {
         let entry = self.entries.iter().find(|entry| entry.key == key)?;
         Some(entry.value.get_ref())
+    }
+
+    /// The strings that are written for a key that is still there, as they are.
+    pub(crate) fn texts_of(&self, key: &str) -> impl Iterator<Item = &'a str> {
+        let value = self.value_of(key);
+        let list = value.and_then(|value| value.as_array()).into_iter();
+        let list = list.flat_map(|list| list.iter()).filter_map(|item| item.get_ref().as_str());
+        value.and_then(|value| value.as_str()).into_iter().chain(list)
     }
 
     /// Whether a key that is still there was probably meant to be `word`.
@@ -138,7 +165,8 @@ impl<'a> Table<'a> {
         self.note(key, form);
         let Some(entry) = self.take(key) else {
             let lost = !self.ledger.broken.is_empty() && self.ledger.lost(key, &self.extent());
-            return if lost { Field::Bad } else { Field::Absent };
+            let unset = || self.ledger.outline.unset(self.address, key);
+            return if lost { Field::Bad } else { Field::Absent(unset()) };
         };
         if self.is_broken(&entry) {
             return Field::Bad;
@@ -158,8 +186,10 @@ impl<'a> Table<'a> {
         match field {
             Field::Good(located) => Some(located),
             Field::Bad => None,
-            Field::Absent => {
-                self.missing.push((key, hint.into()));
+            Field::Absent(_) => {
+                if !self.guessed {
+                    self.missing.push((key, hint.into()));
+                }
                 None
             }
         }
@@ -256,10 +286,31 @@ impl<'a> Table<'a> {
 }
 
 impl<T> Field<T> {
+    /// Nothing was written.
+    pub(crate) fn absent() -> Self {
+        Self::Absent(Unset::default())
+    }
+
     /// The value, or the default where nothing was written.
-    pub(crate) fn or(self, default: T) -> Option<Setting<T>> {
+    pub(crate) fn or(self, default: T) -> Option<Setting<T>>
+    where
+        T: Written,
+    {
+        let written = default.written();
+        self.or_word(default, written)
+    }
+
+    /// As [`or`](Self::or), with a default that would be `written` so.
+    pub(crate) fn or_word(
+        self,
+        default: T,
+        written: impl Into<Option<Value>>,
+    ) -> Option<Setting<T>> {
         match self {
-            Self::Absent => Some(Setting { value: default, span: None }),
+            Self::Absent(unset) => {
+                unset.stands_for(|| written.into());
+                Some(Setting { value: default, span: None })
+            }
             Self::Bad => None,
             Self::Good(located) => Some(Setting { value: located.value, span: Some(located.span) }),
         }
@@ -268,7 +319,7 @@ impl<T> Field<T> {
     /// `None` where nothing was written.
     pub(crate) fn optional(self) -> Result<Option<Located<T>>, Reported> {
         match self {
-            Self::Absent => Ok(None),
+            Self::Absent(_) => Ok(None),
             Self::Bad => Err(Reported),
             Self::Good(located) => Ok(Some(located)),
         }
@@ -277,7 +328,7 @@ impl<T> Field<T> {
     /// Turns the value into another, or reports why not.
     pub(crate) fn then<U>(self, check: impl FnOnce(Located<T>) -> Option<U>) -> Field<U> {
         match self {
-            Self::Absent => Field::Absent,
+            Self::Absent(unset) => Field::Absent(unset),
             Self::Bad => Field::Bad,
             Self::Good(located) => {
                 let span = located.span.clone();

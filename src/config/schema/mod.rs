@@ -5,6 +5,7 @@
 //! [`parse`](super::parse) knows.
 
 mod comments;
+mod page;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,7 +15,8 @@ use toml::de::{DeTable, DeValue};
 use super::document;
 use super::environment::Environment;
 use super::reader::{Act, DURATION_UNITS, Form, SIZE_UNITS, address};
-use comments::Comments;
+use comments::{Comments, inside};
+pub use page::page;
 
 const PROBE: &str = include_str!("probe.toml");
 
@@ -59,6 +61,8 @@ struct Shape {
 struct Key {
     forms: Vec<Form>,
     required: bool,
+    /// What it is where it is left away.
+    default: Option<Value>,
     /// The tables that were there.
     tables: Vec<Shape>,
 }
@@ -70,6 +74,9 @@ impl Shape {
             match act {
                 Act::Asks(key, form) => shape.keys.entry(key).or_default().may_be(form),
                 Act::Requires(key) => shape.keys.entry(key).or_default().required = true,
+                Act::Defaults(key, value) => {
+                    shape.keys.entry(key).or_default().default = Some(value.clone());
+                }
                 Act::TakesAny(form) => shape.any.get_or_insert_default().may_be(form),
             }
         }
@@ -114,6 +121,7 @@ impl Key {
     fn join(&mut self, other: Self) {
         other.forms.iter().for_each(|form| self.may_be(form));
         self.tables.extend(other.tables);
+        self.default = self.default.take().or(other.default);
     }
 
     /// One for each kind.
@@ -135,7 +143,27 @@ enum Place<'a> {
     Root,
     /// A section of the file, or one of its named tables.
     Section(&'a str),
-    Inside,
+    /// The table of a key of a section's, of any depth.
+    Inside(&'a str, &'a str),
+}
+
+impl<'a> Place<'a> {
+    /// The place of what is in the table `key` here.
+    fn within(self, key: &'a str) -> Self {
+        match self {
+            Self::Root => Self::Section(key),
+            Self::Section(section) | Self::Inside(section, _) => Self::Inside(section, key),
+        }
+    }
+
+    /// As comments call it.
+    fn name(self) -> String {
+        match self {
+            Self::Root => String::new(),
+            Self::Section(section) => section.to_owned(),
+            Self::Inside(section, key) => inside(section, key),
+        }
+    }
 }
 
 struct Object {
@@ -150,21 +178,17 @@ impl Writer {
     fn object(&self, shape: &Shape, place: Place<'_>) -> Object {
         let mut properties = Map::new();
         for (name, key) in &shape.keys {
-            let inner = match place {
-                Place::Root => Place::Section(name),
-                Place::Section(_) | Place::Inside => Place::Inside,
-            };
+            let inner = place.within(name);
             let mut value = match &shape.kind {
                 Some(kind) if KINDS.contains(name) => {
                     json!({ "anyOf": [{ "const": kind }, reference("variable")] })
                 }
                 _ => self.value(key, inner),
             };
-            if let Place::Section(section) = place
-                && let Some(comment) = self.comments.of(section, shape.kind.as_deref(), name)
-                && let Some(value) = value.as_object_mut()
-            {
-                value.insert("description".to_owned(), comment.into());
+            let comment = self.comments.of(&place.name(), shape.kind.as_deref(), name);
+            if let Some(value) = value.as_object_mut() {
+                value.extend(comment.map(|it| ("description".to_owned(), it.words.clone().into())));
+                value.extend(key.default.clone().map(|it| ("default".to_owned(), it)));
             }
             properties.insert((*name).to_owned(), value);
         }

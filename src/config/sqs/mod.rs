@@ -6,6 +6,8 @@ mod unwrap;
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::api::{Aws, auth};
 use super::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls, TlsChoice};
 use super::reader::{
@@ -105,7 +107,7 @@ pub(super) fn read(
     let plaintext = common.plaintext.as_ref().is_none_or(|setting| setting.value);
     let endpoint = table.filled("endpoint").then(|text| endpoint(ledger, &text, plaintext));
     // Where requests go elsewhere, the queue's URL is a name.
-    let is_name = !matches!(endpoint, Field::Absent);
+    let is_name = !matches!(endpoint, Field::Absent(_));
     let queue = table.filled("queue").then(|text| Queue::read(ledger, &text, plaintext || is_name));
     let queue = table.require("queue", queue, format!("its URL, like {FORM}"));
     let aws = aws(table, queue.as_ref());
@@ -113,7 +115,7 @@ pub(super) fn read(
     let (least, most) = VISIBILITY;
     let visibility = seconds(table, "visibility_timeout", least, most).optional();
     let receivers = table.integer("receivers", 1..=MOST_RECEIVERS).or(RECEIVERS);
-    let unwrap = unwrap::unwrap(table).or(Vec::new());
+    let unwrap = unwrap::unwrap(table).or_word(Vec::new(), json!("none"));
     if let (Some(wait), Some(grace)) = (&wait, grace)
         && wait.value >= grace.value
     {
@@ -177,7 +179,7 @@ fn tls(
     let secure = endpoint.is_none_or(|endpoint| endpoint.starts_with("https"));
     let (choice, span) = match choice {
         Field::Bad => return Err(Reported),
-        Field::Absent => return Ok(secure.then(Tls::default)),
+        Field::Absent(_) => return Ok(secure.then(Tls::default)),
         Field::Good(Located { value, span }) => (value, span),
     };
     let refuse = |message: &str, hint: &str| {

@@ -35,7 +35,7 @@ pub(in crate::config) fn read_rejects(mut table: Table<'_>) -> Option<Located<Sq
     let allowed = plaintext.as_ref().is_none_or(|setting| setting.value);
     let endpoint = table.filled("endpoint").then(|text| endpoint(ledger, &text, allowed));
     // Where requests go elsewhere, the queue's URL is a name.
-    let is_name = !matches!(endpoint, Field::Absent);
+    let is_name = !matches!(endpoint, Field::Absent(_));
     let queue = table.filled("queue");
     let queue = queue.then(|text| Queue::read(ledger, &text, allowed || is_name));
     let queue = table.require("queue", queue, format!("its URL, like {FORM}"));

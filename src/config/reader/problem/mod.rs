@@ -22,7 +22,7 @@ pub(crate) use mask::Masked;
 /// The kind of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// The file can't be read because permissions forbid it.
+    /// A file can't be read because permissions forbid it: this one, or one that it names.
     Forbidden,
     /// The file can't be read for another reason.
     Unreadable,
@@ -245,9 +245,10 @@ impl Problems {
         self.list.len() - self.errors()
     }
 
-    /// Whether the file was not read because permissions forbid it.
+    /// Whether permissions alone are what is wrong: of this file, or of those that it names.
     pub fn is_forbidden(&self) -> bool {
-        self.list.iter().any(|problem| problem.kind == Kind::Forbidden)
+        let mut errors = self.list.iter().filter(|problem| !problem.is_warning()).peekable();
+        errors.peek().is_some() && errors.all(|problem| problem.kind == Kind::Forbidden)
     }
 
     /// All of it as text, with the escapes of a terminal if `colour`.
