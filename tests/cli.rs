@@ -1,6 +1,8 @@
 //! The command line: what it says, and what it ends with.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 
 use crate::support::emulator::bridge;
@@ -211,4 +213,79 @@ fn a_configuration_is_a_regular_file_or_standard_input() {
     assert!(code == 78 && stderr.contains("--> standard input:"), "{stderr}");
     let (code, stderr) = from(fs::File::open("/dev/zero").unwrap());
     assert!(code == 78 && stderr.contains("larger than 4 MiB"), "{stderr}");
+}
+
+/// A file that this user may not read is one kind of trouble, whatever names it: a key of a configuration, a flag.
+#[test]
+fn a_file_that_may_not_be_read_ends_with_77() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (closed, open, toml) = (path("closed"), path("open"), path("bridge.toml"));
+    fs::write(&closed, "secret").unwrap();
+    fs::write(&open, "da2-key").unwrap();
+    fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
+    let ended = |args: &[&str]| {
+        let mut command = bridge();
+        command.args(args).env("NO_COLOR", "1").env("HOME", directory.path());
+        // Root may read everything.
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534).gid(65_534).current_dir("/");
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+        (output.status.code(), said)
+    };
+    let url = "http://127.0.0.1:1/event";
+    let oauth = ["--oauth2", "https://issuer.example/token", "--client-id", "bridge"];
+    let to = ["publish", "/demo/a", "1", "--endpoint", url];
+    let of = ["subscribe", "/demo/a", "--endpoint", url];
+    let key = ["--api-key-file", &open];
+    for args in [
+        [&to[..], &["--api-key-file", &closed]].concat(),
+        [&to[..], &["--token-file", &closed]].concat(),
+        [&to[..], &oauth, &["--client-secret-file", &closed]].concat(),
+        [&to[..], &key, &["--ca-file", &closed]].concat(),
+        [&of[..], &["--api-key-file", &closed]].concat(),
+        [&of[..], &key, &["--ca-file", &closed]].concat(),
+        vec!["health", "--token-file", &closed],
+        vec!["health", "--ca-file", &closed],
+        vec!["top", "--once", "--token-file", &closed],
+        vec!["check", "-c", &closed],
+        vec!["emulate", "--listen", "127.0.0.1:0", "--faults", &closed],
+        vec!["emulate", "--listen", "127.0.0.1:0", "--tls-cert", &closed, "--tls-key", &closed],
+        vec!["emulate", "--listen", "127.0.0.1:0", "--ledger", &closed],
+    ] {
+        let (code, said) = ended(&args);
+        assert_eq!(code, Some(77), "{args:?}: {said}");
+        assert!(said.contains(&closed), "{args:?}: {said}");
+    }
+    // The same flags and another fault.
+    let (code, said) = ended(&[&to[..], &["--api-key-file", "/nowhere"]].concat());
+    assert_eq!(code, Some(2), "{said}");
+
+    let config = |api: &str, source: &str| {
+        format!(
+            "[api.main]\nendpoint = \"{url}\"\n{api}\n[source.plant]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:1\"\n\
+             client_id = \"b\"\nsubscriptions = \"#\"\n{source}\n[route.all]\nfrom = \"plant\"\nchannel = \"/all/x\"\n"
+        )
+    };
+    let key = format!("auth = {{ type = \"api-key\", key = {{ file = \"{open}\" }} }}");
+    let no_key = key.replace(&open, &closed);
+    let with = |line: &str| line.replace("FILE", &closed);
+    for (api, source, code) in [
+        (no_key.clone(), String::new(), 77),
+        (format!("{key}\n{}", with("ca_file = \"FILE\"")), String::new(), 77),
+        (key.clone(), with("username = \"u\"\npassword = { file = \"FILE\" }"), 77),
+        (key.clone(), with("tls = { ca_file = \"FILE\" }"), 77),
+        // What is wrong besides is the configuration's.
+        (no_key, "banana = 1".to_owned(), 78),
+    ] {
+        fs::write(&toml, config(&api, &source)).unwrap();
+        for command in ["check", "run"] {
+            let (ended, said) = ended(&[command, "-c", &toml]);
+            assert_eq!(ended, Some(code), "{command} {api} {source}: {said}");
+        }
+    }
 }

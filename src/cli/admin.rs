@@ -14,7 +14,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use url::Url;
 
-use super::{check, complain, exit};
+use super::named_file::{self, Refused};
+use super::{check, exit};
 use crate::config::{self, AdminConfig, Environment, Secret};
 use crate::error_chain::in_one_line;
 use crate::files::regular;
@@ -25,9 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Largest answer: thousands of routes fit.
 const MAX_BYTES: usize = 64 << 20;
-
-/// Largest file of a token.
-const MAX_TOKEN_BYTES: u64 = 64 * 1024;
 
 /// The variable with the token.
 const TOKEN: &str = "APPSYNC_BRIDGE_ADMIN_TOKEN";
@@ -82,41 +80,31 @@ impl Admin {
         let made = match &at.config {
             None => Self::at(at),
             Some(path) => match config::load_admin(path, &Environment::of_process()) {
-                Ok(admin) => Self::configured(&admin),
+                Ok(admin) => Self::configured(&admin).map_err(Refused::from),
                 Err(problems) => {
                     check::show(&problems);
                     return Err(exit::of_problems(&problems));
                 }
             },
         };
-        made.map_err(|why| {
-            complain(&why);
-            ExitCode::from(exit::USAGE)
-        })
+        made.map_err(|why| why.report())
     }
 
-    fn at(at: &At) -> Result<Self, String> {
+    fn at(at: &At) -> Result<Self, Refused> {
         let base = url(at.admin.as_deref().unwrap_or(DEFAULT), at.ca_file.is_some())?;
         let token = match &at.token_file {
-            Some(path) => {
-                let named = |why: &dyn std::fmt::Display| {
-                    format!("`--token-file`: `{}` {why}", path.display())
-                };
-                let content = regular::read(path, MAX_TOKEN_BYTES).map_err(|why| named(&why))?;
-                let text = String::from_utf8(content.bytes).map_err(|_| named(&"is not UTF-8"))?;
-                let text = text.trim_end_matches(['\r', '\n']);
-                if text.is_empty() {
-                    return Err(named(&"is empty"));
-                }
-                Some(Secret::of_file(text, path))
-            }
+            Some(path) => Some(named_file::secret("--token-file", path)?),
             None => std::env::var(TOKEN).ok().filter(|text| !text.is_empty()).map(Secret::new),
         };
         let plain = base.scheme() == "http" && !is_loopback(&base);
         if plain && token.is_some() && !at.dangerously_plaintext {
-            return Err(format!(
+            let why = format!(
                 "the token would go to `{base}` as plain text; write `https://`, or to send it all the same `--dangerously-plaintext`"
-            ));
+            );
+            return Err(why.into());
+        }
+        if let Some(path) = &at.ca_file {
+            named_file::certificates("--ca-file", path)?;
         }
         let tls = tls::client_config(at.ca_file.as_deref(), None);
         let tls = match tls {
@@ -124,7 +112,7 @@ impl Admin {
             Err(_) if base.scheme() == "http" => tls::trusting_nobody(),
             tls => tls,
         };
-        Self::new(base, token, tls.map_err(|why| why.to_string())?)
+        Ok(Self::new(base, token, tls.map_err(|why| why.to_string())?)?)
     }
 
     /// On this machine, of a bridge with this configuration. Whatever names its certificate has: it is the one in the
@@ -345,7 +333,7 @@ mod tests {
             assert_eq!(Admin::at(&at(text)).unwrap().shown(), shown);
         }
         for text in ["ftp://bridge", "http://", "http://me:secret@bridge", "a b"] {
-            let why = Admin::at(&at(text)).unwrap_err();
+            let why = Admin::at(&at(text)).unwrap_err().to_string();
             assert!(!why.contains("secret@"), "{why}");
         }
     }
@@ -360,9 +348,9 @@ mod tests {
         };
         assert!(with("localhost", false).is_ok() && with("https://bridge", false).is_ok());
         assert!(with("bridge", true).is_ok());
-        let why = with("bridge", false).unwrap_err();
+        let why = with("bridge", false).unwrap_err().to_string();
         assert!(why.contains("https://") && why.contains("--dangerously-plaintext"), "{why}");
         std::fs::write(&file, "\n").unwrap();
-        assert!(with("localhost", false).unwrap_err().contains("is empty"));
+        assert!(with("localhost", false).unwrap_err().to_string().contains("is empty"));
     }
 }

@@ -31,8 +31,9 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     port: u16,
 
-    /// Address of the page, so that a phone can open it: everybody who reaches it can look, and who has the token of
-    /// the printed address can press the buttons. The Event API is on another port of the same address
+    /// Address of the page, so that a phone can open it: everybody who reaches it can look and subscribe, and who has
+    /// the token of the printed address can press the buttons and send. The Event API is on another port of the same
+    /// address, and there only the bridge can publish
     #[arg(long, value_name = "ADDRESS", conflicts_with = "port")]
     listen: Option<SocketAddr>,
 
@@ -57,7 +58,9 @@ pub async fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     if !listen.ip().is_loopback() {
         caution(&format_args!(
-            "{} can be reached from other machines: who has its address, with the token, can break this demo",
+            "{} can be reached from other machines: who reaches it can open the page and subscribe; to press the \
+             buttons and to send messages, one needs the token in the printed address; and nobody but the bridge can \
+             publish to its Event API",
             listen.ip()
         ));
     }

@@ -1,6 +1,6 @@
 //! Exit codes, for the shell and systemd.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::process::ExitCode;
 
 use crate::bridge::BuildError;
@@ -20,6 +20,13 @@ pub const ABORTED: u8 = 130;
 /// The code for a configuration with these problems.
 pub(super) fn of_problems(problems: &Problems) -> ExitCode {
     ExitCode::from(if problems.is_forbidden() { PERMISSIONS } else { CONFIGURATION })
+}
+
+/// The code for what failed while it ran, or before.
+pub(super) fn of_error(error: &anyhow::Error) -> u8 {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    let denied = causes.map(io::Error::kind).any(|kind| kind == ErrorKind::PermissionDenied);
+    if denied { PERMISSIONS } else { FAILED }
 }
 
 /// The code for a bridge that could not be built.

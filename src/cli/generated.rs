@@ -43,8 +43,13 @@ An editor that knows TOML (Taplo, Even Better TOML) takes it from the first line
   #:schema ./bridge.schema.json
 
 Examples:
-  appsync-bridge schema > bridge.schema.json")]
-pub struct Schema {}
+  appsync-bridge schema > bridge.schema.json
+  appsync-bridge schema --reference | less")]
+pub struct Schema {
+    /// Print every key with its type, default, meaning and an example, as Markdown, instead
+    #[arg(long)]
+    reference: bool,
+}
 
 /// Prints completions.
 pub fn completions(args: &Completions) -> ExitCode {
@@ -67,8 +72,11 @@ pub fn man(args: &Man) -> ExitCode {
     written.map_or_else(|why| failed(&why), |()| ExitCode::SUCCESS)
 }
 
-/// Prints the schema.
-pub fn schema() -> ExitCode {
+/// Prints the schema, or the page of every key.
+pub fn schema(args: &Schema) -> ExitCode {
+    if args.reference {
+        return print(config::reference().as_bytes());
+    }
     print(format!("{:#}\n", config::schema()).as_bytes())
 }
 

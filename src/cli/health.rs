@@ -13,7 +13,7 @@ Examples:
   appsync-bridge health                     of a container: HEALTHCHECK CMD [\"appsync-bridge\", \"health\"]
   appsync-bridge health --ready -c bridge.toml
 
-Exit codes: 0 yes, 1 no or no answer within 5 s, 2 usage, 78 `[admin]` of the configuration.";
+Exit codes: 0 yes, 1 no or no answer within 5 s, 2 usage, 77 permissions, 78 `[admin]` of the configuration.";
 
 /// Characters of a reason that are repeated.
 const MOST: usize = 2_000;

@@ -28,6 +28,7 @@ mod environment;
 pub mod exit;
 pub mod generated;
 pub mod health;
+mod named_file;
 pub mod replay;
 pub mod run;
 mod signals;
@@ -122,7 +123,7 @@ impl Cli {
                 let ended = emulate::run(*args, shutdown).await;
                 ended.map_or_else(|e| failed(&e), |()| ExitCode::SUCCESS)
             }
-            Command::Schema(_) => generated::schema(),
+            Command::Schema(args) => generated::schema(&args),
             Command::Completions(args) => generated::completions(&args),
             Command::Man(args) => generated::man(&args),
         }
@@ -162,10 +163,10 @@ fn enough_threads() -> anyhow::Result<()> {
     })
 }
 
-/// Prints an error.
+/// Prints an error; where permissions are what is wrong, the exit code says so.
 pub fn failed(error: &anyhow::Error) -> ExitCode {
     complain(&format_args!("{error:#}"));
-    ExitCode::from(exit::FAILED)
+    ExitCode::from(exit::of_error(error))
 }
 
 /// Says how it goes: as a line of the log, if all output has to be that.

@@ -14,7 +14,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
@@ -75,8 +75,12 @@ impl Tls {
 }
 
 fn load(cert: &Path, key: &Path) -> io::Result<Identity> {
-    let named = |path: &Path, e: rustls::pki_types::pem::Error| {
-        io::Error::other(format!("cannot read `{}`: {e}", path.display()))
+    let named = |path: &Path, e: pem::Error| {
+        let kind = match &e {
+            pem::Error::Io(e) => e.kind(),
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, format!("cannot read `{}`: {e}", path.display()))
     };
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

@@ -8,7 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, HeaderName, Request, Uri, header};
 use serde_json::{Map, Value, json};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -80,14 +81,17 @@ impl<'a> Conversation<'a> {
         end
     }
 
-    async fn converse(
+    async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
-        socket: &mut Socket,
+        socket: &mut WebSocketStream<S>,
         told: &mut impl FnMut(Told<'_>) -> ControlFlow<()>,
     ) -> Result<std::convert::Infallible, End> {
         say(socket, &json!({ "type": "connection_init" })).await?;
+        // An answer has to come in time, whatever else comes meanwhile.
+        let by = Instant::now() + PATIENCE;
         loop {
-            match self.hear(socket).await? {
+            let heard = timeout_at(by, self.hear(socket)).await;
+            match heard.map_err(|_| failed("the API does not greet us".to_owned()))?? {
                 ReceivedFrame::ConnectionAck { timeout_ms } => {
                     self.silence = Duration::from_millis(timeout_ms.into());
                     break;
@@ -106,10 +110,10 @@ impl<'a> Conversation<'a> {
             });
             say(socket, &frame).await?;
         }
-        let mut waiting = self.patterns.len();
+        let (mut waiting, by) = (self.patterns.len(), Instant::now() + PATIENCE);
         loop {
             let heard = if waiting > 0 {
-                let heard = timeout(PATIENCE, self.hear(socket)).await;
+                let heard = timeout_at(by, self.hear(socket)).await;
                 heard.map_err(|_| failed("the API does not answer a subscription".to_owned()))?
             } else {
                 self.hear(socket).await
@@ -217,10 +221,14 @@ impl<'a> Conversation<'a> {
         Ok(object(&headers, self.client.host()))
     }
 
-    /// The next frame that means something.
-    async fn hear(&self, socket: &mut Socket) -> Result<ReceivedFrame, End> {
+    /// The next frame that means something: nothing else is a sign of life.
+    async fn hear<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        socket: &mut WebSocketStream<S>,
+    ) -> Result<ReceivedFrame, End> {
+        let by = Instant::now() + self.silence;
         loop {
-            let message = timeout(self.silence, socket.next()).await.map_err(|_| {
+            let message = timeout_at(by, socket.next()).await.map_err(|_| {
                 failed(format!("nothing came for {:?}, not even a keep-alive", self.silence))
             })?;
             match message {
@@ -239,8 +247,12 @@ impl<'a> Conversation<'a> {
     }
 }
 
-async fn say(socket: &mut Socket, frame: &Value) -> Result<(), End> {
-    let sent = socket.send(Message::text(frame.to_string())).await;
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    frame: &Value,
+) -> Result<(), End> {
+    let sent = timeout(PATIENCE, socket.send(Message::text(frame.to_string()))).await;
+    let sent = sent.map_err(|_| failed("the API does not read what it is sent".to_owned()))?;
     sent.map_err(|error| failed(in_one_line(&error)))
 }
 
@@ -293,6 +305,55 @@ fn words(errors: &[ErrorItem]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::api::{Auth, Endpoint};
+    use crate::config::{ApiConfig, Secret};
+    use tokio_tungstenite::tungstenite::protocol::Role;
+
+    /// What is said of a server that first says `first`, and then `then` every second; how long that takes.
+    async fn ended(first: &[&'static str], then: fn() -> Message) -> (String, u64) {
+        let endpoint = Endpoint::of("http://127.0.0.1:1/event", false).unwrap();
+        let auth = Auth::ApiKey { key: Secret::new("da2-one") };
+        let client = Client::build(&ApiConfig::new("a", endpoint, auth)).await.unwrap();
+        let patterns = [Pattern::parse("/demo/a").unwrap()];
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let mut server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
+        let mut socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+        let first: Vec<_> = first.iter().map(|text| Message::text(*text)).collect();
+        let talking = async {
+            for message in first {
+                server.send(message).await.unwrap();
+            }
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                server.send(then()).await.unwrap();
+            }
+        };
+        let mut conversation = Conversation::new(&client, &patterns);
+        let (begun, mut told) = (Instant::now(), |_: Told<'_>| ControlFlow::Continue(()));
+        let end = tokio::select! {
+            Err(end) = conversation.converse(&mut socket, &mut told) => end,
+            () = talking => unreachable!(),
+        };
+        let End::Failed(Failure { why, .. }) = end else { panic!("it is refused, or over") };
+        (why, begun.elapsed().as_secs())
+    }
+
+    /// The clock is the test's: what is waited for passes at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_trickles_is_found_dead() {
+        let ack = r#"{"type":"connection_ack","connectionTimeoutMs":60000}"#;
+        let keep_alive = || Message::text(r#"{"type":"ka"}"#);
+        let (why, seconds) = ended(&[], keep_alive).await;
+        assert_eq!((why.as_str(), seconds), ("the API does not greet us", 15));
+        let (why, seconds) = ended(&[ack], keep_alive).await;
+        assert_eq!((why.as_str(), seconds), ("the API does not answer a subscription", 15));
+        let live = [ack, r#"{"type":"subscribe_success","id":"0"}"#];
+        for noise in [|| Message::Ping(Vec::new().into()), || Message::text("no frame")] {
+            let (why, seconds) = ended(&live, noise).await;
+            assert!(why.contains("nothing came for 60s"), "{why}");
+            assert_eq!(seconds, 60);
+        }
+    }
 
     #[test]
     fn an_auth_object_holds_what_the_mode_needs_and_no_more() {

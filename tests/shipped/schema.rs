@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::support::emulator::bridge;
 
 const SCHEMA: &str = "config/bridge.schema.json";
+const REFERENCE: &str = "config/REFERENCE.md";
 
 /// What a generating command prints.
 fn printed(args: &[&str]) -> String {
@@ -57,15 +58,35 @@ fn tomls(directory: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn the_schema_beside_the_examples_is_what_the_program_prints() {
-    let schema = printed(&["schema"]);
-    if std::env::var_os("UPDATE_FIXTURES").is_some() {
-        fs::write(SCHEMA, &schema).unwrap();
+fn what_is_beside_the_examples_is_what_the_program_prints() {
+    for (path, args) in [(SCHEMA, &["schema"][..]), (REFERENCE, &["schema", "--reference"])] {
+        let text = printed(args);
+        if std::env::var_os("UPDATE_FIXTURES").is_some() {
+            fs::write(path, &text).unwrap();
+        }
+        let kept = fs::read_to_string(path).unwrap_or_default();
+        assert!(kept == text, "UPDATE_FIXTURES=1 writes {path} anew");
     }
-    assert!(
-        fs::read_to_string(SCHEMA).unwrap() == schema,
-        "UPDATE_FIXTURES=1 writes {SCHEMA} anew"
-    );
+}
+
+/// What the schema calls the default can be written, and is taken.
+#[test]
+fn each_default_fits_the_schema() {
+    let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
+    let timeout = &schema["properties"]["api"]["additionalProperties"]["properties"]["timeout"];
+    assert_eq!(timeout["default"], "10s");
+    let api = json("endpoint = 'https://a.b/event'\nauth = { type = 'iam' }");
+    let defaults = schema["properties"]["api"]["additionalProperties"]["properties"].as_object();
+    let defaults = defaults.unwrap().iter().filter(|(_, key)| key.get("default").is_some());
+    let mut full = api.clone();
+    for (name, key) in defaults {
+        full[name] = key["default"].clone();
+    }
+    assert!(full.as_object().unwrap().len() > 6, "{full}");
+    let [with] = [serde_json::json!({ "api": { "a": full } })];
+    let faults = faults(&[SCHEMA], &[with]);
+    let of_api: Vec<_> = faults[0].iter().filter(|fault| fault.contains("/api")).collect();
+    assert!(of_api.is_empty(), "{of_api:?}");
 }
 
 #[test]

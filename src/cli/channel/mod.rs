@@ -1,14 +1,16 @@
 //! `publish` and `subscribe`: what they have in common, which is the API that they speak to.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use http::Uri;
 
-use crate::cli::{complain, exit, run};
+use crate::cli::named_file::{self, Refused};
+use crate::cli::{complain, exit, run, signals};
 use crate::config::api::{Auth, Aws, Endpoint, OAuth2};
 use crate::config::{self, ApiConfig, Secret, endpoint};
-use crate::files::regular;
+use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Format};
 
 mod feed;
@@ -21,9 +23,6 @@ pub use subscribe::{Args as Subscribe, run as subscribe};
 
 /// The log's filter: faults and progress.
 const LEVEL: &str = "warn,appsync_bridge::cli=info";
-
-/// Largest file of a key or a token.
-const MAX_SECRET_BYTES: u64 = 64 * 1024;
 
 /// Where the API is, and who we are there, without flags.
 const ENDPOINT: &str = "APPSYNC_ENDPOINT";
@@ -110,9 +109,25 @@ pub(super) struct Target {
     dangerously_plaintext: bool,
 }
 
+/// Begins one of the two: the API, what `build` makes for it, and what a signal starts. What is wrong is printed; the
+/// exit code.
+pub(super) async fn begin<T, E: Display>(
+    target: &Target,
+    build: impl AsyncFnOnce(ApiConfig) -> Result<T, E>,
+) -> Result<(T, Shutdown), ExitCode> {
+    let built = build(target.load()?).await;
+    let built = built.map_err(|why| {
+        complain(&why);
+        ExitCode::from(exit::CONFIGURATION)
+    })?;
+    let shutdown = Shutdown::new();
+    signals::listen(shutdown.clone(), None);
+    Ok((built, shutdown))
+}
+
 impl Target {
     /// The API, once the log is started. What is wrong is printed; the exit code.
-    pub(super) fn load(&self) -> Result<ApiConfig, ExitCode> {
+    fn load(&self) -> Result<ApiConfig, ExitCode> {
         let endpoint = self.endpoint.clone().or_else(|| match self.config {
             Some(_) => None,
             None => variable(ENDPOINT),
@@ -129,7 +144,7 @@ impl Target {
             return self.configured(self.config.as_deref().unwrap_or(default));
         };
         telemetry::start(LEVEL, Format::Auto, std::iter::empty());
-        self.of_flags(&endpoint).map_err(|why| usage(&why))
+        self.of_flags(&endpoint).map_err(|why| why.report())
     }
 
     fn configured(&self, path: &Path) -> Result<ApiConfig, ExitCode> {
@@ -169,7 +184,7 @@ impl Target {
             || self.oauth2.is_some()
     }
 
-    fn of_flags(&self, text: &str) -> Result<ApiConfig, String> {
+    fn of_flags(&self, text: &str) -> Result<ApiConfig, Refused> {
         let named = if self.endpoint.is_some() { "--endpoint" } else { "$APPSYNC_ENDPOINT" };
         let endpoint = Endpoint::of(text, self.dangerously_plaintext).map_err(|why| {
             format!(
@@ -178,21 +193,24 @@ impl Target {
             )
         })?;
         let ca_file = self.ca_file.clone();
+        if let Some(path) = &ca_file {
+            named_file::certificates("--ca-file", path)?;
+        }
         Ok(ApiConfig { ca_file, ..ApiConfig::new("command line", endpoint, self.auth()?) })
     }
 
-    fn auth(&self) -> Result<Auth, String> {
+    fn auth(&self) -> Result<Auth, Refused> {
         if let Some(key) = &self.api_key {
             return Ok(Auth::ApiKey { key: Secret::new(key.as_str()) });
         }
         if let Some(path) = &self.api_key_file {
-            return Ok(Auth::ApiKey { key: of_file("--api-key-file", path)? });
+            return Ok(Auth::ApiKey { key: named_file::secret("--api-key-file", path)? });
         }
         if let Some(token) = &self.token {
             return Ok(Auth::Token { token: Secret::new(token.as_str()) });
         }
         if let Some(path) = &self.token_file {
-            return Ok(Auth::Token { token: of_file("--token-file", path)? });
+            return Ok(Auth::Token { token: named_file::secret("--token-file", path)? });
         }
         if self.iam {
             let aws = Aws {
@@ -205,7 +223,7 @@ impl Target {
         }
         if let Some(url) = &self.oauth2 {
             let client_secret = match &self.client_secret_file {
-                Some(path) => of_file("--client-secret-file", path)?,
+                Some(path) => named_file::secret("--client-secret-file", path)?,
                 None => variable(CLIENT_SECRET).map(Secret::new).ok_or(
                     "the client's secret is missing; set `$APPSYNC_CLIENT_SECRET`, or name a file with \
                      `--client-secret-file`",
@@ -224,20 +242,8 @@ impl Target {
         }
         Err("nothing says who we are; set `$APPSYNC_API_KEY` or `$APPSYNC_TOKEN`, or write `--iam`, `--api-key-file \
              FILE`, `--token-file FILE` or `--oauth2 TOKEN_URL`"
-            .to_owned())
+            .into())
     }
-}
-
-/// A secret that a file holds, and follows.
-fn of_file(flag: &str, path: &Path) -> Result<Secret, String> {
-    let named = |why: &dyn std::fmt::Display| format!("`{flag}`: `{}` {why}", path.display());
-    let read = regular::read(path, MAX_SECRET_BYTES).map_err(|why| named(&why))?;
-    let text = String::from_utf8(read.bytes).map_err(|_| named(&"is not UTF-8"))?;
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() {
-        return Err(named(&"is empty"));
-    }
-    Ok(Secret::of_file(text, path))
 }
 
 /// A variable that is set and not empty.

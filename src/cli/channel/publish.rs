@@ -7,12 +7,11 @@ use serde_json::json;
 
 use super::feed::{Feed, Item};
 use super::sender::{Account, Sender};
-use super::{Target, WHERE};
-use crate::cli::{complain, exit, signals};
+use super::{Target, WHERE, begin};
+use crate::cli::exit;
 use crate::event_api::Channel;
 use crate::publish::Client;
 use crate::redact;
-use crate::shutdown::Shutdown;
 
 fn examples() -> String {
     format!(
@@ -74,19 +73,11 @@ pub struct Args {
 
 /// Publishes; the account on stdout, all else on stderr.
 pub async fn run(args: &Args) -> ExitCode {
-    let api = match args.target.load() {
-        Ok(api) => api,
+    let begun = begin(&args.target, async |api| Client::build(&api).await).await;
+    let (client, shutdown) = match begun {
+        Ok(begun) => begun,
         Err(code) => return code,
     };
-    let client = match Client::build(&api).await {
-        Ok(client) => client,
-        Err(why) => {
-            complain(&why);
-            return ExitCode::from(exit::CONFIGURATION);
-        }
-    };
-    let shutdown = Shutdown::new();
-    signals::listen(shutdown.clone(), None);
     let began = Instant::now();
     let items = Item::read(args.events.clone(), args.text);
     let feed = Feed::new(items, &args.channel, args.rate);

@@ -8,12 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{Target, WHERE};
-use crate::cli::{caution, complain, exit, say, signals};
+use super::{Target, WHERE, begin};
+use crate::cli::{caution, complain, exit, say};
 use crate::error_chain::printable;
 use crate::event_api::{MAX_EVENT_BYTES, MAX_SOCKET_SUBSCRIPTIONS};
 use crate::redact;
-use crate::shutdown::Shutdown;
 use crate::subscribe::{Pattern, SubscribeError, Subscriber, Told};
 
 fn examples() -> String {
@@ -44,11 +43,11 @@ pub struct Args {
     #[arg(value_name = "CHANNEL", required = true, value_parser = pattern)]
     channels: Vec<Pattern>,
 
-    /// End after so many events
+    /// End after so many events, however long that takes, unless there is a `--timeout`
     #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 
-    /// End after so long: with `--count`, that is a failure
+    /// End after so long: a failure, if that is before the first subscription, or before `--count` events
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
 
@@ -70,10 +69,6 @@ pub async fn run(args: &Args) -> ExitCode {
         Ok(url) => url,
         Err(code) => return code,
     };
-    let api = match args.target.load() {
-        Ok(api) => api,
-        Err(code) => return code,
-    };
     let mut channels = args.channels.clone();
     let mut known = HashSet::new();
     channels.retain(|channel| known.insert(channel.clone()));
@@ -82,16 +77,11 @@ pub async fn run(args: &Args) -> ExitCode {
         complain(&format_args!("{count} channels are too many: one connection has {most} at most"));
         return ExitCode::from(exit::USAGE);
     }
-    let built = Subscriber::build(&api, url, channels).await;
-    let subscriber = match built {
-        Ok(subscriber) => subscriber,
-        Err(why) => {
-            complain(&why);
-            return ExitCode::from(exit::CONFIGURATION);
-        }
+    let build = async |api| Subscriber::build(&api, url, channels).await;
+    let (subscriber, shutdown) = match begin(&args.target, build).await {
+        Ok(begun) => begun,
+        Err(code) => return code,
     };
-    let shutdown = Shutdown::new();
-    signals::listen(shutdown.clone(), None);
     let mut reader = Reader::new(args);
     let over = async {
         match args.timeout {
@@ -103,7 +93,17 @@ pub async fn run(args: &Args) -> ExitCode {
         biased;
         () = shutdown.drain() => Ok(()),
         ended = subscriber.run(|told| reader.take(&told)) => ended,
-        () = over => Ok(()),
+        () = over => {
+            if !reader.live {
+                let (url, time) = (subscriber.url(), args.timeout.unwrap_or_default());
+                let time = humantime::format_duration(time);
+                complain(&format_args!(
+                    "not subscribed within {time} (`--timeout`): `{url}` did not answer; does an Event API run there?"
+                ));
+                return ExitCode::from(exit::FAILED);
+            }
+            Ok(())
+        }
     };
     if let Err(why) = &ended {
         complain(&in_words(why, &subscriber));
@@ -153,6 +153,8 @@ struct Reader {
     wanted: Option<u64>,
     channels: String,
     seen: u64,
+    /// It was subscribed to, once at least.
+    live: bool,
     /// Nobody reads any more.
     closed: bool,
 }
@@ -166,10 +168,12 @@ impl Reader {
             false => Form::Event,
         };
         let channels: Vec<_> = args.channels.iter().map(|channel| format!("`{channel}`")).collect();
-        Self { form, wanted: args.count, channels: channels.join(", "), seen: 0, closed: false }
+        let (wanted, channels) = (args.count, channels.join(", "));
+        Self { form, wanted, channels, seen: 0, live: false, closed: false }
     }
 
     fn take(&mut self, told: &Told<'_>) -> ControlFlow<()> {
+        self.live |= matches!(told, Told::Live { .. });
         match told {
             Told::Live { after: None } => say(&format_args!("subscribed to {}", self.channels)),
             Told::Live { after: Some(after) } => {
@@ -242,7 +246,7 @@ mod tests {
     use super::*;
 
     fn reader(form: Form) -> Reader {
-        Reader { form, wanted: None, channels: String::new(), seen: 0, closed: false }
+        Reader { form, wanted: None, channels: String::new(), seen: 0, live: false, closed: false }
     }
 
     #[test]

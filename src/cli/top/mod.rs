@@ -28,7 +28,7 @@ Examples:
   appsync-bridge top --once | less
 
 Keys: q ends, the arrows, j and k, page up and down, home and end scroll, tab goes to the next section.
-Exit codes: 0 done, 1 no answer (`--once`, `--json`) or no terminal, 2 usage, 78 configuration, 130 ended by a signal.";
+Exit codes: 0 done, 1 no answer (`--once`, `--json`) or no terminal, 2 usage, 77 permissions, 78 configuration, 130 ended by a signal.";
 
 /// Between an answer and the next question.
 const EVERY: Duration = Duration::from_secs(1);
