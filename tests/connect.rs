@@ -118,6 +118,9 @@ async fn kafka() {
         security.ca.display()
     );
     says("kafka-password", &setup(&wrong), &[], false).await;
+    let topic = kafka.topic("orders", 1, &[]).await;
+    let good = format!("brokers = \"{}\"\ntopics = \"{topic}\"", kafka.address());
+    says("kafka-good", &setup(&good), &[], true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,7 +32,7 @@ use crate::health::{Health, Part};
 #[cfg(feature = "kafka")]
 use crate::message::SourceName;
 use crate::metrics::Metrics;
-use crate::probe::{Complaint, Looked, Step};
+use crate::probe::{Complaint, Found, Looked, Step};
 use crate::route::Reason;
 use crate::shutdown::Shutdown;
 
@@ -244,12 +244,20 @@ fn clusters(config: &Config) -> impl Iterator<Item = (&SourceName, &KafkaConfig)
     config.sources.iter().filter_map(|source| Some((&source.name, source.kind.kafka()?)))
 }
 
+/// What would write.
+const UNTRIED: &str =
+    "it is there; whether it may be written was not tried, as that would leave a record";
+
 /// Tries whether a dead letter can be written, and says what is there or why not; `None` where this build has no
 /// client for it. Nothing is written.
 pub async fn probe_dead_letter(config: &Config, dead_letter: &DeadLetterConfig) -> Option<Looked> {
     let ended = try_target(config, dead_letter).await?;
     let ended = ended.map_err(|words| Complaint::of_words(Step::Write, &words));
-    Some(Looked::of(&[Step::Write], ended))
+    // A file and a queue tell whether they can be written; a topic and a subject only when they are.
+    let tells = matches!(dead_letter, DeadLetterConfig::File { .. } | DeadLetterConfig::Sqs { .. });
+    let steps: &[Step] = if tells { &[Step::Write] } else { &[Step::Exists, Step::Write] };
+    let untried = (!tells).then_some((Step::Write, UNTRIED));
+    Some(Looked::of(steps, ended.map(|what| Found { what, untried })))
 }
 
 async fn try_target(

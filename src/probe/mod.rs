@@ -53,6 +53,15 @@ pub struct Seen {
     pub remedy: String,
 }
 
+/// What a look that came through found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// In words.
+    pub what: String,
+    /// A step that can't be tried without a change there, or not all of it, and what was left out.
+    pub untried: Option<(Step, &'static str)>,
+}
+
 /// A look at one part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked {
@@ -108,12 +117,22 @@ impl Seen {
     }
 }
 
+impl From<String> for Found {
+    fn from(what: String) -> Self {
+        Self { what, untried: None }
+    }
+}
+
 impl Looked {
     /// A look that takes these steps, and ended at one of them or came through.
-    pub fn of(steps: &[Step], ended: Result<String, Complaint>) -> Self {
-        let complaint = match ended {
-            Ok(found) => {
-                return Self { steps: steps.iter().copied().map(Seen::good).collect(), found };
+    pub fn of(steps: &[Step], ended: Result<impl Into<Found>, Complaint>) -> Self {
+        let complaint = match ended.map(Into::into) {
+            Ok(Found { what, untried }) => {
+                let seen = |step: &Step| match untried {
+                    Some((at, why)) if at == *step => Seen::of(at, State::Untried, why, ""),
+                    _ => Seen::good(*step),
+                };
+                return Self { steps: steps.iter().map(seen).collect(), found: what };
             }
             Err(complaint) => complaint,
         };
@@ -153,7 +172,10 @@ mod tests {
     fn what_was_come_by_before_the_end_is_known_and_no_more() {
         use State::{Failed, Good, Untried};
         let steps = [Step::Reach, Step::Login, Step::Allowed, Step::Exists];
-        let ended = |step| Looked::of(&steps, Err(Complaint::of_words(step, "no; do this")));
+        let ended = |step| {
+            let why = Err::<Found, _>(Complaint::of_words(step, "no; do this"));
+            Looked::of(&steps, why)
+        };
         let looked = ended(Step::Login);
         let [reach, login, allowed, exists] = steps;
         let expected = [(reach, Good), (login, Failed), (allowed, Untried), (exists, Untried)];
@@ -169,5 +191,10 @@ mod tests {
         assert_eq!(looked.steps[1].step, Step::Tls);
         assert!(!looked.is_good() && looked.steps[2].state == Untried);
         assert!(Looked::of(&steps, Ok("it".to_owned())).is_good());
+        let found = Found { what: "it".to_owned(), untried: Some((allowed, "to read")) };
+        let looked = Looked::of(&steps, Ok(found));
+        let expected = [(reach, Good), (login, Good), (allowed, Untried), (exists, Good)];
+        assert_eq!((states(&looked).as_slice(), looked.is_good()), (&expected[..], true));
+        assert_eq!(looked.steps[2].what, "to read");
     }
 }

@@ -24,7 +24,7 @@ use crate::delivery::Intake;
 use crate::health::Part;
 use crate::message::Message;
 use crate::metrics::Metrics;
-use crate::probe::{Complaint, Looked, Step};
+use crate::probe::{Complaint, Found, Looked, Step};
 use crate::shutdown::Shutdown;
 
 mod in_flight;
@@ -171,14 +171,14 @@ pub async fn probe(config: &SourceConfig) -> Looked {
     Looked::of(&steps, try_broker(config).await)
 }
 
-async fn try_broker(config: &SourceConfig) -> Result<String, Complaint> {
+async fn try_broker(config: &SourceConfig) -> Result<Found, Complaint> {
     match &config.kind {
         #[cfg(feature = "kafka")]
         SourceKind::Kafka(kafka) => kafka::probe(kafka.clone()).await,
         #[cfg(feature = "mqtt")]
-        SourceKind::Mqtt(mqtt) => mqtt::probe(mqtt).await,
+        SourceKind::Mqtt(mqtt) => mqtt::probe(mqtt).await.map(Found::from),
         #[cfg(feature = "nats")]
-        SourceKind::Nats(nats) => nats::probe(nats).await,
+        SourceKind::Nats(nats) => nats::probe(nats).await.map(Found::from),
         #[cfg(feature = "nats")]
         SourceKind::JetStream(jetstream) => jetstream::probe(jetstream, config.limits).await,
         #[cfg(feature = "sqs")]

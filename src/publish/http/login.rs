@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::auth::Authorizer;
 use crate::aws::Source;
+use crate::config::Secret;
 use crate::config::api::Auth;
 use crate::error_chain::printable;
 use crate::probe::{Complaint, Step};
@@ -17,12 +18,35 @@ use crate::probe::{Complaint, Step};
 /// Characters of a name that a token tells.
 const MOST: usize = 100;
 
+/// Credentials that are there.
+pub(super) struct Known {
+    /// Whose they are, from where, until when.
+    pub(super) words: String,
+    /// Whoever issued them has taken them, or has just given them.
+    pub(super) tried: bool,
+}
+
+impl Known {
+    fn tried(words: String) -> Self {
+        Self { words, tried: true }
+    }
+
+    fn untried(words: String) -> Self {
+        Self { words, tried: false }
+    }
+}
+
 impl Authorizer {
     /// Resolves the credentials, and says whose they are.
-    pub(super) async fn look(&self, auth: &Auth) -> Result<String, Complaint> {
+    pub(super) async fn look(&self, auth: &Auth) -> Result<Known, Complaint> {
         match (self, auth) {
-            (Self::ApiKey(_), _) => Ok("an API key, whose end only AWS knows".to_owned()),
-            (Self::Token(_), Auth::Token { token }) => of_token(&token.reveal(), SystemTime::now()),
+            (Self::ApiKey(_), Auth::ApiKey { key }) => {
+                Ok(Known::untried(format!("an API key{}, whose end only AWS knows", from(key))))
+            }
+            (Self::Token(_), Auth::Token { token }) => {
+                let words = of_token(&token.reveal(), SystemTime::now())?;
+                Ok(Known::untried(words + &from(token)))
+            }
             (Self::OAuth2(tokens), _) => {
                 let end = Arc::<Mutex<Option<SystemTime>>>::default();
                 let told = Arc::clone(&end);
@@ -32,7 +56,7 @@ impl Authorizer {
                     Complaint::new(Step::Credentials, format!("no OAuth token: {why}"), remedy)
                 })?;
                 let end = *end.lock();
-                Ok(format!("a token of OAuth 2.0{}", until(end)))
+                Ok(Known::tried(format!("a token of OAuth 2.0{}", until(end))))
             }
             (Self::Iam(iam), Auth::Iam { aws }) => {
                 let remedy = "check the credentials: environment, profile, role; `aws sts get-caller-identity` tells \
@@ -48,16 +72,22 @@ impl Authorizer {
                 };
                 let (id, end) = (keys.access_key_id(), until(keys.expiry()));
                 match source.whose((**keys).clone()).await {
-                    Ok(arn) => Ok(format!("AWS credentials `{id}` of `{arn}`{end}")),
-                    Err(why) => {
-                        Ok(format!("AWS credentials `{id}`{end} (STS does not tell whose: {why})"))
-                    }
+                    Ok(arn) => Ok(Known::tried(format!("AWS credentials `{id}` of `{arn}`{end}"))),
+                    Err(why) => Ok(Known::untried(format!(
+                        "AWS credentials `{id}`{end} (STS does not tell whose: {why})"
+                    ))),
                 }
             }
             // One is made of the other.
-            _ => Ok(String::new()),
+            _ => Ok(Known::untried(String::new())),
         }
     }
+}
+
+/// Where a secret is, if that is a file.
+fn from(secret: &Secret) -> String {
+    let file = secret.file().map(|path| printable(&path.display().to_string(), MOST));
+    file.map_or_else(String::new, |file| format!(" (from `{file}`)"))
 }
 
 /// What a JSON Web Token says of itself; others say nothing.

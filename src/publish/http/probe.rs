@@ -28,6 +28,9 @@ const EVENT: &[u8] = br#"{"from":"appsync-bridge check"}"#;
 /// Whether the permission to publish was tried, in words.
 const UNTRIED: &str = "whether we may publish was not tried: `--publish CHANNEL` sends one event and reads the answer";
 
+/// The same, where nobody has looked at the credentials either.
+const UNTRIED_KEY: &str = "neither the credentials nor whether they may publish was tried: `--publish CHANNEL` sends one event and reads the answer";
+
 /// Looks at `api`: the credentials, the way to it, its certificate, its clock; and publishes one event, if a channel
 /// is given.
 pub async fn probe(api: &ApiConfig, channel: Option<&Channel>) -> Looked {
@@ -35,26 +38,36 @@ pub async fn probe(api: &ApiConfig, channel: Option<&Channel>) -> Looked {
         Ok(client) => client,
         Err(why) => {
             let complaint = Complaint::of_words(Step::Credentials, &why.to_string());
-            return Looked::of(&[Step::Credentials], Err(complaint));
+            return Looked::of(&[Step::Credentials], Err::<String, _>(complaint));
         }
     };
     let secure = api.endpoint.uri.scheme_str() == Some("https");
     let (mut steps, mut found) = (Vec::new(), Vec::new());
     let reached = client.reach(secure, &mut steps, &mut found).await;
-    let credentials = match client.authorizer.look(&api.auth).await {
-        Ok(whose) => {
-            found.push(whose);
-            Seen::good(Step::Credentials)
+    let mut credentials = match client.authorizer.look(&api.auth).await {
+        Ok(known) => {
+            found.push(known.words);
+            let state = if known.tried { State::Good } else { State::Untried };
+            Seen::of(Step::Credentials, state, "", "")
         }
         Err(Complaint { step, what, remedy }) => Seen::of(step, State::Failed, what, remedy),
     };
-    let ready = reached && credentials.state == State::Good;
-    steps.push(credentials);
-    steps.push(match channel {
-        None => Seen::of(Step::Publish, State::Untried, UNTRIED, ""),
-        Some(_) if !ready => Seen::of(Step::Publish, State::Untried, "", ""),
+    let publish = match channel {
+        None => {
+            let untried = credentials.state == State::Untried;
+            let what = if untried { UNTRIED_KEY } else { UNTRIED };
+            Seen::of(Step::Publish, State::Untried, what, "")
+        }
+        Some(_) if !reached || credentials.state == State::Failed => {
+            Seen::of(Step::Publish, State::Untried, "", "")
+        }
         Some(channel) => client.publish_one(channel).await,
-    });
+    };
+    // An event that was taken is the proof.
+    if matches!(publish.state, State::Good | State::Warned) {
+        credentials = Seen::good(Step::Credentials);
+    }
+    steps.extend([credentials, publish]);
     Looked { steps, found: found.join("; ") }
 }
 

@@ -8,10 +8,13 @@ use super::consumer::{self, Binding};
 use crate::config::nats::JetStreamConfig;
 use crate::config::source::Limits;
 use crate::nats::{Change, Dialer};
-use crate::probe::{Complaint, Step};
+use crate::probe::{Complaint, Found, Step};
+
+/// What would take messages, or make a consumer.
+const UNTRIED: &str = "stream and consumer may be asked for; whether messages may be pulled and acknowledged was not tried, as that would take them";
 
 /// Tries the server, the stream and the consumer, and says what is there.
-pub async fn probe(config: &JetStreamConfig, limits: Limits) -> Result<String, Complaint> {
+pub async fn probe(config: &JetStreamConfig, limits: Limits) -> Result<Found, Complaint> {
     let complaint = Arc::<Mutex<Option<Complaint>>>::default();
     let heard = Arc::clone(&complaint);
     let connection = &config.connection;
@@ -28,6 +31,7 @@ pub async fn probe(config: &JetStreamConfig, limits: Limits) -> Result<String, C
     let binding = Binding::new(client, config);
     let found = look(&binding, config, limits).await;
     // What the server complains of says more than that there was no answer.
+    let found = found.map(|what| Found { what, untried: Some((Step::Allowed, UNTRIED)) });
     found.map_err(|why| {
         let said = complaint.lock().take();
         said.unwrap_or_else(|| Complaint::of_words(Step::Exists, &why))

@@ -15,7 +15,10 @@ use super::subscription::counts;
 use super::{diagnosis, settings};
 use crate::config::kafka::{Chosen, KafkaConfig};
 use crate::kafka::{TokenCache, Tokens, of_code, plain, words};
-use crate::probe::{Complaint, Step};
+use crate::probe::{Complaint, Found, Step};
+
+/// What would take records, or a place in the group.
+const UNTRIED: &str = "topics and group may be described; whether they may be read (`Read` on both) was not tried, as that would take partitions from a running bridge";
 
 /// Limit for the whole probe.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -33,7 +36,7 @@ struct ProbeContext {
 }
 
 /// What was found, or why the source could not work: a clause, and a hint where there is one.
-pub async fn probe(config: KafkaConfig) -> Result<String, Complaint> {
+pub async fn probe(config: KafkaConfig) -> Result<Found, Complaint> {
     let tokens = Tokens::build(&config).await;
     let tokens = tokens.map_err(|error| Complaint::of_words(Step::Login, &error.to_string()))?;
     let cache = tokens.map(TokenCache::open);
@@ -44,7 +47,8 @@ pub async fn probe(config: KafkaConfig) -> Result<String, Complaint> {
         said.map_err(|why| complaint(&config, Code::Authentication, &why))?;
     }
     let asked = tokio::task::spawn_blocking(move || ask(&config, cache));
-    asked.await.map_err(|error| unusable(&error.to_string()))?
+    let what = asked.await.map_err(|error| unusable(&error.to_string()))??;
+    Ok(Found { what, untried: Some((Step::Allowed, UNTRIED)) })
 }
 
 fn ask(config: &KafkaConfig, tokens: Option<TokenCache>) -> Result<String, Complaint> {

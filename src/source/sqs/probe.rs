@@ -5,10 +5,13 @@ use super::queue::Queue;
 use super::receipt::Receipt;
 use crate::aws::sqs::{Call, Kind, Trouble};
 use crate::config::sqs::SqsConfig;
-use crate::probe::{Complaint, Step};
+use crate::probe::{Complaint, Found, Step};
+
+/// What would take messages.
+const UNTRIED: &str = "`sqs:GetQueueAttributes`, `sqs:DeleteMessage` and `sqs:ChangeMessageVisibility` are allowed; `sqs:ReceiveMessage` was not tried, as that would take messages";
 
 /// What was found, or why the source could not work: a clause, and a hint where there is one.
-pub async fn probe(config: &SqsConfig) -> Result<String, Complaint> {
+pub async fn probe(config: &SqsConfig) -> Result<Found, Complaint> {
     let queue = Queue::open(config).await;
     let queue = queue.map_err(|error| Complaint::of_words(Step::Login, &error.to_string()))?;
     let attributes = queue.attributes().await;
@@ -38,7 +41,8 @@ pub async fn probe(config: &SqsConfig) -> Result<String, Complaint> {
         Some(count) => format!("a redrive policy after {count} receives"),
         None => "no redrive policy".to_owned(),
     };
-    Ok(format!("a {kind} queue, a visibility timeout of {visibility:?}, {redrive}"))
+    let what = format!("a {kind} queue, a visibility timeout of {visibility:?}, {redrive}");
+    Ok(Found { what, untried: Some((Step::Allowed, UNTRIED)) })
 }
 
 /// Tries a call on a receipt that there is not: SQS looks at the policy first. What it says of the receipt is of
