@@ -89,6 +89,11 @@ impl Target for FileTarget {
         self.place.path.display().to_string()
     }
 
+    fn again(&self) -> String {
+        let path = self.place.path.display();
+        format!("mend the cause; then `appsync-bridge replay {path}` sends them again")
+    }
+
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
         let text = |record| format!("{}\n", line(record)).into_bytes();
         let lines: Vec<Vec<u8>> = records.iter().map(text).collect();

@@ -67,6 +67,11 @@ pub trait Target: Send + 'static {
     /// Its location, for people.
     fn place(&self) -> String;
 
+    /// How its records are sent again, for people.
+    fn again(&self) -> String {
+        "mend the cause; what is kept there is taken again when it is published to what a source reads".to_owned()
+    }
+
     /// Whether it could store a record, as far as can be told without storing one. The future may be dropped
     /// before it is done.
     fn open(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {

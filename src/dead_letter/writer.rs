@@ -114,12 +114,14 @@ async fn open<T: Target>(target: &mut T, metrics: &DeadLetterMetrics, health: &P
 #[derive(Debug)]
 struct LetterLog {
     place: String,
+    /// How they are sent again.
+    again: String,
     named: HashMap<(Option<Arc<str>>, &'static str), Repeats>,
 }
 
 impl LetterLog {
     fn of(target: &impl Target) -> Self {
-        Self { place: target.place(), named: HashMap::new() }
+        Self { place: target.place(), again: target.again(), named: HashMap::new() }
     }
 
     fn note(&mut self, record: &Record) {
@@ -134,6 +136,7 @@ impl LetterLog {
             detail = record.detail,
             letters,
             kept_in = self.place,
+            hint = self.again,
             "can't be published, and is kept"
         );
     }
@@ -145,8 +148,11 @@ impl Drop for LetterLog {
         for ((route, reason), named) in &mut self.named {
             let letters = named.rest();
             if letters > 0 {
-                let (route, kept_in) = (route.as_deref(), &self.place);
-                warn!(route, reason, letters, kept_in, "more could not be published, and are kept");
+                let (route, kept_in, hint) = (route.as_deref(), &self.place, &self.again);
+                warn!(
+                    route,
+                    reason, letters, kept_in, hint, "more could not be published, and are kept"
+                );
             }
         }
     }

@@ -10,6 +10,10 @@ use super::post::{Fault, Post};
 use crate::repeats::Repeats;
 
 /// The remedy when the endpoint's certificate is not trusted.
+/// While the API asks for a wait.
+const WAIT_HINT: &str =
+    "nothing needs to be done; where it goes on, compare `max_rate` with the API's quota";
+
 const TRUST_HINT: &str = "nothing was sent: is this the right host? if its CA is your own, name it in `ca_file`; if its certificate expired, renew it; is this clock right?";
 
 /// How long an acceptance proves the credentials good.
@@ -162,13 +166,15 @@ impl<P: Post> Publisher<P> {
         self.metrics.breaker.set(i64::from(self.limits.breaker.is_open()));
         let last = Some(&self.last_refused).filter(|scope| self.limits.pauses.contains(scope));
         if let Some(scope) = last.or(self.limits.pauses.any()) {
-            let why = self.refusals.get(scope).map_or("", |refusals| &refusals.why);
-            self.health.not_ready(format!("{scope} refuses us: {why}"));
+            let said = self.refusals.get(scope).map(|it| (it.why.as_str(), it.hint.as_str()));
+            let (why, hint) = said.unwrap_or_default();
+            self.health.not_ready(in_words(&format!("{scope} refuses us: {why}"), hint));
         } else if self.limits.breaker.is_open() {
             self.health.not_ready(self.why_silent.as_str());
         } else if let Some(RetryAfter { until, why }) = &self.retry_after {
             let until = humantime::format_rfc3339_seconds(*until);
-            self.health.not_ready(format!("waiting until {until}, as the API asked: {why}"));
+            let words = format!("waiting until {until}, as the API asked: {why}");
+            self.health.not_ready(in_words(&words, WAIT_HINT));
         } else {
             self.health.ready();
         }
@@ -199,8 +205,9 @@ impl<P: Post> Publisher<P> {
                 } else {
                     "the API does not answer"
                 };
-                warn!(api = %self.name, fault = fault.word(), why, "{what}; keeping all events, and probing once a second");
-                self.why_silent = format!("{what}: {why}");
+                let hint = silence_hint(fault);
+                warn!(api = %self.name, fault = fault.word(), why, hint, "{what}; keeping all events, and probing once a second");
+                self.why_silent = in_words(&format!("{what}: {why}"), hint);
                 self.report();
             }
         }
@@ -226,14 +233,46 @@ impl<P: Post> Publisher<P> {
         let Some(RetryAfter { until, .. }) = &self.retry_after else { return false };
         let Some(count) = self.retry_after_log.again(LOG_EVERY, now) else { return false };
         let until = humantime::format_rfc3339_seconds(*until);
-        warn!(api = %self.name, why, %until, count, "the API asks for no requests until then (`Retry-After`); keeping all events, and retrying then");
+        let hint = WAIT_HINT;
+        warn!(api = %self.name, why, hint, %until, count, "the API asks for no requests until then (`Retry-After`); keeping all events, and retrying then");
         true
     }
+}
+
+/// What to look at while an API gives no valid answer.
+fn silence_hint(fault: Fault) -> &'static str {
+    match fault {
+        Fault::UnknownAnswer => {
+            "is `endpoint` that of an Event API, or does a proxy answer in its place?"
+        }
+        Fault::Unavailable => {
+            "it is the service's to mend: see its health, or a proxy before it; nothing is lost meanwhile"
+        }
+        Fault::Ambiguous => {
+            "check the network and any proxy; if it answers slowly, raise `timeout`"
+        }
+        _ => "check the host and port of `endpoint`, DNS, the network and `HTTPS_PROXY`",
+    }
+}
+
+/// A clause and what to do about it, in one line.
+fn in_words(what: &str, hint: &str) -> String {
+    let what = what.trim_end_matches('.');
+    if hint.is_empty() { what.to_owned() } else { format!("{what}; {hint}") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whatever_an_api_fails_by_there_is_something_to_do() {
+        for fault in Fault::ALL {
+            assert!(silence_hint(fault).len() > 20, "{}", fault.word());
+        }
+        assert_eq!(in_words("it refuses us: no.", "ask"), "it refuses us: no; ask");
+        assert_eq!(in_words("it refuses us", ""), "it refuses us");
+    }
 
     #[test]
     fn an_acceptance_proves_the_credentials_for_other_namespaces_but_not_its_own() {

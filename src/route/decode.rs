@@ -29,8 +29,10 @@ impl<'a> Document<'a> {
         let text = std::str::from_utf8(payload).map_err(|e| {
             Rejection::new(Reason::InvalidUtf8, format!("not UTF-8 at byte {}", e.valid_up_to()))
         })?;
-        let root: &RawValue = serde_json::from_str(text)
-            .map_err(|e| Rejection::new(Reason::InvalidJson, format!("not a JSON value: {e}")))?;
+        let root: &RawValue = serde_json::from_str(text).map_err(|e| {
+            let hint = if is_bare(text) { BARE } else { "" };
+            Rejection::new(Reason::InvalidJson, format!("not a JSON value: {e}{hint}"))
+        })?;
         if too_deep(root.get().as_bytes()) {
             return Err(Rejection::new(
                 Reason::TooDeep,
@@ -73,6 +75,19 @@ impl<'a> Document<'a> {
             _ => Err(unusable("it is an object")),
         }
     }
+}
+
+/// What somebody is told who published plain words.
+const BARE: &str =
+    "; text is JSON in quotes only: `\"hello\"`, or as a field, `{\"text\":\"hello\"}`";
+
+/// Whether it does not even begin as JSON does: plain words.
+fn is_bare(text: &str) -> bool {
+    let text = text.trim_start();
+    let words = ["true", "false", "null"];
+    let json = text.starts_with(|c: char| "{[\"-".contains(c) || c.is_ascii_digit())
+        || words.iter().any(|word| text.starts_with(word));
+    !text.is_empty() && !json
 }
 
 /// A string that is borrowed where it has no escapes.

@@ -53,9 +53,13 @@ impl Membership {
             return Some(format!("waiting to know where {} partitions begin", self.undecided));
         }
         if let Some((topic, why)) = self.missing.first() {
-            return Some(format!("the topic `{topic}` can't be read: {why}"));
+            return Some(format!(
+                "the topic `{topic}` can't be read: {why}; check `topics`, and that the user may read it"
+            ));
         }
-        self.no_progress.then(|| "the lag grows and nothing is delivered".to_owned())
+        self.no_progress.then(|| {
+            "the lag grows and nothing is delivered; see the log for errors of Kafka, and the topics for open transactions".to_owned()
+        })
     }
 }
 

@@ -205,7 +205,8 @@ impl Shared {
                     membership.missing.insert(topic);
                 }
             } else {
-                membership.last_error = Some(plain(reason).to_owned());
+                let hint = diagnosis::hint(code, self.config.sasl.as_ref());
+                membership.last_error = Some(diagnosis::with_hint(plain(reason), hint));
                 membership.member &= !diagnosis::is_total(code);
             }
         });

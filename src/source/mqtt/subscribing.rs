@@ -74,7 +74,7 @@ impl MqttSource {
         } else if !refused.is_empty() {
             let refused = refused.join(", ");
             self.health.not_ready(format!(
-                "the broker refuses the subscription {refused}; it is asked again every now and then"
+                "the broker refuses the subscription {refused}; let this client subscribe there (the broker's ACL); it is asked again every now and then"
             ));
         }
         self.ask(generation)?;
