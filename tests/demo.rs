@@ -4,7 +4,7 @@ mod trouble;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -140,6 +140,68 @@ fn the_printed_configuration_is_good() {
     // The key stands in the file: worth a warning, and not to be repeated in it.
     assert!(warned.contains("key"), "{warned}");
     assert!(!warned.contains(demo.key()), "{warned}");
+}
+
+/// At an address of the network everybody looks, and nobody but the bridge publishes.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_an_address_of_the_network_only_the_bridge_publishes() {
+    let own = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        // Nothing is sent: it tells by which address this machine would.
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    // A machine without a network has none.
+    let Ok(own) = own else { return };
+    let listen = format!("{}:0", own.ip());
+    let demo = Demo::start_with(bridge(), &["--listen", &listen]);
+    assert!(demo.endpoint().contains(&own.ip().to_string()), "{}", demo.endpoint());
+    assert!(demo.config().contains("dangerously_plaintext = true"), "{}", demo.config());
+    let (_, rest) = demo.config().split_once("token = \"").expect("no token");
+    let token = rest.split('"').next().unwrap();
+    let body = r#"{"channel":"/demo/hello","events":["1"]}"#;
+    let publish = async |headers: &[(&str, &str)]| {
+        request(Method::POST, demo.endpoint(), headers, body).await.status.as_u16()
+    };
+    assert_eq!(publish(&[("x-api-key", demo.key())]).await, 401, "whoever looks could publish");
+    assert_eq!(publish(&[("x-api-key", "da2-demo-local-only")]).await, 401);
+    assert_eq!(publish(&[("authorization", token)]).await, 200);
+    let page = demo.page().split('#').next().unwrap();
+    let facts = request(Method::GET, &format!("{page}demo.json"), &[], "").await.json();
+    assert!(!facts.to_string().contains(token), "the page tells the bridge's token");
+    assert_eq!(facts["api_key"], demo.key());
+
+    let mut browser = Page::start();
+    browser.ask("open", demo.page());
+    let counts = browser.ask("counts", &WARM.to_string());
+    assert_eq!((&counts["gaps"], &counts["duplicates"]), (&0.into(), &0.into()), "{counts}");
+}
+
+/// A bridge that can't be started again: its configuration is gone. It is waited for a minute, so it is a long one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_does_not_come_back_is_given_up_and_said() {
+    if std::env::var_os("LONG_TESTS").is_none() {
+        return;
+    }
+    let demo = Demo::start();
+    let own = fs::read_dir(demo.directory.path()).unwrap().next().unwrap().unwrap().path();
+    fs::write(own.join("demo.toml"), "nothing = 1").unwrap();
+    let press = async |what: &str| {
+        let body = format!("{{\"what\":\"{what}\"}}");
+        request(Method::POST, &format!("{}break", demo.page()), &[], body).await.status.as_u16()
+    };
+    let phase = async || {
+        let live = request(Method::GET, &format!("{}live.json", demo.page()), &[], "").await;
+        live.json()["trouble"]["phase"].as_str().map(str::to_owned)
+    };
+    assert_eq!(press("bridge").await, 200);
+    assert_eq!(press("api").await, 409, "one thing at a time");
+    let begun = Instant::now();
+    while phase().await.as_deref() != Some("lost") {
+        assert!(begun.elapsed() < Duration::from_secs(90), "{:?}", phase().await);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_secs(50), "{:?}", begun.elapsed());
+    assert_eq!(press("api").await, 200, "nothing can be pressed any more");
 }
 
 /// A file of printed JavaScript, run by Node; killed when dropped.

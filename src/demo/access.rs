@@ -12,7 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use uuid::Uuid;
 
-use crate::listener::{is_foreign, strange_host};
+use crate::listener::{is_foreign, led_here, strange_host};
 
 /// The header that brings the token. A browser sends it from the page's script alone.
 const TOKEN: HeaderName = HeaderName::from_static("x-demo-token");
@@ -40,6 +40,10 @@ impl Access {
     fn refusal(&self, request: &Request) -> Option<(StatusCode, &'static str)> {
         if strange_host(self.listen, request).is_some() {
             return Some((StatusCode::FORBIDDEN, "this is no name of the demo: ask `localhost`\n"));
+        }
+        if led_here(request).is_some() {
+            let words = "ask the demo by its address: such a name could be anybody's\n";
+            return Some((StatusCode::FORBIDDEN, words));
         }
         if matches!(*request.method(), Method::GET | Method::HEAD) {
             return None;
@@ -100,6 +104,7 @@ mod tests {
         let own = [("host", "192.0.2.7:80"), ("origin", "http://192.0.2.7:80")];
         assert_eq!(refused(&access, "GET", &own), 200);
         assert_eq!(refused(&access, "POST", &own), 401);
+        assert_eq!(refused(&access, "GET", &[("host", "evil.example:80")]), 403);
         let with = |token: &str, origin: &str| {
             let headers = [("host", "192.0.2.7:80"), ("origin", origin), ("x-demo-token", token)];
             refused(&access, "POST", &headers)

@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::emulator::{Emulator, Namespace, Settings};
+use crate::emulator::{Emulator, Mode, Namespace, Settings};
 use crate::files::descriptors;
 use crate::listener::Listener;
 use crate::shutdown::Shutdown;
@@ -41,9 +41,10 @@ use line::Line;
 use page::Scene;
 use process::Process;
 use rejects::Rejects;
+use settings::Shown;
 use trouble::Troubles;
 
-/// Only this process accepts it, and only on loopback: elsewhere each start has a key of its own.
+/// Only this process accepts it, and only on loopback: elsewhere each start has a key of its own, which only looks.
 const API_KEY: &str = "da2-demo-local-only";
 
 /// The limit of the page, and of the broker.
@@ -111,13 +112,13 @@ impl Demo {
             broker.local_addr().ok_or_else(|| anyhow!("the MQTT broker has no port"))?;
         let line = Line::bind(loopback(), broker_addr).await?;
         let own = listen.ip().is_loopback();
-        let api_key =
-            if own { API_KEY.to_owned() } else { format!("da2-{}", Uuid::new_v4().simple()) };
-        let emulator = emulator(listen.ip(), &api_key, ledger, Arc::clone(&traffic))?;
+        let api_key = if own { API_KEY.to_owned() } else { format!("da2-{}", secret()) };
+        let shown = if own { Shown::Key(api_key.clone()) } else { Shown::Token(secret()) };
+        let emulator = emulator(listen.ip(), &api_key, &shown, ledger, Arc::clone(&traffic))?;
         let rejects = directory.0.join("rejects.jsonl");
         let admin = free_port()?;
         let endpoint = emulator.endpoint();
-        let config = settings::text(&endpoint, &api_key, line.local_addr()?, &rejects, admin);
+        let config = settings::text(&endpoint, &shown, line.local_addr()?, &rejects, admin);
         let access = Arc::new(Access::new(listen));
         let facts = Facts {
             page: page_url(page.local_addr()?, access.token()),
@@ -135,7 +136,7 @@ impl Demo {
             Troubles::new(emulator.handle(), watch.clone(), line.cutter(), Arc::clone(&traffic));
         let fleet = Fleet::new(broker_addr.port());
         let scene = Arc::new(Scene::new(
-            facts.document(),
+            facts.document(&shown),
             access,
             &fleet,
             traffic,
@@ -257,7 +258,7 @@ channel.subscribe({{
     }
 
     /// The document for the page's script.
-    fn document(&self) -> serde_json::Value {
+    fn document(&self, shown: &Shown) -> serde_json::Value {
         json!({
             "endpoint": self.endpoint,
             "realtime": self.realtime,
@@ -269,7 +270,7 @@ channel.subscribe({{
             "status": format!("http://{}/", self.admin),
             "publish_hint": self.publish_hint(),
             "subscribe_hint": self.subscribe_hint(),
-            "config": self.config,
+            "config": shown.hidden_in(&self.config),
         })
     }
 }
@@ -278,11 +279,19 @@ channel.subscribe({{
 fn emulator(
     ip: IpAddr,
     api_key: &str,
+    shown: &Shown,
     ledger: Option<PathBuf>,
     traffic: Arc<Traffic>,
 ) -> anyhow::Result<Emulator> {
     let mut settings = Settings::new(SocketAddr::new(ip, 0));
-    settings.namespaces = vec![Namespace::open("demo")];
+    let namespace = match shown {
+        Shown::Key(_) => Namespace::open("demo"),
+        Shown::Token(token) => {
+            settings.tokens = vec![token.clone()];
+            Namespace::of("demo", &[Mode::Token], &[Mode::ApiKey])
+        }
+    };
+    settings.namespaces = vec![namespace];
     settings.api_keys = vec![api_key.to_owned()];
     settings.ledger = ledger;
     settings.watch = Some(Box::new(move |published| {
@@ -317,6 +326,11 @@ fn network_ip(unspecified: IpAddr) -> IpAddr {
 fn free_port() -> anyhow::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind(loopback()).context("no port is free")?;
     Ok(listener.local_addr()?)
+}
+
+/// What nobody guesses.
+fn secret() -> String {
+    Uuid::new_v4().simple().to_string()
 }
 
 /// A free port on loopback.

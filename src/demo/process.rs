@@ -38,6 +38,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// So many questions in a row without an answer, after one that had one: it hangs, and is killed.
 const HANGS: u32 = 5;
 
+/// For the first answer of a process that was started: one that takes longer is killed, too.
+const FIRST: Duration = Duration::from_secs(20);
+
 /// The largest answer.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
@@ -68,7 +71,8 @@ pub(super) struct Seen {
     pub(super) status: Option<(Value, Instant)>,
     /// Questions without an answer since.
     unanswered: u32,
-    log: VecDeque<String>,
+    /// The last lines of its log.
+    pub(super) log: VecDeque<String>,
 }
 
 /// Sees the process, and kills it.
@@ -208,6 +212,7 @@ impl Process {
     /// Asks it how it is, until it does not answer any more.
     async fn ask(&self) {
         let client = Client::builder(TokioExecutor::new()).build_http();
+        let begun = Instant::now();
         loop {
             let answer = timeout(ASK_TIMEOUT, status(&client, self.admin)).await.ok().flatten();
             {
@@ -218,7 +223,7 @@ impl Process {
                 } else if seen.status.is_some() {
                     seen.unanswered += 1;
                 }
-                if seen.unanswered >= HANGS {
+                if seen.unanswered >= HANGS || seen.status.is_none() && begun.elapsed() > FIRST {
                     return;
                 }
             }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::sleep;
+use tracing::warn;
 
 use super::broker::Traffic;
 use super::line::Cutter;
@@ -20,6 +21,9 @@ const CALM: u64 = 30;
 
 /// So many looks in a row have to find it calm.
 const LOOKS: u32 = 3;
+
+/// A bridge that is not ready for so long, though nothing is broken any more, is not waited for.
+const LOST_AFTER: Duration = Duration::from_mins(1);
 
 /// It is looked this often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -96,6 +100,10 @@ struct Trouble {
     /// When what had piled up had come through.
     drained: Option<Instant>,
     calm_looks: u32,
+    /// When the bridge was ready last.
+    ready: Instant,
+    /// It did not come back, and is not waited for any more.
+    lost: bool,
     /// The most that waited at the broker.
     peak: u64,
     /// Requests that the Event API refused.
@@ -107,7 +115,7 @@ struct Trouble {
 
 impl Trouble {
     fn is_over(&self) -> bool {
-        self.drained.is_some()
+        self.drained.is_some() || self.lost
     }
 }
 
@@ -137,6 +145,8 @@ impl Troubles {
             mended: None,
             drained: None,
             calm_looks: 0,
+            ready: Instant::now(),
+            lost: false,
             peak: self.traffic.counts().waiting(),
             refused: 0,
             pid: seen.pid,
@@ -170,9 +180,25 @@ impl Troubles {
         let Some(trouble) = last.as_mut().filter(|trouble| !trouble.is_over()) else { return };
         let waiting = self.traffic.counts().waiting();
         trouble.peak = trouble.peak.max(waiting);
+        let seen = self.bridge.seen();
+        let broken = trouble.mended.is_none() && trouble.kind.lasts().is_some();
+        if broken || seen.is_ready() {
+            trouble.ready = Instant::now();
+        }
+        if trouble.ready.elapsed() >= LOST_AFTER {
+            trouble.lost = true;
+            self.mend();
+            let last = seen.log.back().map_or("nothing", String::as_str);
+            warn!(
+                seconds = LOST_AFTER.as_secs(),
+                last,
+                "the bridge is not ready again: it is not waited for any more, and something else can be broken; \
+                 if it stays so, end the demo and start it again"
+            );
+            return;
+        }
         if trouble.mended.is_none() {
             trouble.refused = self.emulator.struck();
-            let seen = self.bridge.seen();
             let over = match trouble.kind.lasts() {
                 Some(lasts) => trouble.began.elapsed() >= lasts,
                 None => seen.starts > trouble.starts && seen.is_ready(),
@@ -183,19 +209,20 @@ impl Troubles {
             }
             return;
         }
-        let calm = waiting < CALM && self.bridge.seen().is_ready();
+        let calm = waiting < CALM && seen.is_ready();
         trouble.calm_looks = if calm { trouble.calm_looks + 1 } else { 0 };
         if trouble.calm_looks == LOOKS {
             trouble.drained = Some(Instant::now());
         }
     }
 
-    /// The last one: `broken`, then `draining`, then `over`.
+    /// The last one: `broken`, then `draining`, then `over`; or `lost`, where the bridge does not come back.
     pub(super) fn show(&self) -> Value {
         let last = self.last.lock();
         let Some(trouble) = last.as_ref() else { return Value::Null };
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let phase = match (trouble.mended, trouble.drained) {
+            _ if trouble.lost => "lost",
             (None, _) => "broken",
             (_, None) => "draining",
             _ => "over",

@@ -43,6 +43,12 @@ impl Caller {
         info!(client = %address, transport, operation, channel, events, "accepted");
     }
 
+    /// Logs that somebody looked whether the API is there.
+    pub(super) fn asked(&self) {
+        let Self { address, transport } = self;
+        info!(client = %address, transport, "asked whether anybody is here; `POST /event` publishes");
+    }
+
     /// Logs the end of a WebSocket.
     pub(super) fn left(&self) {
         let Self { address, transport } = self;

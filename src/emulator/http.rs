@@ -102,6 +102,11 @@ pub(super) async fn answer(
             realtime::upgrade(service, sockets, shutdown, client, holding, request.into_parts().0)
                 .await
         }
+        // `check --connect` asks so whether anybody is there, and a browser that is pointed here.
+        (EVENT_PATH, &Method::GET | &Method::HEAD) => {
+            caller.asked();
+            bad_request(StatusCode::METHOD_NOT_ALLOWED, "the method is not supported here")
+        }
         (path @ (EVENT_PATH | REALTIME_PATH), method) => {
             let hint = "`POST /event` publishes, `GET /event/realtime` opens a WebSocket";
             caller.refused("request", None, format!("{method} {path} does not exist"), hint);

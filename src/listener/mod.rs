@@ -29,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::sleep;
 
-pub use site::{hosts, is_foreign, is_loopback, strange_host};
+pub use site::{hosts, is_foreign, is_loopback, led_here, strange_host};
 pub use slots::Slot;
 use slots::Slots;
 

@@ -31,6 +31,17 @@ pub fn strange_host<B>(listen: IpAddr, request: &Request<B>) -> Option<&str> {
     if listen.is_loopback() { hosts(request).find(|host| !is_own(host)) } else { None }
 }
 
+/// The first host of a request that somebody else's name server may have led here: a name with a dot in it. Without a
+/// dot it is a name of this network (of a container, a machine), and an address is what it is.
+pub fn led_here<B>(request: &Request<B>) -> Option<&str> {
+    let is_own = |host: &str| {
+        let Ok(authority) = host.parse::<Authority>() else { return false };
+        let name = authority.host().trim_end_matches('.');
+        is_loopback(host) || address(host).is_some() || !(name.is_empty() || name.contains('.'))
+    };
+    hosts(request).find(|host| !is_own(host))
+}
+
 /// Whether a browser says that a page of another site asks: by any of the values, if there are several.
 pub fn is_foreign<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
@@ -55,4 +66,28 @@ fn address(host: &str) -> Option<IpAddr> {
 /// All values of a header; one that is no text is none that is good.
 fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_name_with_a_dot_may_have_been_led_here() {
+        let led = |host: &str| {
+            let request = Request::builder().uri("/").header(HOST, host).body(()).unwrap();
+            led_here(&request).is_some()
+        };
+        for own in ["emulator:8787", "box", "192.0.2.7:80", "[2001:db8::1]:80", "localhost", "BOX."]
+        {
+            assert!(!led(own), "{own}");
+        }
+        for other in ["evil.example:8787", "box.local", "a.b.", "192.0.2.7.evil.example", "", "a b"]
+        {
+            assert!(led(other), "{other}");
+        }
+        let absolute = Request::get("http://evil.example/").header(HOST, "box").body(()).unwrap();
+        assert_eq!(led_here(&absolute), Some("evil.example"));
+        assert_eq!(led_here(&Request::get("/").body(()).unwrap()), None);
+    }
 }

@@ -114,6 +114,18 @@ async fn what_is_accepted_is_a_line_unless_only_warnings_are_wanted() {
     }
 }
 
+/// `check --connect` looks so whether anybody is there: that is no refusal.
+#[tokio::test]
+async fn a_look_whether_anybody_is_there_is_no_refusal() {
+    let emulator = Emulator::start(&[]);
+    assert_eq!(request(Method::GET, &emulator.endpoint, &[], "").await.status, 405);
+    assert_eq!(refusals(&emulator), Vec::<Value>::new());
+    let asked = |line: &Value| line["message"].as_str().unwrap().contains("whether anybody");
+    assert_eq!(emulator.log().iter().filter(|line| asked(line)).count(), 1);
+    assert_eq!(request(Method::PUT, &emulator.endpoint, &[], "").await.status, 405);
+    assert_eq!(refusals(&emulator).len(), 1);
+}
+
 /// A text that a proxy or a person would send: the line stays one line, whatever the path is.
 #[tokio::test]
 async fn a_strange_path_stays_on_its_line() {

@@ -68,3 +68,33 @@ async fn what_the_page_may_do_other_pages_may_not() {
     let root = elsewhere.endpoint.replace("/event", "/");
     assert_eq!(request(Method::GET, &root, &[], "").await.status, 404);
 }
+
+/// A name with a dot is led anywhere by whoever owns it: a page under it would be this emulator's own to a browser.
+#[tokio::test]
+async fn off_loopback_the_page_is_not_shown_by_names_that_could_be_anybodys() {
+    let emulator = Emulator::start_at("0.0.0.0:0", &["--control"]);
+    let root = emulator.endpoint.strip_suffix("/event").unwrap().to_owned();
+    let asked = async |method: Method, path: &str, host: &str| {
+        let headers = [("host", host), ("origin", &format!("http://{host}"))];
+        request(method, &format!("{root}{path}"), &headers, "[]").await.status.as_u16()
+    };
+    for (host, good) in [
+        ("127.0.0.1:80", true),
+        ("192.0.2.7:8787", true),
+        ("emulator:8787", true),
+        ("evil.example:8787", false),
+        ("box.local", false),
+    ] {
+        for (method, path) in [
+            (Method::GET, "/"),
+            (Method::GET, "/_emulator/view"),
+            (Method::PUT, "/_emulator/faults"),
+            (Method::DELETE, "/_emulator/faults"),
+        ] {
+            let expected = if good { 200 } else { 403 };
+            assert_eq!(asked(method.clone(), path, host).await, expected, "{method} {path} {host}");
+        }
+        // The API itself is asked by any name, as it is behind a name of one's own.
+        assert_eq!(asked(Method::POST, "/event", host).await, 401, "{host}");
+    }
+}

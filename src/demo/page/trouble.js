@@ -75,6 +75,7 @@ export class Live {
     if (this.ended) return 'ended';
     if (!now || performance.now() - this.heardAt > STALE_MS) return 'stale';
     if (trouble?.phase === 'broken') return 'outage';
+    if (trouble?.phase === 'lost') return now.bridge.ready && now.broker.connected ? 'calm' : 'lost';
     if (trouble && (trouble.phase === 'draining' || !this.doneAt)) return 'draining';
     if (!now.bridge.ready || !now.broker.connected) return 'outage';
     return trouble && performance.now() - this.doneAt < REMEMBER_MS ? 'recovered' : 'calm';
@@ -97,6 +98,7 @@ export class Live {
         : `The bridge was killed (SIGKILL, process ${t.pid}) and is started again in a moment. The broker keeps its session; ${wait}.`;
       case 'line': return `The connection to the broker is cut and new ones are refused, ${left}. The bridge tries to reconnect; ${wait}.`;
     }
+    if (phase === 'lost') return `The bridge has not come back within a minute: the terminal says why. ${wait[0].toUpperCase()}${wait.slice(1)}. If it stays so, end the demo and start it again.`;
     if (phase === 'outage') return `The bridge is not ready: ${now.bridge.why.join('; ') || 'it does not say why'}. ${wait[0].toUpperCase()}${wait.slice(1)}.`;
     if (phase === 'draining') return `Mended: the backlog drains. ${count(now.broker.waiting)} of ${count(Math.max(t.peak, now.broker.waiting))} still at the broker; the page waits until it has every number.`;
     if (phase === 'recovered') {
@@ -114,7 +116,7 @@ export class Live {
 
   show() {
     const phase = this.phase(), { now } = this;
-    document.body.dataset.phase = phase;
+    document.body.dataset.phase = phase === 'lost' ? 'outage' : phase;
     document.body.dataset.trouble = now?.trouble?.phase === 'broken' && phase === 'outage' ? now.trouble.kind : '';
     setText('story', this.story(phase));
     for (const button of document.querySelectorAll('[data-break]')) {

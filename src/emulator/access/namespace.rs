@@ -43,6 +43,12 @@ impl Namespace {
         Self { name: name.to_owned(), publish: Vec::new(), subscribe: Vec::new() }
     }
 
+    /// One that takes these modes alone.
+    #[must_use]
+    pub fn of(name: &str, publish: &[Mode], subscribe: &[Mode]) -> Self {
+        Self { name: name.to_owned(), publish: publish.to_vec(), subscribe: subscribe.to_vec() }
+    }
+
     /// The name of the first that takes an API key for everything, or of the first; `demo` if none is named.
     #[must_use]
     pub fn for_examples(namespaces: &[Self]) -> &str {

@@ -12,7 +12,8 @@
 //! | `GET /_emulator/stats` | `connections` with a publish, `requests` to publish, `accepted_requests` and `accepted_events`, all over HTTP; `cut_connections`, closed because they held too much memory for too long |
 //!
 //! A client that can change the faults can stop the API, so this exists only on the loopback, or on
-//! request (`--control`). Requests of pages of other sites are refused, and on the loopback those to another name.
+//! request (`--control`). Requests of pages of other sites are refused, on the loopback those to another name, and
+//! elsewhere those to a name with a dot, which somebody else's name server may have led here.
 
 use std::time::Instant;
 
@@ -30,7 +31,7 @@ use super::answer::{bad_request, json_answer};
 use super::fault::Fault;
 use super::service::{Publish, Service};
 use crate::event_api::wire::PublishRequest;
-use crate::listener::{is_foreign, strange_host};
+use crate::listener::{is_foreign, led_here, strange_host};
 
 const PREFIX: &str = "/_emulator/";
 
@@ -66,6 +67,12 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Res
         return bad_request(
             StatusCode::FORBIDDEN,
             "this is no name of the emulator: ask `localhost`",
+        );
+    }
+    if led_here(&request).is_some() {
+        return bad_request(
+            StatusCode::FORBIDDEN,
+            "ask the emulator by its address, or by a name without a dot: any other could be anybody's",
         );
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
