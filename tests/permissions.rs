@@ -168,7 +168,7 @@ fn a_secret_that_is_another_users_is_refused() {
     for name in SECRETS {
         place.give(name, 0o600, OTHER, OTHER);
         let (code, said) = place.check();
-        assert_eq!(code, Some(78), "{name}: {said}");
+        assert_eq!(code, Some(77), "{name}: {said}");
         assert!(said.to_lowercase().contains("permission denied"), "{name}: {said}");
         place.give(name, 0o600, US, US);
     }

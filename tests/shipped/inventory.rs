@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A file or a folder, and the tests that use it. What is more exact comes first.
-const TRIED: [(&str, &[&str]); 26] = [
+const TRIED: [(&str, &[&str]); 27] = [
     (
         "deploy/package/build",
         &[
@@ -106,6 +106,7 @@ const TRIED: [(&str, &[&str]); 26] = [
         &["a_backlog_of_a_broker_that_saves_at_each_change_comes_once_and_in_order"],
     ),
     ("deploy/RECIPES.md", &["the_configurations_pass_check", "the_script_of_a_page_gets_events"]),
+    ("deploy/demo.png", &["what_they_link_is_there"]),
     // The other pages.
     ("deploy", &["what_they_link_is_there", "the_configurations_pass_check"]),
 ];
