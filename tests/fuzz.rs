@@ -129,11 +129,12 @@ fn spoilt(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn no_target_of_the_fuzzer_is_hit_by_a_spoilt_example() {
+    let cases = if std::env::var_os("LONG_TESTS").is_some() { 20_000 } else { 500 };
     for (name, target) in TARGETS {
         let taken = seeds(name).iter().filter(|seed| target(seed)).count();
         assert!(taken > 0, "{name} takes none of its examples");
         let mut runner = TestRunner::new(ProptestConfig {
-            cases: 500,
+            cases,
             failure_persistence: None,
             ..ProptestConfig::default()
         });

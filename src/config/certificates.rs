@@ -200,11 +200,18 @@ mod tests {
         (signed.unwrap().pem(), key.serialize_pem())
     }
 
+    /// A file that nobody else can read.
+    fn private(path: &Path, text: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
     /// What is said, of an API with this CA or of a source with this chain and key.
     fn said(ca: Option<&str>, identity: Option<(&str, &str)>) -> String {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
-            std::fs::write(directory.path().join(name), text).unwrap();
+            private(&directory.path().join(name), text);
             format!("{name}_file = {:?}\n", directory.path().join(name).to_str().unwrap())
         };
         let ca = ca.map_or(String::new(), |ca| write("ca", ca));
@@ -266,7 +273,7 @@ mod tests {
         params.not_after =
             (std::time::SystemTime::now() + std::time::Duration::from_hours(48)).into();
         let key = KeyPair::generate().unwrap();
-        std::fs::write(file("key"), key.serialize_pem()).unwrap();
+        private(&file("key"), &key.serialize_pem());
         std::fs::write(file("cert"), params.self_signed(&key).unwrap().pem()).unwrap();
         for (api, rest, remedy) in [
             (

@@ -305,7 +305,7 @@ mod tests {
             ("", "wss://HOST"),
             ("a.example", "wss://HOST"),
             ("ftp://a.example/", "neither"),
-            ("wss://", "no host"),
+            ("wss://", "wss://HOST"),
             ("ws://a.example/event/realtime", "off loopback"),
             ("wss://169.254.169.254/event/realtime", "link-local"),
             ("wss://me:secret@a.example/", "user info"),

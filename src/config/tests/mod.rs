@@ -273,7 +273,9 @@ fn a_certificate_and_its_key_belong_together() {
     for name in ["a", "b"] {
         let made = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
         std::fs::write(path(&format!("{name}.pem")), made.cert.pem()).unwrap();
-        std::fs::write(path(&format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+        let key = path(&format!("{name}.key"));
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        open_to(Path::new(&key), 0o600);
     }
     std::fs::write(path("c.pem"), "-----BEGIN CERTIFICATE-----\n???\n").unwrap();
     let tls = |certificate: &str, key: &str| {
