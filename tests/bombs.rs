@@ -90,7 +90,7 @@ fn fastest(mut it: impl FnMut()) -> Duration {
     let timed = |_| {
         let began = taken();
         it();
-        taken() - began
+        taken().saturating_sub(began)
     };
     (0..5).map(timed).min().unwrap()
 }
