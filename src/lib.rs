@@ -51,7 +51,7 @@
 //! ```text
 //! main → cli
 //! cli → backoff, bridge, config, demo, emulator, error_chain, event_api, files, health, metrics, outbound, probe, publish, redact, replay, shutdown, source, subscribe, telemetry
-//! demo → emulator, files, listener, shutdown
+//! demo → emulator, files, listener, repeats, shutdown
 //! bridge → admin, config, dead_letter, delivery, files, health, kafka, message, metrics, otlp, outbound, pipeline, probe, publish, reload, route, shutdown, source, trace
 //! reload → config, message, route
 //! replay → config, dead_letter, delivery, health, message, metrics, pipeline, publish, route, shutdown, source

@@ -24,10 +24,14 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
 
 /// A process that died is started again after this long, as a service manager would.
 pub(super) const RESTART_AFTER: Duration = Duration::from_secs(3);
+
+/// That it ends by itself again and again is said this often.
+const SAY_EVERY: Duration = Duration::from_secs(30);
 
 /// The bridge is asked how it is this often.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -136,6 +140,7 @@ impl Process {
 
     /// Keeps one running until the drain, which it hands on; gives how the last one ended.
     pub(super) async fn run(self, shutdown: Shutdown) -> anyhow::Result<ExitStatus> {
+        let mut by_itself = Repeats::default();
         loop {
             let (mut child, pipe) = self.start()?;
             let pid = child.id();
@@ -148,7 +153,10 @@ impl Process {
                 ended = child.wait() => {
                     let ended = ended?;
                     self.note_end(ended);
-                    warn!("the bridge's process ended by itself ({ended}); it is started again");
+                    if let Some(times) = by_itself.again(SAY_EVERY, Instant::now()) {
+                        let last = self.seen.lock().log.back().cloned();
+                        warn!(times, last, "the bridge's process ended by itself ({ended}); it is started again");
+                    }
                 }
                 () = self.kill.notified() => {
                     child.start_kill()?;
