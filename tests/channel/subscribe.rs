@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Who, everybody, message};
 use crate::support::certificates::certificates;
-use crate::support::emulator::{Emulator, KEY};
+use crate::support::emulator::{Emulator, KEY, bridge};
 use crate::support::{free_port, signal};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,6 +76,21 @@ async fn whoever_waits_for_one_event_is_told_that_none_came() {
     let (code, _, stderr) = Who::key(&emulator).run("subscribe", &args, "").await;
     assert!(code == 1 && stderr.contains("0 of 1 events came"), "{code} {stderr}");
     assert!(began.elapsed() >= Duration::from_millis(500));
+}
+
+/// Somebody takes the connection, and says nothing: that nothing came means nothing then.
+#[test]
+fn a_time_that_ends_before_the_first_subscription_is_a_failure() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}/event", silent.local_addr().unwrap());
+    let output = bridge()
+        .args(["subscribe", "/demo/a", "--timeout", "1s", "--api-key", "da2-a"])
+        .args(["--endpoint", &endpoint])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("not subscribed within 1s"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
