@@ -2,8 +2,10 @@
 //! at when it is resolved, and no redirect is followed: `src/outbound`, `tests/answers.rs`.)
 
 use std::io::Write as _;
-use std::process::Stdio;
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use crate::support::PATIENCE;
 use crate::support::emulator::bridge;
 
 /// Hosts, with what the refusal says.
@@ -87,9 +89,21 @@ fn said(command: &str, text: &str) -> (Option<i32>, String) {
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = ended(child);
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+/// What it has said by its end. One that was let through would go on for ever.
+fn ended(mut child: Child) -> Output {
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().unwrap()
 }
 
 #[test]
@@ -137,7 +151,8 @@ fn no_command_is_sent_there() {
         ] {
             let mut command = bridge();
             command.args(arguments).env("APPSYNC_CLIENT_SECRET", "a-secret-of-a-client");
-            let output = command.stdin(Stdio::null()).output().unwrap();
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let output = ended(command.spawn().unwrap());
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
             assert!(said.contains(why) && !said.contains("s3cret-pass"), "{arguments:?}: {said}");

@@ -75,10 +75,11 @@ pub(super) fn read(
         table.is_guessed();
     }
     let kind = table.require("type", kind, broker::known(types.iter().map(|(word, _)| *word)));
-    // Without a `type`, report that; the keys tell whose they are, or nothing.
+    // Without a `type`, report that; the keys tell whose they are, or nothing. They are not asked where it names another
+    // broker: what is wrong for one that nobody meant is no mistake.
     let likely = || broker::ALL.into_iter().find(|broker| table.has(broker.asked_by));
     let known = kind.as_ref().map(|kind| kind.value).or(meant.flatten());
-    let Some(of) = known.or_else(likely) else {
+    let Some(of) = known.or_else(|| likely().filter(|_| said.is_none())) else {
         table.forget_rest();
         table.finish();
         return None;

@@ -42,13 +42,13 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// So many questions in a row without an answer, after one that had one: it hangs, and is killed.
 const HANGS: u32 = 5;
 
-/// For the first answer of a process that was started: one that takes longer is killed, too.
+/// For the first answer of a process that was started again: one that takes longer is killed, too.
 const FIRST: Duration = Duration::from_secs(20);
 
 /// The largest answer.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
-/// For the first start.
+/// For the first start, which nobody kills.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Last lines of its log that are kept, for the case that it ends by itself.
@@ -231,7 +231,8 @@ impl Process {
                 } else if seen.status.is_some() {
                     seen.unanswered += 1;
                 }
-                if seen.unanswered >= HANGS || seen.status.is_none() && begun.elapsed() > FIRST {
+                let silent = seen.status.is_none() && begun.elapsed() > FIRST && seen.starts > 1;
+                if seen.unanswered >= HANGS || silent {
                     return;
                 }
             }

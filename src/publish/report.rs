@@ -9,11 +9,11 @@ use super::limit::Scope;
 use super::post::{Fault, Post};
 use crate::repeats::Repeats;
 
-/// The remedy when the endpoint's certificate is not trusted.
 /// While the API asks for a wait.
 const WAIT_HINT: &str =
     "nothing needs to be done; where it goes on, compare `max_rate` with the API's quota";
 
+/// The remedy when the endpoint's certificate is not trusted.
 const TRUST_HINT: &str = "nothing was sent: is this the right host? if its CA is your own, name it in `ca_file`; if its certificate expired, renew it; is this clock right?";
 
 /// How long an acceptance proves the credentials good.

@@ -59,7 +59,7 @@ fn each_button_breaks_something_and_nothing_is_lost() {
         println!("{button}: {}", drained["story"].as_str().unwrap());
         let peak = drained["peak"].as_u64().unwrap();
         assert!(peak >= if alone { least } else { 1 }, "{button}: only {peak} waited: {drained}");
-        assert!(drained["waiting"].as_u64().unwrap() < 60, "{button}: {drained}");
+        assert!(drained["waiting"].as_u64().unwrap() < 60 || !alone, "{button}: {drained}");
         // What the page counted is what the Event API has accepted: none is missing, and those that came twice
         // were published twice.
         let twice = held_to(&drained, ledger.path());

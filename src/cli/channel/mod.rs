@@ -104,8 +104,9 @@ pub(super) struct Target {
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     ca_file: Option<PathBuf>,
 
-    /// Allow plain `http` off loopback: an emulator in another container
-    #[arg(long, conflicts_with = "config")]
+    /// Allow plain `http` off loopback: an emulator in another container. With -c the configuration says so for its own
+    /// endpoints
+    #[arg(long)]
     dangerously_plaintext: bool,
 }
 

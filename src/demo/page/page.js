@@ -440,8 +440,7 @@ class FleetMap {
     const { w, h } = this.box;
     this.ripples = this.ripples.filter((t) => now - t < 1800);
     for (const t of this.ripples) {
-      // A frame may be as of a moment before the ripple began.
-      const f = Math.max(0, now - t) / 1800;
+      const f = (now - t) / 1800;
       g.strokeStyle = this.colors.message; g.globalAlpha = (1 - f) ** 2 * 0.7; g.lineWidth = 3;
       g.beginPath(); g.arc(w / 2, 40, 30 + (1 - (1 - f) ** 2) * Math.max(w, h) * 0.8, 0, 7); g.stroke();
     }
