@@ -10,8 +10,7 @@ use super::reader::{
     Field, Form, Kind, Ledger, Located, Names, Problem, Table, Text, listed, quoted,
 };
 use crate::message::SourceName;
-use crate::route::pattern::Capture;
-use crate::route::{Fault, OrderBy, Pattern, RejectTo, Spec, Template};
+use crate::route::{Capture, Fault, OrderBy, Pattern, RejectTo, Spec, Template};
 
 /// The tables that a route may refer to.
 pub(super) struct Known<'a> {
@@ -43,9 +42,9 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         .filter_map(|name| Some(known.sources.kinds.get(name.as_str())?.separator))
         .collect();
     let mut named = None;
-    let asked: Vec<_> = table.texts_of("channel").flat_map(names_in).collect();
+    let asked: Vec<_> = table.texts_of("channel").flat_map(Capture::seen_in).collect();
     let topic = table.filled("topic").then(|text| {
-        named = Some(names_in(&text.value.value));
+        named = Some(Capture::seen_in(&text.value.value));
         let Located { value: text, span } = text;
         if separators.len() > 1 {
             let message = "`topic` can't fit sources whose topics have different levels";
@@ -116,18 +115,6 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         dead_letter: dead_letter?,
     };
     Some(Read { spec, topic: place })
-}
-
-/// The captures that an invalid pattern seems to have, so that errors in a template beside it are reported in
-/// the same run.
-fn names_in(pattern: &str) -> Vec<Capture> {
-    let pieces = pattern.split('{').skip(1);
-    let name = |piece: &str| {
-        let inner = piece.split(['}', '/']).next().unwrap_or_default();
-        let name = inner.trim_end_matches('.');
-        Capture { name: name.trim().to_owned(), many: name.len() < inner.len() }
-    };
-    pieces.map(name).collect()
 }
 
 fn from_hint(sources: &Names) -> String {

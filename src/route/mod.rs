@@ -7,13 +7,16 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+mod capture;
 mod decode;
+mod foreign;
 mod index;
 pub mod meeting;
 pub mod pattern;
 pub mod template;
 pub mod wildcard;
 
+pub use capture::Capture;
 pub use decode::Document;
 pub use pattern::Pattern;
 pub use template::Template;
@@ -84,6 +87,12 @@ pub struct Fault {
     pub problem: String,
     /// What to do.
     pub hint: Option<String>,
+}
+
+impl Fault {
+    fn new(span: Range<usize>, problem: &str, hint: &str) -> Self {
+        Self { span, problem: problem.to_owned(), hint: Some(hint.to_owned()) }
+    }
 }
 
 /// Why a message can't be published, for its dead letter.

@@ -9,8 +9,9 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use super::Fault;
+use super::foreign::foreign;
 use super::wildcard::{self, Spelling, levels};
+use super::{Capture, Fault};
 use crate::message::Topic;
 
 /// A checked topic pattern.
@@ -20,15 +21,6 @@ pub struct Pattern {
     levels: Vec<Level>,
     captures: Vec<Capture>,
     rest: bool,
-}
-
-/// A name that a pattern captures.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Capture {
-    /// As in `{name}`.
-    pub name: String,
-    /// Whether it takes all remaining levels: `{name..}`.
-    pub many: bool,
 }
 
 /// The values of captures, in order.
@@ -59,13 +51,14 @@ impl Pattern {
     /// would be the next mistake.
     pub fn parse_for(text: &str, separator: char, asked: &[Capture]) -> Result<Self, Fault> {
         if text.is_empty() {
-            return Err(fault(
+            return Err(Fault::new(
                 0..0,
                 "a topic pattern can't be empty",
                 "leave `topic` out to take every topic",
             ));
         }
-        if let Some(fault) = foreign(text, separator, asked) {
+        let spelled = || Self::spelled(text, separator);
+        if let Some(fault) = foreign(text, separator, asked, spelled) {
             return Err(fault);
         }
         let (levels, captures) = (Vec::new(), Vec::new());
@@ -73,7 +66,7 @@ impl Pattern {
         for (start, level) in self::levels(text, separator) {
             let span = start..start + level.len();
             if pattern.rest {
-                return Err(fault(
+                return Err(Fault::new(
                     span,
                     "nothing can follow a capture of all remaining levels",
                     "put `{name..}` last",
@@ -179,10 +172,14 @@ impl Pattern {
         while let Some(open) = rest.find(['{', '}']) {
             let at = span.end - rest.len() + open;
             if rest.as_bytes()[open] == b'}' {
-                return Err(fault(at..at + 1, "`}` without a `{` before it", "write `{name}`"));
+                return Err(Fault::new(
+                    at..at + 1,
+                    "`}` without a `{` before it",
+                    "write `{name}`",
+                ));
             }
             let Some(close) = rest[open..].find('}').map(|c| open + c) else {
-                return Err(fault(at..at + 1, "the placeholder is never closed", "add a `}`"));
+                return Err(Fault::new(at..at + 1, "the placeholder is never closed", "add a `}`"));
             };
             let whole = at..at + close + 1 - open;
             let inner = &rest[open + 1..close];
@@ -190,9 +187,9 @@ impl Pattern {
                 Some(name) => (name, true),
                 None => (inner, false),
             };
-            check_name(name, &whole)?;
+            Capture::check_name(name, &whole)?;
             if self.captures.iter().any(|c| c.name == name) {
-                return Err(fault(
+                return Err(Fault::new(
                     whole,
                     &format!("`{name}` is captured twice"),
                     "give each capture a name of its own",
@@ -201,7 +198,7 @@ impl Pattern {
             self.captures.push(Capture { name: name.to_owned(), many });
             if many {
                 if whole != span {
-                    return Err(fault(
+                    return Err(Fault::new(
                         whole,
                         "a capture of all remaining levels stands alone in its level",
                         "put the text around it into levels of its own",
@@ -213,7 +210,7 @@ impl Pattern {
             if let Some(last) = literals.last_mut() {
                 last.push_str(&rest[..open]);
                 if literals.len() > 1 && literals[literals.len() - 1].is_empty() {
-                    return Err(fault(
+                    return Err(Fault::new(
                         whole,
                         "two captures side by side can be split in many ways",
                         "put some text between them",
@@ -274,72 +271,6 @@ pub(super) fn first_level(text: &str, separator: char) -> (&str, Option<&str>) {
     }
 }
 
-/// The fault of a pattern in another product's syntax.
-fn foreign(text: &str, separator: char, asked: &[Capture]) -> Option<Fault> {
-    let spelled = || Some(named(&Pattern::spelled(text, separator)?, separator, asked));
-    let Some(place) = wildcard::foreign(text, separator, Spelling::Route) else {
-        let at = text.find('/').filter(|_| separator == '.')?;
-        let problem = "the levels of these topics are parted by `.`".to_owned();
-        let hint = spelled().map(|text| format!("write `{text}`"));
-        return Some(Fault { span: at..at + 1, problem, hint });
-    };
-    let problem = match &text[place.clone()] {
-        "^" => "a route's `topic` is no regular expression".to_owned(),
-        "*" => "`*` takes a whole level".to_owned(),
-        shared @ ("$share/" | "$queue/") => {
-            format!("`{shared}…` belongs to a subscription: topics come without it")
-        }
-        other => format!("`{other}` is no wildcard of a route's `topic`"),
-    };
-    let hint = "`{name}` takes one level or a piece of one, `*` one level without a name, \
-                `{rest..}` at the end all that remain";
-    let hint = spelled().map_or(hint.to_owned(), |text| format!("{hint}: write `{text}`"));
-    Some(fault(place, &problem, &hint))
-}
-
-/// `spelled` with names that are asked for, and not there, in the place of levels without one, in their order.
-fn named(spelled: &str, separator: char, asked: &[Capture]) -> String {
-    let form = |it: &Capture| format!("{{{}{}}}", it.name, if it.many { ".." } else { "" });
-    let new = |it: &&Capture| !spelled.contains(&form(it)) && check_name(&it.name, &(0..0)).is_ok();
-    let mut ones = asked.iter().filter(|it| !it.many).filter(new);
-    let mut rests = asked.iter().filter(|it| it.many).filter(new);
-    let all: Vec<_> = levels(spelled, separator)
-        .map(|(_, level)| {
-            let name = match level {
-                "*" => ones.next(),
-                "{rest..}" => rests.next(),
-                _ => None,
-            };
-            name.map_or_else(|| level.to_owned(), form)
-        })
-        .collect();
-    all.join(separator.encode_utf8(&mut [0; 4]))
-}
-
-/// A name is a word, so that it can't be mistaken for a path or a filter.
-fn check_name(name: &str, span: &Range<usize>) -> Result<(), Fault> {
-    let good = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-    if name.is_empty() || !good {
-        return Err(fault(
-            span.clone(),
-            "a capture's name has letters, digits, `_` and `-` only",
-            "write `{site}`, or `{path..}` for all remaining levels",
-        ));
-    }
-    if ["json", "key", "header"].contains(&name) {
-        return Err(fault(
-            span.clone(),
-            &format!("`{name}` is a word of the templates"),
-            "choose another name",
-        ));
-    }
-    Ok(())
-}
-
-pub(super) fn fault(span: Range<usize>, problem: &str, hint: &str) -> Fault {
-    Fault { span, problem: problem.to_owned(), hint: Some(hint.to_owned()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,27 +286,6 @@ mod tests {
     fn what_no_pattern_can_say_has_no_spelling() {
         assert_eq!(Pattern::spelled("a/+/b", '/').as_deref(), Some("a/*/b"));
         assert_eq!(Pattern::spelled("a/{x/+", '/'), None);
-    }
-
-    #[test]
-    fn a_hint_has_the_names_that_templates_ask_for() {
-        let capture = |name: &str, many| Capture { name: name.to_owned(), many };
-        let asked = [
-            capture("site", false),
-            capture("json.id", false),
-            capture("line", false),
-            capture("path", true),
-        ];
-        for (text, separator, hint) in [
-            ("plant/+/telemetry", '/', "`plant/{site}/telemetry`"),
-            ("plant/+/+/#", '/', "`plant/{site}/{line}/{path..}`"),
-            ("plant/{site}/+", '/', "`plant/{site}/{line}`"),
-            ("plant.*.>", '.', "`plant.{site}.{path..}`"),
-            ("a/+/+/+", '/', "`a/{site}/{line}/*`"),
-        ] {
-            let fault = Pattern::parse_for(text, separator, &asked).unwrap_err();
-            assert!(fault.hint.as_ref().is_some_and(|it| it.ends_with(hint)), "{:?}", fault.hint);
-        }
     }
 
     #[test]

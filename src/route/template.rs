@@ -10,8 +10,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use super::decode::Document;
-use super::pattern::{Capture, fault};
-use super::{Fault, Reason, Rejection};
+use super::{Capture, Fault, Reason, Rejection};
 use crate::event_api::{Channel, ChannelError, MAX_SEGMENTS, Segment};
 use crate::message::Message;
 
@@ -63,7 +62,7 @@ impl Template {
         for (count, (start, segment)) in split_segments(inner).enumerate() {
             let span = offset + start..offset + start + segment.len();
             if count == MAX_SEGMENTS {
-                return Err(fault(
+                return Err(Fault::new(
                     span,
                     "a channel has at most five segments",
                     "join segments with `-`, or leave one out",
@@ -78,7 +77,7 @@ impl Template {
                 match piece {
                     Piece::Literal(text) => push_literal(&mut pieces, &text),
                     Piece::Value(Value::Topic) if segment != "{topic..}" => {
-                        return Err(fault(
+                        return Err(Fault::new(
                             span,
                             "`{topic}` may have several levels",
                             "write `{topic..}`: each level becomes a segment",
@@ -231,10 +230,10 @@ fn parse(
     while let Some(open) = rest.find(['{', '}']) {
         let at = offset + text.len() - rest.len() + open;
         if rest.as_bytes()[open] == b'}' {
-            return Err(fault(at..at + 1, "`}` without a `{` before it", "write `{name}`"));
+            return Err(Fault::new(at..at + 1, "`}` without a `{` before it", "write `{name}`"));
         }
         let Some(close) = rest[open..].find('}').map(|c| open + c) else {
-            return Err(fault(at..at + 1, "the placeholder is never closed", "add a `}`"));
+            return Err(Fault::new(at..at + 1, "the placeholder is never closed", "add a `}`"));
         };
         if open > 0 {
             pieces.push((Piece::Literal(rest[..open].to_owned()), at - open..at));
@@ -257,7 +256,7 @@ fn parse_placeholder(
     captures: &[Capture],
 ) -> Result<Value, Fault> {
     if inner.contains('|') {
-        return Err(fault(
+        return Err(Fault::new(
             span.clone(),
             "filters such as `|slug` are not in this version",
             "take a value that fits as it is",
@@ -269,11 +268,10 @@ fn parse_placeholder(
     };
     if let Some(index) = captures.iter().position(|c| c.name == name) {
         if captures[index].many != many {
-            let right = if many { format!("{{{name}}}") } else { format!("{{{name}..}}") };
-            return Err(fault(
+            return Err(Fault::new(
                 span.clone(),
                 "the pattern captures this name in another form",
-                &format!("write `{right}`"),
+                &format!("write `{}`", captures[index]),
             ));
         }
         return Ok(Value::Capture { index, many });
@@ -292,19 +290,16 @@ fn parse_placeholder(
         if path.iter().all(|p| !p.is_empty()) {
             return Ok(Value::Json(path));
         }
-        return Err(fault(
+        return Err(Fault::new(
             span.clone(),
             "a field name in the path is empty",
             "write `{json.path.to.field}`",
         ));
     }
-    let mut known: Vec<String> = captures
-        .iter()
-        .map(|c| if c.many { format!("`{{{}..}}`", c.name) } else { format!("`{{{}}}`", c.name) })
-        .collect();
+    let mut known: Vec<String> = captures.iter().map(|capture| format!("`{capture}`")).collect();
     known.extend(["{topic..}", "{key}", "{header.NAME}", "{json.path}"].map(|w| format!("`{w}`")));
     let hint = format!("there are {}; a `topic` pattern can capture more", known.join(", "));
-    Err(fault(span.clone(), &format!("nothing is called `{inner}`"), &hint))
+    Err(Fault::new(span.clone(), &format!("nothing is called `{inner}`"), &hint))
 }
 
 /// Checks a segment as far as possible without a message: literal text follows the grammar, and the
@@ -316,7 +311,7 @@ fn check_segment(
 ) -> Result<(), Fault> {
     if let [(Piece::Literal(text), _)] = pieces {
         return Segment::parse(text).map(|_| ()).map_err(|e| {
-            fault(
+            Fault::new(
                 span.clone(),
                 &e.to_string(),
                 "see the channel grammar: `/namespace/segment`, five at most",
@@ -324,19 +319,19 @@ fn check_segment(
         });
     }
     if pieces.is_empty() {
-        return Err(fault(span.clone(), "a segment is empty", "write `/namespace/segment`"));
+        return Err(Fault::new(span.clone(), "a segment is empty", "write `/namespace/segment`"));
     }
     for (piece, at) in pieces {
         match piece {
             Piece::Value(_) if first => {
-                return Err(fault(
+                return Err(Fault::new(
                     at.clone(),
                     "no literal namespace before the first placeholder",
                     "begin with a namespace of the API: `/orders/…`",
                 ));
             }
             Piece::Value(Value::Topic | Value::Capture { many: true, .. }) if pieces.len() > 1 => {
-                return Err(fault(
+                return Err(Fault::new(
                     at.clone(),
                     "a placeholder of several segments stands alone",
                     "put a `/` around it",
@@ -345,7 +340,7 @@ fn check_segment(
             Piece::Literal(text)
                 if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') =>
             {
-                return Err(fault(
+                return Err(Fault::new(
                     at.clone(),
                     &ChannelError::BadCharacter.to_string(),
                     "leave the other characters out",
