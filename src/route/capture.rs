@@ -45,6 +45,12 @@ impl Capture {
         }
         Ok(())
     }
+
+    /// Whether a template that has it can only mean a name of its pattern. `{topic..}` is the whole topic, though a
+    /// pattern may have a capture of that name.
+    pub(super) fn is_of_pattern(&self) -> bool {
+        self.name != "topic" && Self::check_name(&self.name, &(0..0)).is_ok()
+    }
 }
 
 impl fmt::Display for Capture {

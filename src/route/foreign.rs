@@ -31,49 +31,114 @@ pub(super) fn foreign(
     Some(Fault::new(place, &problem, &hint))
 }
 
-/// `spelled` with names that are asked for, and not there, in the place of levels without one, in their order.
+/// `spelled` with names that are asked for, and not there, in the place of levels without one, in their order. No name is
+/// there twice.
 fn named(spelled: &str, separator: char, asked: &[Capture]) -> String {
-    let form = |it: &Capture| format!("{{{}{}}}", it.name, if it.many { ".." } else { "" });
-    let new = |it: &&Capture| {
-        !spelled.contains(&form(it)) && Capture::check_name(&it.name, &(0..0)).is_ok()
-    };
-    let mut ones = asked.iter().filter(|it| !it.many).filter(new);
-    let mut rests = asked.iter().filter(|it| it.many).filter(new);
-    let all: Vec<_> = levels(spelled, separator)
-        .map(|(_, level)| {
-            let name = match level {
-                "*" => ones.next(),
-                "{rest..}" => rests.next(),
-                _ => None,
-            };
-            name.map_or_else(|| level.to_owned(), form)
+    let mut there = Capture::seen_in(spelled);
+    // It is made up, unless it is asked for.
+    let rest = Capture { name: "rest".to_owned(), many: true };
+    there.retain(|capture| *capture != rest || asked.contains(&rest));
+    let mut new: Vec<&Capture> = Vec::new();
+    for capture in asked.iter().filter(|capture| capture.is_of_pattern()) {
+        if there.iter().chain(new.iter().copied()).all(|other| other.name != capture.name) {
+            new.push(capture);
+        }
+    }
+    let mut ones = new.iter().filter(|capture| !capture.many);
+    let mut rests = new.iter().filter(|capture| capture.many);
+    let mut levels: Vec<_> = levels(spelled, separator)
+        .map(|(_, level)| match level {
+            "*" => ones.next().map_or_else(|| level.to_owned(), ToString::to_string),
+            _ => level.to_owned(),
         })
         .collect();
-    all.join(separator.encode_utf8(&mut [0; 4]))
+    if levels.pop_if(|last| *last == rest.to_string()).is_some() {
+        let asked_for = Some(&rest).filter(|rest| asked.contains(rest)).or(rests.next().copied());
+        levels.push(asked_for.cloned().unwrap_or_else(|| made_up(&levels)).to_string());
+    }
+    levels.join(separator.encode_utf8(&mut [0; 4]))
+}
+
+/// A name for all remaining levels that none of the others has.
+fn made_up(others: &[String]) -> Capture {
+    let taken: Vec<_> = others.iter().flat_map(|level| Capture::seen_in(level)).collect();
+    let mut capture = Capture { name: "rest".to_owned(), many: true };
+    for number in 2_usize.. {
+        if taken.iter().all(|other| other.name != capture.name) {
+            break;
+        }
+        capture.name = format!("rest{number}");
+    }
+    capture
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::route::{Capture, Pattern};
+    use proptest::prelude::*;
+
+    use crate::route::{Capture, Pattern, Template};
+
+    /// What is to be written in place of `text`, where templates ask for what is in `channels`.
+    fn written(text: &str, separator: char, channels: &str) -> Option<String> {
+        let asked = Capture::seen_in(channels);
+        let hint = Pattern::parse_for(text, separator, &asked).unwrap_err().hint?;
+        let (_, written) = hint.rsplit_once("write `")?;
+        Some(written.trim_end_matches('`').to_owned())
+    }
 
     #[test]
     fn a_hint_has_the_names_that_templates_ask_for() {
-        let capture = |name: &str, many| Capture { name: name.to_owned(), many };
-        let asked = [
-            capture("site", false),
-            capture("json.id", false),
-            capture("line", false),
-            capture("path", true),
-        ];
-        for (text, separator, hint) in [
-            ("plant/+/telemetry", '/', "`plant/{site}/telemetry`"),
-            ("plant/+/+/#", '/', "`plant/{site}/{line}/{path..}`"),
-            ("plant/{site}/+", '/', "`plant/{site}/{line}`"),
-            ("plant.*.>", '.', "`plant.{site}.{path..}`"),
-            ("a/+/+/+", '/', "`a/{site}/{line}/*`"),
+        let channels = "/a/{site}/{json.id}/{line}/{path..}";
+        for (text, separator, channels, hint) in [
+            ("plant/+/telemetry", '/', channels, "plant/{site}/telemetry"),
+            ("plant/+/+/#", '/', channels, "plant/{site}/{line}/{path..}"),
+            ("plant/{site}/+", '/', channels, "plant/{site}/{line}"),
+            ("plant.*.>", '.', channels, "plant.{site}.{path..}"),
+            ("a/+/+/+", '/', channels, "a/{site}/{line}/*"),
+            // A name that several channels ask for is one name.
+            ("plant/+/+", '/', "/a/{site} /b/{site}", "plant/{site}/*"),
+            ("plant/+/+", '/', "/a/{site} /b/{site}/{line}", "plant/{site}/{line}"),
+            // So is one in two forms.
+            ("plant/+/#", '/', "/a/{path} /b/{path..}", "plant/{path}/{rest..}"),
+            ("plant/{path}/#", '/', "/b/{path..}", "plant/{path}/{rest..}"),
+            // What is made up gives way.
+            ("plant/+/#", '/', "/a/{rest}", "plant/{rest}/{rest2..}"),
+            ("plant/+/#", '/', "/a/{rest..}/{other..}", "plant/*/{rest..}"),
+            // Words of the templates are no names of a pattern.
+            ("plant/+/#", '/', "/a/{topic..}/{key}/{header.id}", "plant/*/{rest..}"),
+            ("plant/+", '/', "/a/{topic}", "plant/*"),
         ] {
-            let fault = Pattern::parse_for(text, separator, &asked).unwrap_err();
-            assert!(fault.hint.as_ref().is_some_and(|it| it.ends_with(hint)), "{:?}", fault.hint);
+            assert_eq!(written(text, separator, channels).as_deref(), Some(hint), "{channels}");
+        }
+    }
+
+    proptest! {
+        /// No hint leads to the next mistake.
+        #[test]
+        fn what_is_to_be_written_is_a_pattern(
+            levels in prop::collection::vec(prop_oneof![Just("+"), Just("a"), Just("{a}"), Just("l-+")], 1..4),
+            end in prop_oneof![Just("/+"), Just("/#")],
+            asked in prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("rest"), Just("rest2"), Just("name"), Just("topic"), Just("key")], 0..5),
+            many in prop::collection::vec(prop_oneof![Just("b.."), Just("rest.."), Just("rest2.."), Just("topic.."), Just("json.a")], 0..3),
+        ) {
+            let channels: String = asked.iter().chain(&many).map(|name| format!("{{{name}}}")).collect();
+            if let Some(written) = written(&(levels.join("/") + end), '/', &channels) {
+                let pattern = Pattern::parse(&written, '/');
+                prop_assert!(pattern.is_ok(), "{written}: {pattern:?}");
+            }
+        }
+
+        /// Where there are as many wildcards as names, templates find theirs.
+        #[test]
+        fn templates_find_their_names(names in prop::collection::vec("[a-c]", 1..5)) {
+            let wildcards = ["+"; 4].join("/");
+            for name in &names {
+                let channels: String = names.iter().map(|name| format!("/x/{{{name}}} ")).collect();
+                let written = written(&wildcards, '/', &channels).unwrap();
+                let pattern = Pattern::parse(&written, '/').unwrap();
+                let template = Template::channel(&format!("/x/{{{name}}}"), pattern.captures());
+                prop_assert!(template.is_ok(), "{written}: {name}");
+            }
         }
     }
 }
