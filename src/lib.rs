@@ -59,8 +59,8 @@
 //! source → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, outbound, probe, renewal, repeats, seeded_bugs, shutdown, telemetry
 //! subscribe → backoff, config, error_chain, event_api, publish, redact
 //! publish → aws, backoff, config, delivery, error_chain, event_api, files, health, metrics, oauth2, outbound, probe, redact, renewal, repeats, route, seeded_bugs, shutdown, trace
-//! dead_letter → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, repeats, seeded_bugs, shutdown
-//! kafka → aws, config, oauth2, outbound, redact, renewal
+//! dead_letter → aws, backoff, config, delivery, error_chain, health, kafka, message, metrics, nats, probe, repeats, seeded_bugs, shutdown
+//! kafka → aws, config, oauth2, outbound, probe, redact, renewal
 //! nats → backoff, config, error_chain, outbound, probe
 //! otlp → backoff, config, error_chain, metrics, outbound, redact, repeats, trace
 //! emulator → error_chain, event_api, files, listener, shutdown

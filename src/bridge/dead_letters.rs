@@ -252,7 +252,6 @@ const UNTRIED: &str =
 /// client for it. Nothing is written.
 pub async fn probe_dead_letter(config: &Config, dead_letter: &DeadLetterConfig) -> Option<Looked> {
     let ended = try_target(config, dead_letter).await?;
-    let ended = ended.map_err(|words| Complaint::of_words(Step::Write, &words));
     // A file and a queue tell whether they can be written; a topic and a subject only when they are.
     let tells = matches!(dead_letter, DeadLetterConfig::File { .. } | DeadLetterConfig::Sqs { .. });
     let steps: &[Step] = if tells { &[Step::Write] } else { &[Step::Exists, Step::Write] };
@@ -263,18 +262,19 @@ pub async fn probe_dead_letter(config: &Config, dead_letter: &DeadLetterConfig) 
 async fn try_target(
     config: &Config,
     dead_letter: &DeadLetterConfig,
-) -> Option<Result<String, String>> {
+) -> Option<Result<String, Complaint>> {
     match dead_letter {
         DeadLetterConfig::File { path, .. } => {
             let found = format!("the file `{}`", path.display());
-            Some(FileTarget::look(path).map(|()| found).map_err(|why| why.to_string()))
+            let complaint = |why: OpenError| Complaint::of_words(Step::Write, &why.to_string());
+            Some(FileTarget::look(path).map(|()| found).map_err(complaint))
         }
         #[cfg(feature = "kafka")]
         DeadLetterConfig::Kafka(KafkaRejects { source, topic }) => {
             let target = kafka_target(config, source, topic).await;
             let mut target = match target {
                 Ok(target) => target,
-                Err(why) => return Some(Err(why.to_string())),
+                Err(why) => return Some(Err(Complaint::of_words(Step::Reach, &why.to_string()))),
             };
             let found = target.look().await;
             let s = |count| if count == 1 { "" } else { "s" };
@@ -287,7 +287,7 @@ async fn try_target(
         DeadLetterConfig::JetStream(SubjectRejects { source, subject }) => {
             let mut target = match jetstream_target(config, source, subject) {
                 Ok(target) => target,
-                Err(why) => return Some(Err(why.to_string())),
+                Err(why) => return Some(Err(Complaint::of_words(Step::Reach, &why.to_string()))),
             };
             let found = target.look().await;
             Some(found.map(|stream| format!("the subject `{subject}` of the stream `{stream}`")))
@@ -295,7 +295,7 @@ async fn try_target(
         #[cfg(feature = "sqs")]
         DeadLetterConfig::Sqs(rejects) => Some(match SqsTarget::build(rejects.clone()).await {
             Ok(mut target) => target.look().await,
-            Err(why) => Err(why.to_string()),
+            Err(why) => Err(Complaint::of_words(Step::Login, &why.to_string())),
         }),
         #[cfg(not(all(feature = "kafka", feature = "nats", feature = "sqs")))]
         _ => {

@@ -28,9 +28,14 @@ use super::{Record, Target, WriteError};
 use crate::config::nats::Connection;
 use crate::message::{Coordinates, SourceName};
 use crate::nats::{BuildError, Change, Dialer};
+use crate::probe::{Complaint, Step};
 
 /// A confirmation that has not come by then is taken for lost, and the record written anew.
 const GIVE_UP: Duration = Duration::from_secs(10);
+
+/// Of a subject that the server has no stream for, and what to do.
+const NO_STREAM: &str = "no stream takes it";
+const CREATE_ONE: &str = "create one with this subject";
 
 /// Characters of a record's identity.
 const ID: usize = 32;
@@ -42,7 +47,7 @@ pub struct JetStreamTarget {
     subject: String,
     /// Sources that may be reading the subject themselves.
     readers: Vec<SourceName>,
-    trouble: Arc<Mutex<Option<String>>>,
+    trouble: Arc<Mutex<Option<Complaint>>>,
     client: Option<Client>,
 }
 
@@ -60,20 +65,20 @@ impl JetStreamTarget {
     }
 
     /// The stream that takes the subject; the error is the reason why it could not be written.
-    pub async fn look(&mut self) -> Result<String, String> {
+    pub async fn look(&mut self) -> Result<String, Complaint> {
         let context = self.context().await?;
         let subject = self.subject.clone();
         let found = context.stream_by_subject(subject).await;
         found.map_err(|error| {
             use async_nats::jetstream::context::GetStreamByNameErrorKind as Kind;
             match error.kind() {
-                Kind::NotFound => self.why("no stream takes it", "; create one with this subject"),
-                _ => self.why(&error.to_string(), ""),
+                Kind::NotFound => self.complaint(NO_STREAM, CREATE_ONE),
+                _ => self.complaint(&error.to_string(), ""),
             }
         })
     }
 
-    async fn context(&mut self) -> Result<Context, String> {
+    async fn context(&mut self) -> Result<Context, Complaint> {
         let client = if let Some(client) = self.client.take() {
             client
         } else {
@@ -81,12 +86,12 @@ impl JetStreamTarget {
             let told = move |change| match change {
                 Change::Connected => *trouble.lock() = None,
                 Change::Failed { trouble: why, .. } | Change::Complaint(why) => {
-                    *trouble.lock() = Some(why.in_words(&connection));
+                    *trouble.lock() = Some(why.complaint(&connection));
                 }
                 _ => {}
             };
             let opened = self.dialer.open(|options| options, told).await;
-            opened.map_err(|trouble| trouble.in_words(&self.connection))?
+            opened.map_err(|trouble| trouble.complaint(&self.connection))?
         };
         self.client = Some(client.clone());
         let mut context = async_nats::jetstream::new(client);
@@ -96,7 +101,7 @@ impl JetStreamTarget {
 
     /// Writes all; the error has how many of the first are confirmed.
     async fn deliver(&mut self, records: &[Record]) -> Result<(), (usize, String)> {
-        let context = self.context().await.map_err(|why| (0, why))?;
+        let context = self.context().await.map_err(|why| (0, why.to_string()))?;
         let mut under_way = Vec::with_capacity(records.len());
         let mut failed = None;
         for (at, record) in records.iter().enumerate() {
@@ -138,28 +143,27 @@ impl JetStreamTarget {
     }
 
     fn refusal(&self, kind: PublishErrorKind, text: &str, record: &Record) -> String {
-        match kind {
-            PublishErrorKind::StreamNotFound => {
-                self.why("no stream takes it", "; create one with this subject")
-            }
-            PublishErrorKind::MaxPayloadExceeded => self.why(
+        let complaint = match kind {
+            PublishErrorKind::StreamNotFound => self.complaint(NO_STREAM, CREATE_ONE),
+            PublishErrorKind::MaxPayloadExceeded => self.complaint(
                 &format!(
                     "the server takes no message as large as one of {} bytes",
                     record.message.payload.len()
                 ),
-                "; raise its `max_payload`",
+                "raise its `max_payload`",
             ),
-            PublishErrorKind::TimedOut => self.why("there is no answer", ""),
-            _ => self.why(text, ""),
-        }
+            PublishErrorKind::TimedOut => self.complaint("there is no answer", ""),
+            _ => self.complaint(text, ""),
+        };
+        complaint.to_string()
     }
 
     /// Why the subject can't be written; what the connection complains of tells more than a timeout.
-    fn why(&self, text: &str, hint: &str) -> String {
-        match self.trouble.lock().clone() {
-            Some(trouble) => format!("the subject `{}` can't be written: {trouble}", self.subject),
-            None => format!("the subject `{}` can't be written: {text}{hint}", self.subject),
-        }
+    fn complaint(&self, what: &str, remedy: &str) -> Complaint {
+        let heard = self.trouble.lock().clone();
+        // A look asks for the stream.
+        let complaint = heard.unwrap_or_else(|| Complaint::new(Step::Exists, what, remedy));
+        complaint.about(&format!("the subject `{}` can't be written", self.subject))
     }
 }
 
@@ -169,7 +173,7 @@ impl Target for JetStreamTarget {
     }
 
     async fn open(&mut self) -> Result<(), WriteError> {
-        self.look().await.map(|_| ()).map_err(|why| WriteError { kept: 0, why })
+        self.look().await.map(|_| ()).map_err(WriteError::before)
     }
 
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {

@@ -36,10 +36,11 @@ use super::left::Left;
 use super::{Record, Target, WriteError};
 use crate::config::kafka::KafkaConfig;
 use crate::kafka::{
-    BuildError, TokenCache, Tokens, check, connection, password, plain, with_password, words,
+    BuildError, TokenCache, Tokens, check, connection, password, plain, step, with_password, words,
 };
 use crate::message::SourceName;
 use crate::metrics::{DeadLetterMetrics, ends_at};
+use crate::probe::{Complaint, Step};
 
 /// The largest value, so that only the topic's own limit counts.
 const LARGEST: &str = "1000000000";
@@ -121,7 +122,7 @@ impl KafkaTarget {
     }
 
     /// The topic's number of partitions; the error is the reason why it could not be written.
-    pub async fn look(&mut self) -> Result<usize, String> {
+    pub async fn look(&mut self) -> Result<usize, Complaint> {
         let found = self.ask().await;
         match found {
             Ok(_) => *self.trouble.lock() = None,
@@ -130,19 +131,21 @@ impl KafkaTarget {
         found
     }
 
-    async fn ask(&mut self) -> Result<usize, String> {
-        let (producer, topic) = (self.producer().await?.clone(), self.topic.clone());
+    async fn ask(&mut self) -> Result<usize, Complaint> {
+        let unusable = |why: String| Complaint::of_words(Step::Reach, &why);
+        let producer = self.producer().await.map_err(unusable)?.clone();
+        let topic = self.topic.clone();
         let asked = tokio::task::spawn_blocking(move || {
             producer.client().fetch_metadata(Some(&topic), ANSWER)
         });
         let metadata = asked
             .await
-            .map_err(|error| error.to_string())?
-            .map_err(|error| self.why(error.rdkafka_error_code().unwrap_or(Code::Fail)))?;
+            .map_err(|error| unusable(error.to_string()))?
+            .map_err(|error| self.complaint(error.rdkafka_error_code().unwrap_or(Code::Fail)))?;
         match metadata.topics().iter().find(|found| found.name() == self.topic) {
-            None => Err(self.why(Code::UnknownTopicOrPartition)),
+            None => Err(self.complaint(Code::UnknownTopicOrPartition)),
             Some(found) => match found.error() {
-                Some(error) => Err(self.why(error.into())),
+                Some(error) => Err(self.complaint(error.into())),
                 None => Ok(found.partitions().len()),
             },
         }
@@ -271,6 +274,11 @@ impl KafkaTarget {
 
     /// Why the topic can't be written, and the remedy where the code tells.
     fn why(&self, code: Code) -> String {
+        self.complaint(code).to_string()
+    }
+
+    /// The same, as what a look ends with.
+    fn complaint(&self, code: Code) -> Complaint {
         let heard = self.trouble.lock().clone();
         // A connection error reported meanwhile tells more than a timeout.
         let silent = matches!(
@@ -288,22 +296,23 @@ impl KafkaTarget {
         };
         let hint = match code {
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
-                "; create it, or check `topic`"
+                "create it, or check `topic`"
             }
-            Code::TopicAuthorizationFailed => "; the user needs the permission (ACL) to write it",
+            Code::TopicAuthorizationFailed => "the user needs the permission (ACL) to write it",
             Code::ClusterAuthorizationFailed => {
-                "; the user needs the permission (ACL) for idempotent writes (`IdempotentWrite`)"
+                "the user needs the permission (ACL) for idempotent writes (`IdempotentWrite`)"
             }
             Code::Authentication | Code::SaslAuthenticationFailed => {
-                "; check `sasl` of the source whose connection it uses"
+                "check `sasl` of the source whose connection it uses"
             }
-            Code::SSL => "; check `tls` of the source whose connection it uses",
+            Code::SSL => "check `tls` of the source whose connection it uses",
             Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => {
-                "; fewer of its replicas are in sync than its `min.insync.replicas`"
+                "fewer of its replicas are in sync than its `min.insync.replicas`"
             }
             _ => "",
         };
-        format!("the topic `{}` can't be written: {}{hint}", self.topic, plain(&text))
+        let what = format!("the topic `{}` can't be written: {}", self.topic, plain(&text));
+        Complaint::new(step(code), what, hint)
     }
 }
 
@@ -319,7 +328,7 @@ impl Target for KafkaTarget {
     }
 
     async fn open(&mut self) -> Result<(), WriteError> {
-        self.look().await.map(|_| ()).map_err(|why| WriteError { kept: 0, why })
+        self.look().await.map(|_| ()).map_err(WriteError::before)
     }
 
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {

@@ -68,6 +68,24 @@ async fn trouble_that_is_over_is_not_told_again() {
     assert!(!target.why(Code::MessageTimedOut).contains("wrong password"));
 }
 
+/// So that `check --connect` names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_tells_the_step_at_which_it_ends() {
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(TOPIC, 1, 1).unwrap();
+    let mut target = target(&mock).await;
+    target.look().await.unwrap();
+    for (answer, step) in [
+        (Answer::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART, Step::Exists),
+        (Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, Step::Allowed),
+    ] {
+        mock.topic_error(TOPIC, answer).unwrap();
+        let complaint = target.look().await.unwrap_err();
+        assert_eq!(complaint.step, step, "{complaint}");
+        assert!(!complaint.remedy.is_empty(), "{complaint}");
+    }
+}
+
 #[test]
 fn nothing_is_confirmed_by_fewer_than_all() {
     let mut cluster = crate::config::kafka::tests::config();

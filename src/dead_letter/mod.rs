@@ -98,6 +98,14 @@ pub struct WriteError {
     pub why: String,
 }
 
+impl WriteError {
+    /// Before anything was written.
+    #[cfg(any(feature = "kafka", feature = "nats", feature = "sqs"))]
+    fn before(complaint: crate::probe::Complaint) -> Self {
+        Self { kept: 0, why: complaint.to_string() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

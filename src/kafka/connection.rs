@@ -8,6 +8,7 @@ use super::BuildError;
 use crate::config::Secret;
 use crate::config::kafka::{KafkaConfig, Sasl, Scram};
 use crate::outbound::tls;
+use crate::probe::Step;
 
 /// What the user may override.
 const DEFAULTS: [(&str, &str); 2] =
@@ -116,6 +117,20 @@ pub fn words(error: &KafkaError) -> String {
         KafkaError::ClientCreation(why) => why.clone(),
         KafkaError::ClientConfig(_, why, name, _) => format!("`{name}`: {why}"),
         other => other.rdkafka_error_code().map_or_else(|| other.to_string(), of_code),
+    }
+}
+
+/// The step of a look that ends with an error.
+pub fn step(code: RDKafkaErrorCode) -> Step {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::SSL => Step::Tls,
+        Code::Authentication | Code::SaslAuthenticationFailed => Step::Login,
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed => Step::Allowed,
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic => Step::Exists,
+        _ => Step::Reach,
     }
 }
 

@@ -9,7 +9,7 @@ mod tokens;
 use crate::aws::AwsError;
 use crate::outbound::ClientError;
 use crate::outbound::tls::TlsError;
-pub use connection::{check, connection, of_code, password, plain, with_password, words};
+pub use connection::{check, connection, of_code, password, plain, step, with_password, words};
 pub use tokens::{TokenCache, Tokens};
 
 /// Why there can be no client of a cluster.

@@ -21,6 +21,12 @@ impl Complaint {
         Self { step, what: what.into(), remedy: remedy.into() }
     }
 
+    /// With what can't be done because of it in front.
+    #[must_use]
+    pub fn about(self, what: &str) -> Self {
+        Self { what: format!("{what}: {}", self.what), ..self }
+    }
+
     /// Of a clause with the remedy behind a semicolon, as errors are written.
     pub fn of_words(step: Step, words: &str) -> Self {
         let (what, remedy) = words.split_once("; ").unwrap_or((words, ""));

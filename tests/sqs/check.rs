@@ -46,6 +46,10 @@ async fn each_trouble_is_one_line_and_nothing_is_received() {
             "`sqs:ChangeMessageVisibility` is denied",
         ),
         (Action::GetQueueAttributes, Refusal::Unavailable, "`sqs:GetQueueAttributes` failed"),
+        // Without an answer nothing is known of the policy.
+        (Action::DeleteMessageBatch, Refusal::Unavailable, "`sqs:DeleteMessage` failed"),
+        (Action::ChangeMessageVisibilityBatch, Refusal::Internal, "not known: check again"),
+        (Action::DeleteMessageBatch, Refusal::Lost, "`sqs:DeleteMessage` failed"),
     ] {
         fake.faults().requests.insert(action, (refusal, ALWAYS));
         let (good, lines) = said(&relay, &queue, "", "").await;

@@ -152,7 +152,12 @@ impl Trouble {
             Kind::NoQueue => Step::Exists,
             Kind::Credentials | Kind::Region => Step::Login,
             Kind::Denied | Kind::Key | Kind::OverLimit | Kind::Refused => Step::Allowed,
-            Kind::Throttled | Kind::Unreachable | Kind::Service => Step::Reach,
+            // Attributes are asked for first: what fails behind them had an answer before.
+            Kind::Throttled | Kind::Unreachable | Kind::Service => match call {
+                Call::Attributes | Call::Receive => Step::Reach,
+                Call::Delete | Call::Visibility => Step::Allowed,
+                Call::Send => Step::Write,
+            },
         };
         let what = &self.what;
         let doing = match self.kind {

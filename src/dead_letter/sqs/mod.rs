@@ -24,6 +24,7 @@ use crate::config::sqs::Queue;
 use crate::config::sqs::SqsRejects;
 use crate::error_chain::printable;
 use crate::metrics::{DeadLetterMetrics, ends_at};
+use crate::probe::Complaint;
 use letter::{Letter, TEXT, batches, letters};
 
 /// The timeout of a call.
@@ -63,7 +64,7 @@ impl SqsTarget {
     }
 
     /// What the queue is, or why it could not be written. Nothing is sent.
-    pub async fn look(&mut self) -> Result<String, String> {
+    pub async fn look(&mut self) -> Result<String, Complaint> {
         let kind = if self.queue.is_fifo() { "FIFO" } else { "standard" };
         let asked = match self.ask().await {
             Ok(most) => format!("a {kind} queue, which takes messages of {most} bytes"),
@@ -72,7 +73,7 @@ impl SqsTarget {
                     "a {kind} queue, which takes messages of {ASSUMED} bytes, unless it is set lower"
                 )
             }
-            Err(trouble) => return Err(self.words(Call::Attributes, &trouble)),
+            Err(trouble) => return Err(self.complaint(Call::Attributes, &trouble)),
         };
         // One without entries: the policy is looked at first, and what is said of the batch is of no concern.
         let empty = self.sqs.client().send_message_batch().queue_url(&self.queue.url);
@@ -82,7 +83,7 @@ impl SqsTarget {
             Ok(said) => said.err().map(|error| Trouble::of(&error)),
         };
         match trouble.filter(|trouble| trouble.kind != Kind::Refused) {
-            Some(trouble) => Err(self.words(Call::Send, &trouble)),
+            Some(trouble) => Err(self.complaint(Call::Send, &trouble)),
             None => Ok(asked),
         }
     }
@@ -176,12 +177,12 @@ impl SqsTarget {
         if trouble.kind == Kind::Credentials {
             self.sqs.refused().await;
         }
-        self.words(call, trouble)
+        self.complaint(call, trouble).to_string()
     }
 
-    fn words(&self, call: Call, trouble: &Trouble) -> String {
-        let why = trouble.with_hint(call, &self.queue, self.sqs.region());
-        format!("the queue `{}` can't be written: {why}", self.queue.name)
+    fn complaint(&self, call: Call, trouble: &Trouble) -> Complaint {
+        let complaint = trouble.complaint(call, &self.queue, self.sqs.region());
+        complaint.about(&format!("the queue `{}` can't be written", self.queue.name))
     }
 }
 
@@ -195,7 +196,7 @@ impl Target for SqsTarget {
     }
 
     async fn open(&mut self) -> Result<(), WriteError> {
-        self.look().await.map(drop).map_err(|why| WriteError { kept: 0, why })
+        self.look().await.map(drop).map_err(WriteError::before)
     }
 
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {

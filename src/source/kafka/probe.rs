@@ -14,11 +14,17 @@ use rdkafka::metadata::{Metadata, MetadataPartition};
 use super::subscription::counts;
 use super::{diagnosis, settings};
 use crate::config::kafka::{Chosen, KafkaConfig};
-use crate::kafka::{TokenCache, Tokens, of_code, plain, words};
+use crate::kafka::{TokenCache, Tokens, of_code, plain, step, words};
 use crate::probe::{Complaint, Found, Step};
 
 /// What would take records, or a place in the group.
 const UNTRIED: &str = "topics and group may be described; whether they may be read (`Read` on both) was not tried, as that would take partitions from a running bridge";
+
+/// Where a regular expression takes no topic.
+const UNSEEN: &str = "the group may be described; no topic is seen yet, and one that may not be described is not seen either; whether they may be read (`Read` on both) was not tried";
+
+/// Where there is no topic at all for which a group could be asked.
+const UNASKED: &str = "no topic is seen yet: neither whether topics and group may be described nor whether they may be read (`Read` on both) was tried";
 
 /// Limit for the whole probe.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -47,11 +53,10 @@ pub async fn probe(config: KafkaConfig) -> Result<Found, Complaint> {
         said.map_err(|why| complaint(&config, Code::Authentication, &why))?;
     }
     let asked = tokio::task::spawn_blocking(move || ask(&config, cache));
-    let what = asked.await.map_err(|error| unusable(&error.to_string()))??;
-    Ok(Found { what, untried: Some((Step::Allowed, UNTRIED)) })
+    asked.await.map_err(|error| unusable(&error.to_string()))?
 }
 
-fn ask(config: &KafkaConfig, tokens: Option<TokenCache>) -> Result<String, Complaint> {
+fn ask(config: &KafkaConfig, tokens: Option<TokenCache>) -> Result<Found, Complaint> {
     let properties = settings::properties(config);
     let mut properties = properties.map_err(|error| unusable(&error.to_string()))?;
     properties.set("enable.auto.commit", "false").set("statistics.interval.ms", "0");
@@ -77,19 +82,29 @@ fn ask(config: &KafkaConfig, tokens: Option<TokenCache>) -> Result<String, Compl
         }
     }
     let count = positions.count();
-    if count > 0 {
+    // A group is asked for partitions: where a regular expression takes none yet, any topic's do.
+    if let Some(name) = there.keys().next().filter(|_| count == 0) {
+        positions.add_partition(name, 0);
+    }
+    let untried = match (count, positions.count()) {
+        (_, 0) => UNASKED,
+        (0, _) => UNSEEN,
+        _ => UNTRIED,
+    };
+    if positions.count() > 0 {
         // Asks the group's coordinator, which may refuse what brokers do not.
         until(config, &client, deadline, || client.committed_offsets(positions.clone(), ANSWER))?;
     }
     let brokers = metadata.brokers().len();
     let topics = chosen.taken.len();
-    Ok(format!(
+    let what = format!(
         "{brokers} {}, {topics} {} with {count} {}{}",
         plural(brokers, "broker"),
         plural(topics, "topic"),
         plural(count, "partition"),
         left_out(&chosen),
-    ))
+    );
+    Ok(Found { what, untried: Some((Step::Allowed, untried)) })
 }
 
 /// Topics that regular expressions match and that are left out.
@@ -171,14 +186,7 @@ fn partitions(
 }
 
 fn complaint(config: &KafkaConfig, code: Code, what: &str) -> Complaint {
-    let step = match code {
-        Code::SSL => Step::Tls,
-        Code::Authentication | Code::SaslAuthenticationFailed => Step::Login,
-        Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed => Step::Allowed,
-        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic => Step::Exists,
-        _ => Step::Reach,
-    };
-    Complaint::new(step, what, diagnosis::hint(code, config.sasl.as_ref()))
+    Complaint::new(step(code), what, diagnosis::hint(code, config.sasl.as_ref()))
 }
 
 /// Before anything was asked.
@@ -223,3 +231,31 @@ impl ClientContext for ProbeContext {
 }
 
 impl ConsumerContext for ProbeContext {}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
+
+    use super::*;
+    use crate::config::kafka::Topics;
+    use crate::config::kafka::tests::config;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_not_tried_is_not_said_to_be_allowed() {
+        const FORBIDDEN: Answer = Answer::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+        let mock = MockCluster::new(1).unwrap();
+        let look = async |topics: &str| {
+            let (brokers, topics) = (vec![mock.bootstrap_servers()], Topics::new([topics.into()]));
+            probe(KafkaConfig { brokers, topics, ..config() }).await
+        };
+        let untried = |found: Result<Found, Complaint>| found.unwrap().untried.unwrap().1;
+        assert_eq!(untried(look("^orders").await), UNASKED);
+        mock.create_topic("else", 1, 1).unwrap();
+        assert_eq!(untried(look("^orders").await), UNSEEN);
+        mock.request_errors(Api::OffsetFetch, &[FORBIDDEN; 9]);
+        assert_eq!(look("^orders").await.unwrap_err().step, Step::Allowed, "the group is asked");
+        mock.clear_request_errors(Api::OffsetFetch);
+        assert_eq!(untried(look("^el").await), UNTRIED);
+    }
+}

@@ -10,6 +10,9 @@ use crate::probe::{Complaint, Found, Step};
 /// What would take messages.
 const UNTRIED: &str = "`sqs:GetQueueAttributes`, `sqs:DeleteMessage` and `sqs:ChangeMessageVisibility` are allowed; `sqs:ReceiveMessage` was not tried, as that would take messages";
 
+/// Without an answer.
+const UNKNOWN: &str = "whether it is allowed is not known: check again";
+
 /// What was found, or why the source could not work: a clause, and a hint where there is one.
 pub async fn probe(config: &SqsConfig) -> Result<Found, Complaint> {
     let queue = Queue::open(config).await;
@@ -32,8 +35,12 @@ pub async fn probe(config: &SqsConfig) -> Result<Found, Complaint> {
         ));
     }
     for call in [Call::Delete, Call::Visibility] {
-        if let Some(trouble) = forbidden(&queue, call).await {
-            return Err(queue.complaint(call, &trouble));
+        if let Some(trouble) = trouble_of(&queue, call).await {
+            let mut complaint = queue.complaint(call, &trouble);
+            if complaint.remedy.is_empty() {
+                UNKNOWN.clone_into(&mut complaint.remedy);
+            }
+            return Err(complaint);
         }
     }
     let kind = if queue.address().is_fifo() { "FIFO" } else { "standard" };
@@ -47,13 +54,12 @@ pub async fn probe(config: &SqsConfig) -> Result<Found, Complaint> {
 
 /// Tries a call on a receipt that there is not: SQS looks at the policy first. What it says of the receipt is of
 /// no concern.
-async fn forbidden(queue: &Queue, call: Call) -> Option<Trouble> {
+async fn trouble_of(queue: &Queue, call: Call) -> Option<Trouble> {
     let (id, handle) = ("check".into(), "check".into());
     let nobody = Receipt { order: 0, id, handle, group: None, receive_count: 1 };
     let said = match call {
         Call::Delete => queue.delete(&[&nobody]).await,
         _ => queue.set_visibility(&[&nobody], std::time::Duration::ZERO).await,
     };
-    let refused = |kind| matches!(kind, Kind::Denied | Kind::Credentials | Kind::Region);
-    said.err().filter(|trouble| refused(trouble.kind))
+    said.err().filter(|trouble| trouble.kind != Kind::Refused)
 }
