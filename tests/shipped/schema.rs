@@ -69,24 +69,90 @@ fn what_is_beside_the_examples_is_what_the_program_prints() {
     }
 }
 
-/// What the schema calls the default can be written, and is taken.
+/// Gives `take` each table of keys that a schema has, but for those of its definitions: the keys, and which are required.
+fn each_table(schema: &Value, take: &mut impl FnMut(&serde_json::Map<String, Value>, &[Value])) {
+    match schema {
+        Value::Object(fields) => {
+            if let Some(keys) = fields.get("properties").and_then(Value::as_object) {
+                let required = fields.get("required").and_then(Value::as_array);
+                take(keys, required.map_or(&[], Vec::as_slice));
+            }
+            // The keys of `properties` are names.
+            let of_keys = fields.get("properties").and_then(Value::as_object);
+            of_keys.into_iter().flatten().for_each(|(_, key)| each_table(key, take));
+            let others = fields.iter().filter(|(name, _)| *name != "properties");
+            let others =
+                others.filter(|(name, _)| !["definitions", "default"].contains(&name.as_str()));
+            others.for_each(|(_, inner)| each_table(inner, take));
+        }
+        Value::Array(all) => all.iter().for_each(|inner| each_table(inner, take)),
+        _ => {}
+    }
+}
+
+/// What the schema calls the default can be written.
 #[test]
 fn each_default_fits_the_schema() {
     let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
     let timeout = &schema["properties"]["api"]["additionalProperties"]["properties"]["timeout"];
     assert_eq!(timeout["default"], "10s");
-    let api = json("endpoint = 'https://a.b/event'\nauth = { type = 'iam' }");
-    let defaults = schema["properties"]["api"]["additionalProperties"]["properties"].as_object();
-    let defaults = defaults.unwrap().iter().filter(|(_, key)| key.get("default").is_some());
-    let mut full = api.clone();
-    for (name, key) in defaults {
-        full[name] = key["default"].clone();
+    // Each beside the others, by a number.
+    let (mut keys, mut defaults) = (serde_json::Map::new(), serde_json::Map::new());
+    each_table(&schema, &mut |table, _| {
+        for key in table.values().filter(|key| key.get("default").is_some()) {
+            let number = keys.len().to_string();
+            defaults.insert(number.clone(), key["default"].clone());
+            keys.insert(number, key.clone());
+        }
+    });
+    assert!(keys.len() > 40, "{}", keys.len());
+    let all = keys.len();
+    let of_defaults = serde_json::json!({
+        "$schema": schema["$schema"], "definitions": schema["definitions"], "properties": keys,
+    });
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, of_defaults.to_string()).unwrap();
+    let misfits = defaults.keys().map(|number| (number.clone(), Value::Null)).collect();
+    let documents = [Value::Object(defaults), Value::Object(misfits)];
+    let [fit, misfit] = &faults(&[file.path().to_str().unwrap()], &documents)[..] else { panic!() };
+    assert_eq!(*fit, Vec::<String>::new());
+    assert!(misfit.len() >= all, "{misfit:?}");
+}
+
+/// Keys beside one another that one meaning is true of.
+const SHARED: [&[&str]; 1] = [&["max_in_flight", "max_in_flight_bytes"]];
+
+#[test]
+fn each_key_has_a_meaning_of_its_own() {
+    let schema: Value = serde_json::from_str(&printed(&["schema"])).unwrap();
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    let mut look = |table: &serde_json::Map<String, Value>, required: &[Value]| {
+        let mut by_meaning = std::collections::BTreeMap::<&str, Vec<&str>>::new();
+        for (name, key) in table {
+            count += 1;
+            let Some(meaning) = key["description"].as_str() else {
+                wrong.push(format!("`{name}` has no meaning"));
+                continue;
+            };
+            by_meaning.entry(meaning).or_default().push(name);
+            let must = required.contains(&Value::from(name.as_str()));
+            if !must && key.get("default").is_none() && !meaning.contains("eft away") {
+                wrong.push(format!(
+                    "`{name}` does not say what is done where it is left away: {meaning}"
+                ));
+            }
+        }
+        let shared = by_meaning.into_iter().filter(|(_, names)| names.len() > 1);
+        let shared = shared.filter(|(_, names)| !SHARED.contains(&names.as_slice()));
+        wrong
+            .extend(shared.map(|(meaning, names)| format!("{names:?} share a meaning: {meaning}")));
+    };
+    // The sections themselves are described by the page.
+    for (_, section) in schema["properties"].as_object().unwrap() {
+        each_table(section, &mut look);
     }
-    assert!(full.as_object().unwrap().len() > 6, "{full}");
-    let [with] = [serde_json::json!({ "api": { "a": full } })];
-    let faults = faults(&[SCHEMA], &[with]);
-    let of_api: Vec<_> = faults[0].iter().filter(|fault| fault.contains("/api")).collect();
-    assert!(of_api.is_empty(), "{of_api:?}");
+    assert!(wrong.is_empty() && count > 150, "{count} keys:\n{}", wrong.join("\n"));
 }
 
 #[test]

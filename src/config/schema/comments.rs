@@ -1,5 +1,5 @@
-//! What the comments of the examples say of each key, and what is written for it there. Keys of inner tables have theirs
-//! in the probe.
+//! What the comments of the examples say of each key, and what is written for it there. Keys of inner tables, and those that
+//! no example has, have theirs in the probe. Keys below one comment share it: a test names those that may.
 
 use std::collections::HashMap;
 
