@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use tempfile::NamedTempFile;
 
 use crate::support::bridge::write_secret;
@@ -17,6 +17,9 @@ use crate::support::emulator::{bridge, try_request};
 use crate::support::free_port;
 
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+/// Of a canary, so many characters tell that it was shown.
+const HALF: usize = 16;
 
 /// Secrets in files and variables, and in the text itself.
 struct Canaries(Vec<String>);
@@ -29,7 +32,7 @@ impl Canaries {
         canary
     }
 
-    /// Looks for each in what was said, as it is, a half of it, and in Base64.
+    /// Looks for each in what was said: for a half of it, as it is and in Base64.
     fn sought(&self, said: &str, by: &str) {
         self.sought_but(&[], said, by);
     }
@@ -37,14 +40,47 @@ impl Canaries {
     /// As [`Canaries::sought`], but for these.
     fn sought_but(&self, shown: &[&String], said: &str, by: &str) {
         for canary in self.0.iter().filter(|canary| !shown.contains(canary)) {
-            let half = &canary[canary.len() - 16..];
-            let encoded = STANDARD.encode(canary);
-            for form in [half, encoded.trim_end_matches('=')] {
-                let line = said.lines().find(|line| line.contains(form));
-                assert!(line.is_none(), "{by} shows {canary}: {line:?}");
+            let line = shown_in(said, canary);
+            assert!(line.is_none(), "{by} shows {canary}: {line:?}");
+        }
+    }
+}
+
+/// The line of what was said that has a half of the canary.
+fn shown_in<'a>(said: &'a str, canary: &str) -> Option<&'a str> {
+    let half = &canary[canary.len() - HALF..];
+    let form =
+        std::iter::once(half.to_owned()).chain(encoded(half)).find(|form| said.contains(form));
+    said.lines().find(|line| form.as_ref().is_some_and(|form| line.contains(form)))
+}
+
+/// A text as it stands in Base64 of either alphabet, behind a multiple of three bytes, or one or two more. What its
+/// neighbours have a part in is left out.
+fn encoded(text: &str) -> impl Iterator<Item = String> {
+    let shifted = |shift: usize| {
+        let bytes = [vec![0; shift], text.as_bytes().to_vec()].concat();
+        let own = (shift * 8).div_ceil(6)..bytes.len() * 8 / 6;
+        [STANDARD_NO_PAD.encode(&bytes), URL_SAFE_NO_PAD.encode(&bytes)]
+            .map(|all| all[own.clone()].to_owned())
+    };
+    (0..3).flat_map(shifted)
+}
+
+#[test]
+fn a_canary_is_found_in_base64_behind_whatever_it_stands() {
+    let mut canaries = Canaries(Vec::new());
+    // Not only letters and digits: the alphabets differ.
+    let canary = canaries.hatch("a") + "~~??>>~~~~??>>~~";
+    for before in ["", "u", "u:", "user:"] {
+        for after in ["", "1", "12"] {
+            let text = format!("{before}{canary}{after}");
+            for all in [STANDARD_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(&text)] {
+                let said = format!("one\nBasic {all}\nthree");
+                assert!(shown_in(&said, &canary).is_some_and(|line| line.contains(&all)), "{said}");
             }
         }
     }
+    assert_eq!(shown_in(&STANDARD_NO_PAD.encode("canary"), &canary), None);
 }
 
 fn text_of(output: &Output) -> String {
