@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::schema::faults;
 use crate::support::emulator::{bridge, request};
+use crate::support::mosquitto::Mosquitto;
 use crate::support::prometheus::promtool;
 use crate::support::sqs::servers::ElasticMq;
 use crate::support::{PATIENCE, free_port, until};
@@ -86,36 +87,22 @@ async fn the_mosquitto_of_the_compose_file_starts_and_keeps_what_is_confirmed() 
         assert!(text.contains(theirs), "{theirs}");
         text.replace(theirs, ours)
     });
-    // As root it would drop to a user that may not write here.
-    fs::write(at("mosquitto.conf"), format!("{text}\nuser root\n")).unwrap();
-    let start = async || {
-        let mut child =
-            Command::new("mosquitto").args(["-c", &at("mosquitto.conf")]).spawn().unwrap();
-        until("mosquitto listens", PATIENCE, async || {
-            assert!(child.try_wait().unwrap().is_none(), "mosquitto ends");
-            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()
-        })
-        .await;
-        child
-    };
+    let saved = at("data/mosquitto.db");
+    let mut mosquitto = Mosquitto::configured(directory, port, &text).await;
     let port = port.to_string();
-    let mut child = start().await;
     let sent = Command::new("mosquitto_pub")
         .args(["-p", &port, "-t", "plant/berlin", "-q", "1", "-r", "-m", "21"])
         .status();
     assert!(sent.unwrap().success());
     // Saved at once, but not before it is confirmed.
-    until("it is saved", PATIENCE, async || fs::metadata(at("data/mosquitto.db")).ok()).await;
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let mut child = start().await;
+    until("it is saved", PATIENCE, async || fs::metadata(&saved).ok()).await;
+    mosquitto.kill();
+    mosquitto.restart().await;
     let got = Command::new("mosquitto_sub")
         .args(["-p", &port, "-t", "plant/#", "-C", "1", "-W", "20"])
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&got.stdout), "21\n");
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,8 +39,12 @@ impl Mosquitto {
              max_queued_messages 0\nmax_inflight_messages 1000\nset_tcp_nodelay true\n\
              log_type all\nlog_timestamp false\nlog_dest file {path}/log\n{lines}"
         );
+        Self::configured(directory, port, &text).await
+    }
+
+    /// One with a configuration of its own, which listens on `port` and has its files in `directory`.
+    pub(crate) async fn configured(directory: TempDir, port: u16, text: &str) -> Self {
         fs::write(directory.path().join("mosquitto.conf"), text).unwrap();
-        // As root it would drop to a user that may not read the test's directory.
         let mut mosquitto = Self { child: None, directory, port };
         mosquitto.restart().await;
         mosquitto
@@ -74,6 +78,7 @@ impl Mosquitto {
     pub(crate) async fn restart(&mut self) {
         let config = self.file("mosquitto.conf");
         let mut text = fs::read_to_string(&config).unwrap();
+        // As root it would drop to a user that may not read the test's directory.
         if !text.contains("\nuser ") {
             text.push_str("\nuser root\n");
             fs::write(&config, text).unwrap();
