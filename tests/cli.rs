@@ -2,10 +2,10 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 
 use crate::support::emulator::bridge;
+use crate::support::unprivileged::Unprivileged;
 
 fn run(args: &[&str]) -> (i32, String, String) {
     let Output { status, stdout, stderr } =
@@ -225,13 +225,11 @@ fn a_file_that_may_not_be_read_ends_with_77() {
     fs::write(&closed, "secret").unwrap();
     fs::write(&open, "da2-key").unwrap();
     fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
+    let program = Unprivileged::new(65_534);
     let ended = |args: &[&str]| {
-        let mut command = bridge();
-        command.args(args).env("NO_COLOR", "1").env("HOME", directory.path());
         // Root may read everything.
-        if rustix::process::geteuid().is_root() {
-            command.uid(65_534).gid(65_534).current_dir("/");
-        }
+        let mut command = program.bridge();
+        command.args(args).env("NO_COLOR", "1").env("HOME", directory.path());
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!said.contains("panicked"), "{args:?}: {said}");

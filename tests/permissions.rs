@@ -4,10 +4,9 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
-use std::process::Command;
 
 use crate::support::certificates::certificates;
-use crate::support::emulator::bridge;
+use crate::support::unprivileged::{Unprivileged, is_root};
 
 /// The user that the bridge is: of an image, and of a pod.
 const US: u32 = 65_532;
@@ -18,17 +17,12 @@ const OTHER: u32 = 65_533;
 /// Files that hold a secret or a private key.
 const SECRETS: [&str; 5] = ["key", "creds", "client.key", "server.key", "password"];
 
-/// Whether this is root, who can be anybody.
-fn root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
-}
-
-/// A folder with a configuration, and all that it names; and a copy of the program, where anybody can run it.
-struct Place(tempfile::TempDir);
+/// A folder with a configuration, and all that it names; and the program as one of us runs it.
+struct Place(tempfile::TempDir, Unprivileged);
 
 impl Place {
     fn new() -> Self {
-        let place = Self(tempfile::tempdir().unwrap());
+        let place = Self(tempfile::tempdir().unwrap(), Unprivileged::new(US));
         certificates(place.0.path());
         fs::write(place.at("key"), "da2-0123456789").unwrap();
         fs::write(place.at("password"), "a-password-of-mqtt").unwrap();
@@ -61,13 +55,9 @@ impl Place {
         );
         fs::write(place.at("bridge.toml"), text).unwrap();
         fs::create_dir(place.at("state")).unwrap();
-        if root() {
+        if is_root() {
             fs::set_permissions(place.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
             chown(place.at("state"), Some(US), Some(US)).unwrap();
-            let program = bridge();
-            let mut strip = Command::new("strip");
-            strip.arg("-o").arg(place.at("program")).arg(program.get_args().last().unwrap());
-            assert!(strip.status().expect("`strip` cannot be run").success());
         }
         for name in SECRETS {
             place.give(name, 0o600, US, US);
@@ -82,21 +72,14 @@ impl Place {
     /// Sets mode and, where that can be, the owner of a file.
     fn give(&self, name: &str, mode: u32, owner: u32, group: u32) {
         fs::set_permissions(self.at(name), fs::Permissions::from_mode(mode)).unwrap();
-        if root() {
+        if is_root() {
             chown(self.at(name), Some(owner), Some(group)).unwrap();
         }
     }
 
     /// `check`: its exit code, and what it says.
     fn check(&self) -> (Option<i32>, String) {
-        let mut command = if root() {
-            let mut command = Command::new("setpriv");
-            command.args([&format!("--reuid={US}"), &format!("--regid={US}"), "--clear-groups"]);
-            command.arg(self.at("program"));
-            command
-        } else {
-            bridge()
-        };
+        let mut command = self.1.bridge();
         let output = command.args(["check", "-c"]).arg(self.at("bridge.toml")).output().unwrap();
         let said = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8(said).unwrap())
@@ -129,7 +112,7 @@ fn who_else_can_read_a_secret_is_said() {
         (0o640, OTHER, US, true),
         (0o444, OTHER, OTHER, true),
     ];
-    let given = if root() { &given[..] } else { &[] };
+    let given = if is_root() { &given[..] } else { &[] };
     for (mode, owner, group, warned) in ours.iter().chain(given) {
         for name in SECRETS {
             place.give(name, *mode, *owner, *group);
@@ -160,7 +143,7 @@ fn who_else_can_read_a_secret_is_said() {
 /// One that can't be read is refused, with what to do.
 #[test]
 fn a_secret_that_is_another_users_is_refused() {
-    if !root() {
+    if !is_root() {
         println!("not tried: only root can give a file away");
         return;
     }
@@ -200,7 +183,7 @@ fn a_file_of_dead_letters_is_ours_or_refused() {
         let (code, said) = place.check();
         assert_eq!(code, Some(0), "{mode:o}: {said}");
     }
-    if root() {
+    if is_root() {
         for mode in [0o600, 0o666] {
             place.give(path, mode, OTHER, US);
             let (code, said) = place.check();

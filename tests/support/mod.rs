@@ -31,6 +31,7 @@ pub(crate) mod sqs;
 pub(crate) mod stub;
 pub(crate) mod tap;
 pub(crate) mod tokens;
+pub(crate) mod unprivileged;
 mod waiting;
 
 pub(crate) use waiting::{PATIENCE, free_port, ports, until};
