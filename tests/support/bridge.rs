@@ -1,7 +1,6 @@
 //! The bridge as a process of its own.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::PATIENCE;
 use super::emulator::{self, request};
+use super::unprivileged::is_root;
 use super::{signal, until, whole_lines};
 
 /// What to run: a configuration file in a directory of its own, and an environment.
@@ -103,8 +103,7 @@ impl Setup {
             "mount -t tmpfs -o size={size} tmpfs {small} && head -c {filler} /dev/zero >{small}/filler && exec \"$0\" \"$@\""
         );
         // Not everybody is root, and everybody is in a namespace of their own.
-        let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-        let unshare = if root { "-m" } else { "-rm" };
+        let unshare = if is_root() { "-m" } else { "-rm" };
         self.through = ["unshare", unshare, "sh", "-c", &script].map(str::to_owned).to_vec();
         self
     }
