@@ -173,7 +173,7 @@ impl Target for JetStreamTarget {
     }
 
     async fn open(&mut self) -> Result<(), WriteError> {
-        self.look().await.map(|_| ()).map_err(WriteError::before)
+        self.look().await.map(|_| ()).map_err(WriteError::from)
     }
 
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {

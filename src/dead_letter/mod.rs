@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use crate::message::Message;
 use crate::metrics::DeadLetterMetrics;
+use crate::probe::Complaint;
 
 mod file;
 #[cfg(any(feature = "kafka", feature = "nats"))]
@@ -98,10 +99,9 @@ pub struct WriteError {
     pub why: String,
 }
 
-impl WriteError {
-    /// Before anything was written.
-    #[cfg(any(feature = "kafka", feature = "nats", feature = "sqs"))]
-    fn before(complaint: crate::probe::Complaint) -> Self {
+/// Of a look, before anything was written.
+impl From<Complaint> for WriteError {
+    fn from(complaint: Complaint) -> Self {
         Self { kept: 0, why: complaint.to_string() }
     }
 }

@@ -121,7 +121,7 @@ mod tests {
             asked in prop::collection::vec(prop_oneof![Just("a"), Just("b"), Just("rest"), Just("rest2"), Just("name"), Just("topic"), Just("key")], 0..5),
             many in prop::collection::vec(prop_oneof![Just("b.."), Just("rest.."), Just("rest2.."), Just("topic.."), Just("json.a")], 0..3),
         ) {
-            let channels: String = asked.iter().chain(&many).map(|name| format!("{{{name}}}")).collect();
+            let channels = asked.iter().chain(&many).map(|name| format!("{{{name}}}")).collect::<Vec<_>>().concat();
             if let Some(written) = written(&(levels.join("/") + end), '/', &channels) {
                 let pattern = Pattern::parse(&written, '/');
                 prop_assert!(pattern.is_ok(), "{written}: {pattern:?}");
@@ -133,7 +133,7 @@ mod tests {
         fn templates_find_their_names(names in prop::collection::vec("[a-c]", 1..5)) {
             let wildcards = ["+"; 4].join("/");
             for name in &names {
-                let channels: String = names.iter().map(|name| format!("/x/{{{name}}} ")).collect();
+                let channels = names.iter().map(|name| format!("/x/{{{name}}} ")).collect::<Vec<_>>().concat();
                 let written = written(&wildcards, '/', &channels).unwrap();
                 let pattern = Pattern::parse(&written, '/').unwrap();
                 let template = Template::channel(&format!("/x/{{{name}}}"), pattern.captures());

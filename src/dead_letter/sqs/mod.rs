@@ -196,7 +196,7 @@ impl Target for SqsTarget {
     }
 
     async fn open(&mut self) -> Result<(), WriteError> {
-        self.look().await.map(drop).map_err(WriteError::before)
+        self.look().await.map(drop).map_err(WriteError::from)
     }
 
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
