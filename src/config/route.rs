@@ -61,7 +61,9 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
             return ledger.refuse(problem.help(hint));
         }
         // Without a source whose kind is known there is an error elsewhere: what fits any of them is none here.
-        let any = broker::ALL.map(|broker| broker.separator);
+        let mut any = broker::ALL.map(|broker| broker.separator);
+        // What is wrong is said of the one that it has.
+        any.sort_by_key(|separator| !text.value.contains(*separator));
         let any = any.into_iter().filter(|_| separators.is_empty());
         let mut parsed = separators
             .iter()

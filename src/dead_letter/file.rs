@@ -91,7 +91,10 @@ impl Target for FileTarget {
 
     fn again(&self) -> String {
         let path = self.place.path.display();
-        format!("mend the cause; then `appsync-bridge replay {path}` sends them again")
+        format!(
+            "mend the cause; then `mv {path} todo.jsonl && appsync-bridge replay todo.jsonl -c FILE` sends them again, \
+             with the configuration of this bridge"
+        )
     }
 
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {

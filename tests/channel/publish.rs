@@ -1,6 +1,6 @@
 //! `publish`: every event accounted for.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -88,7 +88,9 @@ async fn what_passes_is_waited_for_and_what_does_not_is_given_up() {
 
     emulator.set_faults(json!([serde_json::from_str::<Value>(&busy(1_000)).unwrap()])).await;
     let args = ["/demo/a", "1", "2", "--retry-for", "1s", "--json"];
+    let began = Instant::now();
     let (code, stdout, stderr) = who.run("publish", &args, "").await;
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}: {stderr}", began.elapsed());
     let account: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &account["unsent"]), (1, &json!(2)), "{account}");
     assert!(stderr.contains("given up after 1s (`--retry-for`): status 503"), "{stderr}");

@@ -223,13 +223,15 @@ impl Sender {
                 },
             };
             let wait = after.unwrap_or_else(|| backoff.next_wait());
-            if Instant::now() + wait > until {
+            let left = until.saturating_duration_since(Instant::now());
+            // The last try is at the end of the time, unless the API asks for a longer wait.
+            if left.is_zero() || after.is_some_and(|after| after > left) {
                 let patience = humantime::format_duration(self.retry_for);
                 let why = format!("given up after {patience} (`--retry-for`): {why}");
                 return Err((why, unsent(&batch, &open)));
             }
             open.push(batch);
-            sleep(wait).await;
+            sleep(wait.min(left)).await;
         }
         Ok(())
     }

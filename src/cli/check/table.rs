@@ -69,7 +69,12 @@ pub(super) fn text(parts: &[Part], colour: bool) -> String {
         }
     }
     let bad = parts.iter().filter(|part| !part.looked.is_good()).count();
+    let untried = |part: &Part| part.looked.steps.iter().any(|seen| seen.state == State::Untried);
     let _ = match bad {
+        0 if parts.iter().any(untried) => {
+            let all = counted(parts.len());
+            writeln!(text, "all {all} are well as far as they were tried; `·` was not")
+        }
         0 => writeln!(text, "all {} can be worked with", counted(parts.len())),
         bad => writeln!(text, "{bad} of {} can't be worked with", counted(parts.len())),
     };

@@ -40,9 +40,10 @@ impl Authorizer {
     /// Resolves the credentials, and says whose they are.
     pub(super) async fn look(&self, auth: &Auth) -> Result<Known, Complaint> {
         match (self, auth) {
-            (Self::ApiKey(_), Auth::ApiKey { key }) => {
-                Ok(Known::untried(format!("an API key{}, whose end only AWS knows", from(key))))
-            }
+            (Self::ApiKey(_), Auth::ApiKey { key }) => Ok(Known::untried(format!(
+                "an API key{}; when it expires only AWS knows",
+                from(key)
+            ))),
             (Self::Token(_), Auth::Token { token }) => {
                 let words = of_token(&token.reveal(), SystemTime::now())?;
                 Ok(Known::untried(words + &from(token)))
