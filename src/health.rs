@@ -125,6 +125,13 @@ impl Health {
         parts.all().filter_map(why).collect()
     }
 
+    /// How each part does, all at one moment.
+    #[must_use]
+    pub fn standings(&self) -> BTreeMap<String, Standing> {
+        let parts = self.parts.lock();
+        parts.all().map(|(name, state)| (name.clone(), state.standing.clone())).collect()
+    }
+
     /// How a part does; `None` if there is none of this name, or none any more.
     #[must_use]
     pub fn standing(&self, part: &str) -> Option<Standing> {

@@ -10,14 +10,17 @@ use serde_json::{Value, json};
 use super::history::{History, Reading, STEP};
 use super::numbers::Numbers;
 use crate::admin::facts::{ApiFacts, DeadLetterFacts, RouteFacts, SourceFacts};
-use crate::health::{Health, Pause, Standing};
+use crate::health::{Pause, Standing};
 use crate::metrics::OUTCOMES;
 use crate::telemetry;
 
 /// What it is made of, at one moment.
 pub(super) struct Document<'a> {
     pub(super) numbers: &'a Numbers,
-    pub(super) health: &'a Health,
+    /// By the name of the part.
+    pub(super) standings: BTreeMap<String, Standing>,
+    /// Parts that do nothing any more.
+    pub(super) stuck: Vec<String>,
     pub(super) draining: bool,
     pub(super) started: SystemTime,
     pub(super) now: SystemTime,
@@ -114,7 +117,9 @@ struct DeadLetter<'a> {
 
 impl Document<'_> {
     pub(super) fn value(&self) -> Result<Value, serde_json::Error> {
-        let not_ready: Vec<_> = self.health.not_ready();
+        let parts = self.standings.iter();
+        let not_ready: Vec<_> =
+            parts.filter_map(|(part, how)| Some((part, how.not_ready.as_deref()?))).collect();
         let state = match (self.draining, not_ready.is_empty()) {
             (true, _) => "draining",
             (false, true) => "ready",
@@ -129,7 +134,7 @@ impl Document<'_> {
             "uptime_seconds": uptime,
             "state": state,
             "not_ready": not_ready.collect::<Vec<_>>(),
-            "stuck": self.health.stuck(),
+            "stuck": self.stuck,
             "sources": serde_json::to_value(self.sources())?,
             "routes": serde_json::to_value(self.routes())?,
             "apis": serde_json::to_value(self.apis())?,
@@ -250,11 +255,12 @@ impl Document<'_> {
 
     /// How a part does, and what of it is held up.
     fn state(&self, kind: &str, name: &str) -> (State, Vec<Pause>) {
-        match self.health.standing(&format!("{kind} {name}")) {
+        match self.standings.get(&format!("{kind} {name}")) {
             None => (State { word: "stopped", why: None, since: None }, Vec::new()),
             Some(Standing { not_ready, since, pauses }) => {
                 let word = if not_ready.is_some() { "not_ready" } else { "ready" };
-                (State { word, why: not_ready, since: Some(time(since)) }, pauses)
+                let (why, since) = (not_ready.clone(), Some(time(*since)));
+                (State { word, why, since }, pauses.clone())
             }
         }
     }

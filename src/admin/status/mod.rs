@@ -74,7 +74,8 @@ impl Status {
         let reading = shown.numbers.read(Instant::now());
         let document = Document {
             numbers: &shown.numbers,
-            health: &self.health,
+            standings: self.health.standings(),
+            stuck: self.health.stuck(),
             draining: self.shutdown.is_draining(),
             started: self.started,
             now: SystemTime::now(),

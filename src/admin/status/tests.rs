@@ -138,3 +138,26 @@ fn secrets_are_masked_in_texts_and_members_keep_their_names() {
     assert_eq!(shown["sources"][0]["in_flight_bytes"], 0);
     drop(part);
 }
+
+#[test]
+fn the_whole_and_its_parts_are_of_one_moment() {
+    let (metrics, health, shutdown) = (Metrics::new(), Health::default(), Shutdown::new());
+    let _api = metrics.api("main", ["ok"], ["throttled"]);
+    let status = Status::new(facts(), &metrics, health.clone(), shutdown);
+    let main = health.register("api main", "starting");
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                main.ready();
+                main.not_ready("refused");
+            }
+        });
+        let shown: Vec<_> = (0..2_000).map(|_| value(&status)).collect();
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        for shown in shown {
+            let not_ready = shown["apis"][0]["state"] == json!("not_ready");
+            assert_eq!(shown["state"] == json!("not_ready"), not_ready, "{shown}");
+        }
+    });
+}
