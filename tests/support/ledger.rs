@@ -41,9 +41,7 @@ impl Line {
 impl Ledger {
     /// Everything that was answered so far, in the order of the answers.
     pub(crate) fn lines(&self) -> Vec<Line> {
-        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
-        let line = |line: &str| {
-            let line: Value = serde_json::from_str(line).unwrap();
+        let line = |line: Value| {
             let text = |name: &str| line[name].as_str().map(str::to_owned);
             Line {
                 request: text("request").unwrap(),
@@ -51,14 +49,24 @@ impl Ledger {
                 code: text("code"),
             }
         };
-        whole_lines(&text).map(line).collect()
+        self.values().into_iter().map(line).collect()
+    }
+
+    /// Its whole lines. A line that can't be read was once seen in a file that was being written, and by nobody since: it
+    /// is read anew, and shown if it stays.
+    fn values(&self) -> Vec<Value> {
+        let read = || {
+            let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+            let value = |line| serde_json::from_str(line).map_err(|why| format!("{why}: {line:?}"));
+            whole_lines(&text).map(value).collect::<Result<Vec<_>, _>>()
+        };
+        read().or_else(|why| read().inspect(|_| println!("read anew: {why}"))).unwrap()
     }
 
     /// Everything accepted so far; a line that is being written does not count.
     pub(crate) fn read(&self) -> Vec<Accepted> {
-        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
-        whole_lines(&text)
-            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        self.values()
+            .into_iter()
             .filter(|line| line["outcome"] == "accepted")
             .map(|line| Accepted {
                 channel: line["channel"].as_str().unwrap().to_owned(),
