@@ -125,17 +125,11 @@ impl Health {
         parts.all().filter_map(why).collect()
     }
 
-    /// How each part does, all at one moment.
+    /// How each part does that is there, all at one moment.
     #[must_use]
     pub fn standings(&self) -> BTreeMap<String, Standing> {
         let parts = self.parts.lock();
         parts.all().map(|(name, state)| (name.clone(), state.standing.clone())).collect()
-    }
-
-    /// How a part does; `None` if there is none of this name, or none any more.
-    #[must_use]
-    pub fn standing(&self, part: &str) -> Option<Standing> {
-        self.parts.lock().first_mut(part).map(|state| state.standing.clone())
     }
 
     /// Waits until every part is ready.
@@ -168,10 +162,6 @@ impl Parts {
     /// Of each name the part that speaks.
     fn all(&self) -> impl Iterator<Item = (&String, &State)> {
         self.by_name.iter().filter_map(|(name, s)| Some((name, s.iter().find(|s| s.counts())?)))
-    }
-
-    fn first_mut(&mut self, name: &str) -> Option<&mut State> {
-        self.by_name.get_mut(name)?.iter_mut().find(|state| state.counts())
     }
 }
 
@@ -270,7 +260,7 @@ mod tests {
     fn a_standing_is_as_old_as_its_last_change() {
         let health = Health::default();
         let part = health.register("api main", "starting");
-        let standing = || health.standing("api main").unwrap();
+        let standing = || health.standings().remove("api main").unwrap();
         let began = standing().since;
         part.not_ready("still starting");
         assert_eq!(
@@ -290,7 +280,7 @@ mod tests {
         part.pauses([]);
         assert!(standing().pauses.is_empty());
         drop(part);
-        assert_eq!(health.standing("api main"), None);
+        assert_eq!(health.standings().remove("api main"), None);
     }
 
     #[test]
@@ -325,7 +315,7 @@ mod tests {
         drop(second);
         assert_eq!(why(), ["third"]);
         drop(third);
-        assert_eq!((why(), health.standing("source plant")), (vec![], None));
+        assert_eq!((why(), health.standings().remove("source plant")), (vec![], None));
     }
 
     #[test]
@@ -350,7 +340,7 @@ mod tests {
         let (aside, other) = (health.aside(), health.aside());
         let _part = aside.register("source new", "connecting");
         let never = other.register("source never", "connecting");
-        assert!(health.not_ready().is_empty() && health.standing("source new").is_none());
+        assert!(health.not_ready().is_empty() && !health.standings().contains_key("source new"));
         drop(never);
         aside.count();
         assert_eq!(health.not_ready(), [("source new".to_owned(), "connecting".to_owned())]);

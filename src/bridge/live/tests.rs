@@ -114,7 +114,13 @@ async fn a_dead_letter_by_another_name_takes_the_file_at_once() {
     let log = Arc::new(Log::default());
     for (at, name) in ["b", "c"].into_iter().enumerate() {
         change(&mut live, &named(name)).await;
-        let why = live.ground.health.standing(&format!("dead_letter {name}")).unwrap().not_ready;
+        let why = live
+            .ground
+            .health
+            .standings()
+            .remove(&format!("dead_letter {name}"))
+            .unwrap()
+            .not_ready;
         assert!(why.unwrap().contains("waits until another dead letter"));
         one_ends(&mut live).await;
         old.submit(delivery(&log, at as u64));
