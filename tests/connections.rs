@@ -278,11 +278,11 @@ async fn connections_that_close_as_a_request_comes_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_of_http2_that_leave_or_refuse_lose_and_double_nothing() {
     const COUNT: u64 = 1_000;
-    for refuse in [0.0, 0.1] {
+    for (goaway_after, refuse) in [(0, 0.0), (20, 0.0), (20, 0.1)] {
         let directory = tempfile::tempdir().unwrap();
         let ours = Authority::new();
         let acceptor = ours.acceptor(&["localhost"], "h2", |_| {});
-        let manner = Manner::Http2 { goaway_after: 20, refuse };
+        let manner = Manner::Http2 { goaway_after, refuse };
         let server = Server::start(Some(acceptor), manner).await;
         let mosquitto = Mosquitto::start("").await;
         let api = format!("{}http2 = true", trusting(&ours, &directory));
@@ -300,10 +300,27 @@ async fn servers_of_http2_that_leave_or_refuse_lose_and_double_nothing() {
             seen.refused()
         );
         assert!(seen.goaways() >= 5 && (refuse == 0.0) == (seen.refused() == 0));
+        assert!(seen.connections() <= seen.goaways() + 2, "requests don't share connections");
         assert_eq!(ambiguous, 0.0);
         assert!(unsent >= seen.refused() as f64);
         seen.accepted.assert_each_once(COUNT);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_http2_is_not_offered_the_other_is_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let ours = Authority::new();
+    let server =
+        Server::start(Some(ours.acceptor(&["localhost"], "http/1.1", |_| {})), HTTP1).await;
+    let mosquitto = Mosquitto::start("").await;
+    let api = format!("{}http2 = true", trusting(&ours, &directory));
+    let setup = Setup::new(&server.endpoint("https"), mosquitto.port, &api, "", "");
+    let bridge = setup.start_ready().await;
+    produce(mosquitto.port, 100, 1_000, 10).await;
+    all_accepted(&bridge, 100).await;
+    server.seen.accepted.assert_each_once(100);
+    assert_eq!(bridge.metric(AMBIGUOUS).await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,7 +50,8 @@ pub(crate) struct Seen {
 pub(crate) enum Manner {
     /// HTTP/1.1; each connection is closed after up to so long, as soon as no request is under way.
     Http1 { life: Option<Duration> },
-    /// HTTP/2; a GOAWAY after so many requests, and requests refused with this probability.
+    /// HTTP/2; a GOAWAY after so many requests, and requests refused with this probability. After none: as each
+    /// connection begins, but for every fiftieth.
     Http2 { goaway_after: u64, refuse: f64 },
 }
 
@@ -238,6 +239,10 @@ where
     let Ok(mut connection) = h2::server::handshake(lingering(stream)).await else { return };
     let mut streams = JoinSet::new();
     let mut count = 0;
+    if goaway_after == 0 && !ordinal.is_multiple_of(50) {
+        seen.goaways.fetch_add(1, Ordering::SeqCst);
+        connection.graceful_shutdown();
+    }
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         count += 1;
         if rand::random_bool(refuse) {

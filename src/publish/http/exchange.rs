@@ -17,7 +17,8 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::time::Instant;
 
-use super::pool::{BoxError, Connections, IDLE, Number, Stream};
+use super::pool::{Connections, Number};
+use super::transport::{BoxError, ExchangeError, IDLE, Stream};
 use crate::publish::deadline::Deadline;
 
 /// A connection from one request to the next; none at first, and after an error.
@@ -40,17 +41,6 @@ struct Open {
 
 /// Reads and writes when it is polled.
 type Driver = http1::Connection<Stream, Full<Bytes>>;
-
-/// Why there is no answer.
-#[derive(Debug)]
-pub(super) enum ExchangeError {
-    /// Nothing was sent.
-    Unsent(BoxError),
-    /// The request may have been sent.
-    Sent(BoxError),
-    /// Not within the time; something may have been sent.
-    TimedOut,
-}
 
 /// An answer is larger than the caller allows.
 #[derive(Debug, thiserror::Error)]

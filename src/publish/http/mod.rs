@@ -1,6 +1,6 @@
 //! One request: signed, posted, and its answer read, or the reason why there is none.
 //!
-//! HTTP/1.1 uses a connection of each worker's own; HTTP/2, where requests share one, hyper-util's pool.
+//! HTTP/1.1 uses a connection of each worker's own; of HTTP/2 there is one, which they share.
 
 mod auth;
 mod causes;
@@ -9,19 +9,21 @@ mod login;
 mod pool;
 mod probe;
 mod session;
+mod shared;
 mod skew;
+mod transport;
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy;
-use tokio::time::{Instant, timeout};
+use http_body_util::Full;
+use tokio::time::Instant;
 
 use super::post::{Answer, Failure, Fault, Post};
 use super::retry_after;
@@ -32,12 +34,14 @@ use crate::outbound::ProxyError;
 use crate::outbound::tls::TlsError;
 pub use auth::AuthError;
 use auth::Authorizer;
-use exchange::{Connection, ExchangeError};
-use pool::{Connections, Number, Pool};
+use exchange::Connection;
+use pool::{Connections, Number};
 pub use probe::probe;
 pub use session::Raw;
 use session::Shown;
+use shared::Shared;
 use skew::{Clock, Timestamps};
+use transport::ExchangeError;
 
 /// Longest answer that is read: five refused events with their messages are far shorter.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -104,9 +108,14 @@ impl Client {
         let now = Instant::now();
         // Only signatures need the service's time.
         let sent = self.authorizer.signs().then(SystemTime::now);
-        let (number, pool) = self.connections.at(now);
-        let ended = match pool {
-            Some(pool) => Box::pin(self.by_pool(&pool, headers, body)).await,
+        let (number, shared) = self.connections.at(now);
+        let shared = match shared {
+            // In a box: it is rare, and would make every future of this function larger.
+            Some(shared) => Box::pin(self.by_shared(&shared, now, &headers, &body)).await,
+            None => None,
+        };
+        let ended = match shared {
+            Some(ended) => ended,
             None => self.by_own(connection, (number, now), headers, body).await,
         };
         match &ended {
@@ -130,27 +139,32 @@ impl Client {
         let of = (&self.connections, number);
         let limits = (now, self.timeout, MAX_ANSWER_BYTES);
         let ended = connection.exchange(of, &self.uri, request, limits).await;
-        ended.map_err(|error| match error {
-            ExchangeError::Unsent(error) => Broken::read(&*error, Fault::Connect),
-            ExchangeError::Sent(error) => Broken::read(&*error, Fault::Ambiguous),
-            ExchangeError::TimedOut => self.timed_out(),
-        })
+        ended.map_err(|error| self.broken(error))
     }
 
-    async fn by_pool(
+    /// `None` if the endpoint does not offer HTTP/2.
+    async fn by_shared(
         &self,
-        pool: &Pool,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<(Parts, Bytes), Broken> {
-        let exchange = async {
-            let response = pool.request(request(&self.uri, headers, body)).await;
-            let (head, body) = response.map_err(|error| Broken::of_pool(&error))?.into_parts();
-            let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
-            let body = body.map_err(|e| Broken::read(&*e, Fault::Ambiguous))?;
-            Ok((head, body.to_bytes()))
-        };
-        timeout(self.timeout, exchange).await.unwrap_or_else(|_| Err(self.timed_out()))
+        shared: &Arc<Shared>,
+        now: Instant,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Option<Result<(Parts, Bytes), Broken>> {
+        let request = request(&self.uri, headers.clone(), body.clone());
+        let limits = (now, self.timeout, MAX_ANSWER_BYTES);
+        let ended = shared.exchange(&self.uri, request, limits).await;
+        ended.map_err(|error| self.broken(error)).transpose()
+    }
+
+    fn broken(&self, error: ExchangeError) -> Broken {
+        match error {
+            ExchangeError::Unsent(error) => Broken::read(&*error, Fault::Connect),
+            ExchangeError::Sent(error) => Broken::read(&*error, Fault::Ambiguous),
+            ExchangeError::TimedOut => {
+                let why = format!("no answer within {:?}", self.timeout);
+                Broken { failure: Failure { fault: Fault::Ambiguous, why }, of_connection: true }
+            }
+        }
     }
 
     /// The API's answer to a request made at `sent`, if it could be signed.
@@ -171,11 +185,6 @@ impl Client {
             }
         }
         answer
-    }
-
-    fn timed_out(&self) -> Broken {
-        let why = format!("no answer within {:?}", self.timeout);
-        Broken { failure: Failure { fault: Fault::Ambiguous, why }, of_connection: true }
     }
 }
 
@@ -225,10 +234,6 @@ fn request(uri: &Uri, headers: HeaderMap, body: Bytes) -> Request<Full<Bytes>> {
 }
 
 impl Broken {
-    fn of_pool(error: &legacy::Error) -> Self {
-        Self::read(error, if error.is_connect() { Fault::Connect } else { Fault::Ambiguous })
-    }
-
     /// What matters is whether the request may have been processed: `fault` follows from the point of the
     /// failure, and a server of HTTP/2 may state that it was not.
     fn read(error: &(dyn StdError + 'static), mut fault: Fault) -> Self {

@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Client;
 use super::auth::AuthError;
-use super::pool::{BoxError, Stream};
 use super::skew::Timestamps;
+use super::transport::{BoxError, Stream};
 use super::{Broken, Fault};
 use crate::error_chain;
 use crate::publish::post::Failure;
