@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use appsync_bridge::cli::{self, Cli};
-use clap::Parser;
 use mimalloc::MiMalloc;
 
 /// An event is allocated in one thread and freed in another, which is where glibc's allocator waits for
@@ -13,5 +12,5 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     cli::forget_empty();
-    Cli::parse().run()
+    Cli::of_process().run()
 }

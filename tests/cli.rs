@@ -287,3 +287,14 @@ fn a_file_that_may_not_be_read_ends_with_77() {
         }
     }
 }
+
+#[test]
+fn a_path_without_its_option_is_answered_with_the_option() {
+    for command in ["check", "run"] {
+        let (code, _, stderr) = run(&[command, "bridge.toml"]);
+        assert_eq!(code, 2);
+        assert!(stderr.contains("a configuration is named with `-c bridge.toml`"), "{stderr}");
+        let (_, _, other) = run(&[command, "--confg"]);
+        assert!(other.contains("--config") && !other.contains("is named with"), "{other}");
+    }
+}

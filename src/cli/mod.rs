@@ -2,11 +2,13 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 use parking_lot::RwLock;
 use tokio::runtime::Runtime;
@@ -87,6 +89,19 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 impl Cli {
+    /// That of this process, which ends with a message if it can't be read.
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|mut error| {
+            if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
+                && Path::new(word).extension().is_some_and(|extension| extension == "toml")
+            {
+                let hint = format!("a configuration is named with `-c {word}`").into();
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint]));
+            }
+            error.exit()
+        })
+    }
+
     /// Runs the command to its end. All asynchronous code stays in here, so that it is compiled with this
     /// library, and not once more with the program.
     pub fn run(self) -> ExitCode {

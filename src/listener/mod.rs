@@ -155,7 +155,7 @@ impl<S> Accepted<S> {
 
 impl Slot {
     /// Answers the requests on `stream`; after `drain`, only the current one. Errors of a connection are
-    /// ignored: most are clients that disconnect.
+    /// ignored, for most are clients that disconnect, but not what is no HTTP.
     pub async fn serve<S, F, B, E>(
         self: &Arc<Self>,
         stream: S,
@@ -185,7 +185,12 @@ impl Slot {
         let mut connection = std::pin::pin!(connection.with_upgrades());
         let work = async {
             tokio::select! {
-                _ = connection.as_mut() => return,
+                ended = connection.as_mut() => {
+                    if ended.is_err_and(|e| e.is_parse() && !e.is_parse_too_large()) {
+                        self.strange();
+                    }
+                    return;
+                }
                 () = drain => connection.as_mut().graceful_shutdown(),
             }
             let _ = connection.await;

@@ -57,6 +57,7 @@ struct State {
     idle: BTreeMap<u64, Idle>,
     closed: Repeats,
     refused: Repeats,
+    strange: Repeats,
 }
 
 #[derive(Debug)]
@@ -78,6 +79,11 @@ impl Slot {
             done = work => Some(done),
             () = self.idle_too_long() => None,
         }
+    }
+
+    /// What came over its connection is not HTTP.
+    pub(super) fn strange(&self) {
+        self.slots.strange();
     }
 
     /// Ends the idle time: the head of a request has come, and it is being answered.
@@ -173,6 +179,17 @@ impl Slots {
                 most = self.most,
                 closed,
                 "every connection slot is taken: connections were closed; find the client that opens so many"
+            );
+        }
+    }
+
+    fn strange(&self) {
+        let due = self.state.lock().strange.again(LOG_INTERVAL, Instant::now().into_std());
+        if let Some(count) = due {
+            tracing::warn!(
+                port = self.what,
+                count,
+                "a client was refused that does not speak HTTP; perhaps it speaks TLS to a port that has none (`https://` where `http://` is meant)"
             );
         }
     }

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::support::emulator::{Emulator, KEY, request};
 use crate::support::socket::{Socket, key_object, publish_frame};
+use crate::support::{PATIENCE, until};
 
 const WRONG: &str = "da2-a-wrong-one-that-is-secret";
 
@@ -112,6 +113,27 @@ async fn what_is_accepted_is_a_line_unless_only_warnings_are_wanted() {
         let published = log.iter().find(|line| line["operation"] == "publish");
         assert!(published.is_none_or(|line| line["events"] == 1 && line["channel"] == "/demo/a"));
     }
+}
+
+/// A client that was given `https://` shows nothing but a broken handshake itself.
+#[tokio::test]
+async fn a_client_that_speaks_tls_is_told_of() {
+    let emulator = Emulator::start(&[]);
+    // The head of a TLS record, and of a ClientHello in it.
+    let hello = *b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03";
+    for greeting in [&hello[..], b"POST /event HTTP/1.1\r\n"] {
+        let mut client = TcpStream::connect(emulator.host()).await.unwrap();
+        client.write_all(greeting).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer).await;
+    }
+    let told = |line: &Value| line["message"].as_str().unwrap().contains("perhaps it speaks TLS");
+    until("the line", PATIENCE, async || emulator.log().iter().any(told).then_some(())).await;
+    assert_eq!(
+        emulator.log().into_iter().filter(told).map(|l| l["count"].clone()).last(),
+        Some(json!(1))
+    );
 }
 
 /// `check --connect` looks so whether anybody is there: that is no refusal.
