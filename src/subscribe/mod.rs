@@ -88,10 +88,8 @@ impl Subscriber {
         url: Option<Uri>,
         patterns: Vec<Pattern>,
     ) -> Result<Self, BuildError> {
-        // A WebSocket begins as a request of HTTP/1.1.
-        let api = ApiConfig { http2: false, ..api.clone() };
         let url = url.unwrap_or_else(|| realtime(&api.endpoint));
-        Ok(Self { client: Client::build(&api).await?, url, patterns })
+        Ok(Self { client: Client::build(api).await?, url, patterns })
     }
 
     /// Where it connects to.

@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
+use tokio::process::Command;
 
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::emulator::Emulator;
@@ -159,6 +160,7 @@ async fn taken_by_mosquitto_sub(mosquitto: &mut Mosquitto, source: &str, count: 
         .args(["-p", &port, "-i", "bridge", "-c", "-q", "1", "-t", "plant/#", "-V", version])
         .args(["-C", &count])
         .stdout(Stdio::null())
+        .kill_on_drop(true)
         .spawn()
         .expect("`mosquitto_sub` cannot be run: `tests/run` installs it");
     let ended = until("mosquitto_sub", PATIENCE, async || subscriber.try_wait().unwrap()).await;

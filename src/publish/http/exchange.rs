@@ -17,7 +17,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::time::Instant;
 
-use super::pool::{Connections, Number};
+use super::connections::{Connections, Number};
 use super::transport::{BoxError, ExchangeError, IDLE, Stream};
 use crate::publish::deadline::Deadline;
 
@@ -191,7 +191,7 @@ impl fmt::Debug for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publish::http::pool::tests::connections;
+    use crate::publish::http::connections::tests::connections;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
 

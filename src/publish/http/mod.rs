@@ -4,9 +4,9 @@
 
 mod auth;
 mod causes;
+mod connections;
 mod exchange;
 mod login;
-mod pool;
 mod probe;
 mod session;
 mod shared;
@@ -34,8 +34,8 @@ use crate::outbound::ProxyError;
 use crate::outbound::tls::TlsError;
 pub use auth::AuthError;
 use auth::Authorizer;
+use connections::{Connections, Number};
 use exchange::Connection;
-use pool::{Connections, Number};
 pub use probe::probe;
 pub use session::Raw;
 use session::Shown;
@@ -109,7 +109,7 @@ impl Client {
         // Only signatures need the service's time.
         let sent = self.authorizer.signs().then(SystemTime::now);
         let (number, shared) = self.connections.at(now);
-        let shared = match shared {
+        let shared = match shared.filter(|shared| !shared.is_http1()) {
             // In a box: it is rare, and would make every future of this function larger.
             Some(shared) => Box::pin(self.by_shared(&shared, now, &headers, &body)).await,
             None => None,
@@ -152,13 +152,16 @@ impl Client {
     ) -> Option<Result<(Parts, Bytes), Broken>> {
         let request = request(&self.uri, headers.clone(), body.clone());
         let limits = (now, self.timeout, MAX_ANSWER_BYTES);
-        let ended = shared.exchange(&self.uri, request, limits).await;
+        let ended = shared.exchange(request, limits).await;
         ended.map_err(|error| self.broken(error)).transpose()
     }
 
     fn broken(&self, error: ExchangeError) -> Broken {
         match error {
             ExchangeError::Unsent(error) => Broken::read(&*error, Fault::Connect),
+            ExchangeError::Left(error) => {
+                Broken { of_connection: false, ..Broken::read(&*error, Fault::Connect) }
+            }
             ExchangeError::Sent(error) => Broken::read(&*error, Fault::Ambiguous),
             ExchangeError::TimedOut => {
                 let why = format!("no answer within {:?}", self.timeout);

@@ -34,7 +34,7 @@ const UNTRIED_KEY: &str = "neither the credentials nor whether they may publish 
 /// Looks at `api`: the credentials, the way to it, its certificate, its clock; and publishes one event, if a channel
 /// is given.
 pub async fn probe(api: &ApiConfig, channel: Option<&Channel>) -> Looked {
-    let client = match Client::build(&ApiConfig { http2: false, ..api.clone() }).await {
+    let client = match Client::build(api).await {
         Ok(client) => client,
         Err(why) => {
             let complaint = Complaint::of_words(Step::Credentials, &why.to_string());

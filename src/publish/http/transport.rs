@@ -39,6 +39,8 @@ pub(super) type BoxError = Box<dyn Error + Send + Sync>;
 pub(super) enum ExchangeError {
     /// Nothing was sent.
     Unsent(BoxError),
+    /// Nothing was sent: the server ended the connections in an orderly way before.
+    Left(BoxError),
     /// The request may have been sent.
     Sent(BoxError),
     /// Not within the time; something may have been sent.

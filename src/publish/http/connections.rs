@@ -1,7 +1,7 @@
 //! Connections to an endpoint: how they are made, and when they are replaced.
 //!
-//! Names are resolved only when a connection is made, so a pool that is always busy would keep an address
-//! for ever. Therefore all connections are replaced after a while, and after several errors in a row:
+//! Names are resolved only when a connection is made, so connections that are always busy would keep an
+//! address for ever. Therefore all connections are replaced after a while, and after several errors in a row:
 //! requests in flight finish, and later ones use new connections.
 
 use std::fmt;
@@ -28,8 +28,6 @@ const JITTER: f64 = 0.2;
 /// Makes connections, and decides which are still used.
 pub(super) struct Connections {
     connector: Connector,
-    /// Offers HTTP/2, where requests share a connection, if that is wanted.
-    offering: Option<Connector>,
     max_age: Duration,
     current: Mutex<Current>,
     /// Errors in a row. Changed under the lock; read without it, because there are nearly always none.
@@ -37,7 +35,7 @@ pub(super) struct Connections {
 }
 
 struct Current {
-    /// If HTTP/2 is offered.
+    /// Where HTTP/2 is wanted.
     shared: Option<Arc<Shared>>,
     number: u64,
     until: Instant,
@@ -58,18 +56,24 @@ impl Connections {
             tls::trusting_nobody()?
         };
         let way = transport(api.timeout, Proxies::of_process()?.toward(uri), &tls);
-        let offering =
-            (api.http2 && secure).then(|| Connector::new(way.clone(), tls.clone(), true));
-        Ok(Self::over(Connector::new(way, tls, false), offering, api.connection_max_age))
+        let shared = (api.http2 && secure).then(|| {
+            let offering = Connector::new(way.clone(), tls.clone(), true);
+            Shared::new(offering, uri.clone(), api.timeout)
+        });
+        Ok(Self::over(Connector::new(way, tls, false), shared, api.connection_max_age))
     }
 
-    fn over(connector: Connector, offering: Option<Connector>, max_age: Duration) -> Self {
-        let current = Current::new(0, offering.as_ref(), max_age);
+    fn over(connector: Connector, shared: Option<Shared>, max_age: Duration) -> Self {
+        let current = Current {
+            shared: shared.map(Arc::new),
+            number: 0,
+            until: Instant::now() + jittered(max_age),
+        };
         let (current, errors) = (Mutex::new(current), AtomicU32::new(0));
-        Self { connector, offering, max_age, current, errors }
+        Self { connector, max_age, current, errors }
     }
 
-    /// The generation to use at `now`, and its connection if HTTP/2 is offered.
+    /// The generation to use at `now`, and its connection if HTTP/2 is wanted.
     pub(super) fn at(&self, now: Instant) -> (Number, Option<Arc<Shared>>) {
         let mut current = self.current.lock();
         if now >= current.until {
@@ -106,15 +110,12 @@ impl Connections {
 
     fn renew(&self, current: &mut Current, because: &str) {
         tracing::debug!(because, "connections are renewed");
-        *current = Current::new(current.number + 1, self.offering.as_ref(), self.max_age);
+        *current = Current {
+            shared: current.shared.as_ref().map(|shared| Arc::new(shared.renewed())),
+            number: current.number + 1,
+            until: Instant::now() + jittered(self.max_age),
+        };
         self.errors.store(0, Relaxed);
-    }
-}
-
-impl Current {
-    fn new(number: u64, offering: Option<&Connector>, max_age: Duration) -> Self {
-        let shared = offering.map(|connector| Arc::new(Shared::over(connector.clone())));
-        Self { shared, number, until: Instant::now() + jittered(max_age) }
     }
 }
 
@@ -136,11 +137,15 @@ pub(super) mod tests {
 
     const AGE: Duration = Duration::from_secs(100);
 
-    /// Of HTTP/1.1 that trust nobody.
-    pub(in crate::publish) fn connections() -> Connections {
-        let tls = tls::trusting_nobody().unwrap();
+    /// For HTTP/1.1, trusting nobody.
+    pub(in crate::publish) fn connector() -> Connector {
         let direct = Transport::Direct(tcp(Resolver::default(), AGE));
-        Connections::over(Connector::new(direct, tls, false), None, AGE)
+        Connector::new(direct, tls::trusting_nobody().unwrap(), false)
+    }
+
+    /// With it.
+    pub(in crate::publish) fn connections() -> Connections {
+        Connections::over(connector(), None, AGE)
     }
 
     #[tokio::test(start_paused = true)]
