@@ -250,6 +250,16 @@ async fn silent_connections_are_left_over_http2() {
     silent(&server, "https", &format!("{}http2 = true", trusting(&ours, &directory))).await;
 }
 
+/// Most requests wait for their turn then.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_of_few_streams_are_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let ours = Authority::new();
+    let acceptor = ours.acceptor(&["localhost"], "h2", |_| {});
+    let server = Server::start(Some(acceptor), Manner::Http2Streams(2)).await;
+    silent(&server, "https", &format!("{}http2 = true", trusting(&ours, &directory))).await;
+}
+
 /// T37: what was sent over connections that never answer is sent again over new ones.
 async fn silent(server: &Server, scheme: &str, api: &str) {
     let mosquitto = Mosquitto::start("").await;

@@ -81,7 +81,7 @@ impl Slot {
         }
     }
 
-    /// What came over its connection is not HTTP.
+    /// What came over its connection is not HTTP/1.1.
     pub(super) fn strange(&self) {
         self.slots.strange();
     }
@@ -189,7 +189,7 @@ impl Slots {
             tracing::warn!(
                 port = self.what,
                 count,
-                "a client was refused that does not speak HTTP; perhaps it speaks TLS to a port that has none (`https://` where `http://` is meant)"
+                "a client was refused that does not speak HTTP/1.1; `https://` to a port without TLS looks like this, too"
             );
         }
     }

@@ -128,7 +128,9 @@ async fn a_client_that_speaks_tls_is_told_of() {
         let mut answer = Vec::new();
         let _ = client.read_to_end(&mut answer).await;
     }
-    let told = |line: &Value| line["message"].as_str().unwrap().contains("perhaps it speaks TLS");
+    let told = |line: &Value| {
+        line["message"].as_str().unwrap().contains("`https://` to a port without TLS")
+    };
     until("the line", PATIENCE, async || emulator.log().iter().any(told).then_some(())).await;
     let lines: Vec<_> = emulator.log().into_iter().filter(told).collect();
     assert!(lines.len() == 1 && lines[0]["count"] == 1, "{lines:?}");

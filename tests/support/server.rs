@@ -53,6 +53,8 @@ pub(crate) enum Manner {
     /// HTTP/2; a GOAWAY after so many requests, and requests refused with this probability. After none: as each
     /// connection begins, but for every fiftieth.
     Http2 { goaway_after: u64, refuse: f64 },
+    /// HTTP/2; so many requests at a time.
+    Http2Streams(u32),
 }
 
 /// A certificate authority of a test.
@@ -204,7 +206,13 @@ where
     match manner {
         Manner::Http1 { life } => http1(stream, life, ordinal, seen).await,
         Manner::Http2 { goaway_after, refuse } => {
-            http2(stream, goaway_after, refuse, ordinal, seen).await;
+            let builder = h2::server::Builder::new();
+            http2(stream, &builder, (goaway_after, refuse), ordinal, seen).await;
+        }
+        Manner::Http2Streams(most) => {
+            let mut builder = h2::server::Builder::new();
+            builder.max_concurrent_streams(most);
+            http2(stream, &builder, (u64::MAX, 0.0), ordinal, seen).await;
         }
     }
 }
@@ -232,11 +240,16 @@ where
     let _ = connection.await;
 }
 
-async fn http2<S>(stream: S, goaway_after: u64, refuse: f64, ordinal: u64, seen: Arc<Seen>)
-where
+async fn http2<S>(
+    stream: S,
+    builder: &h2::server::Builder,
+    (goaway_after, refuse): (u64, f64),
+    ordinal: u64,
+    seen: Arc<Seen>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Ok(mut connection) = h2::server::handshake(lingering(stream)).await else { return };
+    let Ok(mut connection) = builder.handshake(lingering(stream)).await else { return };
     let mut streams = JoinSet::new();
     let mut count = 0;
     if goaway_after == 0 && !ordinal.is_multiple_of(50) {

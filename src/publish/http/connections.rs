@@ -77,7 +77,8 @@ impl Connections {
     pub(super) fn at(&self, now: Instant) -> (Number, Option<Arc<Shared>>) {
         let mut current = self.current.lock();
         if now >= current.until {
-            self.renew(&mut current, "their age");
+            let next = current.shared.as_ref().map(|shared| shared.renewed());
+            self.renew(&mut current, next, "their age");
         }
         (Number(current.number), current.shared.clone())
     }
@@ -104,14 +105,15 @@ impl Connections {
             return;
         }
         if self.errors.fetch_add(1, Relaxed) + 1 >= ERRORS {
-            self.renew(&mut current, "errors");
+            let next = current.shared.as_ref().map(|shared| shared.anew());
+            self.renew(&mut current, next, "errors");
         }
     }
 
-    fn renew(&self, current: &mut Current, because: &str) {
+    fn renew(&self, current: &mut Current, shared: Option<Shared>, because: &str) {
         tracing::debug!(because, "connections are renewed");
         *current = Current {
-            shared: current.shared.as_ref().map(|shared| Arc::new(shared.renewed())),
+            shared: shared.map(Arc::new),
             number: current.number + 1,
             until: Instant::now() + jittered(self.max_age),
         };

@@ -12,6 +12,7 @@ mod session;
 mod shared;
 mod skew;
 mod transport;
+mod watched;
 
 use std::convert::Infallible;
 use std::error::Error as StdError;

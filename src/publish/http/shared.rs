@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::transport::{
     BoxError, Connector, ExchangeError, IDLE, KEEP_ALIVE, Stream, UNACKNOWLEDGED,
 };
+use super::watched::{Stage, Watched};
 
 /// An endpoint that did not offer HTTP/2 is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_mins(10);
@@ -34,13 +35,7 @@ pub(super) struct Shared {
     to: Uri,
     /// For a connection to be made.
     time: Duration,
-    state: Mutex<State>,
-}
-
-struct State {
-    way: Way,
-    /// Why the connection before this one ended, if not in an orderly way.
-    broken: Option<Why>,
+    way: Mutex<Way>,
 }
 
 /// What the endpoint was found to offer.
@@ -49,7 +44,7 @@ enum Way {
     /// One attempt, for all that wait for it.
     Connecting(Attempt),
     Http2 {
-        sender: Sender,
+        link: Link,
         used: Instant,
     },
     Http1 {
@@ -57,9 +52,17 @@ enum Way {
     },
 }
 
-type Sender = SendRequest<Full<Bytes>>;
+/// A connection.
+#[derive(Clone)]
+struct Link {
+    sender: Sender,
+    /// Why it ended, if not in an orderly way.
+    broken: Arc<OnceLock<Why>>,
+}
+
+type Sender = SendRequest<Watched>;
 type Attempt = SharedFuture<BoxFuture<'static, Result<(), Why>>>;
-type Driver = Connection<Stream, Full<Bytes>, TokioExecutor>;
+type Driver = Connection<Stream, Watched, TokioExecutor>;
 
 /// An error that several requests have.
 #[derive(Clone, Debug)]
@@ -68,25 +71,26 @@ struct Why(Arc<dyn Error + Send + Sync>);
 impl Shared {
     /// To `to`; each attempt may take `time`. Nothing is connected yet.
     pub(super) fn new(connector: Connector, to: Uri, time: Duration) -> Self {
-        Self::having(connector, to, time, Way::Unknown)
+        Self { connector, to, time, way: Mutex::new(Way::Unknown) }
     }
 
     /// The next generation.
     pub(super) fn renewed(&self) -> Self {
-        let way = match self.state.lock().way {
-            Way::Http1 { since } if since.elapsed() < ASK_AGAIN => Way::Http1 { since },
-            _ => Way::Unknown,
-        };
-        Self::having(self.connector.clone(), self.to.clone(), self.time, way)
+        let next = Self::new(self.connector.clone(), self.to.clone(), self.time);
+        if let Way::Http1 { since } = *self.way.lock() {
+            *next.way.lock() = Way::Http1 { since };
+        }
+        next
     }
 
-    fn having(connector: Connector, to: Uri, time: Duration, way: Way) -> Self {
-        Self { connector, to, time, state: Mutex::new(State { way, broken: None }) }
+    /// The next generation after errors: what was found need not be so any more.
+    pub(super) fn anew(&self) -> Self {
+        Self::new(self.connector.clone(), self.to.clone(), self.time)
     }
 
-    /// Whether the endpoint was found not to offer HTTP/2.
+    /// Whether the endpoint was found not to offer HTTP/2, and need not be asked again yet.
     pub(super) fn is_http1(&self) -> bool {
-        matches!(self.state.lock().way, Way::Http1 { .. })
+        matches!(*self.way.lock(), Way::Http1 { since } if since.elapsed() < ASK_AGAIN)
     }
 
     /// Sends `request`, over a new connection if there is none, and reads an answer of at most `limit` bytes, all
@@ -96,31 +100,30 @@ impl Shared {
         request: Request<Full<Bytes>>,
         (now, time, limit): (Instant, Duration, usize),
     ) -> Result<Option<(Parts, Bytes)>, ExchangeError> {
-        let mut request = Some(request);
-        let ended = timeout_at(now + time, self.send(&mut request, limit)).await;
+        let stage = Arc::<Stage>::default();
+        let request = request.map(|body| Watched::new(body, Arc::clone(&stage)));
+        let ended = timeout_at(now + time, self.send(request, &stage, limit)).await;
         ended.unwrap_or_else(|_| {
-            Err(match request {
-                None => ExchangeError::TimedOut,
-                Some(_) => ExchangeError::Unsent(format!("no connection within {time:?}").into()),
+            Err(if stage.give_up() {
+                ExchangeError::Unsent(format!("it could not be sent within {time:?}").into())
+            } else {
+                ExchangeError::TimedOut
             })
         })
     }
 
-    /// Takes `request` out as soon as part of it may be sent.
     async fn send(
         self: &Arc<Self>,
-        request: &mut Option<Request<Full<Bytes>>>,
+        mut request: Request<Watched>,
+        stage: &Stage,
         limit: usize,
     ) -> Result<Option<(Parts, Bytes)>, ExchangeError> {
         let mut tries = 0;
         loop {
-            let sender = self.sender().await.map_err(|why| ExchangeError::Unsent(why.into()))?;
-            let Some(mut sender) = sender else { return Ok(None) };
-            let Some(sent) = request.take() else {
-                return Err(ExchangeError::Sent("the request was sent before".into()));
-            };
+            let link = self.link().await.map_err(|why| ExchangeError::Unsent(why.into()))?;
+            let Some(Link { mut sender, broken }) = link else { return Ok(None) };
             tries += 1;
-            let answer = sender.try_send_request(sent);
+            let answer = sender.try_send_request(request);
             // What comes just as the connection ends stays in its channel until the last sender is dropped, and then
             // comes back: tokio drains it only once.
             drop(sender);
@@ -133,43 +136,53 @@ impl Shared {
                 }
                 Err(error) => error,
             };
-            *request = error.take_message();
-            match request {
-                None => return Err(ExchangeError::Sent(error.into_error().into())),
+            match error.take_message() {
                 // The connection was closed, and nothing was sent of this: another one, once.
-                Some(_) if tries == 1 => {}
+                Some(untouched) if tries == 1 => request = untouched,
                 Some(_) => {
-                    let broken = self.state.lock().broken.clone();
-                    return Err(match broken {
-                        Some(why) => ExchangeError::Unsent(why.into()),
+                    return Err(match broken.get() {
+                        Some(why) => ExchangeError::Unsent(why.clone().into()),
                         None => ExchangeError::Left(error.into_error().into()),
                     });
                 }
+                None if stage.give_up() => {
+                    return Err(ExchangeError::Unsent(error.into_error().into()));
+                }
+                None => return Err(ExchangeError::Sent(error.into_error().into())),
             }
         }
     }
 
-    /// A connection that is open as far as is known; `None` without HTTP/2.
-    async fn sender(self: &Arc<Self>) -> Result<Option<Sender>, Why> {
+    /// A connection that is open as far as is known, or that was when it was waited for; `None` without HTTP/2.
+    async fn link(self: &Arc<Self>) -> Result<Option<Link>, Why> {
+        let (began, mut waited, mut again) = (Instant::now(), false, false);
         loop {
-            let attempt = {
-                let mut state = self.state.lock();
+            let (attempt, joined) = {
+                let mut way = self.way.lock();
                 let now = Instant::now();
-                match &mut state.way {
-                    Way::Http1 { .. } => return Ok(None),
-                    Way::Http2 { sender, used } if !sender.is_closed() => {
+                match &mut *way {
+                    Way::Http1 { since } if waited || now < *since + ASK_AGAIN => return Ok(None),
+                    Way::Http2 { link, used }
+                        if waited || !link.sender.is_closed() && now < *used + IDLE =>
+                    {
                         *used = now;
-                        return Ok(Some(sender.clone()));
+                        return Ok(Some(link.clone()));
                     }
-                    Way::Connecting(attempt) => attempt.clone(),
-                    Way::Http2 { .. } | Way::Unknown => {
+                    Way::Connecting(attempt) => (attempt.clone(), true),
+                    Way::Http1 { .. } | Way::Http2 { .. } | Way::Unknown => {
                         let attempt = self.attempt();
-                        state.way = Way::Connecting(attempt.clone());
-                        attempt
+                        *way = Way::Connecting(attempt.clone());
+                        (attempt, false)
                     }
                 }
             };
-            attempt.await?;
+            match attempt.await {
+                // One that the server closed meanwhile gives the request back: no loop without an end is made of it.
+                Ok(()) => waited = true,
+                // One trouble is not that of all who waited, unless it lasts.
+                Err(_) if joined && !again && began.elapsed() < self.time / 4 => again = true,
+                Err(why) => return Err(why),
+            }
         }
     }
 
@@ -184,7 +197,7 @@ impl Shared {
                 Ok(way) => (way, Ok(())),
                 Err(error) => (Way::Unknown, Err(Why(error.into()))),
             };
-            shared.state.lock().way = way;
+            *shared.way.lock() = way;
             made
         });
         // It is neither aborted nor does it panic.
@@ -204,47 +217,51 @@ impl Shared {
             .keep_alive_timeout(UNACKNOWLEDGED)
             .handshake(stream)
             .await?;
-        let shared = Arc::downgrade(self);
+        let (shared, broken) = (Arc::downgrade(self), Arc::<OnceLock<Why>>::default());
+        let link = Link { sender, broken: Arc::clone(&broken) };
         tokio::spawn(async move {
-            // Its channel goes with the driver.
-            let ended = drive(driver, now, &shared).await;
+            let mut driver = driver;
+            if let Err(error) = drive(&mut driver, now, &shared).await {
+                let _ = broken.set(Why(Arc::new(error)));
+            }
+            // What is in its channel comes back now, and finds the reason.
+            drop(driver);
             if let Some(shared) = shared.upgrade() {
-                shared.forget_closed(ended.err());
+                shared.forget_closed();
             }
         });
-        Ok(Way::Http2 { sender, used: now })
+        Ok(Way::Http2 { link, used: now })
     }
 
     /// Leaves a connection that was idle for too long; else gives when it was last used. `None` also without one.
     fn leave_if_idle(&self) -> Option<Instant> {
-        let mut state = self.state.lock();
-        let Way::Http2 { used, .. } = state.way else { return None };
+        let mut way = self.way.lock();
+        let Way::Http2 { used, .. } = *way else { return None };
         if used.elapsed() >= IDLE {
-            state.way = Way::Unknown;
+            *way = Way::Unknown;
             return None;
         }
         Some(used)
     }
 
-    fn forget_closed(&self, error: Option<hyper::Error>) {
-        let mut state = self.state.lock();
-        if matches!(&state.way, Way::Http2 { sender, .. } if sender.is_closed()) {
-            state.way = Way::Unknown;
+    fn forget_closed(&self) {
+        let mut way = self.way.lock();
+        if matches!(&*way, Way::Http2 { link, .. } if link.sender.is_closed()) {
+            *way = Way::Unknown;
         }
-        state.broken = error.map(|error| Why(Arc::new(error)));
     }
 }
 
 /// Drives a connection to its end. Without a sender it ends when what is under way was answered.
 async fn drive(
-    mut driver: Driver,
+    driver: &mut Driver,
     made: Instant,
     shared: &Weak<Shared>,
 ) -> Result<(), hyper::Error> {
     let mut until = made + IDLE;
     loop {
         tokio::select! {
-            ended = &mut driver => return ended,
+            ended = &mut *driver => return ended,
             () = sleep_until(until) => {}
         }
         match shared.upgrade().and_then(|shared| shared.leave_if_idle()) {
@@ -285,32 +302,34 @@ mod tests {
         let (ours, _theirs) = tokio::io::duplex(1_000);
         let builder = Builder::new(TokioExecutor::new());
         let (sender, driver) = builder.handshake(TokioIo::new(ours)).await.unwrap();
-        let open = || Way::Http2 { sender: sender.clone(), used: Instant::now() };
-        shared.state.lock().way = open();
+        let link = Link { sender, broken: Arc::default() };
+        let open = || Way::Http2 { link: link.clone(), used: Instant::now() };
+        *shared.way.lock() = open();
         tokio::time::advance(IDLE / 2).await;
-        shared.sender().await.unwrap().unwrap();
+        shared.link().await.unwrap().unwrap();
         tokio::time::advance(IDLE / 2).await;
         assert!(shared.leave_if_idle().is_some(), "it was used since");
         tokio::time::advance(IDLE / 2).await;
         assert!(shared.leave_if_idle().is_none());
-        assert!(matches!(shared.state.lock().way, Way::Unknown));
+        assert!(matches!(*shared.way.lock(), Way::Unknown));
 
-        shared.state.lock().way = open();
-        shared.forget_closed(None);
-        assert!(matches!(shared.state.lock().way, Way::Http2 { .. }), "it is open");
-        drop::<hyper::client::conn::http2::Connection<_, Full<Bytes>, _>>(driver);
-        shared.forget_closed(None);
-        assert!(matches!(shared.state.lock().way, Way::Unknown));
+        *shared.way.lock() = open();
+        shared.forget_closed();
+        assert!(matches!(*shared.way.lock(), Way::Http2 { .. }), "it is open");
+        drop::<Connection<_, Watched, _>>(driver);
+        shared.forget_closed();
+        assert!(matches!(*shared.way.lock(), Way::Unknown));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_offer_it_is_asked_again_after_a_while() {
         let shared = shared("https://localhost");
-        shared.state.lock().way = Way::Http1 { since: Instant::now() };
+        *shared.way.lock() = Way::Http1 { since: Instant::now() };
+        tokio::time::advance(ASK_AGAIN / 2).await;
         let next = shared.renewed();
-        tokio::time::advance(ASK_AGAIN).await;
-        assert!(next.is_http1());
-        assert!(!next.renewed().is_http1());
+        assert!(next.is_http1() && !next.anew().is_http1());
+        tokio::time::advance(ASK_AGAIN / 2).await;
+        assert!(!next.is_http1());
     }
 
     /// One that hangs, and one that is refused: those that wait for an attempt share its end, whoever began it.
@@ -319,15 +338,15 @@ mod tests {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = silent.local_addr().unwrap();
         let hanging = shared(&format!("https://{address}"));
-        let first = timeout(TIME / 4, hanging.sender());
-        let second = hanging.sender();
+        let first = timeout(TIME / 4, hanging.link());
+        let second = hanging.link();
         let (first, second) = tokio::join!(first, second);
         assert!(first.is_err(), "it was given up");
-        assert!(second.unwrap_err().to_string().contains("no connection within 200ms"));
+        assert!(second.err().unwrap().to_string().contains("no connection within 200ms"));
         assert!(timeout(TIME, silent.accept()).await.is_ok(), "one attempt");
         assert!(timeout(TIME / 4, silent.accept()).await.is_err(), "and no second one");
-        assert!(matches!(hanging.state.lock().way, Way::Unknown));
+        assert!(matches!(*hanging.way.lock(), Way::Unknown));
         drop(silent);
-        assert!(hanging.sender().await.unwrap_err().source().is_some());
+        assert!(hanging.link().await.err().unwrap().source().is_some());
     }
 }
