@@ -102,12 +102,17 @@ impl Shared {
     ) -> Result<Option<(Parts, Bytes)>, ExchangeError> {
         let stage = Arc::<Stage>::default();
         let request = request.map(|body| Watched::new(body, Arc::clone(&stage)));
-        let ended = timeout_at(now + time, self.send(request, &stage, limit)).await;
+        let mut taken = false;
+        let exchange = self.send(request, (&stage, &mut taken), limit);
+        let ended = timeout_at(now + time, exchange).await;
         ended.unwrap_or_else(|_| {
-            Err(if stage.give_up() {
-                ExchangeError::Unsent(format!("it could not be sent within {time:?}").into())
-            } else {
+            stage.give_up();
+            // One that a connection had taken may have waited for its turn alone, but then the server is too slow for
+            // so many at a time, which is for who reads this as a time-out.
+            Err(if taken {
                 ExchangeError::TimedOut
+            } else {
+                ExchangeError::Unsent(format!("no connection within {time:?}").into())
             })
         })
     }
@@ -115,7 +120,7 @@ impl Shared {
     async fn send(
         self: &Arc<Self>,
         mut request: Request<Watched>,
-        stage: &Stage,
+        (stage, taken): (&Stage, &mut bool),
         limit: usize,
     ) -> Result<Option<(Parts, Bytes)>, ExchangeError> {
         let mut tries = 0;
@@ -123,6 +128,7 @@ impl Shared {
             let link = self.link().await.map_err(|why| ExchangeError::Unsent(why.into()))?;
             let Some(Link { mut sender, broken }) = link else { return Ok(None) };
             tries += 1;
+            *taken = true;
             let answer = sender.try_send_request(request);
             // What comes just as the connection ends stays in its channel until the last sender is dropped, and then
             // comes back: tokio drains it only once.
@@ -138,7 +144,7 @@ impl Shared {
             };
             match error.take_message() {
                 // The connection was closed, and nothing was sent of this: another one, once.
-                Some(untouched) if tries == 1 => request = untouched,
+                Some(untouched) if tries == 1 => (request, *taken) = (untouched, false),
                 Some(_) => {
                     return Err(match broken.get() {
                         Some(why) => ExchangeError::Unsent(why.clone().into()),
@@ -217,11 +223,12 @@ impl Shared {
             .keep_alive_timeout(UNACKNOWLEDGED)
             .handshake(stream)
             .await?;
-        let (shared, broken) = (Arc::downgrade(self), Arc::<OnceLock<Why>>::default());
+        let (shared, time) = (Arc::downgrade(self), self.time);
+        let broken = Arc::<OnceLock<Why>>::default();
         let link = Link { sender, broken: Arc::clone(&broken) };
         tokio::spawn(async move {
             let mut driver = driver;
-            if let Err(error) = drive(&mut driver, now, &shared).await {
+            if let Err(error) = drive(&mut driver, now, &shared, time).await {
                 let _ = broken.set(Why(Arc::new(error)));
             }
             // What is in its channel comes back now, and finds the reason.
@@ -252,11 +259,13 @@ impl Shared {
     }
 }
 
-/// Drives a connection to its end. Without a sender it ends when what is under way was answered.
+/// Drives a connection to its end. Without a sender it ends when what is under way was answered, for which `time` is
+/// enough.
 async fn drive(
     driver: &mut Driver,
     made: Instant,
     shared: &Weak<Shared>,
+    time: Duration,
 ) -> Result<(), hyper::Error> {
     let mut until = made + IDLE;
     loop {
@@ -266,7 +275,7 @@ async fn drive(
         }
         match shared.upgrade().and_then(|shared| shared.leave_if_idle()) {
             Some(used) => until = used + IDLE,
-            None => return driver.await,
+            None => return timeout(time, driver).await.unwrap_or(Ok(())),
         }
     }
 }

@@ -41,6 +41,10 @@ impl Stage {
         matches!(before, Ok(_) | Err(BEGUN))
     }
 
+    fn has_begun(&self) -> bool {
+        self.0.load(SeqCst) == BEGUN
+    }
+
     /// Whether nothing was sent; then nothing will be.
     pub(super) fn give_up(&self) -> bool {
         self.0.compare_exchange(WAITING, GIVEN_UP, SeqCst, SeqCst).is_ok()
@@ -61,9 +65,9 @@ impl Body for Watched {
         Pin::new(&mut self.body).poll_frame(context).map_err(|never| match never {})
     }
 
-    /// Never, so that it is asked for: a request without a body would go out as it is.
+    /// Not before it was asked for: a request without a body would go out as it is.
     fn is_end_stream(&self) -> bool {
-        false
+        self.stage.has_begun() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
