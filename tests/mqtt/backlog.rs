@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
+
 use tokio::process::Command;
 
 use crate::support::bridge::{Bridge, Setup};

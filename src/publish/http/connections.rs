@@ -64,12 +64,8 @@ impl Connections {
     }
 
     fn over(connector: Connector, shared: Option<Shared>, max_age: Duration) -> Self {
-        let current = Current {
-            shared: shared.map(Arc::new),
-            number: 0,
-            until: Instant::now() + jittered(max_age),
-        };
-        let (current, errors) = (Mutex::new(current), AtomicU32::new(0));
+        let current = Mutex::new(Current::new(0, shared, max_age));
+        let errors = AtomicU32::new(0);
         Self { connector, max_age, current, errors }
     }
 
@@ -112,12 +108,15 @@ impl Connections {
 
     fn renew(&self, current: &mut Current, shared: Option<Shared>, because: &str) {
         tracing::debug!(because, "connections are renewed");
-        *current = Current {
-            shared: shared.map(Arc::new),
-            number: current.number + 1,
-            until: Instant::now() + jittered(self.max_age),
-        };
+        *current = Current::new(current.number + 1, shared, self.max_age);
         self.errors.store(0, Relaxed);
+    }
+}
+
+impl Current {
+    fn new(number: u64, shared: Option<Shared>, max_age: Duration) -> Self {
+        let until = Instant::now() + jittered(max_age);
+        Self { shared: shared.map(Arc::new), number, until }
     }
 }
 

@@ -76,7 +76,7 @@ impl Shared {
 
     /// The next generation.
     pub(super) fn renewed(&self) -> Self {
-        let next = Self::new(self.connector.clone(), self.to.clone(), self.time);
+        let next = self.anew();
         if let Way::Http1 { since } = *self.way.lock() {
             *next.way.lock() = Way::Http1 { since };
         }

@@ -1,4 +1,5 @@
-//! The way to an endpoint: TCP, or a tunnel through a proxy, and for how long it is trusted.
+//! The way to an endpoint: TCP, or a tunnel through a proxy; for how long it is trusted, and how an exchange over it
+//! may fail.
 
 use std::error::Error;
 use std::future::Future;
