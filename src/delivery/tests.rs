@@ -1,7 +1,7 @@
 use super::*;
 use crate::message::tests::message;
 use parking_lot::Mutex;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 /// How the duties ended, and what was charged, each with its token.
@@ -232,8 +232,9 @@ async fn a_redirected_intake_has_other_takers_and_other_gates() {
 #[tokio::test]
 async fn no_opening_is_missed() {
     let (gate, ended) = (Gate::default(), Arc::new(AtomicBool::new(false)));
-    let intake = Intake::new(drop).behind(vec![Gate::default(), gate.clone()]);
-    intake.course.now.read().gates[0].set_open(false);
+    let closed = Gate::default();
+    closed.set_open(false);
+    let intake = Intake::new(drop).behind(vec![closed, gate.clone()]);
     let opener = {
         let (gate, ended) = (gate.clone(), Arc::clone(&ended));
         std::thread::spawn(move || {
