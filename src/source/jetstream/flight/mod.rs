@@ -9,51 +9,36 @@
 //! The span from the oldest message that is not acknowledged to the newest taken is limited, so that a slow head
 //! can't let thousands settle behind it, which a crash would bring again.
 
+mod receipts;
 mod reply;
 mod sequence;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::Subject;
-use hashbrown::HashMap;
 use tokio::sync::Notify;
 
 use crate::delivery::{Outcome, Settlement};
 use crate::source::{Leases, Reservation, Room};
+use receipts::{Receipt, Receipts, State};
 pub(super) use reply::Place;
 pub(super) use sequence::{Sequence, is_ahead};
 
 /// Messages of one consumer.
 pub(super) struct Flight {
-    leases: Arc<Leases<Id>>,
-    known: HashMap<u64, Known>,
-    /// The sequences in the order of receipt; the first `passed` of them are acknowledged.
-    order: VecDeque<u64>,
+    /// By the number of their receipt.
+    leases: Arc<Leases<u64>>,
+    /// Those in flight, and some before them; the first `passed` are done with.
+    receipts: Receipts,
     passed: usize,
     /// So many of those that have passed are remembered.
     keep: usize,
     /// How many are not acknowledged yet.
     open: usize,
-    /// The highest sequence that was taken.
-    newest: u64,
     /// Up to here messages may come again as if for the first time: the consumer was bound anew.
     repeated: u64,
     ack_wait: Duration,
-}
-
-/// What tells a message of a stream from every other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Id {
-    sequence: u64,
-    stored: u64,
-}
-
-struct Known {
-    stored: u64,
-    /// `None` once it is acknowledged.
-    reply: Option<Subject>,
 }
 
 /// What a delivery is.
@@ -86,12 +71,10 @@ impl Flight {
     ) -> Self {
         Self {
             leases: Leases::new(Arc::clone(room), Arc::clone(changed)),
-            known: HashMap::new(),
-            order: VecDeque::new(),
+            receipts: Receipts::default(),
             passed: 0,
             keep,
             open: 0,
-            newest: 0,
             repeated: 0,
             ack_wait,
         }
@@ -106,32 +89,34 @@ impl Flight {
         reservation: &mut Reservation,
         now: Instant,
     ) -> Came {
-        let sequence = place.stream;
-        if let Some(known) = self.known.get_mut(&sequence).filter(|k| k.stored == place.stored) {
-            if known.reply.is_some() {
-                reservation.give_back(1);
-                known.reply = Some(reply);
-                return Came::Joined;
-            }
-            // Elsewise somebody wants to have it again.
-            if place.delivered > 1 || sequence <= self.repeated {
-                reservation.give_back(1);
-                return Came::Repeated(reply);
+        let (sequence, stored) = (place.stream, place.stored);
+        let number = self.receipts.next_number();
+        let mut known = self.receipts.find(sequence);
+        if let Some(same) = known.as_deref_mut().filter(|known| known.stored == stored) {
+            match &mut same.state {
+                State::Open(old) => {
+                    reservation.give_back(1);
+                    *old = reply;
+                    return Came::Joined;
+                }
+                State::Acknowledged if place.delivered > 1 || sequence <= self.repeated => {
+                    reservation.give_back(1);
+                    return Came::Repeated(reply);
+                }
+                // Somebody wants to have it again.
+                State::Acknowledged | State::Forgotten => {}
             }
         }
-        let id = Id { sequence, stored: place.stored };
-        match self.leases.take(reservation, id, bytes, now, now + self.ack_wait) {
+        match self.leases.take(reservation, number, bytes, now, now + self.ack_wait) {
             Err(_) => {
                 reservation.give_back(1);
                 Came::NotTaken(reply)
             }
             Ok(settlement) => {
-                let known = Known { stored: place.stored, reply: Some(reply) };
-                let before = self.known.insert(sequence, known);
                 // A stream that lost its end has another message there: the old one is answered no more.
-                self.open += usize::from(before.is_none_or(|known| known.reply.is_none()));
-                self.order.push_back(sequence);
-                self.newest = self.newest.max(sequence);
+                let old = known.and_then(|old| old.end(State::Forgotten));
+                self.open += usize::from(old.is_none());
+                self.receipts.push(Receipt { sequence, stored, state: State::Open(reply) });
                 Came::New(settlement)
             }
         }
@@ -141,37 +126,26 @@ impl Flight {
     pub(super) fn acknowledgeable(&mut self, most: usize) -> Vec<Settled> {
         let settled = self.leases.acknowledgeable(most);
         let mut due = Vec::with_capacity(settled.len());
-        for (id, outcome) in settled {
-            let known = self.known.get_mut(&id.sequence).filter(|k| k.stored == id.stored);
-            if let Some(reply) = known.and_then(|known| known.reply.take()) {
-                self.open -= 1;
-                if !matches!(outcome, Outcome::Accepted(_)) {
-                    // It is given back: what is remembered is taken for acknowledged when it comes again.
-                    self.known.remove(&id.sequence);
-                }
+        for (number, outcome) in settled {
+            // One that is given back is not remembered: it would be taken for acknowledged when it comes again.
+            let state = match outcome {
+                Outcome::Accepted(_) => State::Acknowledged,
+                Outcome::Rejected | Outcome::Released => State::Forgotten,
+            };
+            if let Some(reply) = self.end(number, state) {
                 due.push(Settled { reply, outcome });
             }
         }
-        if !due.is_empty() {
-            self.pass();
-        }
+        self.pass();
         due
     }
 
     /// Takes out those that were not done, to be given back.
     pub(super) fn released(&mut self) -> Vec<Subject> {
-        let mut released = Vec::new();
-        for id in self.leases.released() {
-            if self.known.get(&id.sequence).is_some_and(|k| k.stored == id.stored)
-                && let Some(Known { reply: Some(reply), .. }) = self.known.remove(&id.sequence)
-            {
-                self.open -= 1;
-                released.push(reply);
-            }
-        }
-        if !released.is_empty() {
-            self.pass();
-        }
+        let released = self.leases.released();
+        let released =
+            released.into_iter().filter_map(|number| self.end(number, State::Forgotten)).collect();
+        self.pass();
         released
     }
 
@@ -181,11 +155,10 @@ impl Flight {
         let due = self.leases.due(now + self.ack_wait * 2 / 3);
         let mut replies = Vec::with_capacity(due.len());
         for lease in due {
-            let known = self.known.get(&lease.handle.sequence);
-            let known = known.filter(|known| known.stored == lease.handle.stored);
-            if let Some(reply) = known.and_then(|known| known.reply.clone()) {
+            let receipt = self.receipts.get_mut(lease.handle);
+            if let Some(Receipt { state: State::Open(reply), .. }) = receipt {
                 self.leases.extended(lease.token, now + self.ack_wait);
-                replies.push(reply);
+                replies.push(reply.clone());
             }
         }
         replies
@@ -193,12 +166,12 @@ impl Flight {
 
     /// The consumer was bound anew, and what was taken may come again.
     pub(super) fn bound_anew(&mut self) {
-        self.repeated = self.newest;
+        self.repeated = self.receipts.newest();
     }
 
     /// Messages from the oldest that is not acknowledged to the newest.
     pub(super) fn span(&self) -> usize {
-        self.order.len() - self.passed
+        self.receipts.len() - self.passed
     }
 
     /// Messages that are not acknowledged.
@@ -221,22 +194,21 @@ impl Flight {
         self.leases.abandon()
     }
 
+    /// The message of this receipt ends so; gives the subject for its answer if there is to be one.
+    fn end(&mut self, number: u64, state: State) -> Option<Subject> {
+        let reply = self.receipts.get_mut(number)?.end(state)?;
+        self.open -= 1;
+        Some(reply)
+    }
+
     /// Goes on to the oldest that is not acknowledged, and forgets what passed long ago.
     fn pass(&mut self) {
-        let is_open = |known: Option<&Known>| known.is_some_and(|known| known.reply.is_some());
-        while let Some(sequence) = self.order.get(self.passed)
-            && !is_open(self.known.get(sequence))
-        {
+        while self.receipts.nth(self.passed).is_some_and(|receipt| !receipt.is_open()) {
             self.passed += 1;
         }
-        while self.passed > self.keep
-            && let Some(sequence) = self.order.pop_front()
-        {
+        while self.passed > self.keep {
+            self.receipts.drop_oldest();
             self.passed -= 1;
-            // It may have been taken a second time, and be in flight.
-            if !is_open(self.known.get(&sequence)) {
-                self.known.remove(&sequence);
-            }
         }
     }
 }

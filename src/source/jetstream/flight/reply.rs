@@ -35,9 +35,9 @@ impl Place {
             tokens if tokens >= TOKENS + 2 => 4,
             _ => return None,
         };
-        // By bytes: a search for each of its dots takes five times as long, for each message.
-        let mut tokens = rest.split(|byte| *byte == b'.').skip(before);
-        let mut number = || number(tokens.next()?);
+        let start = memchr::memchr_iter(b'.', rest).nth(before - 1)? + 1;
+        let mut rest = &rest[start..];
+        let mut number = || number(&mut rest);
         Some(Self {
             delivered: number()?,
             stream: number()?,
@@ -53,15 +53,16 @@ impl Place {
     }
 }
 
-/// Digits as a number.
-fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
+/// Takes a token, and the dot behind it, as a number. In one pass: it is done five times a message.
+fn number(rest: &mut &[u8]) -> Option<u64> {
+    let (mut number, mut digits) = (0_u64, 0);
+    for byte in rest.iter().take_while(|byte| **byte != b'.') {
+        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+        number = number.checked_mul(10)?.checked_add(digit)?;
+        digits += 1;
     }
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
+    *rest = rest.get(digits + 1..).unwrap_or_default();
+    (digits > 0).then_some(number)
 }
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ fn the_span_is_from_the_oldest_open_one_and_so_many_behind_it_are_remembered() {
     assert_eq!((f.flight.span(), f.flight.open()), (10, 1));
     slow.settle(PUBLISHED);
     assert_eq!(f.acknowledges().len(), 1);
-    assert_eq!((f.flight.span(), f.flight.open(), f.flight.known.len()), (0, 0, KEEP));
+    assert_eq!((f.flight.span(), f.flight.open(), f.flight.receipts.len()), (0, 0, KEEP));
     assert!(matches!(f.delivers(10, 2, 0).0, Came::Repeated(_)));
     assert!(matches!(f.delivers(6, 2, 0).0, Came::New(_)), "it is forgotten");
 }
