@@ -2,15 +2,19 @@
 //!
 //! A [`Settlement`], or a [`Delivery`] with its part of one, that is dropped, by a bug, a panic or an
 //! abort, reports [`Outcome::Released`]: the message was not done. Success takes an explicit call. Split
-//! over several events, the worst outcome wins, and is reported to the source when the last part is settled.
+//! over several events, the worst outcome wins, and is reported to the source when the last part is settled: by itself,
+//! or with others that end in the same moment ([`Endings`]).
 
+mod endings;
 mod intake;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
+use endings::Now;
+pub use endings::{Ended, Endings};
 pub use intake::{Gate, Intake};
 
 use crate::message::Message;
@@ -92,13 +96,25 @@ impl Outcome {
 
 /// Receives the outcome of each duty: a source's record of its messages in flight.
 pub trait Tracker: Send + Sync {
-    /// The duty of the message that `token` stands for has ended. Called once a token.
+    /// The duty of the message that `token` stands for has ended. Called once a token, this or
+    /// [`settled_together`](Self::settled_together).
     fn settled(&self, token: u64, outcome: Outcome);
 
     /// A message was published, so long after its time: that at the broker, or else that of its arrival. Several
     /// may share a token.
     fn published(&self, took: Duration) {
         let _ = took;
+    }
+
+    /// Several duties have ended, in this order: [`published`](Self::published) and [`settled`](Self::settled) for
+    /// each. What can be done once for all of them, like taking a lock, is done once.
+    fn settled_together(&self, ended: &[Ended]) {
+        for ended in ended {
+            if let Some(took) = ended.published {
+                self.published(took);
+            }
+            self.settled(ended.token, ended.outcome);
+        }
     }
 
     /// What was made of that message takes so many bytes more, until it leaves.
@@ -141,6 +157,8 @@ struct Rare {
 struct Share {
     whole: Settlement,
     worst: AtomicU8,
+    /// Of those, how many have not ended.
+    left: AtomicUsize,
 }
 
 impl Settlement {
@@ -162,7 +180,8 @@ impl Settlement {
             1 => vec![self],
             _ => {
                 let token = self.token;
-                let share = Arc::new(Share { whole: self, worst: AtomicU8::new(0) });
+                let (worst, left) = (AtomicU8::new(0), AtomicUsize::new(count));
+                let share = Arc::new(Share { whole: self, worst, left });
                 (0..count).map(|_| Self::new(share.clone(), token)).collect()
             }
         }
@@ -193,6 +212,7 @@ impl Tracker for Share {
     fn settled(&self, _: u64, outcome: Outcome) {
         // The last one sees it: the reference count orders the two.
         self.worst.fetch_max(outcome.rank(), Ordering::Relaxed);
+        self.left.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn published(&self, took: Duration) {
@@ -206,8 +226,10 @@ impl Tracker for Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let outcome = Outcome::from_rank(*self.worst.get_mut());
-        self.whole.end(outcome);
+        // One that nobody told of is not done.
+        let told = *self.left.get_mut() == 0;
+        let worst = Outcome::from_rank(*self.worst.get_mut());
+        self.whole.end(if told { worst } else { Outcome::Released });
     }
 }
 
@@ -284,6 +306,18 @@ impl Delivery {
         self.end(outcome);
     }
 
+    /// Ends this part of the duty. If it is the last one, the source is told of it with `others`.
+    pub fn settle_with(mut self, outcome: Outcome, others: &mut Endings) {
+        self.end(outcome);
+        // Of two parts that end at the same time in two threads perhaps neither is seen to be the last; then the one
+        // that is dropped last tells the source by itself.
+        if let Some((tracker, ended)) =
+            Arc::get_mut(&mut self.carried).and_then(|carried| carried.end(|| others.now()))
+        {
+            others.add(tracker, ended);
+        }
+    }
+
     fn end(&mut self, outcome: Outcome) {
         let settled = std::mem::replace(&mut self.settled, true);
         // Nearly every part has the best outcome, which is the initial value.
@@ -301,25 +335,34 @@ impl Drop for Delivery {
 }
 
 impl Carried {
-    /// How long after its time it is now. A time to come, of a clock that is ahead, counts as none.
-    fn took(&self) -> Duration {
+    /// Ends the duty, and gives who is to be told; `None` if it has ended before. `now` is asked if it counts.
+    fn end(&mut self, now: impl FnOnce() -> Now) -> Option<(Arc<dyn Tracker>, Ended)> {
+        self.settlement.tracker.as_ref()?;
+        let (token, outcome) = (self.settlement.token, Outcome::from_rank(*self.worst.get_mut()));
+        let published = (outcome == Outcome::Accepted(Done::Published)).then(|| self.took(now()));
+        if let Some(trace) = self.rare.take().and_then(|rare| rare.trace) {
+            trace.end(outcome.word(), outcome.is_bad());
+        }
+        // At last: until here whatever fails leaves the duty with its settlement.
+        let tracker = self.settlement.tracker.take()?;
+        Some((tracker, Ended { token, outcome, published }))
+    }
+
+    /// How long after its time it is. A time to come, of a clock that is ahead, counts as none.
+    fn took(&self, now: Now) -> Duration {
         match (self.message.published, self.arrived) {
-            (Some(published), _) => SystemTime::now().duration_since(published).unwrap_or_default(),
-            (None, arrived) => arrived.map_or(Duration::ZERO, |arrived| arrived.elapsed()),
+            (Some(published), _) => now.system.duration_since(published).unwrap_or_default(),
+            (None, Some(arrived)) => now.instant.saturating_duration_since(arrived),
+            (None, None) => Duration::ZERO,
         }
     }
 }
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        let outcome = Outcome::from_rank(*self.worst.get_mut());
-        if outcome == Outcome::Accepted(Done::Published) {
-            self.settlement.published(self.took());
+        if let Some((tracker, ended)) = self.end(Now::read) {
+            tracker.settled_together(&[ended]);
         }
-        if let Some(trace) = self.rare.take().and_then(|rare| rare.trace) {
-            trace.end(outcome.word(), outcome.is_bad());
-        }
-        self.settlement.end(outcome);
     }
 }
 

@@ -2,15 +2,31 @@ use super::*;
 use crate::message::tests::message;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-/// How the duties ended, and what was charged, each with its token.
+/// How the duties ended, and what was charged, each with its token; how long those that were published took; and how many
+/// ends it was told at once.
 #[derive(Default)]
-pub(crate) struct Log(Mutex<Vec<(u64, Outcome)>>, Mutex<Vec<(u64, usize)>>, Mutex<Vec<Duration>>);
+pub(crate) struct Log(
+    Mutex<Vec<(u64, Outcome)>>,
+    Mutex<Vec<(u64, usize)>>,
+    Mutex<Vec<Duration>>,
+    Mutex<Vec<usize>>,
+);
 
 impl Tracker for Log {
     fn settled(&self, token: u64, outcome: Outcome) {
         self.0.lock().push((token, outcome));
+    }
+
+    fn settled_together(&self, ended: &[Ended]) {
+        self.3.lock().push(ended.len());
+        for &Ended { token, outcome, published } in ended {
+            if let Some(took) = published {
+                self.published(took);
+            }
+            self.settled(token, outcome);
+        }
     }
 
     fn published(&self, took: Duration) {
@@ -43,6 +59,71 @@ fn dropped_is_not_done() {
     drop(Settlement::new(log.clone(), 1));
     drop(delivery(&log, 2));
     assert_eq!(log.seen(), [(1, Outcome::Released), (2, Outcome::Released)]);
+}
+
+#[test]
+fn duties_that_end_together_are_told_together_and_once() {
+    let (log, other) = (Arc::new(Log::default()), Arc::new(Log::default()));
+    let published = Outcome::Accepted(Done::Published);
+    let mut endings = Endings::default();
+    let split = delivery(&log, 1);
+    let part = split.split();
+    split.settle_with(Outcome::Accepted(Done::Expired), &mut endings);
+    delivery(&other, 2).settle_with(published, &mut endings);
+    delivery(&log, 3).settle_with(published, &mut endings);
+    assert_eq!((log.seen(), other.seen()), (vec![], vec![]));
+    endings.tell();
+    assert_eq!((log.seen(), other.seen()), (vec![(3, published)], vec![(2, published)]));
+    assert_eq!(log.2.lock().len(), 1);
+    // The last part tells how it ended as a whole; what nobody tells is told at the end.
+    part.settle_with(published, &mut endings);
+    endings.tell();
+    delivery(&log, 4).settle_with(Outcome::Rejected, &mut endings);
+    drop(endings);
+    let expired = Outcome::Accepted(Done::Expired);
+    assert_eq!(log.seen(), [(3, published), (1, expired), (4, Outcome::Rejected)]);
+    assert_eq!((log.2.lock().len(), other.2.lock().len()), (1, 1));
+}
+
+/// A body that brought several messages tells the tracker of its neighbours, and in its place among them.
+#[test]
+fn what_ends_together_is_told_in_the_order_of_the_ends() {
+    let log = Arc::new(Log::default());
+    let published = Outcome::Accepted(Done::Published);
+    let mut endings = Endings::default();
+    delivery(&log, 0).settle_with(published, &mut endings);
+    for part in Settlement::new(log.clone(), 1).share(2) {
+        Delivery::new(message("{}"), part).settle_with(published, &mut endings);
+    }
+    delivery(&log, 2).settle_with(published, &mut endings);
+    delivery(&log, 3).settle_with(Outcome::Rejected, &mut endings);
+    endings.tell();
+    let published = [0, 1, 2].map(|token| (token, published));
+    assert_eq!(log.seen(), [&published[..], &[(3, Outcome::Rejected)]].concat());
+    assert_eq!(*log.3.lock(), [1, 2], "once for those in a row");
+}
+
+#[test]
+fn the_clock_is_read_anew_when_the_trackers_were_told() {
+    let (log, mut endings) = (Arc::new(Log::default()), Endings::default());
+    let published = Outcome::Accepted(Done::Published);
+    let first = endings.now();
+    delivery(&log, 0).settle_with(published, &mut endings);
+    assert_eq!(endings.now().instant, first.instant, "once for all");
+    endings.tell();
+    let arrived = Instant::now();
+    assert!(endings.now().instant >= arrived);
+}
+
+/// A tracker that is lost on the way, as by a panic, has told nothing.
+#[test]
+fn of_those_that_came_as_one_each_has_to_tell() {
+    let log = Arc::new(Log::default());
+    let mut parts = Settlement::new(log.clone(), 1).share(2);
+    drop(parts[0].tracker.take());
+    parts.remove(1).settle(Outcome::Accepted(Done::Published));
+    drop(parts);
+    assert_eq!(log.seen(), [(1, Outcome::Released)]);
 }
 
 #[test]

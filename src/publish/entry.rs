@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::lanes::Item;
-use crate::delivery::{Delivery, OrderKey, Outcome};
+use crate::delivery::{Delivery, Endings, OrderKey, Outcome};
 use crate::event_api::{Channel, EscapedLen, Event};
 use crate::route::Spec;
 use crate::trace::EventTrace;
@@ -137,12 +137,12 @@ impl Entry {
         }
     }
 
-    /// Ends its part of the duty.
-    pub(super) fn settle(self, outcome: Outcome) {
+    /// Ends its part of the duty, together with others.
+    pub(super) fn settle(self, outcome: Outcome, endings: &mut Endings) {
         if let Some(trace) = self.rare.and_then(|rare| rare.trace) {
             trace.end(outcome.word());
         }
-        self.delivery.settle(outcome);
+        self.delivery.settle_with(outcome, endings);
     }
 
     /// The API will never take it: ends its span, and leaves its part of the duty to whoever gets it.

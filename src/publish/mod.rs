@@ -36,7 +36,7 @@ pub use http::{AuthError, BuildError, Client, Raw, probe};
 pub use steering::{Change, Helm};
 
 use crate::config::ApiConfig;
-use crate::delivery::{Done, Gate, Outcome};
+use crate::delivery::{Done, Endings, Gate, Outcome};
 use crate::health::{Health, Part};
 use crate::metrics::{ApiMetrics, Metrics, ends_at};
 use crate::repeats::Repeats;
@@ -96,6 +96,8 @@ pub struct Publisher<P> {
     retry_after_log: Repeats,
     acceptances: Acceptances,
     last_refused: Scope,
+    /// Duties that have ended in this turn, until their sources are told.
+    endings: Endings,
     /// `None` when nobody steers it, or not any more.
     changes: Option<mpsc::UnboundedReceiver<Change<P>>>,
     name: Arc<str>,
@@ -151,6 +153,7 @@ impl<P: Post> Publisher<P> {
             retry_after_log: Repeats::default(),
             acceptances: Acceptances::default(),
             last_refused: Scope::Api,
+            endings: Endings::default(),
             changes: None,
             name: Arc::clone(name),
         }
@@ -192,6 +195,7 @@ impl<P: Post> Publisher<P> {
             for ended in finished.drain(..) {
                 self.react(ended, now);
             }
+            self.endings.tell();
             self.send(now);
             if !open && self.workers.requests() == 0 && self.lanes.queued() == 0 {
                 // What was not said yet.
@@ -295,9 +299,11 @@ impl<P: Post> Publisher<P> {
                 items.push(entry);
                 continue;
             }
-            entry.settle(Outcome::Accepted(Done::Expired));
+            entry.settle(Outcome::Accepted(Done::Expired), &mut self.endings);
             self.metrics.expired.inc();
         }
+        // A whole backlog may expire in one turn.
+        self.endings.tell();
         self.tell_expired(now);
     }
 

@@ -86,12 +86,12 @@ impl<P: Post> Publisher<P> {
                 EventVerdict::Accepted => {
                     accepted += 1;
                     self.metrics.meter(entry.event().text().len());
-                    entry.settle(Outcome::Accepted(Done::Published));
+                    entry.settle(Outcome::Accepted(Done::Published), &mut self.endings);
                 }
                 EventVerdict::Unconfirmed => {
                     self.metrics.unconfirmed.inc();
                     self.metrics.meter(entry.event().text().len());
-                    entry.settle(Outcome::Accepted(Done::Unconfirmed));
+                    entry.settle(Outcome::Accepted(Done::Unconfirmed), &mut self.endings);
                 }
                 EventVerdict::Hopeless { why } => self.give_back(entry, &channel, why),
                 EventVerdict::Retry { why, own_fault } => {
@@ -148,7 +148,8 @@ impl<P: Post> Publisher<P> {
         Times { sent, now }: Times,
     ) {
         if seeded_bugs::is(Bug::DropOnRefusal) {
-            batch.items.into_iter().for_each(|e| e.settle(Outcome::Accepted(Done::Published)));
+            let published = Outcome::Accepted(Done::Published);
+            batch.items.into_iter().for_each(|e| e.settle(published, &mut self.endings));
             return self.lanes.finish(batch.held, Vec::new(), None);
         }
         if who == Refuser::Api {

@@ -144,6 +144,8 @@ mod tests {
         assert!(text.contains("publish_concurrency_limit{api=\"main\"} 1\n"), "{text}");
         let end = "credentials_expiry_timestamp_seconds{api=\"main\"} 1000\n";
         assert!(text.contains(end), "the end of the new ones: {text}");
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(log.seen().len(), 1, "its source is told in the turn of the answer");
         drop(entries);
         running.await.unwrap();
         assert_eq!(*asked.lock(), ["old", "new", "new"]);

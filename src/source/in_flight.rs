@@ -11,8 +11,8 @@
 //! skip: where such an acknowledgement stands is decided against the newest message in flight, under the
 //! lock of the record, or one that leaves just then would be overtaken.
 //!
-//! Taking and settling happen once a message and in different threads, so what they share is kept
-//! small: the gauges of the source are the counters of its room, and room is freed many at a time.
+//! Taking and settling happen in different threads, the one once a message, the other once for those that end in a row,
+//! so what they share is kept small: the gauges of the source are the counters of its room, and room is freed many at a time.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use super::room::{Ownership, Room};
-use crate::delivery::{Outcome, Settlement, Tracker};
+use crate::delivery::{Ended, Outcome, Settlement, Tracker};
 
 /// A record of messages in flight; `A` is what acknowledges one (a packet id, an offset).
 pub struct InFlight<A> {
@@ -170,19 +170,32 @@ impl<A: Send + 'static> InFlight<A> {
 
 impl<A: Send + 'static> Tracker for InFlight<A> {
     fn settled(&self, token: u64, outcome: Outcome) {
+        self.settled_together(&[Ended { token, outcome, published: None }]);
+    }
+
+    fn settled_together(&self, ended: &[Ended]) {
+        self.room.published_together(ended);
+        let (mut changed, mut messages, mut bytes) = (false, 0, 0);
         let mut state = self.state.lock();
-        let head = token == state.first;
-        let Some(slot) = state.slot(token) else { return };
-        let bytes = slot.bytes;
-        if slot.outcome.replace(outcome).is_some() {
-            return;
+        for &Ended { token, outcome, .. } in ended {
+            let head = token == state.first;
+            let Some(slot) = state.slot(token) else { continue };
+            let size = slot.bytes;
+            if slot.outcome.replace(outcome).is_some() {
+                continue;
+            }
+            self.room.settled(outcome);
+            state.released |= outcome == Outcome::Released;
+            if state.ownership == Ownership::Abandoned {
+                self.room.ended(outcome);
+                (messages, bytes) = (messages + 1, bytes + size);
+            } else {
+                changed |= head || outcome == Outcome::Released;
+            }
         }
-        self.room.settled(outcome);
-        state.released |= outcome == Outcome::Released;
-        if state.ownership == Ownership::Abandoned {
-            self.room.ended(outcome);
-            self.room.free(1, bytes);
-        } else if head || outcome == Outcome::Released {
+        self.room.free(messages, bytes);
+        drop(state);
+        if changed {
             self.changed.notify_one();
         }
     }

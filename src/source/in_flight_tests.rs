@@ -2,6 +2,7 @@ use super::*;
 use crate::config::source::Limits;
 use crate::delivery::Done;
 use crate::metrics::{Metrics, SourceMetrics};
+use futures_util::FutureExt as _;
 use prometheus_client::metrics::counter::Counter;
 use proptest::prelude::*;
 
@@ -27,6 +28,32 @@ fn acknowledgements_keep_the_order_of_receipt() {
     assert_eq!(record.acknowledgeable(), [2, 3]);
     assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (0, 0));
     assert_eq!((metrics.settled[0].get(), metrics.settled[8].get()), (3, 1));
+}
+
+#[test]
+fn what_ends_together_is_as_if_it_ended_alone() {
+    let took = Duration::from_millis(3);
+    let ended = |token, outcome| Ended { token, outcome, published: Some(took) };
+    let (record, _, metrics) = record(10, 1_000);
+    let settlements: Vec<_> = (0..4).map(|i| record.take(Some(i), 10).unwrap()).collect();
+    let woken = || record.changed.notified().now_or_never().is_some();
+    record.settled_together(&[ended(1, PUBLISHED), ended(2, Outcome::Rejected)]);
+    assert!(!woken(), "they wait behind the head");
+    record.settled_together(&[ended(0, PUBLISHED), ended(3, Outcome::Released)]);
+    assert!(woken() && !woken());
+    assert_eq!((record.acknowledgeable(), record.has_released()), (vec![0, 1, 2], true));
+    assert_eq!((metrics.settled[0].get(), metrics.settled[8].get()), (2, 1));
+    assert_eq!(metrics.delivery.counts().iter().sum::<u64>(), 4);
+    // Each ends once: what its settlement says by now is too late.
+    drop(settlements);
+    assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (1, 10));
+    // On a record that is lost the room of all is free at once.
+    let (record, room, metrics) = self::record(10, 1_000);
+    let _settlements: Vec<_> = (0..4).map(|i| record.take(Some(i), 10).unwrap()).collect();
+    assert_eq!(record.abandon(), 4);
+    record.settled_together(&[ended(3, PUBLISHED), ended(0, PUBLISHED), ended(2, PUBLISHED)]);
+    assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (1, 10));
+    assert_eq!((metrics.settled[0].get(), room.messages_left()), (3, 9));
 }
 
 /// Whatever stands behind a slow head, on a lost record or on the next one: what was received is in
@@ -185,16 +212,26 @@ async fn the_source_is_woken_when_there_is_something_to_do() {
 }
 
 proptest! {
-    /// Settled in any order, the acknowledged are always the longest settled prefix.
+    /// Settled in any order, alone or together, the acknowledged are always the longest settled prefix, and its source is
+    /// woken when there is something to acknowledge.
     #[test]
-    fn acknowledged_is_the_settled_prefix(order in Just((0..40_u16).collect::<Vec<_>>()).prop_shuffle()) {
+    fn acknowledged_is_the_settled_prefix(
+        order in Just((0..40_u16).collect::<Vec<_>>()).prop_shuffle(),
+        together in 1..9_usize,
+    ) {
         let (record, _, _) = record(100, 10_000);
-        let mut settlements: Vec<_> = (0..40).map(|i| record.take(Some(i), 1)).collect();
+        let _settlements: Vec<_> = (0..40).map(|i| record.take(Some(i), 1)).collect();
         let (mut done, mut acked) = (vec![false; 40], Vec::new());
-        for i in order {
-            settlements[usize::from(i)].take().unwrap().settle(PUBLISHED);
-            done[usize::from(i)] = true;
-            acked.extend(record.acknowledgeable());
+        let ended = |i: &u16| Ended { token: (*i).into(), outcome: PUBLISHED, published: None };
+        for some in order.chunks(together) {
+            record.settled_together(&some.iter().map(ended).collect::<Vec<_>>());
+            for i in some {
+                done[usize::from(*i)] = true;
+            }
+            let due = record.acknowledgeable();
+            let woken = record.changed.notified().now_or_never().is_some();
+            prop_assert_eq!(woken, !due.is_empty());
+            acked.extend(due);
             let prefix = done.iter().take_while(|d| **d).count();
             prop_assert_eq!(acked.len(), prefix);
         }

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::room::{Ownership, Reservation, Room};
-use crate::delivery::{Outcome, Settlement, Tracker};
+use crate::delivery::{Ended, Outcome, Settlement, Tracker};
 
 /// A record of messages in flight; `A` is what the broker knows one by (a receipt handle, a reply subject).
 pub struct Leases<A> {
@@ -290,20 +290,28 @@ impl<A> Leases<A> {
 
 impl<A: Send + 'static> Tracker for Leases<A> {
     fn settled(&self, token: u64, outcome: Outcome) {
+        self.settled_together(&[Ended { token, outcome, published: None }]);
+    }
+
+    fn settled_together(&self, ended: &[Ended]) {
+        self.room.published_together(ended);
+        let mut nobodys = Vec::new();
         let mut state = self.state.lock();
-        let Some(Held { lease, bytes, ours }) = state.held.remove(&token) else { return };
-        self.room.settled(outcome);
-        let settled = Settled { lease, outcome, bytes };
-        if state.ownership == Ownership::Abandoned || ours != Ours::Yes {
-            self.leave(&[settled]);
-            // A drain waits for the last one.
-            return self.changed.notify_one();
+        for &Ended { token, outcome, .. } in ended {
+            let Some(Held { lease, bytes, ours }) = state.held.remove(&token) else { continue };
+            self.room.settled(outcome);
+            let settled = Settled { lease, outcome, bytes };
+            if state.ownership == Ownership::Abandoned || ours != Ours::Yes {
+                nobodys.push(settled);
+            } else if outcome == Outcome::Released {
+                state.released.push(settled);
+            } else {
+                state.settled.push_back(settled);
+            }
         }
-        if outcome == Outcome::Released {
-            state.released.push(settled);
-        } else {
-            state.settled.push_back(settled);
-        }
+        self.leave(&nobodys);
+        drop(state);
+        // A drain waits for the last one, whatever became of it.
         self.changed.notify_one();
     }
 

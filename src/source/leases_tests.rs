@@ -73,6 +73,32 @@ fn each_is_acknowledged_by_itself_with_its_own_end() {
 }
 
 #[test]
+fn what_ends_together_is_as_if_it_ended_alone() {
+    let f = fixture();
+    let settlements = [f.take(1, 30), f.take(2, 30), f.take(3, 30), f.take(4, 30)];
+    let woken = || f.changed.notified().now_or_never().is_some();
+    let ended = |token, outcome| Ended { token, outcome, published: Some(Duration::ZERO) };
+    assert!(f.record.lost(0, |_| true), "nobody's any more");
+    f.record.settled_together(&[
+        ended(0, PUBLISHED),
+        ended(2, Outcome::Released),
+        ended(3, Outcome::Rejected),
+        ended(1, PUBLISHED),
+        ended(99, PUBLISHED),
+    ]);
+    assert!(woken() && !woken());
+    assert_eq!(f.record.acknowledgeable(9), [(4, Outcome::Rejected), (2, PUBLISHED)]);
+    assert_eq!(f.record.released(), [3]);
+    assert_eq!(f.metrics.delivery.counts().iter().sum::<u64>(), 5);
+    drop(settlements);
+    assert!(f.record.is_empty() && f.in_flight() == (0, 0));
+    let _more = [f.take(5, 30), f.take(6, 30), f.take(7, 30)];
+    assert_eq!(f.record.abandon(), 3);
+    f.record.settled_together(&[ended(4, PUBLISHED), ended(6, PUBLISHED)]);
+    assert_eq!(f.in_flight(), (1, 10), "the room of all is free at once");
+}
+
+#[test]
 fn what_was_released_is_given_back_and_never_acknowledged() {
     let f = fixture();
     let (first, second) = (f.take(1, 30), f.take(2, 30));

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::config::source::Limits;
-use crate::delivery::Outcome;
+use crate::delivery::{Ended, Outcome};
 use crate::metrics::SourceMetrics;
 
 /// How much a source may hold, over all its records.
@@ -215,6 +215,13 @@ impl Room {
     /// A message was published, so long after its time.
     pub(super) fn published(&self, took: Duration) {
         self.metrics.delivery.observe(took);
+    }
+
+    /// As [`published`](Self::published), of all that were.
+    pub(super) fn published_together(&self, ended: &[Ended]) {
+        for took in ended.iter().filter_map(|ended| ended.published) {
+            self.published(took);
+        }
     }
 
     /// Counts how a message ended that leaves what is in flight: whenever nothing moves, the sum of these

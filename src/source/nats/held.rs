@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use crate::delivery::{Outcome, Settlement, Tracker};
+use crate::delivery::{Ended, Outcome, Settlement, Tracker};
 use crate::source::room::Room;
 
 /// The messages in flight; what is not done is lost, for there is nobody to give it back to.
@@ -49,13 +49,21 @@ impl Held {
 
 impl Tracker for Held {
     fn settled(&self, token: u64, outcome: Outcome) {
+        self.settled_together(&[Ended { token, outcome, published: None }]);
+    }
+
+    fn settled_together(&self, ended: &[Ended]) {
+        self.room.published_together(ended);
+        let (mut messages, mut freed) = (0, 0);
         let mut held = self.messages.lock();
-        let Some(bytes) = usize::try_from(token).ok().and_then(|key| held.try_remove(key)) else {
-            return;
-        };
-        self.room.settled(outcome);
-        self.room.ended(outcome);
-        self.room.free(1, bytes);
+        for ended in ended {
+            let key = usize::try_from(ended.token).ok();
+            let Some(bytes) = key.and_then(|key| held.try_remove(key)) else { continue };
+            self.room.settled(ended.outcome);
+            self.room.ended(ended.outcome);
+            (messages, freed) = (messages + 1, freed + bytes);
+        }
+        self.room.free(messages, freed);
         if held.is_empty() {
             self.emptied.notify_waiters();
         }
@@ -82,6 +90,21 @@ mod tests {
     use crate::config::source::Limits;
     use crate::delivery::Done;
     use crate::metrics::Metrics;
+
+    #[test]
+    fn what_ends_together_frees_its_room_together() {
+        let metrics = Metrics::new().source("s");
+        let held = Held::new(Room::new(Limits { messages: 9, bytes: 100 }, metrics.clone()));
+        let settlements = [held.take(10).unwrap(), held.take(20).unwrap(), held.take(30).unwrap()];
+        let published = Outcome::Accepted(Done::Published);
+        let ended = |token| Ended { token, outcome: published, published: Some(Duration::ZERO) };
+        held.settled_together(&[ended(2), ended(0), ended(0)]);
+        assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (1, 20));
+        assert_eq!(metrics.settled[0].get(), 2);
+        drop(settlements);
+        assert_eq!((metrics.in_flight.get(), metrics.in_flight_bytes.get()), (0, 0));
+        assert_eq!(metrics.settled.iter().map(Counter::get).sum::<u64>(), 3);
+    }
 
     #[tokio::test]
     async fn each_frees_its_room_by_itself_whatever_becomes_of_it() {
