@@ -292,6 +292,40 @@ async fn stopped_in_a_flood_it_ends() {
     assert_eq!(ids(&accepted).len(), accepted.len(), "some came twice");
 }
 
+/// As long as it is refused; a reload of the server that allows it makes its copies the ones that count.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_subjects_that_overlap_one_that_is_refused_takes_nothing_from_the_others() {
+    let lines = |allowed: &str| {
+        format!(
+            "authorization: {{ users: [ {{ user: \"u\", password: \"p\", permissions: {{ subscribe: [{allowed}] }} }}, \
+             {{ user: \"all\", password: \"p\" }} ] }}\nno_auth_user: u"
+        )
+    };
+    let relay = Relay::of(Nats::start(&lines("\"in.>\", \"_INBOX.>\"")).await);
+    let all = async_nats::ConnectOptions::with_user_and_password("all".into(), "p".into());
+    let client = relay.server.client_of(all).await;
+    let bridge = relay.setup("subjects = [\"*.*\", \"in.>\"]").start().await;
+    until("one is refused", PATIENCE, async || {
+        (!bridge.lines(&["the server complains"]).is_empty()).then_some(())
+    })
+    .await;
+    until("the other is granted", PATIENCE, async || {
+        let subscribed = relay.server.monitor("/connz?subs=1").await.to_string();
+        subscribed.contains("in.>").then_some(())
+    })
+    .await;
+    publish(&client, 0..100, 0).await;
+    relay.is_relayed(&bridge, 100).await;
+    assert_eq!(bridge.metric("source_copies_skipped_total{source=\"it\"}").await, 0.0);
+    relay.server.configure(&lines("\">\""));
+    relay.server.reload().await;
+    bridge.ready().await;
+    publish(&client, 100..200, 0).await;
+    relay.is_relayed(&bridge, 200).await;
+    assert_eq!(bridge.metric("source_copies_skipped_total{source=\"it\"}").await, 100.0);
+    assert_eq!(bridge.metric(DROPPED).await, 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_subjects_that_overlap_one_copy_counts() {
     let relay = Relay::open().await;

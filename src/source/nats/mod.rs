@@ -13,7 +13,8 @@
 //!
 //! A subscription that the server refuses, at first or when its permissions change, is asked for again, ever more rarely:
 //! a reload of the server may allow it, and tells nobody. The source is not ready until every one is granted; what the
-//! others bring is taken meanwhile.
+//! others bring is taken meanwhile, that of subjects that overlap with the refused one too. Until a grant is confirmed,
+//! which takes a moment, two of those may both bring a message.
 //!
 //! Stopping, the subscriptions are ended, what was received by then is taken, and everything in flight finished; one
 //! that takes its place after a reload need not wait for that. What
@@ -118,9 +119,10 @@ impl NatsSource {
                     intake: intake.clone(),
                     account: Arc::clone(&account),
                     topics: RecentTopics::new('.'),
+                    standing: Arc::clone(&self.standing),
                     waiting: VecDeque::new(),
                 };
-                takers.spawn(taker.run(renewals, shutdown.clone(), Arc::clone(&self.standing)));
+                takers.spawn(taker.run(renewals, shutdown.clone()));
             }
             tokio::select! {
                 _ = alive.tick() => {

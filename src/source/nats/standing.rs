@@ -46,6 +46,8 @@ struct State {
     complaint: Option<(Trouble, Repeats)>,
     /// What the source needs and is not allowed: the subjects, as the server names them.
     refused: BTreeSet<String>,
+    /// Of those that were refused, the ones that are not known to be granted since.
+    lacking: BTreeSet<String>,
     /// The waits before that is asked for again.
     again: Backoff,
     /// It works, or did before something was refused.
@@ -72,6 +74,7 @@ impl Standing {
             policy,
             complaint: None,
             refused: BTreeSet::new(),
+            lacking: BTreeSet::new(),
             again: Backoff::new(ASK_AGAIN, CAP),
             granted: true,
             cut: false,
@@ -94,7 +97,12 @@ impl Standing {
     /// The source does its work, unless the connection was lost meanwhile, or something was refused on it.
     pub(super) fn works(&self) {
         let mut state = self.state.lock();
-        if state.since.is_none() || !state.refused.is_empty() {
+        if state.since.is_none() {
+            return;
+        }
+        let State { lacking, refused, .. } = &mut *state;
+        lacking.clone_from(refused);
+        if !state.refused.is_empty() {
             return;
         }
         if !state.granted {
@@ -115,6 +123,11 @@ impl Standing {
     /// The subjects that were refused, which are asked for again now: whatever is refused from here on is new.
     pub(super) fn asking_again(&self) -> BTreeSet<String> {
         std::mem::take(&mut self.state.lock().refused)
+    }
+
+    /// Whether the server refuses the subject, as far as is known.
+    pub(super) fn is_refused(&self, subject: &str) -> bool {
+        self.state.lock().lacking.contains(subject)
     }
 
     /// Nothing is taken any more: what becomes of the connection is of no concern, and the numbers may be another's.
@@ -194,7 +207,9 @@ impl Standing {
         }
         state.complaint = Some((trouble.clone(), repeats));
         if trouble.kind == Kind::Permission && state.since.is_some() {
-            state.refused.insert(subject(&trouble.what).to_owned());
+            let subject = subject(&trouble.what);
+            state.refused.insert(subject.to_owned());
+            state.lacking.insert(subject.to_owned());
             state.granted = false;
             self.metrics.connected.set(0);
             self.health.not_ready(trouble.in_words(&self.config));
@@ -273,12 +288,14 @@ mod tests {
         assert_eq!(standing.metrics.connected.get(), 0, "nothing is consumed");
         // Asked for again, it is refused again, and then no more.
         assert_eq!(standing.asking_again(), BTreeSet::from(["a".to_owned()]));
+        assert!(standing.is_refused("a") && !standing.is_refused("b"), "until it is granted");
         standing.changed(&Change::Complaint(Trouble::of_words(words)));
         standing.works();
         assert!(missing(&health).starts_with("Permissions Violation"));
         assert_eq!(standing.asking_again().len(), 1);
         standing.works();
         assert_eq!((missing(&health), standing.metrics.connected.get()), (String::new(), 1));
+        assert!(!standing.is_refused("a"));
         standing.changed(&Change::Complaint(Trouble::of_words(words)));
         // The next server may allow it.
         standing.changed(&Change::Lost);

@@ -56,6 +56,7 @@ pub(super) struct Taker {
     pub(super) intake: Intake,
     pub(super) account: Arc<Account>,
     pub(super) topics: RecentTopics,
+    pub(super) standing: Arc<Standing>,
     /// Taken and not yet handed over.
     pub(super) waiting: VecDeque<Delivery>,
 }
@@ -107,7 +108,6 @@ impl Taker {
         mut self,
         mut renewed: UnboundedReceiver<Subscription>,
         shutdown: Shutdown,
-        standing: Arc<Standing>,
     ) {
         let mut tell = Instant::now() + TELL_EVERY;
         let mut end = None;
@@ -120,8 +120,12 @@ impl Taker {
             match end {
                 None if shutdown.is_draining() => {
                     end = Some(now + FAREWELL);
-                    standing.health().not_ready("draining");
-                    if standing.is_connected() { self.drain().await } else { self.leave().await }
+                    self.standing.health().not_ready("draining");
+                    if self.standing.is_connected() {
+                        self.drain().await;
+                    } else {
+                        self.leave().await;
+                    }
                 }
                 Some(end) if now >= end => self.leave().await,
                 _ => {}
@@ -157,7 +161,8 @@ impl Taker {
 
     /// Has the server send nothing more; what is received by then is still taken.
     async fn drain(&mut self) {
-        for subscription in &mut self.subscriptions {
+        // The first of those that overlap last: what comes in between comes by it.
+        for subscription in self.subscriptions.iter_mut().rev() {
             let _ = timeout(FAREWELL, subscription.subscriber.drain()).await;
         }
     }
@@ -214,7 +219,9 @@ impl Taker {
     fn take(&mut self, at: usize, message: &async_nats::Message) {
         self.account.taken.fetch_add(1, Ordering::Relaxed);
         let others = &self.subscriptions[at].others;
-        if others.iter().any(|other| takes(other, &message.subject)) {
+        let brings =
+            |other: &String| takes(other, &message.subject) && !self.standing.is_refused(other);
+        if others.iter().any(brings) {
             self.metrics.copies_skipped.inc();
             return;
         }
