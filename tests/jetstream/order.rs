@@ -1,6 +1,7 @@
 //! The order of a subject across a crash (T17), and what replicas of one consumer do.
 
 use std::path::Path;
+use std::time::Duration;
 
 use appsync_bridge::config::{self, Environment};
 use appsync_bridge::delivery::Intake;
@@ -56,13 +57,79 @@ async fn a_consumer_begins_again_behind_what_was_acknowledged() {
     Box::pin(is_kept(&site, "", 2, "the consumer begins again")).await;
 }
 
+/// Its server gives messages to requests of a process that is gone, for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_a_former_process_take_nothing_from_the_next() {
+    let site = Site::open("leafnodes: { listen: \"127.0.0.1:-1\" }").await;
+    Box::pin(is_kept(&site, "", 2, "the consumer begins again")).await;
+}
+
 /// As on a server before 2.14.
+const NO_RESET: &str = "authorization: { default_permissions: { publish: { deny: \"$JS.API.CONSUMER.RESET.>\" } }, \
+                        users: [ { user: \"u\", password: \"p\" } ] }\nno_auth_user: u";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_newer_waits_where_the_consumer_can_not_begin_again() {
-    let permissions = "authorization: { default_permissions: { publish: { deny: \"$JS.API.CONSUMER.RESET.>\" } }, \
-                       users: [ { user: \"u\", password: \"p\" } ] }\nno_auth_user: u";
-    let site = Site::open(permissions).await;
+    let site = Site::open(NO_RESET).await;
     Box::pin(is_kept(&site, "ack_wait = \"3s\"", 2, "newer ones wait for them")).await;
+}
+
+/// Where the bytes are the narrower limit, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_newer_leaves_the_older_ones_their_bytes() {
+    let site = Site::open(NO_RESET).await;
+    let source = "ack_wait = \"3s\"\nmax_in_flight_bytes = \"100KB\"";
+    Box::pin(is_kept(&site, source, 2, "newer ones wait for them")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_newer_waits_while_the_server_is_away_too() {
+    const AWAY: Duration = Duration::from_secs(6);
+    let mut site = Site::open(NO_RESET).await;
+    let setup = site.setup("ack_wait = \"3s\"\nmax_in_flight = 500");
+    let bridge = setup.start_ready().await;
+    signal(site.emulator.pid(), "STOP");
+    site.produce(100_000, 0..300, 3).await;
+    bridge.metric_is(IN_FLIGHT, |v| v == 300.0).await;
+    bridge.kill();
+    signal(site.emulator.pid(), "CONT");
+    site.produce(100_000, 300..600, 3).await;
+    let bridge = setup.start_ready().await;
+    assert_eq!(bridge.lines(&["newer ones wait for them"]).len(), 1, "{}", bridge.log());
+    bridge.metric_is(IN_FLIGHT, |v| v >= 100.0).await;
+    site.stream.nats.kill();
+    // Longer than anything is waited for that can come.
+    tokio::time::sleep(AWAY).await;
+    site.stream.nats.restart().await;
+    site.is_relayed(&bridge, 600).await;
+    assert_order(&site.ledger.read(), 1);
+    assert!(bridge.lines(&["did not come within"]).is_empty(), "{}", bridge.log());
+}
+
+/// The server would go on in its list of last messages behind those that were delivered, or go through all that were
+/// replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_last_messages_none_is_lost_and_none_comes_that_was_replaced() {
+    for (keys, in_flight) in [(200, 10), (5, 1000)] {
+        let site = Site::open("").await;
+        site.produce(100_000, 0..keys * 3, keys).await;
+        let source = format!(
+            "deliver = \"last-per-subject\"\nack_wait = \"2s\"\nmax_in_flight = {in_flight}"
+        );
+        let setup = site.setup(&source);
+        signal(site.emulator.pid(), "STOP");
+        let bridge = setup.start_ready().await;
+        let most = keys.min(in_flight) as f64;
+        bridge.metric_is(IN_FLIGHT, |v| v == most).await;
+        bridge.kill();
+        signal(site.emulator.pid(), "CONT");
+        let bridge = setup.start_ready().await;
+        site.ledger.has_ids(keys as usize, PATIENCE).await;
+        bridge.metric_is(IN_FLIGHT, |v| v == 0.0).await;
+        let newest = (keys * 2..keys * 3).collect();
+        assert_eq!(ids(&site.ledger.read()), newest, "{keys} keys\n{}", bridge.log());
+        assert_eq!(bridge.metric("source_consumer_resets_total{source=\"it\"}").await, 0.0);
+    }
 }
 
 /// T05.

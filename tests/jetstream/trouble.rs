@@ -114,6 +114,23 @@ async fn a_frozen_bridge_repeats_nothing_that_it_still_holds() {
     watch.end().await;
 }
 
+/// What comes meanwhile waits to be read: the server was not silent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_was_frozen_at_rest_does_not_think_that_its_server_is_gone() {
+    let site = Site::open("").await;
+    let bridge = site.setup("").start_ready().await;
+    site.produce(100_000, 0..10, 1).await;
+    site.is_relayed(&bridge, 10).await;
+    bridge.signal("STOP");
+    // Longer than a server may be silent.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    bridge.signal("CONT");
+    site.produce(100_000, 10..20, 1).await;
+    assert_eq!(site.is_relayed(&bridge, 20).await, 0);
+    assert!(bridge.lines(&["silent"]).is_empty(), "{}", bridge.log());
+    assert_eq!(bridge.metric("source_reconnects_total{source=\"it\"}").await, 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_and_a_stream_that_vanish_are_bound_again() {
     let site = Site::open("").await;

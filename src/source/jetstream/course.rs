@@ -13,7 +13,7 @@ use super::flight::{Flight, Sequence};
 use super::pulling::Heard;
 use super::taker::{Generation, Taker, next};
 use super::watching::Word;
-use crate::config::nats::Deliver;
+use crate::config::nats::{Consumers, Deliver};
 use crate::nats::Change;
 use crate::source::Unclean;
 
@@ -25,14 +25,13 @@ impl Taker {
     pub(super) fn connection(&mut self, change: Change, came: &mut Vec<Message>) {
         match change {
             Change::Connected => {
-                // What the old one has brought is ours; the server knows nothing of its requests any more.
-                while let Some(Heard::Messages) = next(&mut self.pulling, came).now_or_never() {
-                    self.take(came, Instant::now());
-                }
-                self.pulling = None;
+                self.leave_inbox(came);
                 self.asking.begin();
             }
-            Change::Lost => self.lost("the connection to the server is lost"),
+            Change::Lost => {
+                self.leave_inbox(came);
+                self.lost("the connection to the server is lost");
+            }
             Change::Failed { server, trouble, .. } => {
                 let why = format!("{server}: {}", trouble.in_words(&self.config.connection));
                 self.asking.away();
@@ -43,6 +42,7 @@ impl Taker {
                 info!(source = %self.source, "the server is about to end; the connection moves to another");
             }
             Change::Complaint(trouble) => {
+                self.asking.complaint(&trouble.what);
                 let (connection, now) = (&self.config.connection, Instant::now());
                 let (why, times) = self.complaints.heard(&trouble, connection, now);
                 if let Some(times) = times {
@@ -57,6 +57,15 @@ impl Taker {
             Change::Closed => self.lost("the client has ended"),
             Change::Slow => self.fail("the client has dropped messages; they come again"),
         }
+    }
+
+    /// Takes what the connection has brought, which is ours, and listens no more: over the next one the client would
+    /// subscribe again, and requests that the server has not forgotten bring messages before the consumer is bound.
+    fn leave_inbox(&mut self, came: &mut Vec<Message>) {
+        while let Some(Heard::Messages) = next(&mut self.pulling, came).now_or_never() {
+            self.take(came, Instant::now());
+        }
+        self.pulling = None;
     }
 
     /// The server has answered.
@@ -120,11 +129,19 @@ impl Taker {
             }
         }
         self.generation = Some(Generation { created: info.created, config: info.config.clone() });
-        let ours = self.flight.open() + self.outbox.acknowledgements();
+        // A server that was killed may have forgotten its newest deliveries, and has no number of what was removed.
+        let pending = info.ack_floor.stream_sequence + 1..=info.delivered.stream_sequence;
+        let ours = self.flight.open_among(&pending) + self.outbox.acknowledgements_among(&pending);
         let outstanding = info.num_ack_pending.saturating_sub(ours);
         let (major, minor, patch) = RESETS;
-        let can_reset = self.client.is_server_compatible(major, minor, patch);
-        match Order::of(self.config.consumers, outstanding, can_reset) {
+        let server_resets = self.client.is_server_compatible(major, minor, patch);
+        let (consumers, deliver) = (self.config.consumers, self.config.deliver);
+        if consumers == Consumers::One && info.num_waiting > 0 && self.asking.waits(Instant::now())
+        {
+            // Where there may be leaf nodes or gateways the server gives messages to a request whose inbox is gone.
+            return;
+        }
+        match Order::of((consumers, deliver), outstanding, server_resets) {
             Order::AsItComes => {
                 if let Some(hold) = self.hold.take() {
                     self.pass(hold.pass());

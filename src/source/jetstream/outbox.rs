@@ -3,6 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::future::poll_fn;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -59,11 +60,12 @@ impl Outbox {
         self.waiting.is_empty()
     }
 
-    /// Messages whose acknowledgement was not sent yet.
-    pub(super) fn acknowledgements(&self) -> usize {
+    /// Messages of these sequences whose acknowledgement was not sent yet.
+    pub(super) fn acknowledgements_among(&self, sequences: &RangeInclusive<u64>) -> usize {
         let acknowledged = self.waiting.iter().filter(|letter| letter.payload == ACKNOWLEDGE);
-        let sequences = acknowledged.filter_map(|letter| Place::read(&letter.subject));
-        sequences.map(|place| place.stream).collect::<HashSet<_>>().len()
+        let places = acknowledged.filter_map(|letter| Place::read(&letter.subject));
+        let among = places.map(|place| place.stream).filter(|it| sequences.contains(it));
+        among.collect::<HashSet<_>>().len()
     }
 
     /// Forgets what was not sent: the consumer is another one.

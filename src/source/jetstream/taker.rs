@@ -37,6 +37,9 @@ use crate::source::{Room, Unclean};
 /// How often it looks at the clock at least.
 const TICK: Duration = Duration::from_millis(100);
 
+/// It looked at no clock for so long: the process was frozen, or had no CPU.
+const FROZEN: Duration = Duration::from_secs(1);
+
 /// Acknowledgements in one go.
 const ACKNOWLEDGED: usize = 512;
 
@@ -80,6 +83,8 @@ pub(super) struct Taker {
     /// Came during the drain, and are given back when nothing more comes.
     pub(super) returned: Vec<Subject>,
     extended: Instant,
+    /// When it did last what was due.
+    steered: Instant,
     /// Something was acknowledged.
     pub(super) acknowledged: bool,
     pub(super) complaints: Complaints,
@@ -120,6 +125,7 @@ impl Taker {
             sequence: Sequence::behind(0, 0, false),
             returned: Vec::new(),
             extended: Instant::now(),
+            steered: Instant::now(),
             acknowledged: false,
             source: name,
             config,
@@ -178,6 +184,15 @@ impl Taker {
 
     /// Does what is due.
     async fn steer(&mut self, now: Instant) {
+        let frozen = now.duration_since(std::mem::replace(&mut self.steered, now)) > FROZEN;
+        if frozen && let Some(pulling) = &mut self.pulling {
+            // What has come meanwhile is not read yet.
+            pulling.heard(now);
+        }
+        let comes = !frozen && self.asking.is_bound() && self.takes();
+        if let Some(hold) = self.hold.as_mut().filter(|_| !comes) {
+            hold.hindered(now);
+        }
         if let Some(hold) = self.hold.take_if(|hold| hold.is_over(now)) {
             self.pass(hold.pass());
         }
@@ -357,9 +372,14 @@ impl Taker {
         }
     }
 
+    /// Whether the intake gate is open.
+    fn takes(&self) -> bool {
+        self.intake.as_ref().is_some_and(Intake::is_open)
+    }
+
     /// Asks for messages as far as there is room and the intake gate is open.
     async fn pull(&mut self, now: Instant) {
-        if !self.intake.as_ref().is_some_and(Intake::is_open) {
+        if !self.takes() {
             return;
         }
         if self.pulling.is_none() {
@@ -370,7 +390,8 @@ impl Taker {
         let Some(pulling) = &mut self.pulling else { return };
         let span = self.flight.span() + pulling.pulls.outstanding();
         let free = self.room.messages_left().min(self.limits.messages.saturating_sub(span));
-        let free = self.hold.as_ref().map_or(free, |hold| hold.most(free, now));
+        let fit = || self.room.left_for(pulling.pulls.each());
+        let free = self.hold.as_ref().map_or(free, |hold| hold.most(free, fit(), now));
         let wanted = pulling.pulls.wanted(free, now);
         if wanted == 0 {
             return;

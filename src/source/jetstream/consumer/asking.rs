@@ -1,16 +1,22 @@
 //! How far the binding of the consumer has come. One question is out at a time; nothing is acknowledged meanwhile, so
 //! that the figures in the answer are those that the source has too.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{Config, Info};
 use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
 
 use super::binding::{Binding, Bound};
 use crate::config::source::Limits;
 
 /// Acknowledgements that were sent just before may not be counted yet: the server is asked again after this.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// Requests of a former process, or over a former connection, are waited for so long: they end after
+/// a second, and a server sees that nobody listens within two seconds.
+const FORMER: Duration = Duration::from_secs(3);
 
 /// The binding of one consumer.
 pub(in crate::source::jetstream) struct Asking {
@@ -19,6 +25,10 @@ pub(in crate::source::jetstream) struct Asking {
     limits: Limits,
     state: State,
     doubted: bool,
+    /// Former requests are not waited for any longer then.
+    until: Option<Instant>,
+    /// That it begins again is forbidden.
+    forbidden: Arc<Notify>,
 }
 
 enum State {
@@ -48,7 +58,8 @@ impl Asking {
         wanted: Config,
         limits: Limits,
     ) -> Self {
-        Self { binding, wanted, limits, state: State::Away, doubted: false }
+        let (state, forbidden) = (State::Away, Arc::default());
+        Self { binding, wanted, limits, state, doubted: false, until: None, forbidden }
     }
 
     /// The connection is lost.
@@ -58,7 +69,7 @@ impl Asking {
 
     /// The consumer is to be bound anew.
     pub(in crate::source::jetstream) fn begin(&mut self) {
-        (self.state, self.doubted) = (State::Due, false);
+        (self.state, self.doubted, self.until) = (State::Due, false, None);
     }
 
     /// It failed; the next try is due then.
@@ -107,12 +118,32 @@ impl Asking {
         first
     }
 
+    /// Asks again while there are former requests, for a while; whether it does.
+    pub(in crate::source::jetstream) fn waits(&mut self, now: Instant) -> bool {
+        let waits = now < *self.until.get_or_insert(now + FORMER);
+        if waits {
+            self.ask(AGAIN);
+        }
+        waits
+    }
+
     /// Has the consumer begin again.
     pub(in crate::source::jetstream) fn reset(&mut self, before: Box<Info>, outstanding: usize) {
-        let binding = self.binding.clone();
+        let (binding, forbidden) = (self.binding.clone(), Arc::clone(&self.forbidden));
         self.state = State::Asked(Box::pin(async move {
-            Answer::Reset { result: binding.reset().await.map(Box::new), before, outstanding }
+            let result = tokio::select! {
+                after = binding.reset() => after.map(Box::new),
+                () = forbidden.notified() => Err("the server forbids it".to_owned()),
+            };
+            Answer::Reset { result, before, outstanding }
         }));
+    }
+
+    /// The server complains of `what`: of what it forbids it says nothing else, and the answer is not waited for.
+    pub(in crate::source::jetstream) fn complaint(&self, what: &str) {
+        if what.contains(&self.binding.resets()) {
+            self.forbidden.notify_waiters();
+        }
     }
 
     /// Waits for the answer to what is asked.

@@ -107,8 +107,12 @@ impl Binding {
 
     /// Has the consumer begin again behind what was acknowledged without a gap. A server of 2.14 or newer can.
     pub(in crate::source::jetstream) async fn reset(&self) -> Result<Info, String> {
-        let subject = format!("CONSUMER.RESET.{}.{}", self.stream, self.durable);
-        self.ask(subject, &json!({})).await.map_err(|why| self.words("be reset", why))
+        self.ask(self.resets(), &json!({})).await.map_err(|why| self.words("be reset", why))
+    }
+
+    /// Where that is asked for.
+    pub(super) fn resets(&self) -> String {
+        format!("CONSUMER.RESET.{}.{}", self.stream, self.durable)
     }
 
     /// Where pull requests go.

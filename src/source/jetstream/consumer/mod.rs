@@ -88,6 +88,10 @@ pub(super) fn differences(found: &Config, wanted: &Config, limits: Limits) -> Ve
         let here = format!("at least {least} (`max_in_flight`)");
         differs("max_ack_pending", &found.max_ack_pending, &here);
     }
+    if found.max_waiting == 1 {
+        // The server drops a second request, and says nothing.
+        differs("max_waiting", &1, &"at least 2");
+    }
     if found.headers_only {
         differs("headers_only", &"true (no payload)", &"false");
     }
@@ -221,6 +225,7 @@ mod tests {
             ack_policy: AckPolicy::All,
             ack_wait: Duration::from_secs(5),
             max_ack_pending: 999,
+            max_waiting: 1,
             headers_only: true,
             priority_groups: vec!["g".into()],
             ..wanted()
@@ -233,6 +238,7 @@ mod tests {
             "`ack_policy` is all there and explicit here",
             "`ack_wait` is 5s there and 30s here",
             "`max_ack_pending` is 999 there and at least 1000 (`max_in_flight`) here",
+            "`max_waiting` is 1 there and at least 2 here",
             "`headers_only` is true (no payload) there and false here",
             "`priority_groups` is set there and unset here",
         ];

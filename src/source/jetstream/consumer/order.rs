@@ -8,11 +8,15 @@
 //! comes within an `ack_wait`, as there is nobody to ask for more time; it may never come, if it was removed from
 //! the stream. Replicas that share the consumer can't tell their own outstanding messages from one another's, so
 //! nothing is done with `consumers = "many"`.
+//!
+//! A consumer of the last message of each subject is never reset: the server would go on in its list of those behind
+//! what was delivered, so that the outstanding ones never come, or behind the list with every message that a newer
+//! one has replaced (nats-server 2.15, `resetStartingSeqLocked`).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::config::nats::Consumers;
+use crate::config::nats::{Consumers, Deliver};
 
 /// What keeps the order when a consumer is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +38,10 @@ pub(in crate::source::jetstream) struct Hold<T> {
     delivered: u64,
     /// They should have come by now, …
     due: Instant,
-    /// … and are not waited for any longer.
+    /// … and are not waited for any longer, …
     until: Instant,
+    /// … which is so much later, or after whatever kept them away.
+    slack: Duration,
     held: BTreeMap<u64, T>,
 }
 
@@ -51,10 +57,11 @@ pub(in crate::source::jetstream) struct Passed<T> {
 impl Order {
     /// What to do where `outstanding` messages were delivered that this process does not have.
     pub(in crate::source::jetstream) fn of(
-        consumers: Consumers,
+        (consumers, deliver): (Consumers, Deliver),
         outstanding: usize,
-        can_reset: bool,
+        server_resets: bool,
     ) -> Self {
+        let can_reset = server_resets && deliver != Deliver::LastPerSubject;
         match consumers {
             Consumers::Many => Self::AsItComes,
             Consumers::One if outstanding == 0 => Self::AsItComes,
@@ -75,7 +82,7 @@ impl<T> Hold<T> {
         // The server looks for what has expired from time to time, and then it has to be fetched.
         let (due, slack) = (now + ack_wait, (ack_wait / 4).max(Duration::from_secs(1)));
         let held = BTreeMap::new();
-        Self { outstanding, delivered, due, until: due + slack, held }
+        Self { outstanding, delivered, due, until: due + slack, slack, held }
     }
 
     /// A message came that is not known yet.
@@ -91,10 +98,20 @@ impl<T> Hold<T> {
         }
     }
 
-    /// How many messages of a room for `free` may be asked for: until the outstanding ones are due, newer ones
-    /// must not take all of their room. Then they are the first to come.
-    pub(in crate::source::jetstream) fn most(&self, free: usize, now: Instant) -> usize {
-        if now < self.due { free.saturating_sub(self.outstanding) } else { free }
+    /// How many messages of a room for `free`, of which `fit` by their bytes, may be asked for: until the outstanding
+    /// ones are due, newer ones must not take all of their room. Then they are the first to come.
+    pub(in crate::source::jetstream) fn most(
+        &self,
+        free: usize,
+        fit: usize,
+        now: Instant,
+    ) -> usize {
+        if now < self.due { free.min(fit).saturating_sub(self.outstanding) } else { free }
+    }
+
+    /// Nothing can come at `now`: the outstanding ones have some time left when it can again.
+    pub(in crate::source::jetstream) fn hindered(&mut self, now: Instant) {
+        self.until = self.until.max(now + self.slack);
     }
 
     /// Whether all have come, or are not waited for any longer.
@@ -123,15 +140,20 @@ mod tests {
     #[test]
     fn only_for_one_consumer_and_with_something_outstanding_is_anything_done() {
         use Consumers::{Many, One};
-        for (consumers, outstanding, can_reset, order) in [
-            (One, 0, true, Order::AsItComes),
-            (One, 0, false, Order::AsItComes),
-            (One, 7, true, Order::Reset),
-            (One, 7, false, Order::Hold),
-            (Many, 7, true, Order::AsItComes),
-            (Many, 7, false, Order::AsItComes),
+        use Deliver::{All, LastPerSubject, New};
+        for (consumers, deliver, outstanding, server_resets, order) in [
+            (One, All, 0, true, Order::AsItComes),
+            (One, All, 0, false, Order::AsItComes),
+            (One, All, 7, true, Order::Reset),
+            (One, All, 7, false, Order::Hold),
+            (One, New, 7, true, Order::Reset),
+            (One, LastPerSubject, 7, true, Order::Hold),
+            (One, LastPerSubject, 0, true, Order::AsItComes),
+            (Many, All, 7, true, Order::AsItComes),
+            (Many, LastPerSubject, 7, true, Order::AsItComes),
+            (Many, All, 7, false, Order::AsItComes),
         ] {
-            assert_eq!(Order::of(consumers, outstanding, can_reset), order);
+            assert_eq!(Order::of((consumers, deliver), outstanding, server_resets), order);
         }
     }
 
@@ -176,10 +198,24 @@ mod tests {
     fn newer_ones_leave_room_for_the_outstanding_until_those_come_first() {
         let start = Instant::now();
         let mut hold = Hold::new(40, 10, ACK_WAIT, start);
-        assert_eq!(hold.most(100, start), 60);
-        assert_eq!(hold.most(40, start), 0);
-        assert_eq!(hold.most(40, start + ACK_WAIT), 40);
+        assert_eq!(hold.most(100, 1_000, start), 60);
+        assert_eq!(hold.most(100, 50, start), 10);
+        assert_eq!(hold.most(40, 1_000, start), 0);
+        assert_eq!(hold.most(40, 0, start + ACK_WAIT), 40);
         hold.take(1, ());
-        assert_eq!(hold.most(40, start), 1);
+        assert_eq!(hold.most(40, 1_000, start), 1);
+    }
+
+    #[test]
+    fn while_nothing_can_come_the_time_is_not_over() {
+        let start = Instant::now();
+        let mut hold = Hold::new(1, 10, ACK_WAIT, start);
+        hold.take(11, 11);
+        hold.hindered(start);
+        assert!(hold.is_over(start + ACK_WAIT * 5 / 4), "it cost nothing");
+        let later = start + ACK_WAIT * 3;
+        hold.hindered(later);
+        assert!(!hold.is_over(later + ACK_WAIT / 5));
+        assert!(hold.is_over(later + ACK_WAIT / 4));
     }
 }

@@ -13,6 +13,7 @@ mod receipts;
 mod reply;
 mod sequence;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,8 +35,6 @@ pub(super) struct Flight {
     passed: usize,
     /// So many of those that have passed are remembered.
     keep: usize,
-    /// How many are not acknowledged yet.
-    open: usize,
     /// Up to here messages may come again as if for the first time: the consumer was bound anew.
     repeated: u64,
     ack_wait: Duration,
@@ -74,7 +73,6 @@ impl Flight {
             receipts: Receipts::default(),
             passed: 0,
             keep,
-            open: 0,
             repeated: 0,
             ack_wait,
         }
@@ -114,8 +112,7 @@ impl Flight {
             }
             Ok(settlement) => {
                 // A stream that lost its end has another message there: the old one is answered no more.
-                let old = known.and_then(|old| old.end(State::Forgotten));
-                self.open += usize::from(old.is_none());
+                let _ = known.and_then(|old| old.end(State::Forgotten));
                 self.receipts.push(Receipt { sequence, stored, state: State::Open(reply) });
                 Came::New(settlement)
             }
@@ -174,9 +171,10 @@ impl Flight {
         self.receipts.len() - self.passed
     }
 
-    /// Messages that are not acknowledged.
-    pub(super) fn open(&self) -> usize {
-        self.open
+    /// Messages of these sequences that are not acknowledged.
+    pub(super) fn open_among(&self, sequences: &RangeInclusive<u64>) -> usize {
+        let held = (self.passed..).map_while(|place| self.receipts.nth(place));
+        held.filter(|it| it.is_open() && sequences.contains(&it.sequence)).count()
     }
 
     /// Whether nothing is in flight.
@@ -196,9 +194,7 @@ impl Flight {
 
     /// The message of this receipt ends so; gives the subject for its answer if there is to be one.
     fn end(&mut self, number: u64, state: State) -> Option<Subject> {
-        let reply = self.receipts.get_mut(number)?.end(state)?;
-        self.open -= 1;
-        Some(reply)
+        self.receipts.get_mut(number)?.end(state)
     }
 
     /// Goes on to the oldest that is not acknowledged, and forgets what passed long ago.
