@@ -76,3 +76,30 @@ async fn a_topic_that_is_made_anew_is_read_from_its_beginning() {
     bridge.ready().await;
     stop(bridge).await;
 }
+
+/// Without a moment in which the bridge could see that it is gone: its positions are below those of the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_topic_that_is_made_anew_at_once_positions_are_committed_too() {
+    let kafka = Kafka::shared().await;
+    let shop = Shop::open(kafka, "at-once", 1).await;
+    let setup = shop.setup("");
+    let bridge = setup.start_ready().await;
+    kafka.produce(&shop.topic, (0..20).map(|id| record(id, 1))).await;
+    shop.ledger.has_ids(20, PATIENCE).await;
+    until("all is committed", PATIENCE, async || {
+        (shop.group.committed(&shop.topic).await == [(0, 20)].into()).then_some(())
+    })
+    .await;
+    kafka.delete_topic(&shop.topic).await;
+    kafka.create_topic(&shop.topic, 1, &[]).await;
+    kafka.produce(&shop.topic, (20..30).map(|id| record(id, 1))).await;
+    shop.ledger.has_ids(30, PATIENCE).await;
+    bridge.metric_is(IN_FLIGHT, |v| v == 0.0).await;
+    stop(bridge).await;
+    assert_eq!(shop.group.committed(&shop.topic).await, [(0, 10)].into());
+    let bridge = setup.start_ready().await;
+    kafka.produce(&shop.topic, [record(30, 1)]).await;
+    shop.ledger.has_ids(31, PATIENCE).await;
+    assert_order(&shop.ledger.read(), 0);
+    stop(bridge).await;
+}

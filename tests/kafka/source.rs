@@ -105,27 +105,42 @@ async fn oddities_of_a_log_are_passed_and_counted() {
     })
     .await;
 
+    // What a transaction leaves at the end of the log is nothing to read.
+    producer.begin();
+    producer.send(&shop.topic, [numbered(99)]).await;
+    producer.abort().await;
+    producer.begin();
+    producer.send(&shop.topic, [numbered(8)]).await;
+    producer.commit().await;
+    shop.ledger.has_ids(9, PATIENCE).await;
+    let [committed, lag] = ["committed_offset", "lag"].map(|name| {
+        format!("source_{name}{{source=\"shop\",topic=\"{}\",partition=\"0\"}}", shop.topic)
+    });
+    bridge.metric_is(&committed, |v| v > end as f64).await;
+    bridge.metric_is(&lag, |v| v == 0.0).await;
+    assert!(bridge.metric(&committed).await < kafka.end_offsets(&shop.topic).await[&0] as f64);
+
     // Partitions that are added later.
     kafka.add_partitions(&shop.topic, 3).await;
     let producer = kafka.producer(&[("topic.metadata.refresh.interval.ms", "500")]);
     until("the new partitions are known", PATIENCE, async || {
-        producer.put(&shop.topic, &numbered(8).partition(2)).await.unwrap().ok()
+        producer.put(&shop.topic, &numbered(9).partition(2)).await.unwrap().ok()
     })
     .await;
-    shop.ledger.has_ids(9, PATIENCE).await;
+    shop.ledger.has_ids(10, PATIENCE).await;
     stop(bridge).await;
 
     // Records that are gone before they were read: said, and never silent.
-    kafka.produce(&shop.topic, (9..19).map(|id| numbered(id).partition(0))).await;
+    kafka.produce(&shop.topic, (10..20).map(|id| numbered(id).partition(0))).await;
     let end = kafka.end_offsets(&shop.topic).await[&0];
     kafka.delete_records(&shop.topic, 0, end - 5).await;
     let bridge = setup.start_ready().await;
-    shop.ledger.has_ids(14, PATIENCE).await;
+    shop.ledger.has_ids(15, PATIENCE).await;
     bridge.metric_is("source_offset_gap_total{source=\"shop\"}", |v| v >= 1.0).await;
     assert!(bridge.log().contains("does not have the position"), "{}", bridge.log());
     let ids = ids(&shop.ledger.read());
     assert!(
-        (9..14).all(|id| !ids.contains(&id)) && (14..19).all(|id| ids.contains(&id)),
+        (10..15).all(|id| !ids.contains(&id)) && (15..20).all(|id| ids.contains(&id)),
         "{ids:?}"
     );
     stop(bridge).await;

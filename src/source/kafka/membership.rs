@@ -97,6 +97,12 @@ struct Partition {
     committed_offset: i64,
     #[serde(default = "unknown")]
     lo_offset: i64,
+    /// The next one to fetch, behind markers of transactions and what was aborted …
+    #[serde(default = "unknown")]
+    next_offset: i64,
+    /// … and so many messages that were fetched and not taken yet.
+    #[serde(default)]
+    fetchq_cnt: u64,
 }
 
 /// The lag of one partition.
@@ -106,6 +112,8 @@ pub(super) struct Behind {
     pub(super) partition: i32,
     /// `None` while it is not known.
     pub(super) lag: Option<i64>,
+    /// The same where no message is in flight: what is no message at the end of the log is read, and not committed.
+    pub(super) unread: Option<i64>,
     pub(super) committed: Option<i64>,
 }
 
@@ -132,7 +140,10 @@ impl Statistics {
                 // Without a commit the lag is everything that the broker still has.
                 let from = committed.or(Some(p.lo_offset).filter(|offset| *offset >= 0));
                 let lag = from.filter(|_| p.ls_offset >= 0).map(|from| (p.ls_offset - from).max(0));
-                Behind { topic: topic.clone(), partition: p.number, lag, committed }
+                let read = p.next_offset >= 0 && p.fetchq_cnt == 0;
+                let unread = lag.filter(|_| read);
+                let unread = unread.map(|lag| lag.min((p.ls_offset - p.next_offset).max(0)));
+                Behind { topic: topic.clone(), partition: p.number, lag, unread, committed }
             })
         })
     }
@@ -219,9 +230,29 @@ mod tests {
                 "-1":{"partition":-1,"ls_offset":-1001}}}}}"#;
         let statistics = Statistics::read(json).unwrap();
         assert!(statistics.is_member());
-        let expected =
-            Behind { topic: "orders".into(), partition: 0, lag: Some(20), committed: Some(100) };
+        let expected = Behind {
+            topic: "orders".into(),
+            partition: 0,
+            lag: Some(20),
+            unread: None,
+            committed: Some(100),
+        };
         assert_eq!(statistics.behind().collect::<Vec<_>>(), [expected]);
+    }
+
+    #[test]
+    fn what_is_read_and_no_message_is_behind_only_while_something_is_in_flight() {
+        for (next, queued, unread) in
+            [(120, 0, Some(0)), (110, 0, Some(10)), (90, 0, Some(20)), (120, 3, None)]
+        {
+            let json = format!(
+                r#"{{"topics":{{"t":{{"partitions":{{"0":{{"partition":0,"lo_offset":0,"ls_offset":120,
+                "committed_offset":100,"next_offset":{next},"fetchq_cnt":{queued}}}}}}}}}}}"#
+            );
+            let statistics = Statistics::read(json.as_bytes()).unwrap();
+            let behind = statistics.behind().next().unwrap();
+            assert_eq!((behind.lag, behind.unread), (Some(20), unread), "{next} {queued}");
+        }
     }
 
     #[test]

@@ -255,7 +255,8 @@ impl Shared {
         let assignment = self.assignment();
         for behind in statistics.behind() {
             let Some(partition) = assignment.get(&behind.topic, behind.partition) else { continue };
-            if let Some(behind) = behind.lag {
+            let unread = behind.unread.filter(|_| partition.is_at_rest());
+            if let Some(behind) = unread.or(behind.lag) {
                 partition.metrics.lag.set(behind);
                 lag += behind;
             }

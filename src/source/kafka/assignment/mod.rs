@@ -382,6 +382,11 @@ impl Assignment {
 }
 
 impl Partition {
+    /// Whether it is read on, and nothing of it is in flight.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.unread.is_read() && !self.unread.paused && self.record.is_empty()
+    }
+
     /// Its topic and number.
     fn name(&self) -> (String, i32) {
         (self.topic.as_str().to_owned(), self.number)
