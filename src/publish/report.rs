@@ -197,7 +197,7 @@ impl<P: Post> Publisher<P> {
             }
         } else {
             if matches!(fault, Fault::Ambiguous | Fault::Unavailable) {
-                self.limits.concurrency.overloaded(sent, now);
+                self.limits.concurrency.overloaded(now);
             }
             if self.limits.breaker.failed(now, fault == Fault::UnknownAnswer) {
                 let what = if matches!(fault, Fault::UnknownAnswer | Fault::Unavailable) {

@@ -1,7 +1,7 @@
 //! The limit of requests in flight: one more a round trip while the limit is reached, fewer when the round
 //! trip grows or the API is overloaded.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Factor of a step down.
 const CUT: f64 = 0.9;
@@ -38,6 +38,13 @@ struct Window {
     overloaded: bool,
 }
 
+impl Window {
+    /// The round trip, in seconds, if anything was answered.
+    fn mean(&self) -> Option<f64> {
+        (self.count > 0).then(|| self.sum / f64::from(self.count))
+    }
+}
+
 impl Concurrency {
     /// Starts low, and never exceeds `ceiling`.
     pub fn new(ceiling: usize) -> Self {
@@ -69,29 +76,31 @@ impl Concurrency {
         self.window.reached |= !self.allows(in_flight + 1);
         self.window.count += 1;
         self.window.sum += seconds;
-        self.step(now, seconds);
+        if self.average.is_none() {
+            self.average = Some(Average { mean: seconds, deviation: seconds / 2.0 });
+            self.window = Window { began: Some(now), ..Window::default() };
+        }
+        self.step(now);
     }
 
-    /// A request met an overload: no answer in time, or a 5xx.
-    pub fn overloaded(&mut self, sent: Instant, now: Instant) {
+    /// A request met an overload: no answer in time, or a 5xx. Its time is no round trip: a time-out would stand
+    /// for one of many seconds.
+    pub fn overloaded(&mut self, now: Instant) {
         self.window.overloaded = true;
-        self.step(now, now.duration_since(sent).as_secs_f64());
+        self.step(now);
     }
 
     /// Once a round trip: up, down, or neither.
-    fn step(&mut self, now: Instant, seconds: f64) {
-        let Some(average) = self.average else {
-            self.average = Some(Average { mean: seconds, deviation: seconds / 2.0 });
-            self.window = Window { began: Some(now), ..Window::default() };
-            return;
-        };
+    fn step(&mut self, now: Instant) {
+        let Some(average) = self.average else { return };
         let began = *self.window.began.get_or_insert(now);
-        if now.duration_since(began) < Duration::from_secs_f64(average.mean) {
+        let mean = self.window.mean().unwrap_or(average.mean);
+        // An average from a time when the API was slow, or the bridge was frozen, must not set the pace of what
+        // it unlearns.
+        if now.duration_since(began).as_secs_f64() < mean.min(average.mean) {
             return;
         }
         let window = std::mem::take(&mut self.window);
-        let mean =
-            if window.count > 0 { window.sum / f64::from(window.count) } else { average.mean };
         if window.overloaded || mean > average.mean + DEVIATIONS * average.deviation {
             self.limit = (self.limit * CUT).max(1.0);
         } else if window.reached {
@@ -108,6 +117,8 @@ impl Concurrency {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const TRIP: Duration = Duration::from_millis(10);
@@ -149,16 +160,14 @@ mod tests {
     fn an_overload_cuts_once_a_round_trip_and_never_below_one() {
         let (mut concurrency, mut now) = (Concurrency::new(64), Instant::now());
         pass(&mut concurrency, &mut now, 100, TRIP);
-        let sent = now;
         now += TRIP * 2;
         for _ in 0..64 {
-            concurrency.overloaded(sent, now);
+            concurrency.overloaded(now);
         }
         assert_eq!(concurrency.limit(), 57);
         for _ in 0..100 {
-            let sent = now;
             now += TRIP * 2;
-            concurrency.overloaded(sent, now);
+            concurrency.overloaded(now);
         }
         assert!(concurrency.allows(0) && concurrency.limit() == 1);
     }
@@ -169,5 +178,48 @@ mod tests {
         pass(&mut concurrency, &mut now, 100, TRIP);
         pass(&mut concurrency, &mut now, 3, TRIP * 5);
         assert!(concurrency.limit() < 64, "{}", concurrency.limit());
+    }
+    /// What was slow once, for whatever reason, is forgotten in seconds: how fast the limit grows then.
+    #[test]
+    fn a_slow_time_that_is_over_does_not_set_the_pace() {
+        const SLOW: Duration = Duration::from_secs(5);
+        const FROZEN: Duration = Duration::from_mins(1);
+        let fast = Duration::from_millis(20);
+        // Each with how many seconds of fast answers it takes to be at the ceiling.
+        let seconds_to_64 = |concurrency: &mut Concurrency, mut now: Instant| {
+            let began = now;
+            while concurrency.limit() < 64 && now < began + FROZEN {
+                pass(concurrency, &mut now, 1, fast);
+            }
+            let took = now.duration_since(began);
+            // And a queue that grows is still seen.
+            pass(concurrency, &mut now, 100, fast);
+            pass(concurrency, &mut now, 3, fast * 5);
+            assert!(concurrency.limit() < 64, "{}", concurrency.limit());
+            took.as_secs_f64()
+        };
+        let start = Instant::now();
+        let healthy = seconds_to_64(&mut Concurrency::new(64), start);
+        assert!(healthy <= 2.0, "{healthy}");
+
+        let (mut concurrency, mut now) = (Concurrency::new(64), start);
+        pass(&mut concurrency, &mut now, 1, SLOW);
+        let took = seconds_to_64(&mut concurrency, now);
+        assert!(took <= 3.0, "first answers of 5 s: {took}");
+
+        let (mut concurrency, mut now) = (Concurrency::new(64), start);
+        for _ in 0..6 {
+            now += Duration::from_secs(10);
+            (0..4).for_each(|_| concurrency.overloaded(now));
+        }
+        let took = seconds_to_64(&mut concurrency, now);
+        assert!(took <= 3.0, "started into a black hole: {took}");
+
+        let (mut concurrency, mut now) = (Concurrency::new(64), start);
+        pass(&mut concurrency, &mut now, 100, fast);
+        pass(&mut concurrency, &mut now, 1, FROZEN);
+        (0..64).for_each(|_| concurrency.overloaded(now));
+        let took = seconds_to_64(&mut concurrency, now);
+        assert!(took <= 3.0, "frozen for a minute: {took}");
     }
 }
