@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::support::script::{Ends, Play, Script, accepted, entry, error, failed, play};
+use crate::support::script::{Ends, Play, Script, accepted, entry, error, failed, play, play_by};
 
 const RETRIED_WHOLE: &str = "publish_retries_total{api=\"main\",fault=";
 
@@ -127,6 +127,27 @@ fn an_event_that_is_named_nowhere_is_unconfirmed_and_not_sent_again() {
     assert_eq!(run.events(), [[0, 1]]);
     assert_eq!(run.accepted, [0, 1]);
     assert_eq!(run.metric("publish_events_total{api=\"main\",outcome=\"unconfirmed\"}"), 1);
+}
+
+#[test]
+fn a_quota_is_used_in_full_whatever_the_answers_name() {
+    // An endpoint with a quota, of whose answers nothing says that an event was accepted.
+    const QUOTA: f64 = 500.0;
+    let nothing = || Play::Answer(200, r#"{"failed":[],"successful":[]}"#.to_owned());
+    let channels: Vec<String> = (0..50).map(|n| format!("/a/{n}")).collect();
+    let events = (0..10_000).map(|id| (Duration::ZERO, &*channels[id % 50], "", id as u64));
+    let (mut bucket, mut filled) = (50.0, Duration::ZERO);
+    let run = play_by(events.collect(), move |posted| {
+        bucket = (bucket + (posted.at - filled).as_secs_f64() * QUOTA).min(50.0);
+        filled = posted.at;
+        let events = posted.ids.len() as f64;
+        let takes = bucket >= events;
+        bucket -= if takes { events } else { 0.0 };
+        if takes { nothing() } else { Play::Answer(429, String::new()) }
+    });
+    let took = run.posts.last().unwrap().at.as_secs_f64();
+    assert!(took * QUOTA * 0.95 <= 10_000.0, "{:.3} of the quota", 10_000.0 / took / QUOTA);
+    assert!(run.posts.len() <= 2_400, "{} requests for 2,000", run.posts.len());
 }
 
 #[test]

@@ -44,6 +44,7 @@ impl<P: Post> Publisher<P> {
             }
             Verdict::HandlerRefused { why } => {
                 self.answered(&batch, sent, now);
+                self.limits.rate.answered(batch.items.len(), now);
                 self.handler_refused(batch, &why, now);
             }
             Verdict::Bad { why, certain } => self.bad(batch, &why, certain, Times { sent, now }),
@@ -73,6 +74,11 @@ impl<P: Post> Publisher<P> {
 
     /// Each event has its verdict: settles it, hands it back, or retries it.
     fn decided(&mut self, batch: Batch<Entry>, verdicts: Vec<EventVerdict>, now: Instant) {
+        // Whatever became of them, they used the quota.
+        let throttled =
+            |v: &&EventVerdict| matches!(v, EventVerdict::Retry { own_fault: false, .. });
+        let used = verdicts.len() - verdicts.iter().filter(throttled).count();
+        self.limits.rate.answered(used, now);
         let Batch { channel, items, held } = batch;
         let (mut back, mut accepted, mut reordered) = (Vec::<Entry>::new(), 0, 0);
         for (entry, verdict) in items.into_iter().zip(verdicts) {
@@ -103,9 +109,8 @@ impl<P: Post> Publisher<P> {
             }
         }
         if accepted > 0 {
-            self.metrics.accepted.inc_by(accepted.into());
+            self.metrics.accepted.inc_by(accepted);
             self.accepted_at = Some(now);
-            self.limits.rate.accepted(accepted, now);
         }
         self.metrics.reordered.inc_by(reordered);
         self.metrics.request(if back.is_empty() { "ok" } else { "partial" });

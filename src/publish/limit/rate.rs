@@ -1,14 +1,14 @@
 //! The rate limit: how many events a second an API accepts.
 //!
 //! A 429 is a signal about the rate, not about the load: round trips stay as they are. The rate that the API
-//! accepts while it throttles *is* its limit, so the gate remembers that, falls just below it, and
+//! answers while it throttles *is* its limit, so the gate remembers that, falls just below it, and
 //! grows back slowly near it and quickly far from it. That keeps it within a few percent of the quota,
 //! and finds a quota that was raised within seconds.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Accepted events are counted over this long.
+/// Answered events are counted over this long.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// …in grains of this length.
@@ -16,6 +16,11 @@ const GRAIN: Duration = Duration::from_millis(10);
 
 /// Factor applied to the measured rate when the API throttles.
 const CUT: f64 = 0.97;
+
+/// No cut goes below this share of the rate in force. Few events were answered where few were sent, after a
+/// rest, an outage or a wait: that is no measure of what the API takes. If it takes still less, the next 429
+/// says so, a round trip later.
+const DEEPEST: f64 = 0.5;
 
 /// Growth a second near the remembered rate, as a share of it.
 const GROWTH: f64 = 0.02;
@@ -52,8 +57,8 @@ pub struct RateGate {
     grown: Instant,
     cut_at: Option<Instant>,
     held_until: Option<Instant>,
-    accepted: VecDeque<(Instant, u32)>,
-    accepted_sum: u64,
+    answered: VecDeque<(Instant, usize)>,
+    answered_sum: usize,
 }
 
 impl RateGate {
@@ -70,8 +75,8 @@ impl RateGate {
             grown: now,
             cut_at: None,
             held_until: None,
-            accepted: VecDeque::new(),
-            accepted_sum: 0,
+            answered: VecDeque::new(),
+            answered_sum: 0,
         }
     }
 
@@ -132,13 +137,16 @@ impl RateGate {
         self.tokens -= events as f64;
     }
 
-    /// `events` were accepted.
-    pub fn accepted(&mut self, events: u32, now: Instant) {
+    /// `events` were answered, and not throttled: they used the quota, whatever became of them.
+    pub fn answered(&mut self, events: usize, now: Instant) {
+        if events == 0 {
+            return;
+        }
         self.forget(now);
-        self.accepted_sum += u64::from(events);
-        match self.accepted.back_mut() {
+        self.answered_sum += events;
+        match self.answered.back_mut() {
             Some((at, sum)) if now.duration_since(*at) < GRAIN => *sum += events,
-            _ => self.accepted.push_back((now, events)),
+            _ => self.answered.push_back((now, events)),
         }
     }
 
@@ -148,7 +156,7 @@ impl RateGate {
             return;
         }
         self.forget(now);
-        let measured = self.measured(now);
+        let measured = self.measured(now).max(self.rate * DEEPEST);
         // Far above the remembered rate the newest measure counts; near it both, because a window of a
         // second is inexact, and the sawtooth must not drift down with it.
         let remembered = match self.remembered {
@@ -186,21 +194,21 @@ impl RateGate {
     }
 
     fn forget(&mut self, now: Instant) {
-        while let Some((at, events)) = self.accepted.front().copied() {
+        while let Some((at, events)) = self.answered.front().copied() {
             if now.duration_since(at) < WINDOW {
                 break;
             }
-            self.accepted.pop_front();
-            self.accepted_sum -= u64::from(events);
+            self.answered.pop_front();
+            self.answered_sum -= events;
         }
     }
 
-    /// Events accepted a second, over the window.
+    /// Events answered a second, over the window.
     #[allow(clippy::cast_precision_loss)] // thousands
     fn measured(&self, now: Instant) -> f64 {
-        let Some((first, _)) = self.accepted.front() else { return FLOOR };
+        let Some((first, _)) = self.answered.front() else { return FLOOR };
         let span = now.duration_since(*first).as_secs_f64().max(0.2);
-        self.accepted_sum as f64 / span
+        self.answered_sum as f64 / span
     }
 }
 
@@ -242,7 +250,7 @@ mod tests {
             while answers.front().is_some_and(|(_, at, _)| *at <= now) {
                 let (sent, _, good) = answers.pop_front().unwrap();
                 if good {
-                    gate.accepted(5, now);
+                    gate.answered(5, now);
                     seen[(tick / 1_000) as usize].0 += 5.0;
                 } else {
                     gate.throttled(sent, now);
@@ -369,5 +377,25 @@ mod tests {
         assert!(late >= 0.95, "{late:.3}: {seen:?}");
         let requests: f64 = seen[13..].iter().map(|s| s.1).sum();
         assert!(requests / (200.0 * 17.0 / 5.0) <= 1.2, "{seen:?}");
+    }
+    /// When the events of a second are as many as that, in seconds from the first one looked at.
+    fn full_after(seen: &[(f64, f64)], rate: f64) -> usize {
+        seen.iter().position(|s| s.0 >= rate * 0.95).unwrap_or(usize::MAX)
+    }
+
+    #[test]
+    fn one_429_after_a_rest_costs_seconds_however_little_was_answered_before() {
+        // Nothing before it, or a trickle.
+        for trickle in [0, 1, 20] {
+            let start = Instant::now();
+            let mut gate = RateGate::new(5_000.0, start);
+            for n in 0..trickle {
+                gate.answered(1, start + WINDOW / 20 * n);
+            }
+            let back = start + WINDOW;
+            gate.throttled(back - GRAIN, back);
+            let seen = simulate(&mut gate, back, 20, 5_000.0, |_| 1e9);
+            assert!(full_after(&seen, 5_000.0) <= 6, "{trickle}: {seen:?}");
+        }
     }
 }
