@@ -97,6 +97,33 @@ fn retry_after_is_a_floor_with_an_end() {
 }
 
 #[test]
+fn a_wait_that_the_api_asks_for_holds_every_key() {
+    for status in [429, 500, 503] {
+        // 30 keys on 30 channels, and new events all the time.
+        let channels: Vec<String> = (0..30).map(|n| format!("/a/{n}")).collect();
+        let events = (0..3_000).map(|id| {
+            let after = Duration::from_millis(if id < 30 { 0 } else { 30 });
+            (after, &*channels[id % 30], "k", id as u64)
+        });
+        let end = Duration::from_secs(70);
+        let run = play_by(events.collect(), move |posted| {
+            if posted.at < end { Play::RetryAfter(status, 20) } else { Play::Accept }
+        });
+        assert_eq!(run.accepted.len(), 3_000);
+        let mut asked: Vec<Duration> = run.posts.iter().map(|posted| posted.at).collect();
+        asked.retain(|at| *at < end);
+        // Four at first, which may be out together; and as many as that, or a probe, once the wait is over.
+        assert!((8..=20).contains(&asked.len()), "{status}: {asked:?}");
+        for at in asked {
+            let (wait, since) = (at.as_millis() / 20_000, at.as_millis() % 20_000);
+            assert!(wait <= 3 && since < 1_200, "{status}: a request in the wait, at {at:?}");
+        }
+        let last = run.posts.last().unwrap().at;
+        assert!(last < Duration::from_secs(92), "{status}: it went on after {last:?}");
+    }
+}
+
+#[test]
 fn single_events_have_their_own_fate() {
     let run = play(
         5,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use appsync_bridge::delivery::{Done, Outcome};
 use appsync_bridge::health::Health;
 use appsync_bridge::metrics::Metrics;
 use appsync_bridge::publish::Publisher;
@@ -15,13 +16,13 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::support::PATIENCE;
 use crate::support::bridge::{Bridge, Setup};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::publish;
-use crate::support::script::{Ends, Play, Script, entry};
+use crate::support::script::{Ends, Play, Script, entry, entry_until};
 use crate::support::stub::{Accepted, Stub, reply};
 use crate::support::until;
 
@@ -165,6 +166,29 @@ async fn a_service_that_wants_to_be_left_alone_is_shown_and_asked_within_half_a_
         drop(entries);
         run.await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_is_over_is_said_no_more_though_nothing_is_left_to_send() {
+    let post = Script::new(|_| Play::RetryAfter(503, 20));
+    let (metrics, health, ends) = (Metrics::new(), Health::default(), Arc::new(Ends::default()));
+    let (refused, _given_back) = mpsc::unbounded_channel();
+    let (entries, queue) = mpsc::unbounded_channel();
+    let limits = (8, 10_000.0);
+    let publisher =
+        Publisher::new(post.clone(), &"main".into(), limits, &metrics, &health, refused);
+    let run = tokio::spawn(publisher.run(queue, Shutdown::new()));
+    let expires = Some(Instant::now() + Duration::from_secs(5));
+    drop(entries.send(entry_until(expires, "/a/b", "k", 0, &ends)));
+    let paused = |metrics: &Metrics| metrics.encode().contains("api_paused{api=\"main\"} 1");
+    sleep(Duration::from_secs(19)).await;
+    assert!(!health.not_ready().is_empty() && paused(&metrics));
+    sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(ends.all(), [(0, Outcome::Accepted(Done::Expired))]);
+    assert!(health.not_ready().is_empty() && !paused(&metrics), "{:?}", health.not_ready());
+    assert_eq!(post.posts().len(), 1);
+    drop(entries);
+    run.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

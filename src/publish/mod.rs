@@ -264,8 +264,11 @@ impl<P: Post> Publisher<P> {
             }
         }
         let (requests, queued) = (self.workers.requests(), self.lanes.queued());
-        if requests == 0 && queued == 0 && self.limits.breaker.close_if_idle(now) {
-            self.is_back();
+        if requests == 0 && queued == 0 {
+            if self.limits.breaker.close_if_idle(now) {
+                self.is_back();
+            }
+            self.end_wait(now);
         }
         self.intake.set_open(!self.limits.is_closed(requests, queued, self.lanes.parked()));
         self.metrics.concurrency.set(self.limits.concurrency.limit());
@@ -324,7 +327,9 @@ impl<P: Post> Publisher<P> {
     /// When [`send`](Self::send) is due next, if nothing else happens.
     fn next_wake(&self, now: Instant) -> Option<Instant> {
         let change = self.limits.next_change(self.workers.requests(), self.lanes.queued(), now);
-        [self.lanes.next_wake(), change].into_iter().flatten().min()
+        // One that is over ends with the next answer, which wakes the loop by itself.
+        let wait = self.retry_after.as_ref().map(RetryAfter::ends).filter(|ends| *ends > now);
+        [self.lanes.next_wake(), change, wait].into_iter().flatten().min()
     }
 }
 

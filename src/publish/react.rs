@@ -53,8 +53,8 @@ impl<P: Post> Publisher<P> {
                 self.refuse(batch, Fault::Refused, &why, who, Times { sent, now });
             }
             Verdict::Retry { fault, after } => {
-                self.fault(fault, after, &why, sent, now);
-                self.retry(batch, fault, after, now);
+                self.fault(fault, after, &why, Times { sent, now });
+                self.retry(batch, fault, now);
             }
         }
     }
@@ -67,9 +67,7 @@ impl<P: Post> Publisher<P> {
             self.resume(&namespace_of(batch), sent, now);
         }
         self.is_there(now);
-        if self.retry_after.take().is_some() {
-            self.report();
-        }
+        self.end_wait(now);
     }
 
     /// Each event has its verdict: settles it, hands it back, or retries it.
@@ -119,13 +117,14 @@ impl<P: Post> Publisher<P> {
     }
 
     /// Retries the whole request.
-    fn retry(&mut self, batch: Batch<Entry>, fault: Fault, after: Option<Duration>, now: Instant) {
+    fn retry(&mut self, batch: Batch<Entry>, fault: Fault, now: Instant) {
         let Batch { channel, mut items, held } = batch;
         self.metrics.request(fault.word());
         self.metrics.retry(fault.word(), items.len());
         // The gate, the breaker and a pause hold everything back; a backoff of the entries on top would
         // outlast them.
         let held_back = fault == Fault::Throttled
+            || self.limits.rate.is_held(now)
             || self.limits.breaker.is_open()
             || self.limits.pauses.hold(channel.namespace());
         for entry in &mut items {
@@ -138,8 +137,7 @@ impl<P: Post> Publisher<P> {
                 tries.alone |= tries.unanswered >= ALONE_AFTER;
             }
         }
-        let wait = (!held_back).then(|| wait_of(&items));
-        let not_before = wait.into_iter().chain(after).max().map(|wait| now + wait);
+        let not_before = (!held_back).then(|| now + wait_of(&items));
         self.lanes.finish(held, items, not_before);
     }
 
@@ -159,7 +157,7 @@ impl<P: Post> Publisher<P> {
         }
         if who == Refuser::Api {
             self.pause(&Scope::Api, fault, why, Times { sent, now });
-            return self.retry(batch, fault, None, now);
+            return self.retry(batch, fault, now);
         }
         if self.singles_out(&mut batch) {
             return self.set_apart(batch, why, who, now);
@@ -168,7 +166,7 @@ impl<P: Post> Publisher<P> {
             tries.refused_at = Some(now);
         }
         self.pause(&namespace_of(&batch), fault, why, Times { sent, now });
-        self.retry(batch, fault, None, now);
+        self.retry(batch, fault, now);
     }
 
     /// Whether the namespace was paused for one of these events, accepted others after that, and now refuses

@@ -46,11 +46,19 @@ pub(super) struct Refusals {
     events: Repeats,
 }
 
-/// The time before which the API wants no retry, and the text of its answer.
+/// The time before which the API wants no request, by both clocks, and the text of its answer.
 #[derive(Debug)]
 pub(super) struct RetryAfter {
+    ends: Instant,
     until: SystemTime,
     why: String,
+}
+
+impl RetryAfter {
+    /// When it is over.
+    pub(super) fn ends(&self) -> Instant {
+        self.ends
+    }
 }
 
 /// The last two namespaces that accepted events: they prove the credentials good when another one refuses.
@@ -171,7 +179,7 @@ impl<P: Post> Publisher<P> {
             self.health.not_ready(in_words(&format!("{scope} refuses us: {why}"), hint));
         } else if self.limits.breaker.is_open() {
             self.health.not_ready(self.why_silent.as_str());
-        } else if let Some(RetryAfter { until, why }) = &self.retry_after {
+        } else if let Some(RetryAfter { until, why, .. }) = &self.retry_after {
             let until = humantime::format_rfc3339_seconds(*until);
             let words = format!("waiting until {until}, as the API asked: {why}");
             self.health.not_ready(in_words(&words, WAIT_HINT));
@@ -181,20 +189,23 @@ impl<P: Post> Publisher<P> {
     }
 
     /// Applies a fault of the connection, or of the API as a whole, to the limits, and logs it.
+    ///
+    /// A wait that the API asks for holds everything back, whatever the fault. A 503 without one is met by the
+    /// limit of requests in flight, not by the rate gate: a service that fails a share of its requests does so at
+    /// any rate, and one that is down at none, so the gate would find no rate to settle at.
     pub(super) fn fault(
         &mut self,
         fault: Fault,
         after: Option<Duration>,
         why: &str,
-        sent: Instant,
-        now: Instant,
+        Times { sent, now }: Times,
     ) {
+        if let Some(after) = after {
+            self.limits.rate.hold(now + after);
+        }
         if fault == Fault::Throttled {
             self.is_there(now);
             self.limits.rate.throttled(sent, now);
-            if let Some(after) = after {
-                self.limits.rate.hold(now + after);
-            }
         } else {
             if matches!(fault, Fault::Ambiguous | Fault::Unavailable) {
                 self.limits.concurrency.overloaded(now);
@@ -211,31 +222,47 @@ impl<P: Post> Publisher<P> {
                 self.report();
             }
         }
-        let logged = self.wait_as_asked(after, why, now);
         if fault == Fault::Ambiguous {
             self.metrics.ambiguous.inc();
         }
-        if let Some(count) = self.fault_log.again(LOG_EVERY, now).filter(|_| !logged) {
+        if !self.wait_as_asked(after, why, now) {
+            self.fails(fault, why, now);
+        }
+    }
+
+    /// Logs at intervals that events are tried again.
+    fn fails(&mut self, fault: Fault, why: &str, now: Instant) {
+        if let Some(count) = self.fault_log.again(LOG_EVERY, now) {
             warn!(api = %self.name, fault = fault.word(), why, count, "publishing fails; retrying");
         }
     }
 
-    /// Waits for as long as the API asks (`Retry-After`), if at all. Whether that was logged now.
+    /// Says that the API asks for a wait (`Retry-After`), if it does. Whether that was logged now.
     fn wait_as_asked(&mut self, after: Option<Duration>, why: &str, now: Instant) -> bool {
-        let new = after
-            .filter(|after| *after > BRIEF)
-            .map(|after| RetryAfter { until: SystemTime::now() + after, why: why.to_owned() });
-        if self.retry_after.is_none() && new.is_none() {
+        let Some(after) = after.filter(|after| *after > BRIEF) else {
+            self.end_wait(now);
             return false;
+        };
+        let ends = now + after;
+        if self.retry_after.as_ref().is_none_or(|wait| wait.ends < ends) {
+            let until = SystemTime::now() + after;
+            self.retry_after = Some(RetryAfter { ends, until, why: why.to_owned() });
+            self.report();
         }
-        self.retry_after = new;
-        self.report();
         let Some(RetryAfter { until, .. }) = &self.retry_after else { return false };
         let Some(count) = self.retry_after_log.again(LOG_EVERY, now) else { return false };
         let until = humantime::format_rfc3339_seconds(*until);
         let hint = WAIT_HINT;
         warn!(api = %self.name, why, hint, %until, count, "the API asks for no requests until then (`Retry-After`); keeping all events, and retrying then");
         true
+    }
+
+    /// The wait that the API asked for is no more, if its time is over: there is an answer without one, or nothing
+    /// left to get one with.
+    pub(super) fn end_wait(&mut self, now: Instant) {
+        if self.retry_after.take_if(|wait| wait.ends <= now).is_some() {
+            self.report();
+        }
     }
 }
 

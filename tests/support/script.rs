@@ -210,6 +210,17 @@ pub(crate) fn play_by(
 }
 
 pub(crate) fn entry(channel: &str, key: &str, id: u64, ends: &Arc<Ends>) -> Addressed {
+    entry_until(None, channel, key, id, ends)
+}
+
+/// One of no use after `expires`.
+pub(crate) fn entry_until(
+    expires: Option<Instant>,
+    channel: &str,
+    key: &str,
+    id: u64,
+    ends: &Arc<Ends>,
+) -> Addressed {
     let payload = Bytes::from(id.to_string());
     let escaped_len = Event::parse(&payload).unwrap().escaped_len();
     let message = Message {
@@ -220,7 +231,7 @@ pub(crate) fn entry(channel: &str, key: &str, id: u64, ends: &Arc<Ends>) -> Addr
         payload,
         order: None,
         published: None,
-        expires: None,
+        expires: expires.map(Instant::into_std),
         coordinates: Coordinates::default(),
     };
     let settlement = Settlement::new(Arc::<Ends>::clone(ends), id);

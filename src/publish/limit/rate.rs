@@ -108,7 +108,7 @@ impl RateGate {
         self.grow(now);
         self.fill(now);
         self.dry = self.tokens < self.needed();
-        self.held_until.is_none_or(|until| until <= now) && !self.dry
+        !self.is_held(now) && !self.dry
     }
 
     /// The tokens with which it is open.
@@ -129,6 +129,11 @@ impl RateGate {
     /// Sends nothing before `until`, as the API asked (`Retry-After`).
     pub fn hold(&mut self, until: Instant) {
         self.held_until = self.held_until.max(Some(until));
+    }
+
+    /// Whether the API asked to wait, and that is not over.
+    pub fn is_held(&self, now: Instant) -> bool {
+        self.held_until.is_some_and(|until| until > now)
     }
 
     /// `events` were sent.
@@ -156,6 +161,10 @@ impl RateGate {
             return;
         }
         self.forget(now);
+        if self.answered_sum == 0 && self.is_held(now) {
+            // Nothing is measured, and the wait lowers the rate already.
+            return;
+        }
         let measured = self.measured(now).max(self.rate * DEEPEST);
         // Far above the remembered rate the newest measure counts; near it both, because a window of a
         // second is inexact, and the sawtooth must not drift down with it.
@@ -397,5 +406,21 @@ mod tests {
             let seen = simulate(&mut gate, back, 20, 5_000.0, |_| 1e9);
             assert!(full_after(&seen, 5_000.0) <= 6, "{trickle}: {seen:?}");
         }
+    }
+    #[test]
+    fn waits_that_the_api_asks_for_leave_the_rate_as_it_was() {
+        let start = Instant::now();
+        let mut gate = RateGate::new(5_000.0, start);
+        let wait = Duration::from_secs(20);
+        let mut now = start;
+        for _ in 0..10 {
+            gate.hold(now + wait);
+            gate.throttled(now, now + GRAIN);
+            assert!(gate.is_held(now + GRAIN) && !gate.is_open(now + wait - GRAIN));
+            now += wait;
+            assert!(!gate.is_held(now) && gate.is_open(now));
+        }
+        let seen = simulate(&mut gate, now, 20, 5_000.0, |_| 1e9);
+        assert!(full_after(&seen, 5_000.0) <= 6, "{seen:?}");
     }
 }
