@@ -148,6 +148,48 @@ fn single_events_have_their_own_fate() {
 }
 
 #[test]
+fn events_that_are_throttled_singly_slow_the_api_down_and_go_on_when_that_ends() {
+    // For a minute every event is throttled, in an answer of status 200.
+    let throttled = |n: usize| {
+        let of = (0..n).map(|i| json!({ "index": i, "code": "ThrottlingException" }));
+        failed(n as u64, of.collect())
+    };
+    let keys: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+    let events = (0..2_000).map(|id| (Duration::from_millis(50), "/a/b", &*keys[id % 20], id));
+    let events = events.map(|(after, channel, key, id)| (after, channel, key, id as u64));
+    let end = Duration::from_mins(1);
+    let run = play_by(events.collect(), move |posted| {
+        if posted.at < end { throttled(posted.ids.len()) } else { Play::Accept }
+    });
+    assert_eq!((run.accepted.len(), run.refused.len()), (2_000, 0));
+    let asked = run.posts.iter().filter(|posted| posted.at < end).count();
+    assert!((30..400).contains(&asked), "{asked} requests in a minute");
+    let late = run.posts.iter().filter(|posted| posted.at > end + Duration::from_secs(12));
+    // Each is sent as it comes then: nothing waits any more.
+    assert!(late.map(|posted| posted.ids.len()).all(|events| events <= 2));
+    assert!(run.metric(&format!("{RETRIED_WHOLE}\"throttled\"}}")) >= 30);
+}
+
+#[test]
+fn an_event_that_is_throttled_for_what_it_is_slows_nobody_down() {
+    let events = (0..20_000).map(|id| (Duration::from_millis(1), "/a/b", "", id));
+    let run = play_by(events.collect(), |posted| {
+        let own = posted.ids.iter().position(|id| id % 1_000 == 7);
+        match own.filter(|_| posted.at < Duration::from_secs(40)) {
+            Some(index) => {
+                failed(posted.ids.len() as u64, json!([{ "index": index, "code": 429 }]))
+            }
+            None => Play::Accept,
+        }
+    });
+    assert_eq!(run.accepted.len(), 20_000);
+    let others = run.posts.iter().filter(|p| p.ids.iter().any(|id| id % 1_000 != 7));
+    assert!(others.map(|p| p.at).max().unwrap() < Duration::from_secs(25));
+    let own = run.posts.iter().filter(|p| p.ids.iter().any(|id| id % 1_000 == 7));
+    assert!(own.count() < 20 * 40, "each is tried in pauses");
+}
+
+#[test]
 fn an_event_that_is_named_nowhere_is_unconfirmed_and_not_sent_again() {
     let run =
         play(2, vec![Play::Answer(200, r#"{"failed":[],"successful":[{"index":1}]}"#.to_owned())]);

@@ -103,6 +103,8 @@ async fn partial_failure(code: &str, terminal: bool, strict: bool) {
         }
     } else {
         assert_eq!((accepted as u64, rejects.len()), (COUNT, 0));
+        let said = bridge.lines(&["publishing fails", "throttled", "on demand"]);
+        assert!((1..=10).contains(&said.len()), "one at an interval: {said:?}");
     }
 
     let reordered = order(&lines, strict);

@@ -50,6 +50,8 @@ pub type Addressed = (Channel, Entry);
 pub(super) struct Tries {
     pub(super) failures: u32,
     pub(super) own_faults: u32,
+    /// How often it was throttled by itself.
+    pub(super) throttled: u32,
     pub(super) alone: bool,
     /// How often, in all, it was sent without an answer that decides.
     pub(super) unanswered: u32,

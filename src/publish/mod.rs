@@ -61,6 +61,12 @@ const ALONE_AFTER: u32 = 3;
 /// After so many bad requests that held it alone, an event counts as the fault.
 const GUILTY_AFTER: u32 = 3;
 
+/// So often an event that is throttled by itself counts as throttled with all others.
+const THROTTLED_WITH_OTHERS: u32 = 5;
+
+/// After so many failures a backoff may take seconds, and not yet half a minute.
+const SECONDS: u32 = 7;
+
 /// On an event's first bad request, acceptances this recent count as proof that the API accepts others.
 const LATELY: Duration = Duration::from_secs(10);
 

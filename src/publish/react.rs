@@ -1,6 +1,6 @@
 //! The reaction to an answer: each event is settled, retried, or handed back.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::entry::{Entry, Refused};
 use super::lanes::{Batch, Held, Item};
@@ -9,7 +9,10 @@ use super::post::{Failure, Fault, Post};
 use super::report::Times;
 use super::verdict::{EventVerdict, Refuser, Verdict, judge, why_again};
 use super::workers::Ended;
-use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, LATELY, Publisher};
+use super::{
+    ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, LATELY, Publisher, SECONDS,
+    THROTTLED_WITH_OTHERS,
+};
 use crate::backoff::full_jitter;
 use crate::delivery::{Done, Outcome};
 use crate::event_api::Channel;
@@ -40,7 +43,7 @@ impl<P: Post> Publisher<P> {
             Verdict::Decided(verdicts) => {
                 self.answered(&batch, sent, now);
                 self.acceptances.note(batch.channel.namespace(), now);
-                self.decided(batch, verdicts, now);
+                self.decided(batch, verdicts, Times { sent, now });
             }
             Verdict::HandlerRefused { why } => {
                 self.answered(&batch, sent, now);
@@ -71,14 +74,15 @@ impl<P: Post> Publisher<P> {
     }
 
     /// Each event has its verdict: settles it, hands it back, or retries it.
-    fn decided(&mut self, batch: Batch<Entry>, verdicts: Vec<EventVerdict>, now: Instant) {
-        // Whatever became of them, they used the quota.
-        let throttled =
-            |v: &&EventVerdict| matches!(v, EventVerdict::Retry { own_fault: false, .. });
-        let used = verdicts.len() - verdicts.iter().filter(throttled).count();
-        self.limits.rate.answered(used, now);
+    fn decided(
+        &mut self,
+        batch: Batch<Entry>,
+        verdicts: Vec<EventVerdict>,
+        Times { sent, now }: Times,
+    ) {
         let Batch { channel, items, held } = batch;
         let (mut back, mut accepted, mut reordered) = (Vec::<Entry>::new(), 0, 0);
+        let (mut used, mut throttled) = (items.len(), 0);
         for (entry, verdict) in items.into_iter().zip(verdicts) {
             let taken = matches!(verdict, EventVerdict::Accepted | EventVerdict::Unconfirmed);
             // An event to retry that stood before this one in the request is overtaken by it.
@@ -98,11 +102,17 @@ impl<P: Post> Publisher<P> {
                     entry.settle(Outcome::Accepted(Done::Unconfirmed), &mut self.endings);
                 }
                 EventVerdict::Hopeless { why } => self.give_back(entry, &channel, why),
-                EventVerdict::Retry { why, own_fault } => {
-                    if let Some(entry) = self.another_try(entry, &channel, &why, own_fault) {
+                EventVerdict::Retry { why } => {
+                    if let Some(entry) = self.another_try(entry, &channel, &why, true) {
                         self.metrics.retry(Fault::Event.word(), 1);
                         back.push(entry);
                     }
+                }
+                EventVerdict::Throttled { why } => {
+                    used -= 1;
+                    let entry = self.throttled(entry, &why, now);
+                    throttled += usize::from(entry.tries().throttled <= THROTTLED_WITH_OTHERS);
+                    back.push(entry);
                 }
             }
         }
@@ -110,10 +120,28 @@ impl<P: Post> Publisher<P> {
             self.metrics.accepted.inc_by(accepted);
             self.accepted_at = Some(now);
         }
+        self.limits.rate.answered(used, now);
+        self.limits.rate.singled_out(throttled, sent, now);
         self.metrics.reordered.inc_by(reordered);
         self.metrics.request(if back.is_empty() { "ok" } else { "partial" });
         let not_before = time_of(&back, now);
         self.lanes.finish(held, back, not_before);
+    }
+
+    /// An event is throttled by itself. At first that is the gate's to mend, as with a 429, and a backoff would
+    /// outlast it. One that is throttled again and again is so for what it is, and gets a backoff, of seconds:
+    /// nothing says when such throttling is over.
+    fn throttled(&mut self, mut entry: Entry, why: &str, now: Instant) -> Entry {
+        let fault = Fault::Throttled.word();
+        let tries = entry.tries_mut();
+        tries.throttled = tries.throttled.saturating_add(1);
+        if tries.throttled > THROTTLED_WITH_OTHERS && tries.failures < SECONDS {
+            tries.failures += 1;
+        }
+        entry.retried(fault);
+        self.metrics.retry(fault, 1);
+        self.fails(Fault::Throttled, why, now);
+        entry
     }
 
     /// Retries the whole request.
@@ -137,7 +165,7 @@ impl<P: Post> Publisher<P> {
                 tries.alone |= tries.unanswered >= ALONE_AFTER;
             }
         }
-        let not_before = (!held_back).then(|| now + wait_of(&items));
+        let not_before = time_of(&items, now).filter(|_| !held_back);
         self.lanes.finish(held, items, not_before);
     }
 
@@ -313,13 +341,9 @@ fn namespace_of(batch: &Batch<Entry>) -> Scope {
     Scope::of(batch.channel.namespace())
 }
 
-/// When to retry these entries together, if there are any.
+/// When to retry these entries together, if that is not at once: where none has failed, the gate is all they
+/// wait for.
 fn time_of(entries: &[Entry], now: Instant) -> Option<Instant> {
-    (!entries.is_empty()).then(|| now + wait_of(entries))
-}
-
-/// The backoff of entries that are retried together.
-fn wait_of(entries: &[Entry]) -> Duration {
-    let failures = entries.iter().map(|e| e.tries().failures).max().unwrap_or(1);
-    full_jitter(BACKOFF_BASE, BACKOFF_CAP, failures.saturating_sub(1))
+    let failures = entries.iter().map(|e| e.tries().failures).max()?.checked_sub(1)?;
+    Some(now + full_jitter(BACKOFF_BASE, BACKOFF_CAP, failures))
 }

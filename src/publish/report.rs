@@ -231,7 +231,7 @@ impl<P: Post> Publisher<P> {
     }
 
     /// Logs at intervals that events are tried again.
-    fn fails(&mut self, fault: Fault, why: &str, now: Instant) {
+    pub(super) fn fails(&mut self, fault: Fault, why: &str, now: Instant) {
         if let Some(count) = self.fault_log.again(LOG_EVERY, now) {
             warn!(api = %self.name, fault = fault.word(), why, count, "publishing fails; retrying");
         }

@@ -70,12 +70,15 @@ pub enum EventVerdict {
         /// Code and words of the service.
         why: String,
     },
-    /// May be accepted later.
+    /// May be accepted later; counts towards `give_up_after`.
     Retry {
         /// Code and words of the service.
         why: String,
-        /// Whether it is the event's own fault, which counts towards `give_up_after`.
-        own_fault: bool,
+    },
+    /// Came too fast: to be accepted later, and never given up.
+    Throttled {
+        /// Code and words of the service.
+        why: String,
     },
 }
 
@@ -159,8 +162,12 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
                 && !error.is_of_the_service();
             return of_events.then(|| Verdict::HandlerRefused { why: error.words(answer) });
         }
-        let (why, own_fault) = (error.words(answer), !error.is_throttling());
-        unnamed = EventVerdict::Retry { why, own_fault };
+        let why = error.words(answer);
+        unnamed = if error.is_throttling() {
+            EventVerdict::Throttled { why }
+        } else {
+            EventVerdict::Retry { why }
+        };
     }
     let verdicts = verdicts.into_iter().map(|v| v.unwrap_or_else(|| unnamed.clone())).collect();
     Some(Verdict::Decided(verdicts))
@@ -177,7 +184,7 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
     let says = |words: &[&str]| words.iter().any(|w| code.contains(w));
     let number: Option<u16> = code.parse().ok();
     if says(&["throttl", "toomanyrequests", "limitexceeded"]) || number == Some(429) {
-        return EventVerdict::Retry { why, own_fault: false };
+        return EventVerdict::Throttled { why };
     }
     let passing = says(&["internal", "timeout", "unavailable"])
         || says(&["unauthorized", "accessdenied", "forbidden"])
@@ -187,7 +194,7 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
     if hopeless && !passing {
         return EventVerdict::Hopeless { why };
     }
-    EventVerdict::Retry { why, own_fault: true }
+    EventVerdict::Retry { why }
 }
 
 /// The kind of error that an answer states.

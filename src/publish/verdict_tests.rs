@@ -122,11 +122,16 @@ fn errors_beside_the_lists_are_not_passed_over() {
     ));
     let named = r#"[{"index":0,"identifier":"x"}]"#;
     assert_eq!(with("X", named), Verdict::Decided(vec![EventVerdict::Accepted]));
-    for (kind, own_fault) in [("X", true), ("ThrottlingException", false)] {
+    for (kind, is_throttling) in [("X", false), ("ThrottlingException", true)] {
         let body = format!(
             r#"{{"errors":[{{"errorType":"{kind}"}}],"failed":[],"successful":[{{"index":0}}]}}"#
         );
-        let other = EventVerdict::Retry { why: format!("200 {kind}"), own_fault };
+        let why = format!("200 {kind}");
+        let other = if is_throttling {
+            EventVerdict::Throttled { why }
+        } else {
+            EventVerdict::Retry { why }
+        };
         let expected = Verdict::Decided(vec![EventVerdict::Accepted, other]);
         assert_eq!(judge(&answer(200, &body), 2), expected);
     }
@@ -203,10 +208,7 @@ fn codes_of_single_events() {
         assert!(matches!(one(hopeless), EventVerdict::Hopeless { .. }), "{hopeless}");
     }
     for throttled in ["\"ThrottlingException\"", "429", "\"429\""] {
-        assert!(
-            matches!(one(throttled), EventVerdict::Retry { own_fault: false, .. }),
-            "{throttled}"
-        );
+        assert!(matches!(one(throttled), EventVerdict::Throttled { .. }), "{throttled}");
     }
     for own in [
         "401",
@@ -218,7 +220,7 @@ fn codes_of_single_events() {
         "\"Custom\"",
         "null",
     ] {
-        assert!(matches!(one(own), EventVerdict::Retry { own_fault: true, .. }), "{own}");
+        assert!(matches!(one(own), EventVerdict::Retry { .. }), "{own}");
     }
 }
 

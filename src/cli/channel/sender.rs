@@ -244,8 +244,10 @@ impl Sender {
                 EventVerdict::Accepted => self.account.lock().published += 1,
                 EventVerdict::Unconfirmed => self.account.lock().unconfirmed += 1,
                 EventVerdict::Hopeless { why } => self.fail(sent.origin, why),
-                EventVerdict::Retry { why, .. } if late => self.fail(sent.origin, why),
-                EventVerdict::Retry { .. } => again.push(sent),
+                EventVerdict::Retry { why } | EventVerdict::Throttled { why } if late => {
+                    self.fail(sent.origin, why);
+                }
+                EventVerdict::Retry { .. } | EventVerdict::Throttled { .. } => again.push(sent),
             }
         }
         again

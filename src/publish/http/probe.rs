@@ -31,6 +31,9 @@ const UNTRIED: &str = "whether we may publish was not tried: `--publish CHANNEL`
 /// The same, where nobody has looked at the credentials either.
 const UNTRIED_KEY: &str = "neither the credentials nor whether they may publish was tried: `--publish CHANNEL` sends one event and reads the answer";
 
+/// The remedy for a fault that the bridge would retry.
+const LATER: &str = "the bridge would wait and try again: see the API's health and quotas";
+
 /// Looks at `api`: the credentials, the way to it, its certificate, its clock; and publishes one event, if a channel
 /// is given.
 pub async fn probe(api: &ApiConfig, channel: Option<&Channel>) -> Looked {
@@ -153,16 +156,14 @@ impl Client {
                 failed(why, "the handler of the namespace refuses it: see its `onPublish`")
             }
             Verdict::Bad { why, .. } => failed(why, "is this the HTTP endpoint of an Event API?"),
-            Verdict::Retry { .. } => failed(
-                why_again(&answer),
-                "the bridge would wait and try again: see the API's health and quotas",
-            ),
+            Verdict::Retry { .. } => failed(why_again(&answer), LATER),
             Verdict::Decided(verdicts) => match verdicts.into_iter().next() {
                 Some(EventVerdict::Accepted) => {
                     let what = format!("an event was accepted on `{channel}`");
                     Seen::of(Step::Publish, State::Good, what, "")
                 }
-                Some(EventVerdict::Hopeless { why } | EventVerdict::Retry { why, .. }) => {
+                Some(EventVerdict::Throttled { why }) => failed(why, LATER),
+                Some(EventVerdict::Hopeless { why } | EventVerdict::Retry { why }) => {
                     failed(why, "the namespace refuses the event: see its handler")
                 }
                 Some(EventVerdict::Unconfirmed) | None => Seen::of(

@@ -9,6 +9,7 @@ mod breaker;
 mod concurrency;
 mod pauses;
 mod rate;
+mod window;
 
 use std::time::Instant;
 

@@ -5,14 +5,9 @@
 //! grows back slowly near it and quickly far from it. That keeps it within a few percent of the quota,
 //! and finds a quota that was raised within seconds.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Answered events are counted over this long.
-const WINDOW: Duration = Duration::from_secs(1);
-
-/// …in grains of this length.
-const GRAIN: Duration = Duration::from_millis(10);
+use super::window::Window;
 
 /// Factor applied to the measured rate when the API throttles.
 const CUT: f64 = 0.97;
@@ -57,8 +52,8 @@ pub struct RateGate {
     grown: Instant,
     cut_at: Option<Instant>,
     held_until: Option<Instant>,
-    answered: VecDeque<(Instant, usize)>,
-    answered_sum: usize,
+    answered: Window,
+    singled: Window,
 }
 
 impl RateGate {
@@ -75,8 +70,8 @@ impl RateGate {
             grown: now,
             cut_at: None,
             held_until: None,
-            answered: VecDeque::new(),
-            answered_sum: 0,
+            answered: Window::default(),
+            singled: Window::default(),
         }
     }
 
@@ -144,14 +139,16 @@ impl RateGate {
 
     /// `events` were answered, and not throttled: they used the quota, whatever became of them.
     pub fn answered(&mut self, events: usize, now: Instant) {
-        if events == 0 {
-            return;
-        }
-        self.forget(now);
-        self.answered_sum += events;
-        match self.answered.back_mut() {
-            Some((at, sum)) if now.duration_since(*at) < GRAIN => *sum += events,
-            _ => self.answered.push_back((now, events)),
+        self.answered.add(events, now);
+    }
+
+    /// Single events of a request sent at `sent` were throttled, in an answer that may have taken others. Some may
+    /// be so at any rate, by what their handler writes to, and the gate would find none to settle at: it is about
+    /// the rate only while they are the most of all that is answered.
+    pub fn singled_out(&mut self, events: usize, sent: Instant, now: Instant) {
+        self.singled.add(events, now);
+        if events > 0 && self.singled.sum(now) > self.answered.sum(now) {
+            self.throttled(sent, now);
         }
     }
 
@@ -160,12 +157,12 @@ impl RateGate {
         if self.cut_at.is_some_and(|cut| sent < cut) {
             return;
         }
-        self.forget(now);
-        if self.answered_sum == 0 && self.is_held(now) {
-            // Nothing is measured, and the wait lowers the rate already.
+        let nothing = self.answered.sum(now) == 0;
+        if nothing && self.is_held(now) {
+            // The wait lowers the rate already.
             return;
         }
-        let measured = self.measured(now).max(self.rate * DEEPEST);
+        let measured = self.answered.rate(now).max(self.rate * DEEPEST);
         // Far above the remembered rate the newest measure counts; near it both, because a window of a
         // second is inexact, and the sawtooth must not drift down with it.
         let remembered = match self.remembered {
@@ -173,7 +170,8 @@ impl RateGate {
             _ => measured,
         };
         let remembered = remembered.clamp(FLOOR, self.ceiling);
-        self.remembered = Some(remembered);
+        // With nothing measured nothing is known of the limit: growth is quick.
+        self.remembered = Some(if nothing { FLOOR } else { remembered });
         self.rate = (remembered * CUT).max(FLOOR);
         self.tokens = self.tokens.min(0.0);
         self.cut_at = Some(now);
@@ -201,28 +199,13 @@ impl RateGate {
         let most = (self.rate * BURST).max(BATCH);
         self.tokens = (self.tokens + seconds * self.rate).min(most);
     }
-
-    fn forget(&mut self, now: Instant) {
-        while let Some((at, events)) = self.answered.front().copied() {
-            if now.duration_since(at) < WINDOW {
-                break;
-            }
-            self.answered.pop_front();
-            self.answered_sum -= events;
-        }
-    }
-
-    /// Events answered a second, over the window.
-    #[allow(clippy::cast_precision_loss)] // thousands
-    fn measured(&self, now: Instant) -> f64 {
-        let Some((first, _)) = self.answered.front() else { return FLOOR };
-        let span = now.duration_since(*first).as_secs_f64().max(0.2);
-        self.answered_sum as f64 / span
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use super::super::window::{GRAIN, WINDOW};
     use super::*;
 
     /// An API that lets in `quota(t)` events a second, asked through the gate as often as it opens, in
@@ -422,5 +405,22 @@ mod tests {
         }
         let seen = simulate(&mut gate, now, 20, 5_000.0, |_| 1e9);
         assert!(full_after(&seen, 5_000.0) <= 6, "{seen:?}");
+    }
+    #[test]
+    fn events_that_are_throttled_singly_lower_the_rate_while_they_are_the_most() {
+        let start = Instant::now();
+        // Of five, so many are throttled in every answer, 50 a second.
+        let rate_after = |seconds: u32, of_five: usize| {
+            let mut gate = RateGate::new(5_000.0, start);
+            for answer in 1..seconds * 50 {
+                let now = start + GRAIN * 2 * answer;
+                gate.answered(5 - of_five, now);
+                gate.singled_out(of_five, now - GRAIN, now);
+                gate.is_open(now);
+            }
+            gate.rate()
+        };
+        assert!(rate_after(10, 2) >= 5_000.0);
+        assert!(rate_after(10, 4) < 100.0, "{}", rate_after(10, 4));
     }
 }
