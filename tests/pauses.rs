@@ -278,6 +278,41 @@ fn a_guilty_event_leaves_no_pause_behind() {
     assert_eq!((run.accepted.len(), run.refused.len()), (499, 1));
 }
 
+#[test]
+fn a_guilty_event_is_found_where_nothing_can_come_before_it() {
+    // One key, so what stands behind it waits: all at once, in turns with the answers, and slower than those.
+    for (gap, guilty) in [(0, 50..51), (1, 50..51), (100, 50..51), (0, 51..54), (0, 0..1)] {
+        let bad: Vec<u64> = guilty.collect();
+        let events = (0..100).map(|id| (gap * MS, "/a/x", "k", id));
+        let first = bad[0] == 0;
+        let events = (first.then_some((MS, "/b/x", "k", 100))).into_iter().chain(events);
+        let of = bad.clone();
+        let run = play_by(events.collect(), move |posted| {
+            let is_bad = posted.ids.iter().any(|id| of.contains(id));
+            if is_bad { error(400, "BadRequestException") } else { Play::Accept }
+        });
+        let found: Vec<u64> = run.refused.iter().map(|(id, _)| *id).collect();
+        assert_eq!((run.accepted.len(), found), (100 + usize::from(first) - bad.len(), bad));
+        // If it is known by its neighbours, soon; else by half a minute of asking.
+        let last = run.posts.last().unwrap().at;
+        assert!(last < Duration::from_secs(45), "{gap} ms apart: {last:?}");
+    }
+}
+
+#[test]
+fn an_api_that_breaks_right_after_it_took_events_makes_none_guilty_or_one() {
+    // For five minutes nothing is taken any more.
+    for (keys, most) in [(1, 1), (2, 0), (100, 0)] {
+        let keys: Vec<String> = (0..keys).map(|n: u64| n.to_string()).collect();
+        let events = (0..1_000).map(|id| (20 * MS, "/a/x", &*keys[id % keys.len()], id as u64));
+        let broken = |at: Duration| (3..303).contains(&at.as_secs());
+        let run = play_by(events.collect(), move |posted| {
+            if broken(posted.at) { error(400, "BadRequestException") } else { Play::Accept }
+        });
+        assert!(run.refused.len() <= most, "{}: {:?}", keys.len(), run.refused);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn others_are_let_in_when_only_the_refused_are_left_to_ask() {
     // It is the wrong endpoint for a while, twice; one namespace is refused all the time.

@@ -57,10 +57,13 @@ pub(super) struct Tries {
     pub(super) unanswered: u32,
     /// When its namespace last refused a request with it.
     pub(super) refused_at: Option<Instant>,
-    /// When the API last called a request with it bad.
+    /// When the API first and last called a request with it bad.
+    pub(super) bad_since: Option<Instant>,
     pub(super) bad_at: Option<Instant>,
-    /// How often it did so of this one alone, having accepted others in between.
+    /// How often it did so of this one alone, and takes others.
     pub(super) bad_alone: u32,
+    /// How often it did so of this one alone, and has taken nothing else since.
+    pub(super) bad_in_vain: u32,
 }
 
 /// An entry that the API will never take, with the reason.

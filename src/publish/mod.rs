@@ -67,6 +67,10 @@ const THROTTLED_WITH_OTHERS: u32 = 5;
 /// After so many failures a backoff may take seconds, and not yet half a minute.
 const SECONDS: u32 = 7;
 
+/// After so many, a second apart, it counts as the fault though nothing else was taken in between: there may be nothing
+/// else to send before it. Only while it is the one event that is called bad.
+const GUILTY_AFTER_VAIN: u32 = 30;
+
 /// On an event's first bad request, acceptances this recent count as proof that the API accepts others.
 const LATELY: Duration = Duration::from_secs(10);
 
@@ -93,6 +97,8 @@ pub struct Publisher<P> {
     health: Part,
     intake: Gate,
     accepted_at: Option<Instant>,
+    /// How many events got bad requests alone since then, without a proof that the API takes others.
+    bad_in_vain: u32,
     fault_log: Repeats,
     expired_log: Repeats,
     refusals: HashMap<Scope, Refusals>,
@@ -151,6 +157,7 @@ impl<P: Post> Publisher<P> {
             health,
             intake: Gate::default(),
             accepted_at: None,
+            bad_in_vain: 0,
             fault_log: Repeats::default(),
             expired_log: Repeats::default(),
             refusals: HashMap::new(),

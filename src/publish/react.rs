@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::entry::{Entry, Refused};
+use super::entry::{Entry, Refused, Tries};
 use super::lanes::{Batch, Held, Item};
 use super::limit::Scope;
 use super::post::{Failure, Fault, Post};
@@ -10,8 +10,8 @@ use super::report::Times;
 use super::verdict::{EventVerdict, Refuser, Verdict, judge, why_again};
 use super::workers::Ended;
 use super::{
-    ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, LATELY, Publisher, SECONDS,
-    THROTTLED_WITH_OTHERS,
+    ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, GUILTY_AFTER_VAIN, LATELY, Publisher,
+    SECONDS, THROTTLED_WITH_OTHERS,
 };
 use crate::backoff::full_jitter;
 use crate::delivery::{Done, Outcome};
@@ -118,7 +118,7 @@ impl<P: Post> Publisher<P> {
         }
         if accepted > 0 {
             self.metrics.accepted.inc_by(accepted);
-            self.accepted_at = Some(now);
+            (self.accepted_at, self.bad_in_vain) = (Some(now), 0);
         }
         self.limits.rate.answered(used, now);
         self.limits.rate.singled_out(throttled, sent, now);
@@ -226,8 +226,8 @@ impl<P: Post> Publisher<P> {
     }
 
     /// A bad request: its events are retried alone. One that gets bad requests alone, again and again while
-    /// the API accepts others in between, is the fault. If the API accepts nothing else it is not the
-    /// event: a bad signature may come as a 400.
+    /// the API takes others, is the fault. If the API takes nothing else it is not the event: a bad signature
+    /// may come as a 400.
     fn bad(
         &mut self,
         mut batch: Batch<Entry>,
@@ -240,22 +240,18 @@ impl<P: Post> Publisher<P> {
         } else {
             self.is_there(now);
         }
+        let scope = namespace_of(&batch);
         let alone = batch.items.len() == 1;
-        let before = batch.items.first().and_then(|e| e.tries().bad_at);
-        for entry in &mut batch.items {
-            entry.tries_mut().bad_at = Some(now);
+        let others = certain || self.takes_others(batch.items[0].tries(), &scope, now);
+        for tries in batch.items.iter_mut().map(Entry::tries_mut) {
+            tries.bad_since.get_or_insert(now);
+            tries.bad_at = Some(now);
         }
-        // Requests judged in one turn share one time: an acceptance among them counts at the next try.
-        let since = before.or_else(|| now.checked_sub(LATELY));
-        let others = certain || self.accepted_at > since;
-        if alone && !others {
-            return self.refuse(
-                batch,
-                Fault::Refused,
-                why,
-                Refuser::Namespace,
-                Times { sent, now },
-            );
+        let in_vain = alone && !others;
+        let only = in_vain && self.is_the_only_bad(batch.items[0].tries_mut());
+        if in_vain && !only {
+            let who = Refuser::Namespace;
+            return self.refuse(batch, Fault::Refused, why, who, Times { sent, now });
         }
         self.metrics.request(Fault::BadRequest.word());
         let Batch { channel, mut items, held } = batch;
@@ -267,19 +263,50 @@ impl<P: Post> Publisher<P> {
             entry.retried(Fault::BadRequest.word());
             let tries = entry.tries_mut();
             tries.alone = true;
+            tries.bad_in_vain = 0;
             tries.bad_alone += 1;
             tries.failures = tries.failures.saturating_add(1);
         }
         let guilty = items
-            .extract_if(.., |e| certain || e.tries().bad_alone >= GUILTY_AFTER)
+            .extract_if(.., |e| certain || only || e.tries().bad_alone >= GUILTY_AFTER)
             .collect::<Vec<_>>();
         for entry in guilty {
             // The namespace was not at fault. Resume it here: there may be no other event to probe it with.
-            self.resume(&Scope::of(channel.namespace()), sent, now);
+            self.resume(&scope, sent, now);
             self.give_back(entry, &channel, why.to_owned());
         }
         let not_before = time_of(&items, now);
         self.lanes.finish(held, items, not_before);
+    }
+
+    /// Whether the API takes others than an event that it calls bad once more.
+    ///
+    /// It took one since it last called this one bad; or, at the first time, lately: requests judged in one turn share
+    /// one time, and an acceptance among them counts at the next try. Or it took one since the first time, such
+    /// as a neighbour in that request, behind which nothing of their key can follow. That is no proof any more
+    /// when others are called bad too, or the namespace was paused and resumed: then it was not the event.
+    fn takes_others(&self, tries: Tries, scope: &Scope, now: Instant) -> bool {
+        let since = tries.bad_at.or_else(|| now.checked_sub(LATELY));
+        let neighbour = self.bad_in_vain == 0
+            && tries.bad_since.is_some_and(|first| {
+                self.accepted_at > Some(first) && !self.limits.pauses.lifted_since(scope, first)
+            });
+        neighbour || self.accepted_at > since
+    }
+
+    /// Counts a bad request of an event alone, since whose last the API took nothing. True if the event is the
+    /// fault all the same: it holds up its key, and nothing else comes that could be taken.
+    ///
+    /// It is, if the API took others until shortly before, and is asked for long with this one and no other. If
+    /// the API was broken at that moment, this one event is lost to the dead letter: of the next one it has taken
+    /// nothing lately, and where several are to be sent, several are called bad.
+    fn is_the_only_bad(&mut self, tries: &mut Tries) -> bool {
+        self.bad_in_vain += u32::from(tries.bad_in_vain == 0);
+        tries.bad_in_vain += 1;
+        let lately = self.accepted_at.zip(tries.bad_since);
+        self.bad_in_vain == 1
+            && tries.bad_in_vain >= GUILTY_AFTER_VAIN
+            && lately.is_some_and(|(accepted, first)| accepted + LATELY > first)
     }
 
     /// The namespace's handler refuses: retries each event alone, and not for ever.
