@@ -263,7 +263,10 @@ impl<P: Post> Publisher<P> {
             entry.retried(Fault::BadRequest.word());
             let tries = entry.tries_mut();
             tries.alone = true;
-            tries.bad_in_vain = 0;
+            if std::mem::take(&mut tries.bad_in_vain) > 0 {
+                // What it shared its first bad request with is no proof any more.
+                tries.bad_since = Some(now);
+            }
             tries.bad_alone += 1;
             tries.failures = tries.failures.saturating_add(1);
         }
@@ -283,14 +286,16 @@ impl<P: Post> Publisher<P> {
     ///
     /// It took one since it last called this one bad; or, at the first time, lately: requests judged in one turn share
     /// one time, and an acceptance among them counts at the next try. Or it took one since the first time, such
-    /// as a neighbour in that request, behind which nothing of their key can follow. That is no proof any more
-    /// when others are called bad too, or the namespace was paused and resumed: then it was not the event.
+    /// as a neighbour in that request, behind which nothing of their key can follow. That is no proof where
+    /// this one or another was called bad in vain since, or a pause stood or ended: then it was not the event.
     fn takes_others(&self, tries: Tries, scope: &Scope, now: Instant) -> bool {
         let since = tries.bad_at.or_else(|| now.checked_sub(LATELY));
-        let neighbour = self.bad_in_vain == 0
-            && tries.bad_since.is_some_and(|first| {
-                self.accepted_at > Some(first) && !self.limits.pauses.lifted_since(scope, first)
-            });
+        let pauses = &self.limits.pauses;
+        let neighbour = tries.bad_since.is_some_and(|first| {
+            self.accepted_at > Some(first)
+                && tries.bad_in_vain + self.bad_in_vain == 0
+                && !(pauses.contains(scope) || pauses.lifted_since(scope, first))
+        });
         neighbour || self.accepted_at > since
     }
 
