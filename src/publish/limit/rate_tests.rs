@@ -179,8 +179,9 @@ fn one_429_after_a_rest_costs_seconds_however_little_was_answered_before() {
         for n in 0..trickle {
             gate.answered(1, start + WINDOW / 20 * n);
         }
-        let back = start + WINDOW;
-        gate.throttled(back - GRAIN, back);
+        let sent = start + WINDOW;
+        let back = sent + GRAIN;
+        gate.throttled(sent, back);
         let seen = simulate(&mut gate, back, 20, 5_000.0, |_| 1e9);
         assert!(full_after(&seen, 5_000.0) <= 6, "{trickle}: {seen:?}");
     }
@@ -194,7 +195,7 @@ fn waits_that_the_api_asks_for_leave_the_rate_as_it_was() {
     for _ in 0..10 {
         gate.hold(now + wait);
         gate.throttled(now, now + GRAIN);
-        assert!(gate.is_held(now + GRAIN) && !gate.is_open(now + wait - GRAIN));
+        assert!(gate.is_held(now + GRAIN) && !gate.is_open(now + wait / 2));
         now += wait;
         assert!(!gate.is_held(now) && gate.is_open(now));
     }
@@ -208,9 +209,10 @@ fn events_that_are_throttled_singly_lower_the_rate_while_they_are_the_most() {
     let rate_after = |seconds: u32, of_five: usize| {
         let mut gate = RateGate::new(5_000.0, start);
         for answer in 1..seconds * 50 {
-            let now = start + GRAIN * 2 * answer;
+            let sent = start + GRAIN * 2 * answer;
+            let now = sent + GRAIN;
             gate.answered(5 - of_five, now);
-            gate.singled_out(of_five, now - GRAIN, now);
+            gate.singled_out(of_five, sent, now);
             gate.is_open(now);
         }
         gate.rate()
