@@ -10,6 +10,7 @@ use appsync_bridge::publish::post::Fault;
 use appsync_bridge::shutdown::Shutdown;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -296,6 +297,35 @@ fn a_guilty_event_is_found_where_nothing_can_come_before_it() {
         // If it is known by its neighbours, soon; else by half a minute of asking.
         let last = run.posts.last().unwrap().at;
         assert!(last < Duration::from_secs(45), "{gap} ms apart: {last:?}");
+    }
+}
+
+#[test]
+fn a_bad_request_that_speaks_of_us_is_believed_unless_others_are_taken() {
+    let says = |words: &str| {
+        let errors =
+            json!({ "errors": [{ "errorType": "BadRequestException", "message": words }] });
+        Play::Answer(400, errors.to_string())
+    };
+    // An event that is quoted.
+    let events = (0..500).map(|id| (20 * MS, "/a/x", if id == 50 { "bad" } else { "k" }, id));
+    let run = play_by(events.collect(), move |posted| {
+        let is_bad = posted.ids.contains(&50);
+        if is_bad { says("not an event: 'the signature has expired'") } else { Play::Accept }
+    });
+    assert_eq!((run.accepted.len(), run.refused.len()), (499, 1));
+    assert!(run.posts.last().unwrap().at < Duration::from_secs(12));
+    // A signature that is bad, from right after it was good.
+    for keys in [1, 20] {
+        let keys: Vec<String> = (0..keys).map(|n: u64| n.to_string()).collect();
+        let events = (0..500).map(|id| (20 * MS, "/a/x", &*keys[id % keys.len()], id as u64));
+        let broken = |at: Duration| (3..303).contains(&at.as_secs());
+        let run = play_by(events.collect(), move |posted| {
+            if broken(posted.at) { says("Signature expired") } else { Play::Accept }
+        });
+        assert_eq!((run.accepted.len(), run.refused.len()), (500, 0));
+        let asked = times(&run, |posted| broken(posted.at));
+        assert!(asked.len() < 320, "{} requests in 300 s", asked.len());
     }
 }
 

@@ -50,7 +50,12 @@ impl<P: Post> Publisher<P> {
                 self.limits.rate.answered(batch.items.len(), now);
                 self.handler_refused(batch, &why, now);
             }
-            Verdict::Bad { why, certain } => self.bad(batch, &why, certain, Times { sent, now }),
+            Verdict::Bad { why, certain } => {
+                self.bad(batch, &why, certain, Refuser::Namespace, Times { sent, now });
+            }
+            Verdict::Refused { why, who: Refuser::Unsure } => {
+                self.bad(batch, &why, false, Refuser::Api, Times { sent, now });
+            }
             Verdict::Refused { why, who } => {
                 self.is_there(now);
                 self.refuse(batch, Fault::Refused, &why, who, Times { sent, now });
@@ -227,12 +232,13 @@ impl<P: Post> Publisher<P> {
 
     /// A bad request: its events are retried alone. One that gets bad requests alone, again and again while
     /// the API takes others, is the fault. If the API takes nothing else it is not the event: a bad signature
-    /// may come as a 400.
+    /// may come as a 400. Then `who` refuses us.
     fn bad(
         &mut self,
         mut batch: Batch<Entry>,
         why: &str,
         certain: bool,
+        who: Refuser,
         Times { sent, now }: Times,
     ) {
         if certain {
@@ -240,7 +246,7 @@ impl<P: Post> Publisher<P> {
         } else {
             self.is_there(now);
         }
-        let scope = namespace_of(&batch);
+        let scope = if who == Refuser::Api { Scope::Api } else { namespace_of(&batch) };
         let alone = batch.items.len() == 1;
         let others = certain || self.takes_others(batch.items[0].tries(), &scope, now);
         for tries in batch.items.iter_mut().map(Entry::tries_mut) {
@@ -249,8 +255,9 @@ impl<P: Post> Publisher<P> {
         }
         let in_vain = alone && !others;
         let only = in_vain && self.is_the_only_bad(batch.items[0].tries_mut());
+        // Where the words are about us, they are believed unless others are taken.
+        let only = only && who != Refuser::Api;
         if in_vain && !only {
-            let who = Refuser::Namespace;
             return self.refuse(batch, Fault::Refused, why, who, Times { sent, now });
         }
         self.metrics.request(Fault::BadRequest.word());
@@ -274,7 +281,7 @@ impl<P: Post> Publisher<P> {
             .extract_if(.., |e| certain || only || e.tries().bad_alone >= GUILTY_AFTER)
             .collect::<Vec<_>>();
         for entry in guilty {
-            // The namespace was not at fault. Resume it here: there may be no other event to probe it with.
+            // The rest was not at fault. Resume it here: there may be no other event to probe it with.
             self.resume(&scope, sent, now);
             self.give_back(entry, &channel, why.to_owned());
         }

@@ -52,6 +52,8 @@ pub enum Verdict {
 pub enum Refuser {
     /// The API, in every namespace: for the credentials, the clock, or because it is another API.
     Api,
+    /// The API, if the words of a bad request are its own; they may be those of an event that it quotes.
+    Unsure,
     /// The namespace, or a policy for it; or an unknown party.
     Namespace,
     /// A firewall before the API, which may refuse the bridge, or an event's content.
@@ -246,6 +248,7 @@ impl ErrorKind {
         let signature = speaks(&["signature", "credential", "security token", "x-amz-date"]);
         let doubts = signature || speaks(&["expired", "clock"]);
         match kind {
+            "BadRequestException" if status == 400 && doubts => Some(Refuser::Unsure),
             "BadRequestException" if status != 403 && doubts => Some(Refuser::Api),
             // It may be a handler's own, which must not stop the whole API.
             "BadRequestException" if signature => Some(Refuser::Namespace),

@@ -94,7 +94,7 @@ fn the_kind_decides_before_the_status() {
         let why = format!("403 {kind}: {message}");
         assert_eq!(errors(403, kind, message), Verdict::HandlerRefused { why });
     }
-    for (status, who) in [(400, Refuser::Api), (403, Refuser::Namespace)] {
+    for (status, who) in [(400, Refuser::Unsure), (401, Refuser::Api), (403, Refuser::Namespace)] {
         let why = format!("{status} BadRequestException: Signature mismatch");
         let bad = errors(status, "BadRequestException", "Signature mismatch");
         assert_eq!(bad, Verdict::Refused { why, who });
