@@ -343,6 +343,17 @@ fn an_api_that_breaks_right_after_it_took_events_makes_none_guilty_or_one() {
     }
 }
 
+#[test]
+fn what_another_namespace_gets_once_makes_no_event_guilty() {
+    // Nothing is taken; then once more from one of two namespaces, which has no more to send.
+    let events = (0..300).map(|id| (20 * MS, if id % 2 == 0 { "/a/x" } else { "/b/x" }, "k", id));
+    let run = play_by(events.collect(), |posted| match (&*posted.channel, posted.at.as_millis()) {
+        ("/a/x", 2_000..20_000) | ("/b/x", 2_000..5_200) => error(400, "BadRequestException"),
+        _ => Play::Accept,
+    });
+    assert_eq!((run.accepted.len(), run.refused.len()), (300, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn others_are_let_in_when_only_the_refused_are_left_to_ask() {
     // It is the wrong endpoint for a while, twice; one namespace is refused all the time.
