@@ -165,6 +165,7 @@ fn a_quota_that_falls_is_found() {
     let requests: f64 = seen[13..].iter().map(|s| s.1).sum();
     assert!(requests / (200.0 * 17.0 / 5.0) <= 1.2, "{seen:?}");
 }
+
 /// When the events of a second are as many as that, in seconds from the first one looked at.
 fn full_after(seen: &[(f64, f64)], rate: f64) -> usize {
     seen.iter().position(|s| s.0 >= rate * 0.95).unwrap_or(usize::MAX)
@@ -186,6 +187,7 @@ fn one_429_after_a_rest_costs_seconds_however_little_was_answered_before() {
         assert!(full_after(&seen, 5_000.0) <= 6, "{trickle}: {seen:?}");
     }
 }
+
 #[test]
 fn waits_that_the_api_asks_for_leave_the_rate_as_it_was() {
     let start = Instant::now();
@@ -202,6 +204,7 @@ fn waits_that_the_api_asks_for_leave_the_rate_as_it_was() {
     let seen = simulate(&mut gate, now, 20, 5_000.0, |_| 1e9);
     assert!(full_after(&seen, 5_000.0) <= 6, "{seen:?}");
 }
+
 #[test]
 fn events_that_are_throttled_singly_lower_the_rate_while_they_are_the_most() {
     let start = Instant::now();
