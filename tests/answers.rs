@@ -207,7 +207,7 @@ fn a_quota_is_used_in_full_whatever_the_answers_name() {
     let events = (0..10_000).map(|id| (Duration::ZERO, &*channels[id % 50], "", id as u64));
     let (mut bucket, mut filled) = (50.0, Duration::ZERO);
     let run = play_by(events.collect(), move |posted| {
-        bucket = (bucket + (posted.at - filled).as_secs_f64() * QUOTA).min(50.0);
+        bucket = (bucket + posted.at.saturating_sub(filled).as_secs_f64() * QUOTA).min(50.0);
         filled = posted.at;
         let events = posted.ids.len() as f64;
         let takes = bucket >= events;
