@@ -34,7 +34,14 @@ const BATCH: f64 = 5.0;
 /// publisher for each, and send batches before they are full. Only at the operator's own rate: a throttling API
 /// may count over less, would refuse the end of each portion, and seem to have half of its quota.
 const PORTION: f64 = 0.04;
-const _: () = assert!(PORTION < BURST, "the bucket would never hold a portion");
+
+/// In a backlog the next portion is larger by this factor, up to so many seconds: to wake a core that sleeps costs as
+/// much for few events as for many, and events of a backlog are late by more than that. In no second more is sent for
+/// it, as it is a whole part of one. It is a backlog if a portion is gone in less than half of its time: an endpoint
+/// that takes longer to answer keeps the small ones, and so does a rate of which they are no batch. An API that has ever
+/// throttled may count over less than a large one takes.
+const GROWS: f64 = 1.5;
+const LARGEST: f64 = 0.25;
 
 /// Lowest rate, in events a second.
 const FLOOR: f64 = 1.0;
@@ -48,6 +55,10 @@ pub struct RateGate {
     tokens: f64,
     /// Used up, and not yet filled to a portion.
     dry: bool,
+    /// In seconds.
+    portion: f64,
+    /// When it opened last.
+    opened: Instant,
     filled: Instant,
     grown: Instant,
     cut_at: Option<Instant>,
@@ -66,6 +77,8 @@ impl RateGate {
             remembered: None,
             tokens: (ceiling * BURST).max(BATCH),
             dry: false,
+            portion: PORTION,
+            opened: now,
             filled: now,
             grown: now,
             cut_at: None,
@@ -102,14 +115,28 @@ impl RateGate {
     pub fn is_open(&mut self, now: Instant) -> bool {
         self.grow(now);
         self.fill(now);
-        self.dry = self.tokens < self.needed();
+        let dry = self.tokens < self.needed();
+        let was_dry = std::mem::replace(&mut self.dry, dry);
+        match (was_dry, self.dry) {
+            (true, false) => self.opened = now,
+            (false, true) => self.portion = self.next_portion(now),
+            _ => {}
+        }
         !self.is_held(now) && !self.dry
+    }
+
+    /// That after one that is used up.
+    fn next_portion(&self, now: Instant) -> f64 {
+        let took = now.duration_since(self.opened).as_secs_f64();
+        let fast = self.rate * PORTION >= BATCH && self.cut_at.is_none();
+        let backlog = fast && took < self.portion / 2.0;
+        if backlog { (self.portion * GROWS).min(LARGEST) } else { PORTION }
     }
 
     /// The tokens with which it is open.
     fn needed(&self) -> f64 {
         let portions = self.dry && self.remembered.is_none();
-        if portions { (self.rate * PORTION).max(1.0) } else { 1.0 }
+        if portions { (self.rate * self.portion).max(1.0) } else { 1.0 }
     }
 
     /// When [`is_open`](Self::is_open) will be true, if it is not: always after `now`, so that rounding can't
@@ -196,7 +223,12 @@ impl RateGate {
     fn fill(&mut self, now: Instant) {
         let seconds = now.duration_since(self.filled).as_secs_f64();
         self.filled = now;
-        let most = (self.rate * BURST).max(BATCH);
+        let unused = if self.dry { seconds } else { now.duration_since(self.opened).as_secs_f64() };
+        if unused > self.portion * 2.0 {
+            // The backlog is gone, and what is left of a large portion with it.
+            self.portion = PORTION;
+        }
+        let most = (self.rate * BURST.max(self.portion)).max(BATCH);
         self.tokens = (self.tokens + seconds * self.rate).min(most);
     }
 }

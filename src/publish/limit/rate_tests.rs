@@ -13,17 +13,17 @@ fn simulate(
     offered: f64,
     quota: impl Fn(f64) -> f64,
 ) -> Vec<(f64, f64)> {
-    simulate_bucket(gate, start, seconds, offered, quota, 0.1)
+    simulate_bucket(gate, start, seconds, offered, quota, (0.1, 20))
 }
 
-/// The same with a bucket of `holds` seconds.
+/// The same with a bucket of `holds` seconds, and answers after `trip` ms.
 fn simulate_bucket(
     gate: &mut RateGate,
     start: Instant,
     seconds: u32,
     offered: f64,
     quota: impl Fn(f64) -> f64,
-    holds: f64,
+    (holds, trip): (f64, u64),
 ) -> Vec<(f64, f64)> {
     let (mut bucket, mut backlog) = (quota(0.0) * holds, 0.0);
     let mut answers: VecDeque<(Instant, Instant, bool)> = VecDeque::new();
@@ -52,7 +52,7 @@ fn simulate_bucket(
                 bucket -= 5.0;
             }
             seen[(tick / 1_000) as usize].1 += 1.0;
-            answers.push_back((now, now + Duration::from_millis(20), good));
+            answers.push_back((now, now + Duration::from_millis(trip), good));
         }
     }
     seen
@@ -95,22 +95,79 @@ fn another_ceiling_counts_at_once_and_a_throttled_rate_stays() {
     assert!(gate.is_open(last + Duration::from_secs(1)));
 }
 
-#[test]
-fn what_was_used_up_comes_back_in_portions() {
-    let start = Instant::now();
-    let mut gate = RateGate::new(10_000.0, start);
-    let (mut now, mut openings, mut sent) = (start, 0, 0);
-    while now < start + Duration::from_secs(1) {
-        openings += 1;
+/// The gate asked for five seconds, as by a publisher with a backlog whose events take `each` to send: how many went
+/// at which time.
+fn spend(gate: &mut RateGate, start: Instant, each: Duration) -> Vec<(Instant, usize)> {
+    let (mut now, mut sent) = (start, Vec::new());
+    while now < start + Duration::from_secs(5) {
         while gate.is_open(now) {
             gate.sent(5);
-            sent += 5;
+            sent.push((now, 5));
+            now += each * 5;
         }
         now = gate.opens_at(now).unwrap();
     }
-    // The first is the whole burst.
-    assert!((22..=28).contains(&openings), "{openings}");
-    assert!((10_000..=10_900).contains(&sent), "{sent}");
+    sent
+}
+
+/// The most that goes in any second.
+fn most_in_a_second(sent: &[(Instant, usize)]) -> usize {
+    let within = |from: usize| {
+        let until = sent[from].0 + Duration::from_secs(1);
+        sent[from..].iter().take_while(|(at, _)| *at < until).map(|(_, events)| events).sum()
+    };
+    (0..sent.len()).map(within).max().unwrap()
+}
+
+#[test]
+fn what_was_used_up_comes_back_in_portions_that_grow_in_a_backlog() {
+    // µs that the endpoint takes an event, of 100 that there are; the longest pause in ms.
+    for (rate, each, pauses) in
+        [(10_000.0, 5, 200..=250), (10_000.0, 60, 30..=40), (100.0, 5, 10..=60)]
+    {
+        let start = Instant::now();
+        let mut gate = RateGate::new(rate, start);
+        let sent = spend(&mut gate, start, Duration::from_micros(each));
+        let pause = sent.windows(2).map(|pair| pair[1].0.duration_since(pair[0].0)).max().unwrap();
+        assert!(pauses.contains(&pause.as_millis()), "{rate}, {each}: {pause:?}");
+        let all = sent.len() as f64;
+        assert!((rate * 0.98..=rate * 1.02).contains(&all), "{rate}, {each}: {all}");
+        let most = most_in_a_second(&sent) as f64;
+        assert!(most <= rate * 1.09 + 5.0, "{rate}, {each}: {most}");
+    }
+}
+
+#[test]
+fn an_api_of_just_that_rate_that_counts_over_little_throttles_once() {
+    let start = Instant::now();
+    let mut gate = RateGate::new(10_000.0, start);
+    let seen = simulate_bucket(&mut gate, start, 120, 20_000.0, |_| 10_000.0, (0.1, 2));
+    // From when it has grown back.
+    let late = &seen[30..];
+    let [accepted, requests] =
+        [0, 1].map(|of| late.iter().map(|s| if of == 0 { s.0 } else { s.1 }).sum::<f64>());
+    assert!(accepted >= 0.97 * 10_000.0 * 90.0, "{accepted}");
+    assert!(requests <= accepted / 5.0 * 1.01, "{requests} for {accepted}");
+}
+
+#[test]
+fn what_is_left_of_a_large_portion_is_gone_with_the_backlog() {
+    let start = Instant::now();
+    let mut gate = RateGate::new(10_000.0, start);
+    let sent = spend(&mut gate, start, Duration::from_micros(1));
+    // A rest, and then all that there is at once.
+    for rest in [300, 2_000] {
+        let now = sent.last().unwrap().0 + Duration::from_millis(rest);
+        let mut burst = 0;
+        while gate.is_open(now) {
+            gate.sent(5);
+            burst += 5;
+        }
+        assert!(burst <= 2_500, "{rest}: {burst}");
+        if rest > 1_000 {
+            assert!(burst <= 500, "{burst}");
+        }
+    }
 }
 
 #[test]
@@ -118,7 +175,7 @@ fn an_api_that_counts_over_little_is_used_all_the_same() {
     for quota in [300.0, 2_000.0, 9_000.0] {
         let start = Instant::now();
         let mut gate = RateGate::new(10_000.0, start);
-        let seen = simulate_bucket(&mut gate, start, 30, 20_000.0, |_| quota, 0.02);
+        let seen = simulate_bucket(&mut gate, start, 30, 20_000.0, |_| quota, (0.02, 20));
         let goodput = seen[5..].iter().map(|s| s.0).sum::<f64>() / (quota * 25.0);
         assert!(goodput >= 0.8, "{quota}: {goodput:.3}");
     }
