@@ -302,11 +302,6 @@ fn a_guilty_event_is_found_where_nothing_can_come_before_it() {
 
 #[test]
 fn a_bad_request_that_speaks_of_us_is_believed_unless_others_are_taken() {
-    let says = |words: &str| {
-        let errors =
-            json!({ "errors": [{ "errorType": "BadRequestException", "message": words }] });
-        Play::Answer(400, errors.to_string())
-    };
     // An event that is quoted.
     let events = (0..500).map(|id| (20 * MS, "/a/x", if id == 50 { "bad" } else { "k" }, id));
     let run = play_by(events.collect(), move |posted| {
@@ -341,6 +336,29 @@ fn an_api_that_breaks_right_after_it_took_events_makes_none_guilty_or_one() {
         });
         assert!(run.refused.len() <= most, "{}: {:?}", keys.len(), run.refused);
     }
+}
+
+/// A bad request, in these words.
+fn says(words: &str) -> Play {
+    let errors = json!({ "errors": [{ "errorType": "BadRequestException", "message": words }] });
+    Play::Answer(400, errors.to_string())
+}
+
+#[test]
+fn an_answer_to_an_earlier_request_proves_nothing_of_an_api_that_broke() {
+    // What was sent just before is accepted behind the first refusal, and nothing else is for five minutes.
+    let keys = ["0", "1", "2", "3", "4", "5"];
+    let event = |id: u64| match id {
+        0 => (20 * MS, "/b/x", "k", id),
+        1 => (MS, "/a/x", keys[1], id),
+        _ => (Duration::ZERO, "/a/x", keys[id as usize], id),
+    };
+    let run = play_by((0..6).map(event).collect(), |posted| match posted.at.as_millis() {
+        0..21 => Play::After(20, 200),
+        21..300_000 => Play::After(10, 400),
+        _ => Play::Accept,
+    });
+    assert_eq!((run.accepted.len(), run.refused.len()), (6, 0), "{:?}", run.refused);
 }
 
 #[test]

@@ -62,8 +62,11 @@ pub(super) struct Tries {
     pub(super) bad_at: Option<Instant>,
     /// How often it did so of this one alone, and takes others.
     pub(super) bad_alone: u32,
-    /// How often it did so of this one alone, and has taken nothing else since.
+    /// How often it did so of this one alone, and had taken nothing else since this last time.
     pub(super) bad_in_vain: u32,
+    pub(super) in_vain_since: Option<Instant>,
+    /// When it last asked for a wait because of it.
+    pub(super) wait_asked: Option<Instant>,
 }
 
 /// An entry that the API will never take, with the reason.

@@ -6,6 +6,7 @@
 //! refusal of *the bridge* (401, 403, no credentials) pauses the namespace, or the API: every event is
 //! kept, none settled.
 
+mod blame;
 mod deadline;
 mod entry;
 mod http;
@@ -96,9 +97,11 @@ pub struct Publisher<P> {
     metrics: ApiMetrics,
     health: Part,
     intake: Gate,
+    /// When an event was last accepted, and when the newest request with such a one was sent.
     accepted_at: Option<Instant>,
+    accepted_sent: Option<Instant>,
     /// How many events got bad requests alone since then, without a proof that the API takes others.
-    bad_in_vain: u32,
+    events_in_vain: u32,
     fault_log: Repeats,
     expired_log: Repeats,
     refusals: HashMap<Scope, Refusals>,
@@ -157,7 +160,8 @@ impl<P: Post> Publisher<P> {
             health,
             intake: Gate::default(),
             accepted_at: None,
-            bad_in_vain: 0,
+            accepted_sent: None,
+            events_in_vain: 0,
             fault_log: Repeats::default(),
             expired_log: Repeats::default(),
             refusals: HashMap::new(),
@@ -334,7 +338,7 @@ impl<P: Post> Publisher<P> {
     }
 
     fn may_send(&mut self, now: Instant) -> bool {
-        self.limits.hold(self.workers.requests(), now).is_none()
+        self.limits.hold(self.workers.requests(), self.lanes.queued(), now).is_none()
     }
 
     /// When [`send`](Self::send) is due next, if nothing else happens.

@@ -1,18 +1,15 @@
 //! The reaction to an answer: each event is settled, retried, or handed back.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::entry::{Entry, Refused, Tries};
+use super::entry::{Entry, Refused};
 use super::lanes::{Batch, Held, Item};
 use super::limit::Scope;
 use super::post::{Failure, Fault, Post};
 use super::report::Times;
 use super::verdict::{EventVerdict, Refuser, Verdict, judge, why_again};
 use super::workers::Ended;
-use super::{
-    ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, GUILTY_AFTER, GUILTY_AFTER_VAIN, LATELY, Publisher,
-    SECONDS, THROTTLED_WITH_OTHERS,
-};
+use super::{ALONE_AFTER, BACKOFF_BASE, BACKOFF_CAP, Publisher, SECONDS, THROTTLED_WITH_OTHERS};
 use crate::backoff::full_jitter;
 use crate::delivery::{Done, Outcome};
 use crate::event_api::Channel;
@@ -20,12 +17,13 @@ use crate::seeded_bugs::{self, Bug};
 
 impl<P: Post> Publisher<P> {
     pub(super) fn react(&mut self, ended: Ended, now: Instant) {
-        let Ended { batch, sent, result, worker } = ended;
+        let Ended { mut batch, sent, result, worker } = ended;
         self.workers.free(worker);
         self.metrics.seconds.observe(now.duration_since(sent).as_secs_f64());
         // Before any branch, so that none can forget it: the next probe would never be sent.
         self.limits.pauses.ended(batch.channel.namespace(), sent, now);
         self.limits.breaker.ended(sent, now);
+        self.end_wait(now);
         self.trace(&batch, &result, sent, now);
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {
@@ -61,21 +59,35 @@ impl<P: Post> Publisher<P> {
                 self.refuse(batch, Fault::Refused, &why, who, Times { sent, now });
             }
             Verdict::Retry { fault, after } => {
-                self.fault(fault, after, &why, Times { sent, now });
-                self.retry(batch, fault, now);
+                let own = after
+                    .filter(|_| fault != Fault::Throttled && self.waits_alone(&mut batch, now));
+                self.fault(fault, after.filter(|_| own.is_none()), &why, Times { sent, now });
+                self.retry(batch, fault, own, now);
             }
         }
     }
 
+    /// The API asks for a wait because of this request. Whether that is only these events' own: it asked so because of
+    /// them before, and has taken others since. Else one that it always fails so would hold up everything. One that it
+    /// fails so again is sent alone.
+    fn waits_alone(&self, batch: &mut Batch<Entry>, now: Instant) -> bool {
+        let mut own = true;
+        for tries in batch.items.iter_mut().map(Entry::tries_mut) {
+            let asked = tries.wait_asked.replace(now);
+            tries.alone |= asked.is_some();
+            own &= asked.is_some() && self.accepted_sent > asked;
+        }
+        own
+    }
+
     /// The API answered, and accepts requests to this namespace.
-    fn answered(&mut self, batch: &Batch<Entry>, sent: Instant, now: Instant) {
+    pub(super) fn answered(&mut self, batch: &Batch<Entry>, sent: Instant, now: Instant) {
         self.limits.concurrency.answered(sent, now, self.workers.requests());
         if !self.limits.pauses.is_empty() {
             self.resume(&Scope::Api, sent, now);
             self.resume(&namespace_of(batch), sent, now);
         }
         self.is_there(now);
-        self.end_wait(now);
     }
 
     /// Each event has its verdict: settles it, hands it back, or retries it.
@@ -123,7 +135,8 @@ impl<P: Post> Publisher<P> {
         }
         if accepted > 0 {
             self.metrics.accepted.inc_by(accepted);
-            (self.accepted_at, self.bad_in_vain) = (Some(now), 0);
+            (self.accepted_at, self.events_in_vain) = (Some(now), 0);
+            self.accepted_sent = self.accepted_sent.max(Some(sent));
         }
         self.limits.rate.answered(used, now);
         self.limits.rate.singled_out(throttled, sent, now);
@@ -149,8 +162,8 @@ impl<P: Post> Publisher<P> {
         entry
     }
 
-    /// Retries the whole request.
-    fn retry(&mut self, batch: Batch<Entry>, fault: Fault, now: Instant) {
+    /// Retries the whole request, not before a wait of its `own`.
+    fn retry(&mut self, batch: Batch<Entry>, fault: Fault, own: Option<Duration>, now: Instant) {
         let Batch { channel, mut items, held } = batch;
         self.metrics.request(fault.word());
         self.metrics.retry(fault.word(), items.len());
@@ -171,11 +184,12 @@ impl<P: Post> Publisher<P> {
             }
         }
         let not_before = time_of(&items, now).filter(|_| !held_back);
+        let not_before = not_before.max(own.map(|wait| now + wait));
         self.lanes.finish(held, items, not_before);
     }
 
     /// The bridge is refused, not an event: pauses, and keeps every event.
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         mut batch: Batch<Entry>,
         fault: Fault,
@@ -190,7 +204,7 @@ impl<P: Post> Publisher<P> {
         }
         if who == Refuser::Api {
             self.pause(&Scope::Api, fault, why, Times { sent, now });
-            return self.retry(batch, fault, now);
+            return self.retry(batch, fault, None, now);
         }
         if self.singles_out(&mut batch) {
             return self.set_apart(batch, why, who, now);
@@ -199,7 +213,7 @@ impl<P: Post> Publisher<P> {
             tries.refused_at = Some(now);
         }
         self.pause(&namespace_of(&batch), fault, why, Times { sent, now });
-        self.retry(batch, fault, now);
+        self.retry(batch, fault, None, now);
     }
 
     /// Whether the namespace was paused for one of these events, accepted others after that, and now refuses
@@ -230,97 +244,6 @@ impl<P: Post> Publisher<P> {
         self.try_each_again(batch, why, who == Refuser::Firewall, now);
     }
 
-    /// A bad request: its events are retried alone. One that gets bad requests alone, again and again while
-    /// the API takes others, is the fault. If the API takes nothing else it is not the event: a bad signature
-    /// may come as a 400. Then `who` refuses us.
-    fn bad(
-        &mut self,
-        mut batch: Batch<Entry>,
-        why: &str,
-        certain: bool,
-        who: Refuser,
-        Times { sent, now }: Times,
-    ) {
-        if certain {
-            self.answered(&batch, sent, now);
-        } else {
-            self.is_there(now);
-        }
-        let scope = if who == Refuser::Api { Scope::Api } else { namespace_of(&batch) };
-        let alone = batch.items.len() == 1;
-        let others = certain || self.takes_others(batch.items[0].tries(), &scope, now);
-        for tries in batch.items.iter_mut().map(Entry::tries_mut) {
-            tries.bad_since.get_or_insert(now);
-            tries.bad_at = Some(now);
-        }
-        let in_vain = alone && !others;
-        let only = in_vain && self.is_the_only_bad(batch.items[0].tries_mut());
-        // Where the words are about us, they are believed unless others are taken.
-        let only = only && who != Refuser::Api;
-        if in_vain && !only {
-            return self.refuse(batch, Fault::Refused, why, who, Times { sent, now });
-        }
-        self.metrics.request(Fault::BadRequest.word());
-        let Batch { channel, mut items, held } = batch;
-        if !alone {
-            return self.try_alone(held, items);
-        }
-        self.metrics.retry(Fault::BadRequest.word(), 1);
-        for entry in &mut items {
-            entry.retried(Fault::BadRequest.word());
-            let tries = entry.tries_mut();
-            tries.alone = true;
-            if std::mem::take(&mut tries.bad_in_vain) > 0 {
-                // What it shared its first bad request with is no proof any more.
-                tries.bad_since = Some(now);
-            }
-            tries.bad_alone += 1;
-            tries.failures = tries.failures.saturating_add(1);
-        }
-        let guilty = items
-            .extract_if(.., |e| certain || only || e.tries().bad_alone >= GUILTY_AFTER)
-            .collect::<Vec<_>>();
-        for entry in guilty {
-            // The rest was not at fault. Resume it here: there may be no other event to probe it with.
-            self.resume(&scope, sent, now);
-            self.give_back(entry, &channel, why.to_owned());
-        }
-        let not_before = time_of(&items, now);
-        self.lanes.finish(held, items, not_before);
-    }
-
-    /// Whether the API takes others than an event that it calls bad once more.
-    ///
-    /// It took one since it last called this one bad; or, at the first time, lately: requests judged in one turn share
-    /// one time, and an acceptance among them counts at the next try. Or it took one since the first time, such
-    /// as a neighbour in that request, behind which nothing of their key can follow. That is no proof where
-    /// this one or another was called bad in vain since, or a pause stood or ended: then it was not the event.
-    fn takes_others(&self, tries: Tries, scope: &Scope, now: Instant) -> bool {
-        let since = tries.bad_at.or_else(|| now.checked_sub(LATELY));
-        let pauses = &self.limits.pauses;
-        let neighbour = tries.bad_since.is_some_and(|first| {
-            self.accepted_at > Some(first)
-                && tries.bad_in_vain + self.bad_in_vain == 0
-                && !(pauses.contains(scope) || pauses.lifted_since(scope, first))
-        });
-        neighbour || self.accepted_at > since
-    }
-
-    /// Counts a bad request of an event alone, since whose last the API took nothing. True if the event is the
-    /// fault all the same: it holds up its key, and nothing else comes that could be taken.
-    ///
-    /// It is, if the API took others until shortly before, and is asked for long with this one and no other. If
-    /// the API was broken at that moment, this one event is lost to the dead letter: of the next one it has taken
-    /// nothing lately, and where several are to be sent, several are called bad.
-    fn is_the_only_bad(&mut self, tries: &mut Tries) -> bool {
-        self.bad_in_vain += u32::from(tries.bad_in_vain == 0);
-        tries.bad_in_vain += 1;
-        let lately = self.accepted_at.zip(tries.bad_since);
-        self.bad_in_vain == 1
-            && tries.bad_in_vain >= GUILTY_AFTER_VAIN
-            && lately.is_some_and(|(accepted, first)| accepted + LATELY > first)
-    }
-
     /// The namespace's handler refuses: retries each event alone, and not for ever.
     fn handler_refused(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
         self.metrics.request(Fault::Event.word());
@@ -338,7 +261,7 @@ impl<P: Post> Publisher<P> {
         self.lanes.finish(held, back, not_before);
     }
 
-    fn try_alone(&mut self, held: Held, mut items: Vec<Entry>) {
+    pub(super) fn try_alone(&mut self, held: Held, mut items: Vec<Entry>) {
         self.metrics.retry(Fault::BadRequest.word(), items.len());
         for entry in &mut items {
             entry.retried(Fault::BadRequest.word());
@@ -368,7 +291,7 @@ impl<P: Post> Publisher<P> {
         None
     }
 
-    fn give_back(&self, mut entry: Entry, channel: &Channel, why: String) {
+    pub(super) fn give_back(&self, mut entry: Entry, channel: &Channel, why: String) {
         entry.refused(&why);
         self.metrics.rejected.inc();
         // With the receiver gone it is dropped, which releases it.
@@ -376,13 +299,13 @@ impl<P: Post> Publisher<P> {
     }
 }
 
-fn namespace_of(batch: &Batch<Entry>) -> Scope {
+pub(super) fn namespace_of(batch: &Batch<Entry>) -> Scope {
     Scope::of(batch.channel.namespace())
 }
 
 /// When to retry these entries together, if that is not at once: where none has failed, the gate is all they
 /// wait for.
-fn time_of(entries: &[Entry], now: Instant) -> Option<Instant> {
+pub(super) fn time_of(entries: &[Entry], now: Instant) -> Option<Instant> {
     let failures = entries.iter().map(|e| e.tries().failures).max()?.checked_sub(1)?;
     Some(now + full_jitter(BACKOFF_BASE, BACKOFF_CAP, failures))
 }

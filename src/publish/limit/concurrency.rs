@@ -1,7 +1,7 @@
 //! The limit of requests in flight: one more a round trip while the limit is reached, fewer when the round
 //! trip grows or the API is overloaded.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Factor of a step down.
 const CUT: f64 = 0.9;
@@ -68,6 +68,11 @@ impl Concurrency {
     #[allow(clippy::cast_possible_truncation)] // 1 ≤ limit ≤ u32::MAX
     pub fn limit(&self) -> i64 {
         self.limit as i64
+    }
+
+    /// How long a request takes, as far as it is known.
+    pub fn round_trip(&self) -> Duration {
+        self.average.map_or(Duration::ZERO, |average| Duration::from_secs_f64(average.mean))
     }
 
     /// A request sent at `sent` was answered; `in_flight` others were in flight.
@@ -179,6 +184,7 @@ mod tests {
         pass(&mut concurrency, &mut now, 3, TRIP * 5);
         assert!(concurrency.limit() < 64, "{}", concurrency.limit());
     }
+
     /// What was slow once, for whatever reason, is forgotten in seconds: how fast the limit grows then.
     #[test]
     fn a_slow_time_that_is_over_does_not_set_the_pace() {

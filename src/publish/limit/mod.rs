@@ -16,7 +16,7 @@ use std::time::Instant;
 pub use breaker::Breaker;
 pub use concurrency::Concurrency;
 pub use pauses::{Pauses, Scope};
-pub use rate::RateGate;
+pub use rate::{Load, RateGate};
 
 /// All that may hold an event back, apart from its place in its lane.
 #[derive(Debug)]
@@ -53,13 +53,14 @@ impl Limits {
         }
     }
 
-    /// What holds every event back, with so many requests in flight; `None`: one may be sent.
-    pub fn hold(&mut self, requests: usize, now: Instant) -> Option<Hold> {
+    /// What holds every event back, with so many requests in flight and events `queued`; `None`: one may be sent.
+    pub fn hold(&mut self, requests: usize, queued: usize, now: Instant) -> Option<Hold> {
+        let load = Load { queued, round_trip: self.concurrency.round_trip() };
         if !self.concurrency.allows(requests) {
             Some(Hold::Concurrency)
         } else if !self.breaker.allows(now) {
             Some(Hold::Breaker)
-        } else if !self.rate.is_open(now) {
+        } else if !self.rate.is_open(load, now) {
             Some(Hold::Rate)
         } else {
             None
@@ -103,7 +104,7 @@ impl Limits {
     pub fn next_change(&self, requests: usize, queued: usize, now: Instant) -> Option<Instant> {
         // Where something else holds the batches back, its end wakes the loop.
         let sends = self.concurrency.allows(requests) && self.breaker.allows(now);
-        let rate = if sends && queued > 0 { self.rate.opens_at(now) } else { None };
+        let rate = if sends && queued > 0 { self.rate.opens_at(queued, now) } else { None };
         // A time that has passed was handled just now: to wait for it again would spin.
         let probe = self.breaker.probes_at().filter(|at| *at > now);
         let idle = self.breaker.idle_until().filter(|_| requests == 0 && queued == 0);
@@ -119,15 +120,15 @@ mod tests {
     fn the_first_reason_that_holds_is_named() {
         let now = Instant::now();
         let mut limits = Limits::new(1, 10.0, now);
-        assert_eq!(limits.hold(0, now), None);
+        assert_eq!(limits.hold(0, 5, now), None);
         limits.sent("a", 5, now);
-        assert_eq!(limits.hold(usize::MAX, now), Some(Hold::Concurrency));
-        while limits.hold(0, now).is_none() {
+        assert_eq!(limits.hold(usize::MAX, 5, now), Some(Hold::Concurrency));
+        while limits.hold(0, 5, now).is_none() {
             limits.sent("a", 5, now);
         }
-        assert_eq!(limits.hold(0, now), Some(Hold::Rate));
+        assert_eq!(limits.hold(0, 5, now), Some(Hold::Rate));
         let opens = limits.next_change(0, 1, now).unwrap();
-        assert_eq!(limits.hold(0, opens), None);
+        assert_eq!(limits.hold(0, 5, opens), None);
         assert_eq!(limits.next_change(0, 0, now), None, "nothing waits for it");
     }
 

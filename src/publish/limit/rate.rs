@@ -35,16 +35,28 @@ const BATCH: f64 = 5.0;
 /// may count over less, would refuse the end of each portion, and seem to have half of its quota.
 const PORTION: f64 = 0.04;
 
-/// In a backlog the next portion is larger by this factor, up to so many seconds: to wake a core that sleeps costs as
-/// much for few events as for many, and events of a backlog are late by more than that. In no second more is sent for
-/// it, as it is a whole part of one. It is a backlog if a portion is gone in less than half of its time: an endpoint
-/// that takes longer to answer keeps the small ones, and so does a rate of which they are no batch. An API that has ever
-/// throttled may count over less than a large one takes.
+/// In a backlog the next portion is larger by this factor, up to [`LARGEST`] and up to what waits: to wake a core that
+/// sleeps costs as much for few events as for many, and events of a backlog are late by more than that.
 const GROWS: f64 = 1.5;
+
+/// Seconds. A whole part of one, so that no second has more of them than another.
 const LARGEST: f64 = 0.25;
+
+/// Portions grow while one is sent and answered in less than this share of its time. Where the API takes longer, they
+/// would be a burst of requests at once, each of which needs a connection.
+const QUICK_ENOUGH: f64 = 0.5;
 
 /// Lowest rate, in events a second.
 const FLOOR: f64 = 1.0;
+
+/// What is to be sent, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// Events that wait.
+    pub queued: usize,
+    /// From a request to its answer.
+    pub round_trip: Duration,
+}
 
 /// A bucket of events that fills at the rate in force.
 #[derive(Debug)]
@@ -110,39 +122,44 @@ impl RateGate {
         self.rate
     }
 
-    /// Whether a batch may go now: there is a token for one event, and a portion of them after there was none.
-    /// The batch's further events are a debt, so that a full batch waits no longer than a single event.
-    pub fn is_open(&mut self, now: Instant) -> bool {
+    /// Whether a batch may go now, of `load`: there is a token for one event, and a portion of them after there was
+    /// none. The batch's further events are a debt, so that a full batch waits no longer than a single event.
+    pub fn is_open(&mut self, load: Load, now: Instant) -> bool {
         self.grow(now);
         self.fill(now);
-        let dry = self.tokens < self.needed();
+        let dry = self.tokens < self.needed(load.queued);
         let was_dry = std::mem::replace(&mut self.dry, dry);
         match (was_dry, self.dry) {
             (true, false) => self.opened = now,
-            (false, true) => self.portion = self.next_portion(now),
+            (false, true) => self.portion = self.next_portion(load.round_trip, now),
             _ => {}
         }
         !self.is_held(now) && !self.dry
     }
 
-    /// That after one that is used up.
-    fn next_portion(&self, now: Instant) -> f64 {
-        let took = now.duration_since(self.opened).as_secs_f64();
-        let fast = self.rate * PORTION >= BATCH && self.cut_at.is_none();
-        let backlog = fast && took < self.portion / 2.0;
-        if backlog { (self.portion * GROWS).min(LARGEST) } else { PORTION }
+    /// That after one that is used up. An API that has ever throttled may count over less than a large one takes.
+    fn next_portion(&self, round_trip: Duration, now: Instant) -> f64 {
+        let took = (now.duration_since(self.opened) + round_trip).as_secs_f64();
+        let grows = self.rate * PORTION >= BATCH
+            && self.cut_at.is_none()
+            && took < self.portion * QUICK_ENOUGH;
+        if grows { (self.portion * GROWS).min(LARGEST) } else { PORTION }
     }
 
-    /// The tokens with which it is open.
-    fn needed(&self) -> f64 {
-        let portions = self.dry && self.remembered.is_none();
-        if portions { (self.rate * self.portion).max(1.0) } else { 1.0 }
+    /// The tokens with which it is open, where so many events wait.
+    #[allow(clippy::cast_precision_loss)] // thousands
+    fn needed(&self, queued: usize) -> f64 {
+        if !self.dry || self.remembered.is_some() {
+            return 1.0;
+        }
+        let most = (self.rate * self.portion).min(queued as f64);
+        (self.rate * PORTION).max(most).max(1.0)
     }
 
     /// When [`is_open`](Self::is_open) will be true, if it is not: always after `now`, so that rounding can't
     /// make the wait spin.
-    pub fn opens_at(&self, now: Instant) -> Option<Instant> {
-        let missing = (self.needed() - self.tokens).max(0.0);
+    pub fn opens_at(&self, queued: usize, now: Instant) -> Option<Instant> {
+        let missing = (self.needed(queued) - self.tokens).max(0.0);
         let filled = self.filled + Duration::from_secs_f64(missing / self.rate);
         let at = self.held_until.map_or(filled, |until| until.max(filled));
         (missing > 0.0 || at > now).then(|| at.max(now + Duration::from_millis(1)))

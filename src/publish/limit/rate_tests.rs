@@ -3,6 +3,14 @@ use std::collections::VecDeque;
 use super::super::window::{GRAIN, WINDOW};
 use super::*;
 
+/// More than any portion has.
+const MANY: usize = 1_000_000;
+
+/// With many waiting, and answers at once.
+fn is_open(gate: &mut RateGate, now: Instant) -> bool {
+    gate.is_open(Load { queued: MANY, ..Load::default() }, now)
+}
+
 /// An API that lets in `quota(t)` events a second, asked through the gate as often as it opens, in
 /// full batches, answers after 20 ms; gives accepted events and requests of each second. Its bucket holds a
 /// tenth of a second.
@@ -44,7 +52,7 @@ fn simulate_bucket(
                 backlog += 5.0;
             }
         }
-        while backlog >= 5.0 && gate.is_open(now) && answers.len() < 64 {
+        while backlog >= 5.0 && is_open(gate, now) && answers.len() < 64 {
             gate.sent(5);
             backlog -= 5.0;
             let good = bucket >= 5.0;
@@ -90,22 +98,27 @@ fn another_ceiling_counts_at_once_and_a_throttled_rate_stays() {
     gate.set_ceiling(100.0, last);
     assert!(is_at(&gate, 100.0));
     gate.hold(last + Duration::from_hours(1));
-    assert!(!gate.is_open(last + Duration::from_secs(1)));
+    assert!(!is_open(&mut gate, last + Duration::from_secs(1)));
     gate.release();
-    assert!(gate.is_open(last + Duration::from_secs(1)));
+    assert!(is_open(&mut gate, last + Duration::from_secs(1)));
 }
 
-/// The gate asked for five seconds, as by a publisher with a backlog whose events take `each` to send: how many went
-/// at which time.
-fn spend(gate: &mut RateGate, start: Instant, each: Duration) -> Vec<(Instant, usize)> {
+/// The gate asked for five seconds, as by a publisher with a backlog whose events take `each` to send, and `trip` to
+/// be answered: how many went at which time.
+fn spend(
+    gate: &mut RateGate,
+    start: Instant,
+    each: Duration,
+    round_trip: Duration,
+) -> Vec<(Instant, usize)> {
     let (mut now, mut sent) = (start, Vec::new());
     while now < start + Duration::from_secs(5) {
-        while gate.is_open(now) {
+        while gate.is_open(Load { queued: MANY, round_trip }, now) {
             gate.sent(5);
             sent.push((now, 5));
             now += each * 5;
         }
-        now = gate.opens_at(now).unwrap();
+        now = gate.opens_at(MANY, now).unwrap();
     }
     sent
 }
@@ -121,19 +134,23 @@ fn most_in_a_second(sent: &[(Instant, usize)]) -> usize {
 
 #[test]
 fn what_was_used_up_comes_back_in_portions_that_grow_in_a_backlog() {
-    // µs that the endpoint takes an event, of 100 that there are; the longest pause in ms.
-    for (rate, each, pauses) in
-        [(10_000.0, 5, 200..=250), (10_000.0, 60, 30..=40), (100.0, 5, 10..=60)]
-    {
+    // µs that an event takes to be sent, of 100 that there are, and ms to be answered; the longest pause in ms.
+    for (rate, each, trip, pauses) in [
+        (10_000_u16, 5, 1, 200..=250),
+        (10_000, 60, 1, 30..=45),
+        (10_000, 5, 25, 30..=45),
+        (100, 5, 1, 10..=60),
+    ] {
         let start = Instant::now();
-        let mut gate = RateGate::new(rate, start);
-        let sent = spend(&mut gate, start, Duration::from_micros(each));
+        let mut gate = RateGate::new(rate.into(), start);
+        let trip = Duration::from_millis(trip);
+        let sent = spend(&mut gate, start, Duration::from_micros(each), trip);
         let pause = sent.windows(2).map(|pair| pair[1].0.duration_since(pair[0].0)).max().unwrap();
         assert!(pauses.contains(&pause.as_millis()), "{rate}, {each}: {pause:?}");
-        let all = sent.len() as f64;
-        assert!((rate * 0.98..=rate * 1.02).contains(&all), "{rate}, {each}: {all}");
-        let most = most_in_a_second(&sent) as f64;
-        assert!(most <= rate * 1.09 + 5.0, "{rate}, {each}: {most}");
+        let (all, rate) = (sent.len(), usize::from(rate));
+        assert!((rate * 98 / 100..=rate * 102 / 100).contains(&all), "{rate}, {each}: {all}");
+        let most = most_in_a_second(&sent);
+        assert!(most <= rate * 109 / 100 + 5, "{rate}, {each}: {most}");
     }
 }
 
@@ -151,23 +168,27 @@ fn an_api_of_just_that_rate_that_counts_over_little_throttles_once() {
 }
 
 #[test]
-fn what_is_left_of_a_large_portion_is_gone_with_the_backlog() {
-    let start = Instant::now();
-    let mut gate = RateGate::new(10_000.0, start);
-    let sent = spend(&mut gate, start, Duration::from_micros(1));
-    // A rest, and then all that there is at once.
-    for rest in [300, 2_000] {
-        let now = sent.last().unwrap().0 + Duration::from_millis(rest);
-        let mut burst = 0;
-        while gate.is_open(now) {
-            gate.sent(5);
-            burst += 5;
-        }
-        assert!(burst <= 2_500, "{rest}: {burst}");
-        if rest > 1_000 {
-            assert!(burst <= 500, "{burst}");
-        }
+fn a_large_portion_is_for_a_backlog_and_gone_with_it() {
+    let gate_after_a_backlog = |start| {
+        let mut gate = RateGate::new(10_000.0, start);
+        let trip = Duration::from_millis(1);
+        let sent = spend(&mut gate, start, Duration::from_micros(1), trip);
+        (gate, sent.last().unwrap().0)
+    };
+    let (mut gate, last) = gate_after_a_backlog(Instant::now());
+    // The few that come then wait for a small one.
+    let opens = gate.opens_at(5, last).unwrap();
+    assert!(opens <= last + Duration::from_millis(45), "{:?}", opens - last);
+    assert!(gate.opens_at(MANY, last).unwrap() >= last + Duration::from_millis(200));
+    assert!(gate.is_open(Load { queued: 5, ..Load::default() }, opens));
+    let (mut gate, last) = gate_after_a_backlog(Instant::now());
+    let now = last + Duration::from_secs(2);
+    let mut burst = 0;
+    while is_open(&mut gate, now) {
+        gate.sent(5);
+        burst += 5;
     }
+    assert!(burst <= 500, "{burst}");
 }
 
 #[test]
@@ -185,12 +206,12 @@ fn an_api_that_counts_over_little_is_used_all_the_same() {
 fn a_slow_rate_waits_for_single_events() {
     let start = Instant::now();
     let mut gate = RateGate::new(20.0, start);
-    while gate.is_open(start) {
+    while is_open(&mut gate, start) {
         gate.sent(1);
     }
-    let opens = gate.opens_at(start).unwrap();
+    let opens = gate.opens_at(MANY, start).unwrap();
     assert!(opens <= start + Duration::from_millis(51), "{:?}", opens - start);
-    assert!(gate.is_open(opens));
+    assert!(is_open(&mut gate, opens));
 }
 
 #[test]
@@ -254,9 +275,9 @@ fn waits_that_the_api_asks_for_leave_the_rate_as_it_was() {
     for _ in 0..10 {
         gate.hold(now + wait);
         gate.throttled(now, now + GRAIN);
-        assert!(gate.is_held(now + GRAIN) && !gate.is_open(now + wait / 2));
+        assert!(gate.is_held(now + GRAIN) && !is_open(&mut gate, now + wait / 2));
         now += wait;
-        assert!(!gate.is_held(now) && gate.is_open(now));
+        assert!(!gate.is_held(now) && is_open(&mut gate, now));
     }
     let seen = simulate(&mut gate, now, 20, 5_000.0, |_| 1e9);
     assert!(full_after(&seen, 5_000.0) <= 6, "{seen:?}");
@@ -273,7 +294,7 @@ fn events_that_are_throttled_singly_lower_the_rate_while_they_are_the_most() {
             let now = sent + GRAIN;
             gate.answered(5 - of_five, now);
             gate.singled_out(of_five, sent, now);
-            gate.is_open(now);
+            is_open(&mut gate, now);
         }
         gate.rate()
     };

@@ -1,0 +1,128 @@
+//! Whether an event is at fault of a bad request (400), or the API calls everything bad.
+
+use std::time::Instant;
+
+use super::entry::{Entry, Tries};
+use super::lanes::Batch;
+use super::limit::Scope;
+use super::post::{Fault, Post};
+use super::react::{namespace_of, time_of};
+use super::report::Times;
+use super::verdict::Refuser;
+use super::{GUILTY_AFTER, GUILTY_AFTER_VAIN, LATELY, Publisher};
+
+/// Of an event that the API calls bad: what became of others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// It takes them.
+    Taken,
+    /// It took some that were sent before, which proves nothing of the time since.
+    TakenBefore,
+    NotTaken,
+}
+
+impl<P: Post> Publisher<P> {
+    /// A bad request: its events are retried alone. One that gets bad requests alone, again and again while
+    /// the API takes others, is the fault. If the API takes nothing else it is not the event: a bad signature
+    /// may come as a 400. Then `who` refuses us.
+    pub(super) fn bad(
+        &mut self,
+        mut batch: Batch<Entry>,
+        why: &str,
+        certain: bool,
+        who: Refuser,
+        Times { sent, now }: Times,
+    ) {
+        if certain {
+            self.answered(&batch, sent, now);
+        } else {
+            self.is_there(now);
+        }
+        let scope = if who == Refuser::Api { Scope::Api } else { namespace_of(&batch) };
+        let alone = batch.items.len() == 1;
+        let others =
+            if certain { Others::Taken } else { self.others(batch.items[0].tries(), &scope, now) };
+        for tries in batch.items.iter_mut().map(Entry::tries_mut) {
+            tries.bad_since.get_or_insert(now);
+            tries.bad_at = Some(now);
+        }
+        let in_vain = alone && others == Others::NotTaken;
+        let only = in_vain && self.count_in_vain(batch.items[0].tries_mut());
+        // Where the words are about us, they are believed unless others are taken.
+        let only = only && who != Refuser::Api;
+        if in_vain && !only {
+            return self.refuse(batch, Fault::Refused, why, who, Times { sent, now });
+        }
+        self.metrics.request(Fault::BadRequest.word());
+        let Batch { channel, mut items, held } = batch;
+        if !alone {
+            return self.try_alone(held, items);
+        }
+        self.metrics.retry(Fault::BadRequest.word(), 1);
+        for entry in &mut items {
+            entry.retried(Fault::BadRequest.word());
+            let tries = entry.tries_mut();
+            tries.alone = true;
+            if std::mem::take(&mut tries.bad_in_vain) > 0 {
+                // What it shared its first bad request with is no proof any more.
+                tries.bad_since = Some(now);
+            }
+            tries.bad_alone += u32::from(others == Others::Taken);
+            tries.failures = tries.failures.saturating_add(1);
+        }
+        let guilty = items
+            .extract_if(.., |e| certain || only || e.tries().bad_alone >= GUILTY_AFTER)
+            .collect::<Vec<_>>();
+        for entry in guilty {
+            // The rest was not at fault. Resume it here: there may be no other event to probe it with.
+            self.resume(&scope, sent, now);
+            self.give_back(entry, &channel, why.to_owned());
+        }
+        let not_before = time_of(&items, now);
+        self.lanes.finish(held, items, not_before);
+    }
+
+    /// Whether the API takes others than an event that it calls bad once more.
+    ///
+    /// It took one that was sent since it last called this one bad; or, at the first time, one lately. Or it took one
+    /// that was sent since the first time, such as a neighbour in that request, behind which nothing of their key can
+    /// follow. That is no proof where this one or another was called bad in vain since, or a pause stood or ended: then
+    /// it was not the event.
+    fn others(&self, tries: Tries, scope: &Scope, now: Instant) -> Others {
+        let Some(last) = tries.bad_at else {
+            let lately = self.accepted_at > now.checked_sub(LATELY);
+            return if lately { Others::Taken } else { Others::NotTaken };
+        };
+        let pauses = &self.limits.pauses;
+        let neighbour = tries.bad_since.is_some_and(|first| {
+            self.accepted_sent >= Some(first)
+                && tries.bad_in_vain + self.events_in_vain == 0
+                && !(pauses.contains(scope) || pauses.lifted_since(scope, first))
+        });
+        if neighbour || self.accepted_sent >= Some(last) {
+            Others::Taken
+        } else if self.accepted_at > Some(last) {
+            Others::TakenBefore
+        } else {
+            Others::NotTaken
+        }
+    }
+
+    /// Counts a bad request of an event alone, since whose last the API took nothing. True if the event is the
+    /// fault all the same: it holds up its key, and nothing else comes that could be taken.
+    ///
+    /// It is, if the API took others until shortly before, and is asked for long with this one and no other. If
+    /// the API was broken at that moment, this one event is lost to the dead letter: of the next one it has taken
+    /// nothing lately, and where several are to be sent, several are called bad.
+    fn count_in_vain(&mut self, tries: &mut Tries) -> bool {
+        if tries.bad_in_vain == 0 || tries.in_vain_since != self.accepted_at {
+            self.events_in_vain += 1;
+            (tries.bad_in_vain, tries.in_vain_since) = (0, self.accepted_at);
+        }
+        tries.bad_in_vain += 1;
+        let lately = self.accepted_at.zip(tries.bad_since);
+        self.events_in_vain == 1
+            && tries.bad_in_vain >= GUILTY_AFTER_VAIN
+            && lately.is_some_and(|(accepted, first)| accepted + LATELY > first)
+    }
+}
