@@ -98,7 +98,10 @@ impl Metrics {
             },
             partitions: Partitions {
                 all: self.lag_of(source),
-                lag: of_partition(LAG, "Messages not committed yet"),
+                lag: of_partition(
+                    LAG,
+                    "Messages not committed yet; with none in flight, not read yet",
+                ),
                 committed: of_partition(
                     "source_committed_offset",
                     "Offset of the next message to commit",

@@ -84,9 +84,9 @@ async fn what_is_newer_leaves_the_older_ones_their_bytes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_newer_waits_while_the_server_is_away_too() {
-    const AWAY: Duration = Duration::from_secs(6);
+    const AWAY: Duration = Duration::from_secs(9);
     let mut site = Site::open(NO_RESET).await;
-    let setup = site.setup("ack_wait = \"3s\"\nmax_in_flight = 500");
+    let setup = site.setup("ack_wait = \"6s\"\nmax_in_flight = 500");
     let bridge = setup.start_ready().await;
     signal(site.emulator.pid(), "STOP");
     site.produce(100_000, 0..300, 3).await;
@@ -97,6 +97,8 @@ async fn what_is_newer_waits_while_the_server_is_away_too() {
     let bridge = setup.start_ready().await;
     assert_eq!(bridge.lines(&["newer ones wait for them"]).len(), 1, "{}", bridge.log());
     bridge.metric_is(IN_FLIGHT, |v| v >= 100.0).await;
+    let early = ids(&site.ledger.read()).into_iter().filter(|id| *id >= 300).count();
+    assert_eq!(early, 0, "newer ones did not wait until now");
     site.stream.nats.kill();
     // Longer than anything is waited for that can come.
     tokio::time::sleep(AWAY).await;

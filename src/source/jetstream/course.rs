@@ -129,7 +129,8 @@ impl Taker {
             }
         }
         self.generation = Some(Generation { created: info.created, config: info.config.clone() });
-        // A server that was killed may have forgotten its newest deliveries, and has no number of what was removed.
+        // Only what the server counts as pending, too: one that was killed may have forgotten its newest deliveries,
+        // and what was removed from the stream it counts no more.
         let pending = info.ack_floor.stream_sequence + 1..=info.delivered.stream_sequence;
         let ours = self.flight.open_among(&pending) + self.outbox.acknowledgements_among(&pending);
         let outstanding = info.num_ack_pending.saturating_sub(ours);

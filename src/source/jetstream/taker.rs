@@ -172,6 +172,7 @@ impl Taker {
             let now = Instant::now();
             self.take(&mut came, now);
             self.steer(now).await;
+            self.steered = Instant::now();
             if self.is_drained() {
                 break;
             }
@@ -184,7 +185,7 @@ impl Taker {
 
     /// Does what is due.
     async fn steer(&mut self, now: Instant) {
-        let frozen = now.duration_since(std::mem::replace(&mut self.steered, now)) > FROZEN;
+        let frozen = now.duration_since(self.steered) > FROZEN;
         if frozen && let Some(pulling) = &mut self.pulling {
             // What has come meanwhile is not read yet.
             pulling.heard(now);

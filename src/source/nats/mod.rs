@@ -236,10 +236,11 @@ impl NatsSource {
 async fn confirm(client: Client, connected: Arc<Notify>, standing: Arc<Standing>) {
     loop {
         connected.notified().await;
+        let round = standing.round();
         // A complaint that came before the first answer is told by another task, which has its turn before the second:
         // else a source would be ready for a moment that was refused what it asked for.
         confirmed(&client).await;
         confirmed(&client).await;
-        standing.works();
+        standing.works(round);
     }
 }

@@ -48,6 +48,8 @@ struct State {
     refused: BTreeSet<String>,
     /// Of those that were refused, the ones that are not known to be granted since.
     lacking: BTreeSet<String>,
+    /// How often they were asked for.
+    round: u64,
     /// The waits before that is asked for again.
     again: Backoff,
     /// It works, or did before something was refused.
@@ -75,6 +77,7 @@ impl Standing {
             complaint: None,
             refused: BTreeSet::new(),
             lacking: BTreeSet::new(),
+            round: 0,
             again: Backoff::new(ASK_AGAIN, CAP),
             granted: true,
             cut: false,
@@ -94,10 +97,16 @@ impl Standing {
         self.state.lock().since.is_some()
     }
 
-    /// The source does its work, unless the connection was lost meanwhile, or something was refused on it.
-    pub(super) fn works(&self) {
+    /// How often what was refused was asked for again.
+    pub(super) fn round(&self) -> u64 {
+        self.state.lock().round
+    }
+
+    /// The source does its work, unless the connection was lost meanwhile, or something was refused on it, or asked
+    /// for again since that `round`.
+    pub(super) fn works(&self, round: u64) {
         let mut state = self.state.lock();
-        if state.since.is_none() {
+        if state.since.is_none() || state.round != round {
             return;
         }
         let State { lacking, refused, .. } = &mut *state;
@@ -122,7 +131,9 @@ impl Standing {
 
     /// The subjects that were refused, which are asked for again now: whatever is refused from here on is new.
     pub(super) fn asking_again(&self) -> BTreeSet<String> {
-        std::mem::take(&mut self.state.lock().refused)
+        let mut state = self.state.lock();
+        state.round += 1;
+        std::mem::take(&mut state.refused)
     }
 
     /// Whether the server refuses the subject, as far as is known.
@@ -244,16 +255,16 @@ mod tests {
         let health = Health::default();
         let standing = standing(&health);
         // An answer that was asked for over a connection that is lost.
-        standing.works();
+        standing.works(standing.round());
         assert_eq!(missing(&health), "starting");
         standing.changed(&Change::Connected);
         assert!(missing(&health).contains("waiting for the server to confirm"));
-        standing.works();
+        standing.works(standing.round());
         assert_eq!(missing(&health), "");
         let counts = |of: &Standing| (of.metrics.connected.get(), of.metrics.reconnects.get());
         assert_eq!(counts(&standing), (1, 0));
         standing.changed(&Change::Lost);
-        standing.works();
+        standing.works(standing.round());
         assert_eq!(missing(&health), "the connection was lost (trying again)");
         assert_eq!(counts(&standing), (0, 0));
         let (trouble, wait) = (Trouble::of_words("Connection refused"), Duration::from_secs(2));
@@ -261,7 +272,7 @@ mod tests {
         let why = missing(&health);
         assert!(why.contains("is the port right? (nats://a:1; next try in 2.0s)"), "{why}");
         standing.changed(&Change::Connected);
-        standing.works();
+        standing.works(standing.round());
         assert_eq!((missing(&health), counts(&standing)), (String::new(), (1, 1)));
     }
 
@@ -283,24 +294,24 @@ mod tests {
         standing.changed(&Change::Connected);
         let words = "nats: Permissions Violation for Subscription to \"a\"";
         standing.changed(&Change::Complaint(Trouble::of_words(words)));
-        standing.works();
+        standing.works(standing.round());
         assert!(missing(&health).starts_with("Permissions Violation for Subscription to \"a\""));
         assert_eq!(standing.metrics.connected.get(), 0, "nothing is consumed");
         // Asked for again, it is refused again, and then no more.
         assert_eq!(standing.asking_again(), BTreeSet::from(["a".to_owned()]));
         assert!(standing.is_refused("a") && !standing.is_refused("b"), "until it is granted");
         standing.changed(&Change::Complaint(Trouble::of_words(words)));
-        standing.works();
+        standing.works(standing.round());
         assert!(missing(&health).starts_with("Permissions Violation"));
         assert_eq!(standing.asking_again().len(), 1);
-        standing.works();
+        standing.works(standing.round());
         assert_eq!((missing(&health), standing.metrics.connected.get()), (String::new(), 1));
         assert!(!standing.is_refused("a"));
         standing.changed(&Change::Complaint(Trouble::of_words(words)));
         // The next server may allow it.
         standing.changed(&Change::Lost);
         standing.changed(&Change::Connected);
-        standing.works();
+        standing.works(standing.round());
         assert_eq!(missing(&health), "");
     }
 }
