@@ -362,6 +362,18 @@ fn an_answer_to_an_earlier_request_proves_nothing_of_an_api_that_broke() {
 }
 
 #[test]
+fn one_acceptance_proves_no_more_than_one_event_guilty() {
+    // Of a batch one event is taken, and nothing else for five minutes.
+    let keys = ["0", "1", "2", "3", "4"];
+    let events = (0..5).map(|id| (Duration::ZERO, "/a/x", keys[id], id as u64));
+    let run = play_by(events.collect(), |posted| match posted.at.as_secs() {
+        0..300 if posted.ids != [0] => error(400, "BadRequestException"),
+        _ => Play::Accept,
+    });
+    assert!(run.refused.len() <= 1, "{:?}", run.refused);
+}
+
+#[test]
 fn what_another_namespace_gets_once_makes_no_event_guilty() {
     // Nothing is taken; then once more from one of two namespaces, which has no more to send.
     let events = (0..300).map(|id| (20 * MS, if id % 2 == 0 { "/a/x" } else { "/b/x" }, "k", id));

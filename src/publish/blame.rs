@@ -40,8 +40,11 @@ impl<P: Post> Publisher<P> {
         }
         let scope = if who == Refuser::Api { Scope::Api } else { namespace_of(&batch) };
         let alone = batch.items.len() == 1;
-        let others =
-            if certain { Others::Taken } else { self.others(batch.items[0].tries(), &scope, now) };
+        let others = if certain {
+            Others::Taken
+        } else {
+            self.others(batch.items[0].tries_mut(), &scope, now)
+        };
         for tries in batch.items.iter_mut().map(Entry::tries_mut) {
             tries.bad_since.get_or_insert(now);
             tries.bad_at = Some(now);
@@ -76,6 +79,9 @@ impl<P: Post> Publisher<P> {
         for entry in guilty {
             // The rest was not at fault. Resume it here: there may be no other event to probe it with.
             self.resume(&scope, sent, now);
+            if entry.tries().leans_on.is_some_and(|on| self.accepted_at == Some(on)) {
+                self.leaning = self.leaning.saturating_sub(1);
+            }
             self.give_back(entry, &channel, why.to_owned());
         }
         let not_before = time_of(&items, now);
@@ -86,20 +92,27 @@ impl<P: Post> Publisher<P> {
     ///
     /// It took one that was sent since it last called this one bad; or, at the first time, one lately. Or it took one
     /// that was sent since the first time, such as a neighbour in that request, behind which nothing of their key can
-    /// follow. That is no proof where this one or another was called bad in vain since, or a pause stood or ended: then
-    /// it was not the event.
-    fn others(&self, tries: Tries, scope: &Scope, now: Instant) -> Others {
+    /// follow. That is no proof where this one or another was called bad in vain since, where a pause stood or ended, or
+    /// where more than one event has no other: then it was not the event.
+    fn others(&mut self, tries: &mut Tries, scope: &Scope, now: Instant) -> Others {
         let Some(last) = tries.bad_at else {
             let lately = self.accepted_at > now.checked_sub(LATELY);
             return if lately { Others::Taken } else { Others::NotTaken };
         };
+        if self.accepted_sent >= Some(last) {
+            return Others::Taken;
+        }
         let pauses = &self.limits.pauses;
         let neighbour = tries.bad_since.is_some_and(|first| {
             self.accepted_sent >= Some(first)
                 && tries.bad_in_vain + self.events_in_vain == 0
                 && !(pauses.contains(scope) || pauses.lifted_since(scope, first))
         });
-        if neighbour || self.accepted_sent >= Some(last) {
+        if neighbour && tries.leans_on != self.accepted_at {
+            tries.leans_on = self.accepted_at;
+            self.leaning += 1;
+        }
+        if neighbour && self.leaning == 1 {
             Others::Taken
         } else if self.accepted_at > Some(last) {
             Others::TakenBefore

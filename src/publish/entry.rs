@@ -65,7 +65,9 @@ pub(super) struct Tries {
     /// How often it did so of this one alone, and had taken nothing else since this last time.
     pub(super) bad_in_vain: u32,
     pub(super) in_vain_since: Option<Instant>,
-    /// When it last asked for a wait because of it.
+    /// It is called bad with no other proof that others are taken than the one of this time.
+    pub(super) leans_on: Option<Instant>,
+    /// When the newest request was sent because of which the API asked for a wait.
     pub(super) wait_asked: Option<Instant>,
 }
 

@@ -102,6 +102,8 @@ pub struct Publisher<P> {
     accepted_sent: Option<Instant>,
     /// How many events got bad requests alone since then, without a proof that the API takes others.
     events_in_vain: u32,
+    /// How many others are called bad with that acceptance as their one proof.
+    leaning: u32,
     fault_log: Repeats,
     expired_log: Repeats,
     refusals: HashMap<Scope, Refusals>,
@@ -162,6 +164,7 @@ impl<P: Post> Publisher<P> {
             accepted_at: None,
             accepted_sent: None,
             events_in_vain: 0,
+            leaning: 0,
             fault_log: Repeats::default(),
             expired_log: Repeats::default(),
             refusals: HashMap::new(),
@@ -209,8 +212,13 @@ impl<P: Post> Publisher<P> {
             for (channel, entry) in incoming.drain(..) {
                 self.lanes.push(&channel, entry);
             }
+            let answered = !finished.is_empty();
             for ended in finished.drain(..) {
                 self.react(ended, now);
+            }
+            if answered {
+                // Behind them: one that asks for another wait prolongs the old one.
+                self.end_wait(now);
             }
             self.endings.tell();
             self.send(now);

@@ -23,7 +23,6 @@ impl<P: Post> Publisher<P> {
         // Before any branch, so that none can forget it: the next probe would never be sent.
         self.limits.pauses.ended(batch.channel.namespace(), sent, now);
         self.limits.breaker.ended(sent, now);
-        self.end_wait(now);
         self.trace(&batch, &result, sent, now);
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {
@@ -59,23 +58,26 @@ impl<P: Post> Publisher<P> {
                 self.refuse(batch, Fault::Refused, &why, who, Times { sent, now });
             }
             Verdict::Retry { fault, after } => {
-                let own = after
-                    .filter(|_| fault != Fault::Throttled && self.waits_alone(&mut batch, now));
-                self.fault(fault, after.filter(|_| own.is_none()), &why, Times { sent, now });
+                let after = after.filter(|wait| !wait.is_zero());
+                let passes = after.is_some() && fault != Fault::Throttled;
+                let alone = passes && self.waits_alone(&mut batch, sent);
+                let (own, all) = if alone { (after, None) } else { (None, after) };
+                self.fault(fault, all, &why, Times { sent, now });
                 self.retry(batch, fault, own, now);
             }
         }
     }
 
-    /// The API asks for a wait because of this request. Whether that is only these events' own: it asked so because of
-    /// them before, and has taken others since. Else one that it always fails so would hold up everything. One that it
-    /// fails so again is sent alone.
-    fn waits_alone(&self, batch: &mut Batch<Entry>, now: Instant) -> bool {
-        let mut own = true;
+    /// The API asks for a wait because of this request. Whether that is only the event's own: it asked so when the event
+    /// was alone before, and has taken others that were sent since, or beside it. Else one that it always fails so
+    /// would hold up everything.
+    fn waits_alone(&self, batch: &mut Batch<Entry>, sent: Instant) -> bool {
+        let mut own = batch.items.len() == 1;
         for tries in batch.items.iter_mut().map(Entry::tries_mut) {
-            let asked = tries.wait_asked.replace(now);
-            tries.alone |= asked.is_some();
-            own &= asked.is_some() && self.accepted_sent > asked;
+            let asked = tries.wait_asked.replace(sent);
+            let others = asked.is_some() && self.accepted_sent >= asked;
+            own &= others && tries.alone;
+            tries.alone |= others;
         }
         own
     }
@@ -135,7 +137,7 @@ impl<P: Post> Publisher<P> {
         }
         if accepted > 0 {
             self.metrics.accepted.inc_by(accepted);
-            (self.accepted_at, self.events_in_vain) = (Some(now), 0);
+            (self.accepted_at, self.events_in_vain, self.leaning) = (Some(now), 0, 0);
             self.accepted_sent = self.accepted_sent.max(Some(sent));
         }
         self.limits.rate.answered(used, now);

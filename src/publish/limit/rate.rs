@@ -69,8 +69,9 @@ pub struct RateGate {
     dry: bool,
     /// In seconds.
     portion: f64,
-    /// When it opened last.
+    /// When it opened last, and with how many tokens.
     opened: Instant,
+    level: f64,
     filled: Instant,
     grown: Instant,
     cut_at: Option<Instant>,
@@ -91,6 +92,7 @@ impl RateGate {
             dry: false,
             portion: PORTION,
             opened: now,
+            level: 0.0,
             filled: now,
             grown: now,
             cut_at: None,
@@ -130,7 +132,7 @@ impl RateGate {
         let dry = self.tokens < self.needed(load.queued);
         let was_dry = std::mem::replace(&mut self.dry, dry);
         match (was_dry, self.dry) {
-            (true, false) => self.opened = now,
+            (true, false) => (self.opened, self.level) = (now, self.tokens),
             (false, true) => self.portion = self.next_portion(load.round_trip, now),
             _ => {}
         }
@@ -243,9 +245,11 @@ impl RateGate {
         let unused = if self.dry { seconds } else { now.duration_since(self.opened).as_secs_f64() };
         if unused > self.portion * 2.0 {
             // The backlog is gone, and what is left of a large portion with it.
-            self.portion = PORTION;
+            (self.portion, self.level) = (PORTION, 0.0);
         }
-        let most = (self.rate * BURST.max(self.portion)).max(BATCH);
+        // While it is open, a large portion is not made up for.
+        let large = if self.dry { self.rate * self.portion } else { self.level };
+        let most = large.max(self.rate * BURST).max(BATCH);
         self.tokens = (self.tokens + seconds * self.rate).min(most);
     }
 }

@@ -40,6 +40,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// It looked at no clock for so long: the process was frozen, or had no CPU.
 const FROZEN: Duration = Duration::from_secs(1);
 
+/// A turn with a server that hangs takes less: what it waits for has bounds.
+const LONGEST_TURN: Duration = Duration::from_millis(2_500);
+
 /// Acknowledgements in one go.
 const ACKNOWLEDGED: usize = 512;
 
@@ -83,8 +86,9 @@ pub(super) struct Taker {
     /// Came during the drain, and are given back when nothing more comes.
     pub(super) returned: Vec<Subject>,
     extended: Instant,
-    /// When it did last what was due.
+    /// When it had done last what was due, and whether it was frozen in that.
     steered: Instant,
+    stopped: bool,
     /// Something was acknowledged.
     pub(super) acknowledged: bool,
     pub(super) complaints: Complaints,
@@ -126,6 +130,7 @@ impl Taker {
             returned: Vec::new(),
             extended: Instant::now(),
             steered: Instant::now(),
+            stopped: false,
             acknowledged: false,
             source: name,
             config,
@@ -172,7 +177,7 @@ impl Taker {
             let now = Instant::now();
             self.take(&mut came, now);
             self.steer(now).await;
-            self.steered = Instant::now();
+            self.turned(now, Instant::now());
             if self.is_drained() {
                 break;
             }
@@ -183,9 +188,15 @@ impl Taker {
         }
     }
 
+    /// A turn took from `began` to `ended`.
+    fn turned(&mut self, began: Instant, ended: Instant) {
+        self.stopped = ended.duration_since(began) > LONGEST_TURN;
+        self.steered = ended;
+    }
+
     /// Does what is due.
     async fn steer(&mut self, now: Instant) {
-        let frozen = now.duration_since(self.steered) > FROZEN;
+        let frozen = self.stopped || now.duration_since(self.steered) > FROZEN;
         if frozen && let Some(pulling) = &mut self.pulling {
             // What has come meanwhile is not read yet.
             pulling.heard(now);

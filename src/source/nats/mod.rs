@@ -205,6 +205,7 @@ impl NatsSource {
                 let _ = renew.send(subscription);
             }
         }
+        self.standing.asked_again();
         // A connection that came meanwhile has asked for them by itself; this confirms that, too.
         connected.notify_one();
         Ok(())

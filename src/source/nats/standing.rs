@@ -48,7 +48,7 @@ struct State {
     refused: BTreeSet<String>,
     /// Of those that were refused, the ones that are not known to be granted since.
     lacking: BTreeSet<String>,
-    /// How often they were asked for.
+    /// How often something was asked for.
     round: u64,
     /// The waits before that is asked for again.
     again: Backoff,
@@ -97,9 +97,14 @@ impl Standing {
         self.state.lock().since.is_some()
     }
 
-    /// How often what was refused was asked for again.
+    /// A confirmation is of what was asked for in the same round.
     pub(super) fn round(&self) -> u64 {
         self.state.lock().round
+    }
+
+    /// What was refused has been asked for again.
+    pub(super) fn asked_again(&self) {
+        self.state.lock().round += 1;
     }
 
     /// The source does its work, unless the connection was lost meanwhile, or something was refused on it, or asked
@@ -182,6 +187,7 @@ impl Standing {
             self.metrics.reconnects.inc();
         }
         (state.known, state.since) = (true, Some(Instant::now()));
+        state.round += 1;
         state.complaint = None;
         state.refused.clear();
         self.health.not_ready("connected; waiting for the server to confirm what was asked for");
