@@ -93,15 +93,13 @@ impl<P: Post> Publisher<P> {
     /// It took one that was sent since it last called this one bad; or, at the first time, one lately. Or it took one
     /// that was sent since the first time, such as a neighbour in that request, behind which nothing of their key can
     /// follow. That is no proof where this one or another was called bad in vain since, where a pause stood or ended, or
-    /// where more than one event has no other: then it was not the event.
+    /// where more than one event has no other: then it was not the event. Of one key that is one after the other: there a
+    /// row of bad events and an API that broke look the same.
     fn others(&mut self, tries: &mut Tries, scope: &Scope, now: Instant) -> Others {
         let Some(last) = tries.bad_at else {
             let lately = self.accepted_at > now.checked_sub(LATELY);
             return if lately { Others::Taken } else { Others::NotTaken };
         };
-        if self.accepted_sent >= Some(last) {
-            return Others::Taken;
-        }
         let pauses = &self.limits.pauses;
         let neighbour = tries.bad_since.is_some_and(|first| {
             self.accepted_sent >= Some(first)
@@ -112,7 +110,7 @@ impl<P: Post> Publisher<P> {
             tries.leans_on = self.accepted_at;
             self.leaning += 1;
         }
-        if neighbour && self.leaning == 1 {
+        if self.accepted_sent >= Some(last) || neighbour && self.leaning == 1 {
             Others::Taken
         } else if self.accepted_at > Some(last) {
             Others::TakenBefore

@@ -68,9 +68,9 @@ impl<P: Post> Publisher<P> {
         }
     }
 
-    /// The API asks for a wait because of this request. Whether that is only the event's own: it asked so when the event
-    /// was alone before, and has taken others that were sent since, or beside it. Else one that it always fails so
-    /// would hold up everything.
+    /// The API asks for a wait because of this request. Whether that is only the event's own: it asked so because of it
+    /// before, has taken others that were sent since, or beside it, and the event is alone for that. Else one that it
+    /// always fails so would hold up everything.
     fn waits_alone(&self, batch: &mut Batch<Entry>, sent: Instant) -> bool {
         let mut own = batch.items.len() == 1;
         for tries in batch.items.iter_mut().map(Entry::tries_mut) {

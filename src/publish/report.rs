@@ -239,10 +239,7 @@ impl<P: Post> Publisher<P> {
 
     /// Says that the API asks for a wait (`Retry-After`), if it does. Whether that was logged now.
     fn wait_as_asked(&mut self, after: Option<Duration>, why: &str, now: Instant) -> bool {
-        let Some(after) = after.filter(|after| *after > BRIEF) else {
-            self.end_wait(now);
-            return false;
-        };
+        let Some(after) = after.filter(|after| *after > BRIEF) else { return false };
         let ends = now + after;
         if self.retry_after.as_ref().is_none_or(|wait| wait.ends < ends) {
             let until = SystemTime::now() + after;

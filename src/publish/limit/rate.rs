@@ -39,7 +39,8 @@ const PORTION: f64 = 0.04;
 /// sleeps costs as much for few events as for many, and events of a backlog are late by more than that.
 const GROWS: f64 = 1.5;
 
-/// Seconds. A whole part of one, so that no second has more of them than another.
+/// Seconds. A whole part of one, so that while the backlog lasts no second has more of them than another; the one behind
+/// its end may have a quarter more.
 const LARGEST: f64 = 0.25;
 
 /// Portions grow while one is sent and answered in less than this share of its time. Where the API takes longer, they
@@ -106,6 +107,7 @@ impl RateGate {
     pub fn set_ceiling(&mut self, ceiling: f64, now: Instant) {
         // What was saved up until now was so at the old rate.
         self.fill(now);
+        self.level = 0.0;
         self.ceiling = ceiling.max(FLOOR);
         if self.remembered.is_none_or(|remembered| remembered >= self.ceiling) {
             self.remembered = None;
@@ -247,7 +249,7 @@ impl RateGate {
             // The backlog is gone, and what is left of a large portion with it.
             (self.portion, self.level) = (PORTION, 0.0);
         }
-        // While it is open, a large portion is not made up for.
+        // While it is open, it is filled to no more than it opened with.
         let large = if self.dry { self.rate * self.portion } else { self.level };
         let most = large.max(self.rate * BURST).max(BATCH);
         self.tokens = (self.tokens + seconds * self.rate).min(most);
