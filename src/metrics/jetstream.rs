@@ -3,7 +3,7 @@
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::{LAG, Metrics, label};
+use super::{HELP_OF_LAG, LAG, Metrics, label};
 
 /// Numbers of one `JetStream` source.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl Metrics {
         let labels = &label("source", source);
         let counter = |name, help| -> Counter { self.one(name, help, labels) };
         let gauge = |name, help| -> Gauge { self.one(name, help, labels) };
-        let lag = gauge(LAG, "Messages not committed yet");
+        let lag = gauge(LAG, HELP_OF_LAG);
         self.lag_of(source).add(&lag);
         JetStreamMetrics {
             lag,

@@ -4,7 +4,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::{LAG, Labels, Lag, Metrics, label, with};
+use super::{HELP_OF_LAG, LAG, Labels, Lag, Metrics, label, with};
 
 /// Numbers of one Kafka source.
 #[derive(Clone, Debug)]
@@ -98,10 +98,7 @@ impl Metrics {
             },
             partitions: Partitions {
                 all: self.lag_of(source),
-                lag: of_partition(
-                    LAG,
-                    "Messages not committed yet; with none in flight, not read yet",
-                ),
+                lag: of_partition(LAG, HELP_OF_LAG),
                 committed: of_partition(
                     "source_committed_offset",
                     "Offset of the next message to commit",

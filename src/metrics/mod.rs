@@ -50,6 +50,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 const PREFIX: &str = "appsync_bridge";
 
 const LAG: &str = "source_lag";
+const HELP_OF_LAG: &str = "Messages not committed yet (Kafka; with none in flight, not read yet), or not delivered yet (JetStream)";
 const CERTIFICATE_EXPIRY: &str = "certificate_expiry_timestamp_seconds";
 
 type Labels = Vec<(&'static str, String)>;

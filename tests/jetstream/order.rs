@@ -134,6 +134,15 @@ async fn of_last_messages_none_is_lost_and_none_comes_that_was_replaced() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_bridge_of_a_consumer_for_one_says_so() {
+    let site = Site::open("").await;
+    let first = site.setup("").start_ready().await;
+    let second = site.setup("").start_ready().await;
+    assert_eq!(second.lines(&["another client asks this consumer for messages"]).len(), 1);
+    assert!(first.lines(&["another client"]).is_empty(), "it was alone");
+}
+
 /// T05.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_of_one_consumer_lose_nothing_when_one_is_killed() {

@@ -137,10 +137,16 @@ impl Taker {
         let (major, minor, patch) = RESETS;
         let server_resets = self.client.is_server_compatible(major, minor, patch);
         let (consumers, deliver) = (self.config.consumers, self.config.deliver);
-        if consumers == Consumers::One && info.num_waiting > 0 && self.asking.waits(Instant::now())
-        {
-            // Where there may be leaf nodes or gateways the server gives messages to a request whose inbox is gone.
-            return;
+        if consumers == Consumers::One && info.num_waiting > 0 {
+            if self.asking.waits(Instant::now()) {
+                // Where there may be leaf nodes or gateways the server serves a request whose inbox is gone.
+                return;
+            }
+            warn!(
+                source = %self.source, stream, durable,
+                "another client asks this consumer for messages: they come twice, and in no order; give each a `durable` \
+                 of its own, or set `consumers = \"many\"`"
+            );
         }
         match Order::of((consumers, deliver), outstanding, server_resets) {
             Order::AsItComes => {
