@@ -54,6 +54,10 @@ impl<P: Post> Publisher<P> {
         // Where the words are about us, they are believed unless others are taken.
         let only = only && who != Refuser::Api;
         if in_vain && !only {
+            let tries = batch.items[0].tries_mut();
+            if !std::mem::replace(&mut tries.doubted, true) {
+                tries.bad_alone = 0;
+            }
             return self.refuse(batch, Fault::Refused, why, who, Times { sent, now });
         }
         self.metrics.request(Fault::BadRequest.word());

@@ -65,6 +65,8 @@ pub(super) struct Tries {
     /// How often it did so of this one alone, and had taken nothing else since this last time.
     pub(super) bad_in_vain: u32,
     pub(super) in_vain_since: Option<Instant>,
+    /// Once it was in vain, what it was called before that counts no more.
+    pub(super) doubted: bool,
     /// It is called bad with no other proof that others are taken than the one of this time.
     pub(super) leans_on: Option<Instant>,
     /// When the newest request was sent because of which the API asked for a wait.
