@@ -8,7 +8,6 @@ use std::time::Duration;
 use appsync_bridge::delivery::{Done, Outcome};
 use appsync_bridge::health::Health;
 use appsync_bridge::metrics::Metrics;
-use appsync_bridge::publish::Publisher;
 use appsync_bridge::shutdown::Shutdown;
 use axum::body::Body;
 use axum::response::Response;
@@ -146,9 +145,7 @@ async fn a_service_that_wants_to_be_left_alone_is_shown_and_asked_within_half_a_
             (Metrics::new(), Health::default(), Arc::new(Ends::default()));
         let (refused, _given_back) = mpsc::unbounded_channel();
         let (entries, queue) = mpsc::unbounded_channel();
-        let limits = (8, 10_000.0);
-        let publisher =
-            Publisher::new(post.clone(), &"main".into(), limits, &metrics, &health, refused);
+        let publisher = post.publisher_seen(&metrics, &health, refused);
         let run = tokio::spawn(publisher.run(queue, Shutdown::new()));
         drop(entries.send(entry("/a/b", "k", 0, &ends)));
         let paused = |metrics: &Metrics| metrics.encode().contains("api_paused{api=\"main\"} 1");
@@ -174,9 +171,7 @@ async fn a_wait_that_is_over_is_said_no_more_though_nothing_is_left_to_send() {
     let (metrics, health, ends) = (Metrics::new(), Health::default(), Arc::new(Ends::default()));
     let (refused, _given_back) = mpsc::unbounded_channel();
     let (entries, queue) = mpsc::unbounded_channel();
-    let limits = (8, 10_000.0);
-    let publisher =
-        Publisher::new(post.clone(), &"main".into(), limits, &metrics, &health, refused);
+    let publisher = post.publisher_seen(&metrics, &health, refused);
     let run = tokio::spawn(publisher.run(queue, Shutdown::new()));
     let expires = Some(Instant::now() + Duration::from_secs(5));
     drop(entries.send(entry_until(expires, "/a/b", "k", 0, &ends)));

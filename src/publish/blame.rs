@@ -66,26 +66,22 @@ impl<P: Post> Publisher<P> {
             return self.try_alone(held, items);
         }
         self.metrics.retry(Fault::BadRequest.word(), 1);
-        for entry in &mut items {
-            entry.retried(Fault::BadRequest.word());
-            let tries = entry.tries_mut();
-            tries.alone = true;
-            if std::mem::take(&mut tries.bad_in_vain) > 0 {
-                // What it shared its first bad request with is no proof any more.
-                tries.bad_since = Some(now);
-            }
-            tries.bad_alone += u32::from(others == Others::Taken);
-            tries.failures = tries.failures.saturating_add(1);
+        let entry = &mut items[0];
+        entry.retried(Fault::BadRequest.word());
+        let tries = entry.tries_mut();
+        tries.alone = true;
+        if std::mem::take(&mut tries.bad_in_vain) > 0 {
+            // What it shared its first bad request with is no proof any more.
+            tries.bad_since = Some(now);
         }
-        let guilty = items
-            .extract_if(.., |e| certain || only || e.tries().bad_alone >= GUILTY_AFTER)
-            .collect::<Vec<_>>();
-        for entry in guilty {
+        tries.bad_alone += u32::from(others == Others::Taken);
+        tries.failures = tries.failures.saturating_add(1);
+        let leans = tries.leans_on.is_some() && tries.leans_on == self.accepted_at;
+        let guilty = certain || only || tries.bad_alone >= GUILTY_AFTER;
+        if guilty && let Some(entry) = items.pop() {
             // The rest was not at fault. Resume it here: there may be no other event to probe it with.
             self.resume(&scope, sent, now);
-            if entry.tries().leans_on.is_some_and(|on| self.accepted_at == Some(on)) {
-                self.leaning = self.leaning.saturating_sub(1);
-            }
+            self.leaning = self.leaning.saturating_sub(u32::from(leans));
             self.give_back(entry, &channel, why.to_owned());
         }
         let not_before = time_of(&items, now);

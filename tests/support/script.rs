@@ -69,8 +69,17 @@ impl Script {
         metrics: &Metrics,
         refused: mpsc::UnboundedSender<Refused>,
     ) -> Publisher<Self> {
-        let health = Health::default();
-        Publisher::new(self.clone(), &"main".into(), (8, 10_000.0), metrics, &health, refused)
+        self.publisher_seen(metrics, &Health::default(), refused)
+    }
+
+    /// The same, which tells how it is.
+    pub(crate) fn publisher_seen(
+        &self,
+        metrics: &Metrics,
+        health: &Health,
+        refused: mpsc::UnboundedSender<Refused>,
+    ) -> Publisher<Self> {
+        Publisher::new(self.clone(), &"main".into(), (8, 10_000.0), metrics, health, refused)
     }
 }
 

@@ -122,8 +122,6 @@ impl Concurrency {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const TRIP: Duration = Duration::from_millis(10);
