@@ -66,7 +66,7 @@ pub(super) async fn open(
                 let target = FileTarget::open(path, *rotation, removed).map_err(unusable)?;
                 Box::pin(write_letters(target, queue, metrics, part, stop))
             } else {
-                FileTarget::look(path).map_err(unusable)?;
+                FileTarget::look(path, *rotation).map_err(unusable)?;
                 let (path, rotation) = (path.clone(), *rotation);
                 let file = path.display();
                 part.not_ready(format!(
@@ -152,8 +152,8 @@ pub(super) async fn examine(config: &Config) -> Vec<BuildError> {
     let mut found = Vec::new();
     for (name, dead_letter) in &config.dead_letters {
         match dead_letter {
-            DeadLetterConfig::File { path, .. } => {
-                let examined = FileTarget::look(path);
+            DeadLetterConfig::File { path, rotation } => {
+                let examined = FileTarget::look(path, *rotation);
                 let unusable = |why| BuildError::DeadLetter { name: name.to_string(), why };
                 found.extend(examined.map_err(unusable).err());
             }
@@ -268,10 +268,10 @@ async fn try_target(
     dead_letter: &DeadLetterConfig,
 ) -> Option<Result<String, Complaint>> {
     match dead_letter {
-        DeadLetterConfig::File { path, .. } => {
+        DeadLetterConfig::File { path, rotation } => {
             let found = format!("the file `{}`", path.display());
             let complaint = |why: OpenError| Complaint::of_words(Step::Write, &why.to_string());
-            Some(FileTarget::look(path).map(|()| found).map_err(complaint))
+            Some(FileTarget::look(path, *rotation).map(|()| found).map_err(complaint))
         }
         #[cfg(feature = "kafka")]
         DeadLetterConfig::Kafka(KafkaRejects { source, topic }) => {

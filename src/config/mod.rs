@@ -40,7 +40,8 @@ use broker::SourceKind;
 pub use common::{Client, Settings, Tls};
 pub use daemon::{AdminConfig, CostConfig, LogConfig};
 pub use dead_letter::{
-    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
+    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName,
+    MOST_FILES as MOST_DEAD_LETTER_FILES, Rotation,
 };
 pub use environment::{Environment, NoText};
 pub use file::{is_stdin, shown};
@@ -51,8 +52,8 @@ pub use reader::{Kind, LogLine, Problem, Problems};
 pub use schema::{page as reference, schema};
 pub use secret::Secret;
 pub use source::SourceConfig;
-
 use source::Unrouted;
+
 /// Where the configuration is, unless the command line names another file.
 pub const DEFAULT_PATH: &str = "/etc/appsync-bridge/bridge.toml";
 
@@ -79,7 +80,6 @@ pub struct Config {
     pub cost: CostConfig,
 }
 
-/// A configuration that can be used, and what its author may want to know all the same.
 impl Config {
     /// The sources whose rejects go to the dead letter of this name.
     pub fn rejecting<'a>(&'a self, dead_letter: &'a str) -> impl Iterator<Item = &'a SourceConfig> {
@@ -109,6 +109,7 @@ impl Config {
     }
 }
 
+/// A configuration that can be used, and what its author may want to know all the same.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration.

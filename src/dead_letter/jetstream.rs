@@ -23,7 +23,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 
-use super::headers::{PREFIX, headers};
+use super::headers::{PREFIX, headers, is_own};
 use super::{Record, Target, WriteError};
 use crate::config::nats::Connection;
 use crate::message::{Coordinates, SourceName};
@@ -174,7 +174,8 @@ impl JetStreamTarget {
     /// Whether a record would be read by its own source again, and rejected again, for ever.
     fn goes_in_circles(&self, record: &Record) -> bool {
         let message = &record.message;
-        message.topic.as_str() == self.subject && self.readers.contains(&message.source)
+        message.topic.as_str() == self.subject
+            && (self.readers.contains(&message.source) || is_own(message))
     }
 
     fn refusal(&self, kind: PublishErrorKind, text: &str, record: &Record) -> String {
