@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::config::broker::SourceKind;
-use crate::config::{ApiConfig, ApiName, Config, DeadLetterConfig, DeadLetterName, SourceConfig};
+use crate::config::{
+    ApiConfig, ApiName, Config, DeadLetterConfig, DeadLetterName, SourceConfig, StreamTaker,
+};
 use crate::message::SourceName;
 use crate::route::{RouteName, Spec};
 
@@ -162,7 +164,7 @@ struct Company<'c> {
     /// Those that may read there what it has written.
     meeting: Vec<&'c SourceName>,
     /// Those whose rejects are written there, of a stream that they take whole.
-    whole: Vec<(&'c SourceName, &'c str)>,
+    whole: Vec<StreamTaker>,
 }
 
 fn company<'c>(config: &'c Config, name: &'c str, dead_letter: &DeadLetterConfig) -> Company<'c> {

@@ -227,8 +227,7 @@ fn jetstream_target(
     let home = home.ok_or_else(|| format!("there is no source `{source}`"))?;
     let readers = all().filter(|(_, connection)| connection.may_meet(home));
     let readers = readers.map(|(name, _)| name.clone()).collect();
-    let whole = config.takers_of_streams(name).into_iter();
-    let whole = whole.map(|(source, stream)| (source.clone(), stream.to_owned())).collect();
+    let whole = config.takers_of_streams(name);
     Ok(JetStreamTarget::build(home.clone(), subject.clone(), readers, whole)?)
 }
 

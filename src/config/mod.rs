@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::message::SourceName;
-use crate::route::RejectTo;
+use crate::route::{Pattern, RejectTo};
 
 pub mod api;
 pub mod broker;
@@ -46,6 +46,7 @@ pub use dead_letter::{
 pub use environment::{Environment, NoText};
 pub use file::{is_stdin, shown};
 pub use log_format::LogFormat;
+use nats::JetStreamConfig;
 pub use otlp::OtlpConfig;
 use reader::Masked;
 pub use reader::{Kind, LogLine, Problem, Problems};
@@ -93,20 +94,47 @@ impl Config {
         self.sources.iter().filter(move |source| unrouted(source) || routed(source))
     }
 
-    /// Of [those](Self::rejecting) the ones that take a whole stream of JetStream, at the servers that the dead letter is
-    /// at perhaps, and the stream: which subjects that has only its server knows.
-    pub fn takers_of_streams<'a>(&'a self, dead_letter: &'a str) -> Vec<(&'a SourceName, &'a str)> {
-        let home = self.dead_letters.get(dead_letter).and_then(DeadLetterConfig::home);
-        let home = self.sources.iter().find(|source| Some(&source.name) == home);
+    /// Of [those](Self::rejecting) the ones that take a whole stream of JetStream, where the dead letter is at perhaps:
+    /// which subjects that has only its server knows.
+    pub fn takers_of_streams(&self, dead_letter: &str) -> Vec<StreamTaker> {
+        let Some(DeadLetterConfig::JetStream(rejects)) = self.dead_letters.get(dead_letter) else {
+            return Vec::new();
+        };
+        let home = self.sources.iter().find(|source| source.name == rejects.source);
         let Some((home, _)) = home.and_then(|home| home.kind.nats()) else { return Vec::new() };
+        let taken = |source: &SourceConfig| {
+            let takes = |topic: &Option<Pattern>| {
+                topic.as_ref().is_none_or(|topic| topic.takes(&rejects.subject, '.'))
+            };
+            let mut routes = self.routes.iter().filter(|route| takes(&route.topic));
+            source.unrouted != Unrouted::Ignore
+                || routes.any(|route| route.from.contains(&source.name))
+        };
         let whole = self.rejecting(dead_letter).filter_map(|source| match &source.kind {
-            SourceKind::JetStream(it) if it.subjects.is_empty() && it.connection.may_meet(home) => {
-                Some((&source.name, it.stream.as_str()))
+            // Another user may be of another account, whose streams are others.
+            SourceKind::JetStream(JetStreamConfig { connection, subjects, stream, .. })
+                if subjects.is_empty()
+                    && connection.may_meet(home)
+                    && connection.auth == home.auth =>
+            {
+                let (source, takes_rejects) = (source.name.clone(), taken(source));
+                Some(StreamTaker { source, stream: stream.clone(), takes_rejects })
             }
             _ => None,
         });
         whole.collect()
     }
+}
+
+/// A source that takes a whole stream, and whose rejects go to a subject that this may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamTaker {
+    /// Its name.
+    pub source: SourceName,
+    /// Of which it takes everything.
+    pub stream: String,
+    /// What comes of that subject is routed, or is itself a reject; else it is acknowledged as what no route takes.
+    pub takes_rejects: bool,
 }
 
 /// A configuration that can be used, and what its author may want to know all the same.

@@ -60,8 +60,9 @@ impl FileTarget {
     /// in `removed`. It and the rotated ones are made private to their owner.
     pub fn open(path: &Path, rotation: Rotation, removed: Counter) -> Result<Self, OpenError> {
         let fail = |why| OpenError::new(path, why);
-        if path.exists() {
-            private_file::look_at_directory(path, rotation.max_size.is_some()).map_err(fail)?;
+        if let Ok(facts) = path.metadata() {
+            let is_rotated = rotation.max_size.is_some() && facts.is_file();
+            private_file::look_at_directory(path, is_rotated).map_err(fail)?;
         }
         let open = Open::at(path).map_err(fail)?;
         for (_, aside) in all_aside(path).map_err(fail)? {

@@ -17,14 +17,16 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
 use async_nats::jetstream::context::{Context, PublishErrorKind};
+use async_nats::jetstream::stream::RetentionPolicy;
 use async_nats::{Client, HeaderMap, HeaderValue};
 use aws_lc_rs::digest::{self, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 
-use super::headers::{PREFIX, headers, is_own};
+use super::headers::{PREFIX, circulates, headers};
 use super::{Record, Target, WriteError};
+use crate::config::StreamTaker;
 use crate::config::nats::Connection;
 use crate::message::{Coordinates, SourceName};
 use crate::nats::{BuildError, Change, Dialer};
@@ -47,11 +49,10 @@ pub struct JetStreamTarget {
     subject: String,
     /// Sources that may be reading the subject themselves.
     readers: Vec<SourceName>,
-    /// Sources whose rejects are written here, and the stream of which each takes everything.
-    whole: Vec<(SourceName, String)>,
-    /// Whether it was asked which stream has the subject, and the one of these that has it.
-    asked: bool,
-    circled: Option<String>,
+    /// Sources whose rejects are written here, with the stream of which each takes everything.
+    whole: Vec<StreamTaker>,
+    /// The subject is in none of these, as far as could be asked.
+    is_apart: bool,
     trouble: Arc<Mutex<Option<Complaint>>>,
     client: Option<Client>,
 }
@@ -63,12 +64,11 @@ impl JetStreamTarget {
         connection: Connection,
         subject: String,
         readers: Vec<SourceName>,
-        whole: Vec<(SourceName, String)>,
+        whole: Vec<StreamTaker>,
     ) -> Result<Self, BuildError> {
         let dialer = Dialer::new(&connection, "dead letters")?;
-        let trouble = Arc::default();
-        let (asked, circled, client) = (whole.is_empty(), None, None);
-        Ok(Self { connection, dialer, subject, readers, whole, asked, circled, trouble, client })
+        let (is_apart, trouble) = (whole.is_empty(), Arc::default());
+        Ok(Self { connection, dialer, subject, readers, whole, is_apart, trouble, client: None })
     }
 
     /// The stream that takes the subject; the error is the reason why it could not be written.
@@ -82,16 +82,31 @@ impl JetStreamTarget {
                 _ => self.complaint(&error.to_string(), ""),
             }
         })?;
-        self.circle(&stream).map_or(Ok(stream), Err)
+        self.circle(&context, &stream).await.map_or(Ok(stream), Err)
     }
 
-    /// Of a stream that has the subject: whether the source that takes it whole would be given its own rejects, to reject
-    /// them for ever, or to take them for what no route takes, so that they are gone.
-    fn circle(&self, stream: &str) -> Option<Complaint> {
-        let (source, _) = self.whole.iter().find(|(_, taken)| taken == stream)?;
-        let what = format!("`{source}` takes the whole stream `{stream}`, which has this subject");
-        let remedy =
-            format!("name one of another stream, or say in `subjects` what `{source}` takes");
+    /// Of a stream that has the subject: what becomes of rejects that the source is given which takes it whole. It would
+    /// reject them for ever; or take them for what no route takes, so that they are gone if the stream keeps nothing that
+    /// was acknowledged.
+    async fn circle(&self, context: &Context, stream: &str) -> Option<Complaint> {
+        let mut takers = self.whole.iter().filter(|taker| taker.stream == stream);
+        let taker = takers.clone().find(|taker| taker.takes_rejects).or_else(|| takers.next())?;
+        let why = if taker.takes_rejects {
+            ""
+        } else {
+            let found = context.get_stream(stream).await;
+            match found.map(|stream| stream.cached_info().config.retention) {
+                Ok(RetentionPolicy::Limits) => return None,
+                Ok(_) => ", and keeps nothing that was acknowledged",
+                Err(_) => ", and whether it keeps what was acknowledged can't be asked",
+            }
+        };
+        let source = &taker.source;
+        let what =
+            format!("`{source}` takes the whole stream `{stream}`, which has this subject{why}");
+        let remedy = format!(
+            "name one of another stream, or say in `subjects` what `{source}` takes, and edit its consumer's filter"
+        );
         Some(Complaint::new(Step::Exists, what, remedy).about(&self.unwritten()))
     }
 
@@ -119,15 +134,14 @@ impl JetStreamTarget {
     /// Writes all; the error has how many of the first are confirmed.
     async fn deliver(&mut self, records: &[Record]) -> Result<(), (usize, String)> {
         let context = self.context().await.map_err(|why| (0, why.to_string()))?;
-        if !self.asked || self.circled.is_some() {
-            // Who may not ask for it is told by a confirmation.
-            if let Ok(stream) = context.stream_by_subject(self.subject.clone()).await {
-                self.circled = Some(stream).filter(|stream| self.circle(stream).is_some());
-            }
-            self.asked = true;
-            if let Some(circle) = self.circled.as_ref().and_then(|stream| self.circle(stream)) {
+        if !self.is_apart {
+            // Who may not ask for the stream writes all the same: what circulates is known by its headers in the end.
+            if let Ok(stream) = context.stream_by_subject(self.subject.clone()).await
+                && let Some(circle) = self.circle(&context, &stream).await
+            {
                 return Err((0, circle.to_string()));
             }
+            self.is_apart = true;
         }
         let mut under_way = Vec::with_capacity(records.len());
         let mut failed = None;
@@ -137,8 +151,10 @@ impl JetStreamTarget {
                 failed = Some((
                     at,
                     format!(
-                        "`{source}` reads the subject `{}` that its own dead letters go to: take it out of its `subjects`",
-                        self.subject
+                        "`{source}` reads its own dead letters, which go to the subject `{}`, on `{}`: take that out of its \
+                         `subjects`",
+                        self.subject,
+                        record.message.topic.as_str()
                     ),
                 ));
                 break;
@@ -156,16 +172,8 @@ impl JetStreamTarget {
             }
         }
         for (at, confirmed) in under_way.into_iter().enumerate() {
-            match confirmed.await {
-                Err(error) => {
-                    return Err((at, self.refusal(error.kind(), &error.to_string(), &records[at])));
-                }
-                Ok(kept) => {
-                    if let Some(circle) = self.circle(&kept.stream) {
-                        self.circled = Some(kept.stream);
-                        return Err((at, circle.to_string()));
-                    }
-                }
+            if let Err(error) = confirmed.await {
+                return Err((at, self.refusal(error.kind(), &error.to_string(), &records[at])));
             }
         }
         failed.map_or(Ok(()), Err)
@@ -174,8 +182,8 @@ impl JetStreamTarget {
     /// Whether a record would be read by its own source again, and rejected again, for ever.
     fn goes_in_circles(&self, record: &Record) -> bool {
         let message = &record.message;
-        message.topic.as_str() == self.subject
-            && (self.readers.contains(&message.source) || is_own(message))
+        (message.topic.as_str() == self.subject && self.readers.contains(&message.source))
+            || circulates(message)
     }
 
     fn refusal(&self, kind: PublishErrorKind, text: &str, record: &Record) -> String {

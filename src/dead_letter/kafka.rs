@@ -31,7 +31,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::headers::{headers, is_own};
+use super::headers::{circulates, headers};
 use super::left::Left;
 use super::{Record, Target, WriteError};
 use crate::config::kafka::KafkaConfig;
@@ -176,8 +176,10 @@ impl KafkaTarget {
     async fn deliver(&mut self, records: &[Record], done: &mut [bool]) -> Result<(), String> {
         if let Some(record) = records.iter().find(|record| self.goes_in_circles(record)) {
             return Err(format!(
-                "`{}` reads the topic `{}` that its own dead letters go to: take it out of `topics`",
-                record.message.source, self.topic
+                "`{}` reads its own dead letters, which go to the topic `{}`, on `{}`: take that out of `topics`",
+                record.message.source,
+                self.topic,
+                record.message.topic.as_str()
             ));
         }
         let open: Vec<usize> = (0..records.len()).filter(|at| !done[*at]).collect();
@@ -248,8 +250,8 @@ impl KafkaTarget {
     /// Whether a record would be read by its own source again, and rejected again, for ever.
     fn goes_in_circles(&self, record: &Record) -> bool {
         let message = &record.message;
-        message.topic.as_str() == self.topic
-            && (self.readers.contains(&message.source) || is_own(message))
+        (message.topic.as_str() == self.topic && self.readers.contains(&message.source))
+            || circulates(message)
     }
 
     /// Joining its thread takes a while, so that is done in the background.

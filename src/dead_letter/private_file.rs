@@ -66,7 +66,7 @@ pub(super) fn look(path: &Path, is_rotated: bool) -> io::Result<()> {
         Ok(facts) => match refusal(&facts) {
             Some(refusal) => Err(refusal),
             None => access(path, Access::READ_OK | Access::WRITE_OK)
-                .and_then(|()| look_at_directory(path, is_rotated)),
+                .and_then(|()| look_at_directory(path, is_rotated && facts.is_file())),
         },
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let mut there = directory(path);

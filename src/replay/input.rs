@@ -1,10 +1,10 @@
 //! The files or standard input, and the filter of their records.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -45,7 +45,7 @@ pub(super) struct Input {
     /// Of each file; not known of standard input.
     pub(super) lengths: Vec<Option<u64>>,
     /// The same files, whose lengths may grow: the bridge writes to one until it is moved away.
-    files: Vec<Option<File>>,
+    files: Vec<Option<(File, PathBuf)>>,
     route: Option<RouteName>,
     since: Option<SystemTime>,
     pub(super) routes: Routes,
@@ -112,9 +112,10 @@ impl Input {
         }
         let lengths: Vec<_> = files.iter().map(|(_, length)| *length).collect();
         // One that can't be looked at again counts as it was.
-        let again =
-            |(file, length): &(File, Option<u64>)| length.and_then(|_| file.try_clone().ok());
-        let kept = files.iter().map(again).collect();
+        let again = |((file, length), path): (&(File, Option<u64>), &PathBuf)| {
+            length.and_then(|_| Some((file.try_clone().ok()?, path.clone())))
+        };
+        let kept = files.iter().zip(&options.files).map(again).collect();
         let lines = lines::read(files, plan::separators(config));
         let (ended, since, routes) = (false, options.since, Routes::new(config));
         Ok(Self { lines, ended, lengths, files: kept, route, since, routes })
@@ -146,19 +147,27 @@ impl Input {
         }
     }
 
-    /// What of the files was not read, as they are now.
+    /// What of the files was not read, as they are now; and what is in the place of one that was set aside meanwhile.
     pub(super) fn unread(&self, read: &[Read]) -> Vec<Unread> {
-        let now = |file: usize| {
-            let facts = self.files[file].as_ref().and_then(|file| file.metadata().ok());
-            facts.map_or(0, |facts| facts.len())
+        let facts = |file: usize| {
+            let (file, path) = self.files[file].as_ref()?;
+            Some((file.metadata().ok()?, fs::metadata(path).ok()))
         };
         let left = |(file, (length, read)): (usize, (&Option<u64>, &Read))| {
             let from = Place { file, line: read.lines + 1 };
-            let Some(length) = length.map(|length| length.max(now(file))) else {
+            let Some(length) = length else {
                 return (!self.ended).then_some(Unread { from, bytes: None });
             };
-            let bytes = length.saturating_sub(read.bytes);
-            (bytes > 0).then_some(Unread { from, bytes: Some(bytes) })
+            let facts = facts(file);
+            let now = facts.as_ref().map_or(0, |(now, _)| now.len());
+            let bytes = now.max(*length).saturating_sub(read.bytes);
+            if bytes > 0 {
+                return Some(Unread { from, bytes: Some(bytes) });
+            }
+            let (read, there) = facts.and_then(|(read, there)| Some((read, there?)))?;
+            let another = (read.dev(), read.ino()) != (there.dev(), there.ino());
+            let from = Place { file, line: 1 };
+            (another && there.len() > 0).then_some(Unread { from, bytes: Some(there.len()) })
         };
         self.lengths.iter().zip(read).enumerate().filter_map(left).collect()
     }

@@ -1,6 +1,6 @@
 //! Dead letters in a stream.
 
-use async_nats::jetstream::stream;
+use async_nats::jetstream::stream::{self, RetentionPolicy};
 use futures_util::StreamExt as _;
 
 use super::Site;
@@ -11,12 +11,13 @@ use crate::support::until;
 
 /// A bridge that keeps what can't be published at `rejects.it`.
 fn setup(site: &Site) -> Setup {
-    setup_at(site, "rejects.it")
+    setup_of(site, "", "rejects.it")
 }
 
-fn setup_at(site: &Site, subject: &str) -> Setup {
+/// With lines of the route, and at another subject.
+fn setup_of(site: &Site, route: &str, subject: &str) -> Setup {
     let tables = format!(
-        "{}\n[route.data]\nfrom = \"it\"\nchannel = \"/it/dev-{{json.key}}\"\ndead_letter = \"subject\"\n\
+        "{}\n[route.data]\nfrom = \"it\"\nchannel = \"/it/dev-{{json.key}}\"\ndead_letter = \"subject\"\n{route}\n\
          [dead_letter.subject]\ntype = \"jetstream\"\nsource = \"it\"\nsubject = \"{subject}\"\n",
         site.stream.source()
     );
@@ -86,7 +87,7 @@ async fn a_reject_is_there_once_with_its_reason_and_nothing_is_acknowledged_befo
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subject_of_the_stream_that_the_source_takes_whole_is_refused_before_the_first_reject() {
     let site = Site::open("").await;
-    let setup = setup_at(&site, "in.rejects");
+    let setup = setup_of(&site, "", "in.rejects");
     let words = "`it` takes the whole stream `IT`, which has this subject";
     let (good, said) = setup.check().await;
     assert!(!good && said.contains(words) && said.contains("say in `subjects`"), "{said}");
@@ -97,9 +98,10 @@ async fn a_subject_of_the_stream_that_the_source_takes_whole_is_refused_before_t
     })
     .await;
     site.stream.produce(5_000, vec![Sent { key: 7, payload: b"no json".to_vec() }]).await;
-    bridge.metric_is("source_received_total{source=\"it\"}", |v| v == 1.0).await;
-    let client = site.stream.client().await;
-    client.flush().await.unwrap();
+    until("it is held", PATIENCE, async || {
+        (!bridge.lines(&["dead letters can't be written", words]).is_empty()).then_some(())
+    })
+    .await;
     assert_eq!((site.stream.acknowledged().await, site.stream.state().await.messages), (0, 1));
     drop(bridge);
     // With `subjects` it is known, and goes on.
@@ -112,4 +114,66 @@ async fn a_subject_of_the_stream_that_the_source_takes_whole_is_refused_before_t
     let dead = "source_settled_total{source=\"it\",outcome=\"dead_lettered\"}";
     bridge.metric_is(dead, |v| v == 1.0).await;
     assert_eq!(site.stream.state().await.messages, 2);
+}
+
+/// What no route takes is acknowledged: a stream with limits keeps it all the same, and a work queue does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_that_no_route_takes_stay_in_a_stream_that_keeps_what_was_acknowledged() {
+    let retentions = [(RetentionPolicy::Limits, true), (RetentionPolicy::WorkQueue, false)];
+    for (retention, good) in retentions {
+        let site = Site::open("").await;
+        let context = site.stream.context().await;
+        context.delete_stream("IT").await.unwrap();
+        site.stream.create(stream::Config { retention, ..Default::default() }).await;
+        let setup = setup_of(&site, "topic = \"in.{x}.data\"", "in.rejects");
+        let (yes, said) = setup.check().await;
+        assert_eq!(yes, good, "{said}");
+        assert!(good || said.contains("keeps nothing that was acknowledged"), "{said}");
+        let bridge = setup.start().await;
+        site.stream.produce(5_000, vec![Sent { key: 7, payload: b"no json".to_vec() }]).await;
+        if good {
+            let unrouted = "source_settled_total{source=\"it\",outcome=\"unrouted\"}";
+            bridge.metric_is(unrouted, |v| v == 1.0).await;
+            assert_eq!(site.stream.state().await.messages, 2);
+        } else {
+            until("it is held", PATIENCE, async || {
+                (!bridge.lines(&["dead letters can't be written"]).is_empty()).then_some(())
+            })
+            .await;
+            assert_eq!(site.stream.state().await.messages, 1);
+        }
+    }
+}
+
+/// Over a stream that has the subject by another name, which no look at the configuration tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_that_come_again_and_again_are_held() {
+    let site = Site::open("").await;
+    let context = site.stream.context().await;
+    let named = |name: &str, subject: &str| stream::Config {
+        name: name.into(),
+        subjects: vec![subject.into()],
+        ..Default::default()
+    };
+    let mut rejects = context.create_stream(named("R", "rejects.>")).await.unwrap();
+    let renamed =
+        stream::SubjectTransform { source: "rejects.>".into(), destination: "again.>".into() };
+    let sources = vec![stream::Source {
+        name: "R".into(),
+        subject_transforms: vec![renamed],
+        ..Default::default()
+    }];
+    let gathered = stream::Config { sources: Some(sources), ..named("IT", "in.>") };
+    context.update_stream(gathered).await.unwrap();
+    let setup = setup(&site);
+    let bridge = setup.start_ready().await;
+    site.stream.produce(5_000, vec![Sent { key: 7, payload: b"no json".to_vec() }]).await;
+    let words =
+        "`it` reads its own dead letters, which go to the subject `rejects.it`, on `again.it`";
+    until("it is held", PATIENCE, async || {
+        let (status, text) = bridge.get("/readyz").await;
+        (status == 503 && text.contains(words)).then_some(())
+    })
+    .await;
+    assert_eq!(rejects.info().await.unwrap().state.messages, 3);
 }

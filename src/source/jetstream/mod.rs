@@ -21,6 +21,7 @@ mod consumer;
 mod course;
 mod cuts;
 mod flight;
+mod gathering;
 mod message;
 mod outbox;
 mod probe;

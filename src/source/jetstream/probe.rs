@@ -46,7 +46,8 @@ async fn look(
     let (stream, durable) = (&config.stream, &config.durable);
     let info = binding.look(&wanted, limits).await?;
     // A user who may not ask for the state of the stream can work with a consumer all the same.
-    let state = binding.stream().await.ok();
+    let is_asked = info.as_ref().is_none_or(|info| !consumer::takes_all(&info.config));
+    let state = if is_asked { binding.stream().await.ok() } else { None };
     let what = match &info {
         None => {
             let messages = state.as_ref().map(|stream| stream.state.messages);

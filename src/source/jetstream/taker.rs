@@ -14,11 +14,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use super::JetStreamSource;
-use super::answers::Gathering;
 use super::complaints::Complaints;
 use super::consumer::{self, Asking, Binding, Hold, Passed};
 use super::cuts::Cuts;
 use super::flight::{Came, Flight, Place, Sequence};
+use super::gathering::Gathering;
 use super::message::message;
 use super::outbox::{ACKNOWLEDGE, IN_PROGRESS, Outbox, give_back_after};
 use super::pulling::{Heard, Pulling, Status};
@@ -236,7 +236,12 @@ impl Taker {
             self.watching.look(now);
             self.pull(now).await;
         }
+        let held_up = !self.outbox.is_empty();
         self.outbox.send().await;
+        if held_up && self.outbox.is_empty() && self.flight.settled() > 0 {
+            // It may have held up acknowledgements.
+            self.changed.notify_one();
+        }
     }
 
     /// Takes what came.

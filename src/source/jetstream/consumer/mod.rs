@@ -152,7 +152,7 @@ pub(super) fn astray(consumer: &Config, stream: &stream::Config) -> Option<Strin
     let (name, subjects) = (&stream.name, stream.subjects.iter().map(String::as_str).collect());
     (!astray.is_empty()).then(|| {
         format!(
-            "no subject of the stream `{name}` ({}) fits {}, so nothing comes of that; correct `subjects`, or \
+            "no subject of the stream `{name}` ({}) fits {}, so nothing new comes of that; correct `subjects`, or \
              those of the stream",
             listed(&subjects),
             listed(&astray)
