@@ -8,8 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
-use super::client::{self, Client, Connection};
-use super::incoming::Ack;
+use super::client::{self, Ack, Client, Connection};
 use super::pace::{Goodbye, Pace};
 use super::poller::Poller;
 use super::transport::Transport;

@@ -54,13 +54,13 @@
 mod client;
 mod diagnosis;
 mod generation;
-mod incoming;
 mod overflow;
 mod pace;
 mod poller;
 mod probe;
 mod reconnect;
 mod session;
+mod settling;
 mod subscribing;
 mod subscriptions;
 mod taking;
@@ -90,6 +90,7 @@ use overflow::Overflow;
 use poller::Poller;
 pub use probe::probe;
 use reconnect::{Next, Reconnect};
+use settling::End;
 use subscriptions::Subscriptions;
 use taking::Skipped;
 use transport::Transport;
@@ -97,9 +98,6 @@ pub use transport::TransportError;
 
 /// The source gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
-
-/// What does not fit is told this long after it began, so that it has a count.
-const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// After so many messages the owner of a connection has its turn, to acknowledge what is settled.
 const TURN: u32 = 64;
@@ -122,16 +120,6 @@ pub struct MqttSource {
     skipped: Mutex<Skipped>,
     /// How long the broker keeps the session without a client.
     kept_for: Mutex<Duration>,
-}
-
-/// How a connection ended.
-enum End {
-    /// The drain is over.
-    Drained(Result<(), Unclean>),
-    /// Messages were left to the broker for want of room, and all others are acknowledged.
-    Full,
-    /// To be made again.
-    Lost(Trouble),
 }
 
 impl MqttSource {
@@ -259,70 +247,6 @@ impl MqttSource {
         drop(poller);
         self.unless(shutdown.abort(), closed.recv()).await;
         end
-    }
-
-    /// Acknowledges what is settled until the connection is lost, full or drained.
-    async fn settle(
-        &self,
-        generation: &Generation,
-        poller: &mut Poller,
-        overflow: &mut Overflow,
-        shutdown: &Shutdown,
-    ) -> End {
-        let mut alive = tokio::time::interval(ALIVE_EVERY);
-        let mut tell = tokio::time::interval(TELL_EVERY);
-        let mut draining = false;
-        loop {
-            tokio::select! {
-                _ = alive.tick() => self.health.alive(),
-                _ = tell.tick() => self.tell(overflow),
-                why = &mut *poller => {
-                    return if draining {
-                        End::Drained(Err(Unclean("the broker was lost while draining")))
-                    } else {
-                        End::Lost(why)
-                    };
-                }
-                () = generation.changed.notified() => generation.acknowledge(),
-                () = shutdown.drain(), if !draining => {
-                    draining = true;
-                    self.tell(overflow);
-                    overflow.stopping();
-                    generation.in_flight.close();
-                    self.health.not_ready("draining");
-                }
-                () = shutdown.abort() => return End::Drained(Err(Unclean("aborted"))),
-            }
-            let record = &generation.in_flight;
-            if record.has_released() && draining {
-                return End::Drained(Err(Unclean("a message was given back while draining")));
-            }
-            if record.has_released() {
-                let what = "a message was given back; the broker sends it again";
-                return End::Lost(Trouble::other(what));
-            }
-            // What has nothing to be acknowledged may go on for ever: it waits for none.
-            let over = if draining {
-                record.is_empty()
-            } else {
-                generation.has_shed() && record.owes_nothing()
-            };
-            if over {
-                if !draining {
-                    overflow.shed();
-                }
-                self.tell(overflow);
-                let farewell = generation.farewell(poller);
-                let said = self.unless(shutdown.abort(), farewell).await.unwrap_or(false);
-                return match (draining, said) {
-                    (false, _) => End::Full,
-                    (true, true) => End::Drained(Ok(())),
-                    (true, false) => End::Drained(Err(Unclean(
-                        "the broker has not read the last acknowledgements",
-                    ))),
-                };
-            }
-        }
     }
 
     /// Drives the connection; gives the reason for its end.

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tracing::info;
 
 use super::MqttSource;
+use super::client::{Ack, Extras, Incoming};
 use super::diagnosis::Trouble;
 use super::generation::Generation;
-use super::incoming::{Ack, Extras, Incoming};
 use crate::config::mqtt::{MqttConfig, MqttVersion, Retained};
 use crate::delivery::{Delivery, Done, Intake, Outcome, Settlement};
 use crate::message::{Coordinates, Message, SourceName, Topic};
