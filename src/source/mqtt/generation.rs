@@ -182,6 +182,13 @@ impl Generation {
         }
     }
 
+    /// The connection is lost or left: nothing more is taken or acknowledged. Gives how many messages the broker sends
+    /// again, as far as can be known.
+    pub(super) fn abandon(&self) -> usize {
+        self.in_flight.abandon();
+        self.in_flight.owes() + self.pace.lock().unread()
+    }
+
     /// Waits until the broker has read the last PUBACK, and says goodbye. It may take its time, as long
     /// as the connection lives: the keep-alive judges that. True when it is done, or when the broker had
     /// not taken us yet.

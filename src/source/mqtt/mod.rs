@@ -120,6 +120,8 @@ pub struct MqttSource {
     skipped: Mutex<Skipped>,
     /// How long the broker keeps the session without a client.
     kept_for: Mutex<Duration>,
+    /// So many messages of lost connections has the broker still to send again, though they are published or will be.
+    owed: AtomicUsize,
 }
 
 impl MqttSource {
@@ -151,6 +153,7 @@ impl MqttSource {
             subscriptions,
             typical: AtomicUsize::new(0),
             kept_for,
+            owed: AtomicUsize::new(0),
             skipped: Mutex::default(),
         })
     }
@@ -180,7 +183,7 @@ impl MqttSource {
             };
             source.metrics.connected.set(0);
             let trouble = match end {
-                End::Drained(result) => return result,
+                End::Drained(result) => return result.and_then(|()| source.drained()),
                 End::Full => continue,
                 End::Lost(trouble) => trouble,
             };
@@ -191,7 +194,15 @@ impl MqttSource {
             source.lost(&trouble, &next);
             source.unless(shutdown.drain(), sleep(next.wait)).await;
         }
-        Ok(())
+        source.drained()
+    }
+
+    /// Nothing is in flight on any connection: what was lost with one may come again all the same.
+    fn drained(&self) -> Result<(), Unclean> {
+        match self.owed.load(Ordering::Acquire) {
+            0 => Ok(()),
+            _ => Err(Unclean("the connection was lost before all was acknowledged")),
+        }
     }
 
     /// Waits for `what`, giving signs of life; `None` when `stop` comes first.
@@ -242,7 +253,13 @@ impl MqttSource {
         let poll = Arc::clone(self).poll(connection, Arc::clone(generation), intake.clone());
         let mut poller = Poller::new(poll);
         let end = self.settle(generation, &mut poller, overflow, shutdown).await;
-        generation.in_flight.abandon();
+        let owed = generation.abandon();
+        // What was lost before comes ahead of the subscriptions' answers: by then it is of this connection.
+        let before = match generation.subscribed_for() {
+            Some(_) => 0,
+            None => self.owed.load(Ordering::Acquire),
+        };
+        self.owed.store(owed.max(before), Ordering::Release);
         // Wait for the connection to close: a process that exits now would reset it. On the abort nobody waits.
         drop(poller);
         self.unless(shutdown.abort(), closed.recv()).await;

@@ -138,7 +138,8 @@ impl Pace {
         }
     }
 
-    fn unread(&self) -> usize {
+    /// How many were sent that the broker may not have read.
+    pub(super) fn unread(&self) -> usize {
         usize::try_from(self.released.saturating_sub(self.read)).unwrap_or(usize::MAX)
     }
 }

@@ -61,6 +61,7 @@ impl MqttSource {
 
     fn session_lost(&self) {
         self.metrics.session_lost.inc();
+        self.owed.store(0, Ordering::Release);
         warn!(source = %self.name, "the broker has forgotten the session: what it held for us is lost");
     }
 
