@@ -48,6 +48,8 @@ pub(crate) struct Scripted {
 struct Silent {
     anything: AtomicBool,
     unsubscribe: AtomicBool,
+    /// The end of the other side.
+    end: AtomicBool,
 }
 
 type Judge = Arc<Mutex<dyn FnMut(&Heard) -> Play + Send>>;
@@ -82,6 +84,11 @@ impl Scripted {
     /// Answers no UNSUBSCRIBE from now on.
     pub(crate) fn ignore_unsubscribe(&self) {
         self.silent.unsubscribe.store(true, Ordering::Relaxed);
+    }
+
+    /// Leaves connections that a client has closed half open from now on.
+    pub(crate) fn keep_open(&self) {
+        self.silent.end.store(true, Ordering::Relaxed);
     }
 
     /// All that was heard, in order.
@@ -127,7 +134,12 @@ async fn serve(
                 None => std::future::pending().await,
             },
             packet = read.recv() => {
-                let Some((first, body)) = packet else { return };
+                let Some((first, body)) = packet else {
+                    if mute.end.load(Ordering::Relaxed) {
+                        std::future::pending::<()>().await;
+                    }
+                    return;
+                };
                 match first >> 4 {
                     12 => vec![0xd0, 0],
                     10 if mute.unsubscribe.load(Ordering::Relaxed) => continue,

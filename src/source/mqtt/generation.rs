@@ -31,6 +31,8 @@ pub(super) struct Generation {
     /// An acknowledgement was written, or a mark was answered.
     progress: Notify,
     connected: AtomicBool,
+    /// Nothing is taken any more.
+    closed: AtomicBool,
     /// The size of the message that was left to the broker, 0 while none was: so is every one behind it, or they would
     /// come out of order.
     shed: AtomicUsize,
@@ -64,6 +66,7 @@ impl Generation {
             pace: Mutex::new(Pace::new(config.keep_alive)),
             progress: Notify::new(),
             connected: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             shed: AtomicUsize::new(0),
             subscribed: OnceLock::new(),
             patience: config.keep_alive,
@@ -88,6 +91,17 @@ impl Generation {
     /// How long ago the subscriptions were confirmed.
     pub(super) fn subscribed_for(&self) -> Option<Duration> {
         self.subscribed.get().map(Instant::elapsed)
+    }
+
+    /// Takes nothing more, and is not ready for it.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.in_flight.close();
+    }
+
+    /// Whether nothing is taken any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Records a message of `bytes`; one of QoS 1 or 2 has something to acknowledge it with. `None` when it

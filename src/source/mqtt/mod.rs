@@ -71,6 +71,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 use tracing::warn;
@@ -173,26 +174,37 @@ impl MqttSource {
                 source.transport.prepare().await
             };
             let Some(prepared) = source.unless(shutdown.drain(), ready).await else { break };
-            let (end, held) = if let Err(why) = prepared {
-                (End::Lost(Trouble::other(why.to_string())), None)
+            let (end, held, closed) = if let Err(why) = prepared {
+                (End::Lost(Trouble::other(why.to_string())), None, None)
             } else {
                 let generation = Arc::new(source.open());
-                let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
+                let (end, closed) =
+                    source.connect(&generation, &intake, &mut overflow, &shutdown).await;
                 left = generation.shed();
-                (end, generation.subscribed_for())
+                (end, generation.subscribed_for(), closed)
             };
+            // Before it is closed, which a broker that goes on sending can draw out.
             source.metrics.connected.set(0);
-            let trouble = match end {
-                End::Drained(result) => return result.and_then(|()| source.drained()),
-                End::Full => continue,
-                End::Lost(trouble) => trouble,
-            };
-            if trouble.kind == Kind::Forbidden {
-                source.unless(shutdown.drain(), source.transport.refused()).await;
+            match &end {
+                End::Drained(_) => {}
+                End::Full => source.health.not_ready("connecting again for what was left"),
+                End::Lost(trouble) => {
+                    let next = reconnect.ended(trouble, held);
+                    source.lost(trouble, &next);
+                    if trouble.kind == Kind::Forbidden {
+                        source.unless(shutdown.drain(), source.transport.refused()).await;
+                    }
+                    source.unless(shutdown.drain(), sleep(next.wait)).await;
+                }
             }
-            let next = reconnect.ended(&trouble, held);
-            source.lost(&trouble, &next);
-            source.unless(shutdown.drain(), sleep(next.wait)).await;
+            // A process that exits now would reset it, and two at a time are one too many for the broker. On the abort
+            // nobody waits.
+            if let Some(mut closed) = closed {
+                source.unless(shutdown.abort(), closed.recv()).await;
+            }
+            if let End::Drained(result) = end {
+                return result.and_then(|()| source.drained());
+            }
         }
         source.drained()
     }
@@ -239,16 +251,16 @@ impl MqttSource {
         Generation::open(&self.config, &self.transport, &self.room, typical)
     }
 
-    /// One connection, from CONNECT to its end.
+    /// One connection, from CONNECT to its end, and the signal that it is closed for good.
     async fn connect(
         self: &Arc<Self>,
         generation: &Arc<Generation>,
         intake: &Intake,
         overflow: &mut Overflow,
         shutdown: &Shutdown,
-    ) -> End {
-        let Some((connection, mut closed)) = generation.connection() else {
-            return End::Lost(Trouble::other("the connection was used before"));
+    ) -> (End, Option<mpsc::Receiver<()>>) {
+        let Some((connection, closed)) = generation.connection() else {
+            return (End::Lost(Trouble::other("the connection was used before")), None);
         };
         let poll = Arc::clone(self).poll(connection, Arc::clone(generation), intake.clone());
         let mut poller = Poller::new(poll);
@@ -260,10 +272,8 @@ impl MqttSource {
             None => self.owed.load(Ordering::Acquire),
         };
         self.owed.store(owed.max(before), Ordering::Release);
-        // Wait for the connection to close: a process that exits now would reset it. On the abort nobody waits.
         drop(poller);
-        self.unless(shutdown.abort(), closed.recv()).await;
-        end
+        (end, Some(closed))
     }
 
     /// Drives the connection; gives the reason for its end.

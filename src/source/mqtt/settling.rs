@@ -51,7 +51,7 @@ impl MqttSource {
                     draining = true;
                     self.tell(overflow);
                     overflow.stopping();
-                    generation.in_flight.close();
+                    generation.close();
                     self.health.not_ready("draining");
                 }
                 () = shutdown.abort() => return End::Drained(Err(Unclean("aborted"))),

@@ -44,7 +44,9 @@ impl MqttSource {
         generation: &Generation,
         identifiers: bool,
     ) -> Result<(), Trouble> {
-        self.health.not_ready("waiting for the broker to confirm the subscriptions");
+        if !generation.is_closed() {
+            self.health.not_ready("waiting for the broker to confirm the subscriptions");
+        }
         let change = self.subscriptions.lock().connected(identifiers);
         self.say(change);
         self.ask(generation)
@@ -69,7 +71,9 @@ impl MqttSource {
             (changes, subscriptions.all_granted(), subscriptions.all_answered(), refused)
         };
         self.say(changes);
-        if all_granted {
+        if generation.is_closed() {
+            // It is draining, and says so.
+        } else if all_granted {
             self.health.ready();
         } else if !refused.is_empty() {
             let refused = refused.join(", ");
