@@ -333,3 +333,24 @@ async fn a_topic_that_a_broker_abbreviates_is_spelled_out() {
     assert!(ledger.read().iter().all(|accepted| accepted.channel == "/plant/a"));
     assert_eq!(connects(&broker), 1);
 }
+
+/// Longer than the client library would wait by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_takes_its_time_to_take_us_is_waited_for() {
+    for (version, level) in [("version = 5", 5), ("version = 3", 4)] {
+        let broker = Scripted::start(move |heard| match heard {
+            Heard::Subscribe { packet_id, filters, .. } => {
+                Play::Say(suback(level, *packet_id, &vec![1; filters.len()]))
+            }
+            // The test answers CONNECT.
+            _ => Play::Say(Vec::new()),
+        })
+        .await;
+        let bridge = Setup::new(NO_API, broker.port, "", version, "").start().await;
+        until("CONNECT", PATIENCE, async || (connects(&broker) == 1).then_some(())).await;
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        broker.say(connack(level, 0, &[]));
+        bridge.ready().await;
+        assert_eq!(connects(&broker), 1);
+    }
+}

@@ -10,6 +10,7 @@ mod incoming;
 
 use std::future::ready;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rumqttc_v4 as v4;
 use rumqttc_v5 as v5;
@@ -35,6 +36,9 @@ const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
 
 /// The most packets that the client takes at once from what it has read.
 const READ_TOGETHER: usize = 128;
+
+/// A broker has this long to take us, from the look-up of its name to its answer to CONNECT.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the client of a mark is not subscribed to. The broker confirms all the same, after it has read
 /// what came before; a PINGREQ would do, but the client library keeps that to itself.
@@ -120,7 +124,8 @@ pub(super) fn open(
                 .set_clean_session(!persistent)
                 .set_max_packet_size(PROTOCOL_MAX_PACKET, 1 << 20)
                 .set_inflight(1);
-            let (client, events) = made!(v4, options);
+            let (client, mut events) = made!(v4, options);
+            events.network_options.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
             (Client::V3(client), Connection::V3(Box::new(events)))
         }
         MqttVersion::V5 => {
@@ -135,6 +140,7 @@ pub(super) fn open(
                 .set_receive_maximum(Some(receive_maximum))
                 .set_outgoing_inflight_upper_limit(1)
                 .set_topic_alias_max(Some(TOPIC_ALIASES))
+                .set_connect_timeout(CONNECT_TIMEOUT)
                 .set_unlimited_incoming_packet_size();
             if config.username.is_none() && config.password.is_some() {
                 options.set_password(password(config));
