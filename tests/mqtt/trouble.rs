@@ -354,3 +354,23 @@ async fn a_broker_that_takes_its_time_to_take_us_is_waited_for() {
         assert_eq!(connects(&broker), 1);
     }
 }
+
+/// MQTT 5 lets a broker name a keep-alive of its own: one that is longer than ours, or none at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_wants_no_pings_is_found_silent_all_the_same() {
+    for theirs in [0_u16, 600] {
+        let wanted = [&[0x13][..], &theirs.to_be_bytes()].concat();
+        let broker = Scripted::start(move |heard| match heard {
+            Heard::Connect { .. } => Play::Say(connack(5, 0, &wanted)),
+            heard => welcome(heard),
+        })
+        .await;
+        let setup = Setup::new(NO_API, broker.port, "", "keep_alive = \"1s\"", "");
+        let bridge = setup.start_ready().await;
+        until("signs of life", PATIENCE, async || (broker.asked() >= 3).then_some(())).await;
+        assert_eq!(connects(&broker), 1, "it answers");
+        broker.fall_silent();
+        bridge.metric_is("source_connected{source=\"plant\"}", |v| v == 0.0).await;
+        assert!(!bridge.lines(&["not connected; trying again"]).is_empty());
+    }
+}

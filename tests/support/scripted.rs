@@ -1,6 +1,6 @@
 //! An MQTT broker that does as a test says, byte by byte: what no real one does on demand.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -50,6 +50,8 @@ struct Silent {
     unsubscribe: AtomicBool,
     /// The end of the other side.
     end: AtomicBool,
+    /// How many PINGREQs and UNSUBSCRIBEs came.
+    asked: AtomicUsize,
 }
 
 type Judge = Arc<Mutex<dyn FnMut(&Heard) -> Play + Send>>;
@@ -89,6 +91,11 @@ impl Scripted {
     /// Leaves connections that a client has closed half open from now on.
     pub(crate) fn keep_open(&self) {
         self.silent.end.store(true, Ordering::Relaxed);
+    }
+
+    /// How many PINGREQs and UNSUBSCRIBEs came, which tell a client that it is still there.
+    pub(crate) fn asked(&self) -> usize {
+        self.silent.asked.load(Ordering::Relaxed)
     }
 
     /// All that was heard, in order.
@@ -140,6 +147,9 @@ async fn serve(
                     }
                     return;
                 };
+                if matches!(first >> 4, 10 | 12) {
+                    mute.asked.fetch_add(1, Ordering::Relaxed);
+                }
                 match first >> 4 {
                     12 => vec![0xd0, 0],
                     10 if mute.unsubscribe.load(Ordering::Relaxed) => continue,

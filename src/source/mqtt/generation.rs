@@ -9,7 +9,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
 use super::client::{self, Ack, Client, Connection};
-use super::pace::{Goodbye, Pace};
+use super::diagnosis::Trouble;
+use super::pace::{Goodbye, Look, Pace};
 use super::poller::Poller;
 use super::transport::Transport;
 use crate::config::mqtt::MqttConfig;
@@ -37,8 +38,6 @@ pub(super) struct Generation {
     /// come out of order.
     shed: AtomicUsize,
     subscribed: OnceLock<Instant>,
-    /// How long a goodbye may take that has nothing to wait for.
-    patience: Duration,
 }
 
 /// The packet ids that a connection has brought and that are not acknowledged yet.
@@ -69,7 +68,6 @@ impl Generation {
             closed: AtomicBool::new(false),
             shed: AtomicUsize::new(0),
             subscribed: OnceLock::new(),
-            patience: config.keep_alive,
         }
     }
 
@@ -78,9 +76,24 @@ impl Generation {
         self.made.lock().take()
     }
 
-    /// The broker took us.
-    pub(super) fn connected(&self) {
+    /// The broker took us. `keep_alive` is in force; `pings`: whether the client library sends any.
+    pub(super) fn connected(&self, keep_alive: Duration, pings: bool) {
+        self.pace.lock().connected(keep_alive, pings, Instant::now());
         self.connected.store(true, Ordering::Release);
+    }
+
+    /// When to [look](Self::look) whether the broker still answers, where no pings tell.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.pace.lock().look_at()
+    }
+
+    /// Looks whether the broker still answers, if it is time.
+    pub(super) fn look(&self) -> Result<(), Trouble> {
+        match self.pace.lock().look(Instant::now()) {
+            Look::Alive => Ok(()),
+            Look::Mark => self.client.mark().map_err(|_| Trouble::other("the client is gone")),
+            Look::Silent => Err(Trouble::silent("the broker does not answer")),
+        }
     }
 
     /// The broker confirmed the subscriptions.
@@ -227,7 +240,8 @@ impl Generation {
         }
         // The poller ends when DISCONNECT is written. The client has it wait for the answer to a mark, which a broker
         // that answers pings only may never give: it has read all, so the connection may end without.
-        let _ = timeout(self.patience, poller).await;
+        let patience = self.pace.lock().keep_alive();
+        let _ = timeout(patience, poller).await;
         true
     }
 }

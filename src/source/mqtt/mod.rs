@@ -84,7 +84,7 @@ use crate::health::Part;
 use crate::message::SourceName;
 use crate::metrics::{MqttMetrics, SourceMetrics};
 use crate::shutdown::Shutdown;
-use client::{Connection, Event};
+use client::{Connection, Event, Welcome};
 use diagnosis::{Kind, Stage, Trouble};
 use generation::Generation;
 use overflow::Overflow;
@@ -295,11 +295,11 @@ impl MqttSource {
             };
             let mut asked = Ok(());
             match event {
-                Event::Connected { session_present, identifiers, kept_for } => {
-                    generation.connected();
-                    self.connected(session_present, kept_for);
+                Event::Connected(welcome) => {
+                    self.keep_alive(&mut connection, &generation, &welcome);
+                    self.connected(&welcome);
                     stage = Stage::Subscribing;
-                    asked = self.subscribe(&generation, identifiers);
+                    asked = self.subscribe(&generation, welcome.identifiers);
                 }
                 Event::Asked(packet_id) => self.asked(packet_id),
                 Event::Subscribed(packet_id, answers) => {
@@ -327,6 +327,16 @@ impl MqttSource {
                 return trouble.at(stage);
             }
         }
+    }
+
+    /// The broker took us. Of its keep-alive and ours the shorter one is in force: with a longer one, or none, a
+    /// connection that something between us drops in silence would never be found dead.
+    fn keep_alive(&self, connection: &mut Connection, generation: &Generation, said: &Welcome) {
+        let ours = self.config.keep_alive;
+        let theirs = said.keep_alive.filter(|theirs| !theirs.is_zero());
+        let keep_alive = theirs.map_or(ours, |theirs| theirs.min(ours));
+        connection.keep_alive(keep_alive);
+        generation.connected(keep_alive, said.keep_alive != Some(Duration::ZERO));
     }
 
     /// Says what was held, dropped, left or skipped.

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::MqttSource;
-use super::client::Event;
+use super::client::{Event, Welcome};
 
 /// A session is visited so many times in the time that the broker keeps it without a client.
 const VISITS: u32 = 3;
@@ -33,9 +33,10 @@ enum Found {
 
 impl MqttSource {
     /// The broker took us.
-    pub(super) fn connected(&self, session_present: bool, kept_for: Option<Duration>) {
+    pub(super) fn connected(&self, welcome: &Welcome) {
+        let session_present = welcome.session_present;
         self.metrics.connected.set(1);
-        self.session_is_kept_for(kept_for);
+        self.session_is_kept_for(welcome.kept_for);
         let again = self.known.swap(true, Ordering::AcqRel);
         if again {
             self.metrics.reconnects.inc();
@@ -110,10 +111,10 @@ impl MqttSource {
         let visit = async {
             loop {
                 match connection.next().await {
-                    Ok(Event::Connected { session_present, kept_for, .. }) => {
-                        self.session_is_kept_for(kept_for);
+                    Ok(Event::Connected(welcome)) => {
+                        self.session_is_kept_for(welcome.kept_for);
                         // By now it has a new one, and the next connection finds that.
-                        if session_present {
+                        if welcome.session_present {
                             found = Found::Kept;
                         } else {
                             found = Found::Forgotten;

@@ -23,7 +23,8 @@ impl MqttSource {
         let next = connection.next();
         tokio::pin!(next);
         loop {
-            let at = self.subscriptions.lock().next_at();
+            let asks = self.subscriptions.lock().next_at();
+            let at = [asks, generation.look_at()].into_iter().flatten().min();
             let due = async {
                 match at {
                     Some(at) => sleep_until(at.into()).await,
@@ -32,7 +33,10 @@ impl MqttSource {
             };
             tokio::select! {
                 event = &mut next => return event,
-                () = due => self.ask(generation)?,
+                () = due => {
+                    self.ask(generation)?;
+                    generation.look()?;
+                }
             }
         }
     }

@@ -8,11 +8,21 @@ use rumqttc_v5 as v5;
 use super::incoming::{Extras, Incoming};
 use crate::source::mqtt::subscriptions::Answer;
 
+/// What the broker says when it takes us.
+pub(in super::super) struct Welcome {
+    pub(in super::super) session_present: bool,
+    /// Whether it has subscription identifiers.
+    pub(in super::super) identifiers: bool,
+    /// How long it keeps the session without a client, if that is not as long as it was asked to.
+    pub(in super::super) kept_for: Option<Duration>,
+    /// The keep-alive that it wants in place of ours, if it does; 0: none.
+    pub(in super::super) keep_alive: Option<Duration>,
+}
+
 /// What happened on a connection.
 pub(in super::super) enum Event {
-    /// The broker took us; `identifiers`: whether it has subscription identifiers; `kept_for`: how long it keeps the
-    /// session without a client, if that is not as long as it was asked to.
-    Connected { session_present: bool, identifiers: bool, kept_for: Option<Duration> },
+    /// The broker took us.
+    Connected(Welcome),
     /// The next SUBSCRIBE was written, with this packet id.
     Asked(u16),
     /// What became of the filters of a SUBSCRIBE, by its packet id.
@@ -44,11 +54,12 @@ pub(super) fn from_v3(event: v4::Event) -> Event {
         v4::Event::Incoming(v4::Packet::PingResp) => Event::PingRead,
         v4::Event::Outgoing(v4::Outgoing::Disconnect) => Event::Disconnected,
         v4::Event::Outgoing(v4::Outgoing::Subscribe(packet_id)) => Event::Asked(packet_id),
-        v4::Event::Incoming(v4::Packet::ConnAck(ack)) => Event::Connected {
+        v4::Event::Incoming(v4::Packet::ConnAck(ack)) => Event::Connected(Welcome {
             session_present: ack.session_present,
             identifiers: true,
             kept_for: None,
-        },
+            keep_alive: None,
+        }),
         v4::Event::Incoming(v4::Packet::SubAck(ack)) => {
             let granted = |code: &v4::SubscribeReasonCode| match code {
                 v4::SubscribeReasonCode::Success(qos) => Answer::Granted(*qos as u8),
@@ -86,11 +97,13 @@ pub(super) fn from_v5(event: v5::Event) -> Event {
                 |of: fn(&v5::ConnAckProperties) -> Option<u64>| of(ack.properties.as_ref()?);
             let available = said(|p| p.subscription_identifiers_available.map(u64::from));
             let kept_for = said(|p| p.session_expiry_interval.map(u64::from));
-            Event::Connected {
+            let keep_alive = said(|p| p.server_keep_alive.map(u64::from));
+            Event::Connected(Welcome {
                 session_present: ack.session_present,
                 identifiers: available != Some(0),
                 kept_for: kept_for.map(Duration::from_secs),
-            }
+                keep_alive: keep_alive.map(Duration::from_secs),
+            })
         }
         v5::Event::Incoming(v5::Packet::SubAck(ack)) => {
             let granted = |code: &v5::SubscribeReasonCode| match code {

@@ -21,7 +21,7 @@ use super::subscriptions::Ask;
 use super::transport::{Lingering, Transport};
 use crate::config::mqtt::{MqttConfig, MqttVersion, Qos, Subscription, Username};
 use blank_session::BlankSession;
-pub(super) use event::Event;
+pub(super) use event::{Event, Welcome};
 use event::{from_v3, from_v5};
 pub(super) use incoming::{Ack, Extras, Incoming};
 
@@ -247,6 +247,20 @@ impl Client {
 }
 
 impl Connection {
+    /// From now on it is silent no longer than this, whatever the broker asked for in CONNACK. Not so where that was 0:
+    /// then the client library sends no pings at all.
+    pub(super) fn keep_alive(&mut self, keep_alive: Duration) {
+        let seconds = u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX);
+        match self {
+            Self::V3(events) => {
+                events.mqtt_options.set_keep_alive(seconds);
+            }
+            Self::V5(events) => {
+                events.options.set_keep_alive(seconds);
+            }
+        }
+    }
+
     /// The next event. After an error the connection is dead: drop it. Dropping the future midway
     /// loses what it read, so only drop it with the connection.
     pub(super) async fn next(&mut self) -> Result<Event, Trouble> {
