@@ -128,7 +128,7 @@ async fn connections_that_are_closed_soon_name_their_likely_cause() {
 async fn a_password_alone_is_sent() {
     let (heard, mut all) = tokio::sync::mpsc::unbounded_channel();
     let broker = Scripted::start(move |said| {
-        if let Heard::Connect { level: 5, user, password } = said {
+        if let Heard::Connect { level: 5, user, password, .. } = said {
             let _ = heard.send((*user, *password));
         }
         Play::Close

@@ -15,6 +15,7 @@ pub(crate) enum Heard {
         level: u8,
         user: bool,
         password: bool,
+        receive_maximum: Option<u16>,
     },
     Subscribe {
         packet_id: u16,
@@ -198,6 +199,7 @@ fn understand(first: u8, body: &[u8], level: &mut u8) -> Heard {
                 level: *level,
                 user: body[7] & 0x80 != 0,
                 password: body[7] & 0x40 != 0,
+                receive_maximum: (*level == 5).then(|| receive_maximum(&body[10..])).flatten(),
             }
         }
         4 => Heard::PubAck(number(0)),
@@ -226,6 +228,22 @@ fn understand(first: u8, body: &[u8], level: &mut u8) -> Heard {
         14 => Heard::Disconnect,
         other => panic!("the client sent a packet of type {other}"),
     }
+}
+
+/// Of the properties of CONNECT, which are few enough for a length of one byte.
+fn receive_maximum(properties: &[u8]) -> Option<u16> {
+    let (mut at, end) = (1, 1 + usize::from(properties[0]));
+    while at < end {
+        let length = match properties[at] {
+            0x21 => return Some(u16::from_be_bytes([properties[at + 1], properties[at + 2]])),
+            0x11 | 0x27 => 4,
+            0x22 => 2,
+            0x17 | 0x19 => 1,
+            other => panic!("property {other:#x} of CONNECT"),
+        };
+        at += 1 + length;
+    }
+    None
 }
 
 /// A packet of this first byte.

@@ -13,6 +13,7 @@ use super::diagnosis::Trouble;
 use super::pace::{Goodbye, Look, Pace};
 use super::poller::Poller;
 use super::transport::Transport;
+use super::window::{self, Flow};
 use crate::config::mqtt::MqttConfig;
 use crate::delivery::Settlement;
 use crate::source::{InFlight, Room};
@@ -28,6 +29,8 @@ pub(super) struct Generation {
     /// Something may be acknowledged, was released, or was left to the broker.
     pub(super) changed: Arc<Notify>,
     made: Mutex<Option<Made>>,
+    /// The receive maximum that it announces.
+    window: u16,
     pace: Mutex<Pace>,
     /// An acknowledgement was written, or a mark was answered.
     progress: Notify,
@@ -37,6 +40,8 @@ pub(super) struct Generation {
     /// The size of the message that was left to the broker, 0 while none was: so is every one behind it, or they would
     /// come out of order.
     shed: AtomicUsize,
+    /// They were left for the sake of a wider window.
+    widens: AtomicBool,
     subscribed: OnceLock<Instant>,
 }
 
@@ -53,7 +58,7 @@ impl Generation {
         typical: usize,
     ) -> Self {
         let (closed, all_closed) = mpsc::channel(1);
-        let window = u16::try_from(room.left_for(typical)).unwrap_or(u16::MAX).max(1);
+        let window = window::announced(room.left_for(typical));
         let (client, connection) = client::open(config, transport, window, closed);
         let changed = Arc::new(Notify::new());
         Self {
@@ -62,11 +67,13 @@ impl Generation {
             unacknowledged: PacketIds::none(),
             changed,
             made: Mutex::new(Some((connection, all_closed))),
+            window,
             pace: Mutex::new(Pace::new(config.keep_alive)),
             progress: Notify::new(),
             connected: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             shed: AtomicUsize::new(0),
+            widens: AtomicBool::new(false),
             subscribed: OnceLock::new(),
         }
     }
@@ -157,6 +164,25 @@ impl Generation {
     /// The size of the first message that was left to the broker; 0: none was.
     pub(super) fn shed(&self) -> usize {
         self.shed.load(Ordering::Acquire)
+    }
+
+    /// Leaves all that comes from now on to the broker, though there is room: it is to come over a connection with a wider
+    /// window.
+    pub(super) fn widen(&self) {
+        self.widens.store(true, Ordering::Release);
+        self.shed.store(1, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// Whether messages are left to the broker for want of room.
+    pub(super) fn is_full(&self) -> bool {
+        self.has_shed() && !self.widens.load(Ordering::Acquire)
+    }
+
+    /// How it does, for the width of its window.
+    pub(super) fn flow(&self) -> Flow {
+        let acknowledged = self.pace.lock().sent();
+        Flow { window: self.window, acknowledged, idle: self.in_flight.is_empty() }
     }
 
     /// An acknowledgement was written to the socket.

@@ -65,6 +65,7 @@ mod subscribing;
 mod subscriptions;
 mod taking;
 mod transport;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -96,6 +97,7 @@ use subscriptions::Subscriptions;
 use taking::Skipped;
 use transport::Transport;
 pub use transport::TransportError;
+use window::Widening;
 
 /// The source gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -121,6 +123,7 @@ pub struct MqttSource {
     skipped: Mutex<Skipped>,
     /// How long the broker keeps the session without a client.
     kept_for: Mutex<Duration>,
+    widening: Mutex<Widening>,
     /// So many messages of lost connections has the broker still to send again, though they are published or will be.
     owed: AtomicUsize,
 }
@@ -154,6 +157,7 @@ impl MqttSource {
             subscriptions,
             typical: AtomicUsize::new(0),
             kept_for,
+            widening: Mutex::default(),
             owed: AtomicUsize::new(0),
             skipped: Mutex::default(),
         })

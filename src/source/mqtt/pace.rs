@@ -120,6 +120,11 @@ impl Pace {
         self.released += acknowledgements as u64;
     }
 
+    /// How many were sent.
+    pub(super) fn sent(&self) -> u64 {
+        self.released
+    }
+
     /// Whether to send a mark now: with half of the room used, so that more can follow in time.
     pub(super) fn wants_mark(&mut self, now: Instant) -> bool {
         let due = self.mark.is_none() && self.unread() * 2 >= self.most;

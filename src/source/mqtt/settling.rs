@@ -1,12 +1,16 @@
 //! The acknowledging half of the source: what is settled is acknowledged until the connection ends, and how it ends.
 
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tracing::info;
 
 use super::diagnosis::Trouble;
 use super::generation::Generation;
 use super::overflow::Overflow;
 use super::poller::Poller;
 use super::{ALIVE_EVERY, MqttSource};
+use crate::config::mqtt::MqttVersion;
 use crate::shutdown::Shutdown;
 use crate::source::Unclean;
 
@@ -17,7 +21,7 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub(super) enum End {
     /// The drain is over.
     Drained(Result<(), Unclean>),
-    /// Messages were left to the broker for want of room, and all others are acknowledged.
+    /// Messages were left to the broker for want of room or for a wider window, and all others are acknowledged.
     Full,
     /// To be made again.
     Lost(Trouble),
@@ -38,7 +42,12 @@ impl MqttSource {
         loop {
             tokio::select! {
                 _ = alive.tick() => self.health.alive(),
-                _ = tell.tick() => self.tell(overflow),
+                _ = tell.tick() => {
+                    self.tell(overflow);
+                    if !draining {
+                        self.widen(generation);
+                    }
+                }
                 why = &mut *poller => {
                     return if draining {
                         End::Drained(Err(Unclean("the broker was lost while draining")))
@@ -71,7 +80,7 @@ impl MqttSource {
                 generation.has_shed() && record.owes_nothing()
             };
             if over {
-                if !draining {
+                if !draining && generation.is_full() {
                     overflow.shed();
                 }
                 self.tell(overflow);
@@ -85,6 +94,20 @@ impl MqttSource {
                     ))),
                 };
             }
+        }
+    }
+    /// Leaves the rest to the broker if a new connection could announce a far wider window.
+    fn widen(&self, generation: &Generation) {
+        let told = self.config.version == MqttVersion::V5;
+        if !told || generation.has_shed() || generation.subscribed_for().is_none() {
+            return;
+        }
+        let left = self.room.left_for(self.typical.load(Ordering::Relaxed));
+        let (flow, half_free) = (generation.flow(), self.room.free_share() >= 0.5);
+        if self.widening.lock().is_due(flow, left, half_free, Instant::now()) {
+            let announced = flow.window;
+            info!(source = %self.name, announced, left, "there is room for more than the broker was told; connecting again");
+            generation.widen();
         }
     }
 }
