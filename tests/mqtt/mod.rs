@@ -5,6 +5,7 @@ mod check;
 mod goodbye;
 mod hivemq;
 mod iot_core;
+mod malformed;
 mod readiness;
 mod retained;
 mod rotation;
