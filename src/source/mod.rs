@@ -61,12 +61,12 @@ pub struct Source {
 struct Open(CancellationToken);
 
 /// When a source begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begin {
+#[derive(Clone, Copy, Debug)]
+pub enum Begin<'a> {
     /// With the bridge, which does not start if the source can't be what it is to be.
     Start,
-    /// While the bridge runs, which does not end for it.
-    Reload,
+    /// While the bridge runs, which does not end for it; and what it was before, if it was.
+    Reload(Option<&'a SourceConfig>),
 }
 
 /// How a source left its broker.
@@ -94,7 +94,7 @@ pub async fn build(
     config: &SourceConfig,
     metrics: &Metrics,
     health: Part,
-    begin: Begin,
+    begin: Begin<'_>,
 ) -> Result<Source, BuildError> {
     let SourceConfig { name, limits, kind, .. } = config.clone();
     let numbers = metrics.source(&name);
@@ -110,7 +110,11 @@ pub async fn build(
         SourceKind::Mqtt(mqtt) => {
             let numbers = (numbers, metrics.mqtt(&name));
             let made = mqtt::MqttSource::build(name, mqtt, limits, numbers, health).await;
-            let made = made.map_err(unusable)?;
+            let mut made = made.map_err(unusable)?;
+            if let Begin::Reload(Some(SourceConfig { kind: SourceKind::Mqtt(before), .. })) = begin
+            {
+                made.in_place_of(before);
+            }
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
         #[cfg(feature = "nats")]
@@ -132,7 +136,7 @@ pub async fn build(
             let numbers = (numbers, metrics.sqs(&name));
             let made = sqs::SqsSource::build(name, sqs, limits, numbers, health).await;
             let mut made = made.map_err(unusable)?;
-            if begin == Begin::Reload {
+            if matches!(begin, Begin::Reload(_)) {
                 made.begin_by_reload().await.map_err(unusable)?;
             }
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))

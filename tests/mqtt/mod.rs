@@ -1,6 +1,7 @@
 //! MQTT as a source, against a real broker.
 
 mod backlog;
+mod changed;
 mod check;
 mod goodbye;
 mod hivemq;

@@ -124,6 +124,8 @@ pub struct MqttSource {
     /// How long the broker keeps the session without a client.
     kept_for: Mutex<Duration>,
     widening: Mutex<Widening>,
+    /// Filters that the source before it has left in the session.
+    unwanted: Vec<String>,
     /// So many messages of lost connections has the broker still to send again, though they are published or will be.
     owed: AtomicUsize,
 }
@@ -158,9 +160,16 @@ impl MqttSource {
             typical: AtomicUsize::new(0),
             kept_for,
             widening: Mutex::default(),
+            unwanted: Vec::new(),
             owed: AtomicUsize::new(0),
             skipped: Mutex::default(),
         })
+    }
+
+    /// It takes the place of a source with this configuration, whose subscriptions stay in the session until somebody ends
+    /// them.
+    pub fn in_place_of(&mut self, before: &MqttConfig) {
+        self.unwanted = self.config.unwanted_of(before);
     }
 
     /// Takes messages until the drain, acknowledges what was settled, and says goodbye; on the abort

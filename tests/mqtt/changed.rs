@@ -1,0 +1,71 @@
+//! Subscriptions that a configuration has no more, and that stay in the session of its client.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use crate::support::bridge::{Bridge, Setup};
+use crate::support::emulator::Emulator;
+use crate::support::ledger::Ledger;
+use crate::support::mosquitto::Mosquitto;
+use crate::support::producer::publish;
+use crate::support::{PATIENCE, until};
+
+const VERSIONS: [&str; 2] = ["version = 5", "version = 3"];
+
+/// One copy for each subscription that takes a message, as most other brokers have it.
+const COPIES: &str = "allow_duplicate_messages true\n";
+
+fn edit(setup: &Setup, old: &str, new: &str) {
+    let text = fs::read_to_string(setup.config()).unwrap();
+    assert_eq!(text.matches(old).count(), 1, "{old} in\n{text}");
+    fs::write(setup.config(), text.replace(old, new)).unwrap();
+}
+
+async fn send(mosquitto: &Mosquitto, ids: std::ops::Range<u64>, topic: &str) {
+    let message = |id| (topic.to_owned(), format!("{{\"id\":{id}}}").into_bytes());
+    publish(mosquitto.port, 1_000, ids.map(message)).await;
+}
+
+/// Every message was published once, and nothing is to come.
+async fn each_once(bridge: &Bridge, ledger: &Ledger, count: usize) {
+    ledger.has_ids(count, PATIENCE).await;
+    bridge.nothing_in_flight().await;
+    let mut times = BTreeMap::<u64, usize>::new();
+    for accepted in ledger.read() {
+        *times.entry(accepted.event["id"].as_u64().unwrap()).or_default() += 1;
+    }
+    assert!(times.len() == count && times.values().all(|times| *times == 1), "{times:?}");
+}
+
+/// A filter stands alone in a line of the log where it is unsubscribed from.
+async fn unsubscribed(mosquitto: &Mosquitto, filter: &str) {
+    until("UNSUBSCRIBE", PATIENCE, async || {
+        mosquitto.log().lines().any(|line| line.trim() == filter).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_ends_the_subscriptions_that_it_takes_away() {
+    for version in VERSIONS {
+        let directory = tempfile::tempdir().unwrap();
+        let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+        let mosquitto = Mosquitto::start(COPIES).await;
+        let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", version, "");
+        let bridge = setup.start_ready().await;
+        send(&mosquitto, 0..10, "plant/a/data").await;
+        each_once(&bridge, &ledger, 10).await;
+
+        edit(&setup, "[\"plant/#\"]", "[\"plant/+/data\"]");
+        assert_eq!(bridge.reload(&[]).await.0, 200);
+        unsubscribed(&mosquitto, "plant/#").await;
+        send(&mosquitto, 10..20, "plant/a/data").await;
+        each_once(&bridge, &ledger, 20).await;
+
+        edit(&setup, "[\"plant/+/data\"]", "[\"plant/+/data\"]\nshare = \"group\"");
+        assert_eq!(bridge.reload(&[]).await.0, 200);
+        unsubscribed(&mosquitto, "plant/+/data").await;
+        send(&mosquitto, 20..30, "plant/a/data").await;
+        each_once(&bridge, &ledger, 30).await;
+    }
+}
