@@ -15,10 +15,17 @@ const VERSIONS: [&str; 2] = ["version = 5", "version = 3"];
 /// One copy for each subscription that takes a message, as most other brokers have it.
 const COPIES: &str = "allow_duplicate_messages true\n";
 
+const FOREIGN: &str = "by a subscription that the broker's session has";
+
 fn edit(setup: &Setup, old: &str, new: &str) {
     let text = fs::read_to_string(setup.config()).unwrap();
     assert_eq!(text.matches(old).count(), 1, "{old} in\n{text}");
     fs::write(setup.config(), text.replace(old, new)).unwrap();
+}
+
+async fn stop(mut bridge: Bridge) {
+    bridge.signal("TERM");
+    assert_eq!(bridge.ended(PATIENCE).await.code(), Some(0), "{}", bridge.log());
 }
 
 async fn send(mosquitto: &Mosquitto, ids: std::ops::Range<u64>, topic: &str) {
@@ -67,5 +74,42 @@ async fn a_reload_ends_the_subscriptions_that_it_takes_away() {
         unsubscribed(&mosquitto, "plant/+/data").await;
         send(&mosquitto, 20..30, "plant/a/data").await;
         each_once(&bridge, &ledger, 30).await;
+    }
+}
+
+/// A restart does not know what was before, and says what it sees.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_by_a_subscription_of_before_is_said() {
+    // In MQTT 5 by its identifier; in 3.1.1 the topic tells.
+    let cases = [
+        ("version = 5", "[\"plant/+/data\"]", "plant/a/data"),
+        ("version = 5", "[\"plant/#\"]\nshare = \"group\"", "plant/a/data"),
+        ("version = 3", "[\"plant/b/#\"]", "plant/a/data"),
+    ];
+    for (version, new, topic) in cases {
+        let directory = tempfile::tempdir().unwrap();
+        let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+        let mosquitto = Mosquitto::start(COPIES).await;
+        let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", version, "");
+        let bridge = setup.start_ready().await;
+        send(&mosquitto, 0..10, "plant/a/data").await;
+        each_once(&bridge, &ledger, 10).await;
+        // Nothing of this is foreign, and nothing that waits for the same configuration.
+        stop(bridge).await;
+        send(&mosquitto, 10..20, "plant/a/data").await;
+        let bridge = setup.start_ready().await;
+        each_once(&bridge, &ledger, 20).await;
+        send(&mosquitto, 20..30, "plant/a/data").await;
+        each_once(&bridge, &ledger, 30).await;
+        assert_eq!(bridge.lines(&[FOREIGN]), Vec::<String>::new());
+        stop(bridge).await;
+
+        edit(&setup, "[\"plant/#\"]", new);
+        let bridge = setup.start_ready().await;
+        send(&mosquitto, 30..40, topic).await;
+        until("it is said", PATIENCE, async || bridge.lines(&["WARN", FOREIGN, topic]).pop()).await;
+        // It counts all the same.
+        ledger.has_ids(40, PATIENCE).await;
+        assert_eq!(bridge.lines(&[FOREIGN]).len(), 1);
     }
 }

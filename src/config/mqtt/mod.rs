@@ -83,11 +83,6 @@ pub enum MqttVersion {
 }
 
 impl MqttConfig {
-    /// Whether clients of a group divide the messages.
-    pub fn is_shared(&self) -> bool {
-        self.subscriptions.iter().any(|each| each.share.is_some())
-    }
-
     /// The filters, as the broker knows them, that `before` has left in the session that both have, and that this does not
     /// want.
     pub fn unwanted_of(&self, before: &Self) -> Vec<String> {

@@ -93,7 +93,7 @@ use poller::Poller;
 pub use probe::probe;
 use reconnect::{Next, Reconnect};
 use settling::End;
-use subscriptions::Subscriptions;
+use subscriptions::{Foreign, Subscriptions};
 use taking::Skipped;
 use transport::Transport;
 pub use transport::TransportError;
@@ -121,6 +121,7 @@ pub struct MqttSource {
     /// The size of a message, by the last ones; 0 before the first.
     typical: AtomicUsize,
     skipped: Mutex<Skipped>,
+    foreign: Mutex<Foreign>,
     /// How long the broker keeps the session without a client.
     kept_for: Mutex<Duration>,
     widening: Mutex<Widening>,
@@ -142,8 +143,7 @@ impl MqttSource {
         let transport = Transport::build(&config).await?;
         transport.tell_end(&metrics);
         let room = Room::with_ceiling(limits, overflow::ceiling(limits), metrics.clone());
-        // The copies of a group go to different clients.
-        let identifiers = config.version == MqttVersion::V5 && !config.is_shared();
+        let identifiers = config.version == MqttVersion::V5;
         let subscriptions = Mutex::new(Subscriptions::new(&config.subscriptions, identifiers));
         let known = AtomicBool::new(false);
         let kept_for = Mutex::new(config.session_expiry);
@@ -163,6 +163,7 @@ impl MqttSource {
             unwanted: Vec::new(),
             owed: AtomicUsize::new(0),
             skipped: Mutex::default(),
+            foreign: Mutex::default(),
         })
     }
 
@@ -356,6 +357,15 @@ impl MqttSource {
     fn tell(&self, overflow: &mut Overflow) {
         overflow.tell(&self.name, &self.config, &self.metrics);
         self.skipped.lock().tell(&self.name, &self.config, &self.mqtt);
+        if let Some((messages, topic)) = self.foreign.lock().news(Instant::now()) {
+            let hint = "unsubscribe there from what this `client_id` had before, use another one, or let the session \
+                        expire";
+            warn!(
+                source = %self.name, messages, topic, hint,
+                "messages come by a subscription that the broker's session has and `subscriptions` has not; \
+                 they may come twice"
+            );
+        }
     }
 
     /// Says that there is no connection, what to look at, and when the next one is tried.

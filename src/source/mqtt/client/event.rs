@@ -124,7 +124,9 @@ pub(super) fn from_v5(event: v5::Event) -> Event {
                         correlation_data: p.correlation_data,
                         expires_in: p.message_expiry_interval,
                     };
-                    (Some(Box::new(extras)), p.subscription_identifiers)
+                    // Most have an identifier, and nothing else.
+                    let extras = (extras != Extras::default()).then(|| Box::new(extras));
+                    (extras, p.subscription_identifiers)
                 })
                 .unwrap_or_default();
             Event::Publish(Box::new(Incoming {

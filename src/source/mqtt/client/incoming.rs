@@ -19,7 +19,7 @@ pub(in super::super) struct Incoming {
 }
 
 /// What a publisher can say of a message in version 5.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub(in super::super) struct Extras {
     pub(in super::super) user_properties: Vec<(String, String)>,
     pub(in super::super) content_type: Option<String>,

@@ -7,7 +7,10 @@
 //! When a grant changes that, the subscriptions concerned are made anew under a true identifier: first
 //! those that stand back for one that does not count more any longer, so that there are never two, each
 //! of which stands back for the other.
+//!
+//! Identifiers also tell what comes by a subscription that another configuration has left in the session ([`Foreign`]).
 
+mod foreign;
 mod identifiers;
 
 use std::cmp::Reverse;
@@ -16,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::config::mqtt::Subscription;
+pub(super) use foreign::Foreign;
 use identifiers::{Identifiers, Meaning};
 
 /// AWS takes no more filters in a SUBSCRIBE (a quota of `IoT Core`).
@@ -43,8 +47,12 @@ pub(super) struct Subscriptions {
     all: Vec<State>,
     identifiers: Identifiers,
     /// Whether identifiers are used on this connection, and whether they may be on the next.
-    told_apart: bool,
+    identified: bool,
     may_be: bool,
+    /// Whether they tell copies apart: not those of a group, which go to different clients.
+    tells: bool,
+    /// A message has come on this connection that bears one of ours.
+    borne: bool,
     /// It was said that they are not.
     said: bool,
     /// Asked, and not yet written.
@@ -121,15 +129,18 @@ struct Grant {
 #[derive(Debug)]
 struct Asked {
     filters: Vec<usize>,
-    /// With an identifier, that of the one filter.
+    /// With an identifier of its own, that of the one filter.
     before: Option<BTreeSet<usize>>,
+    /// With an identifier.
+    identified: bool,
 }
 
 impl Subscriptions {
     /// All of them due; `identifiers`: whether the protocol has any.
     pub(super) fn new(wanted: &[Subscription], identifiers: bool) -> Self {
         let filters = wanted.iter().map(|subscription| subscription.filter.clone());
-        let mut given = Identifiers::new(filters.collect());
+        let spelled = wanted.iter().map(Subscription::spelled).collect();
+        let mut given = Identifiers::new(filters.collect(), &spelled);
         let state = |(number, subscription): (usize, &Subscription)| State {
             subscription: subscription.clone(),
             meets: given.meeting(number),
@@ -140,18 +151,21 @@ impl Subscriptions {
             corrections: 0,
         };
         let all: Vec<_> = wanted.iter().enumerate().map(state).collect();
+        let shared = wanted.iter().any(|subscription| subscription.share.is_some());
         // What an earlier process was granted, if it was all it asked for.
-        for (filter, state) in all.iter().enumerate().filter(|(_, s)| !s.meets.is_empty()) {
+        let meet = all.iter().enumerate().filter(|(_, s)| !shared && !s.meets.is_empty());
+        for (filter, state) in meet {
             let more = |other: &usize| all[*other].rank(*other) < state.rank(filter);
             let before = state.meets.iter().copied().filter(more).collect();
             given.give(&Meaning { filter, before }, |_| true);
         }
-        let told_apart = identifiers && all.iter().any(|state| !state.meets.is_empty());
         Self {
+            tells: !shared && all.iter().any(|state| !state.meets.is_empty()),
             all,
             identifiers: given,
-            told_apart,
-            may_be: told_apart,
+            identified: identifiers,
+            may_be: identifiers,
+            borne: false,
             said: false,
             queued: VecDeque::new(),
             unanswered: HashMap::new(),
@@ -170,7 +184,7 @@ impl Subscriptions {
         for state in &mut self.all {
             (state.asking, state.grant, state.corrections) = (Asking::Due, None, 0);
         }
-        self.told_apart = self.may_be;
+        (self.identified, self.borne) = (self.may_be, false);
         if identifiers { None } else { self.without_identifiers() }
     }
 
@@ -193,12 +207,12 @@ impl Subscriptions {
                     let grant = all[meaning.filter].grant.as_ref();
                     grant.is_some_and(|grant| grant.before == meaning.before)
                 });
-                let asked = Asked { filters: vec![number], before: Some(meaning.before) };
-                asks.push(self.ask(asked, Some(identifier)));
+                asks.push(self.ask(vec![number], Some(meaning.before), Some(identifier)));
             }
         }
+        let common = self.identified.then(|| self.identifiers.common());
         for piece in together.chunks(FILTERS_AT_ONCE) {
-            asks.push(self.ask(Asked { filters: piece.to_vec(), before: None }, None));
+            asks.push(self.ask(piece.to_vec(), None, common));
         }
         if !asks.is_empty() {
             self.answer_by.get_or_insert(now + SUBACK_TIMEOUT);
@@ -235,11 +249,11 @@ impl Subscriptions {
                     changes.extend(state.granted(Grant { qos, before }));
                 }
                 (Answer::Refused(why), _) => changes.extend(state.refused(why)),
-                (Answer::NoIdentifiers, Some(_)) => {
+                (Answer::NoIdentifiers, _) if asked.identified => {
                     state.asking = Asking::Due;
                     changes.extend(self.no_identifiers());
                 }
-                (Answer::NoIdentifiers, None) => {
+                (Answer::NoIdentifiers, _) => {
                     changes.extend(state.refused("it has no subscription identifiers".to_owned()));
                 }
             }
@@ -299,9 +313,19 @@ impl Subscriptions {
         self.identifiers.counts(topic, identifiers)
     }
 
+    /// Whether a message came by a subscription that is not of this configuration, as far as that can be told: what waited
+    /// in the session since before the last SUBSCRIBE may bear what was of it then.
+    pub(super) fn is_foreign(&mut self, topic: &str, identifiers: &[usize]) -> bool {
+        if self.identifiers.knows(identifiers) {
+            self.borne = true;
+            return false;
+        }
+        (self.identified && self.borne) || !self.identifiers.takes(topic)
+    }
+
     /// Whether it has a SUBSCRIBE of its own.
     fn is_alone(&self, number: usize) -> bool {
-        self.told_apart && !self.all[number].meets.is_empty()
+        self.identified && self.tells && !self.all[number].meets.is_empty()
     }
 
     /// Whether one that may count more is not answered yet: its identifier says whether it is granted.
@@ -365,7 +389,7 @@ impl Subscriptions {
 
     /// From now on nothing is told apart: said once, until it is again.
     fn without_identifiers(&mut self) -> Option<Change> {
-        if !std::mem::take(&mut self.told_apart) {
+        if !std::mem::take(&mut self.identified) || !self.tells {
             return None;
         }
         for state in self.all.iter_mut().filter(|state| !state.meets.is_empty()) {
@@ -374,13 +398,18 @@ impl Subscriptions {
         (!std::mem::replace(&mut self.said, true)).then_some(Change::NoIdentifiers)
     }
 
-    fn ask(&mut self, asked: Asked, identifier: Option<u32>) -> Ask {
-        let mut subscriptions = Vec::with_capacity(asked.filters.len());
-        for number in &asked.filters {
+    fn ask(
+        &mut self,
+        filters: Vec<usize>,
+        before: Option<BTreeSet<usize>>,
+        identifier: Option<u32>,
+    ) -> Ask {
+        let mut subscriptions = Vec::with_capacity(filters.len());
+        for number in &filters {
             self.all[*number].asking = Asking::Asked;
             subscriptions.push(self.all[*number].subscription.clone());
         }
-        self.queued.push_back(asked);
+        self.queued.push_back(Asked { filters, before, identified: identifier.is_some() });
         Ask { subscriptions, identifier }
     }
 }
