@@ -164,3 +164,25 @@ async fn what_has_expired_when_its_turn_comes_is_dropped_and_counted() {
     assert_eq!(bridge.metric("expired_total{api=\"main\"}").await, 5.0);
     assert_eq!(bridge.lines(&["WARN", "had expired when their turn came"]).len(), 1);
 }
+
+/// In 3.1.1 each SUBSCRIBE brings all that is retained: the connections that fetch the rest have to do without.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_retained_messages_than_there_is_room_for_come_once() {
+    const COUNT: u64 = 1_000;
+    for version in VERSIONS {
+        let (emulator, ledger, _directory) = endpoint();
+        let mosquitto = Mosquitto::start("").await;
+        publish_retained(mosquitto.port, (0..COUNT).map(event)).await;
+        // 320 are held.
+        let source = format!("{version}\nmax_in_flight = 5");
+        let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", &source, ROUTE);
+        let bridge = setup.start().await;
+        ledger.has_ids(COUNT as usize, PATIENCE).await;
+        bridge.nothing_in_flight().await;
+        bridge.ready().await;
+        assert_eq!(ledger.len() as u64, COUNT, "{version}: some came twice");
+        // A broker of version 5 knows the limit, and may keep to it.
+        let reconnects = bridge.metric("source_reconnects_total{source=\"plant\"}").await;
+        assert!(reconnects >= 1.0 || version == "version = 5");
+    }
+}

@@ -313,7 +313,7 @@ impl MqttSource {
                     self.keep_alive(&mut connection, &generation, &welcome);
                     self.connected(&welcome);
                     stage = Stage::Subscribing;
-                    asked = self.subscribe(&generation, welcome.identifiers);
+                    asked = self.subscribe(&generation, &welcome).map(|now| stage = now);
                 }
                 Event::Asked(packet_id) => self.asked(packet_id),
                 Event::Subscribed(packet_id, answers) => {

@@ -63,6 +63,7 @@ impl MqttSource {
     fn session_lost(&self) {
         self.metrics.session_lost.inc();
         self.owed.store(0, Ordering::Release);
+        self.subscriptions.lock().forgotten();
         warn!(source = %self.name, "the broker has forgotten the session: what it held for us is lost");
     }
 

@@ -87,7 +87,12 @@ impl MqttSource {
                 let farewell = generation.farewell(poller);
                 let said = self.unless(shutdown.abort(), farewell).await.unwrap_or(false);
                 return match (draining, said) {
-                    (false, _) => End::Full,
+                    (false, said) => {
+                        if said {
+                            self.subscriptions.lock().left(Instant::now());
+                        }
+                        End::Full
+                    }
                     (true, true) => End::Drained(Ok(())),
                     (true, false) => End::Drained(Err(Unclean(
                         "the broker has not read the last acknowledgements",

@@ -7,11 +7,11 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use super::MqttSource;
-use super::client::{Connection, Event, Stored};
+use super::client::{Connection, Event, Stored, Welcome};
 use super::diagnosis::{Kind, Stage, Trouble};
 use super::generation::Generation;
 use super::subscriptions::{Answer, Change};
-use crate::config::mqtt::Retained;
+use crate::config::mqtt::{MqttVersion, Retained};
 
 impl MqttSource {
     /// The next event of a connection; what becomes due meanwhile is asked.
@@ -41,19 +41,25 @@ impl MqttSource {
         }
     }
 
-    /// The broker took us, and has subscription identifiers or not: asks for everything, whether it
-    /// kept the session or not, since an earlier SUBSCRIBE may have been lost.
+    /// The broker took us: asks for everything, whether it kept the session or not, since an earlier SUBSCRIBE may have
+    /// been lost. But not for what a full connection was granted just now, where that would bring again what is retained:
+    /// with more of that than there is room for, each connection would be as full. Gives how far the connection is now.
     pub(super) fn subscribe(
         &self,
         generation: &Generation,
-        identifiers: bool,
-    ) -> Result<(), Trouble> {
+        welcome: &Welcome,
+    ) -> Result<Stage, Trouble> {
+        let retained_again = self.config.version == MqttVersion::V3 && welcome.session_present;
+        if retained_again && self.subscriptions.lock().resume(Instant::now()) {
+            return self.stand(generation);
+        }
         if !generation.is_closed() {
             self.health.not_ready("waiting for the broker to confirm the subscriptions");
         }
-        let change = self.subscriptions.lock().connected(identifiers);
+        let change = self.subscriptions.lock().connected(welcome.identifiers);
         self.say(change);
-        self.ask(generation)
+        self.ask(generation)?;
+        Ok(Stage::Subscribing)
     }
 
     /// A SUBSCRIBE was written.
@@ -68,13 +74,18 @@ impl MqttSource {
         packet_id: u16,
         answers: Vec<Answer>,
     ) -> Result<Stage, Trouble> {
-        let (changes, all_granted, all_answered, refused) = {
-            let mut subscriptions = self.subscriptions.lock();
-            let changes = subscriptions.answered(packet_id, answers, Instant::now());
-            let refused = subscriptions.refused();
-            (changes, subscriptions.all_granted(), subscriptions.all_answered(), refused)
-        };
+        let changes = self.subscriptions.lock().answered(packet_id, answers, Instant::now());
         self.say(changes);
+        self.stand(generation)
+    }
+
+    /// Says how it stands with the subscriptions, and does what is due.
+    fn stand(&self, generation: &Generation) -> Result<Stage, Trouble> {
+        let (all_granted, all_answered, refused) = {
+            let subscriptions = self.subscriptions.lock();
+            let refused = subscriptions.refused();
+            (subscriptions.all_granted(), subscriptions.all_answered(), refused)
+        };
         if generation.is_closed() {
             // It is draining, and says so.
         } else if all_granted {

@@ -37,6 +37,10 @@ const AGAIN_BASE: Duration = Duration::from_secs(1);
 /// It is asked again at least this often.
 const AGAIN_CAP: Duration = Duration::from_secs(30);
 
+/// A session that was left no longer ago has what it had then: a broker that crashes comes back with what it had saved
+/// before, and tells nobody.
+const KEPT: Duration = Duration::from_mins(1);
+
 /// A broker that grants now this and now that is not followed for ever: a filter that was corrected so
 /// often on a connection stands back for none.
 const CORRECTIONS: u32 = 8;
@@ -51,6 +55,8 @@ pub(super) struct Subscriptions {
     may_be: bool,
     /// Whether they tell copies apart: not those of a group, which go to different clients.
     tells: bool,
+    /// When a connection was left on which all was granted.
+    left: Option<Instant>,
     /// A message has come on this connection that bears one of ours.
     borne: bool,
     /// It was said that they are not.
@@ -165,6 +171,7 @@ impl Subscriptions {
             identifiers: given,
             identified: identifiers,
             may_be: identifiers,
+            left: None,
             borne: false,
             said: false,
             queued: VecDeque::new(),
@@ -186,6 +193,21 @@ impl Subscriptions {
         }
         (self.identified, self.borne) = (self.may_be, false);
         if identifiers { None } else { self.without_identifiers() }
+    }
+
+    /// A connection was left with a goodbye, to be followed by another.
+    pub(super) fn left(&mut self, now: Instant) {
+        self.left = self.all_granted().then_some(now);
+    }
+
+    /// The broker has forgotten the session.
+    pub(super) fn forgotten(&mut self) {
+        self.left = None;
+    }
+
+    /// A new connection of a session that the broker kept: whether it has every subscription, so that nothing is due.
+    pub(super) fn resume(&mut self, now: Instant) -> bool {
+        self.left.take().is_some_and(|left| now.duration_since(left) < KEPT)
     }
 
     /// What to ask now.

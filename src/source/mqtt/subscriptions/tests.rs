@@ -263,6 +263,28 @@ fn two_never_stand_back_for_one_another() {
 }
 
 #[test]
+fn a_session_that_was_left_just_now_has_what_it_had() {
+    let (mut subscriptions, start) = (of(&[("a", 1), ("b", 1)], false), Instant::now());
+    let answer = |subscriptions: &mut Subscriptions, second: Answer| {
+        subscriptions.connected(true);
+        ask(subscriptions, 1, start);
+        subscriptions.answered(1, vec![Answer::Granted(1), second], start);
+    };
+    answer(&mut subscriptions, refused().remove(0));
+    subscriptions.left(start);
+    assert!(!subscriptions.resume(start), "one is missing");
+    answer(&mut subscriptions, Answer::Granted(1));
+    subscriptions.left(start);
+    assert!(subscriptions.resume(start) && subscriptions.due(start).is_empty());
+    assert!(!subscriptions.resume(start), "the next one was lost");
+    subscriptions.left(start);
+    subscriptions.forgotten();
+    assert!(!subscriptions.resume(start));
+    subscriptions.left(start);
+    assert!(!subscriptions.resume(start + KEPT), "long ago");
+}
+
+#[test]
 fn what_another_configuration_left_is_told_once_one_of_ours_came() {
     let (mut old, mut new) = (of(&[("a/#", 1)], true), of(&[("a/+", 1)], true));
     let now = Instant::now();
