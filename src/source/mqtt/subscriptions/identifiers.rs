@@ -39,6 +39,8 @@ pub(super) struct Identifiers {
     /// Whether the topic of a message tells which filters take it: some brokers have spellings of their own, as
     /// `$exclusive/` before a filter.
     told_by_topic: bool,
+    /// A message has come on this connection that bears one of ours.
+    borne: bool,
 }
 
 /// A subscription, and those that count more.
@@ -60,7 +62,7 @@ impl Identifiers {
         let hash = digest(&SHA256, format!("\0{}", words.join("\0")).as_bytes());
         let told_by_topic = !filters.iter().any(|filter| filter.starts_with('$'));
         let common = (hash.as_ref().get_u32() & BITS).max(1);
-        Self { filters, tree, meanings: HashMap::new(), common, told_by_topic }
+        Self { filters, tree, meanings: HashMap::new(), common, told_by_topic, borne: false }
     }
 
     /// The identifier of filters that meet no other.
@@ -68,8 +70,28 @@ impl Identifiers {
         self.common
     }
 
+    /// A new connection.
+    pub(super) fn connected(&mut self) {
+        self.borne = false;
+    }
+
+    /// Whether a message came by a subscription that is not of this configuration; `identified`: whether ours have
+    /// identifiers.
+    pub(super) fn is_foreign(
+        &mut self,
+        topic: &str,
+        identifiers: &[usize],
+        identified: bool,
+    ) -> bool {
+        if self.knows(identifiers) {
+            self.borne = true;
+            return false;
+        }
+        (identified && self.borne) || !self.takes(topic)
+    }
+
     /// Whether one of `identifiers` is of this configuration.
-    pub(super) fn knows(&self, identifiers: &[usize]) -> bool {
+    fn knows(&self, identifiers: &[usize]) -> bool {
         identifiers.iter().any(|identifier| {
             u32::try_from(*identifier)
                 .is_ok_and(|id| id == self.common || self.meanings.contains_key(&id))
@@ -77,7 +99,7 @@ impl Identifiers {
     }
 
     /// Whether some filter takes `topic`, as far as that can be told.
-    pub(super) fn takes(&self, topic: &str) -> bool {
+    fn takes(&self, topic: &str) -> bool {
         !self.told_by_topic || self.tree.meeting(topic).next().is_some()
     }
 

@@ -12,8 +12,8 @@
 
 mod foreign;
 mod identifiers;
+mod state;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ use crate::backoff::Backoff;
 use crate::config::mqtt::Subscription;
 pub(super) use foreign::Foreign;
 use identifiers::{Identifiers, Meaning};
+pub(super) use state::Change;
+use state::{Asking, Grant, State};
 
 /// AWS takes no more filters in a SUBSCRIBE (a quota of `IoT Core`).
 const FILTERS_AT_ONCE: usize = 8;
@@ -53,12 +55,8 @@ pub(super) struct Subscriptions {
     /// Whether identifiers are used on this connection, and whether they may be on the next.
     identified: bool,
     may_be: bool,
-    /// Whether they tell copies apart: not those of a group, which go to different clients.
-    tells: bool,
     /// When a connection was left on which all was granted.
     left: Option<Instant>,
-    /// A message has come on this connection that bears one of ours.
-    borne: bool,
     /// It was said that they are not.
     said: bool,
     /// Asked, and not yet written.
@@ -90,48 +88,6 @@ pub(super) enum Answer {
     NoIdentifiers,
 }
 
-/// What is to be said, once.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// A filter is refused, for this reason.
-    Refused(String, String),
-    /// A filter that was refused is granted.
-    Granted(String),
-    /// A filter is granted with QoS 0, but more was asked for.
-    AtMostOnce(String),
-    /// Filters overlap, and the broker can't tell copies apart.
-    NoIdentifiers,
-}
-
-#[derive(Debug)]
-struct State {
-    subscription: Subscription,
-    /// Those that have topics in common with it.
-    meets: Vec<usize>,
-    asking: Asking,
-    /// On this connection.
-    grant: Option<Grant>,
-    /// Why it is refused, as it was said.
-    refused: Option<String>,
-    /// It was said that the grant is of QoS 0.
-    at_most_once: bool,
-    corrections: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asking {
-    Due,
-    Asked,
-    Answered,
-}
-
-#[derive(Debug)]
-struct Grant {
-    qos: u8,
-    /// Those it stands back for, as its identifier says.
-    before: BTreeSet<usize>,
-}
-
 #[derive(Debug)]
 struct Asked {
     filters: Vec<usize>,
@@ -147,9 +103,11 @@ impl Subscriptions {
         let filters = wanted.iter().map(|subscription| subscription.filter.clone());
         let spelled = wanted.iter().map(Subscription::spelled).collect();
         let mut given = Identifiers::new(filters.collect(), &spelled);
+        // The copies of a group go to different clients.
+        let shared = wanted.iter().any(|subscription| subscription.share.is_some());
         let state = |(number, subscription): (usize, &Subscription)| State {
             subscription: subscription.clone(),
-            meets: given.meeting(number),
+            meets: if shared { Vec::new() } else { given.meeting(number) },
             asking: Asking::Due,
             grant: None,
             refused: None,
@@ -157,22 +115,19 @@ impl Subscriptions {
             corrections: 0,
         };
         let all: Vec<_> = wanted.iter().enumerate().map(state).collect();
-        let shared = wanted.iter().any(|subscription| subscription.share.is_some());
         // What an earlier process was granted, if it was all it asked for.
-        let meet = all.iter().enumerate().filter(|(_, s)| !shared && !s.meets.is_empty());
+        let meet = all.iter().enumerate().filter(|(_, s)| !s.meets.is_empty());
         for (filter, state) in meet {
             let more = |other: &usize| all[*other].rank(*other) < state.rank(filter);
             let before = state.meets.iter().copied().filter(more).collect();
             given.give(&Meaning { filter, before }, |_| true);
         }
         Self {
-            tells: !shared && all.iter().any(|state| !state.meets.is_empty()),
             all,
             identifiers: given,
             identified: identifiers,
             may_be: identifiers,
             left: None,
-            borne: false,
             said: false,
             queued: VecDeque::new(),
             unanswered: HashMap::new(),
@@ -191,7 +146,8 @@ impl Subscriptions {
         for state in &mut self.all {
             (state.asking, state.grant, state.corrections) = (Asking::Due, None, 0);
         }
-        (self.identified, self.borne) = (self.may_be, false);
+        self.identified = self.may_be;
+        self.identifiers.connected();
         if identifiers { None } else { self.without_identifiers() }
     }
 
@@ -338,16 +294,12 @@ impl Subscriptions {
     /// Whether a message came by a subscription that is not of this configuration, as far as that can be told: what waited
     /// in the session since before the last SUBSCRIBE may bear what was of it then.
     pub(super) fn is_foreign(&mut self, topic: &str, identifiers: &[usize]) -> bool {
-        if self.identifiers.knows(identifiers) {
-            self.borne = true;
-            return false;
-        }
-        (self.identified && self.borne) || !self.identifiers.takes(topic)
+        self.identifiers.is_foreign(topic, identifiers, self.identified)
     }
 
     /// Whether it has a SUBSCRIBE of its own.
     fn is_alone(&self, number: usize) -> bool {
-        self.identified && self.tells && !self.all[number].meets.is_empty()
+        self.identified && !self.all[number].meets.is_empty()
     }
 
     /// Whether one that may count more is not answered yet: its identifier says whether it is granted.
@@ -411,7 +363,8 @@ impl Subscriptions {
 
     /// From now on nothing is told apart: said once, until it is again.
     fn without_identifiers(&mut self) -> Option<Change> {
-        if !std::mem::take(&mut self.identified) || !self.tells {
+        let overlap = self.all.iter().any(|state| !state.meets.is_empty());
+        if !std::mem::take(&mut self.identified) || !overlap {
             return None;
         }
         for state in self.all.iter_mut().filter(|state| !state.meets.is_empty()) {
@@ -433,40 +386,6 @@ impl Subscriptions {
         }
         self.queued.push_back(Asked { filters, before, identified: identifier.is_some() });
         Ask { subscriptions, identifier }
-    }
-}
-
-impl State {
-    /// The lower counts more: by the QoS that is granted, or else asked for.
-    fn rank(&self, number: usize) -> (Reverse<u8>, usize) {
-        let asked = self.subscription.qos.number();
-        (Reverse(self.grant.as_ref().map_or(asked, |grant| grant.qos)), number)
-    }
-
-    fn is_refused(&self) -> bool {
-        self.grant.is_none() && self.asking == Asking::Answered
-    }
-
-    fn granted(&mut self, grant: Grant) -> Vec<Change> {
-        let filter = || self.subscription.filter.clone();
-        let mut changes = Vec::new();
-        if self.refused.take().is_some() {
-            changes.push(Change::Granted(filter()));
-        }
-        let lower = grant.qos == 0 && self.subscription.qos.is_kept();
-        if lower && !self.at_most_once {
-            changes.push(Change::AtMostOnce(filter()));
-        }
-        self.at_most_once = lower;
-        self.grant = Some(grant);
-        changes
-    }
-
-    fn refused(&mut self, why: String) -> Option<Change> {
-        self.grant = None;
-        let known = self.refused.replace(why.clone());
-        (known.as_ref() != Some(&why))
-            .then(|| Change::Refused(self.subscription.filter.clone(), why))
     }
 }
 
