@@ -91,6 +91,11 @@ impl Generation {
         self.connected.store(true, Ordering::Release);
     }
 
+    /// Whether the broker has taken us.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
     /// When to [look](Self::look) whether the broker still answers, where no pings tell.
     pub(super) fn look_at(&self) -> Option<Instant> {
         self.pace.lock().look_at()
@@ -253,7 +258,7 @@ impl Generation {
     /// as the connection lives: the keep-alive judges that. True when it is done, or when the broker had
     /// not taken us yet.
     pub(super) async fn farewell(&self, poller: &mut Poller) -> bool {
-        if !self.connected.load(Ordering::Acquire) {
+        if !self.is_connected() {
             return true;
         }
         loop {

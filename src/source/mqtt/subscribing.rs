@@ -23,7 +23,9 @@ impl MqttSource {
         let next = connection.next();
         tokio::pin!(next);
         loop {
-            let asks = self.subscriptions.lock().next_at();
+            // Until the broker takes us these are times of the connection before.
+            let asks =
+                generation.is_connected().then(|| self.subscriptions.lock().next_at()).flatten();
             let at = [asks, generation.look_at()].into_iter().flatten().min();
             let due = async {
                 match at {
@@ -165,5 +167,39 @@ impl MqttSource {
                 "the broker refuses a subscription; it is asked again until it is granted"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::config::source::Limits;
+    use crate::health::Health;
+    use crate::metrics::Metrics;
+    use crate::source::mqtt::probe::tests::config;
+
+    #[tokio::test]
+    async fn an_answer_that_never_came_leaves_the_next_connection_its_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = config(MqttVersion::V5, "test");
+        config.host = "127.0.0.1".to_owned();
+        config.port = listener.local_addr().unwrap().port();
+        let (limits, metrics) = (Limits { messages: 9, bytes: 1_000 }, Metrics::new());
+        let numbers = (metrics.source("s"), metrics.mqtt("s"));
+        let part = Health::default().register("s", "starting");
+        let source = MqttSource::build("s".into(), config, limits, numbers, part).await.unwrap();
+        // On a connection that is gone, and longer ago than an answer may take.
+        let asked = Instant::now().checked_sub(Duration::from_mins(1)).unwrap();
+        source.subscriptions.lock().due(asked);
+        let generation = source.open();
+        let (mut connection, _closed) = generation.connection().unwrap();
+        let next = timeout(Duration::from_millis(200), source.next(&mut connection, &generation));
+        assert!(next.await.is_err(), "it ends before the broker takes it");
+        assert!(timeout(Duration::from_secs(5), listener.accept()).await.is_ok());
     }
 }
