@@ -339,7 +339,7 @@ async fn source(
     config: &SourceConfig,
     metrics: &Metrics,
     health: Part,
-    begin: Begin<'_>,
+    begin: Begin,
 ) -> Result<Source, BuildError> {
     source::build(config, metrics, health, begin).await.map_err(|why| match why {
         source::BuildError::Unusable(why) => {

@@ -62,12 +62,12 @@ pub struct Source {
 struct Open(CancellationToken);
 
 /// When a source begins.
-#[derive(Clone, Copy, Debug)]
-pub enum Begin<'a> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
     /// With the bridge, which does not start if the source can't be what it is to be.
     Start,
-    /// While the bridge runs, which does not end for it; and what it was before, if it was.
-    Reload(Option<&'a SourceConfig>),
+    /// While the bridge runs, which does not end for it.
+    Reload,
 }
 
 /// How a source left its broker.
@@ -95,7 +95,7 @@ pub async fn build(
     config: &SourceConfig,
     metrics: &Metrics,
     health: Part,
-    begin: Begin<'_>,
+    begin: Begin,
 ) -> Result<Source, BuildError> {
     let SourceConfig { name, limits, kind, .. } = config.clone();
     let numbers = metrics.source(&name);
@@ -111,11 +111,7 @@ pub async fn build(
         SourceKind::Mqtt(mqtt) => {
             let numbers = (numbers, metrics.mqtt(&name));
             let made = mqtt::MqttSource::build(name, mqtt, limits, numbers, health).await;
-            let mut made = made.map_err(unusable)?;
-            if let Begin::Reload(Some(SourceConfig { kind: SourceKind::Mqtt(before), .. })) = begin
-            {
-                made.in_place_of(before);
-            }
+            let made = made.map_err(unusable)?;
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))
         }
         #[cfg(feature = "nats")]
@@ -137,7 +133,7 @@ pub async fn build(
             let numbers = (numbers, metrics.sqs(&name));
             let made = sqs::SqsSource::build(name, sqs, limits, numbers, health).await;
             let mut made = made.map_err(unusable)?;
-            if matches!(begin, Begin::Reload(_)) {
+            if begin == Begin::Reload {
                 made.begin_by_reload().await.map_err(unusable)?;
             }
             Ok(Source::new(|intake, shutdown| made.run(intake, shutdown)))

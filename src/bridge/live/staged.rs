@@ -101,6 +101,7 @@ pub(super) async fn stage(
             }
         }
     }
+    let begin = if old.is_some() { Begin::Reload } else { Begin::Start };
     let mut sources = Vec::new();
     for config in &config.sources {
         let part = Part::Source(config.name.clone());
@@ -113,7 +114,6 @@ pub(super) async fn stage(
         };
         if begins {
             let health = aside.register(part.to_string(), "not connected yet");
-            let begin = if old.is_some() { Begin::Reload(before) } else { Begin::Start };
             match source(config, metrics, health, begin).await {
                 Ok(made) => sources.push((config.name.clone(), made)),
                 Err(why) => errors.push(why),

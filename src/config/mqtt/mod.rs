@@ -6,7 +6,6 @@ mod iot;
 mod overlap;
 mod packet_size;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -80,21 +79,6 @@ pub enum MqttVersion {
     V3,
     /// 5.
     V5,
-}
-
-impl MqttConfig {
-    /// The filters, as the broker knows them, that `before` has left in the session that both have, and that this does not
-    /// want.
-    pub fn unwanted_of(&self, before: &Self) -> Vec<String> {
-        let session = |of: &Self| (of.host.to_ascii_lowercase(), of.port, of.client_id.clone());
-        let kept = !self.session_expiry.is_zero() && !before.session_expiry.is_zero();
-        if !kept || session(self) != session(before) {
-            return Vec::new();
-        }
-        let spelled = |of: &Self| of.subscriptions.iter().map(Subscription::spelled).collect();
-        let (wanted, had): (BTreeSet<_>, BTreeSet<_>) = (spelled(self), spelled(before));
-        had.difference(&wanted).cloned().collect()
-    }
 }
 
 impl Settings for MqttConfig {

@@ -43,7 +43,6 @@ pub(super) struct Generation {
     /// They were left for the sake of a wider window.
     widens: AtomicBool,
     subscribed: OnceLock<Instant>,
-    granted: AtomicBool,
 }
 
 /// The packet ids that a connection has brought and that are not acknowledged yet.
@@ -76,7 +75,6 @@ impl Generation {
             shed: AtomicUsize::new(0),
             widens: AtomicBool::new(false),
             subscribed: OnceLock::new(),
-            granted: AtomicBool::new(false),
         }
     }
 
@@ -113,11 +111,6 @@ impl Generation {
     /// The broker confirmed the subscriptions.
     pub(super) fn subscribed(&self) {
         let _ = self.subscribed.set(Instant::now());
-    }
-
-    /// The broker granted all of them; true the first time.
-    pub(super) fn granted(&self) -> bool {
-        !self.granted.swap(true, Ordering::AcqRel)
     }
 
     /// How long ago the subscriptions were confirmed.

@@ -125,8 +125,6 @@ pub struct MqttSource {
     /// How long the broker keeps the session without a client.
     kept_for: Mutex<Duration>,
     widening: Mutex<Widening>,
-    /// Filters that the source before it has left in the session.
-    unwanted: Vec<String>,
     /// So many messages of lost connections has the broker still to send again, though they are published or will be.
     owed: AtomicUsize,
 }
@@ -160,17 +158,10 @@ impl MqttSource {
             typical: AtomicUsize::new(0),
             kept_for,
             widening: Mutex::default(),
-            unwanted: Vec::new(),
             owed: AtomicUsize::new(0),
             skipped: Mutex::default(),
             foreign: Mutex::default(),
         })
-    }
-
-    /// It takes the place of a source with this configuration, whose subscriptions stay in the session until somebody ends
-    /// them.
-    pub fn in_place_of(&mut self, before: &MqttConfig) {
-        self.unwanted = self.config.unwanted_of(before);
     }
 
     /// Takes messages until the drain, acknowledges what was settled, and says goodbye; on the abort
@@ -358,8 +349,8 @@ impl MqttSource {
         overflow.tell(&self.name, &self.config, &self.metrics);
         self.skipped.lock().tell(&self.name, &self.config, &self.mqtt);
         if let Some((messages, topic)) = self.foreign.lock().news(Instant::now()) {
-            let hint = "unsubscribe there from what this `client_id` had before, use another one, or let the session \
-                        expire";
+            let hint = "unsubscribe there from what this `client_id` had before, let the session expire, or use another \
+                        `client_id`, which leaves behind what the session holds";
             warn!(
                 source = %self.name, messages, topic, hint,
                 "messages come by a subscription that the broker's session has and `subscriptions` has not; \

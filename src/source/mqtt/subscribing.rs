@@ -103,13 +103,6 @@ impl MqttSource {
             return Ok(Stage::Subscribing);
         }
         generation.subscribed();
-        // Not before: what both take would be lost in between.
-        if all_granted && generation.granted() {
-            for filter in &self.unwanted {
-                let asked = generation.client.unsubscribe(filter);
-                asked.map_err(|_| Trouble::other("the client is gone"))?;
-            }
-        }
         Ok(Stage::Subscribed)
     }
 

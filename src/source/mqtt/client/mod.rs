@@ -187,14 +187,9 @@ impl Client {
 
     /// Queues a mark: its answer tells that the broker has read what was written before it.
     pub(super) fn mark(&self) -> Result<(), Gone> {
-        self.unsubscribe(MARK)
-    }
-
-    /// Queues an UNSUBSCRIBE, whose answer is that of a mark.
-    pub(super) fn unsubscribe(&self, filter: &str) -> Result<(), Gone> {
         match self {
-            Self::V3(client) => client.try_unsubscribe(filter).map_err(|_| Gone),
-            Self::V5(client) => client.try_unsubscribe(filter).map_err(|_| Gone),
+            Self::V3(client) => client.try_unsubscribe(MARK).map_err(|_| Gone),
+            Self::V5(client) => client.try_unsubscribe(MARK).map_err(|_| Gone),
         }
     }
 
