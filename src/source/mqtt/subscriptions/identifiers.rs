@@ -12,8 +12,9 @@
 //! or with one that is not of this configuration, counts: rather twice than never.
 //!
 //! Filters that meet no other share one identifier, which is of the configuration as a whole. So a message that bears
-//! none of ours, once one has come that does, is *foreign*: it comes by a subscription that another configuration left in
-//! the session.
+//! none of ours, once one has come that bears this one, is *foreign*: it comes by a subscription that another configuration
+//! left in the session. The identifiers of filters that overlap tell nothing of that, since they may be the same in the
+//! other configuration: where all of them overlap, only the topic tells.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -39,7 +40,7 @@ pub(super) struct Identifiers {
     /// Whether the topic of a message tells which filters take it: some brokers have spellings of their own, as
     /// `$exclusive/` before a filter.
     told_by_topic: bool,
-    /// A message has come on this connection that bears one of ours.
+    /// A message has come on this connection that bears the common one, so what waited from before is over.
     borne: bool,
 }
 
@@ -83,8 +84,8 @@ impl Identifiers {
         identifiers: &[usize],
         identified: bool,
     ) -> bool {
+        self.borne |= identifiers.contains(&(self.common as usize));
         if self.knows(identifiers) {
-            self.borne = true;
             return false;
         }
         (identified && self.borne) || !self.takes(topic)

@@ -301,6 +301,22 @@ fn what_another_configuration_left_is_told_once_one_of_ours_came() {
     assert!(!new.is_foreign("a/b", &[]) && new.is_foreign("c", &[]));
 }
 
+#[test]
+fn an_identifier_that_both_configurations_have_tells_nothing_of_what_waited() {
+    let now = Instant::now();
+    let mut old = of(&[("a/#", 1), ("a/b", 1), ("c", 1), ("d", 1)], true);
+    let mut new = of(&[("a/#", 1), ("a/b", 1), ("c", 1)], true);
+    let identifiers = |of: &mut Subscriptions| -> Vec<_> {
+        of.due(now).iter().map(|ask| ask.identifier.unwrap() as usize).collect()
+    };
+    let (before, ours) = (identifiers(&mut old), identifiers(&mut new));
+    // Those of `a/#`, and of all that overlaps nothing.
+    assert!(before.len() == 2 && before[0] == ours[0] && before[1] != ours[1]);
+    assert!(!new.is_foreign("a/b", &[ours[0]]) && !new.is_foreign("c", &[before[1]]));
+    assert!(new.is_foreign("d", &[before[1]]), "the topic tells");
+    assert!(!new.is_foreign("c", &[ours[1]]) && new.is_foreign("c", &[before[1]]));
+}
+
 const FILTERS: [&str; 7] = ["#", "a/#", "+/b", "a/b", "a/+", "$s/#", "c"];
 const TOPICS: [&str; 7] = ["a/b", "a", "a/c", "c", "x/b", "$s/x", "a/b/c"];
 
