@@ -54,6 +54,30 @@ async fn a_broker_that_answers_no_unsubscribe_does_not_hold_up_the_stop() {
     assert_eq!(ended.code(), Some(0), "{}", bridge.log());
 }
 
+/// Nothing is owed when the broker goes before the bridge, though the next ping is far.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_behind_the_broker_is_clean_when_it_has_read_everything() {
+    for version in ["version = 5", "version = 3"] {
+        let directory = tempfile::tempdir().unwrap();
+        let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+        let mut mosquitto = Mosquitto::start("").await;
+        let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", version, "");
+        let mut bridge = setup.start_ready().await;
+        produce(mosquitto.port, 1, 1_000, 1).await;
+        ledger.has_ids(1, PATIENCE).await;
+        // In a line by itself. It is answered before the broker looks at its signals.
+        until("a mark", Duration::from_secs(10), async || {
+            mosquitto.log().lines().any(|line| line.trim() == "appsync-bridge/none").then_some(())
+        })
+        .await;
+        mosquitto.stop();
+        bridge.metric_is("source_connected{source=\"plant\"}", |v| v == 0.0).await;
+        bridge.signal("TERM");
+        let code = bridge.ended(PATIENCE).await.code();
+        assert_eq!(code, Some(0), "{version}: {}", bridge.log());
+    }
+}
+
 /// What was taken over a connection that was lost comes again, published or not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_after_a_loss_is_clean_when_a_later_connection_has_made_it_good() {

@@ -240,6 +240,14 @@ impl Generation {
         }
     }
 
+    /// Asks whether the broker has read the last acknowledgements, when all that it sent is acknowledged.
+    pub(super) fn confirm(&self) {
+        if self.in_flight.owes_nothing() && self.pace.lock().wants_last_mark(Instant::now()) {
+            // If the connection is gone, its poller says so.
+            let _ = self.client.mark();
+        }
+    }
+
     /// The connection is lost or left: nothing more is taken or acknowledged. Gives how many messages the broker sends
     /// again, as far as can be known.
     pub(super) fn abandon(&self) -> usize {

@@ -134,6 +134,16 @@ impl Pace {
         due
     }
 
+    /// Whether to send a mark now, where nothing is on its way any more: else the last few are unread until the next ping,
+    /// as far as can be known, and a connection that is lost by then would seem to owe them.
+    pub(super) fn wants_last_mark(&mut self, now: Instant) -> bool {
+        let due = self.mark.is_none() && self.unread() > 0;
+        if due {
+            self.mark = Some(Mark { asked: now, written: None });
+        }
+        due
+    }
+
     /// What to do when nothing more is to be sent but DISCONNECT, which would overtake PUBACKs.
     pub(super) fn goodbye(&mut self, now: Instant) -> Goodbye {
         // The client library may have answered a repeated message of QoS 2 by itself: that counts, too.
@@ -248,6 +258,19 @@ mod tests {
         pace.mark_written(1);
         assert!(pace.mark_read(1, start));
         assert_eq!(pace.goodbye(start), Goodbye::Say);
+    }
+
+    #[test]
+    fn the_last_ones_get_a_mark_when_nothing_else_is_on_its_way() {
+        let (mut pace, start) = (Pace::new(KEEP_ALIVE), Instant::now());
+        assert!(!pace.wants_last_mark(start), "there is nothing to know");
+        pace.released(1);
+        pace.ack_written();
+        assert!(pace.wants_last_mark(start) && !pace.wants_last_mark(start), "one at a time");
+        pace.mark_written(1);
+        assert!(pace.mark_read(1, start));
+        assert_eq!(pace.unread(), 0);
+        assert!(!pace.wants_last_mark(start));
     }
 
     #[test]

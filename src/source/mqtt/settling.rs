@@ -44,6 +44,7 @@ impl MqttSource {
                 _ = alive.tick() => self.health.alive(),
                 _ = tell.tick() => {
                     self.tell(overflow);
+                    generation.confirm();
                     if !draining {
                         self.widen(generation);
                     }
