@@ -194,6 +194,8 @@ impl MqttSource {
                 End::Drained(_) => {}
                 End::Full => source.health.not_ready("connecting again for what was left"),
                 End::Lost(trouble) => {
+                    // A broker that was away may be back with the session as it was before.
+                    source.subscriptions.lock().forgotten();
                     let next = reconnect.ended(trouble, held);
                     source.lost(trouble, &next);
                     if trouble.kind == Kind::Forbidden {

@@ -139,6 +139,8 @@ impl MqttSource {
         match timeout(patience, visit).await {
             Ok(Ok(())) => {}
             failed => {
+                // As any connection that fails: it may have been away.
+                self.subscriptions.lock().forgotten();
                 let why = match failed {
                     Ok(Err(trouble)) => trouble.what,
                     _ => format!("no answer within {patience:?}"),
