@@ -55,7 +55,7 @@ pub(super) struct Subscriptions {
     /// Whether identifiers are used on this connection, and whether they may be on the next.
     identified: bool,
     may_be: bool,
-    /// When a connection was left on which all was granted.
+    /// When a connection was left on which all was answered.
     left: Option<Instant>,
     /// It was said that they are not.
     said: bool,
@@ -153,15 +153,17 @@ impl Subscriptions {
 
     /// A connection was left with a goodbye, to be followed by another.
     pub(super) fn left(&mut self, now: Instant) {
-        self.left = self.all_granted().then_some(now);
+        // What is refused is asked again in its time.
+        self.left = self.all_answered().then_some(now);
     }
 
-    /// The broker has forgotten the session.
+    /// The broker may have forgotten the session, or come back with an older one.
     pub(super) fn forgotten(&mut self) {
         self.left = None;
     }
 
-    /// A new connection of a session that the broker kept: whether it has every subscription, so that nothing is due.
+    /// A new connection of a session that the broker kept: whether it has every subscription that it granted, so
+    /// that nothing is due.
     pub(super) fn resume(&mut self, now: Instant) -> bool {
         self.left.take().is_some_and(|left| now.duration_since(left) < KEPT)
     }

@@ -270,9 +270,15 @@ fn a_session_that_was_left_just_now_has_what_it_had() {
         ask(subscriptions, 1, start);
         subscriptions.answered(1, vec![Answer::Granted(1), second], start);
     };
+    subscriptions.connected(true);
+    ask(&mut subscriptions, 1, start);
+    subscriptions.left(start);
+    assert!(!subscriptions.resume(start), "nobody knows what it has");
     answer(&mut subscriptions, refused().remove(0));
     subscriptions.left(start);
-    assert!(!subscriptions.resume(start), "one is missing");
+    assert!(subscriptions.resume(start) && subscriptions.due(start).is_empty());
+    let again = subscriptions.next_at().unwrap();
+    assert_eq!(filters(&subscriptions.due(again)[0]), ["b"], "what is refused is asked again");
     answer(&mut subscriptions, Answer::Granted(1));
     subscriptions.left(start);
     assert!(subscriptions.resume(start) && subscriptions.due(start).is_empty());
