@@ -102,10 +102,16 @@ impl MqttSource {
             }
         }
     }
+
     /// Leaves the rest to the broker if a new connection could announce a far wider window.
     fn widen(&self, generation: &Generation) {
         let told = self.config.version == MqttVersion::V5;
-        if !told || generation.has_shed() || generation.subscribed_for().is_none() {
+        // Without a session nothing waits for the next connection.
+        if !told
+            || self.kept_for.lock().is_zero()
+            || generation.has_shed()
+            || generation.subscribed_for().is_none()
+        {
             return;
         }
         let left = self.room.left_for(self.typical.load(Ordering::Relaxed));
