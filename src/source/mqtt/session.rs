@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::MqttSource;
-use super::client::{Event, Welcome};
+use super::client::{CONNECT_TIMEOUT, Event, Welcome};
 
 /// A session is visited so many times in the time that the broker keeps it without a client.
 const VISITS: u32 = 3;
@@ -18,8 +18,8 @@ const VISITS: u32 = 3;
 /// A visit that failed is made again after so long, at the latest.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// A visit may take so long, or the keep-alive if that is longer.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// A visit may take so long, or the keep-alive if that is longer: what a broker has to take us, and some time to go.
+const PATIENCE: Duration = CONNECT_TIMEOUT.saturating_add(Duration::from_secs(5));
 
 /// What a visit has found.
 enum Found {

@@ -38,7 +38,7 @@ const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
 const READ_TOGETHER: usize = 128;
 
 /// A broker has this long to take us, from the look-up of its name to its answer to CONNECT.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the client of a mark is not subscribed to. The broker confirms all the same, after it has read
 /// what came before; a PINGREQ would do, but the client library keeps that to itself.
