@@ -216,10 +216,12 @@ impl Bridge {
         });
         let stopped = loop {
             tokio::select! {
+                // The drain first: a part may end at once, and how it did counts there.
+                biased;
+                () = shutdown.drain() => break None,
                 ended = live.ended() => if let Some(ended) = live.unless_expected(ended) {
                     break Some(describe(Some(ended)));
                 },
-                () = shutdown.drain() => break None,
                 done = reloads.next() => if reloads.go_on(done, &mut live) {
                     shown.change(live.config());
                 },

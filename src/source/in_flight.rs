@@ -161,6 +161,12 @@ impl<A: Send + 'static> InFlight<A> {
         state.due.is_empty() && state.slots.iter().all(|slot| slot.acks.is_empty())
     }
 
+    /// How many acknowledgements the broker waits for, of what is settled and of what is not.
+    pub fn owes(&self) -> usize {
+        let state = self.state.lock();
+        state.due.len() + state.slots.iter().map(|slot| slot.acks.len()).sum::<usize>()
+    }
+
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
         let state = self.state.lock();

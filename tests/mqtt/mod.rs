@@ -1,10 +1,13 @@
 //! MQTT as a source, against a real broker.
 
 mod backlog;
+mod changed;
 mod check;
 mod goodbye;
 mod hivemq;
 mod iot_core;
+mod malformed;
+mod readiness;
 mod retained;
 mod rotation;
 mod shared;

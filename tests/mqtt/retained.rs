@@ -11,6 +11,7 @@ use crate::support::emulator::Emulator;
 use crate::support::ledger::{Ledger, ids};
 use crate::support::mosquitto::Mosquitto;
 use crate::support::producer::{publish, publish_each, publish_retained};
+use crate::support::scripted::{Heard, Play, Scripted, connack, suback};
 use crate::support::{PATIENCE, until};
 
 const VERSIONS: [&str; 2] = ["version = 5", "version = 3"];
@@ -163,4 +164,76 @@ async fn what_has_expired_when_its_turn_comes_is_dropped_and_counted() {
     assert_eq!((settled["published"], settled["expired"]), (5.0, 5.0), "{settled:?}");
     assert_eq!(bridge.metric("expired_total{api=\"main\"}").await, 5.0);
     assert_eq!(bridge.lines(&["WARN", "had expired when their turn came"]).len(), 1);
+}
+
+/// In 3.1.1 each SUBSCRIBE brings all that is retained: the connections that fetch the rest have to do without.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_retained_messages_than_there_is_room_for_come_once() {
+    const COUNT: u64 = 1_000;
+    for version in VERSIONS {
+        let (emulator, ledger, _directory) = endpoint();
+        let mosquitto = Mosquitto::start("").await;
+        publish_retained(mosquitto.port, (0..COUNT).map(event)).await;
+        // 320 are held.
+        let source = format!("{version}\nmax_in_flight = 5");
+        let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", &source, ROUTE);
+        let bridge = setup.start().await;
+        ledger.has_ids(COUNT as usize, PATIENCE).await;
+        bridge.nothing_in_flight().await;
+        bridge.ready().await;
+        assert_eq!(ledger.len() as u64, COUNT, "{version}: some came twice");
+        // A broker of version 5 knows the limit, and may keep to it.
+        let reconnects = bridge.metric("source_reconnects_total{source=\"plant\"}").await;
+        assert!(reconnects >= 1.0 || version == "version = 5");
+    }
+}
+
+/// PUBLISH of 3.1.1, QoS 1.
+fn publish_v3(packet_id: u16) -> Vec<u8> {
+    let (topic, payload) = event(packet_id.into());
+    let length = (4 + topic.len() + payload.len()) as u8;
+    let [high, low] = packet_id.to_be_bytes();
+    let head = [0x32, length, 0, topic.len() as u8];
+    [&head[..], topic.as_bytes(), &[high, low], &payload].concat()
+}
+
+/// One that was away may be back with the session as it was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rest_is_fetched_with_a_new_subscription_only_where_the_broker_was_away() {
+    for away in [false, true] {
+        let (emulator, _ledger, _directory) = endpoint();
+        emulator.set_faults(json!([{ "fault": { "answer": { "status": 503 } } }])).await;
+        let (mut connects, mut subscribes) = (0, 0);
+        let broker = Scripted::start(move |heard| match heard {
+            Heard::Connect { .. } => {
+                connects += 1;
+                if away && connects == 2 {
+                    return Play::Close;
+                }
+                let mut answer = connack(4, 0, &[]);
+                answer[2] = u8::from(connects > 1);
+                Play::Say(answer)
+            }
+            Heard::Subscribe { packet_id, .. } => {
+                subscribes += 1;
+                let mut said = suback(4, *packet_id, &[1]);
+                if subscribes == 1 {
+                    // 64 are held, and the rest is left.
+                    said.extend((1..=66).flat_map(publish_v3));
+                }
+                Play::Say(said)
+            }
+            _ => Play::Say(Vec::new()),
+        })
+        .await;
+        let source = "version = 3\nmax_in_flight = 1";
+        let setup = Setup::new(&emulator.endpoint, broker.port, "", source, ROUTE);
+        let bridge = setup.start().await;
+        bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 64.0).await;
+        emulator.set_faults(json!([])).await;
+        bridge.metric_is("source_reconnects_total{source=\"plant\"}", |v| v == 1.0).await;
+        bridge.ready().await;
+        let subscribes = broker.subscribes().len();
+        assert_eq!(subscribes, 1 + usize::from(away), "away: {away}\n{}", bridge.log());
+    }
 }

@@ -68,8 +68,7 @@ async fn a_refused_subscription_is_asked_again_until_it_is_granted() {
             (broker.subscribes().len() >= 4).then_some(())
         })
         .await;
-        let again = (vec!["b/x".to_owned()], None);
-        assert!(broker.subscribes()[1..].iter().all(|asked| *asked == again), "{version}");
+        assert!(broker.subscribes()[1..].iter().all(|(asked, _)| *asked == ["b/x"]), "{version}");
         let (status, page) = bridge.get("/readyz").await;
         assert!(status == 503 && page.contains("`b/x`"), "{page}");
         grants.store(true, Ordering::Relaxed);

@@ -128,7 +128,7 @@ async fn connections_that_are_closed_soon_name_their_likely_cause() {
 async fn a_password_alone_is_sent() {
     let (heard, mut all) = tokio::sync::mpsc::unbounded_channel();
     let broker = Scripted::start(move |said| {
-        if let Heard::Connect { level: 5, user, password } = said {
+        if let Heard::Connect { level: 5, user, password, .. } = said {
             let _ = heard.send((*user, *password));
         }
         Play::Close
@@ -332,4 +332,45 @@ async fn a_topic_that_a_broker_abbreviates_is_spelled_out() {
     bridge.nothing_in_flight().await;
     assert!(ledger.read().iter().all(|accepted| accepted.channel == "/plant/a"));
     assert_eq!(connects(&broker), 1);
+}
+
+/// Longer than the client library would wait by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_takes_its_time_to_take_us_is_waited_for() {
+    for (version, level) in [("version = 5", 5), ("version = 3", 4)] {
+        let broker = Scripted::start(move |heard| match heard {
+            Heard::Subscribe { packet_id, filters, .. } => {
+                Play::Say(suback(level, *packet_id, &vec![1; filters.len()]))
+            }
+            // The test answers CONNECT.
+            _ => Play::Say(Vec::new()),
+        })
+        .await;
+        let bridge = Setup::new(NO_API, broker.port, "", version, "").start().await;
+        until("CONNECT", PATIENCE, async || (connects(&broker) == 1).then_some(())).await;
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        broker.say(connack(level, 0, &[]));
+        bridge.ready().await;
+        assert_eq!(connects(&broker), 1);
+    }
+}
+
+/// MQTT 5 lets a broker name a keep-alive of its own: one that is longer than ours, or none at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_wants_no_pings_is_found_silent_all_the_same() {
+    for theirs in [0_u16, 600] {
+        let wanted = [&[0x13][..], &theirs.to_be_bytes()].concat();
+        let broker = Scripted::start(move |heard| match heard {
+            Heard::Connect { .. } => Play::Say(connack(5, 0, &wanted)),
+            heard => welcome(heard),
+        })
+        .await;
+        let setup = Setup::new(NO_API, broker.port, "", "keep_alive = \"1s\"", "");
+        let bridge = setup.start_ready().await;
+        until("signs of life", PATIENCE, async || (broker.asked() >= 3).then_some(())).await;
+        assert_eq!(connects(&broker), 1, "it answers");
+        broker.fall_silent();
+        bridge.metric_is("source_connected{source=\"plant\"}", |v| v == 0.0).await;
+        assert!(!bridge.lines(&["not connected; trying again"]).is_empty());
+    }
 }

@@ -127,3 +127,48 @@ async fn a_session_that_is_forgotten_during_a_wait_is_counted() {
     let less = bridge.lines(&["for less than `session_expiry`", "\"kept_for\":\"3s\""]);
     assert_eq!(less.len(), 1, "{}", bridge.log());
 }
+
+/// A connection that is made for the sake of the session alone announces the little room that there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_was_narrow_is_widened_when_there_is_room_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    emulator.set_faults(json!([{ "fault": { "answer": { "status": 503 } } }])).await;
+    let mut connects_heard = 0;
+    let broker = Scripted::start(move |heard| match heard {
+        Heard::Connect { level, .. } => {
+            connects_heard += 1;
+            // Kept for 3 s without a client, and forgotten when the first visit comes.
+            let mut answer = connack(*level, 0, &[0x11, 0, 0, 0, 3]);
+            answer[2] = u8::from(connects_heard > 2);
+            Play::Say(answer)
+        }
+        heard => welcome(heard),
+    })
+    .await;
+    let windows = || -> Vec<u16> {
+        let window = |heard: Heard| match heard {
+            Heard::Connect { receive_maximum, .. } => receive_maximum,
+            _ => None,
+        };
+        broker.heard().into_iter().filter_map(window).collect()
+    };
+    let setup = Setup::new(&emulator.endpoint, broker.port, "", "max_in_flight = 4", "");
+    let bridge = setup.start_ready().await;
+    for id in 1..=4 {
+        broker.say(publish("plant/a/data", &event(id, 10), Some(id as u16), &[]));
+    }
+    bridge.metric_is("source_in_flight{source=\"plant\"}", |v| v == 4.0).await;
+    broker.say(vec![0xff; 8]);
+    until("it connects in spite of it", PATIENCE, async || (windows().len() == 3).then_some(()))
+        .await;
+    assert_eq!(windows(), [4, 1, 1]);
+    emulator.set_faults(json!([])).await;
+    ledger.has_ids(4, PATIENCE).await;
+    until("a wider window", PATIENCE, async || (windows().len() == 4).then_some(())).await;
+    assert_eq!(windows(), [4, 1, 1, 4]);
+    bridge.ready().await;
+    // The broker is left without a word of want.
+    assert_eq!(bridge.lines(&["no room"]), Vec::<String>::new());
+    assert_eq!(bridge.lines(&["connecting again", "\"announced\":1"]).len(), 1);
+}

@@ -1,6 +1,6 @@
 //! An MQTT broker that does as a test says, byte by byte: what no real one does on demand.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,6 +15,7 @@ pub(crate) enum Heard {
         level: u8,
         user: bool,
         password: bool,
+        receive_maximum: Option<u16>,
     },
     Subscribe {
         packet_id: u16,
@@ -48,6 +49,10 @@ pub(crate) struct Scripted {
 struct Silent {
     anything: AtomicBool,
     unsubscribe: AtomicBool,
+    /// The end of the other side.
+    end: AtomicBool,
+    /// How many PINGREQs and UNSUBSCRIBEs came.
+    asked: AtomicUsize,
 }
 
 type Judge = Arc<Mutex<dyn FnMut(&Heard) -> Play + Send>>;
@@ -82,6 +87,16 @@ impl Scripted {
     /// Answers no UNSUBSCRIBE from now on.
     pub(crate) fn ignore_unsubscribe(&self) {
         self.silent.unsubscribe.store(true, Ordering::Relaxed);
+    }
+
+    /// Leaves connections that a client has closed half open from now on.
+    pub(crate) fn keep_open(&self) {
+        self.silent.end.store(true, Ordering::Relaxed);
+    }
+
+    /// How many PINGREQs and UNSUBSCRIBEs came, which tell a client that it is still there.
+    pub(crate) fn asked(&self) -> usize {
+        self.silent.asked.load(Ordering::Relaxed)
     }
 
     /// All that was heard, in order.
@@ -127,7 +142,15 @@ async fn serve(
                 None => std::future::pending().await,
             },
             packet = read.recv() => {
-                let Some((first, body)) = packet else { return };
+                let Some((first, body)) = packet else {
+                    if mute.end.load(Ordering::Relaxed) {
+                        std::future::pending::<()>().await;
+                    }
+                    return;
+                };
+                if matches!(first >> 4, 10 | 12) {
+                    mute.asked.fetch_add(1, Ordering::Relaxed);
+                }
                 match first >> 4 {
                     12 => vec![0xd0, 0],
                     10 if mute.unsubscribe.load(Ordering::Relaxed) => continue,
@@ -176,6 +199,7 @@ fn understand(first: u8, body: &[u8], level: &mut u8) -> Heard {
                 level: *level,
                 user: body[7] & 0x80 != 0,
                 password: body[7] & 0x40 != 0,
+                receive_maximum: (*level == 5).then(|| receive_maximum(&body[10..])).flatten(),
             }
         }
         4 => Heard::PubAck(number(0)),
@@ -204,6 +228,22 @@ fn understand(first: u8, body: &[u8], level: &mut u8) -> Heard {
         14 => Heard::Disconnect,
         other => panic!("the client sent a packet of type {other}"),
     }
+}
+
+/// Of the properties of CONNECT, which are few enough for a length of one byte.
+fn receive_maximum(properties: &[u8]) -> Option<u16> {
+    let (mut at, end) = (1, 1 + usize::from(properties[0]));
+    while at < end {
+        let length = match properties[at] {
+            0x21 => return Some(u16::from_be_bytes([properties[at + 1], properties[at + 2]])),
+            0x11 | 0x27 => 4,
+            0x22 => 2,
+            0x17 | 0x19 => 1,
+            other => panic!("property {other:#x} of CONNECT"),
+        };
+        at += 1 + length;
+    }
+    None
 }
 
 /// A packet of this first byte.

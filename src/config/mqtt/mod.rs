@@ -4,6 +4,7 @@ mod address;
 mod filter;
 mod iot;
 mod overlap;
+mod packet_size;
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::common::{Client, Common, Own, Settings, Tls, secured};
 use super::endpoint::is_loopback;
 use super::reader::{
     Field, Kind, Ledger, Located, Problem, Setting, Table, Words, contrast, impossible,
-    show_duration, show_size,
+    show_duration,
 };
 use address::Address;
 use filter::{
@@ -24,6 +25,7 @@ use filter::{
 pub use filter::{LONGEST_STRING, Qos, Retained, Subscription};
 pub(super) use filter::{SEPARATOR, SPELLING};
 pub use overlap::FilterTree;
+use packet_size::packet_size;
 
 /// `type = "mqtt"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,13 +81,6 @@ pub enum MqttVersion {
     V5,
 }
 
-impl MqttConfig {
-    /// Whether clients of a group divide the messages.
-    pub fn is_shared(&self) -> bool {
-        self.subscriptions.iter().any(|each| each.share.is_some())
-    }
-}
-
 impl Settings for MqttConfig {
     fn max_payload(&self) -> usize {
         usize::try_from(self.max_packet_size).unwrap_or(usize::MAX)
@@ -113,9 +108,6 @@ const CLIENT_ID: &str = "the broker keeps what was not acknowledged under this n
 
 const SESSION_EXPIRY: Duration = Duration::from_hours(24);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const MAX_PACKET_SIZE: u64 = 300_000;
-/// The largest packet MQTT knows: a remaining length of 268,435,455 and its header.
-const LARGEST_PACKET: u64 = 268_435_460;
 
 /// What other products call its keys.
 pub(super) const WORDS: Words = &[&[
@@ -178,7 +170,8 @@ pub(super) fn read(table: &mut Table<'_>, common: &Common) -> Option<Own<MqttCon
     if let (Some(expiry), Some(keep_alive)) = (&expiry, &keep_alive) {
         session(table, expiry, keep_alive, held);
     }
-    let packet = packet_size(table, common);
+    let websocket = broker.as_ref().is_some_and(|broker| broker.value.path.is_some());
+    let packet = packet_size(table, common, websocket);
     let username = username(table).optional();
     let password = table.secret("password").optional();
     let plaintext = common.plaintext.as_ref().is_none_or(|setting| setting.value);
@@ -395,28 +388,4 @@ fn session(
     ledger.report(problem.help(
         "`keep_alive` < `session_expiry`: else a session ends before its silent connection is noticed",
     ));
-}
-
-fn packet_size(table: &mut Table<'_>, common: &Common) -> Option<Setting<u64>> {
-    let ledger = table.ledger;
-    let packet = table.size("max_packet_size").then(|size| {
-        if (1..=LARGEST_PACKET).contains(&size.value) {
-            return Some(size.value);
-        }
-        let message = "`max_packet_size` is beyond what MQTT can say";
-        let hint = format!("it is 1B to {}", show_size(LARGEST_PACKET));
-        ledger.refuse(Problem::new(Kind::BadValue, Some(size.span), message).help(hint))
-    });
-    let packet = packet.or(MAX_PACKET_SIZE)?;
-    if let Some(bytes) = &common.bytes
-        && packet.value > bytes.value
-    {
-        let settings = [("max_packet_size", &packet), ("max_in_flight_bytes", bytes)];
-        let message = contrast(settings, show_size);
-        let problem = impossible(message, &packet, bytes, "room for this much");
-        ledger.report(problem.help(
-            "`max_packet_size` <= `max_in_flight_bytes`: else there are messages that are never taken",
-        ));
-    }
-    Some(packet)
 }

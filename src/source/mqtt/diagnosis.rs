@@ -53,6 +53,10 @@ pub(super) enum Kind {
     CutShort,
     /// What it says is not MQTT.
     NotMqtt,
+    /// It sends a packet that breaks a rule of MQTT, such as a topic that is no UTF-8.
+    Malformed,
+    /// It sends more in a frame of a WebSocket than we take.
+    FrameTooLarge,
     /// What it says is not TLS.
     NotTls,
     /// What it says is no answer to the handshake of a WebSocket.
@@ -95,6 +99,7 @@ macro_rules! of_error {
                 Error::Io(io) => of_causes(io, false),
                 // A code that this version does not have is one of the other.
                 Error::InvalidConnectReturnCode(_) => Kind::Version,
+                Error::TopicNotUtf8 { .. } | Error::MalformedPacket => Kind::Malformed,
                 _ => Kind::NotMqtt,
             },
             $silent => Kind::Silent,
@@ -240,12 +245,22 @@ impl Trouble {
                 }
                 (Stage::Subscribed, _) => "",
             },
+            Kind::Malformed if stage > Stage::Connecting => {
+                "a publisher's topic or properties may be no UTF-8, or hold a NUL: the specification has the connection \
+                 closed, and the broker sends the message again over the next one. Have the broker refuse such \
+                 publishers (EMQX: `mqtt.strict_mode = true`), and end the session of this `client_id` there, with \
+                 what waits in it"
+            }
+            Kind::FrameTooLarge => {
+                "a message above 16 MiB can't come over a WebSocket, and the broker sends it again over each connection: \
+                 take it over TCP (`mqtts://`), or have the broker refuse such messages"
+            }
             Kind::CutShort | Kind::NotMqtt if stage > Stage::Connecting => "",
-            Kind::CutShort | Kind::NotMqtt if websocket => {
+            Kind::CutShort | Kind::NotMqtt | Kind::Malformed if websocket => {
                 "is this WebSocket one of MQTT? many brokers have it at `/mqtt`"
             }
-            Kind::CutShort | Kind::NotMqtt if tls => "is this a port for MQTT?",
-            Kind::CutShort | Kind::NotMqtt => {
+            Kind::CutShort | Kind::NotMqtt | Kind::Malformed if tls => "is this a port for MQTT?",
+            Kind::CutShort | Kind::NotMqtt | Kind::Malformed => {
                 "is this a port for MQTT? if it speaks TLS, write `mqtts://`; if it is one of WebSockets, `ws://`"
             }
             Kind::NotTls if websocket => "does this port speak TLS? if it does not, write `ws://`",
@@ -302,6 +317,10 @@ fn of_causes(error: &(dyn Error + 'static), handshake: bool) -> Kind {
     while let Some(cause) = next {
         next = cause.source();
         let io = cause.downcast_ref::<io::Error>();
+        let frame = io.and_then(|io| io.get_ref()?.downcast_ref::<tungstenite::Error>());
+        if let Some(tungstenite::Error::Capacity(_)) = frame {
+            return Kind::FrameTooLarge;
+        }
         // It hides the first of its causes.
         let within = io.and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>());
         if let Some(tls) = within.or_else(|| cause.downcast_ref::<rustls::Error>()) {

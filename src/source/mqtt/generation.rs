@@ -8,11 +8,12 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 
-use super::client::{self, Client, Connection};
-use super::incoming::Ack;
-use super::pace::{Goodbye, Pace};
+use super::client::{self, Ack, Client, Connection};
+use super::diagnosis::Trouble;
+use super::pace::{Goodbye, Look, Pace};
 use super::poller::Poller;
 use super::transport::Transport;
+use super::window::{self, Flow};
 use crate::config::mqtt::MqttConfig;
 use crate::delivery::Settlement;
 use crate::source::{InFlight, Room};
@@ -28,16 +29,20 @@ pub(super) struct Generation {
     /// Something may be acknowledged, was released, or was left to the broker.
     pub(super) changed: Arc<Notify>,
     made: Mutex<Option<Made>>,
+    /// The receive maximum that it announces.
+    window: u16,
     pace: Mutex<Pace>,
     /// An acknowledgement was written, or a mark was answered.
     progress: Notify,
     connected: AtomicBool,
+    /// Nothing is taken any more.
+    closed: AtomicBool,
     /// The size of the message that was left to the broker, 0 while none was: so is every one behind it, or they would
     /// come out of order.
     shed: AtomicUsize,
+    /// They were left for the sake of a wider window.
+    widens: AtomicBool,
     subscribed: OnceLock<Instant>,
-    /// How long a goodbye may take that has nothing to wait for.
-    patience: Duration,
 }
 
 /// The packet ids that a connection has brought and that are not acknowledged yet.
@@ -53,7 +58,7 @@ impl Generation {
         typical: usize,
     ) -> Self {
         let (closed, all_closed) = mpsc::channel(1);
-        let window = u16::try_from(room.left_for(typical)).unwrap_or(u16::MAX).max(1);
+        let window = window::announced(room.left_for(typical));
         let (client, connection) = client::open(config, transport, window, closed);
         let changed = Arc::new(Notify::new());
         Self {
@@ -62,12 +67,14 @@ impl Generation {
             unacknowledged: PacketIds::none(),
             changed,
             made: Mutex::new(Some((connection, all_closed))),
+            window,
             pace: Mutex::new(Pace::new(config.keep_alive)),
             progress: Notify::new(),
             connected: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             shed: AtomicUsize::new(0),
+            widens: AtomicBool::new(false),
             subscribed: OnceLock::new(),
-            patience: config.keep_alive,
         }
     }
 
@@ -76,9 +83,29 @@ impl Generation {
         self.made.lock().take()
     }
 
-    /// The broker took us.
-    pub(super) fn connected(&self) {
+    /// The broker took us. `keep_alive` is in force; `pings`: whether the client library sends any.
+    pub(super) fn connected(&self, keep_alive: Duration, pings: bool) {
+        self.pace.lock().connected(keep_alive, pings, Instant::now());
         self.connected.store(true, Ordering::Release);
+    }
+
+    /// Whether the broker has taken us.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    /// When to [look](Self::look) whether the broker still answers, where no pings tell.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.pace.lock().look_at()
+    }
+
+    /// Looks whether the broker still answers, if it is time.
+    pub(super) fn look(&self) -> Result<(), Trouble> {
+        match self.pace.lock().look(Instant::now()) {
+            Look::Alive => Ok(()),
+            Look::Mark => self.client.mark().map_err(|_| Trouble::other("the client is gone")),
+            Look::Silent => Err(Trouble::silent("the broker does not answer")),
+        }
     }
 
     /// The broker confirmed the subscriptions.
@@ -89,6 +116,17 @@ impl Generation {
     /// How long ago the subscriptions were confirmed.
     pub(super) fn subscribed_for(&self) -> Option<Duration> {
         self.subscribed.get().map(Instant::elapsed)
+    }
+
+    /// Takes nothing more, and is not ready for it.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.in_flight.close();
+    }
+
+    /// Whether nothing is taken any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Records a message of `bytes`; one of QoS 1 or 2 has something to acknowledge it with. `None` when it
@@ -131,6 +169,25 @@ impl Generation {
     /// The size of the first message that was left to the broker; 0: none was.
     pub(super) fn shed(&self) -> usize {
         self.shed.load(Ordering::Acquire)
+    }
+
+    /// Leaves all that comes from now on to the broker, though there is room: it is to come over a connection with a wider
+    /// window.
+    pub(super) fn widen(&self) {
+        self.widens.store(true, Ordering::Release);
+        self.shed.store(1, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// Whether messages are left to the broker for want of room.
+    pub(super) fn is_full(&self) -> bool {
+        self.has_shed() && !self.widens.load(Ordering::Acquire)
+    }
+
+    /// How it does, for the width of its window.
+    pub(super) fn flow(&self) -> Flow {
+        let acknowledged = self.pace.lock().sent();
+        Flow { window: self.window, acknowledged, idle: self.in_flight.is_empty() }
     }
 
     /// An acknowledgement was written to the socket.
@@ -183,11 +240,26 @@ impl Generation {
         }
     }
 
+    /// Asks whether the broker has read the last acknowledgements, when all that it sent is acknowledged.
+    pub(super) fn confirm(&self) {
+        if self.in_flight.owes_nothing() && self.pace.lock().wants_last_mark(Instant::now()) {
+            // If the connection is gone, its poller says so.
+            let _ = self.client.mark();
+        }
+    }
+
+    /// The connection is lost or left: nothing more is taken or acknowledged. Gives how many messages the broker sends
+    /// again, as far as can be known.
+    pub(super) fn abandon(&self) -> usize {
+        self.in_flight.abandon();
+        self.in_flight.owes() + self.pace.lock().unread()
+    }
+
     /// Waits until the broker has read the last PUBACK, and says goodbye. It may take its time, as long
     /// as the connection lives: the keep-alive judges that. True when it is done, or when the broker had
     /// not taken us yet.
     pub(super) async fn farewell(&self, poller: &mut Poller) -> bool {
-        if !self.connected.load(Ordering::Acquire) {
+        if !self.is_connected() {
             return true;
         }
         loop {
@@ -207,7 +279,8 @@ impl Generation {
         }
         // The poller ends when DISCONNECT is written. The client has it wait for the answer to a mark, which a broker
         // that answers pings only may never give: it has read all, so the connection may end without.
-        let _ = timeout(self.patience, poller).await;
+        let patience = self.pace.lock().keep_alive();
+        let _ = timeout(patience, poller).await;
         true
     }
 }

@@ -54,23 +54,25 @@
 mod client;
 mod diagnosis;
 mod generation;
-mod incoming;
 mod overflow;
 mod pace;
 mod poller;
 mod probe;
 mod reconnect;
 mod session;
+mod settling;
 mod subscribing;
 mod subscriptions;
 mod taking;
 mod transport;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 use tracing::warn;
@@ -83,23 +85,22 @@ use crate::health::Part;
 use crate::message::SourceName;
 use crate::metrics::{MqttMetrics, SourceMetrics};
 use crate::shutdown::Shutdown;
-use client::{Connection, Event};
+use client::{Connection, Event, Welcome};
 use diagnosis::{Kind, Stage, Trouble};
 use generation::Generation;
 use overflow::Overflow;
 use poller::Poller;
 pub use probe::probe;
 use reconnect::{Next, Reconnect};
-use subscriptions::Subscriptions;
+use settling::End;
+use subscriptions::{Foreign, Subscriptions};
 use taking::Skipped;
 use transport::Transport;
 pub use transport::TransportError;
+use window::Widening;
 
 /// The source gives a sign of life this often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
-
-/// What does not fit is told this long after it began, so that it has a count.
-const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// After so many messages the owner of a connection has its turn, to acknowledge what is settled.
 const TURN: u32 = 64;
@@ -120,18 +121,12 @@ pub struct MqttSource {
     /// The size of a message, by the last ones; 0 before the first.
     typical: AtomicUsize,
     skipped: Mutex<Skipped>,
+    foreign: Mutex<Foreign>,
     /// How long the broker keeps the session without a client.
     kept_for: Mutex<Duration>,
-}
-
-/// How a connection ended.
-enum End {
-    /// The drain is over.
-    Drained(Result<(), Unclean>),
-    /// Messages were left to the broker for want of room, and all others are acknowledged.
-    Full,
-    /// To be made again.
-    Lost(Trouble),
+    widening: Mutex<Widening>,
+    /// So many messages of lost connections has the broker still to send again, though they are published or will be.
+    owed: AtomicUsize,
 }
 
 impl MqttSource {
@@ -146,8 +141,7 @@ impl MqttSource {
         let transport = Transport::build(&config).await?;
         transport.tell_end(&metrics);
         let room = Room::with_ceiling(limits, overflow::ceiling(limits), metrics.clone());
-        // The copies of a group go to different clients.
-        let identifiers = config.version == MqttVersion::V5 && !config.is_shared();
+        let identifiers = config.version == MqttVersion::V5;
         let subscriptions = Mutex::new(Subscriptions::new(&config.subscriptions, identifiers));
         let known = AtomicBool::new(false);
         let kept_for = Mutex::new(config.session_expiry);
@@ -163,7 +157,10 @@ impl MqttSource {
             subscriptions,
             typical: AtomicUsize::new(0),
             kept_for,
+            widening: Mutex::default(),
+            owed: AtomicUsize::new(0),
             skipped: Mutex::default(),
+            foreign: Mutex::default(),
         })
     }
 
@@ -182,28 +179,49 @@ impl MqttSource {
                 source.transport.prepare().await
             };
             let Some(prepared) = source.unless(shutdown.drain(), ready).await else { break };
-            let (end, held) = if let Err(why) = prepared {
-                (End::Lost(Trouble::other(why.to_string())), None)
+            let (end, held, closed) = if let Err(why) = prepared {
+                (End::Lost(Trouble::other(why.to_string())), None, None)
             } else {
                 let generation = Arc::new(source.open());
-                let end = source.connect(&generation, &intake, &mut overflow, &shutdown).await;
+                let (end, closed) =
+                    source.connect(&generation, &intake, &mut overflow, &shutdown).await;
                 left = generation.shed();
-                (end, generation.subscribed_for())
+                (end, generation.subscribed_for(), closed)
             };
+            // Before it is closed, which a broker that goes on sending can draw out.
             source.metrics.connected.set(0);
-            let trouble = match end {
-                End::Drained(result) => return result,
-                End::Full => continue,
-                End::Lost(trouble) => trouble,
-            };
-            if trouble.kind == Kind::Forbidden {
-                source.unless(shutdown.drain(), source.transport.refused()).await;
+            match &end {
+                End::Drained(_) => {}
+                End::Full => source.health.not_ready("connecting again for what was left"),
+                End::Lost(trouble) => {
+                    // A broker that was away may be back with the session as it was before.
+                    source.subscriptions.lock().forgotten();
+                    let next = reconnect.ended(trouble, held);
+                    source.lost(trouble, &next);
+                    if trouble.kind == Kind::Forbidden {
+                        source.unless(shutdown.drain(), source.transport.refused()).await;
+                    }
+                    source.unless(shutdown.drain(), sleep(next.wait)).await;
+                }
             }
-            let next = reconnect.ended(&trouble, held);
-            source.lost(&trouble, &next);
-            source.unless(shutdown.drain(), sleep(next.wait)).await;
+            // A process that exits now would reset it, and two at a time are one too many for the broker. On the abort
+            // nobody waits.
+            if let Some(mut closed) = closed {
+                source.unless(shutdown.abort(), closed.recv()).await;
+            }
+            if let End::Drained(result) = end {
+                return result.and_then(|()| source.drained());
+            }
         }
-        Ok(())
+        source.drained()
+    }
+
+    /// Nothing is in flight on any connection: what was lost with one may come again all the same.
+    fn drained(&self) -> Result<(), Unclean> {
+        match self.owed.load(Ordering::Acquire) {
+            0 => Ok(()),
+            _ => Err(Unclean("the connection was lost before all was acknowledged")),
+        }
     }
 
     /// Waits for `what`, giving signs of life; `None` when `stop` comes first.
@@ -240,89 +258,29 @@ impl MqttSource {
         Generation::open(&self.config, &self.transport, &self.room, typical)
     }
 
-    /// One connection, from CONNECT to its end.
+    /// One connection, from CONNECT to its end, and the signal that it is closed for good.
     async fn connect(
         self: &Arc<Self>,
         generation: &Arc<Generation>,
         intake: &Intake,
         overflow: &mut Overflow,
         shutdown: &Shutdown,
-    ) -> End {
-        let Some((connection, mut closed)) = generation.connection() else {
-            return End::Lost(Trouble::other("the connection was used before"));
+    ) -> (End, Option<mpsc::Receiver<()>>) {
+        let Some((connection, closed)) = generation.connection() else {
+            return (End::Lost(Trouble::other("the connection was used before")), None);
         };
         let poll = Arc::clone(self).poll(connection, Arc::clone(generation), intake.clone());
         let mut poller = Poller::new(poll);
         let end = self.settle(generation, &mut poller, overflow, shutdown).await;
-        generation.in_flight.abandon();
-        // Wait for the connection to close: a process that exits now would reset it. On the abort nobody waits.
+        let owed = generation.abandon();
+        // What was lost before comes ahead of the subscriptions' answers: by then it is of this connection.
+        let before = match generation.subscribed_for() {
+            Some(_) => 0,
+            None => self.owed.load(Ordering::Acquire),
+        };
+        self.owed.store(owed.max(before), Ordering::Release);
         drop(poller);
-        self.unless(shutdown.abort(), closed.recv()).await;
-        end
-    }
-
-    /// Acknowledges what is settled until the connection is lost, full or drained.
-    async fn settle(
-        &self,
-        generation: &Generation,
-        poller: &mut Poller,
-        overflow: &mut Overflow,
-        shutdown: &Shutdown,
-    ) -> End {
-        let mut alive = tokio::time::interval(ALIVE_EVERY);
-        let mut tell = tokio::time::interval(TELL_EVERY);
-        let mut draining = false;
-        loop {
-            tokio::select! {
-                _ = alive.tick() => self.health.alive(),
-                _ = tell.tick() => self.tell(overflow),
-                why = &mut *poller => {
-                    return if draining {
-                        End::Drained(Err(Unclean("the broker was lost while draining")))
-                    } else {
-                        End::Lost(why)
-                    };
-                }
-                () = generation.changed.notified() => generation.acknowledge(),
-                () = shutdown.drain(), if !draining => {
-                    draining = true;
-                    self.tell(overflow);
-                    overflow.stopping();
-                    generation.in_flight.close();
-                    self.health.not_ready("draining");
-                }
-                () = shutdown.abort() => return End::Drained(Err(Unclean("aborted"))),
-            }
-            let record = &generation.in_flight;
-            if record.has_released() && draining {
-                return End::Drained(Err(Unclean("a message was given back while draining")));
-            }
-            if record.has_released() {
-                let what = "a message was given back; the broker sends it again";
-                return End::Lost(Trouble::other(what));
-            }
-            // What has nothing to be acknowledged may go on for ever: it waits for none.
-            let over = if draining {
-                record.is_empty()
-            } else {
-                generation.has_shed() && record.owes_nothing()
-            };
-            if over {
-                if !draining {
-                    overflow.shed();
-                }
-                self.tell(overflow);
-                let farewell = generation.farewell(poller);
-                let said = self.unless(shutdown.abort(), farewell).await.unwrap_or(false);
-                return match (draining, said) {
-                    (false, _) => End::Full,
-                    (true, true) => End::Drained(Ok(())),
-                    (true, false) => End::Drained(Err(Unclean(
-                        "the broker has not read the last acknowledgements",
-                    ))),
-                };
-            }
-        }
+        (end, Some(closed))
     }
 
     /// Drives the connection; gives the reason for its end.
@@ -344,11 +302,11 @@ impl MqttSource {
             };
             let mut asked = Ok(());
             match event {
-                Event::Connected { session_present, identifiers, kept_for } => {
-                    generation.connected();
-                    self.connected(session_present, kept_for);
+                Event::Connected(welcome) => {
+                    self.keep_alive(&mut connection, &generation, &welcome);
+                    self.connected(&welcome);
                     stage = Stage::Subscribing;
-                    asked = self.subscribe(&generation, identifiers);
+                    asked = self.subscribe(&generation, &welcome).map(|now| stage = now);
                 }
                 Event::Asked(packet_id) => self.asked(packet_id),
                 Event::Subscribed(packet_id, answers) => {
@@ -378,10 +336,29 @@ impl MqttSource {
         }
     }
 
+    /// The broker took us. Of its keep-alive and ours the shorter one is in force: with a longer one, or none, a
+    /// connection that something between us drops in silence would never be found dead.
+    fn keep_alive(&self, connection: &mut Connection, generation: &Generation, said: &Welcome) {
+        let ours = self.config.keep_alive;
+        let theirs = said.keep_alive.filter(|theirs| !theirs.is_zero());
+        let keep_alive = theirs.map_or(ours, |theirs| theirs.min(ours));
+        connection.keep_alive(keep_alive);
+        generation.connected(keep_alive, said.keep_alive != Some(Duration::ZERO));
+    }
+
     /// Says what was held, dropped, left or skipped.
     fn tell(&self, overflow: &mut Overflow) {
         overflow.tell(&self.name, &self.config, &self.metrics);
         self.skipped.lock().tell(&self.name, &self.config, &self.mqtt);
+        if let Some((messages, topic)) = self.foreign.lock().news(Instant::now()) {
+            let hint = "unsubscribe there from what this `client_id` had before, let the session expire, or use another \
+                        `client_id`, which leaves behind what the session holds";
+            warn!(
+                source = %self.name, messages, topic, hint,
+                "messages come by a subscription that the broker's session has and `subscriptions` has not; \
+                 they may come twice"
+            );
+        }
     }
 
     /// Says that there is no connection, what to look at, and when the next one is tried.

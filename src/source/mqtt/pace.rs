@@ -21,8 +21,9 @@ const MOST: usize = 8_192;
 /// The PUBACKs of a connection, counted from its start.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// A mark should not be under way longer.
-    slow: Duration,
+    keep_alive: Duration,
+    /// Where no pings tell: when to look again whether the broker answers.
+    look_at: Option<Instant>,
     most: usize,
     released: u64,
     written: u64,
@@ -50,17 +51,62 @@ pub(super) enum Goodbye {
     Say,
 }
 
+/// Whether the broker still answers, where no pings tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It does, as far as can be known now.
+    Alive,
+    /// Send a mark, which it has to answer.
+    Mark,
+    /// It does not.
+    Silent,
+}
+
 impl Pace {
     /// For a connection that is given up when the broker is silent for twice `keep_alive`.
     pub(super) fn new(keep_alive: Duration) -> Self {
         Self {
-            slow: keep_alive / 6,
+            keep_alive,
+            look_at: None,
             most: FIRST,
             released: 0,
             written: 0,
             read: 0,
             mark: None,
             pinged: 0,
+        }
+    }
+
+    /// The broker took us, and this is the keep-alive in force. Without `pings`, marks go out in their place.
+    pub(super) fn connected(&mut self, keep_alive: Duration, pings: bool, now: Instant) {
+        self.keep_alive = keep_alive;
+        self.look_at = (!pings).then(|| now + keep_alive);
+    }
+
+    /// The keep-alive in force.
+    pub(super) fn keep_alive(&self) -> Duration {
+        self.keep_alive
+    }
+
+    /// When to [look](Self::look) again, if ever.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// Whether the broker still answers: a mark has the time that a ping would have.
+    pub(super) fn look(&mut self, now: Instant) -> Look {
+        let Some(at) = &mut self.look_at else { return Look::Alive };
+        if *at > now {
+            return Look::Alive;
+        }
+        *at = now + self.keep_alive;
+        match self.mark {
+            None => {
+                self.mark = Some(Mark { asked: now, written: None });
+                Look::Mark
+            }
+            Some(mark) if now.duration_since(mark.asked) >= self.keep_alive => Look::Silent,
+            Some(_) => Look::Alive,
         }
     }
 
@@ -74,9 +120,24 @@ impl Pace {
         self.released += acknowledgements as u64;
     }
 
+    /// How many were sent.
+    pub(super) fn sent(&self) -> u64 {
+        self.released
+    }
+
     /// Whether to send a mark now: with half of the room used, so that more can follow in time.
     pub(super) fn wants_mark(&mut self, now: Instant) -> bool {
         let due = self.mark.is_none() && self.unread() * 2 >= self.most;
+        if due {
+            self.mark = Some(Mark { asked: now, written: None });
+        }
+        due
+    }
+
+    /// Whether to send a mark now, where nothing is on its way any more: else the last few are unread until the next ping,
+    /// as far as can be known, and a connection that is lost by then would seem to owe them.
+    pub(super) fn wants_last_mark(&mut self, now: Instant) -> bool {
+        let due = self.mark.is_none() && self.unread() > 0;
         if due {
             self.mark = Some(Mark { asked: now, written: None });
         }
@@ -117,9 +178,11 @@ impl Pace {
         self.mark = None;
         self.read = self.read.max(before);
         let took = now.duration_since(asked);
-        if took > self.slow {
+        // A mark should not be under way longer.
+        let slow = self.keep_alive / 6;
+        if took > slow {
             self.most = (self.most / 2).max(LEAST);
-        } else if took < self.slow / 2 {
+        } else if took < slow / 2 {
             self.most = (self.most * 2).min(MOST);
         }
         true
@@ -138,7 +201,8 @@ impl Pace {
         }
     }
 
-    fn unread(&self) -> usize {
+    /// How many were sent that the broker may not have read.
+    pub(super) fn unread(&self) -> usize {
         usize::try_from(self.released.saturating_sub(self.read)).unwrap_or(usize::MAX)
     }
 }
@@ -197,6 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn the_last_ones_get_a_mark_when_nothing_else_is_on_its_way() {
+        let (mut pace, start) = (Pace::new(KEEP_ALIVE), Instant::now());
+        assert!(!pace.wants_last_mark(start), "there is nothing to know");
+        pace.released(1);
+        pace.ack_written();
+        assert!(pace.wants_last_mark(start) && !pace.wants_last_mark(start), "one at a time");
+        pace.mark_written(1);
+        assert!(pace.mark_read(1, start));
+        assert_eq!(pace.unread(), 0);
+        assert!(!pace.wants_last_mark(start));
+    }
+
+    #[test]
     fn an_answer_tells_only_of_what_was_before_it() {
         let (mut pace, start) = (Pace::new(KEEP_ALIVE), Instant::now());
         pace.released(200);
@@ -207,6 +284,25 @@ mod tests {
         assert!(pace.mark_read(1, start));
         assert_eq!(pace.unread(), 199);
         assert_eq!(pace.goodbye(start), Goodbye::Mark);
+    }
+
+    #[test]
+    fn where_no_pings_go_out_marks_tell_whether_the_broker_answers() {
+        let (mut pace, start) = (Pace::new(2 * KEEP_ALIVE), Instant::now());
+        assert_eq!((pace.look_at(), pace.look(start)), (None, Look::Alive));
+        pace.connected(KEEP_ALIVE, true, start);
+        assert_eq!(pace.look_at(), None);
+        pace.connected(KEEP_ALIVE, false, start);
+        let at = |periods| start + KEEP_ALIVE * periods;
+        assert_eq!((pace.look_at(), pace.look(start)), (Some(at(1)), Look::Alive));
+        assert_eq!(pace.look(at(1)), Look::Mark);
+        pace.mark_written(1);
+        assert!(pace.mark_read(1, at(1)));
+        // One that goes out for another reason serves as well, and has as long.
+        pace.released(FIRST);
+        assert!(pace.wants_mark(at(1) + KEEP_ALIVE / 2));
+        assert_eq!(pace.look(at(2)), Look::Alive);
+        assert_eq!(pace.look(at(3)), Look::Silent);
     }
 
     #[test]

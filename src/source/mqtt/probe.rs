@@ -70,7 +70,7 @@ impl Visit {
         let mut at_most_once = 0;
         loop {
             match self.connection.next().await? {
-                Event::Connected { .. } => {
+                Event::Connected(_) => {
                     self.stage = Stage::Subscribing;
                     for ask in subscriptions.due(Instant::now()) {
                         let asked = self.client.subscribe(&ask, Stored::Never);

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::MqttSource;
-use super::client::Event;
+use super::client::{CONNECT_TIMEOUT, Event, Welcome};
 
 /// A session is visited so many times in the time that the broker keeps it without a client.
 const VISITS: u32 = 3;
@@ -18,8 +18,8 @@ const VISITS: u32 = 3;
 /// A visit that failed is made again after so long, at the latest.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// A visit may take so long, or the keep-alive if that is longer.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// A visit may take so long, or the keep-alive if that is longer: what a broker has to take us, and some time to go.
+const PATIENCE: Duration = CONNECT_TIMEOUT.saturating_add(Duration::from_secs(5));
 
 /// What a visit has found.
 enum Found {
@@ -33,9 +33,10 @@ enum Found {
 
 impl MqttSource {
     /// The broker took us.
-    pub(super) fn connected(&self, session_present: bool, kept_for: Option<Duration>) {
+    pub(super) fn connected(&self, welcome: &Welcome) {
+        let session_present = welcome.session_present;
         self.metrics.connected.set(1);
-        self.session_is_kept_for(kept_for);
+        self.session_is_kept_for(welcome.kept_for);
         let again = self.known.swap(true, Ordering::AcqRel);
         if again {
             self.metrics.reconnects.inc();
@@ -61,6 +62,8 @@ impl MqttSource {
 
     fn session_lost(&self) {
         self.metrics.session_lost.inc();
+        self.owed.store(0, Ordering::Release);
+        self.subscriptions.lock().forgotten();
         warn!(source = %self.name, "the broker has forgotten the session: what it held for us is lost");
     }
 
@@ -109,10 +112,10 @@ impl MqttSource {
         let visit = async {
             loop {
                 match connection.next().await {
-                    Ok(Event::Connected { session_present, kept_for, .. }) => {
-                        self.session_is_kept_for(kept_for);
+                    Ok(Event::Connected(welcome)) => {
+                        self.session_is_kept_for(welcome.kept_for);
                         // By now it has a new one, and the next connection finds that.
-                        if session_present {
+                        if welcome.session_present {
                             found = Found::Kept;
                         } else {
                             found = Found::Forgotten;
@@ -136,6 +139,8 @@ impl MqttSource {
         match timeout(patience, visit).await {
             Ok(Ok(())) => {}
             failed => {
+                // As any connection that fails: it may have been away.
+                self.subscriptions.lock().forgotten();
                 let why = match failed {
                     Ok(Err(trouble)) => trouble.what,
                     _ => format!("no answer within {patience:?}"),

@@ -7,11 +7,11 @@ use tokio::time::sleep_until;
 use tracing::{info, warn};
 
 use super::MqttSource;
-use super::client::{Connection, Event, Stored};
+use super::client::{Connection, Event, Stored, Welcome};
 use super::diagnosis::{Kind, Stage, Trouble};
 use super::generation::Generation;
 use super::subscriptions::{Answer, Change};
-use crate::config::mqtt::Retained;
+use crate::config::mqtt::{MqttVersion, Retained};
 
 impl MqttSource {
     /// The next event of a connection; what becomes due meanwhile is asked.
@@ -23,7 +23,10 @@ impl MqttSource {
         let next = connection.next();
         tokio::pin!(next);
         loop {
-            let at = self.subscriptions.lock().next_at();
+            // Until the broker takes us these are times of the connection before.
+            let asks =
+                generation.is_connected().then(|| self.subscriptions.lock().next_at()).flatten();
+            let at = [asks, generation.look_at()].into_iter().flatten().min();
             let due = async {
                 match at {
                     Some(at) => sleep_until(at.into()).await,
@@ -32,22 +35,33 @@ impl MqttSource {
             };
             tokio::select! {
                 event = &mut next => return event,
-                () = due => self.ask(generation)?,
+                () = due => {
+                    self.ask(generation)?;
+                    generation.look()?;
+                }
             }
         }
     }
 
-    /// The broker took us, and has subscription identifiers or not: asks for everything, whether it
-    /// kept the session or not, since an earlier SUBSCRIBE may have been lost.
+    /// The broker took us: asks for everything, whether it kept the session or not, since an earlier SUBSCRIBE may have
+    /// been lost. But not for what a full connection was granted just now, where that would bring again what is retained:
+    /// with more of that than there is room for, each connection would be as full. Gives how far the connection is now.
     pub(super) fn subscribe(
         &self,
         generation: &Generation,
-        identifiers: bool,
-    ) -> Result<(), Trouble> {
-        self.health.not_ready("waiting for the broker to confirm the subscriptions");
-        let change = self.subscriptions.lock().connected(identifiers);
+        welcome: &Welcome,
+    ) -> Result<Stage, Trouble> {
+        let retained_again = self.config.version == MqttVersion::V3 && welcome.session_present;
+        if retained_again && self.subscriptions.lock().resume(Instant::now()) {
+            return self.stand(generation);
+        }
+        if !generation.is_closed() {
+            self.health.not_ready("waiting for the broker to confirm the subscriptions");
+        }
+        let change = self.subscriptions.lock().connected(welcome.identifiers);
         self.say(change);
-        self.ask(generation)
+        self.ask(generation)?;
+        Ok(Stage::Subscribing)
     }
 
     /// A SUBSCRIBE was written.
@@ -62,14 +76,21 @@ impl MqttSource {
         packet_id: u16,
         answers: Vec<Answer>,
     ) -> Result<Stage, Trouble> {
-        let (changes, all_granted, all_answered, refused) = {
-            let mut subscriptions = self.subscriptions.lock();
-            let changes = subscriptions.answered(packet_id, answers, Instant::now());
-            let refused = subscriptions.refused();
-            (changes, subscriptions.all_granted(), subscriptions.all_answered(), refused)
-        };
+        let changes = self.subscriptions.lock().answered(packet_id, answers, Instant::now());
         self.say(changes);
-        if all_granted {
+        self.stand(generation)
+    }
+
+    /// Says how it stands with the subscriptions, and does what is due.
+    fn stand(&self, generation: &Generation) -> Result<Stage, Trouble> {
+        let (all_granted, all_answered, refused) = {
+            let subscriptions = self.subscriptions.lock();
+            let refused = subscriptions.refused();
+            (subscriptions.all_granted(), subscriptions.all_answered(), refused)
+        };
+        if generation.is_closed() {
+            // It is draining, and says so.
+        } else if all_granted {
             self.health.ready();
         } else if !refused.is_empty() {
             let refused = refused.join(", ");
@@ -139,5 +160,39 @@ impl MqttSource {
                 "the broker refuses a subscription; it is asked again until it is granted"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::config::source::Limits;
+    use crate::health::Health;
+    use crate::metrics::Metrics;
+    use crate::source::mqtt::probe::tests::config;
+
+    #[tokio::test]
+    async fn an_answer_that_never_came_leaves_the_next_connection_its_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = config(MqttVersion::V5, "test");
+        config.host = "127.0.0.1".to_owned();
+        config.port = listener.local_addr().unwrap().port();
+        let (limits, metrics) = (Limits { messages: 9, bytes: 1_000 }, Metrics::new());
+        let numbers = (metrics.source("s"), metrics.mqtt("s"));
+        let part = Health::default().register("s", "starting");
+        let source = MqttSource::build("s".into(), config, limits, numbers, part).await.unwrap();
+        // On a connection that is gone, and longer ago than an answer may take.
+        let asked = Instant::now().checked_sub(Duration::from_mins(1)).unwrap();
+        source.subscriptions.lock().due(asked);
+        let generation = source.open();
+        let (mut connection, _closed) = generation.connection().unwrap();
+        let next = timeout(Duration::from_millis(200), source.next(&mut connection, &generation));
+        assert!(next.await.is_err(), "it ends before the broker takes it");
+        assert!(timeout(Duration::from_secs(5), listener.accept()).await.is_ok());
     }
 }

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tracing::info;
 
 use super::MqttSource;
+use super::client::{Ack, Extras, Incoming};
 use super::diagnosis::Trouble;
 use super::generation::Generation;
-use super::incoming::{Ack, Extras, Incoming};
 use crate::config::mqtt::{MqttConfig, MqttVersion, Retained};
 use crate::delivery::{Delivery, Done, Intake, Outcome, Settlement};
 use crate::message::{Coordinates, Message, SourceName, Topic};
@@ -64,7 +64,12 @@ impl MqttSource {
             self.metrics.copies_skipped.inc();
             return Ok(());
         }
-        if self.passes(generation, &incoming) {
+        let (counts, foreign) = self.judge(&incoming);
+        if !counts {
+            // One that is left to the broker comes again, and is counted then.
+            if incoming.ack().is_none_or(|ack| generation.pass(ack)) {
+                self.metrics.copies_skipped.inc();
+            }
             return Ok(());
         }
         let size = incoming.size();
@@ -76,6 +81,9 @@ impl MqttSource {
             }
             return Ok(());
         };
+        if foreign {
+            self.foreign.lock().came(&String::from_utf8_lossy(&incoming.topic));
+        }
         match skip(&incoming, &self.config) {
             Some(why) => self.skip(why, settlement),
             None => intake.submit(Delivery::new(message(&self.name, incoming), settlement)),
@@ -83,21 +91,13 @@ impl MqttSource {
         Ok(())
     }
 
-    /// Whether another copy of a message counts in place of this one. Then all there is to do is to
-    /// acknowledge it, in its turn.
-    fn passes(&self, generation: &Generation, incoming: &Incoming) -> bool {
-        if incoming.identifiers.is_empty() {
-            return false;
-        }
+    /// Whether a message counts, or another copy in place of it: then all there is to do is to acknowledge it, in its turn.
+    /// And whether it comes by a subscription of another configuration.
+    fn judge(&self, incoming: &Incoming) -> (bool, bool) {
         let topic = String::from_utf8_lossy(&incoming.topic);
-        if self.subscriptions.lock().counts(&topic, &incoming.identifiers) {
-            return false;
-        }
-        // One that is left to the broker comes again, and is counted then.
-        if incoming.ack().is_none_or(|ack| generation.pass(ack)) {
-            self.metrics.copies_skipped.inc();
-        }
-        true
+        let mut subscriptions = self.subscriptions.lock();
+        let counts = subscriptions.counts(&topic, &incoming.identifiers);
+        (counts, counts && subscriptions.is_foreign(&topic, &incoming.identifiers))
     }
 
     fn skip(&self, why: Skip, settlement: Settlement) {

@@ -10,6 +10,11 @@
 //! of them takes the topic, another copy was made for that one. It is a hash, so that it means the same
 //! to the next process, for which the broker may have kept copies of today. A copy without an identifier,
 //! or with one that is not of this configuration, counts: rather twice than never.
+//!
+//! Filters that meet no other share one identifier, which is of the configuration as a whole. So a message that bears
+//! none of ours, once one has come that bears this one, is *foreign*: it comes by a subscription that another configuration
+//! left in the session. The identifiers of filters that overlap tell nothing of that, since they may be the same in the
+//! other configuration: where all of them overlap, only the topic tells.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -30,6 +35,13 @@ pub(super) struct Identifiers {
     filters: Vec<String>,
     tree: FilterTree,
     meanings: HashMap<u32, Meaning>,
+    /// That of the filters that meet no other.
+    common: u32,
+    /// Whether the topic of a message tells which filters take it: some brokers have spellings of their own, as
+    /// `$exclusive/` before a filter.
+    told_by_topic: bool,
+    /// A message has come on this connection that bears the common one, so what waited from before is over.
+    borne: bool,
 }
 
 /// A subscription, and those that count more.
@@ -41,12 +53,55 @@ pub(super) struct Meaning {
 
 impl Identifiers {
     /// None yet, for these filters, which are called by their numbers.
-    pub(super) fn new(filters: Vec<String>) -> Self {
+    /// `spelled` is how the broker is asked for them.
+    pub(super) fn new(filters: Vec<String>, spelled: &BTreeSet<String>) -> Self {
         let mut tree = FilterTree::new();
         for (number, filter) in filters.iter().enumerate() {
             tree.insert(filter, number);
         }
-        Self { filters, tree, meanings: HashMap::new() }
+        let words: Vec<_> = spelled.iter().map(String::as_str).collect();
+        let hash = digest(&SHA256, format!("\0{}", words.join("\0")).as_bytes());
+        let told_by_topic = !filters.iter().any(|filter| filter.starts_with('$'));
+        let common = (hash.as_ref().get_u32() & BITS).max(1);
+        Self { filters, tree, meanings: HashMap::new(), common, told_by_topic, borne: false }
+    }
+
+    /// The identifier of filters that meet no other.
+    pub(super) fn common(&self) -> u32 {
+        self.common
+    }
+
+    /// A new connection.
+    pub(super) fn connected(&mut self) {
+        self.borne = false;
+    }
+
+    /// Whether a message came by a subscription that is not of this configuration; `identified`: whether ours have
+    /// identifiers.
+    pub(super) fn is_foreign(
+        &mut self,
+        topic: &str,
+        identifiers: &[usize],
+        identified: bool,
+    ) -> bool {
+        self.borne |= identifiers.contains(&(self.common as usize));
+        if self.knows(identifiers) {
+            return false;
+        }
+        (identified && self.borne) || !self.takes(topic)
+    }
+
+    /// Whether one of `identifiers` is of this configuration.
+    fn knows(&self, identifiers: &[usize]) -> bool {
+        identifiers.iter().any(|identifier| {
+            u32::try_from(*identifier)
+                .is_ok_and(|id| id == self.common || self.meanings.contains_key(&id))
+        })
+    }
+
+    /// Whether some filter takes `topic`, as far as that can be told.
+    fn takes(&self, topic: &str) -> bool {
+        !self.told_by_topic || self.tree.meeting(topic).next().is_some()
     }
 
     /// The other filters that have topics in common with this one.
@@ -77,7 +132,8 @@ impl Identifiers {
 
     /// Whether a copy on `topic` with these identifiers is the one that counts.
     pub(super) fn counts(&self, topic: &str, identifiers: &[usize]) -> bool {
-        if identifiers.is_empty() {
+        // Nothing to look up for what most messages are: of filters that meet no other.
+        if identifiers.is_empty() || identifiers == [self.common as usize] {
             return true;
         }
         let taking: BTreeSet<_> = self.tree.meeting(topic).collect();
@@ -95,7 +151,9 @@ mod tests {
     use super::*;
 
     fn identifiers(filters: &[&str]) -> Identifiers {
-        Identifiers::new(filters.iter().map(|filter| (*filter).to_owned()).collect())
+        let filters: Vec<_> = filters.iter().map(|filter| (*filter).to_owned()).collect();
+        let spelled = filters.iter().cloned().collect();
+        Identifiers::new(filters, &spelled)
     }
 
     fn give(of: &mut Identifiers, filter: usize, before: &[usize]) -> usize {
@@ -132,9 +190,22 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_has_an_identifier_of_its_own() {
+        let (one, same, other) =
+            (identifiers(&["a", "b"]), identifiers(&["b", "a"]), identifiers(&["a"]));
+        assert_eq!(one.common(), same.common());
+        assert_ne!(one.common(), other.common());
+        let of_one = [one.common() as usize];
+        assert!(one.knows(&of_one) && !other.knows(&of_one) && !one.knows(&[]));
+        assert!(one.counts("a", &of_one) && other.counts("a", &of_one));
+        assert!(one.takes("b") && !other.takes("b"));
+        assert!(identifiers(&["$exclusive/a"]).takes("a"), "nobody can tell");
+    }
+
+    #[test]
     fn what_is_not_in_use_is_forgotten_before_there_is_too_much_of_it() {
         let filters: Vec<_> = (0..=MEANINGS).map(|n| format!("a/{n}")).collect();
-        let mut of = Identifiers::new(filters);
+        let mut of = Identifiers::new(filters, &BTreeSet::new());
         for filter in 0..=MEANINGS {
             let meaning = Meaning { filter, before: BTreeSet::new() };
             of.give(&meaning, |meaning| meaning.filter == 3);

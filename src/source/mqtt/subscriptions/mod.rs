@@ -7,16 +7,22 @@
 //! When a grant changes that, the subscriptions concerned are made anew under a true identifier: first
 //! those that stand back for one that does not count more any longer, so that there are never two, each
 //! of which stands back for the other.
+//!
+//! Identifiers also tell what comes by a subscription that another configuration has left in the session ([`Foreign`]).
 
+mod foreign;
 mod identifiers;
+mod state;
 
-use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::backoff::Backoff;
 use crate::config::mqtt::Subscription;
+pub(super) use foreign::Foreign;
 use identifiers::{Identifiers, Meaning};
+pub(super) use state::Change;
+use state::{Asking, Grant, State};
 
 /// AWS takes no more filters in a SUBSCRIBE (a quota of `IoT Core`).
 const FILTERS_AT_ONCE: usize = 8;
@@ -33,6 +39,10 @@ const AGAIN_BASE: Duration = Duration::from_secs(1);
 /// It is asked again at least this often.
 const AGAIN_CAP: Duration = Duration::from_secs(30);
 
+/// A session that was left no longer ago has what it had then: a broker that crashes comes back with what it had saved
+/// before, and tells nobody.
+const KEPT: Duration = Duration::from_mins(1);
+
 /// A broker that grants now this and now that is not followed for ever: a filter that was corrected so
 /// often on a connection stands back for none.
 const CORRECTIONS: u32 = 8;
@@ -43,8 +53,10 @@ pub(super) struct Subscriptions {
     all: Vec<State>,
     identifiers: Identifiers,
     /// Whether identifiers are used on this connection, and whether they may be on the next.
-    told_apart: bool,
+    identified: bool,
     may_be: bool,
+    /// When a connection was left on which all was answered.
+    left: Option<Instant>,
     /// It was said that they are not.
     said: bool,
     /// Asked, and not yet written.
@@ -76,63 +88,26 @@ pub(super) enum Answer {
     NoIdentifiers,
 }
 
-/// What is to be said, once.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// A filter is refused, for this reason.
-    Refused(String, String),
-    /// A filter that was refused is granted.
-    Granted(String),
-    /// A filter is granted with QoS 0, but more was asked for.
-    AtMostOnce(String),
-    /// Filters overlap, and the broker can't tell copies apart.
-    NoIdentifiers,
-}
-
-#[derive(Debug)]
-struct State {
-    subscription: Subscription,
-    /// Those that have topics in common with it.
-    meets: Vec<usize>,
-    asking: Asking,
-    /// On this connection.
-    grant: Option<Grant>,
-    /// Why it is refused, as it was said.
-    refused: Option<String>,
-    /// It was said that the grant is of QoS 0.
-    at_most_once: bool,
-    corrections: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asking {
-    Due,
-    Asked,
-    Answered,
-}
-
-#[derive(Debug)]
-struct Grant {
-    qos: u8,
-    /// Those it stands back for, as its identifier says.
-    before: BTreeSet<usize>,
-}
-
 #[derive(Debug)]
 struct Asked {
     filters: Vec<usize>,
-    /// With an identifier, that of the one filter.
+    /// With an identifier of its own, that of the one filter.
     before: Option<BTreeSet<usize>>,
+    /// With an identifier.
+    identified: bool,
 }
 
 impl Subscriptions {
     /// All of them due; `identifiers`: whether the protocol has any.
     pub(super) fn new(wanted: &[Subscription], identifiers: bool) -> Self {
         let filters = wanted.iter().map(|subscription| subscription.filter.clone());
-        let mut given = Identifiers::new(filters.collect());
+        let spelled = wanted.iter().map(Subscription::spelled).collect();
+        let mut given = Identifiers::new(filters.collect(), &spelled);
+        // The copies of a group go to different clients.
+        let shared = wanted.iter().any(|subscription| subscription.share.is_some());
         let state = |(number, subscription): (usize, &Subscription)| State {
             subscription: subscription.clone(),
-            meets: given.meeting(number),
+            meets: if shared { Vec::new() } else { given.meeting(number) },
             asking: Asking::Due,
             grant: None,
             refused: None,
@@ -141,17 +116,18 @@ impl Subscriptions {
         };
         let all: Vec<_> = wanted.iter().enumerate().map(state).collect();
         // What an earlier process was granted, if it was all it asked for.
-        for (filter, state) in all.iter().enumerate().filter(|(_, s)| !s.meets.is_empty()) {
+        let meet = all.iter().enumerate().filter(|(_, s)| !s.meets.is_empty());
+        for (filter, state) in meet {
             let more = |other: &usize| all[*other].rank(*other) < state.rank(filter);
             let before = state.meets.iter().copied().filter(more).collect();
             given.give(&Meaning { filter, before }, |_| true);
         }
-        let told_apart = identifiers && all.iter().any(|state| !state.meets.is_empty());
         Self {
             all,
             identifiers: given,
-            told_apart,
-            may_be: told_apart,
+            identified: identifiers,
+            may_be: identifiers,
+            left: None,
             said: false,
             queued: VecDeque::new(),
             unanswered: HashMap::new(),
@@ -170,8 +146,26 @@ impl Subscriptions {
         for state in &mut self.all {
             (state.asking, state.grant, state.corrections) = (Asking::Due, None, 0);
         }
-        self.told_apart = self.may_be;
+        self.identified = self.may_be;
+        self.identifiers.connected();
         if identifiers { None } else { self.without_identifiers() }
+    }
+
+    /// A connection was left with a goodbye, to be followed by another.
+    pub(super) fn left(&mut self, now: Instant) {
+        // What is refused is asked again in its time.
+        self.left = self.all_answered().then_some(now);
+    }
+
+    /// The broker may have forgotten the session, or come back with an older one.
+    pub(super) fn forgotten(&mut self) {
+        self.left = None;
+    }
+
+    /// A new connection of a session that the broker kept: whether it has every subscription that it granted, so
+    /// that nothing is due.
+    pub(super) fn resume(&mut self, now: Instant) -> bool {
+        self.left.take().is_some_and(|left| now.duration_since(left) < KEPT)
     }
 
     /// What to ask now.
@@ -193,12 +187,12 @@ impl Subscriptions {
                     let grant = all[meaning.filter].grant.as_ref();
                     grant.is_some_and(|grant| grant.before == meaning.before)
                 });
-                let asked = Asked { filters: vec![number], before: Some(meaning.before) };
-                asks.push(self.ask(asked, Some(identifier)));
+                asks.push(self.ask(vec![number], Some(meaning.before), Some(identifier)));
             }
         }
+        let common = self.identified.then(|| self.identifiers.common());
         for piece in together.chunks(FILTERS_AT_ONCE) {
-            asks.push(self.ask(Asked { filters: piece.to_vec(), before: None }, None));
+            asks.push(self.ask(piece.to_vec(), None, common));
         }
         if !asks.is_empty() {
             self.answer_by.get_or_insert(now + SUBACK_TIMEOUT);
@@ -235,11 +229,11 @@ impl Subscriptions {
                     changes.extend(state.granted(Grant { qos, before }));
                 }
                 (Answer::Refused(why), _) => changes.extend(state.refused(why)),
-                (Answer::NoIdentifiers, Some(_)) => {
+                (Answer::NoIdentifiers, _) if asked.identified => {
                     state.asking = Asking::Due;
                     changes.extend(self.no_identifiers());
                 }
-                (Answer::NoIdentifiers, None) => {
+                (Answer::NoIdentifiers, _) => {
                     changes.extend(state.refused("it has no subscription identifiers".to_owned()));
                 }
             }
@@ -299,9 +293,15 @@ impl Subscriptions {
         self.identifiers.counts(topic, identifiers)
     }
 
+    /// Whether a message came by a subscription that is not of this configuration, as far as that can be told: what waited
+    /// in the session since before the last SUBSCRIBE may bear what was of it then.
+    pub(super) fn is_foreign(&mut self, topic: &str, identifiers: &[usize]) -> bool {
+        self.identifiers.is_foreign(topic, identifiers, self.identified)
+    }
+
     /// Whether it has a SUBSCRIBE of its own.
     fn is_alone(&self, number: usize) -> bool {
-        self.told_apart && !self.all[number].meets.is_empty()
+        self.identified && !self.all[number].meets.is_empty()
     }
 
     /// Whether one that may count more is not answered yet: its identifier says whether it is granted.
@@ -365,7 +365,8 @@ impl Subscriptions {
 
     /// From now on nothing is told apart: said once, until it is again.
     fn without_identifiers(&mut self) -> Option<Change> {
-        if !std::mem::take(&mut self.told_apart) {
+        let overlap = self.all.iter().any(|state| !state.meets.is_empty());
+        if !std::mem::take(&mut self.identified) || !overlap {
             return None;
         }
         for state in self.all.iter_mut().filter(|state| !state.meets.is_empty()) {
@@ -374,48 +375,19 @@ impl Subscriptions {
         (!std::mem::replace(&mut self.said, true)).then_some(Change::NoIdentifiers)
     }
 
-    fn ask(&mut self, asked: Asked, identifier: Option<u32>) -> Ask {
-        let mut subscriptions = Vec::with_capacity(asked.filters.len());
-        for number in &asked.filters {
+    fn ask(
+        &mut self,
+        filters: Vec<usize>,
+        before: Option<BTreeSet<usize>>,
+        identifier: Option<u32>,
+    ) -> Ask {
+        let mut subscriptions = Vec::with_capacity(filters.len());
+        for number in &filters {
             self.all[*number].asking = Asking::Asked;
             subscriptions.push(self.all[*number].subscription.clone());
         }
-        self.queued.push_back(asked);
+        self.queued.push_back(Asked { filters, before, identified: identifier.is_some() });
         Ask { subscriptions, identifier }
-    }
-}
-
-impl State {
-    /// The lower counts more: by the QoS that is granted, or else asked for.
-    fn rank(&self, number: usize) -> (Reverse<u8>, usize) {
-        let asked = self.subscription.qos.number();
-        (Reverse(self.grant.as_ref().map_or(asked, |grant| grant.qos)), number)
-    }
-
-    fn is_refused(&self) -> bool {
-        self.grant.is_none() && self.asking == Asking::Answered
-    }
-
-    fn granted(&mut self, grant: Grant) -> Vec<Change> {
-        let filter = || self.subscription.filter.clone();
-        let mut changes = Vec::new();
-        if self.refused.take().is_some() {
-            changes.push(Change::Granted(filter()));
-        }
-        let lower = grant.qos == 0 && self.subscription.qos.is_kept();
-        if lower && !self.at_most_once {
-            changes.push(Change::AtMostOnce(filter()));
-        }
-        self.at_most_once = lower;
-        self.grant = Some(grant);
-        changes
-    }
-
-    fn refused(&mut self, why: String) -> Option<Change> {
-        self.grant = None;
-        let known = self.refused.replace(why.clone());
-        (known.as_ref() != Some(&why))
-            .then(|| Change::Refused(self.subscription.filter.clone(), why))
     }
 }
 

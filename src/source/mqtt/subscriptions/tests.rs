@@ -48,7 +48,9 @@ fn what_overlaps_nothing_is_asked_in_pieces_of_eight() {
         let asks = ask(&mut subscriptions, 1, now);
         assert_eq!(asks.iter().flat_map(filters).collect::<Vec<_>>(), names);
         assert_eq!(asks.iter().map(|a| a.subscriptions.len()).collect::<Vec<_>>(), [8, 8, 3]);
-        assert!(asks.iter().all(|ask| ask.identifier.is_none()));
+        // That of the configuration.
+        assert!(asks.iter().all(|ask| ask.identifier == asks[0].identifier));
+        assert_eq!(asks[0].identifier.is_some(), identifiers);
         // In whatever order the broker answers.
         for (packet_id, count) in [(2, 8), (3, 3), (1, 8)] {
             assert!(!subscriptions.all_granted() && !subscriptions.all_answered());
@@ -149,7 +151,8 @@ fn what_overlaps_waits_for_what_counts_more() {
     let first = ask(&mut subscriptions, 1, now);
     assert_eq!(first.iter().map(filters).collect::<Vec<_>>(), [["acc/x"], ["b"]]);
     let x = first[0].identifier.unwrap() as usize;
-    assert_eq!(first[1].identifier, None);
+    let common = first[1].identifier.unwrap() as usize;
+    assert!(common != x && subscriptions.counts("b", &[common]));
     subscriptions.answered(1, granted(1), now);
     let second = ask(&mut subscriptions, 3, now);
     assert_eq!(second.iter().map(filters).collect::<Vec<_>>(), [["acc/#"]]);
@@ -202,6 +205,15 @@ fn a_broker_without_identifiers_gets_pieces_and_that_is_said_once() {
     assert_eq!(subscriptions.refused().len(), 1, "it was not given any");
     assert!(subscriptions.due(now).is_empty());
 
+    // Of filters that meet no other it is no less true, and there is nothing to say.
+    let mut subscriptions = of(&[("a", 1), ("b", 1)], true);
+    assert!(ask(&mut subscriptions, 1, now)[0].identifier.is_some());
+    assert_eq!(subscriptions.answered(1, vec![Answer::NoIdentifiers; 2], now), []);
+    let asks = ask(&mut subscriptions, 2, now);
+    assert_eq!((filters(&asks[0]), asks[0].identifier), (vec!["a", "b"], None));
+    subscriptions.answered(2, vec![Answer::Granted(1); 2], now);
+    assert!(subscriptions.all_granted());
+
     // Nothing overlaps, or the protocol has none: nothing to say.
     assert_eq!(of(&[("a", 1), ("b", 1)], true).connected(false), None);
     assert_eq!(of(&wanted, false).connected(false), None);
@@ -248,6 +260,67 @@ fn two_never_stand_back_for_one_another() {
     assert_eq!(asks.iter().map(filters).collect::<Vec<_>>(), [["a/+"]], "and then that");
     subscriptions.answered(8, granted(0), now);
     assert!(ask(&mut subscriptions, 9, now).is_empty() && subscriptions.all_granted());
+}
+
+#[test]
+fn a_session_that_was_left_just_now_has_what_it_had() {
+    let (mut subscriptions, start) = (of(&[("a", 1), ("b", 1)], false), Instant::now());
+    let answer = |subscriptions: &mut Subscriptions, second: Answer| {
+        subscriptions.connected(true);
+        ask(subscriptions, 1, start);
+        subscriptions.answered(1, vec![Answer::Granted(1), second], start);
+    };
+    subscriptions.connected(true);
+    ask(&mut subscriptions, 1, start);
+    subscriptions.left(start);
+    assert!(!subscriptions.resume(start), "nobody knows what it has");
+    answer(&mut subscriptions, refused().remove(0));
+    subscriptions.left(start);
+    assert!(subscriptions.resume(start) && subscriptions.due(start).is_empty());
+    let again = subscriptions.next_at().unwrap();
+    assert_eq!(filters(&subscriptions.due(again)[0]), ["b"], "what is refused is asked again");
+    answer(&mut subscriptions, Answer::Granted(1));
+    subscriptions.left(start);
+    assert!(subscriptions.resume(start) && subscriptions.due(start).is_empty());
+    assert!(!subscriptions.resume(start), "the next one was lost");
+    subscriptions.left(start);
+    subscriptions.forgotten();
+    assert!(!subscriptions.resume(start));
+    subscriptions.left(start);
+    assert!(!subscriptions.resume(start + KEPT), "long ago");
+}
+
+#[test]
+fn what_another_configuration_left_is_told_once_one_of_ours_came() {
+    let (mut old, mut new) = (of(&[("a/#", 1)], true), of(&[("a/+", 1)], true));
+    let now = Instant::now();
+    let identifier = |of: &mut Subscriptions| of.due(now)[0].identifier.unwrap() as usize;
+    let (before, ours) = (identifier(&mut old), identifier(&mut new));
+    assert!(!new.is_foreign("a/b", &[before]), "it may have waited");
+    assert!(new.is_foreign("a/b/c", &[before]), "but not this one");
+    assert!(!new.is_foreign("a/b", &[ours]) && new.is_foreign("a/b", &[before]));
+    assert!(new.is_foreign("a/b", &[]) && !new.is_foreign("a/b", &[before, ours]));
+    new.connected(true);
+    assert!(!new.is_foreign("a/b", &[before]), "it may have waited");
+    // A broker without identifiers.
+    new.connected(false);
+    assert!(!new.is_foreign("a/b", &[]) && new.is_foreign("c", &[]));
+}
+
+#[test]
+fn an_identifier_that_both_configurations_have_tells_nothing_of_what_waited() {
+    let now = Instant::now();
+    let mut old = of(&[("a/#", 1), ("a/b", 1), ("c", 1), ("d", 1)], true);
+    let mut new = of(&[("a/#", 1), ("a/b", 1), ("c", 1)], true);
+    let identifiers = |of: &mut Subscriptions| -> Vec<_> {
+        of.due(now).iter().map(|ask| ask.identifier.unwrap() as usize).collect()
+    };
+    let (before, ours) = (identifiers(&mut old), identifiers(&mut new));
+    // Those of `a/#`, and of all that overlaps nothing.
+    assert!(before.len() == 2 && before[0] == ours[0] && before[1] != ours[1]);
+    assert!(!new.is_foreign("a/b", &[ours[0]]) && !new.is_foreign("c", &[before[1]]));
+    assert!(new.is_foreign("d", &[before[1]]), "the topic tells");
+    assert!(!new.is_foreign("c", &[ours[1]]) && new.is_foreign("c", &[before[1]]));
 }
 
 const FILTERS: [&str; 7] = ["#", "a/#", "+/b", "a/b", "a/+", "$s/#", "c"];

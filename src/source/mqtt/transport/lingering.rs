@@ -12,13 +12,14 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
@@ -34,8 +35,11 @@ const LINGER_MOST: Duration = Duration::from_mins(2);
 /// With so many bytes to send no more are gathered.
 const GATHERED: usize = 16 << 10;
 
-/// Connections may take this long to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// All addresses of a host together have this long to take a connection, after its name has been looked up.
+const REACH: Duration = Duration::from_secs(15);
+
+/// A name may take this long to be looked up.
+const LOOK_UP: Duration = Duration::from_secs(5);
 
 /// The stream. `closed` is held until the connection is closed for good: a receiver whose senders are
 /// all gone knows that nothing lingers.
@@ -58,7 +62,8 @@ impl Lingering {
         address: String,
         closed: mpsc::Sender<()>,
     ) -> io::Result<Self> {
-        let tcp = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+        let addresses = timeout(LOOK_UP, lookup_host(address)).await??.collect();
+        let tcp = reach(addresses, REACH).await?;
         tcp.set_nodelay(true)?;
         Ok(Self {
             tcp: Some(tcp),
@@ -86,6 +91,23 @@ impl Lingering {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// A connection to the first of `addresses` that takes one. Each has an equal share of what is left of the time: one that
+/// swallows what is sent to it does not keep the next from being tried.
+async fn reach(addresses: Vec<SocketAddr>, most: Duration) -> io::Result<TcpStream> {
+    let end = Instant::now() + most;
+    let mut why = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for (tried, address) in addresses.iter().enumerate() {
+        let untried = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        let share = end.saturating_duration_since(Instant::now()) / untried;
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => why = error,
+            Err(late) => why = late.into(),
+        }
+    }
+    Err(why)
 }
 
 impl Drop for Lingering {
@@ -162,11 +184,46 @@ impl AsyncWrite for Lingering {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
     use super::*;
+
+    /// One whose queue is full, so that the kernel swallows what comes.
+    async fn swallowing() -> (TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let (address, mut waiting) = (listener.local_addr().unwrap(), Vec::new());
+        let soon = Duration::from_millis(300);
+        while let Ok(Ok(stream)) = timeout(soon, TcpStream::connect(address)).await {
+            waiting.push(stream);
+        }
+        (listener, waiting)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_swallows_all_has_no_more_than_its_share() {
+        let (swallows, _waiting) = swallowing().await;
+        let silent = swallows.local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let open = listener.local_addr().unwrap();
+        // Nobody listens there any more.
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let began = Instant::now();
+        let most = Duration::from_secs(2);
+        let made = reach(vec![silent, closed, open], most).await.unwrap();
+        assert_eq!(made.peer_addr().unwrap(), open);
+        assert!(began.elapsed() < most, "{:?}", began.elapsed());
+        let why = reach(vec![closed, silent], Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::TimedOut);
+        let why = reach(vec![silent, closed], Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(reach(Vec::new(), most).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 
     #[tokio::test]
     async fn what_is_written_goes_out_together_with_the_next_read() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (closed, mut all_closed) = mpsc::channel(1);
         let mut stream = Lingering::connect(address, closed).await.unwrap();

@@ -5,33 +5,33 @@ use bytes::Bytes;
 use crate::message::HEADER_ENTRY;
 
 /// A message of either version. The payload shares the read buffer: copy what is kept.
-pub(super) struct Incoming {
-    pub(super) topic: Bytes,
-    pub(super) payload: Bytes,
-    pub(super) qos: u8,
-    pub(super) retain: bool,
-    pub(super) duplicate: bool,
-    pub(super) packet_id: u16,
+pub(in super::super) struct Incoming {
+    pub(in super::super) topic: Bytes,
+    pub(in super::super) payload: Bytes,
+    pub(in super::super) qos: u8,
+    pub(in super::super) retain: bool,
+    pub(in super::super) duplicate: bool,
+    pub(in super::super) packet_id: u16,
     /// Of the subscriptions that it was sent for.
-    pub(super) identifiers: Vec<usize>,
+    pub(in super::super) identifiers: Vec<usize>,
     /// What only version 5 has, if it has any of it.
-    pub(super) extras: Option<Box<Extras>>,
+    pub(in super::super) extras: Option<Box<Extras>>,
 }
 
 /// What a publisher can say of a message in version 5.
-#[derive(Default)]
-pub(super) struct Extras {
-    pub(super) user_properties: Vec<(String, String)>,
-    pub(super) content_type: Option<String>,
-    pub(super) response_topic: Option<String>,
-    pub(super) correlation_data: Option<Bytes>,
+#[derive(Default, PartialEq, Eq)]
+pub(in super::super) struct Extras {
+    pub(in super::super) user_properties: Vec<(String, String)>,
+    pub(in super::super) content_type: Option<String>,
+    pub(in super::super) response_topic: Option<String>,
+    pub(in super::super) correlation_data: Option<Bytes>,
     /// It is of no use after so many seconds more.
-    pub(super) expires_in: Option<u32>,
+    pub(in super::super) expires_in: Option<u32>,
 }
 
 /// What acknowledges a message, by its packet id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ack {
+pub(in super::super) enum Ack {
     /// PUBACK, of QoS 1.
     PubAck(u16),
     /// PUBREC, of QoS 2: what it is about was published. What follows, PUBREL and PUBCOMP, only frees the
@@ -41,7 +41,7 @@ pub(super) enum Ack {
 
 impl Incoming {
     /// The bytes that it is charged for.
-    pub(super) fn size(&self) -> usize {
+    pub(in super::super) fn size(&self) -> usize {
         let extras = self.extras.as_ref().map_or(0, |extras| {
             let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
             let property =
@@ -56,7 +56,7 @@ impl Incoming {
     }
 
     /// What acknowledges it, if anything does.
-    pub(super) fn ack(&self) -> Option<Ack> {
+    pub(in super::super) fn ack(&self) -> Option<Ack> {
         match self.qos {
             0 => None,
             1 => Some(Ack::PubAck(self.packet_id)),
@@ -67,7 +67,7 @@ impl Incoming {
 
 impl Ack {
     /// Its packet id.
-    pub(super) fn packet_id(self) -> u16 {
+    pub(in super::super) fn packet_id(self) -> u16 {
         match self {
             Self::PubAck(packet_id) | Self::PubRec(packet_id) => packet_id,
         }

@@ -4,8 +4,11 @@
 //! That alone keeps events of a dead connection from being taken for those of the next one, and keeps
 //! acknowledgements of a dead connection from confirming foreign messages on the next one.
 
-use std::future::{Future, ready};
-use std::pin::Pin;
+mod blank_session;
+mod event;
+mod incoming;
+
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +17,13 @@ use rumqttc_v5 as v5;
 use tokio::sync::mpsc;
 
 use super::diagnosis::Trouble;
-use super::incoming::{Ack, Extras, Incoming};
-use super::subscriptions::{Answer, Ask};
+use super::subscriptions::Ask;
 use super::transport::{Lingering, Transport};
 use crate::config::mqtt::{MqttConfig, MqttVersion, Qos, Subscription, Username};
+use blank_session::BlankSession;
+pub(super) use event::{Event, Welcome};
+use event::{from_v3, from_v5};
+pub(super) use incoming::{Ack, Extras, Incoming};
 
 /// So many topics a broker may abbreviate to a number each. The client spells them out again, and keeps
 /// them for as long as the connection.
@@ -30,6 +36,9 @@ const PROTOCOL_MAX_PACKET: usize = 268_435_455 + 5;
 
 /// The most packets that the client takes at once from what it has read.
 const READ_TOGETHER: usize = 128;
+
+/// A broker has this long to take us, from the look-up of its name to its answer to CONNECT.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the client of a mark is not subscribed to. The broker confirms all the same, after it has read
 /// what came before; a PINGREQ would do, but the client library keeps that to itself.
@@ -45,33 +54,6 @@ pub(super) enum Client {
 pub(super) enum Connection {
     V3(Box<v4::EventLoop>),
     V5(Box<v5::EventLoop>),
-}
-
-/// What happened on a connection.
-pub(super) enum Event {
-    /// The broker took us; `identifiers`: whether it has subscription identifiers; `kept_for`: how long it keeps the
-    /// session without a client, if that is not as long as it was asked to.
-    Connected { session_present: bool, identifiers: bool, kept_for: Option<Duration> },
-    /// The next SUBSCRIBE was written, with this packet id.
-    Asked(u16),
-    /// What became of the filters of a SUBSCRIBE, by its packet id.
-    Subscribed(u16, Vec<Answer>),
-    /// A message.
-    Publish(Box<Incoming>),
-    /// A PUBACK or a PUBREC was written to the socket.
-    AckWritten,
-    /// A mark was written to the socket.
-    MarkWritten(u16),
-    /// The broker has read a mark.
-    MarkRead(u16),
-    /// A ping was written to the socket.
-    PingWritten,
-    /// The broker has read a ping.
-    PingRead,
-    /// Our DISCONNECT was written to the socket.
-    Disconnected,
-    /// Of no interest.
-    Other,
 }
 
 /// Whether the broker sends its retained messages with a subscription. In 3.1.1 it always does.
@@ -142,7 +124,8 @@ pub(super) fn open(
                 .set_clean_session(!persistent)
                 .set_max_packet_size(PROTOCOL_MAX_PACKET, 1 << 20)
                 .set_inflight(1);
-            let (client, events) = made!(v4, options);
+            let (client, mut events) = made!(v4, options);
+            events.network_options.set_connection_timeout(CONNECT_TIMEOUT.as_secs());
             (Client::V3(client), Connection::V3(Box::new(events)))
         }
         MqttVersion::V5 => {
@@ -157,6 +140,7 @@ pub(super) fn open(
                 .set_receive_maximum(Some(receive_maximum))
                 .set_outgoing_inflight_upper_limit(1)
                 .set_topic_alias_max(Some(TOPIC_ALIASES))
+                .set_connect_timeout(CONNECT_TIMEOUT)
                 .set_unlimited_incoming_packet_size();
             if config.username.is_none() && config.password.is_some() {
                 options.set_password(password(config));
@@ -263,6 +247,20 @@ impl Client {
 }
 
 impl Connection {
+    /// From now on it is silent no longer than this, whatever the broker asked for in CONNACK. Not so where that was 0:
+    /// then the client library sends no pings at all.
+    pub(super) fn keep_alive(&mut self, keep_alive: Duration) {
+        let seconds = u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX);
+        match self {
+            Self::V3(events) => {
+                events.mqtt_options.set_keep_alive(seconds);
+            }
+            Self::V5(events) => {
+                events.options.set_keep_alive(seconds);
+            }
+        }
+    }
+
     /// The next event. After an error the connection is dead: drop it. Dropping the future midway
     /// loses what it read, so only drop it with the connection.
     pub(super) async fn next(&mut self) -> Result<Event, Trouble> {
@@ -278,141 +276,5 @@ impl Connection {
                 Ok(from_v5(event))
             }
         }
-    }
-}
-
-fn from_v3(event: v4::Event) -> Event {
-    match event {
-        v4::Event::Outgoing(v4::Outgoing::PubAck(_) | v4::Outgoing::PubRec(_)) => Event::AckWritten,
-        v4::Event::Outgoing(v4::Outgoing::Unsubscribe(packet_id)) => Event::MarkWritten(packet_id),
-        v4::Event::Incoming(v4::Packet::UnsubAck(ack)) => Event::MarkRead(ack.pkid),
-        v4::Event::Outgoing(v4::Outgoing::PingReq) => Event::PingWritten,
-        v4::Event::Incoming(v4::Packet::PingResp) => Event::PingRead,
-        v4::Event::Outgoing(v4::Outgoing::Disconnect) => Event::Disconnected,
-        v4::Event::Outgoing(v4::Outgoing::Subscribe(packet_id)) => Event::Asked(packet_id),
-        v4::Event::Incoming(v4::Packet::ConnAck(ack)) => Event::Connected {
-            session_present: ack.session_present,
-            identifiers: true,
-            kept_for: None,
-        },
-        v4::Event::Incoming(v4::Packet::SubAck(ack)) => {
-            let granted = |code: &v4::SubscribeReasonCode| match code {
-                v4::SubscribeReasonCode::Success(qos) => Answer::Granted(*qos as u8),
-                v4::SubscribeReasonCode::Failure => {
-                    Answer::Refused("the broker gives no reason".to_owned())
-                }
-            };
-            Event::Subscribed(ack.pkid, ack.return_codes.iter().map(granted).collect())
-        }
-        v4::Event::Incoming(v4::Packet::Publish(publish)) => Event::Publish(Box::new(Incoming {
-            topic: publish.topic,
-            payload: publish.payload,
-            qos: publish.qos as u8,
-            retain: publish.retain,
-            duplicate: publish.dup,
-            packet_id: publish.pkid,
-            identifiers: Vec::new(),
-            extras: None,
-        })),
-        _ => Event::Other,
-    }
-}
-
-fn from_v5(event: v5::Event) -> Event {
-    match event {
-        v5::Event::Outgoing(v5::Outgoing::PubAck(_) | v5::Outgoing::PubRec(_)) => Event::AckWritten,
-        v5::Event::Outgoing(v5::Outgoing::Unsubscribe(packet_id)) => Event::MarkWritten(packet_id),
-        v5::Event::Incoming(v5::Packet::UnsubAck(ack)) => Event::MarkRead(ack.pkid),
-        v5::Event::Outgoing(v5::Outgoing::PingReq) => Event::PingWritten,
-        v5::Event::Incoming(v5::Packet::PingResp) => Event::PingRead,
-        v5::Event::Outgoing(v5::Outgoing::Disconnect) => Event::Disconnected,
-        v5::Event::Outgoing(v5::Outgoing::Subscribe(packet_id)) => Event::Asked(packet_id),
-        v5::Event::Incoming(v5::Packet::ConnAck(ack)) => {
-            let said =
-                |of: fn(&v5::ConnAckProperties) -> Option<u64>| of(ack.properties.as_ref()?);
-            let available = said(|p| p.subscription_identifiers_available.map(u64::from));
-            let kept_for = said(|p| p.session_expiry_interval.map(u64::from));
-            Event::Connected {
-                session_present: ack.session_present,
-                identifiers: available != Some(0),
-                kept_for: kept_for.map(Duration::from_secs),
-            }
-        }
-        v5::Event::Incoming(v5::Packet::SubAck(ack)) => {
-            let granted = |code: &v5::SubscribeReasonCode| match code {
-                v5::SubscribeReasonCode::Success(qos) => Answer::Granted(*qos as u8),
-                v5::SubscribeReasonCode::SubscriptionIdNotSupported => Answer::NoIdentifiers,
-                other => Answer::Refused(format!("{other:?}")),
-            };
-            Event::Subscribed(ack.pkid, ack.return_codes.iter().map(granted).collect())
-        }
-        v5::Event::Incoming(v5::Packet::Publish(publish)) => {
-            let (extras, identifiers) = publish
-                .properties
-                .map(|p| {
-                    let extras = Extras {
-                        user_properties: p.user_properties,
-                        content_type: p.content_type,
-                        response_topic: p.response_topic,
-                        correlation_data: p.correlation_data,
-                        expires_in: p.message_expiry_interval,
-                    };
-                    (Some(Box::new(extras)), p.subscription_identifiers)
-                })
-                .unwrap_or_default();
-            Event::Publish(Box::new(Incoming {
-                topic: publish.topic,
-                payload: publish.payload,
-                qos: publish.qos as u8,
-                retain: publish.retain,
-                duplicate: publish.dup,
-                packet_id: publish.pkid,
-                identifiers,
-                extras,
-            }))
-        }
-        _ => Event::Other,
-    }
-}
-
-/// The session of a client that only subscribes: it has no state of its own, so the blank one is the
-/// true one. Having "loaded" it, the client accepts that the broker has a session *and* sends
-/// SUBSCRIBE; under its other policy it swallows SUBSCRIBE on a resumed session.
-#[derive(Debug)]
-struct BlankSession;
-
-type Loaded<'a, T> = Pin<Box<dyn Future<Output = Result<T, v5::SessionStoreError>> + Send + 'a>>;
-
-impl v5::SessionStore for BlankSession {
-    fn load<'a>(
-        &'a self,
-        key: &'a v5::SessionStoreKey,
-    ) -> Loaded<'a, Option<v5::PersistedSession>> {
-        // These must equal the options, or the client refuses the session.
-        let blank = v5::PersistedSession {
-            format_version: 1,
-            client_id: key.client_id().into(),
-            clean_start: false,
-            outgoing_inflight_upper_limit: Some(1),
-            ack_mode: v5::PersistedAckMode::Manual,
-            session_expiry_interval: None,
-            last_pkid: 0,
-            last_puback: 0,
-            replay: Vec::new(),
-            incoming_qos2: Vec::new(),
-        };
-        Box::pin(async { Ok(Some(blank)) })
-    }
-
-    fn save<'a>(
-        &'a self,
-        _: &'a v5::SessionStoreKey,
-        _: &'a v5::PersistedSession,
-    ) -> Loaded<'a, ()> {
-        Box::pin(async { Ok(()) })
-    }
-
-    fn clear<'a>(&'a self, _: &'a v5::SessionStoreKey) -> Loaded<'a, ()> {
-        Box::pin(async { Ok(()) })
     }
 }
