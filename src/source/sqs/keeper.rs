@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::warn;
 
-use super::debts::{Ask, Request};
-use super::extension::{Extending, extension, pause};
+use super::debts::{Ask, Losses, Request};
+use super::extension::{Extending, extension, patience, pause};
 use super::receipt::Receipt;
 use super::receiver::receive;
 use super::{Shared, now};
@@ -179,22 +179,27 @@ impl Keeper {
 
     /// Sends what is to be sent now; gives when to look again.
     fn ask(&mut self, draining: bool) -> Option<Instant> {
-        let (now, mut lost) = (now(), 0);
+        let now = now();
+        let losses = self.shared.debts.lock().expire(now, draining);
+        self.lost(losses, now);
         let mut debts = self.shared.debts.lock();
         while self.asked.len() < MOST_REQUESTS {
-            let Some(request) = debts.next(now, draining, &mut lost) else { break };
+            let Some(request) = debts.next(now, draining) else { break };
             let shared = Arc::clone(&self.shared);
             self.asked.spawn(async move {
-                let receipts: Vec<_> = request.debts.iter().map(|debt| &debt.receipt).collect();
+                let receipts: Vec<_> = request.receipts.iter().collect();
+                let (queue, patience) = (&shared.queue, patience(shared.visibility));
                 let asked = async {
                     let (call, said) = match request.ask {
-                        Ask::Delete => (Call::Delete, shared.queue.delete(&receipts).await),
+                        Ask::Delete => {
+                            (Call::Delete, timeout(patience, queue.delete(&receipts)).await)
+                        }
                         Ask::Return => {
-                            let said = shared.queue.set_visibility(&receipts, Duration::ZERO).await;
-                            (Call::Visibility, said)
+                            let said = queue.set_visibility(&receipts, Duration::ZERO);
+                            (Call::Visibility, timeout(patience, said).await)
                         }
                     };
-                    shared.heard(call, said).await
+                    shared.heard(call, said.unwrap_or_else(|_| Err(Trouble::silent()))).await
                 };
                 // Of one that breaks off the debts stay, lest a drain wait for its answer.
                 let asked = AssertUnwindSafe(asked).catch_unwind().await;
@@ -202,25 +207,22 @@ impl Keeper {
                 Answer { request, said }
             });
         }
-        let wakes = debts.wakes().filter(|_| self.asked.len() < MOST_REQUESTS);
-        drop(debts);
-        self.lost(lost);
-        wakes
+        debts.wakes().filter(|_| self.asked.len() < MOST_REQUESTS)
     }
 
     fn answered(&mut self, answer: Option<Answer>) {
         // Of one that broke off the leases end, and the messages come again.
         let Some(Answer { request, said }) = answer else { return };
-        let deletes = request.ask == Ask::Delete;
+        let now = now();
         match said {
             Ok(failed) => {
-                let lost = self.shared.debts.lock().answered(request, &failed, now());
-                if deletes {
+                if request.ask == Ask::Delete {
                     self.shared.numbers.delete_retries.inc_by(failed.len() as u64);
-                    self.lost(lost);
                 }
+                let losses = self.shared.debts.lock().answered(request, &failed, now);
+                self.lost(losses, now);
             }
-            Err(wait) => self.shared.debts.lock().failed(request, wait, now()),
+            Err(wait) => self.shared.debts.lock().failed(request, wait, now),
         }
     }
 
@@ -228,12 +230,10 @@ impl Keeper {
     fn look(&mut self) {
         let (shared, now) = (&self.shared, now());
         if let Some(long_ago) = now.checked_sub(LONGEST) {
-            let old = shared.leases.take_back(|lease| lease.since <= long_ago);
+            let old = shared.leases.lose(|lease| lease.since <= long_ago, now);
             if !old.is_empty() {
-                warn!(source = %shared.name, count = old.len(), "messages were held for 11 hours, and SQS ends a lease after 12; giving them back");
-                let old = old.into_iter();
-                let back = old.map(|lease| (Duration::ZERO, lease.handle, lease.due));
-                shared.give_back(back.collect());
+                warn!(source = %shared.name, count = old.len(), "messages were held for 11 hours, and SQS ends a lease after 12; giving them back, to be received again");
+                shared.let_go(old, now);
             }
         }
         if self.extends_from > now + LOOK.1 {
@@ -273,11 +273,11 @@ impl Keeper {
             self.extending.spawn(async move {
                 let until = self::now() + by;
                 let receipts: Vec<_> = leases.iter().map(|lease| &lease.receipt).collect();
-                // Time for another try has to be left.
-                let patience = (shared.visibility / 4).max(LOOK.1);
-                let asked = shared.queue.set_visibility(&receipts, by);
-                let said =
-                    timeout(patience, asked).await.unwrap_or_else(|_| Err(Trouble::silent()));
+                let asked = timeout(
+                    patience(shared.visibility),
+                    shared.queue.set_visibility(&receipts, by),
+                );
+                let said = asked.await.unwrap_or_else(|_| Err(Trouble::silent()));
                 let needs_somebody = said.as_ref().is_err_and(|t| t.kind.needs_somebody());
                 let said = shared.heard(Call::Visibility, said).await;
                 let said = said.map_err(|wait| pause(shared.visibility, wait, needs_somebody));
@@ -301,7 +301,7 @@ impl Keeper {
             Err(pause) => return self.pause_extensions(now() + pause),
         };
         let failed: HashMap<_, Failed> = failed.into_iter().map(|f| (f.at, f)).collect();
-        let (now, mut lost) = (now(), 0);
+        let (now, mut losses) = (now(), Losses::default());
         for (at, lease) in leases.into_iter().enumerate() {
             // It may have been received again meanwhile.
             let is = |known: &Receipt| known.handle == lease.receipt.handle;
@@ -317,14 +317,14 @@ impl Keeper {
                 // SQS may be wrong as long as the lease lasts.
                 Some(failed) if failed.stale && lease.due <= now => {
                     if lease.token.is_some_and(|token| self.shared.leases.lost(token, is)) {
-                        lost += 1;
-                        self.shared.withdraw_behind(&lease.receipt, now);
+                        losses.count += 1;
+                        losses.lost.add(&lease.receipt);
                     }
                 }
                 Some(_) => {}
             }
         }
-        self.lost(lost);
+        self.lost(losses, now);
     }
 
     /// The looks from then on try again.
@@ -338,13 +338,15 @@ impl Keeper {
     }
 
     /// Messages come again although they were, or will be, done.
-    fn lost(&mut self, count: u64) {
+    fn lost(&mut self, Losses { count, lost, given_up }: Losses, now: Instant) {
+        self.shared.let_go_behind(&lost, now);
+        self.shared.withdraw_behind(&given_up, now);
         if count == 0 {
             return;
         }
         self.shared.numbers.leases_lost.inc_by(count);
         let all = self.shared.numbers.leases_lost.get();
-        if let Some(count) = self.lost.reached(all, SAY_EVERY, now()) {
+        if let Some(count) = self.lost.reached(all, SAY_EVERY, now) {
             let hint = "a longer `visibility_timeout` survives longer interruptions";
             warn!(source = %self.shared.name, count, hint, "leases ended before they could be extended, or their messages deleted: these come again");
         }

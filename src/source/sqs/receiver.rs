@@ -116,6 +116,7 @@ fn take(
     if receive_count > 1 && !receipt.id.is_empty() && shared.received_again(&receipt, since, due) {
         return Vec::new();
     }
+    shared.came_after(&receipt, receipt.order);
     match shared.leases.take(reservation, receipt, bytes, since, due) {
         Ok(settlement) => deliveries(&shared.envelopes, message, settlement),
         Err(receipt) => {

@@ -60,6 +60,8 @@ pub(crate) enum Refusal {
     NoQueue,
     /// It is done, and the connection is cut.
     Lost,
+    /// It is not done, and never answered.
+    Silent,
 }
 
 /// What it does wrong, from now on.
@@ -240,10 +242,10 @@ impl State {
         let action = action_of(&head.headers);
         self.asked[action as usize].fetch_add(1, Ordering::SeqCst);
         let refusal = self.refusal(action);
-        if let Some(refusal) = refusal
-            && refusal != Refusal::Lost
-        {
-            return Ok(refused(refusal, action));
+        match refusal {
+            None | Some(Refusal::Lost) => {}
+            Some(Refusal::Silent) => std::future::pending().await,
+            Some(refusal) => return Ok(refused(refusal, action)),
         }
         let asked: Asked = serde_json::from_slice(&body).unwrap();
         let answer = if action == Action::ReceiveMessage {
@@ -567,7 +569,7 @@ fn refused(refusal: Refusal, action: Action) -> Response<Full<Bytes>> {
             let query = "AWS.SimpleQueueService.NonExistentQueue";
             (bad, Problem::new(kind, query, "The specified queue does not exist."))
         }
-        Refusal::Internal | Refusal::Lost => {
+        Refusal::Internal | Refusal::Lost | Refusal::Silent => {
             let text = "We encountered an internal error. Please try again.";
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             (status, Problem::new("InternalFailure", "InternalFailure", text))
