@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::Server;
-use super::model::{Draft, Handed, History, MOST, MOST_BYTES, Problem, Queues};
+use super::model::{Draft, Handed, History, MOST, Problem, Queues};
 use crate::support::{PATIENCE, until};
 
 /// A running fake; its connections are cut when it is dropped.
@@ -151,6 +151,11 @@ impl Fake {
     /// So many messages of a queue may be in flight, in place of 120,000.
     pub(crate) fn limit_in_flight(&self, queue: &str, most: usize) {
         self.state.queues.lock().unwrap().limit_in_flight(queue, most);
+    }
+
+    /// Messages of a queue, and batches of them, may have so many bytes from now on.
+    pub(crate) fn limit_size(&self, queue: &str, bytes: usize) {
+        self.state.queues.lock().unwrap().limit_size(queue, bytes);
     }
 
     /// Puts messages into a queue without the network.
@@ -314,8 +319,7 @@ impl State {
             Action::SendMessageBatch
             | Action::DeleteMessageBatch
             | Action::ChangeMessageVisibilityBatch => {
-                queues.has(name)?;
-                check_batch(&asked.entries)?;
+                check_batch(&asked.entries, queues.most_bytes(name)?)?;
                 let answer = self.batch(action, &mut queues, name, asked.entries, now);
                 self.changed.notify_waiters();
                 Ok(answer)
@@ -451,7 +455,7 @@ fn name_of(url: &str) -> &str {
     url.rsplit('/').next().unwrap()
 }
 
-fn check_batch(entries: &[Entry]) -> Result<(), Problem> {
+fn check_batch(entries: &[Entry], most_bytes: usize) -> Result<(), Problem> {
     let problem = |kind, query, text: &str| Err(Problem::new(kind, query, text));
     if entries.is_empty() {
         return problem(
@@ -475,11 +479,11 @@ fn check_batch(entries: &[Entry]) -> Result<(), Problem> {
             "Two or more batch entries in the request have the same Id.",
         );
     }
-    if entries.iter().map(|entry| entry.message_body.len()).sum::<usize>() > MOST_BYTES {
+    if entries.iter().map(|entry| entry.message_body.len()).sum::<usize>() > most_bytes {
         return problem(
             "BatchRequestTooLong",
             "AWS.SimpleQueueService.BatchRequestTooLong",
-            "Batch requests cannot be longer than 1048576 bytes.",
+            &format!("Batch requests cannot be longer than {most_bytes} bytes."),
         );
     }
     Ok(())

@@ -167,6 +167,17 @@ impl Queues {
         self.queue_mut(name).unwrap().ceiling = ceiling;
     }
 
+    /// Messages, and batches of them, may have so many bytes from now on.
+    pub(crate) fn limit_size(&mut self, name: &str, bytes: usize) {
+        let attributes = &mut self.queue_mut(name).unwrap().attributes;
+        attributes.insert("MaximumMessageSize".into(), bytes.to_string());
+    }
+
+    /// The most bytes of a batch.
+    pub(crate) fn most_bytes(&self, name: &str) -> Result<usize, Problem> {
+        Ok(self.queue(name)?.attributes["MaximumMessageSize"].parse().unwrap())
+    }
+
     pub(crate) fn attributes(
         &mut self,
         name: &str,
