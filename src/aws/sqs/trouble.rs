@@ -78,6 +78,11 @@ impl Kind {
     pub fn needs_somebody(self) -> bool {
         !matches!(self, Self::Throttled | Self::OverLimit | Self::Unreachable | Self::Service)
     }
+
+    /// Whether SQS does it, but not so much of it.
+    pub fn is_throttle(self) -> bool {
+        matches!(self, Self::Throttled | Self::OverLimit)
+    }
 }
 
 impl Trouble {

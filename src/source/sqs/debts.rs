@@ -44,6 +44,8 @@ pub(super) struct Debt {
     asked: bool,
     since: Instant,
     not_before: Instant,
+    /// Its last request was not answered: it waits for its time, or for the answer to another.
+    unheard: bool,
     tries: u32,
 }
 
@@ -108,9 +110,9 @@ impl Debts {
         }
     }
 
-    /// What goes back does so now.
+    /// What waits to be asked for is asked for now.
     pub(super) fn hurry(&mut self, now: Instant) {
-        for debt in &mut self.returns {
+        for debt in self.returns.iter_mut().chain(&mut self.deletions) {
             debt.not_before = debt.not_before.min(now);
         }
     }
@@ -220,7 +222,8 @@ impl Debts {
         Request { ask, receipts }
     }
 
-    /// A request was answered, and these entries failed: they are retried.
+    /// A request was answered, and these entries failed: they are retried. So are others of its kind at once that were
+    /// not answered.
     pub(super) fn answered(&mut self, request: Request, failed: &[Failed], now: Instant) -> Losses {
         let mut losses = Losses::default();
         let ask = request.ask;
@@ -248,16 +251,32 @@ impl Debts {
             },
             now,
         );
+        for debt in self.queue(ask).iter_mut().filter(|debt| debt.unheard) {
+            (debt.unheard, debt.not_before) = (false, now);
+        }
         losses
     }
 
-    /// A request failed as a whole: it is retried after a wait.
-    pub(super) fn failed(&mut self, request: Request, wait: Duration, now: Instant) {
-        self.each_answered(
-            request,
-            |_, _, is_known| Some(if is_known { wait } else { Duration::ZERO }),
-            now,
-        );
+    /// A request failed as a whole: it is retried after a wait, which is not cut short where it `is_throttled`.
+    pub(super) fn failed(
+        &mut self,
+        request: Request,
+        wait: Duration,
+        is_throttled: bool,
+        now: Instant,
+    ) {
+        let wait = |_: usize, debt: &mut Debt, is_known: bool| {
+            debt.unheard = !is_throttled;
+            Some(if is_known { wait } else { Duration::ZERO })
+        };
+        self.each_answered(request, wait, now);
+    }
+
+    fn queue(&mut self, ask: Ask) -> &mut VecDeque<Debt> {
+        match ask {
+            Ask::Delete => &mut self.deletions,
+            Ask::Return => &mut self.returns,
+        }
     }
 
     /// The entries of an answered request that `wait` for another try stay, where they are. The wait is told whether
@@ -272,14 +291,11 @@ impl Debts {
             self.busy.remove(group);
         }
         for (at, receipt) in receipts.into_iter().enumerate() {
-            let queue = match ask {
-                Ask::Delete => &mut self.deletions,
-                Ask::Return => &mut self.returns,
-            };
+            let queue = self.queue(ask);
             let is = |debt: &Debt| debt.asked && debt.receipt.order == receipt.order;
             let Some(place) = queue.iter().position(is) else { continue };
             let debt = &mut queue[place];
-            debt.asked = false;
+            (debt.asked, debt.unheard) = (false, false);
             let is_known = debt.receipt.handle == receipt.handle;
             if let Some(wait) = wait(at, debt, is_known) {
                 debt.not_before = now + wait;
@@ -352,8 +368,8 @@ impl Debts {
 impl Debt {
     fn new(receipt: Receipt, place: Option<Place>, due: Instant, now: Instant) -> Self {
         let (received, since, not_before) = (now, now, now);
-        let (lost, asked, tries) = (false, false, 0);
-        Self { receipt, place, received, due, lost, asked, since, not_before, tries }
+        let (lost, asked, unheard, tries) = (false, false, false, 0);
+        Self { receipt, place, received, due, lost, asked, since, not_before, unheard, tries }
     }
 }
 

@@ -16,7 +16,7 @@ use super::extension::{Extending, extension, patience, pause};
 use super::receipt::Receipt;
 use super::receiver::receive;
 use super::{Shared, now};
-use crate::aws::sqs::{BATCH, Call, Failed, Trouble};
+use crate::aws::sqs::{BATCH, Call, Failed, Kind, Trouble};
 use crate::delivery::{Intake, Outcome};
 use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
@@ -59,10 +59,10 @@ pub(super) struct Keeper {
     unclean: bool,
 }
 
-/// What came of a request: the entries that failed, or how long to wait before all are tried again.
+/// What came of a request: the entries that failed, or how long to wait before all are tried again, and why.
 struct Answer {
     request: Request,
-    said: Result<Vec<Failed>, Duration>,
+    said: Result<Vec<Failed>, (Duration, Kind)>,
 }
 
 /// What came of an extension; a failure tells the pause of all.
@@ -203,7 +203,7 @@ impl Keeper {
                 };
                 // Of one that breaks off the debts stay, lest a drain wait for its answer.
                 let asked = AssertUnwindSafe(asked).catch_unwind().await;
-                let said = asked.unwrap_or(Err(LOOK.1));
+                let said = asked.unwrap_or(Err((LOOK.1, Kind::Service)));
                 Answer { request, said }
             });
         }
@@ -222,7 +222,10 @@ impl Keeper {
                 let losses = self.shared.debts.lock().answered(request, &failed, now);
                 self.lost(losses, now);
             }
-            Err(wait) => self.shared.debts.lock().failed(request, wait, now),
+            Err((wait, kind)) => {
+                let mut debts = self.shared.debts.lock();
+                debts.failed(request, wait, kind.is_throttle(), now);
+            }
         }
     }
 
@@ -278,9 +281,9 @@ impl Keeper {
                     shared.queue.set_visibility(&receipts, by),
                 );
                 let said = asked.await.unwrap_or_else(|_| Err(Trouble::silent()));
-                let needs_somebody = said.as_ref().is_err_and(|t| t.kind.needs_somebody());
                 let said = shared.heard(Call::Visibility, said).await;
-                let said = said.map_err(|wait| pause(shared.visibility, wait, needs_somebody));
+                let said = said
+                    .map_err(|(wait, kind)| pause(shared.visibility, wait, kind.needs_somebody()));
                 Extended { leases, until, said }
             });
         }

@@ -297,14 +297,14 @@ impl Shared {
         }
     }
 
-    /// Notes whether a call was answered; if it was not, gives how long to wait before it is made again.
-    async fn heard<T>(&self, call: Call, said: Result<T, Trouble>) -> Result<T, Duration> {
+    /// Notes whether a call was answered; if it was not, gives how long to wait before it is made again, and why.
+    async fn heard<T>(&self, call: Call, said: Result<T, Trouble>) -> Result<T, (Duration, Kind)> {
         match said {
             Ok(said) => {
                 self.link.worked(call);
                 Ok(said)
             }
-            Err(trouble) => Err(self.link.failed(call, &trouble).await),
+            Err(trouble) => Err((self.link.failed(call, &trouble).await, trouble.kind)),
         }
     }
 

@@ -59,7 +59,7 @@ pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutd
                 wait = Duration::ZERO;
                 tokio::select! {
                     () = shutdown.drain() => return,
-                    () = sleep(pause) => continue,
+                    () = shared.link.rest(Call::Receive, trouble.kind, pause) => continue,
                 }
             }
         };
