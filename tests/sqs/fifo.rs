@@ -1,14 +1,15 @@
-//! T01, T05 and T22: FIFO queues, on `ElasticMQ`, with bridges that are killed.
+//! T01, T05 and T22: FIFO queues, on `ElasticMQ`, with bridges that are killed; and receives that are lost.
 
 use std::collections::BTreeMap;
 
 use aws_sdk_sqs::types::QueueAttributeName::VisibilityTimeout;
 
-use super::{Relay, bodies, grouped};
+use super::{Relay, all_deleted, bodies, grouped};
 use crate::support::PATIENCE;
 use crate::support::bridge::Bridge;
-use crate::support::ledger::{Accepted, assert_first_in_order, ids};
+use crate::support::ledger::{Accepted, assert_first_in_order, assert_order, ids};
 use crate::support::sqs::Outgoing;
+use crate::support::sqs::fake::{Action, Fake, Refusal};
 use crate::support::sqs::servers::ElasticMq;
 use crate::support::until;
 
@@ -116,6 +117,22 @@ async fn of_three_replicas_one_is_killed() {
     assert_first_in_order(&accepted);
     assert_replays(&accepted, 1);
     empty(&queue).await;
+}
+
+/// SQS hands out nothing of a group that it has handed out: a receive whose answer is lost is repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_lost_stops_no_group() {
+    let fake = Fake::start().await;
+    let queue = fake.queue("lost.fifo", &[(VisibilityTimeout, "600")]).await;
+    let relay = Relay::open(&[]);
+    let bridge = relay.setup(&queue, "").start_ready().await;
+    for round in 0..3 {
+        fake.faults().requests.insert(Action::ReceiveMessage, (Refusal::Lost, 2));
+        queue.send(grouped(round * 20..(round + 1) * 20, 4)).await;
+        relay.has_all(&bridge, (round + 1) * 20).await;
+    }
+    assert_eq!(all_deleted(&fake, &queue).await, BTreeMap::from([(1, 60)]));
+    assert_order(&relay.ledger.read(), 0);
 }
 
 async fn empty(queue: &crate::support::sqs::Queue) {

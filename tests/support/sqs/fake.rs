@@ -218,6 +218,7 @@ struct Asked {
     max_number_of_messages: Option<usize>,
     visibility_timeout: Option<u64>,
     wait_time_seconds: Option<u64>,
+    receive_request_attempt_id: Option<String>,
     entries: Vec<Entry>,
     #[serde(flatten)]
     entry: Entry,
@@ -404,7 +405,8 @@ impl State {
                 let mut queues = self.queues.lock().unwrap();
                 let most = asked.max_number_of_messages.unwrap_or(1);
                 let visibility = asked.visibility_timeout.map(Duration::from_secs);
-                let handed = queues.receive(name, most, visibility, now)?;
+                let attempt = asked.receive_request_attempt_id.as_deref();
+                let handed = queues.receive(name, most, visibility, attempt, now)?;
                 if !handed.is_empty() || now >= deadline {
                     return Ok(messages(&handed, asked));
                 }
@@ -499,7 +501,7 @@ fn messages(handed: &[Handed], asked: &Asked) -> Value {
             n == "All" || n == name || n.strip_suffix(".*").is_some_and(|n| name.starts_with(n))
         })
     };
-    let one = |Handed { message, receipt, receives }: &Handed| {
+    let one = |Handed { message, receipt, receives, .. }: &Handed| {
         let mut one = json!({
             "MessageId": message.id, "ReceiptHandle": receipt, "Body": message.body, "MD5OfBody": "",
         });

@@ -31,6 +31,8 @@ struct Queue {
     held: HashMap<Arc<str>, usize>,
     /// Of a FIFO queue, by the id that tells a second one.
     sent: HashMap<String, (Instant, usize)>,
+    /// Receives of a FIFO queue, by the id that tells a repeat.
+    attempts: HashMap<String, Attempt>,
 }
 
 struct Stored {
@@ -39,6 +41,16 @@ struct Stored {
     receives: u32,
     /// Of the last receive.
     received: Option<Instant>,
+}
+
+/// A receive that took something.
+#[derive(Clone)]
+struct Attempt {
+    at: Instant,
+    /// For so many.
+    most: usize,
+    /// The places of its messages, and the number of this receive of each.
+    taken: Vec<(usize, u32)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,6 +85,7 @@ pub(crate) struct Draft {
 
 /// A message as it is handed out.
 pub(crate) struct Handed {
+    at: usize,
     pub(crate) message: Arc<Content>,
     pub(crate) receipt: String,
     pub(crate) receives: u32,
@@ -153,6 +166,7 @@ impl Queues {
             hidden: BTreeSet::new(),
             held: HashMap::new(),
             sent: HashMap::new(),
+            attempts: HashMap::new(),
         };
         self.queues.insert(name.to_owned(), queue);
         Ok(())
@@ -257,6 +271,7 @@ impl Queues {
         name: &str,
         most: usize,
         visibility: Option<Duration>,
+        attempt: Option<&str>,
         now: Instant,
     ) -> Result<Vec<Handed>, Problem> {
         if !(1..=MOST).contains(&most) {
@@ -265,7 +280,15 @@ impl Queues {
             )));
         }
         let queue = self.queue_mut(name)?;
+        let attempt = attempt.filter(|_| queue.fifo);
+        if let Some(handed) = attempt.and_then(|id| queue.repeat(id, most, visibility, now)) {
+            return Ok(handed);
+        }
         let (handed, moved) = queue.receive(most, visibility, now)?;
+        if let Some(id) = attempt.filter(|_| !handed.is_empty()) {
+            let taken = handed.iter().map(|handed| (handed.at, handed.receives)).collect();
+            queue.attempts.insert(id.to_owned(), Attempt { at: now, most, taken });
+        }
         if let Some((dead, _)) = queue.redrive.clone() {
             for message in moved {
                 self.queue_mut(&dead)?.put(message);
@@ -420,10 +443,41 @@ impl Queue {
             let stored = &mut self.messages[at];
             stored.receives += 1;
             stored.received = Some(now);
-            let receipt = format!("{at}-{}-{}", stored.receives, *FILLER);
-            Handed { message: Arc::clone(&stored.message), receipt, receives: stored.receives }
+            self.handed(at)
         });
         Ok((handed.collect(), moved))
+    }
+
+    /// What a receive took, once more, as long as nothing has been done to it: it is hidden anew.
+    fn repeat(
+        &mut self,
+        id: &str,
+        most: usize,
+        visibility: Option<Duration>,
+        now: Instant,
+    ) -> Option<Vec<Handed>> {
+        self.expire(now);
+        let Attempt { at, most: asked, taken } = self.attempts.get(id)?.clone();
+        let is_untouched = |(at, receives): &(usize, u32)| {
+            let stored = &self.messages[*at];
+            matches!(stored.state, State::Hidden(_)) && stored.receives == *receives
+        };
+        if now.duration_since(at) >= REMEMBERED || !taken.iter().all(is_untouched) {
+            return None;
+        }
+        assert_eq!(asked, most, "a repeat asks for the same");
+        let until = now + visibility.unwrap_or(self.visibility);
+        let handed = taken.into_iter().map(|(at, _)| {
+            self.state(at, State::Hidden(until));
+            self.handed(at)
+        });
+        Some(handed.collect())
+    }
+
+    fn handed(&self, at: usize) -> Handed {
+        let Stored { message, receives, .. } = &self.messages[at];
+        let receipt = format!("{at}-{receives}-{}", *FILLER);
+        Handed { at, message: Arc::clone(message), receipt, receives: *receives }
     }
 
     /// The place of a message and the number of its receive.
