@@ -113,7 +113,7 @@ async fn reserve(shared: &Shared, most: usize) -> Reservation {
 }
 
 /// Records a message, and gives what is in it: nothing if it is known already, or goes back.
-fn take(
+pub(super) fn take(
     shared: &Shared,
     reservation: &mut Reservation,
     received: Received,
