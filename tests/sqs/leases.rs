@@ -123,16 +123,16 @@ async fn a_group_that_could_not_be_deleted_in_time_is_published_once() {
     let fake = Fake::start().await;
     let queue = fake.queue("owed.fifo", &[(VisibilityTimeout, "4")]).await;
     queue.send(grouped(0..10, 1)).await;
-    for action in [Action::DeleteMessageBatch, Action::ChangeMessageVisibilityBatch] {
-        fake.faults().requests.insert(action, (Refusal::Internal, ALWAYS));
-    }
     // Five are done before the leases end, and the others after it.
     let relay = Relay::open(&["--latency", "3s"]);
     let bridge = relay.setup(&queue, "").start_ready().await;
-    until("they come again", PATIENCE, async || {
-        fake.history(&queue.name).iter().all(|message| message.receives > 1).then_some(())
-    })
-    .await;
+    bridge.metric_is(IN_FLIGHT, |v| v == 10.0).await;
+    for action in
+        [Action::ReceiveMessage, Action::DeleteMessageBatch, Action::ChangeMessageVisibilityBatch]
+    {
+        fake.faults().requests.insert(action, (Refusal::Internal, ALWAYS));
+    }
+    bridge.metric_is("source_leases_lost_total{source=\"it\"}", |v| v >= 5.0).await;
     fake.faults().requests.clear();
     relay.has_all(&bridge, 10).await;
     all_deleted(&fake, &queue).await;
