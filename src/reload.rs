@@ -50,14 +50,18 @@ impl Difference {
         let by_name = |sources: &[SourceConfig]| -> BTreeMap<_, _> {
             sources.iter().map(|s| (s.name.clone(), s.clone())).collect()
         };
-        found.compare(&by_name(&old.sources), &by_name(sources), Part::Source, PartialEq::eq);
+        found.compare(&by_name(&old.sources), &by_name(sources), Part::Source, |_, old, new| {
+            old == new
+        });
         let by_name = |routes: &[Spec]| -> BTreeMap<_, _> {
             routes.iter().map(|r| (r.name.clone(), r.clone())).collect()
         };
-        found.compare(&by_name(&old.routes), &by_name(routes), Part::Route, PartialEq::eq);
-        found.compare(&old.apis, apis, Part::Api, PartialEq::eq);
-        found.compare(&old.dead_letters, dead_letters, Part::DeadLetter, |this, that| {
-            this == that && company(old, this) == company(new, that)
+        found.compare(&by_name(&old.routes), &by_name(routes), Part::Route, |_, old, new| {
+            old == new
+        });
+        found.compare(&old.apis, apis, Part::Api, |_, old, new| old == new);
+        found.compare(&old.dead_letters, dead_letters, Part::DeadLetter, |name, this, that| {
+            this == that && company(old, name, this) == company(new, name, that)
         });
         let grace = if *grace == old.grace { &mut found.untouched } else { &mut found.changed };
         grace.insert(Part::Shutdown);
@@ -105,12 +109,12 @@ impl Difference {
         old: &BTreeMap<K, V>,
         new: &BTreeMap<K, V>,
         part: impl Fn(K) -> Part,
-        same: impl Fn(&V, &V) -> bool,
+        same: impl Fn(&K, &V, &V) -> bool,
     ) {
         for (name, new) in new {
             let list = match old.get(name) {
                 None => &mut self.added,
-                Some(old) if same(old, new) => &mut self.untouched,
+                Some(old) if same(name, old, new) => &mut self.untouched,
                 Some(_) => &mut self.changed,
             };
             list.insert(part(name.clone()));
@@ -150,16 +154,25 @@ impl fmt::Display for Part {
     }
 }
 
-/// What a dead letter takes from sources: the settings of the one whose broker it is at, and the names of those that
-/// may read there what it has written.
-fn company<'c>(
-    config: &'c Config,
-    dead_letter: &DeadLetterConfig,
-) -> (Option<&'c SourceKind>, Vec<&'c SourceName>) {
+/// What a dead letter takes from sources.
+#[derive(PartialEq)]
+struct Company<'c> {
+    /// The settings of the one whose broker it is at.
+    home: Option<&'c SourceKind>,
+    /// Those that may read there what it has written.
+    meeting: Vec<&'c SourceName>,
+    /// Those whose rejects are written there, of a stream that they take whole.
+    whole: Vec<(&'c SourceName, &'c str)>,
+}
+
+fn company<'c>(config: &'c Config, name: &'c str, dead_letter: &DeadLetterConfig) -> Company<'c> {
     let of = |name: &SourceName| config.sources.iter().find(|source| source.name == *name);
-    let Some(home) = dead_letter.home().and_then(of) else { return (None, Vec::new()) };
-    let meets = |source: &&SourceConfig| source.kind.may_meet(&home.kind);
-    (Some(&home.kind), config.sources.iter().filter(meets).map(|source| &source.name).collect())
+    let Some(home) = dead_letter.home().and_then(of).map(|home| &home.kind) else {
+        return Company { home: None, meeting: Vec::new(), whole: Vec::new() };
+    };
+    let meets = |source: &&SourceConfig| source.kind.may_meet(home);
+    let meeting = config.sources.iter().filter(meets).map(|source| &source.name).collect();
+    Company { home: Some(home), meeting, whole: config.takers_of_streams(name) }
 }
 
 #[cfg(test)]
@@ -220,6 +233,33 @@ topic = "rejects"
         assert_eq!(all, parts + 1, "{found:?}");
         let Difference { added, removed, changed, needs_restart, .. } = &found;
         [listed(added), listed(removed), listed(changed), needs_restart.join(", ")]
+    }
+
+    #[test]
+    fn a_dead_letter_knows_who_takes_its_stream_whole() {
+        let source = |name: &str, more: &str| {
+            format!(
+                "[source.{name}]\ntype = \"jetstream\"\nservers = \"localhost\"\nstream = \"{name}\"\n\
+                 durable = \"d\"\n{more}\n[route.{name}]\nfrom = \"{name}\"\nchannel = \"/{name}\"\n\
+                 dead_letter = \"subject\"\n"
+            )
+        };
+        let read = |more: &str| {
+            let text = format!(
+                "[api.main]\nendpoint = \"http://localhost/event\"\nauth = {{ type = \"api-key\", key = \"k\" }}\n{}{}\
+                 [dead_letter.subject]\ntype = \"jetstream\"\nsource = \"one\"\nsubject = \"rejects\"\n",
+                source("one", "subjects = \"a\"\nunrouted = \"ignore\""),
+                source("two", more)
+            );
+            let environment = Environment::of([("HOME", "/h")]);
+            let loaded = config::parse(&text, Path::new("b.toml"), &environment);
+            loaded.unwrap_or_else(|problems| panic!("{problems}")).config
+        };
+        let (whole, parts) = (read(""), read("subjects = \"b\""));
+        assert_eq!(whole.takers_of_streams("subject").len(), 1);
+        assert!(parts.takers_of_streams("subject").is_empty());
+        let found = Difference::between(&whole, &parts, &BTreeSet::new());
+        assert_eq!(listed(&found.changed), "source two, dead_letter subject");
     }
 
     #[test]

@@ -200,3 +200,36 @@ fn a_file_of_dead_letters_is_ours_or_refused() {
     assert!(code.is_some_and(|code| code != 0) && said.contains("it is a symbolic link"), "{said}");
     assert_eq!(fs::read(place.at(elsewhere)).unwrap(), b"");
 }
+
+/// The name of a file is kept by its directory, which has to be synced, and where a full file gets another name.
+#[test]
+fn a_directory_that_does_not_let_us_is_said_before_the_first_reject() {
+    if !is_root() {
+        println!("not tried: only root can give a file away");
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.at("state/rejects.jsonl"), "").unwrap();
+    place.give("state/rejects.jsonl", 0o600, US, US);
+    let text = fs::read_to_string(place.at("bridge.toml")).unwrap();
+    let rotated = text.replace("type = \"file\"\n", "type = \"file\"\nmax_size = \"1MB\"\n");
+    for (mode, text, good) in
+        [(0o711, &text, false), (0o755, &text, true), (0o755, &rotated, false)]
+    {
+        fs::write(place.at("bridge.toml"), text).unwrap();
+        place.give("state", mode, 0, 0);
+        let (code, said) = place.check();
+        assert_eq!(code, Some(if good { 0 } else { 77 }), "{mode:o}: {said}");
+        let run = || {
+            let mut run = place.1.bridge();
+            run.args(["run", "-c"]).arg(place.at("bridge.toml")).output().unwrap()
+        };
+        if !good {
+            let hint = "change its mode, or name another file";
+            assert!(said.contains("its directory `") && said.contains(hint), "{said}");
+            let output = run();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.code() == Some(77) && said.contains(hint), "{said}");
+        }
+    }
+}

@@ -345,6 +345,25 @@ async fn an_interrupt_says_what_is_left_and_the_ledger_agrees() {
     assert_eq!(ids(&ledger.read()).len(), 5_000);
 }
 
+/// By a bridge whose file was not moved away before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_to_the_file_meanwhile_is_said_to_be_left() {
+    let (case, _emulator, ledger, _) = case(&["--latency", "500ms"]);
+    let all = data(12, 3);
+    let file = case.write("r", &all[..10]);
+    let replay = start(&case, &file);
+    // It has read to the end long before the first answer.
+    ledger.reaches(1, PATIENCE).await;
+    let more: String = all[10..].iter().flat_map(|line| [line, "\n"]).collect();
+    let mut writer = fs::File::options().append(true).open(&file).unwrap();
+    std::io::Write::write_all(&mut writer, more.as_bytes()).unwrap();
+    let (code, out, err) = said(&replay.wait_with_output().unwrap());
+    let account: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, number(&account, "published")), (1, 10), "{account} {err}");
+    let rest = &account["unread"][0];
+    assert_eq!((&rest["line"], &rest["bytes"]), (&json!(11), &json!(more.len())), "{account}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_bridge_rejected_is_published_when_its_route_is_corrected() {
     let (case, emulator, ledger, _) = case(&[]);

@@ -66,7 +66,7 @@ pub(super) async fn open(
                 let target = FileTarget::open(path, *rotation, removed).map_err(unusable)?;
                 Box::pin(write_letters(target, queue, metrics, part, stop))
             } else {
-                FileTarget::look(path).map_err(unusable)?;
+                FileTarget::look(path, *rotation).map_err(unusable)?;
                 let (path, rotation) = (path.clone(), *rotation);
                 let file = path.display();
                 part.not_ready(format!(
@@ -87,8 +87,8 @@ pub(super) async fn open(
             Box::pin(write_letters(target, queue, metrics, part, stop))
         }
         #[cfg(feature = "nats")]
-        DeadLetterConfig::JetStream(SubjectRejects { source, subject }) => {
-            let target = jetstream_target(config, source, subject)
+        DeadLetterConfig::JetStream(rejects) => {
+            let target = jetstream_target(config, name, rejects)
                 .map_err(|why| BuildError::DeadLetterTopic { name: name.to_string(), why })?;
             Box::pin(write_letters(target, queue, metrics, part, stop))
         }
@@ -152,8 +152,8 @@ pub(super) async fn examine(config: &Config) -> Vec<BuildError> {
     let mut found = Vec::new();
     for (name, dead_letter) in &config.dead_letters {
         match dead_letter {
-            DeadLetterConfig::File { path, .. } => {
-                let examined = FileTarget::look(path);
+            DeadLetterConfig::File { path, rotation } => {
+                let examined = FileTarget::look(path, *rotation);
                 let unusable = |why| BuildError::DeadLetter { name: name.to_string(), why };
                 found.extend(examined.map_err(unusable).err());
             }
@@ -170,8 +170,8 @@ pub(super) async fn examine(config: &Config) -> Vec<BuildError> {
                 found.extend(examined.map_err(unusable).err());
             }
             #[cfg(feature = "nats")]
-            DeadLetterConfig::JetStream(SubjectRejects { source, subject }) => {
-                let examined = jetstream_target(config, source, subject);
+            DeadLetterConfig::JetStream(rejects) => {
+                let examined = jetstream_target(config, name, rejects);
                 let unusable = |why| BuildError::DeadLetterTopic { name: name.to_string(), why };
                 found.extend(examined.map_err(unusable).err());
             }
@@ -215,19 +215,21 @@ async fn kafka_target(
     KafkaTarget::build(home.clone(), topic.to_owned(), readers).await
 }
 
-/// The subject of a dead letter at the server of `source`, which is one of the configuration's.
+/// The subject of the dead letter `name` at the server of a source, which is one of the configuration's.
 #[cfg(feature = "nats")]
 fn jetstream_target(
     config: &Config,
-    source: &str,
-    subject: &str,
+    name: &str,
+    SubjectRejects { source, subject }: &SubjectRejects,
 ) -> Result<JetStreamTarget, Box<dyn std::error::Error + Send + Sync>> {
     let all = || config.sources.iter().filter_map(|s| Some((&s.name, s.kind.nats()?.0)));
     let home = all().find(|(name, _)| *name == source).map(|(_, connection)| connection);
     let home = home.ok_or_else(|| format!("there is no source `{source}`"))?;
     let readers = all().filter(|(_, connection)| connection.may_meet(home));
     let readers = readers.map(|(name, _)| name.clone()).collect();
-    Ok(JetStreamTarget::build(home.clone(), subject.to_owned(), readers)?)
+    let whole = config.takers_of_streams(name).into_iter();
+    let whole = whole.map(|(source, stream)| (source.clone(), stream.to_owned())).collect();
+    Ok(JetStreamTarget::build(home.clone(), subject.clone(), readers, whole)?)
 }
 
 #[cfg(feature = "kafka")]
@@ -250,24 +252,26 @@ const UNTRIED: &str =
 
 /// Tries whether a dead letter can be written, and says what is there or why not; `None` where this build has no
 /// client for it. Nothing is written.
-pub async fn probe_dead_letter(config: &Config, dead_letter: &DeadLetterConfig) -> Option<Looked> {
-    let ended = try_target(config, dead_letter).await?;
+pub async fn probe_dead_letter(config: &Config, name: &str) -> Option<Looked> {
+    let dead_letter = config.dead_letters.get(name)?;
+    let ended = try_target(config, name, dead_letter).await?;
     // A file and a queue tell whether they can be written; a topic and a subject only when they are.
     let tells = matches!(dead_letter, DeadLetterConfig::File { .. } | DeadLetterConfig::Sqs { .. });
     let steps: &[Step] = if tells { &[Step::Write] } else { &[Step::Exists, Step::Write] };
     let untried = (!tells).then_some((Step::Write, UNTRIED));
-    Some(Looked::of(steps, ended.map(|what| Found { what, untried })))
+    Some(Looked::of(steps, ended.map(|what| Found { untried, ..Found::from(what) })))
 }
 
 async fn try_target(
     config: &Config,
+    name: &str,
     dead_letter: &DeadLetterConfig,
 ) -> Option<Result<String, Complaint>> {
     match dead_letter {
-        DeadLetterConfig::File { path, .. } => {
+        DeadLetterConfig::File { path, rotation } => {
             let found = format!("the file `{}`", path.display());
             let complaint = |why: OpenError| Complaint::of_words(Step::Write, &why.to_string());
-            Some(FileTarget::look(path).map(|()| found).map_err(complaint))
+            Some(FileTarget::look(path, *rotation).map(|()| found).map_err(complaint))
         }
         #[cfg(feature = "kafka")]
         DeadLetterConfig::Kafka(KafkaRejects { source, topic }) => {
@@ -284,12 +288,13 @@ async fn try_target(
             )
         }
         #[cfg(feature = "nats")]
-        DeadLetterConfig::JetStream(SubjectRejects { source, subject }) => {
-            let mut target = match jetstream_target(config, source, subject) {
+        DeadLetterConfig::JetStream(rejects) => {
+            let mut target = match jetstream_target(config, name, rejects) {
                 Ok(target) => target,
                 Err(why) => return Some(Err(Complaint::of_words(Step::Reach, &why.to_string()))),
             };
             let found = target.look().await;
+            let subject = &rejects.subject;
             Some(found.map(|stream| format!("the subject `{subject}` of the stream `{stream}`")))
         }
         #[cfg(feature = "sqs")]
@@ -299,7 +304,7 @@ async fn try_target(
         }),
         #[cfg(not(all(feature = "kafka", feature = "nats", feature = "sqs")))]
         _ => {
-            let _ = config;
+            let _ = (config, name);
             None
         }
     }

@@ -134,7 +134,8 @@ pub struct Rotation {
 /// A smaller file would be rotated all the time.
 const LEAST_SIZE: u64 = 1_000_000;
 
-const MOST_FILES: u32 = 100_000;
+/// Most files of one dead letter.
+pub const MOST_FILES: u32 = 100_000;
 
 /// The name of the default dead letter, which exists where none is configured.
 pub(super) const DEFAULT: &str = "default";

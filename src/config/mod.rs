@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::message::SourceName;
+use crate::route::RejectTo;
+
 pub mod api;
 pub mod broker;
 mod certificates;
@@ -33,10 +36,12 @@ pub mod source;
 pub mod sqs;
 
 pub use api::{ApiConfig, ApiName};
+use broker::SourceKind;
 pub use common::{Client, Settings, Tls};
 pub use daemon::{AdminConfig, CostConfig, LogConfig};
 pub use dead_letter::{
-    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName, Rotation,
+    DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName,
+    MOST_FILES as MOST_DEAD_LETTER_FILES, Rotation,
 };
 pub use environment::{Environment, NoText};
 pub use file::{is_stdin, shown};
@@ -47,6 +52,7 @@ pub use reader::{Kind, LogLine, Problem, Problems};
 pub use schema::{page as reference, schema};
 pub use secret::Secret;
 pub use source::SourceConfig;
+use source::Unrouted;
 
 /// Where the configuration is, unless the command line names another file.
 pub const DEFAULT_PATH: &str = "/etc/appsync-bridge/bridge.toml";
@@ -72,6 +78,35 @@ pub struct Config {
     pub grace: Duration,
     /// `[cost]`.
     pub cost: CostConfig,
+}
+
+impl Config {
+    /// The sources whose rejects go to the dead letter of this name.
+    pub fn rejecting<'a>(&'a self, dead_letter: &'a str) -> impl Iterator<Item = &'a SourceConfig> {
+        let routed = |source: &SourceConfig| {
+            let here =
+                |to: &RejectTo| matches!(to, RejectTo::DeadLetter(name) if **name == *dead_letter);
+            let mut routes = self.routes.iter().filter(|route| here(&route.dead_letter));
+            routes.any(|route| route.from.contains(&source.name))
+        };
+        let unrouted = |source: &SourceConfig| matches!(&source.unrouted, Unrouted::DeadLetter(name) if **name == *dead_letter);
+        self.sources.iter().filter(move |source| unrouted(source) || routed(source))
+    }
+
+    /// Of [those](Self::rejecting) the ones that take a whole stream of JetStream, at the servers that the dead letter is
+    /// at perhaps, and the stream: which subjects that has only its server knows.
+    pub fn takers_of_streams<'a>(&'a self, dead_letter: &'a str) -> Vec<(&'a SourceName, &'a str)> {
+        let home = self.dead_letters.get(dead_letter).and_then(DeadLetterConfig::home);
+        let home = self.sources.iter().find(|source| Some(&source.name) == home);
+        let Some((home, _)) = home.and_then(|home| home.kind.nats()) else { return Vec::new() };
+        let whole = self.rejecting(dead_letter).filter_map(|source| match &source.kind {
+            SourceKind::JetStream(it) if it.subjects.is_empty() && it.connection.may_meet(home) => {
+                Some((&source.name, it.stream.as_str()))
+            }
+            _ => None,
+        });
+        whole.collect()
+    }
 }
 
 /// A configuration that can be used, and what its author may want to know all the same.

@@ -60,6 +60,9 @@ impl FileTarget {
     /// in `removed`. It and the rotated ones are made private to their owner.
     pub fn open(path: &Path, rotation: Rotation, removed: Counter) -> Result<Self, OpenError> {
         let fail = |why| OpenError::new(path, why);
+        if path.exists() {
+            private_file::look_at_directory(path, rotation.max_size.is_some()).map_err(fail)?;
+        }
         let open = Open::at(path).map_err(fail)?;
         for (_, aside) in all_aside(path).map_err(fail)? {
             private_file::close_to_others(&aside);
@@ -70,8 +73,9 @@ impl FileTarget {
 
     /// Whether the file at `path` could be used, as far as can be told without a change: a lock of another
     /// process is not noticed.
-    pub fn look(path: &Path) -> Result<(), OpenError> {
-        private_file::look(path).map_err(|why| OpenError::new(path, why))
+    pub fn look(path: &Path, rotation: Rotation) -> Result<(), OpenError> {
+        let is_rotated = rotation.max_size.is_some();
+        private_file::look(path, is_rotated).map_err(|why| OpenError::new(path, why))
     }
 
     /// A file that is created with the first record, if missing, and is never rotated.

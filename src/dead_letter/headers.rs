@@ -2,11 +2,22 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::Record;
 use super::record::name;
+use crate::message::Message;
 
 /// All of ours begin with it, so that they are told from those of the message.
 pub(super) const PREFIX: &str = "appsync-bridge.";
+
+/// Whether `message` is a reject of its own source that was read again: broker and topic may be known by two names.
+pub(super) fn is_own(message: &Message) -> bool {
+    let source = |(name, value): &(String, Bytes)| {
+        name.strip_prefix(PREFIX) == Some("source") && **value == *message.source.as_bytes()
+    };
+    message.headers.iter().any(source)
+}
 
 /// Ours, in their order: the reason, the place of the message and what is known of it beside its payload.
 pub(super) fn headers(record: &Record) -> Vec<(String, Cow<'_, str>)> {
@@ -37,7 +48,6 @@ mod tests {
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use crate::dead_letter::tests::record;
-    use crate::message::Message;
     use crate::message::tests::message;
 
     fn published(published: SystemTime) -> Option<String> {
@@ -45,6 +55,19 @@ mod tests {
         let headers = headers(&record);
         let found = headers.iter().find(|(name, _)| name == "appsync-bridge.published")?;
         Some(found.1.to_string())
+    }
+
+    #[test]
+    fn a_reject_that_was_read_again_is_known_by_its_source() {
+        let with = |source: &'static str| {
+            let header =
+                ("appsync-bridge.source".to_owned(), Bytes::from_static(source.as_bytes()));
+            Message { headers: vec![header], ..message("") }
+        };
+        let own: &'static str = Box::leak(message("").source.to_string().into_boxed_str());
+        assert!(is_own(&with(own)));
+        // Of another source: this one may well relay its rejects.
+        assert!(!is_own(&with("another")) && !is_own(&message("")));
     }
 
     /// Of a producer that writes microseconds where milliseconds belong, the year is 55840.

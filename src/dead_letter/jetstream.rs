@@ -23,7 +23,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 
-use super::headers::{PREFIX, headers};
+use super::headers::{PREFIX, headers, is_own};
 use super::{Record, Target, WriteError};
 use crate::config::nats::Connection;
 use crate::message::{Coordinates, SourceName};
@@ -47,35 +47,52 @@ pub struct JetStreamTarget {
     subject: String,
     /// Sources that may be reading the subject themselves.
     readers: Vec<SourceName>,
+    /// Sources whose rejects are written here, and the stream of which each takes everything.
+    whole: Vec<(SourceName, String)>,
+    /// Whether it was asked which stream has the subject, and the one of these that has it.
+    asked: bool,
+    circled: Option<String>,
     trouble: Arc<Mutex<Option<Complaint>>>,
     client: Option<Client>,
 }
 
 impl JetStreamTarget {
     /// A target at the server of a source; reads certificates, connects to nothing. The rejects of `readers` must not
-    /// come from the subject itself.
+    /// come from the subject itself, nor may a stream have it that is taken `whole` by a source whose rejects go here.
     pub fn build(
         connection: Connection,
         subject: String,
         readers: Vec<SourceName>,
+        whole: Vec<(SourceName, String)>,
     ) -> Result<Self, BuildError> {
         let dialer = Dialer::new(&connection, "dead letters")?;
         let trouble = Arc::default();
-        Ok(Self { connection, dialer, subject, readers, trouble, client: None })
+        let (asked, circled, client) = (whole.is_empty(), None, None);
+        Ok(Self { connection, dialer, subject, readers, whole, asked, circled, trouble, client })
     }
 
     /// The stream that takes the subject; the error is the reason why it could not be written.
     pub async fn look(&mut self) -> Result<String, Complaint> {
         let context = self.context().await?;
-        let subject = self.subject.clone();
-        let found = context.stream_by_subject(subject).await;
-        found.map_err(|error| {
+        let found = context.stream_by_subject(self.subject.clone()).await;
+        let stream = found.map_err(|error| {
             use async_nats::jetstream::context::GetStreamByNameErrorKind as Kind;
             match error.kind() {
                 Kind::NotFound => self.complaint(NO_STREAM, CREATE_ONE),
                 _ => self.complaint(&error.to_string(), ""),
             }
-        })
+        })?;
+        self.circle(&stream).map_or(Ok(stream), Err)
+    }
+
+    /// Of a stream that has the subject: whether the source that takes it whole would be given its own rejects, to reject
+    /// them for ever, or to take them for what no route takes, so that they are gone.
+    fn circle(&self, stream: &str) -> Option<Complaint> {
+        let (source, _) = self.whole.iter().find(|(_, taken)| taken == stream)?;
+        let what = format!("`{source}` takes the whole stream `{stream}`, which has this subject");
+        let remedy =
+            format!("name one of another stream, or say in `subjects` what `{source}` takes");
+        Some(Complaint::new(Step::Exists, what, remedy).about(&self.unwritten()))
     }
 
     async fn context(&mut self) -> Result<Context, Complaint> {
@@ -102,6 +119,16 @@ impl JetStreamTarget {
     /// Writes all; the error has how many of the first are confirmed.
     async fn deliver(&mut self, records: &[Record]) -> Result<(), (usize, String)> {
         let context = self.context().await.map_err(|why| (0, why.to_string()))?;
+        if !self.asked || self.circled.is_some() {
+            // Who may not ask for it is told by a confirmation.
+            if let Ok(stream) = context.stream_by_subject(self.subject.clone()).await {
+                self.circled = Some(stream).filter(|stream| self.circle(stream).is_some());
+            }
+            self.asked = true;
+            if let Some(circle) = self.circled.as_ref().and_then(|stream| self.circle(stream)) {
+                return Err((0, circle.to_string()));
+            }
+        }
         let mut under_way = Vec::with_capacity(records.len());
         let mut failed = None;
         for (at, record) in records.iter().enumerate() {
@@ -129,8 +156,16 @@ impl JetStreamTarget {
             }
         }
         for (at, confirmed) in under_way.into_iter().enumerate() {
-            if let Err(error) = confirmed.await {
-                return Err((at, self.refusal(error.kind(), &error.to_string(), &records[at])));
+            match confirmed.await {
+                Err(error) => {
+                    return Err((at, self.refusal(error.kind(), &error.to_string(), &records[at])));
+                }
+                Ok(kept) => {
+                    if let Some(circle) = self.circle(&kept.stream) {
+                        self.circled = Some(kept.stream);
+                        return Err((at, circle.to_string()));
+                    }
+                }
             }
         }
         failed.map_or(Ok(()), Err)
@@ -139,7 +174,8 @@ impl JetStreamTarget {
     /// Whether a record would be read by its own source again, and rejected again, for ever.
     fn goes_in_circles(&self, record: &Record) -> bool {
         let message = &record.message;
-        message.topic.as_str() == self.subject && self.readers.contains(&message.source)
+        message.topic.as_str() == self.subject
+            && (self.readers.contains(&message.source) || is_own(message))
     }
 
     fn refusal(&self, kind: PublishErrorKind, text: &str, record: &Record) -> String {
@@ -163,7 +199,11 @@ impl JetStreamTarget {
         let heard = self.trouble.lock().clone();
         // A look asks for the stream.
         let complaint = heard.unwrap_or_else(|| Complaint::new(Step::Exists, what, remedy));
-        complaint.about(&format!("the subject `{}` can't be written", self.subject))
+        complaint.about(&self.unwritten())
+    }
+
+    fn unwritten(&self) -> String {
+        format!("the subject `{}` can't be written", self.subject)
     }
 }
 

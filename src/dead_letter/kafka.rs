@@ -31,7 +31,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::headers::headers;
+use super::headers::{headers, is_own};
 use super::left::Left;
 use super::{Record, Target, WriteError};
 use crate::config::kafka::KafkaConfig;
@@ -248,7 +248,8 @@ impl KafkaTarget {
     /// Whether a record would be read by its own source again, and rejected again, for ever.
     fn goes_in_circles(&self, record: &Record) -> bool {
         let message = &record.message;
-        message.topic.as_str() == self.topic && self.readers.contains(&message.source)
+        message.topic.as_str() == self.topic
+            && (self.readers.contains(&message.source) || is_own(message))
     }
 
     /// Joining its thread takes a while, so that is done in the background.

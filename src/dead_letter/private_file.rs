@@ -40,13 +40,33 @@ pub(super) fn open_if_there(path: &Path) -> io::Result<Option<(File, Metadata)>>
     }
 }
 
+/// Whether what the directory of the file at `path` has to let this user do may be done: it is synced when the file is new,
+/// and one that is full gets another name there.
+pub(super) fn look_at_directory(path: &Path, is_rotated: bool) -> io::Result<()> {
+    let (writing, needed) = if is_rotated {
+        (Access::WRITE_OK, "read and writable, for `max_size` renames the file")
+    } else {
+        (Access::empty(), "readable")
+    };
+    let place = directory(path);
+    let looked = rustix::fs::access(place, Access::READ_OK | Access::EXEC_OK | writing);
+    looked.map_err(|error| {
+        let why = format!(
+            "its directory `{}` has to be {needed} for this user ({error}): change its mode, or name another file",
+            place.display()
+        );
+        io::Error::new(io::Error::from(error).kind(), why)
+    })
+}
+
 /// Whether the file at `path` could be opened or created, as far as can be told without a change.
-pub(super) fn look(path: &Path) -> io::Result<()> {
+pub(super) fn look(path: &Path, is_rotated: bool) -> io::Result<()> {
     let access = |path: &Path, access| rustix::fs::access(path, access).map_err(io::Error::from);
     let looked = match fs::symlink_metadata(path) {
         Ok(facts) => match refusal(&facts) {
             Some(refusal) => Err(refusal),
-            None => access(path, Access::READ_OK | Access::WRITE_OK),
+            None => access(path, Access::READ_OK | Access::WRITE_OK)
+                .and_then(|()| look_at_directory(path, is_rotated)),
         },
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let mut there = directory(path);
@@ -273,7 +293,7 @@ mod tests {
             let made = open_or_make(&at(name)).unwrap_err().to_string();
             let found = open_if_there(&at(name)).unwrap_err().to_string();
             assert!(made.contains(what) && found == made, "{name}: {made} / {found}");
-            assert_eq!(look(&at(name)).unwrap_err().to_string(), made);
+            assert_eq!(look(&at(name), false).unwrap_err().to_string(), made);
         }
         assert_eq!((mode(&at("target")), at("nothing").exists()), (0o644, false));
         assert_eq!(fs::read_to_string(at("target")).unwrap(), "theirs");
@@ -287,13 +307,13 @@ mod tests {
         fs::set_permissions(at("loose"), Permissions::from_mode(0o644)).unwrap();
         for good in [at("loose"), at("none"), at("deep/er/none"), "/dev/full".into(), "none".into()]
         {
-            assert!(look(&good).is_ok(), "{}", good.display());
+            assert!(look(&good, false).is_ok(), "{}", good.display());
         }
         assert_eq!(mode(&at("loose")), 0o644);
-        let error = look(Path::new("/proc/none/r")).map_err(|error| error.to_string());
+        let error = look(Path::new("/proc/none/r"), false).map_err(|error| error.to_string());
         // Root may write anything that its file system lets be written.
         assert!(rustix::process::geteuid().is_root() || error.unwrap_err().contains("make its"));
-        let error = look(&at("loose/r")).unwrap_err().to_string();
+        let error = look(&at("loose/r"), false).unwrap_err().to_string();
         assert!(error.contains("a part of its path is no directory"), "{error}");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
@@ -331,7 +351,7 @@ mod tests {
         for path in ours.into_iter().chain(kernels) {
             let there = || (path.exists(), path.parent().is_some_and(Path::exists));
             let before = there();
-            let looked = look(&path);
+            let looked = look(&path, false);
             assert_eq!(there(), before, "looking makes nothing");
             let opened = open_or_make(&path);
             // The exit code is by this.

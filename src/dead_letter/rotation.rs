@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use prometheus_client::metrics::counter::Counter;
 use tracing::warn;
 
-use crate::config::Rotation;
+use crate::config::{MOST_DEAD_LETTER_FILES, Rotation};
 
 /// Sets the file at `path` aside. Where that makes more than `max_files`, the oldest are removed first,
 /// each with a line in the log and counted in `removed`.
@@ -63,8 +63,9 @@ pub(super) fn all_aside(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
         let number = entry.file_name().to_str().and_then(|other| {
             let digits = other.strip_prefix(name)?.strip_prefix('.')?;
             let number: u64 = digits.parse().ok()?;
-            // Neither `+1` nor `01` is a name of ours.
-            (number > 0 && number.to_string() == digits).then_some(number)
+            // Neither `+1` nor `01` is a name of ours, nor is a date, under which somebody else set a file aside.
+            let ours = 1..=u64::from(MOST_DEAD_LETTER_FILES);
+            (ours.contains(&number) && number.to_string() == digits).then_some(number)
         });
         found.extend(number.map(|number| (number, entry.path())));
     }
@@ -145,6 +146,10 @@ mod tests {
         let place = Place::with(&["r", "r.1", "r.2"]);
         let left = pairs(&[("r.1", "r"), ("r.2", "r.1")]);
         assert_eq!((place.rotate(Some(3)), place.removed.get()), (left, 1));
+        // One that somebody else set aside, by its date.
+        let place = Place::with(&["r", "r.1", "r.20261201"]);
+        let left = pairs(&[("r.1", "r"), ("r.2", "r.1"), ("r.20261201", "r.20261201")]);
+        assert_eq!((place.rotate(Some(3)), place.removed.get()), (left, 0));
         // A smaller `max_files` than yesterday's.
         let place = Place::with(&["r", "r.1", "r.2", "r.3", "r.7"]);
         assert_eq!((place.rotate(Some(2)), place.removed.get()), (pairs(&[("r.1", "r")]), 4));

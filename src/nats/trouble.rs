@@ -189,9 +189,12 @@ impl Trouble {
             Kind::NobodyListens => "does the server run, and is the port right?",
             Kind::NoHost => "check the name in `servers`",
             Kind::Silent if tls.is_some() && !config.tls_first => {
-                "is the network open? a server that begins with TLS (`handshake_first`) needs `tls_first = true`"
+                "is the network open, and is this the port for clients (4222)? a server that begins with TLS \
+                 (`handshake_first`) needs `tls_first = true`"
             }
-            Kind::Silent => "is the network open, and does the server run?",
+            Kind::Silent => {
+                "is the network open, does the server run, and is this its port for clients (4222)?"
+            }
             Kind::Closed | Kind::Other => "",
         }
     }

@@ -60,6 +60,8 @@ pub struct Found {
     pub what: String,
     /// A step that can't be tried without a change there, or not all of it, and what was left out.
     pub untried: Option<(Step, &'static str)>,
+    /// A step that came through, and what should be looked at all the same.
+    pub warned: Option<Complaint>,
 }
 
 /// A look at one part.
@@ -119,7 +121,7 @@ impl Seen {
 
 impl From<String> for Found {
     fn from(what: String) -> Self {
-        Self { what, untried: None }
+        Self { what, untried: None, warned: None }
     }
 }
 
@@ -127,9 +129,12 @@ impl Looked {
     /// A look that takes these steps, and ended at one of them or came through.
     pub fn of(steps: &[Step], ended: Result<impl Into<Found>, Complaint>) -> Self {
         let complaint = match ended.map(Into::into) {
-            Ok(Found { what, untried }) => {
-                let seen = |step: &Step| match untried {
-                    Some((at, why)) if at == *step => Seen::of(at, State::Untried, why, ""),
+            Ok(Found { what, untried, warned }) => {
+                let seen = |step: &Step| match (untried, &warned) {
+                    (_, Some(Complaint { step: at, what, remedy })) if at == step => {
+                        Seen::of(*at, State::Warned, what.as_str(), remedy.as_str())
+                    }
+                    (Some((at, why)), _) if at == *step => Seen::of(at, State::Untried, why, ""),
                     _ => Seen::good(*step),
                 };
                 return Self { steps: steps.iter().map(seen).collect(), found: what };
@@ -191,10 +196,12 @@ mod tests {
         assert_eq!(looked.steps[1].step, Step::Tls);
         assert!(!looked.is_good() && looked.steps[2].state == Untried);
         assert!(Looked::of(&steps, Ok("it".to_owned())).is_good());
-        let found = Found { what: "it".to_owned(), untried: Some((allowed, "to read")) };
+        let untried = Some((allowed, "to read"));
+        let warned = Some(Complaint::of_words(exists, "odd; look at it"));
+        let found = Found { what: "it".to_owned(), untried, warned };
         let looked = Looked::of(&steps, Ok(found));
-        let expected = [(reach, Good), (login, Good), (allowed, Untried), (exists, Good)];
+        let expected = [(reach, Good), (login, Good), (allowed, Untried), (exists, State::Warned)];
         assert_eq!((states(&looked).as_slice(), looked.is_good()), (&expected[..], true));
-        assert_eq!(looked.steps[2].what, "to read");
+        assert_eq!((&*looked.steps[2].what, &*looked.steps[3].remedy), ("to read", "look at it"));
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Input {
     ended: bool,
     /// Of each file; not known of standard input.
     pub(super) lengths: Vec<Option<u64>>,
+    /// The same files, whose lengths may grow: the bridge writes to one until it is moved away.
+    files: Vec<Option<File>>,
     route: Option<RouteName>,
     since: Option<SystemTime>,
     pub(super) routes: Routes,
@@ -108,10 +110,14 @@ impl Input {
                 return Err(BuildError::Both(path.display().to_string()));
             }
         }
-        let lengths = files.iter().map(|(_, length)| *length).collect();
+        let lengths: Vec<_> = files.iter().map(|(_, length)| *length).collect();
+        // One that can't be looked at again counts as it was.
+        let again =
+            |(file, length): &(File, Option<u64>)| length.and_then(|_| file.try_clone().ok());
+        let kept = files.iter().map(again).collect();
         let lines = lines::read(files, plan::separators(config));
         let (ended, since, routes) = (false, options.since, Routes::new(config));
-        Ok(Self { lines, ended, lengths, route, since, routes })
+        Ok(Self { lines, ended, lengths, files: kept, route, since, routes })
     }
 
     /// The routes that records may take.
@@ -140,10 +146,15 @@ impl Input {
         }
     }
 
+    /// What of the files was not read, as they are now.
     pub(super) fn unread(&self, read: &[Read]) -> Vec<Unread> {
+        let now = |file: usize| {
+            let facts = self.files[file].as_ref().and_then(|file| file.metadata().ok());
+            facts.map_or(0, |facts| facts.len())
+        };
         let left = |(file, (length, read)): (usize, (&Option<u64>, &Read))| {
             let from = Place { file, line: read.lines + 1 };
-            let Some(length) = length else {
+            let Some(length) = length.map(|length| length.max(now(file))) else {
                 return (!self.ended).then_some(Unread { from, bytes: None });
             };
             let bytes = length.saturating_sub(read.bytes);

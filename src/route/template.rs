@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::decode::Document;
 use super::{Capture, Fault, Reason, Rejection};
-use crate::event_api::{Channel, ChannelError, MAX_SEGMENTS, Segment};
+use crate::event_api::{Channel, ChannelError, MAX_SEGMENT_CHARS, MAX_SEGMENTS, Segment};
 use crate::message::Message;
 
 /// A checked template.
@@ -321,8 +321,18 @@ fn check_segment(
     if pieces.is_empty() {
         return Err(Fault::new(span.clone(), "a segment is empty", "write `/namespace/segment`"));
     }
-    for (piece, at) in pieces {
+    for (number, (piece, at)) in pieces.iter().enumerate() {
         match piece {
+            Piece::Literal(text)
+                if (number == 0 && text.starts_with('-'))
+                    || (number + 1 == pieces.len() && text.ends_with('-')) =>
+            {
+                return Err(Fault::new(
+                    at.clone(),
+                    &ChannelError::BadEdge.to_string(),
+                    "leave the `-` at the edge out, or put a letter there",
+                ));
+            }
             Piece::Value(_) if first => {
                 return Err(Fault::new(
                     at.clone(),
@@ -348,6 +358,14 @@ fn check_segment(
             }
             _ => {}
         }
+    }
+    // Each value has a character at least.
+    let least = |(piece, _): &(Piece, Range<usize>)| match piece {
+        Piece::Literal(text) => text.len(),
+        Piece::Value(_) => 1,
+    };
+    if pieces.iter().map(least).sum::<usize>() > MAX_SEGMENT_CHARS {
+        return Err(Fault::new(span.clone(), &ChannelError::TooLong.to_string(), "shorten it"));
     }
     Ok(())
 }

@@ -119,6 +119,10 @@ fn faults_point_at_the_place() {
         ("/ns/{a|slug}", 4..12),
         ("/ns/{json.}", 4..11),
         ("/ns/a}", 5..6),
+        // None of these could ever fit.
+        ("/ns/-{a}", 4..5),
+        ("/ns/x-{a}-", 9..10),
+        ("/ns/a2345678901234567890123456789012345678901234567890-{a}", 4..58),
         ("", 0..0),
     ] {
         assert_eq!(Template::channel(template, &captures).unwrap_err().span, span, "{template}");

@@ -14,10 +14,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::numbered::Numbered;
 use super::room::{Ownership, Reservation, Room};
 use crate::delivery::{Ended, Outcome, Settlement, Tracker};
 
@@ -61,9 +61,8 @@ impl Drop for Place {
 }
 
 struct State<A> {
-    next: u64,
     /// By token, whose order is that of receipt.
-    held: HashMap<u64, Held<A>>,
+    held: Numbered<Held<A>>,
     settled: VecDeque<Settled<A>>,
     released: Vec<Settled<A>>,
     ownership: Ownership,
@@ -96,8 +95,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
     /// An empty record. `changed` is notified whenever a message was settled or released.
     pub fn new(room: Arc<Room>, changed: Arc<Notify>) -> Arc<Self> {
         let state = State {
-            next: 0,
-            held: HashMap::new(),
+            held: Numbered::default(),
             settled: VecDeque::new(),
             released: Vec::new(),
             ownership: Ownership::Open,
@@ -127,10 +125,9 @@ impl<A: Clone + Send + 'static> Leases<A> {
             }
             self.room.take(bytes);
         }
-        let token = state.next;
-        state.next += 1;
+        let token = state.held.next_number();
         let lease = Lease { token, handle, since, due };
-        state.held.insert(token, Held { lease, bytes, ours: Ours::Yes });
+        state.held.push(Held { lease, bytes, ours: Ours::Yes });
         Ok(Settlement::new(Arc::clone(self) as Arc<dyn Tracker>, token))
     }
 
@@ -158,7 +155,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
     pub fn extended_as(&self, token: u64, is: impl Fn(&A) -> bool, due: Instant) {
         let mut state = self.state.lock();
         let ours = |held: &&mut Held<A>| held.ours == Ours::Yes && is(&held.lease.handle);
-        if let Some(held) = state.held.get_mut(&token).filter(ours) {
+        if let Some(held) = state.held.get_mut(token).filter(ours) {
             held.lease.due = due;
         }
     }
@@ -169,7 +166,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
     pub fn lost(&self, token: u64, is: impl Fn(&A) -> bool) -> bool {
         let mut state = self.state.lock();
         let ours = |held: &&mut Held<A>| held.ours == Ours::Yes && is(&held.lease.handle);
-        let held = state.held.get_mut(&token).filter(ours);
+        let held = state.held.get_mut(token).filter(ours);
         held.map(|held| held.ours = Ours::Lost).is_some()
     }
 
@@ -243,6 +240,11 @@ impl<A: Clone + Send + 'static> Leases<A> {
         }
         taken.sort_unstable_by_key(|lease| lease.token);
         taken
+    }
+
+    /// How many messages are to be acknowledged.
+    pub fn settled_count(&self) -> usize {
+        self.state.lock().settled.len()
     }
 
     /// Takes out up to `most` messages that are to be acknowledged, each with its end: never
@@ -329,7 +331,7 @@ impl<A: Send + 'static> Tracker for Leases<A> {
         let mut nobodys = Vec::new();
         let mut state = self.state.lock();
         for &Ended { token, outcome, .. } in ended {
-            let Some(Held { lease, bytes, ours }) = state.held.remove(&token) else { continue };
+            let Some(Held { lease, bytes, ours }) = state.held.remove(token) else { continue };
             self.room.settled(outcome);
             let settled = Settled { lease, outcome, lost: ours == Ours::Lost, bytes };
             if state.ownership == Ownership::Abandoned || ours == Ours::GivenBack {
@@ -351,7 +353,7 @@ impl<A: Send + 'static> Tracker for Leases<A> {
     }
 
     fn charge(&self, token: u64, bytes: usize) {
-        if let Some(held) = self.state.lock().held.get_mut(&token) {
+        if let Some(held) = self.state.lock().held.get_mut(token) {
             held.bytes += bytes;
             self.room.charge(bytes);
         }

@@ -37,6 +37,7 @@ mod leases;
 pub mod mqtt;
 #[cfg(feature = "nats")]
 pub mod nats;
+mod numbered;
 #[cfg(feature = "nats")]
 mod recent_topics;
 // Those who ask for each batch of messages need no more of it than the longest wait.

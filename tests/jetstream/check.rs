@@ -7,6 +7,7 @@ use async_nats::jetstream::consumer::pull;
 use super::Site;
 use crate::support::bridge::Setup;
 use crate::support::jetstream::{DURABLE, STREAM};
+use crate::support::{PATIENCE, until};
 
 /// The line of the source.
 async fn said(setup: &Setup) -> (bool, String) {
@@ -43,6 +44,24 @@ async fn the_state_of_the_stream_is_no_condition() {
     assert!(good && line.contains("the stream `IT`; the consumer"), "{line}");
     let bridge = setup.start_ready().await;
     assert_eq!(site.is_relayed(&bridge, 3).await, 0);
+}
+
+/// The server makes such a consumer, which is given nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn subjects_that_the_stream_does_not_have_are_said_by_check_and_by_run() {
+    let site = Site::open("").await;
+    site.produce(5_000, 0..3, 1).await;
+    let words = "no subject of the stream `IT` (`in.>`) fits `out.*`";
+    let setup = site.setup("subjects = [\"in.>\", \"out.*\"]\nunrouted = \"ignore\"");
+    let (good, said) = setup.check().await;
+    assert!(good && said.contains(words) && said.contains("correct `subjects`"), "{said}");
+    let bridge = setup.start_ready().await;
+    assert_eq!(site.is_relayed(&bridge, 3).await, 0);
+    until("it is said", PATIENCE, async || (!bridge.lines(&[words]).is_empty()).then_some(()))
+        .await;
+    let (good, said) = setup.check().await;
+    assert!(good && said.contains(words), "of the consumer that is there: {said}");
+    assert_eq!(bridge.lines(&[words]).len(), 1, "{}", bridge.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

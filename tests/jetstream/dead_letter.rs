@@ -11,9 +11,13 @@ use crate::support::until;
 
 /// A bridge that keeps what can't be published at `rejects.it`.
 fn setup(site: &Site) -> Setup {
+    setup_at(site, "rejects.it")
+}
+
+fn setup_at(site: &Site, subject: &str) -> Setup {
     let tables = format!(
         "{}\n[route.data]\nfrom = \"it\"\nchannel = \"/it/dev-{{json.key}}\"\ndead_letter = \"subject\"\n\
-         [dead_letter.subject]\ntype = \"jetstream\"\nsource = \"it\"\nsubject = \"rejects.it\"\n",
+         [dead_letter.subject]\ntype = \"jetstream\"\nsource = \"it\"\nsubject = \"{subject}\"\n",
         site.stream.source()
     );
     Setup::of(&site.emulator.endpoint, "", &tables, "")
@@ -76,4 +80,36 @@ async fn a_reject_is_there_once_with_its_reason_and_nothing_is_acknowledged_befo
     assert_eq!(rejects.info().await.unwrap().state.messages, 2);
     let (good, said) = setup.check().await;
     assert!(said.contains("the subject `rejects.it` of the stream `R`"), "{good} {said}");
+}
+
+/// Which subjects a stream has only the server knows: of a source without `subjects` the file does not tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_of_the_stream_that_the_source_takes_whole_is_refused_before_the_first_reject() {
+    let site = Site::open("").await;
+    let setup = setup_at(&site, "in.rejects");
+    let words = "`it` takes the whole stream `IT`, which has this subject";
+    let (good, said) = setup.check().await;
+    assert!(!good && said.contains(words) && said.contains("say in `subjects`"), "{said}");
+    let bridge = setup.start().await;
+    until("it says so", PATIENCE, async || {
+        let (status, text) = bridge.get("/readyz").await;
+        (status == 503 && text.contains(words)).then_some(())
+    })
+    .await;
+    site.stream.produce(5_000, vec![Sent { key: 7, payload: b"no json".to_vec() }]).await;
+    bridge.metric_is("source_received_total{source=\"it\"}", |v| v == 1.0).await;
+    let client = site.stream.client().await;
+    client.flush().await.unwrap();
+    assert_eq!((site.stream.acknowledged().await, site.stream.state().await.messages), (0, 1));
+    drop(bridge);
+    // With `subjects` it is known, and goes on.
+    let text = std::fs::read_to_string(setup.config()).unwrap();
+    let text = text.replace("durable = ", "subjects = \"in.*.data\"\ndurable = \"other\"\n#");
+    std::fs::write(setup.config(), text).unwrap();
+    let (good, said) = setup.check().await;
+    assert!(good && said.contains("the subject `in.rejects` of the stream `IT`"), "{said}");
+    let bridge = setup.start_ready().await;
+    let dead = "source_settled_total{source=\"it\",outcome=\"dead_lettered\"}";
+    bridge.metric_is(dead, |v| v == 1.0).await;
+    assert_eq!(site.stream.state().await.messages, 2);
 }

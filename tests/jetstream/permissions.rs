@@ -1,6 +1,13 @@
 //! A user who may not do everything that a source has to, which the server says of each message.
 
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::stream;
+use futures_util::StreamExt as _;
+
 use super::Site;
+use crate::support::bridge::Setup;
+use crate::support::broker::{Broker as _, Sent};
+use crate::support::jetstream::{DURABLE, STREAM};
 use crate::support::{PATIENCE, until};
 
 /// Lines of a server whose user may not publish to `denied`.
@@ -12,6 +19,49 @@ fn denying(denied: &str) -> String {
 }
 
 const FEW: &str = "auth = { user = \"few\", password = \"p\" }\nack_wait = \"2s\"";
+
+/// To make the consumer, to keep the order after a kill, and to write dead letters.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_page_on_security_lists_is_enough() {
+    let page = std::fs::read_to_string("SECURITY.md").unwrap();
+    let page = page.replace(".S.D", ".IT.bridge").replace("STREAM.INFO.S", "STREAM.INFO.IT");
+    let listed = page.split('`').filter(|words| words.starts_with("$JS."));
+    let mut listed: Vec<_> = listed.map(|subject| format!("\"{subject}\"")).collect();
+    assert_eq!(listed.len(), 7, "{listed:?}");
+    listed.push("\"rejects.it\"".to_owned());
+    let site = Site::open(&format!(
+        "authorization: {{ users: [ {{ user: \"all\", password: \"p\" }}, {{ user: \"few\", password: \"p\", \
+         permissions: {{ publish: [{}], subscribe: \"_INBOX.>\" }} }} ] }}\nno_auth_user: all",
+        listed.join(", ")
+    ))
+    .await;
+    let context = site.stream.context().await;
+    let (name, subjects) = ("R".to_owned(), vec!["rejects.>".to_owned()]);
+    let rejects = stream::Config { name, subjects, ..stream::Config::default() };
+    context.create_stream(rejects).await.unwrap();
+    let tables = format!(
+        "{}{FEW}\n[route.data]\nfrom = \"it\"\nchannel = \"/it/dev-{{json.key}}\"\ndead_letter = \"subject\"\n\
+         [dead_letter.subject]\ntype = \"jetstream\"\nsource = \"it\"\nsubject = \"rejects.it\"\n",
+        site.stream.source()
+    );
+    let setup = Setup::of(&site.emulator.endpoint, "", &tables, "");
+    drop(setup.start_ready().await);
+    // Delivered to a process that is gone.
+    site.produce(5_000, 0..10, 1).await;
+    let stream = context.get_stream(STREAM).await.unwrap();
+    let consumer: PullConsumer = stream.get_consumer(DURABLE).await.unwrap();
+    let held = consumer.fetch().max_messages(5).messages().await.unwrap();
+    assert_eq!(held.count().await, 5);
+    let bridge = setup.start_ready().await;
+    assert_eq!(site.is_relayed(&bridge, 10).await, 0);
+    bridge.metric_is("source_consumer_resets_total{source=\"it\"}", |v| v == 1.0).await;
+    site.stream.produce(5_000, vec![Sent { key: 7, payload: b"no json".to_vec() }]).await;
+    let dead = "source_settled_total{source=\"it\",outcome=\"dead_lettered\"}";
+    bridge.metric_is(dead, |v| v == 1.0).await;
+    assert!(bridge.lines(&["complains"]).is_empty(), "{}", bridge.log());
+    let (good, said) = setup.check().await;
+    assert!(good, "{said}");
+}
 
 /// Messages are delivered and published, and come again and again.
 #[tokio::test(flavor = "multi_thread")]

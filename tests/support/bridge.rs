@@ -182,16 +182,20 @@ impl Setup {
         for part in parts {
             let name = format!("{} {}", text(&part["part"]), text(&part["name"]));
             let name = name.trim_end();
+            let steps = list(&part["steps"]);
+            let of = |state: &str| steps.iter().find(|step| step["state"] == state);
+            let words = |step: &Value| {
+                let (what, remedy) = (text(&step["what"]), text(&step["remedy"]));
+                let parted = if remedy.is_empty() { "" } else { "; " };
+                format!("{what}{parted}{remedy}")
+            };
             if part["good"] == true {
                 lines.push(format!("{name}: connected: {}", text(&part["found"])));
+                lines.extend(of("warned").map(|step| format!("warning: {name}: {}", words(step))));
                 continue;
             }
             good = false;
-            let steps = list(&part["steps"]);
-            let failed = steps.iter().find(|step| step["state"] == "failed").unwrap();
-            let (what, remedy) = (text(&failed["what"]), text(&failed["remedy"]));
-            let parted = if remedy.is_empty() { "" } else { "; " };
-            lines.push(format!("error: {name}: {what}{parted}{remedy}"));
+            lines.push(format!("error: {name}: {}", words(of("failed").unwrap())));
         }
         (good, lines.join("\n"))
     }

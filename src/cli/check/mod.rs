@@ -176,8 +176,8 @@ async fn look(config: &Config, channel: Option<&Channel>) -> Vec<Part> {
         let (name, looked) = (source.name.to_string(), source::probe(source).await);
         Some(Part { kind: "source", name: Some(name), looked })
     });
-    let dead_letters = config.dead_letters.iter().map(|(name, dead_letter)| async {
-        let looked = bridge::probe_dead_letter(config, dead_letter).await?;
+    let dead_letters = config.dead_letters.keys().map(|name| async {
+        let looked = bridge::probe_dead_letter(config, name).await?;
         Some(Part { kind: "dead_letter", name: Some(name.to_string()), looked })
     });
     let apis = config.apis.iter().map(|(name, api)| async {

@@ -14,7 +14,7 @@ pub use jetstream::{Consumers, Deliver, JetStreamConfig};
 pub use rejects::SubjectRejects;
 pub(super) use rejects::read_rejects;
 pub(super) use subjects::{SEPARATOR, SPELLING};
-pub use subjects::{is_subject, overlaps, takes};
+pub use subjects::{is_subject, meet, overlaps, takes};
 
 /// A checked `type = "nats"`: core NATS, which keeps nothing for anybody.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -53,7 +53,7 @@ pub fn overlaps(subjects: &[String]) -> Vec<Vec<usize>> {
 }
 
 /// Whether some subject is taken by both.
-fn meet(one: &str, other: &str) -> bool {
+pub fn meet(one: &str, other: &str) -> bool {
     let (mut ones, mut others) = (one.split('.'), other.split('.'));
     loop {
         match (ones.next(), others.next()) {

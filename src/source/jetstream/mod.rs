@@ -15,6 +15,7 @@
 //!
 //! Not here: streams are not made, consumers are not changed, nothing is published.
 
+mod answers;
 mod complaints;
 mod consumer;
 mod course;

@@ -31,7 +31,6 @@ pub async fn probe(config: &JetStreamConfig, limits: Limits) -> Result<Found, Co
     let binding = Binding::new(client, config);
     let found = look(&binding, config, limits).await;
     // What the server complains of says more than that there was no answer.
-    let found = found.map(|what| Found { what, untried: Some((Step::Allowed, UNTRIED)) });
     found.map_err(|why| {
         let said = complaint.lock().take();
         said.unwrap_or_else(|| Complaint::of_words(Step::Exists, &why))
@@ -42,14 +41,17 @@ async fn look(
     binding: &Binding,
     config: &JetStreamConfig,
     limits: Limits,
-) -> Result<String, String> {
+) -> Result<Found, String> {
     let wanted = consumer::wanted(config, limits);
     let (stream, durable) = (&config.stream, &config.durable);
-    Ok(match binding.look(&wanted, limits).await? {
+    let info = binding.look(&wanted, limits).await?;
+    // A user who may not ask for the state of the stream can work with a consumer all the same.
+    let state = binding.stream().await.ok();
+    let what = match &info {
         None => {
-            // A user who may not ask for the state of the stream can work with a consumer all the same.
-            let state = binding.stream().await.ok().map(|stream| stream.state.messages);
-            let messages = state.map_or(String::new(), |count| format!(" with {count} messages"));
+            let messages = state.as_ref().map(|stream| stream.state.messages);
+            let messages =
+                messages.map_or(String::new(), |count| format!(" with {count} messages"));
             format!(
                 "the stream `{stream}`{messages}; the consumer `{durable}` is yet to be created"
             )
@@ -58,5 +60,9 @@ async fn look(
             "the consumer `{durable}` of the stream `{stream}` with {} messages to come and {} not acknowledged",
             info.num_pending, info.num_ack_pending
         ),
-    })
+    };
+    let consumer = info.as_ref().map_or(&wanted, |info| &info.config);
+    let astray = state.and_then(|stream| consumer::astray(consumer, &stream.config));
+    let warned = astray.map(|why| Complaint::of_words(Step::Exists, &why));
+    Ok(Found { what, untried: Some((Step::Allowed, UNTRIED)), warned })
 }

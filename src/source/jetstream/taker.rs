@@ -14,18 +14,19 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use super::JetStreamSource;
+use super::answers::Gathering;
 use super::complaints::Complaints;
 use super::consumer::{self, Asking, Binding, Hold, Passed};
 use super::cuts::Cuts;
 use super::flight::{Came, Flight, Place, Sequence};
 use super::message::message;
-use super::outbox::{ACKNOWLEDGE, GIVE_BACK, IN_PROGRESS, Outbox, give_back_after};
+use super::outbox::{ACKNOWLEDGE, IN_PROGRESS, Outbox, give_back_after};
 use super::pulling::{Heard, Pulling, Status};
 use super::standing::Standing;
 use super::watching::Watching;
 use crate::config::nats::JetStreamConfig;
 use crate::config::source::Limits;
-use crate::delivery::{Delivery, Intake, Outcome};
+use crate::delivery::{Delivery, Intake};
 use crate::message::{HEADER_ENTRY, SourceName};
 use crate::metrics::{JetStreamMetrics, SourceMetrics};
 use crate::nats::Change;
@@ -43,17 +44,8 @@ const FROZEN: Duration = Duration::from_secs(1);
 /// A turn with a server that hangs takes less: what it waits for has bounds.
 const LONGEST_TURN: Duration = Duration::from_millis(2_500);
 
-/// Acknowledgements in one go.
-const ACKNOWLEDGED: usize = 512;
-
 /// A message that is not taken, though there was room for it, comes back after this.
 const NOT_TAKEN: Duration = Duration::from_secs(1);
-
-/// A message that was given back comes again after up to this, and twice as long each time, …
-const GIVEN_BACK: Duration = Duration::from_millis(100);
-
-/// … and no later than this.
-const GIVEN_BACK_CAP: Duration = Duration::from_secs(30);
 
 /// Takes from one consumer until the drain.
 pub(super) struct Taker {
@@ -86,6 +78,7 @@ pub(super) struct Taker {
     /// Came during the drain, and are given back when nothing more comes.
     pub(super) returned: Vec<Subject>,
     extended: Instant,
+    pub(super) gathering: Gathering,
     /// When it had done last what was due, and whether it was frozen in that.
     steered: Instant,
     stopped: bool,
@@ -129,6 +122,7 @@ impl Taker {
             sequence: Sequence::behind(0, 0, false),
             returned: Vec::new(),
             extended: Instant::now(),
+            gathering: Gathering::default(),
             steered: Instant::now(),
             stopped: false,
             acknowledged: false,
@@ -173,6 +167,7 @@ impl Taker {
                 },
                 word = self.watching.word() => self.hear(word),
                 () = self.changed.notified() => {}
+                () = self.gathering.is_over() => {}
             }
             let now = Instant::now();
             self.take(&mut came, now);
@@ -223,9 +218,10 @@ impl Taker {
             self.pulling = None;
         }
         if !connected || self.asking.is_asked() {
+            self.gathering.rest();
             return;
         }
-        self.acknowledge();
+        self.acknowledge(now);
         self.give_back();
         if now.duration_since(self.extended) >= self.config.ack_wait / 12 {
             self.extended = now;
@@ -339,47 +335,6 @@ impl Taker {
         if let Some(intake) = &self.intake {
             for delivery in messages {
                 intake.submit(delivery);
-            }
-        }
-    }
-
-    /// Acknowledges what is settled; what the connection does not take yet stays in flight.
-    fn acknowledge(&mut self) {
-        if !self.outbox.is_empty() {
-            return;
-        }
-        let settled = self.flight.acknowledgeable(ACKNOWLEDGED);
-        if settled.len() == ACKNOWLEDGED {
-            self.changed.notify_one();
-        }
-        for settled in settled {
-            match settled.outcome {
-                Outcome::Accepted(_) => {
-                    self.acknowledged = true;
-                    self.outbox.put(settled.reply, ACKNOWLEDGE);
-                }
-                // Nobody rejects here: `dead_letter = "source"` is refused.
-                Outcome::Rejected | Outcome::Released => {
-                    self.outbox.put(settled.reply, give_back_after(GIVEN_BACK_CAP));
-                }
-            }
-        }
-    }
-
-    /// Gives back what was not done; on a drain when nothing more can come, or it would come at once.
-    fn give_back(&mut self) {
-        if self.intake.is_some() {
-            for reply in self.flight.released() {
-                let before =
-                    Place::read(&reply).map_or(0, |place| place.delivered.saturating_sub(1));
-                let factor =
-                    1_u32.checked_shl(u32::try_from(before).unwrap_or(32)).unwrap_or(u32::MAX);
-                let delay = GIVEN_BACK.saturating_mul(factor).min(GIVEN_BACK_CAP);
-                self.outbox.put(reply, give_back_after(delay));
-            }
-        } else if self.pulling.is_none() {
-            for reply in self.flight.released().into_iter().chain(self.returned.drain(..)) {
-                self.outbox.put(reply, GIVE_BACK);
             }
         }
     }

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::consumer::Binding;
+use super::consumer::{self, Binding};
 use super::flight::is_ahead;
 use crate::message::SourceName;
 use crate::metrics::JetStreamMetrics;
@@ -38,6 +38,8 @@ pub(super) struct Watching {
     advisories: Option<Subscriber>,
     gaps: Repeats,
     given_up: Repeats,
+    /// What was said last of filters that fit nothing of the stream.
+    astray: Option<String>,
 }
 
 /// A consumer, and its stream if we may ask for it.
@@ -65,6 +67,7 @@ impl Watching {
             advisories: None,
             gaps,
             given_up,
+            astray: None,
         }
     }
 
@@ -120,6 +123,7 @@ impl Watching {
                 match figures {
                     Ok((Some(consumer), stream)) => {
                         self.stream = stream.is_some();
+                        self.is_astray(&consumer, stream.as_ref());
                         Word::Hindered(evaluate(&self.metrics, &consumer, stream.as_ref()))
                     }
                     // Whoever pulls hears of it.
@@ -146,6 +150,17 @@ impl Watching {
                 "messages were removed from the stream before they were delivered; are its limits too narrow?"
             );
         }
+    }
+
+    fn is_astray(&mut self, consumer: &Info, stream: Option<&stream::Info>) {
+        let Some(stream) = stream else { return };
+        let astray = consumer::astray(&consumer.config, &stream.config);
+        if astray != self.astray
+            && let Some(why) = &astray
+        {
+            warn!(source = %self.source, "{why}");
+        }
+        self.astray = astray;
     }
 
     fn gave_up(&mut self, advisory: &Message) {

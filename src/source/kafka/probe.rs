@@ -104,7 +104,7 @@ fn ask(config: &KafkaConfig, tokens: Option<TokenCache>) -> Result<Found, Compla
         plural(count, "partition"),
         left_out(&chosen),
     );
-    Ok(Found { what, untried: Some((Step::Allowed, untried)) })
+    Ok(Found { untried: Some((Step::Allowed, untried)), ..Found::from(what) })
 }
 
 /// Topics that regular expressions match and that are left out.

@@ -49,7 +49,7 @@ pub async fn probe(config: &SqsConfig) -> Result<Found, Complaint> {
         None => "no redrive policy".to_owned(),
     };
     let what = format!("a {kind} queue, a visibility timeout of {visibility:?}, {redrive}");
-    Ok(Found { what, untried: Some((Step::Allowed, UNTRIED)) })
+    Ok(Found { untried: Some((Step::Allowed, UNTRIED)), ..Found::from(what) })
 }
 
 /// Tries a call on a receipt that there is not: SQS looks at the policy first. What it says of the receipt is of

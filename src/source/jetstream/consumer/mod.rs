@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, ReplayPolicy};
+use async_nats::jetstream::stream;
 
-use crate::config::nats::{Consumers, Deliver, JetStreamConfig};
+use crate::config::nats::{self, Consumers, Deliver, JetStreamConfig};
 use crate::config::source::Limits;
 pub(super) use asking::{Answer, Asking};
 pub(super) use binding::{Binding, Bound};
@@ -134,6 +135,29 @@ pub(super) fn hazards(found: &Config) -> Vec<&'static str> {
         ),
     ];
     all.into_iter().filter_map(|(is, text)| is.then_some(text)).collect()
+}
+
+/// Which of the consumer's filters no subject of its stream fits: a clause with a hint. The server takes such filters
+/// (nats-server 2.15), for a stream may be changed. What a stream has of others is not known from its settings.
+pub(super) fn astray(consumer: &Config, stream: &stream::Config) -> Option<String> {
+    let others = stream.mirror.is_some()
+        || stream.sources.as_ref().is_some_and(|sources| !sources.is_empty())
+        || stream.subject_transform.is_some();
+    if others || stream.subjects.is_empty() {
+        return None;
+    }
+    let fits = |filter: &str| stream.subjects.iter().any(|subject| nats::meet(subject, filter));
+    let astray: BTreeSet<_> =
+        filters(consumer).into_iter().filter(|filter| !fits(filter)).collect();
+    let (name, subjects) = (&stream.name, stream.subjects.iter().map(String::as_str).collect());
+    (!astray.is_empty()).then(|| {
+        format!(
+            "no subject of the stream `{name}` ({}) fits {}, so nothing comes of that; correct `subjects`, or \
+             those of the stream",
+            listed(&subjects),
+            listed(&astray)
+        )
+    })
 }
 
 fn filters(config: &Config) -> BTreeSet<&str> {
@@ -269,6 +293,28 @@ mod tests {
         };
         assert_eq!(differences(&found, &wanted(), LIMITS), [""; 0]);
         assert_eq!(hazards(&found).len(), 4);
+    }
+
+    #[test]
+    fn filters_that_fit_no_subject_of_the_stream_are_named() {
+        let of = |subjects: &[&str]| stream::Config {
+            name: "S".to_owned(),
+            subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
+            ..stream::Config::default()
+        };
+        let said = astray(&wanted(), &of(&["a.b.*", "c"])).unwrap();
+        assert!(
+            said.starts_with("no subject of the stream `S` (`a.b.*`, `c`) fits `b`, so"),
+            "{said}"
+        );
+        let said = astray(&wanted(), &of(&["c"])).unwrap();
+        assert!(said.contains("fits `a.>`, `b`, so"), "{said}");
+        assert_eq!(astray(&wanted(), &of(&["a.b.*", "*"])), None);
+        assert_eq!(astray(&Config { filter_subjects: vec![], ..wanted() }, &of(&["c"])), None);
+        // A mirror has those of another stream.
+        assert_eq!(astray(&wanted(), &of(&[])), None);
+        let sources = Some(vec![stream::Source::default()]);
+        assert_eq!(astray(&wanted(), &stream::Config { sources, ..of(&["c"]) }), None);
     }
 
     #[test]

@@ -119,6 +119,11 @@ impl Flight {
         }
     }
 
+    /// How many are to be acknowledged.
+    pub(super) fn settled(&self) -> usize {
+        self.leases.settled_count()
+    }
+
     /// Takes out up to `most` that are to be acknowledged.
     pub(super) fn acknowledgeable(&mut self, most: usize) -> Vec<Settled> {
         let settled = self.leases.acknowledgeable(most);
