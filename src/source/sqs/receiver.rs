@@ -27,7 +27,7 @@ const APART: Duration = Duration::from_secs(1);
 /// One of the source's receivers, until the drain. A receive that is open then is awaited, since SQS may have
 /// handed messages out in it; they go back.
 pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutdown) {
-    let mut asks = Asking::new(shared.is_fifo(), shared.wait);
+    let mut asks = Asking::new(shared.is_fifo(), shared.wait, shared.visibility);
     // That of a receive that is to be repeated.
     let mut kept: Option<Reservation> = None;
     loop {
@@ -59,6 +59,10 @@ pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutd
         let waits = attempt.wait == shared.wait;
         let given = match shared.queue.receive(&attempt, shared.visibility).await {
             Ok(given) => given,
+            Err(trouble) if attempt.is_outdated(trouble.kind) => {
+                asks.failed(attempt, trouble.kind);
+                continue;
+            }
             Err(trouble) => {
                 let again = asks.failed(attempt, trouble.kind);
                 kept = Some(reservation).filter(|_| again);
@@ -70,11 +74,11 @@ pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutd
             }
         };
         shared.link.worked(Call::Receive);
-        asks.answered(given.len());
+        let again = asks.answered(attempt, given.len());
         shared.numbers.receives.inc();
         if given.is_empty() {
             shared.numbers.empty_receives.inc();
-            drop(reservation);
+            kept = Some(reservation).filter(|_| again);
             let pause = APART.saturating_sub(now().duration_since(asked));
             if waits && !pause.is_zero() {
                 tokio::select! {

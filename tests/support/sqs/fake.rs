@@ -158,6 +158,12 @@ impl Fake {
         self.state.queues.lock().unwrap().limit_size(queue, bytes);
     }
 
+    /// What is in flight is visible at once.
+    pub(crate) fn give_all_back(&self, queue: &str) {
+        self.state.queues.lock().unwrap().give_all_back(queue);
+        self.state.changed.notify_waiters();
+    }
+
     /// Puts messages into a queue without the network.
     pub(crate) fn fill(&self, queue: &str, bodies: impl IntoIterator<Item = String>) {
         let mut queues = self.state.queues.lock().unwrap();

@@ -41,6 +41,8 @@ struct Stored {
     receives: u32,
     /// Of the last receive.
     received: Option<Instant>,
+    /// Somebody has changed its visibility since.
+    changed: bool,
 }
 
 /// A receive that took something.
@@ -281,7 +283,9 @@ impl Queues {
         }
         let queue = self.queue_mut(name)?;
         let attempt = attempt.filter(|_| queue.fifo);
-        if let Some(handed) = attempt.and_then(|id| queue.repeat(id, most, visibility, now)) {
+        if let Some(id) = attempt
+            && let Some(handed) = queue.repeat(id, most, visibility, now)?
+        {
             return Ok(handed);
         }
         let (handed, moved) = queue.receive(most, visibility, now)?;
@@ -355,7 +359,17 @@ impl Queues {
         let state =
             if visibility.is_zero() { State::Ready } else { State::Hidden(now + visibility) };
         queue.state(at, state);
+        queue.messages[at].changed = true;
         Ok(())
+    }
+
+    /// What is in flight is visible at once, by somebody who knows the receipts.
+    pub(crate) fn give_all_back(&mut self, name: &str) {
+        let queue = self.queue_mut(name).unwrap();
+        for (_, at) in queue.hidden.clone() {
+            queue.state(at, State::Ready);
+            queue.messages[at].changed = true;
+        }
     }
 
     /// When the next message of a queue is visible again.
@@ -387,7 +401,8 @@ impl Queues {
 impl Queue {
     fn put(&mut self, message: Arc<Content>) {
         self.ready.insert(self.messages.len());
-        self.messages.push(Stored { message, state: State::Ready, receives: 0, received: None });
+        let (state, receives, received, changed) = (State::Ready, 0, None, false);
+        self.messages.push(Stored { message, state, receives, received, changed });
     }
 
     /// What is due is visible again.
@@ -443,6 +458,7 @@ impl Queue {
             let stored = &mut self.messages[at];
             stored.receives += 1;
             stored.received = Some(now);
+            stored.changed = false;
             self.handed(at)
         });
         Ok((handed.collect(), moved))
@@ -455,15 +471,29 @@ impl Queue {
         most: usize,
         visibility: Option<Duration>,
         now: Instant,
-    ) -> Option<Vec<Handed>> {
+    ) -> Result<Option<Vec<Handed>>, Problem> {
         self.expire(now);
-        let Attempt { at, most: asked, taken } = self.attempts.get(id)?.clone();
+        let Some(Attempt { at, most: asked, taken }) = self.attempts.get(id).cloned() else {
+            return Ok(None);
+        };
+        if now.duration_since(at) >= REMEMBERED {
+            return Ok(None);
+        }
+        let is_changed = |(at, receives): &(usize, u32)| {
+            let stored = &self.messages[*at];
+            stored.receives == *receives && (stored.state == State::Deleted || stored.changed)
+        };
+        if taken.iter().any(is_changed) {
+            return Err(Problem::value(format!(
+                "Value {id} for parameter ReceiveRequestAttemptId is invalid. Reason: The receiveRequestAttemptId is not valid anymore since the receive call is not retryable."
+            )));
+        }
         let is_untouched = |(at, receives): &(usize, u32)| {
             let stored = &self.messages[*at];
             matches!(stored.state, State::Hidden(_)) && stored.receives == *receives
         };
-        if now.duration_since(at) >= REMEMBERED || !taken.iter().all(is_untouched) {
-            return None;
+        if !taken.iter().all(is_untouched) {
+            return Ok(None);
         }
         assert_eq!(asked, most, "a repeat asks for the same");
         let until = now + visibility.unwrap_or(self.visibility);
@@ -471,7 +501,7 @@ impl Queue {
             self.state(at, State::Hidden(until));
             self.handed(at)
         });
-        Some(handed.collect())
+        Ok(Some(handed.collect()))
     }
 
     fn handed(&self, at: usize) -> Handed {
