@@ -170,11 +170,24 @@ impl<A: Clone + Send + 'static> Leases<A> {
         held.map(|held| held.ours = Ours::Lost).is_some()
     }
 
-    /// Those in flight that are not settled and are `wanted`, to be anybody's from `now` on: each counts as
+    /// Those in flight that are `wanted`, and not settled or accepted, to be anybody's from `now` on: each counts as
     /// [lost](Self::lost), so that it is known when it comes again. In the order of receipt, as they were.
     pub fn lose(&self, wanted: impl Fn(&Lease<A>) -> bool, now: Instant) -> Vec<Lease<A>> {
         let mut state = self.state.lock();
-        let held = state.held.values_mut();
+        let State { held, settled, .. } = &mut *state;
+        // What is to be acknowledged would otherwise be before what comes again.
+        let done = settled.iter_mut().filter(|settled| {
+            let accepted = matches!(settled.outcome, Outcome::Accepted(_));
+            accepted && !settled.lost && wanted(&settled.lease)
+        });
+        let done = done.map(|settled| {
+            settled.lost = true;
+            let lease = settled.lease.clone();
+            settled.lease.due = now;
+            lease
+        });
+        let mut lost: Vec<_> = done.collect();
+        let held = held.values_mut();
         let wanted = held.filter(|held| held.ours == Ours::Yes && wanted(&held.lease));
         let lose = |held: &mut Held<A>| {
             held.ours = Ours::Lost;
@@ -182,7 +195,7 @@ impl<A: Clone + Send + 'static> Leases<A> {
             held.lease.due = now;
             lease
         };
-        let mut lost: Vec<_> = wanted.map(lose).collect();
+        lost.extend(wanted.map(lose));
         lost.sort_unstable_by_key(|lease| lease.token);
         lost
     }

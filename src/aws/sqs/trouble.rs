@@ -82,6 +82,11 @@ impl Kind {
         !waits && !matches!(self, Self::Unreachable | Self::Silent | Self::Service)
     }
 
+    /// Whether nothing was heard at all: what works for another works for this.
+    pub fn is_unheard(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Silent)
+    }
+
     /// Whether SQS does it, but not so much of it.
     pub fn is_throttle(self) -> bool {
         matches!(self, Self::Throttled | Self::OverLimit)

@@ -13,6 +13,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::debt::{Debt, take_ready};
 use super::receipt::{Cuts, Receipt};
 use crate::aws::sqs::{BATCH, Failed};
 use crate::backoff::full_jitter;
@@ -27,27 +28,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 
 /// So often an entry is tried whose receipt SQS calls invalid: it may be wrong, but not for ever.
 const STALE_TRIES: u32 = 20;
-
-/// What is owed for one message.
-#[derive(Debug)]
-pub(super) struct Debt {
-    pub(super) receipt: Receipt,
-    /// Of a message that is to be deleted: it is in flight until that is confirmed, or SQS says that it is not ours.
-    place: Option<Place>,
-    /// When it was received, as far as its lease may be extended.
-    pub(super) received: Instant,
-    /// When its lease ends.
-    pub(super) due: Instant,
-    /// Its lease has ended, or was ended.
-    lost: bool,
-    /// It is asked for, and that is not answered.
-    asked: bool,
-    since: Instant,
-    not_before: Instant,
-    /// Its last request was not answered: it waits for its time, or for the answer to another.
-    unheard: bool,
-    tries: u32,
-}
 
 /// What is owed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,16 +237,10 @@ impl Debts {
         losses
     }
 
-    /// A request failed as a whole: it is retried after a wait, which is not cut short where it `is_throttled`.
-    pub(super) fn failed(
-        &mut self,
-        request: Request,
-        wait: Duration,
-        is_throttled: bool,
-        now: Instant,
-    ) {
+    /// A request failed as a whole: it is retried after a wait, which an answer to another cuts short where none came.
+    pub(super) fn failed(&mut self, request: Request, wait: Duration, unheard: bool, now: Instant) {
         let wait = |_: usize, debt: &mut Debt, is_known: bool| {
-            debt.unheard = !is_throttled;
+            debt.unheard = unheard;
             Some(if is_known { wait } else { Duration::ZERO })
         };
         self.each_answered(request, wait, now);
@@ -363,50 +337,6 @@ impl Debts {
         });
         (deletions, all(&mut self.returns, |debt, now| debt.due > now))
     }
-}
-
-impl Debt {
-    fn new(receipt: Receipt, place: Option<Place>, due: Instant, now: Instant) -> Self {
-        let (received, since, not_before) = (now, now, now);
-        let (lost, asked, unheard, tries) = (false, false, false, 0);
-        Self { receipt, place, received, due, lost, asked, since, not_before, unheard, tries }
-    }
-}
-
-/// Takes the first that may go now, up to a batch, if they are `enough`: they are asked for. Of a group whose earlier one
-/// may not go, none does.
-fn take_ready(
-    queue: &mut VecDeque<Debt>,
-    busy: &HashSet<OrderKey>,
-    now: Instant,
-    enough: impl FnOnce(&[&Debt]) -> bool,
-) -> Option<Vec<Receipt>> {
-    let mut held: HashSet<&OrderKey> = HashSet::new();
-    let (mut places, mut ready) = (Vec::new(), Vec::new());
-    for (at, debt) in queue.iter().enumerate() {
-        let group = debt.receipt.group.as_ref();
-        let waits = debt.asked
-            || debt.not_before > now
-            || group.is_some_and(|group| busy.contains(group) || held.contains(group));
-        if waits {
-            held.extend(group);
-            continue;
-        }
-        places.push(at);
-        ready.push(debt);
-        if places.len() == BATCH {
-            break;
-        }
-    }
-    if ready.is_empty() || !enough(&ready) {
-        return None;
-    }
-    let take = |at: usize| {
-        let debt = &mut queue[at];
-        debt.asked = true;
-        debt.receipt.clone()
-    };
-    Some(places.into_iter().map(take).collect())
 }
 
 #[cfg(test)]

@@ -169,7 +169,7 @@ fn what_no_answer_says_to_be_gone_keeps_its_place_and_is_owed_for_ever() {
     f.done(1, Some("a"), 0);
     for round in 0..u64::from(STALE_TRIES) * 2 {
         let request = f.next(round * 6_000).unwrap();
-        f.debts.failed(request, Duration::ZERO, false, f.at(round * 6_000));
+        f.debts.failed(request, Duration::ZERO, true, f.at(round * 6_000));
     }
     assert_eq!((f.debts.is_empty(), f.in_flight()), (false, 1));
 }
@@ -184,7 +184,7 @@ fn what_is_behind_a_lost_one_is_let_go_and_known_when_it_comes() {
     }
     let request = f.next(100);
     assert_eq!(orders(&request), [1, 2, 3, 4]);
-    f.debts.failed(request.unwrap(), Duration::ZERO, false, f.at(100));
+    f.debts.failed(request.unwrap(), Duration::ZERO, true, f.at(100));
     let losses = f.expire(30_000, false);
     assert_eq!((losses.count, f.debts.let_go_behind(&losses.lost, f.at(30_000))), (1, 2));
     let back = f.next(30_000).unwrap();
@@ -198,6 +198,15 @@ fn what_is_behind_a_lost_one_is_let_go_and_known_when_it_comes() {
     assert_eq!(handles.collect::<Vec<_>>(), ["again-1", "again-2", "handle-3", "again-4"]);
     f.answered(request, &[], 30_003);
     assert!(f.debts.is_empty() && f.in_flight() == 0);
+}
+
+#[test]
+fn nothing_behind_a_lost_one_is_deleted_with_it() {
+    let mut f = fixture();
+    f.done(1, Some("a"), 0);
+    f.done(2, Some("a"), 10_000);
+    assert_eq!(orders(&f.next(30_000)), [1], "its lease has ended");
+    assert!(f.next(30_000).is_none());
 }
 
 #[test]
@@ -317,14 +326,14 @@ fn what_was_not_answered_is_asked_for_in_a_drain_and_when_another_is_answered() 
     let requests = [0, 1, 2, 3].map(|_| f.next(0).unwrap());
     let [first, second, third, answered] = requests;
     let (half, far) = (Duration::from_millis(500), Duration::from_secs(30));
-    f.debts.failed(first, far, false, f.at(0));
-    f.debts.failed(second, far, true, f.at(0));
+    f.debts.failed(first, far, true, f.at(0));
+    f.debts.failed(second, far, false, f.at(0));
     assert!(f.next(9_000).is_none());
     f.answered(answered, &[], 9_000);
     let again = f.next(9_000).unwrap();
     assert_eq!(orders([&again]), (0..10).collect::<Vec<_>>());
     assert!(f.next(9_000).is_none(), "SQS wants them later");
-    f.debts.failed(third, half, false, f.at(9_000));
+    f.debts.failed(third, half, true, f.at(9_000));
     assert_eq!(f.debts.wakes(), Some(f.at(9_500)));
     f.debts.hurry(f.at(9_100));
     assert_eq!(orders(&f.next(9_100)), (10..20).collect::<Vec<_>>());
@@ -359,7 +368,7 @@ fn a_call_that_failed_is_made_again_with_all_its_entries() {
     let mut f = fixture();
     (0..10).for_each(|order| f.done(order, None, 0));
     let request = f.next(0).unwrap();
-    f.debts.failed(request, Duration::from_secs(2), false, f.at(0));
+    f.debts.failed(request, Duration::from_secs(2), true, f.at(0));
     assert!(f.next(1_999).is_none());
     assert_eq!((f.debts.wakes(), f.in_flight()), (Some(f.at(2_000)), 10));
     assert_eq!(f.debts.due(f.at(30_000)).count(), 10);

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::warn;
 
+use super::abort::abort;
 use super::debts::{Ask, Losses, Request};
 use super::extension::{Extending, extension, patience, pause};
 use super::receipt::Receipt;
@@ -27,9 +27,6 @@ const MOST_REQUESTS: usize = 16;
 
 /// A message goes back after this, whatever it waits for: SQS ends every lease 12 hours after the receipt.
 const LONGEST: Duration = Duration::from_hours(11);
-
-/// On the abort what is held has this long to be given back; the process is gone soon after.
-const LAST: Duration = Duration::from_millis(350);
 
 /// Leases are looked at so often, in parts of the visibility timeout; and at least and most.
 const LOOKS: u32 = 10;
@@ -117,7 +114,10 @@ impl Keeper {
             let changed = Arc::clone(&self.shared.changed);
             tokio::select! {
                 biased;
-                () = shutdown.abort() => return self.abort().await,
+                () = shutdown.abort() => {
+                    self.receiving.abort_all();
+                    return abort(&self.shared).await;
+                }
                 () = shutdown.drain(), if !draining => {
                     draining = true;
                     self.shared.leases.close();
@@ -127,7 +127,7 @@ impl Keeper {
                 // Before the answers: there may always be one.
                 _ = look.tick() => self.look(),
                 _ = alive.tick() => self.shared.link.alive(),
-                Some(answer) = self.asked.join_next() => self.answered(answer.ok()),
+                Some(answer) = self.asked.join_next() => self.answered(answer.ok(), draining),
                 Some(answer) = self.extending.join_next() => self.extended(answer.ok()),
                 Some(ended) = self.receiving.join_next() => {
                     if let Err(error) = ended && !draining {
@@ -163,11 +163,9 @@ impl Keeper {
             let back = released.map(|lease| (pause(&lease.handle), lease.handle, lease.due));
             shared.give_back(back.collect());
         }
-        let ended = shared.leases.ended(usize::MAX);
-        if ended.is_empty() {
-            return;
-        }
+        // Locked first, lest a message that comes again meanwhile be known to nobody.
         let (now, mut debts) = (now(), shared.debts.lock());
+        let ended = shared.leases.ended(usize::MAX);
         for (lease, place) in ended {
             match place.outcome {
                 Outcome::Accepted(_) => debts.delete(lease, place, now),
@@ -210,7 +208,7 @@ impl Keeper {
         debts.wakes().filter(|_| self.asked.len() < MOST_REQUESTS)
     }
 
-    fn answered(&mut self, answer: Option<Answer>) {
+    fn answered(&mut self, answer: Option<Answer>, draining: bool) {
         // Of one that broke off the leases end, and the messages come again.
         let Some(Answer { request, said }) = answer else { return };
         let now = now();
@@ -223,8 +221,10 @@ impl Keeper {
                 self.lost(losses, now);
             }
             Err((wait, kind)) => {
+                // A stop has no time for long waits.
+                let wait = if draining { wait.min(LOOK.1) } else { wait };
                 let mut debts = self.shared.debts.lock();
-                debts.failed(request, wait, kind.is_throttle(), now);
+                debts.failed(request, wait, kind.is_unheard(), now);
             }
         }
     }
@@ -351,51 +351,8 @@ impl Keeper {
         let all = self.shared.numbers.leases_lost.get();
         if let Some(count) = self.lost.reached(all, SAY_EVERY, now) {
             let hint = "a longer `visibility_timeout` survives longer interruptions";
-            warn!(source = %self.shared.name, count, hint, "leases ended before they could be extended, or their messages deleted: these come again");
+            warn!(source = %self.shared.name, count, hint, "leases ended before their messages were deleted: these come again, and are known, or are another consumer's");
         }
-    }
-
-    /// Gives back what is not done, as far as there is time.
-    async fn abort(mut self) -> Result<(), Unclean> {
-        self.receiving.abort_all();
-        let shared = &self.shared;
-        shared.leases.close();
-        let (now, ended) = (now(), shared.leases.ended(usize::MAX));
-        let (mut done, mut back) = {
-            let mut debts = shared.debts.lock();
-            for (lease, place) in ended {
-                if matches!(place.outcome, Outcome::Accepted(_)) {
-                    debts.delete(lease, place, now);
-                }
-            }
-            debts.close(now)
-        };
-        done.sort_unstable_by_key(|receipt| receipt.order);
-        let left = shared.leases.released_leases().into_iter();
-        let left = left.chain(shared.leases.take_back(|_| true));
-        back.extend(left.filter(|lease| lease.due > now).map(|lease| lease.handle));
-        back.sort_unstable_by_key(|receipt| std::cmp::Reverse(receipt.order));
-        let all = async {
-            let deleted = done.chunks(BATCH).map(|some| async move {
-                let some: Vec<_> = some.iter().collect();
-                let _ = shared.queue.delete(&some).await;
-            });
-            join_all(deleted).await;
-            let returned = back.chunks(BATCH).map(|some| async move {
-                let some: Vec<_> = some.iter().collect();
-                let _ = shared.queue.set_visibility(&some, Duration::ZERO).await;
-            });
-            if shared.is_fifo() {
-                // The last first: the others of its group are anybody's only after it.
-                for some in returned {
-                    some.await;
-                }
-            } else {
-                join_all(returned).await;
-            }
-        };
-        let _ = timeout(LAST, all).await;
-        Err(Unclean("aborted"))
     }
 }
 

@@ -203,7 +203,7 @@ impl World {
         if !self.asked.is_empty() && self.draw(3) > 0 {
             let at = usize::from(self.draw(16)) % self.asked.len();
             let answer = self.asked.swap_remove(at);
-            self.keeper.answered(Some(answer));
+            self.keeper.answered(Some(answer), false);
         }
     }
 
@@ -242,6 +242,52 @@ impl World {
     fn is_over(&self) -> bool {
         self.keeper.is_done() && self.queue.iter().all(|stored| stored.state == State::Deleted)
     }
+}
+
+/// One that was given back stands before those behind it, which are still to come.
+#[test]
+fn one_that_was_given_back_does_not_say_that_a_lost_one_is_gone() {
+    let source = source();
+    runtime().block_on(async {
+        let world = World::new(&source, Vec::new());
+        let (shared, due) = (Arc::clone(&world.keeper.shared), now() + VISIBILITY);
+        let comes = |at: u32, receive_count: u32| {
+            let order = Some(Arc::from(&b"g"[..]));
+            let message = Message { order, ..message(at.to_string()) };
+            let (id, handle) = (at.to_string(), format!("{at}-{receive_count}"));
+            let mut room = shared.room.reserve(1, 1).now_or_never().unwrap();
+            let received = Received { message, id, handle, receive_count, bytes: 1 };
+            take(&shared, &mut room, received, now(), due)
+        };
+        let (rejected, done) = (comes(0, 1), comes(1, 1));
+        for (taken, outcome) in
+            [(rejected, Outcome::Rejected), (done, Outcome::Accepted(Done::Published))]
+        {
+            taken.into_iter().for_each(|delivery| delivery.settle(outcome));
+        }
+        let mut keeper = world.keeper;
+        keeper.collect(false);
+        assert_eq!(shared.debts.lock().expire(due, false).count, 1);
+        assert_eq!(comes(0, 2).len(), 1);
+        assert!(comes(1, 2).is_empty(), "it is published");
+        assert_eq!(comes(2, 1).len(), 1);
+    });
+}
+
+/// A denied call waits for half a minute, and a stop has less.
+#[test]
+fn a_stop_waits_out_no_long_pause() {
+    let source = source();
+    runtime().block_on(async {
+        let World { mut keeper, .. } = World::new(&source, Vec::new());
+        let (shared, start) = (Arc::clone(&keeper.shared), now());
+        let receipt = crate::source::sqs::receipt::tests::receipt(1, None);
+        shared.debts.lock().give_back(receipt, start + VISIBILITY, start);
+        let request = shared.debts.lock().next(start, true).unwrap();
+        let said = Err((Duration::from_secs(30), Kind::Denied));
+        keeper.answered(Some(Answer { request, said }), true);
+        assert_eq!(shared.debts.lock().wakes(), Some(start + LOOK.1));
+    });
 }
 
 proptest! {

@@ -148,12 +148,12 @@ impl Link {
         }
     }
 
-    /// Waits as long as a call that failed rests; one that was not refused, until another of its kind is answered.
+    /// Waits as long as a call that failed rests; one to which no answer came, until another of its kind is answered.
     pub(super) async fn rest(&self, call: Call, kind: Kind, wait: Duration) {
         let answered = async {
             loop {
                 let mended = self.mended.notified();
-                if !kind.is_throttle() && !self.state.lock().failing.contains_key(&call) {
+                if kind.is_unheard() && !self.state.lock().failing.contains_key(&call) {
                     return;
                 }
                 mended.await;

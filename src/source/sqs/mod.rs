@@ -26,7 +26,9 @@
 //! | a policy that allows receives and no deletions | receives pause, and say which action is denied |
 //! | a receive that is open when the drain begins | it is awaited, and what it brings goes back |
 
+mod abort;
 mod attempt;
+mod debt;
 mod debts;
 mod extension;
 mod keeper;

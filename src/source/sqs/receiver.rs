@@ -137,7 +137,10 @@ pub(super) fn take(
     if receive_count > 1 && !receipt.id.is_empty() && shared.received_again(&receipt, since, due) {
         return Vec::new();
     }
-    shared.came_after(&receipt, receipt.order);
+    // One that was given back may stand before those that were lost.
+    if receive_count == 1 {
+        shared.came_after(&receipt, receipt.order);
+    }
     match shared.leases.take(reservation, receipt, bytes, since, due) {
         Ok(settlement) => deliveries(&shared.envelopes, message, settlement),
         Err(receipt) => {

@@ -301,7 +301,7 @@ impl Queues {
         Ok(handed)
     }
 
-    /// Deletes one. Of a receipt that is not the last one, SQS says that it is done. `again`: the queue
+    /// Deletes one. Of a receipt that is not the last one, a standard queue says that it is done. `again`: the queue
     /// forgets that it was told.
     pub(crate) fn delete(
         &mut self,
@@ -314,13 +314,16 @@ impl Queues {
         queue.expire(now);
         let (at, receive) = queue.receipt(receipt)?;
         let stored = &queue.messages[at];
-        if stored.receives != receive || matches!(stored.state, State::Deleted | State::Moved) {
+        if matches!(stored.state, State::Deleted | State::Moved) {
             return Ok(());
         }
-        if queue.fifo && stored.state == State::Ready {
+        if queue.fifo && (stored.receives != receive || stored.state == State::Ready) {
             return Err(Problem::value(format!(
                 "Value {receipt} for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired."
             )));
+        }
+        if stored.receives != receive {
+            return Ok(());
         }
         queue.state(at, if again { State::Ready } else { State::Deleted });
         Ok(())
