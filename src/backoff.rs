@@ -37,6 +37,11 @@ impl Backoff {
         wait
     }
 
+    /// Another wait of the last failure, for what failed together with it.
+    pub fn another_wait(&self) -> Duration {
+        full_jitter(self.base, self.cap, self.failures.saturating_sub(1))
+    }
+
     /// Something succeeded: the next failure is the first again.
     pub fn reset(&mut self) {
         self.failures = 0;

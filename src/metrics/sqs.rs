@@ -16,7 +16,7 @@ pub struct SqsMetrics {
     pub receive_count: Histogram,
     /// Messages whose lease was extended, each time.
     pub leases_extended: Counter,
-    /// Messages that were handed out again, or will be, while they were held here.
+    /// Leases that ended before the message was deleted.
     pub leases_lost: Counter,
     /// Messages that were given back, to be received again at once.
     pub given_back: Counter,
@@ -41,7 +41,7 @@ impl Metrics {
             leases_extended: counter("source_leases_extended", "Extensions of leases"),
             leases_lost: counter(
                 "source_leases_lost",
-                "Messages handed out again while they were held",
+                "Leases that ended before the message was deleted",
             ),
             given_back: counter("source_given_back", "Messages given back to be received again"),
             delete_retries: counter("source_delete_retries", "Deletions tried again"),

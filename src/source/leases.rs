@@ -48,6 +48,8 @@ pub struct Place {
     room: Arc<Room>,
     /// How the message ended.
     pub outcome: Outcome,
+    /// Its lease was [lost](Leases::lost) before.
+    pub lost: bool,
     bytes: usize,
 }
 
@@ -76,15 +78,16 @@ struct Held<A> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ours {
     Yes,
-    /// It handed it out again, or will: nothing is told it before it comes again to us.
+    /// It handed it out again, or will: it is known when it comes again to us.
     Lost,
-    /// It was told to hand it out again.
+    /// It was told to hand it out again, and what comes is another.
     GivenBack,
 }
 
 struct Settled<A> {
     lease: Lease<A>,
     outcome: Outcome,
+    lost: bool,
     bytes: usize,
 }
 
@@ -151,14 +154,15 @@ impl<A: Clone + Send + 'static> Leases<A> {
     /// come late for a message that was [received again](Self::received_again).
     pub fn extended_as(&self, token: u64, is: impl Fn(&A) -> bool, due: Instant) {
         let mut state = self.state.lock();
-        if let Some(held) = state.held.get_mut(token).filter(|held| is(&held.lease.handle)) {
+        let ours = |held: &&mut Held<A>| held.ours == Ours::Yes && is(&held.lease.handle);
+        if let Some(held) = state.held.get_mut(token).filter(ours) {
             held.lease.due = due;
         }
     }
 
-    /// The broker takes the message for nobody's: it is not extended, and not acknowledged when it is settled,
-    /// unless it is [received again](Self::received_again). False if it was settled meanwhile, or if the handle
-    /// that the broker says it of `is` not the present one.
+    /// The broker takes the message for nobody's: it is not extended, unless it is [received
+    /// again](Self::received_again), and its place says so when it is settled. False if it was settled meanwhile, or if
+    /// the handle that the broker says it of `is` not the present one.
     pub fn lost(&self, token: u64, is: impl Fn(&A) -> bool) -> bool {
         let mut state = self.state.lock();
         let ours = |held: &&mut Held<A>| held.ours == Ours::Yes && is(&held.lease.handle);
@@ -166,8 +170,38 @@ impl<A: Clone + Send + 'static> Leases<A> {
         held.map(|held| held.ours = Ours::Lost).is_some()
     }
 
-    /// A message that is held here came again: what the broker knows it by is put in by `now_known`, and its
-    /// lease is that of this receipt. False if none of those held is it, or it was given back on purpose.
+    /// Those in flight that are `wanted`, and not settled or accepted, to be anybody's from `now` on: each counts as
+    /// [lost](Self::lost), so that it is known when it comes again. In the order of receipt, as they were.
+    pub fn lose(&self, wanted: impl Fn(&Lease<A>) -> bool, now: Instant) -> Vec<Lease<A>> {
+        let mut state = self.state.lock();
+        let State { held, settled, .. } = &mut *state;
+        // What is to be acknowledged would otherwise be before what comes again.
+        let done = settled.iter_mut().filter(|settled| {
+            let accepted = matches!(settled.outcome, Outcome::Accepted(_));
+            accepted && !settled.lost && wanted(&settled.lease)
+        });
+        let done = done.map(|settled| {
+            settled.lost = true;
+            let lease = settled.lease.clone();
+            settled.lease.due = now;
+            lease
+        });
+        let mut lost: Vec<_> = done.collect();
+        let held = held.values_mut();
+        let wanted = held.filter(|held| held.ours == Ours::Yes && wanted(&held.lease));
+        let lose = |held: &mut Held<A>| {
+            held.ours = Ours::Lost;
+            let lease = held.lease.clone();
+            held.lease.due = now;
+            lease
+        };
+        lost.extend(wanted.map(lose));
+        lost.sort_unstable_by_key(|lease| lease.token);
+        lost
+    }
+
+    /// A message that is in flight here, and is not to be given back, came again: what the broker knows it by is put in
+    /// by `now_known`, and its lease is that of this receipt. False if none is it, or it was given back on purpose.
     pub fn received_again(
         &self,
         is: impl Fn(&A) -> bool,
@@ -176,14 +210,22 @@ impl<A: Clone + Send + 'static> Leases<A> {
         due: Instant,
     ) -> bool {
         let mut state = self.state.lock();
-        let mut held = state.held.values_mut();
-        let Some(held) = held.find(|held| held.ours != Ours::GivenBack && is(&held.lease.handle))
-        else {
-            return false;
+        let State { held, settled, .. } = &mut *state;
+        let held = held.values_mut().find(|h| h.ours != Ours::GivenBack && is(&h.lease.handle));
+        let lease = if let Some(held) = held {
+            held.ours = Ours::Yes;
+            &mut held.lease
+        } else {
+            let done = |s: &&mut Settled<A>| matches!(s.outcome, Outcome::Accepted(_));
+            let Some(settled) = settled.iter_mut().filter(done).find(|s| is(&s.lease.handle))
+            else {
+                return false;
+            };
+            settled.lost = false;
+            &mut settled.lease
         };
-        held.ours = Ours::Yes;
-        now_known(&mut held.lease.handle);
-        (held.lease.since, held.lease.due) = (since, due);
+        now_known(&mut lease.handle);
+        (lease.since, lease.due) = (since, due);
         true
     }
 
@@ -202,9 +244,11 @@ impl<A: Clone + Send + 'static> Leases<A> {
         self.leave(&back);
         let mut taken: Vec<_> = back.into_iter().map(|settled| settled.lease).collect();
         for held in state.held.values_mut() {
-            if held.ours == Ours::Yes && wanted(&held.lease) {
+            if held.ours != Ours::GivenBack && wanted(&held.lease) {
+                if held.ours == Ours::Yes {
+                    taken.push(held.lease.clone());
+                }
                 held.ours = Ours::GivenBack;
-                taken.push(held.lease.clone());
             }
         }
         taken.sort_unstable_by_key(|lease| lease.token);
@@ -232,8 +276,8 @@ impl<A: Clone + Send + 'static> Leases<A> {
     pub fn ended(&self, most: usize) -> Vec<(Lease<A>, Place)> {
         let mut state = self.state.lock();
         let count = state.settled.len().min(most);
-        let place = |Settled { lease, outcome, bytes }| {
-            (lease, Place { room: Arc::clone(&self.room), outcome, bytes })
+        let place = |Settled { lease, outcome, lost, bytes }| {
+            (lease, Place { room: Arc::clone(&self.room), outcome, lost, bytes })
         };
         state.settled.drain(..count).map(place).collect()
     }
@@ -302,8 +346,8 @@ impl<A: Send + 'static> Tracker for Leases<A> {
         for &Ended { token, outcome, .. } in ended {
             let Some(Held { lease, bytes, ours }) = state.held.remove(token) else { continue };
             self.room.settled(outcome);
-            let settled = Settled { lease, outcome, bytes };
-            if state.ownership == Ownership::Abandoned || ours != Ours::Yes {
+            let settled = Settled { lease, outcome, lost: ours == Ours::Lost, bytes };
+            if state.ownership == Ownership::Abandoned || ours == Ours::GivenBack {
                 nobodys.push(settled);
             } else if outcome == Outcome::Released {
                 state.released.push(settled);

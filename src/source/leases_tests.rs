@@ -78,7 +78,7 @@ fn what_ends_together_is_as_if_it_ended_alone() {
     let settlements = [f.take(1, 30), f.take(2, 30), f.take(3, 30), f.take(4, 30)];
     let woken = || f.changed.notified().now_or_never().is_some();
     let ended = |token, outcome| Ended { token, outcome, published: Some(Duration::ZERO) };
-    assert!(f.record.lost(0, |_| true), "nobody's any more");
+    assert_eq!(handles(f.record.take_back(|lease| lease.token == 0)), [1], "nobody's any more");
     f.record.settled_together(&[
         ended(0, PUBLISHED),
         ended(2, Outcome::Released),
@@ -179,11 +179,56 @@ fn what_came_again_is_acknowledged_by_what_it_is_known_by_now() {
     assert!(again(2, 12), "what was lost is ours again");
     first.settle(PUBLISHED);
     lost.settle(PUBLISHED);
-    assert_eq!(f.record.acknowledgeable(9), [(11, PUBLISHED)], "nothing is told of what is lost");
-    assert_eq!(f.in_flight(), (1, 10));
     second.settle(PUBLISHED);
-    assert_eq!(f.record.acknowledgeable(9), [(12, PUBLISHED)]);
+    let ended = f.record.ended(9).into_iter().map(|(lease, place)| (lease.handle, place.lost));
+    let ended: Vec<_> = ended.collect();
+    assert_eq!(ended, [(11, false), (3, true), (12, false)]);
     assert!(f.record.is_empty() && f.in_flight() == (0, 0));
+}
+
+#[test]
+fn what_was_lost_is_known_when_it_comes_again_settled_or_not() {
+    let f = fixture();
+    let (first, second, _third) = (f.take(1, 30), f.take(2, 30), f.take(3, 30));
+    let lost = f.record.lose(|lease| lease.handle < 3, f.at(10));
+    assert_eq!(lost.iter().map(|lease| lease.due).collect::<Vec<_>>(), [f.at(30); 2]);
+    assert_eq!(handles(f.record.lose(|lease| lease.handle < 3, f.at(10))), [0; 0], "once");
+    f.record.extended(0, f.at(90));
+    assert_eq!(f.due(99), [3], "of what is nobody's no lease is extended");
+    first.settle(PUBLISHED);
+    let again = |is: u64, known: u64| {
+        f.record.received_again(|h| *h == is, |h| *h = known, f.at(40), f.at(70))
+    };
+    assert!(again(1, 11) && again(2, 12));
+    assert_eq!(f.due(70), [12, 3]);
+    second.settle(PUBLISHED);
+    let ended: Vec<_> = f.record.ended(9).iter().map(|e| (e.0.handle, e.0.due, e.1.lost)).collect();
+    assert_eq!(ended, [(11, f.at(70), false), (12, f.at(70), false)]);
+}
+
+#[test]
+fn what_was_lost_and_is_taken_back_is_not_known_any_more() {
+    let f = fixture();
+    let (first, second) = (f.take(1, 30), f.take(2, 30));
+    assert_eq!(f.record.lose(|_| true, f.at(10)).len(), 2);
+    drop(first);
+    assert_eq!(handles(f.record.released_leases()), [1], "what is behind it has to go back");
+    assert_eq!(handles(f.record.take_back(|_| true)), [0; 0], "the broker has it");
+    assert!(!f.record.received_again(|h| *h == 2, |_| (), f.start, f.start));
+    second.settle(PUBLISHED);
+    assert!(f.record.is_empty() && f.in_flight() == (0, 0));
+}
+
+#[test]
+fn what_is_accepted_is_lost_with_the_others_and_known_when_it_comes() {
+    let f = fixture();
+    let [first, second] = [1, 2].map(|handle| f.take(handle, 30));
+    first.settle(PUBLISHED);
+    second.settle(Outcome::Rejected);
+    assert_eq!(handles(f.record.lose(|_| true, f.at(10))), [1], "nobody is told of the other");
+    assert_eq!(handles(f.record.lose(|_| true, f.at(10))), [0; 0], "once");
+    let ended: Vec<_> = f.record.ended(9).iter().map(|e| (e.0.handle, e.0.due, e.1.lost)).collect();
+    assert_eq!(ended, [(1, f.at(10), true), (2, f.at(30), false)]);
 }
 
 #[test]

@@ -137,6 +137,22 @@ async fn what_is_too_large_for_a_message_goes_in_parts() {
     }
 }
 
+/// It refuses the whole batch, and is asked again what it takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_takes_less_by_now_gets_parts() {
+    let (emulator, fake) = (Emulator::start(&[]), Fake::start().await);
+    let (setup, from, to) = setup(&emulator, &fake, "rejects").await;
+    let _bridge = setup.start_ready().await;
+    from.send([bad(0)]).await;
+    is_empty(&from).await;
+    fake.limit_size(&to.name, 10_000);
+    from.send([Outgoing::new("x".repeat(50_000))]).await;
+    is_empty(&from).await;
+    let kept = to.take_all().await;
+    let parts = kept.iter().filter(|kept| attribute(kept, "part").is_some()).count();
+    assert!(parts >= 5 && kept.len() == parts + 1, "{parts} of {}", kept.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_reject_is_there_when_its_message_is_gone() {
     const BAD: usize = 200;

@@ -1,14 +1,16 @@
-//! T01, T05 and T22: FIFO queues, on `ElasticMQ`, with bridges that are killed.
+//! T01, T05 and T22: FIFO queues, on `ElasticMQ`, with bridges that are killed; and receives that are lost.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use aws_sdk_sqs::types::QueueAttributeName::VisibilityTimeout;
 
-use super::{Relay, bodies, grouped};
+use super::{Relay, all_deleted, bodies, grouped};
 use crate::support::PATIENCE;
 use crate::support::bridge::Bridge;
-use crate::support::ledger::{Accepted, assert_first_in_order, ids};
+use crate::support::ledger::{Accepted, assert_first_in_order, assert_order, ids};
 use crate::support::sqs::Outgoing;
+use crate::support::sqs::fake::{Action, Fake, Refusal};
 use crate::support::sqs::servers::ElasticMq;
 use crate::support::until;
 
@@ -116,6 +118,68 @@ async fn of_three_replicas_one_is_killed() {
     assert_first_in_order(&accepted);
     assert_replays(&accepted, 1);
     empty(&queue).await;
+}
+
+/// SQS hands out nothing of a group that it has handed out: a receive whose answer is lost is repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_was_lost_stops_no_group() {
+    let fake = Fake::start().await;
+    let queue = fake.queue("lost.fifo", &[(VisibilityTimeout, "600")]).await;
+    let relay = Relay::open(&[]);
+    let bridge = relay.setup(&queue, "").start_ready().await;
+    for round in 0..3 {
+        fake.faults().requests.insert(Action::ReceiveMessage, (Refusal::Lost, 2));
+        queue.send(grouped(round * 20..(round + 1) * 20, 4)).await;
+        relay.has_all(&bridge, (round + 1) * 20).await;
+    }
+    assert_eq!(all_deleted(&fake, &queue).await, BTreeMap::from([(1, 60)]));
+    assert_order(&relay.ledger.read(), 0);
+}
+
+/// SQS takes no repeat of a receive whose messages somebody gave back: that is no trouble, and nobody waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_that_is_refused_is_a_new_receive_at_once() {
+    let fake = Fake::start().await;
+    let queue = fake.queue("outdated.fifo", &[(VisibilityTimeout, "600")]).await;
+    let relay = Relay::open(&[]);
+    let bridge = relay.setup(&queue, "receivers = 1").start_ready().await;
+    let asked = fake.asked(Action::ReceiveMessage);
+    fake.faults().requests.insert(Action::ReceiveMessage, (Refusal::Lost, 2));
+    // One that is open already is answered.
+    until("one is to be lost", PATIENCE, async || {
+        (fake.asked(Action::ReceiveMessage) > asked).then_some(())
+    })
+    .await;
+    queue.send(grouped(0..5, 1)).await;
+    until("they are handed out", PATIENCE, async || {
+        (queue.counts().await.in_flight > 0).then_some(())
+    })
+    .await;
+    fake.give_all_back(&queue.name);
+    let since = Instant::now();
+    relay.has_all(&bridge, 5).await;
+    assert!(since.elapsed() < Duration::from_secs(10), "{}", bridge.log());
+    assert!(bridge.lines(&["not retryable"]).is_empty(), "{}", bridge.log());
+    all_deleted(&fake, &queue).await;
+    assert_order(&relay.ledger.read(), 0);
+}
+
+/// Whether an idle queue answers again is known without a long poll.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_queue_that_answers_again_is_ready_at_once() {
+    let mut fake = Fake::start().await;
+    let queue = fake.queue("cut.fifo", &[]).await;
+    let relay = Relay::open(&[]);
+    let bridge = relay.setup(&queue, "wait_time = \"20s\"").start_ready().await;
+    until("it waits", PATIENCE, async || (fake.open_polls() == 2).then_some(())).await;
+    fake.stop();
+    bridge.metric_is("source_connected{source=\"it\"}", |v| v == 0.0).await;
+    fake.restart().await;
+    let since = Instant::now();
+    bridge.ready().await;
+    assert!(since.elapsed() < Duration::from_secs(10), "{}", bridge.log());
+    queue.send(grouped(0..5, 1)).await;
+    relay.has_all(&bridge, 5).await;
 }
 
 async fn empty(queue: &crate::support::sqs::Queue) {

@@ -54,6 +54,8 @@ pub enum Kind {
     OverLimit,
     /// No answer came.
     Unreachable,
+    /// None came in time.
+    Silent,
     /// SQS has a fault of its own.
     Service,
     /// There is no such queue here.
@@ -76,14 +78,25 @@ const SHOWN: usize = 400;
 impl Kind {
     /// Whether only a person can help: it is tried again slowly.
     pub fn needs_somebody(self) -> bool {
-        !matches!(self, Self::Throttled | Self::OverLimit | Self::Unreachable | Self::Service)
+        let waits = self.is_throttle();
+        !waits && !matches!(self, Self::Unreachable | Self::Silent | Self::Service)
+    }
+
+    /// Whether nothing was heard at all: what works for another works for this.
+    pub fn is_unheard(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Silent)
+    }
+
+    /// Whether SQS does it, but not so much of it.
+    pub fn is_throttle(self) -> bool {
+        matches!(self, Self::Throttled | Self::OverLimit)
     }
 }
 
 impl Trouble {
     /// No answer within a time of ours.
     pub fn silent() -> Self {
-        Self { kind: Kind::Unreachable, what: "no answer".to_owned() }
+        Self { kind: Kind::Silent, what: "no answer".to_owned() }
     }
 
     /// Of an error of AWS's library.
@@ -120,7 +133,7 @@ impl Trouble {
                 "at most 120,000 messages of a queue can be in flight: other consumers hold them"
                     .to_owned()
             }
-            Kind::Unreachable | Kind::Service => String::new(),
+            Kind::Unreachable | Kind::Silent | Kind::Service => String::new(),
             Kind::NoQueue => format!(
                 "check `queue`: whether `{name}` is in the region `{region}` and in the account `{account}`"
             ),
@@ -153,7 +166,7 @@ impl Trouble {
             Kind::Credentials | Kind::Region => Step::Login,
             Kind::Denied | Kind::Key | Kind::OverLimit | Kind::Refused => Step::Allowed,
             // Attributes are asked for first: what fails behind them had an answer before.
-            Kind::Throttled | Kind::Unreachable | Kind::Service => match call {
+            Kind::Throttled | Kind::Unreachable | Kind::Silent | Kind::Service => match call {
                 Call::Attributes | Call::Receive => Step::Reach,
                 Call::Delete | Call::Visibility => Step::Allowed,
                 Call::Send => Step::Write,

@@ -138,8 +138,6 @@ impl SqsTarget {
             }
         }
         let Some(why) = why else { return Ok(()) };
-        // It may be another one by now.
-        self.most = None;
         Err(format!("the queue `{}` can't be written: {}", self.queue.name, printable(&why, SHOWN)))
     }
 
@@ -202,6 +200,8 @@ impl Target for SqsTarget {
     async fn write(&mut self, records: &[Record]) -> Result<(), WriteError> {
         let mut done = self.left.recall(records);
         let Err(why) = self.deliver(records, &mut done).await else { return Ok(()) };
+        // The queue may take less by now, and refuse a whole batch for it.
+        self.most = None;
         Err(self.left.keep(records, done, why))
     }
 }

@@ -5,12 +5,16 @@
 //! answered. What goes back of a group goes back from its end: SQS keeps the whole group from everybody while one
 //! message of it is not visible, so nobody can receive a later one before an earlier one.
 //!
-//! A receipt whose lease has ended is not used any more: the message may be somebody else's by now.
+//! A message whose lease has ended is *lost*: it comes again, or is somebody else's. It is still to be deleted. SQS takes
+//! the old receipt of a standard queue as long as nobody has a newer one; of a FIFO queue it takes none, but the message
+//! is known when it comes again. What is behind it is let go then, or SQS would keep all of its group back. One that
+//! does not come is given up in the end, and what is behind it goes back, to be done once more after it.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::receipt::Receipt;
+use super::debt::{Debt, take_ready};
+use super::receipt::{Cuts, Receipt};
 use crate::aws::sqs::{BATCH, Failed};
 use crate::backoff::full_jitter;
 use crate::message::OrderKey;
@@ -25,21 +29,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// So often an entry is tried whose receipt SQS calls invalid: it may be wrong, but not for ever.
 const STALE_TRIES: u32 = 20;
 
-/// What is owed for one message.
-#[derive(Debug)]
-pub(super) struct Debt {
-    pub(super) receipt: Receipt,
-    /// Of a message that is to be deleted: it is in flight until that is confirmed.
-    _place: Option<Place>,
-    /// When it was received, as far as its lease may be extended.
-    pub(super) received: Instant,
-    /// When its lease ends.
-    pub(super) due: Instant,
-    since: Instant,
-    not_before: Instant,
-    tries: u32,
-}
-
 /// What is owed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ask {
@@ -49,11 +38,22 @@ pub(super) enum Ask {
     Return,
 }
 
-/// What to ask for now.
+/// What to ask for now. It stays owed until it is [answered](Debts::answered).
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) ask: Ask,
-    pub(super) debts: Vec<Debt>,
+    pub(super) receipts: Vec<Receipt>,
+}
+
+/// What became of deletions.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// So many messages come again.
+    pub(super) count: u64,
+    /// They are known then, and what is behind them is to be let go.
+    pub(super) lost: Cuts,
+    /// They are known no more, and what is behind them has to go back.
+    pub(super) given_up: Cuts,
 }
 
 /// All that is owed.
@@ -63,148 +63,233 @@ pub(super) struct Debts {
     deletions: VecDeque<Debt>,
     /// By their order of receipt, the last one first.
     returns: VecDeque<Debt>,
-    /// Entries of requests that are not answered yet.
-    asked: usize,
-    /// Their groups.
+    /// The groups of what is asked for.
     busy: HashSet<OrderKey>,
+    /// Lost ones of groups may come again.
+    some_lost: bool,
 }
 
 impl Debts {
     /// A message is done.
     pub(super) fn delete(&mut self, lease: Lease<Receipt>, place: Place, now: Instant) {
-        let Lease { handle, since: received, due, .. } = lease;
-        self.deletions.push_back(Debt { received, ..Debt::new(handle, Some(place), due, now) });
+        let Lease { handle: receipt, since: received, due, .. } = lease;
+        if receipt.group.is_none() {
+            // It need not be anybody's any more.
+            self.forget_return(receipt.order);
+        }
+        let lost = place.lost;
+        let debt = Debt { received, lost, ..Debt::new(receipt, Some(place), due, now) };
+        self.deletions.push_back(debt);
     }
 
-    /// A message is not done, and goes back at `from`. After `due` anybody can receive it in any case.
+    /// A message is to be anybody's at `from`. After `due` it is in any case.
     pub(super) fn give_back(&mut self, receipt: Receipt, due: Instant, from: Instant) {
         let at = self.returns.partition_point(|debt| debt.receipt.order > receipt.order);
-        self.returns.insert(at, Debt::new(receipt, None, due, from));
+        if self.returns.get(at).is_none_or(|debt| debt.receipt.order != receipt.order) {
+            self.returns.insert(at, Debt::new(receipt, None, due, from));
+        }
     }
 
-    /// What goes back does so now.
+    /// What waits to be asked for is asked for now.
     pub(super) fn hurry(&mut self, now: Instant) {
-        for debt in &mut self.returns {
+        for debt in self.returns.iter_mut().chain(&mut self.deletions) {
             debt.not_before = debt.not_before.min(now);
         }
     }
 
-    /// A message goes back: those behind it in its group do, too.
-    pub(super) fn withdraw_behind(&mut self, receipt: &Receipt, now: Instant) {
-        if receipt.group.is_none() {
-            return;
-        }
+    /// What is behind these goes back, and is not deleted.
+    pub(super) fn withdraw_behind(&mut self, cuts: &Cuts, now: Instant) {
         let (back, deletions) = std::mem::take(&mut self.deletions)
             .into_iter()
-            .partition::<Vec<_>, _>(|debt| debt.receipt.follows(receipt));
+            .partition::<Vec<_>, _>(|debt| !debt.asked && cuts.are_before(&debt.receipt));
         self.deletions = deletions.into();
         for debt in back {
             self.give_back(debt.receipt, debt.due, now);
         }
     }
 
-    /// A message that is to be deleted came again. False if none is it.
+    /// What is behind these is anybody's at once, and still to be deleted when it comes again. Gives how many.
+    pub(super) fn let_go_behind(&mut self, cuts: &Cuts, now: Instant) -> usize {
+        let behind = self.deletions.iter_mut().filter(|debt| !debt.lost);
+        let behind = behind.filter(|debt| cuts.are_before(&debt.receipt)).map(|debt| {
+            (debt.lost, debt.tries) = (true, 0);
+            (debt.receipt.clone(), std::mem::replace(&mut debt.due, now))
+        });
+        let behind: Vec<_> = behind.collect();
+        let count = behind.len();
+        for (receipt, due) in behind {
+            self.give_back(receipt, due, now);
+        }
+        self.some_lost |= count > 0;
+        count
+    }
+
+    /// A message that is to be deleted came again, and is known by this receipt from now on. Gives its order; `None`
+    /// if none is it.
     pub(super) fn received_again(
         &mut self,
         receipt: &Receipt,
         since: Instant,
         due: Instant,
-    ) -> bool {
-        let known = self.deletions.iter_mut().find(|debt| debt.receipt.id == receipt.id);
-        known
-            .map(|debt| {
-                debt.receipt.handle.clone_from(&receipt.handle);
-                (debt.received, debt.due) = (since, due);
-            })
-            .is_some()
+    ) -> Option<u64> {
+        let debt = self.deletions.iter_mut().find(|debt| debt.receipt.id == receipt.id)?;
+        debt.receipt.handle.clone_from(&receipt.handle);
+        (debt.received, debt.due, debt.not_before) = (since, due, since);
+        (debt.lost, debt.tries) = (false, 0);
+        let order = debt.receipt.order;
+        self.forget_return(order);
+        Some(order)
     }
 
-    /// The next request, if there is one to make now; what gathers is asked for at once in a `hurry`. Counts what
-    /// is given up into `lost`.
-    pub(super) fn next(&mut self, now: Instant, hurry: bool, lost: &mut u64) -> Option<Request> {
+    /// The message of this order is not to go back, or has gone.
+    pub(super) fn forget_return(&mut self, order: u64) {
+        self.returns.retain(|debt| debt.receipt.order != order);
+    }
+
+    /// A message of a group came, and those before it that were lost did not: they are gone from the queue, since SQS
+    /// hands a group out in its order.
+    pub(super) fn came_after(&mut self, group: &OrderKey, order: u64) {
+        if self.some_lost {
+            let is_gone = |debt: &Debt| {
+                debt.lost
+                    && debt.receipt.order < order
+                    && debt.receipt.group.as_ref() == Some(group)
+            };
+            self.deletions.retain(|debt| !is_gone(debt));
+        }
+    }
+
+    /// Looks which leases have ended. In a drain nothing comes again: those of groups are given up.
+    pub(super) fn expire(&mut self, now: Instant, draining: bool) -> Losses {
         // Anybody can receive it.
         self.returns.retain(|debt| debt.due > now);
-        let before = self.deletions.len();
-        self.deletions.retain(|debt| debt.due > now);
-        *lost += (before - self.deletions.len()) as u64;
-        if let Some(debts) = take_ready(&mut self.returns, &self.busy, now, |_| true) {
-            return Some(self.asking(Ask::Return, debts));
+        let mut losses = Losses::default();
+        for debt in self.deletions.iter_mut().filter(|debt| !debt.lost && debt.due <= now) {
+            (debt.lost, debt.tries) = (true, 0);
+            losses.count += 1;
+            losses.lost.add(&debt.receipt);
+        }
+        if draining {
+            self.deletions.retain(|debt| {
+                let gives_up = debt.lost && debt.receipt.group.is_some() && !debt.asked;
+                if gives_up {
+                    losses.given_up.add(&debt.receipt);
+                }
+                !gives_up
+            });
+        }
+        self.some_lost =
+            self.deletions.iter().any(|debt| debt.lost && debt.receipt.group.is_some());
+        losses
+    }
+
+    /// The next request, if there is one to make now; what gathers is asked for at once in a `hurry`.
+    pub(super) fn next(&mut self, now: Instant, hurry: bool) -> Option<Request> {
+        if let Some(receipts) = take_ready(&mut self.returns, &self.busy, now, |_| true) {
+            return Some(self.asking(Ask::Return, receipts));
         }
         let gathered = |ready: &[&Debt]| {
             let waited = |debt: &&Debt| now.duration_since(debt.since) >= GATHER;
             let ordered = |debt: &&Debt| debt.receipt.group.is_some();
             hurry || ready.len() == BATCH || ready.iter().any(|d| waited(d) || ordered(d))
         };
-        let debts = take_ready(&mut self.deletions, &self.busy, now, gathered)?;
-        Some(self.asking(Ask::Delete, debts))
+        let receipts = take_ready(&mut self.deletions, &self.busy, now, gathered)?;
+        Some(self.asking(Ask::Delete, receipts))
     }
 
-    fn asking(&mut self, ask: Ask, debts: Vec<Debt>) -> Request {
-        self.asked += debts.len();
-        self.busy.extend(debts.iter().filter_map(|debt| debt.receipt.group.clone()));
-        Request { ask, debts }
+    fn asking(&mut self, ask: Ask, receipts: Vec<Receipt>) -> Request {
+        self.busy.extend(receipts.iter().filter_map(|receipt| receipt.group.clone()));
+        Request { ask, receipts }
     }
 
-    /// A request was answered, and these entries failed: they are retried. Gives how many are given up.
-    pub(super) fn answered(&mut self, request: Request, failed: &[Failed], now: Instant) -> u64 {
-        let mut lost = 0;
-        let failed = self.back_again(request, |at, debt| {
-            let failed = failed.iter().find(|failed| failed.at == at)?;
-            debt.tries += 1;
-            if failed.stale && debt.tries >= STALE_TRIES {
-                lost += 1;
-                return None;
-            }
-            Some(full_jitter(RETRY.0, RETRY.1, debt.tries - 1))
-        });
-        self.retry(failed, now);
-        lost
-    }
-
-    /// A request failed as a whole: it is retried after a wait.
-    pub(super) fn failed(&mut self, request: Request, wait: Duration, now: Instant) {
-        let failed = self.back_again(request, |_, _| Some(wait));
-        self.retry(failed, now);
-    }
-
-    /// The entries of an answered request that `wait` for another try.
-    fn back_again(
-        &mut self,
-        request: Request,
-        mut wait: impl FnMut(usize, &mut Debt) -> Option<Duration>,
-    ) -> (Ask, Vec<(Debt, Duration)>) {
-        let Request { ask, debts } = request;
-        self.asked -= debts.len();
-        for group in debts.iter().filter_map(|debt| debt.receipt.group.as_ref()) {
-            self.busy.remove(group);
+    /// A request was answered, and these entries failed: they are retried. So are others of its kind at once that were
+    /// not answered.
+    pub(super) fn answered(&mut self, request: Request, failed: &[Failed], now: Instant) -> Losses {
+        let mut losses = Losses::default();
+        let ask = request.ask;
+        self.each_answered(
+            request,
+            |at, debt, is_known| {
+                if !is_known {
+                    // The answer is about an earlier receipt.
+                    return Some(Duration::ZERO);
+                }
+                let failed = failed.iter().find(|failed| failed.at == at)?;
+                debt.tries += 1;
+                if failed.stale && debt.lost {
+                    // Its room is for what comes again.
+                    debt.place = None;
+                }
+                if failed.stale && debt.tries >= STALE_TRIES {
+                    losses.count += u64::from(!debt.lost && ask == Ask::Delete);
+                    if ask == Ask::Delete {
+                        losses.given_up.add(&debt.receipt);
+                    }
+                    return None;
+                }
+                Some(full_jitter(RETRY.0, RETRY.1, debt.tries - 1))
+            },
+            now,
+        );
+        for debt in self.queue(ask).iter_mut().filter(|debt| debt.unheard) {
+            (debt.unheard, debt.not_before) = (false, now);
         }
-        let again = debts.into_iter().enumerate();
-        let again = again.filter_map(|(at, mut debt)| Some((wait(at, &mut debt)?, debt)));
-        (ask, again.map(|(wait, debt)| (debt, wait)).collect())
+        losses
     }
 
-    fn retry(&mut self, (ask, debts): (Ask, Vec<(Debt, Duration)>), now: Instant) {
-        let queue = match ask {
+    /// A request failed as a whole: it is retried after a wait, which an answer to another cuts short where none came.
+    pub(super) fn failed(&mut self, request: Request, wait: Duration, unheard: bool, now: Instant) {
+        let wait = |_: usize, debt: &mut Debt, is_known: bool| {
+            debt.unheard = unheard;
+            Some(if is_known { wait } else { Duration::ZERO })
+        };
+        self.each_answered(request, wait, now);
+    }
+
+    fn queue(&mut self, ask: Ask) -> &mut VecDeque<Debt> {
+        match ask {
             Ask::Delete => &mut self.deletions,
             Ask::Return => &mut self.returns,
-        };
-        // In front, where they were.
-        for (mut debt, wait) in debts.into_iter().rev() {
-            debt.not_before = now + wait;
-            queue.push_front(debt);
-        }
-        if ask == Ask::Return {
-            queue.make_contiguous().sort_by_key(|debt| std::cmp::Reverse(debt.receipt.order));
         }
     }
 
-    /// When [`next`](Self::next) has something to do, unless an answer comes before.
+    /// The entries of an answered request that `wait` for another try stay, where they are. The wait is told whether
+    /// the receipt that was used is still the known one.
+    fn each_answered(
+        &mut self,
+        Request { ask, receipts }: Request,
+        mut wait: impl FnMut(usize, &mut Debt, bool) -> Option<Duration>,
+        now: Instant,
+    ) {
+        for group in receipts.iter().filter_map(|receipt| receipt.group.as_ref()) {
+            self.busy.remove(group);
+        }
+        for (at, receipt) in receipts.into_iter().enumerate() {
+            let queue = self.queue(ask);
+            let is = |debt: &Debt| debt.asked && debt.receipt.order == receipt.order;
+            let Some(place) = queue.iter().position(is) else { continue };
+            let debt = &mut queue[place];
+            (debt.asked, debt.unheard) = (false, false);
+            let is_known = debt.receipt.handle == receipt.handle;
+            if let Some(wait) = wait(at, debt, is_known) {
+                debt.not_before = now + wait;
+            } else {
+                queue.remove(place);
+                if ask == Ask::Delete {
+                    self.forget_return(receipt.order);
+                }
+            }
+        }
+    }
+
+    /// When there is something to do, unless an answer comes before.
     pub(super) fn wakes(&self) -> Option<Instant> {
         let returns = self.heads(&self.returns).map(|debt| debt.not_before.min(debt.due));
         let deletions = self.heads(&self.deletions).map(|debt| {
             let gathered = debt.since + GATHER;
             let ready = if debt.receipt.group.is_some() { debt.since } else { gathered };
-            ready.max(debt.not_before).min(debt.due)
+            let ready = ready.max(debt.not_before);
+            if debt.lost { ready } else { ready.min(debt.due) }
         });
         returns.chain(deletions).min()
     }
@@ -214,19 +299,20 @@ impl Debts {
         let mut seen: HashSet<&OrderKey> = HashSet::new();
         queue.iter().filter(move |debt| match &debt.receipt.group {
             Some(group) => !self.busy.contains(group) && seen.insert(group),
-            None => true,
+            None => !debt.asked,
         })
     }
 
     /// Deletions whose lease ends by `by`: those to extend before then.
     pub(super) fn due(&self, by: Instant) -> impl Iterator<Item = &Debt> {
-        self.deletions.iter().filter(move |debt| debt.due <= by)
+        self.deletions.iter().filter(move |debt| !debt.lost && debt.due <= by)
     }
 
     /// The message is ours until `due`, if it is still to be deleted.
     pub(super) fn extended(&mut self, receipt: &Receipt, due: Instant) {
         let known = |debt: &&mut Debt| {
-            debt.receipt.order == receipt.order && debt.receipt.handle == receipt.handle
+            let is = |held: &Receipt| held.order == receipt.order && held.handle == receipt.handle;
+            !debt.lost && is(&debt.receipt)
         };
         if let Some(debt) = self.deletions.iter_mut().find(known) {
             debt.due = due;
@@ -235,59 +321,22 @@ impl Debts {
 
     /// Whether nothing is owed.
     pub(super) fn is_empty(&self) -> bool {
-        self.deletions.is_empty() && self.returns.is_empty() && self.asked == 0
+        self.deletions.is_empty() && self.returns.is_empty()
     }
 
-    /// All that is to be deleted, and all that is to go back, for a last try; but nothing that anybody can receive.
+    /// All that is to be deleted, and all that is to go back, for a last try; but nothing that is asked for, and nothing
+    /// of a group that anybody can receive.
     pub(super) fn close(&mut self, now: Instant) -> (Vec<Receipt>, Vec<Receipt>) {
-        let all = |queue: &mut VecDeque<Debt>| {
-            let ours = std::mem::take(queue).into_iter().filter(|debt| debt.due > now);
-            ours.map(|debt| debt.receipt).collect()
+        let all = |queue: &mut VecDeque<Debt>, ours: fn(&Debt, Instant) -> bool| {
+            let ours = |debt: &Debt| !debt.asked && ours(debt, now);
+            let queue = std::mem::take(queue).into_iter().filter(ours);
+            queue.map(|debt| debt.receipt).collect()
         };
-        (all(&mut self.deletions), all(&mut self.returns))
+        let deletions = all(&mut self.deletions, |debt, now| {
+            debt.receipt.group.is_none() || (!debt.lost && debt.due > now)
+        });
+        (deletions, all(&mut self.returns, |debt, now| debt.due > now))
     }
-}
-
-impl Debt {
-    fn new(receipt: Receipt, place: Option<Place>, due: Instant, now: Instant) -> Self {
-        let (received, since, not_before) = (now, now, now);
-        Self { receipt, _place: place, received, due, since, not_before, tries: 0 }
-    }
-}
-
-/// Takes out the first that may go now, up to a batch, if they are `enough`. Of a group whose earlier one may not go,
-/// none does.
-fn take_ready(
-    queue: &mut VecDeque<Debt>,
-    busy: &HashSet<OrderKey>,
-    now: Instant,
-    enough: impl FnOnce(&[&Debt]) -> bool,
-) -> Option<Vec<Debt>> {
-    let mut held: HashSet<&OrderKey> = HashSet::new();
-    let (mut places, mut ready) = (Vec::new(), Vec::new());
-    for (at, debt) in queue.iter().enumerate() {
-        let group = debt.receipt.group.as_ref();
-        let waits = debt.not_before > now
-            || group.is_some_and(|group| busy.contains(group) || held.contains(group));
-        if waits {
-            held.extend(group);
-            continue;
-        }
-        places.push(at);
-        ready.push(debt);
-        if places.len() == BATCH {
-            break;
-        }
-    }
-    if ready.is_empty() || !enough(&ready) {
-        return None;
-    }
-    // As a rule they are the first.
-    if places.last() == Some(&(places.len() - 1)) {
-        return Some(queue.drain(..places.len()).collect());
-    }
-    let taken: Vec<_> = places.iter().rev().filter_map(|at| queue.remove(*at)).collect();
-    Some(taken.into_iter().rev().collect())
 }
 
 #[cfg(test)]

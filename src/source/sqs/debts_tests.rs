@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::source::Limits;
 use crate::delivery::{Done, Outcome};
+use crate::message::OrderKey;
 use crate::metrics::Metrics;
 use crate::source::sqs::receipt::tests::receipt;
 use crate::source::{Leases, Room};
@@ -53,12 +54,38 @@ impl Fixture {
     }
 
     fn next(&mut self, ms: u64) -> Option<Request> {
-        self.debts.next(self.at(ms), false, &mut self.lost)
+        self.expire(ms, false);
+        self.debts.next(self.at(ms), false)
+    }
+
+    fn expire(&mut self, ms: u64, draining: bool) -> Losses {
+        let losses = self.debts.expire(self.at(ms), draining);
+        self.lost += losses.count;
+        losses
+    }
+
+    fn answered(
+        &mut self,
+        request: impl Into<Option<Request>>,
+        failed: &[Failed],
+        ms: u64,
+    ) -> Losses {
+        self.debts.answered(request.into().unwrap(), failed, self.at(ms))
+    }
+
+    /// The message of `order` comes again.
+    fn again(&mut self, order: u64, ms: u64) -> Option<u64> {
+        let newer = Receipt {
+            order: 1_000 + order,
+            handle: format!("again-{order}").into(),
+            ..receipt(order, None)
+        };
+        self.debts.received_again(&newer, self.at(ms), self.at(ms + 30_000))
     }
 }
 
 fn orders<'a>(request: impl IntoIterator<Item = &'a Request>) -> Vec<u64> {
-    request.into_iter().flat_map(|r| &r.debts).map(|debt| debt.receipt.order).collect()
+    request.into_iter().flat_map(|r| &r.receipts).map(|receipt| receipt.order).collect()
 }
 
 fn failed(at: usize, stale: bool) -> Failed {
@@ -77,40 +104,167 @@ fn deletions_gather_by_ten_or_for_a_moment() {
     assert!(f.next(398).is_none());
     assert_eq!(orders(&f.next(399)), [10]);
     f.done(11, None, 400);
-    assert!(f.debts.next(f.at(400), true, &mut f.lost).is_some(), "in a hurry");
-    assert_eq!(f.in_flight(), 0, "a request that is dropped frees its places");
+    assert!(f.debts.next(f.at(400), true).is_some(), "in a hurry");
+    assert_eq!(f.in_flight(), 12, "none is answered");
 }
 
 #[test]
 fn every_entry_that_failed_is_tried_again_until_it_is_confirmed() {
     let mut f = fixture();
     (0..10).for_each(|order| f.done(order, None, 0));
-    let request = f.next(0).unwrap();
-    assert_eq!(f.debts.answered(request, &[failed(3, false), failed(7, true)], f.at(1)), 0);
+    let request = f.next(0);
+    assert_eq!(f.answered(request, &[failed(3, false), failed(7, true)], 1).count, 0);
     assert_eq!(f.in_flight(), 2);
     let request = f.next(500);
     assert_eq!((orders(&request), f.in_flight()), (vec![3, 7], 2));
-    assert_eq!(f.debts.answered(request.unwrap(), &[], f.at(501)), 0);
+    assert_eq!(f.answered(request, &[], 501).count, 0);
     assert!(f.debts.is_empty() && f.lost == 0 && f.in_flight() == 0);
 }
 
 #[test]
-fn an_invalid_receipt_is_given_up_at_last_and_one_whose_lease_has_ended_at_once() {
-    let mut f = fixture();
-    f.done(0, None, 0);
-    let far = f.at(10_000_000);
-    let mut lost = 0;
-    for round in 1..=u64::from(STALE_TRIES) {
-        f.debts.extended(&receipt(0, None), far);
-        let request = f.next(round * 6_000).unwrap();
-        lost += f.debts.answered(request, &[failed(0, true)], f.at(round * 6_000));
-        assert_eq!(lost, u64::from(round == u64::from(STALE_TRIES)));
+fn an_invalid_receipt_is_given_up_at_last() {
+    for group in [None, Some("a")] {
+        let mut f = fixture();
+        f.done(0, group, 0);
+        let mut lost = 0;
+        for round in 1..=u64::from(STALE_TRIES) {
+            let far = f.at(10_000_000);
+            f.debts.extended(&receipt(0, None), far);
+            let request = f.next(round * 6_000);
+            let losses = f.answered(request, &[failed(0, true)], round * 6_000);
+            lost += losses.count;
+            let last = round == u64::from(STALE_TRIES);
+            assert_eq!(lost, u64::from(last));
+            assert_eq!(losses.given_up.are_before(&receipt(1, group)), last && group.is_some());
+        }
+        assert!(f.debts.is_empty() && f.in_flight() == 0);
     }
-    assert!(f.debts.is_empty());
-    f.done(1, None, 0);
-    f.back(2, None, 0);
-    assert!(f.next(30_000).is_none() && f.lost == 1);
+}
+
+#[test]
+fn one_whose_lease_has_ended_is_counted_once_and_still_to_be_deleted() {
+    for group in [None, Some("a")] {
+        let mut f = fixture();
+        f.done(1, group, 0);
+        f.back(2, group, 0);
+        let mut request = f.next(30_000);
+        assert_eq!((orders(&request), f.lost), (vec![1], 1));
+        assert!(f.debts.due(f.at(99_000)).next().is_none(), "there is no lease to extend");
+        for round in 1..u64::from(STALE_TRIES) {
+            let losses = f.answered(request, &[failed(0, true)], 30_000 + round * 6_000);
+            assert!(losses.count == 0 && losses.given_up.is_empty());
+            assert_eq!(f.in_flight(), 0, "its room is for what comes again");
+            request = f.next(36_000 + round * 6_000);
+            assert_eq!(orders(&request), [1]);
+        }
+        let losses = f.answered(request, &[failed(0, true)], 300_000);
+        assert_eq!(losses.given_up.is_empty(), group.is_none());
+        assert!(f.debts.is_empty() && losses.count == 0 && f.lost == 1);
+    }
+}
+
+#[test]
+fn what_no_answer_says_to_be_gone_keeps_its_place_and_is_owed_for_ever() {
+    let mut f = fixture();
+    f.done(1, Some("a"), 0);
+    for round in 0..u64::from(STALE_TRIES) * 2 {
+        let request = f.next(round * 6_000).unwrap();
+        f.debts.failed(request, Duration::ZERO, true, f.at(round * 6_000));
+    }
+    assert_eq!((f.debts.is_empty(), f.in_flight()), (false, 1));
+}
+
+#[test]
+fn what_is_behind_a_lost_one_is_let_go_and_known_when_it_comes() {
+    let (a, b) = (Some("a"), Some("b"));
+    let mut f = fixture();
+    f.done(1, a, 0);
+    for (order, group) in [(2, a), (3, b), (4, a)] {
+        f.done(order, group, 100);
+    }
+    let request = f.next(100);
+    assert_eq!(orders(&request), [1, 2, 3, 4]);
+    f.debts.failed(request.unwrap(), Duration::ZERO, true, f.at(100));
+    let losses = f.expire(30_000, false);
+    assert_eq!((losses.count, f.debts.let_go_behind(&losses.lost, f.at(30_000))), (1, 2));
+    let back = f.next(30_000).unwrap();
+    assert_eq!((back.ask, orders([&back])), (Ask::Return, vec![4, 2]), "from its end");
+    f.answered(back, &[], 30_001);
+    assert_eq!([1, 2, 4].map(|order| f.again(order, 30_002)), [Some(1), Some(2), Some(4)]);
+    assert_eq!((f.again(9, 30_002), f.lost), (None, 1));
+    let request = f.next(30_002).unwrap();
+    assert_eq!((request.ask, orders([&request])), (Ask::Delete, vec![1, 2, 3, 4]));
+    let handles = request.receipts.iter().map(|receipt| &*receipt.handle);
+    assert_eq!(handles.collect::<Vec<_>>(), ["again-1", "again-2", "handle-3", "again-4"]);
+    f.answered(request, &[], 30_003);
     assert!(f.debts.is_empty() && f.in_flight() == 0);
+}
+
+#[test]
+fn nothing_behind_a_lost_one_is_deleted_with_it() {
+    let mut f = fixture();
+    f.done(1, Some("a"), 0);
+    f.done(2, Some("a"), 10_000);
+    assert_eq!(orders(&f.next(30_000)), [1], "its lease has ended");
+    assert!(f.next(30_000).is_none());
+}
+
+#[test]
+fn what_came_again_before_it_went_back_does_not_go_back() {
+    let mut f = fixture();
+    f.done(1, Some("a"), 0);
+    f.done(2, Some("a"), 100);
+    let cuts = [receipt(1, Some("a"))].iter().collect();
+    assert_eq!(f.debts.let_go_behind(&cuts, f.at(200)), 1);
+    assert_eq!(f.again(2, 201), Some(2));
+    assert_eq!(orders(&f.next(201)), [1, 2], "to be deleted");
+}
+
+#[test]
+fn what_was_lost_and_overtaken_in_its_group_is_gone() {
+    let (a, b) = (Some("a"), Some("b"));
+    let mut f = fixture();
+    for (order, group) in [(1, a), (2, a), (3, b), (4, None)] {
+        f.done(order, group, 0);
+    }
+    let first = f.next(0);
+    f.expire(30_000, false);
+    assert_eq!(f.again(2, 30_001), Some(2));
+    let group = |name: &str| OrderKey::from(name.as_bytes());
+    f.debts.came_after(&group("a"), 2);
+    f.debts.came_after(&group("a"), 9);
+    assert_eq!(f.in_flight(), 3, "1 is not in the queue any more");
+    f.answered(first, &[failed(0, true), failed(2, true), failed(3, true)], 30_002);
+    assert_eq!(orders(&f.next(40_000)), [2, 3, 4], "the answer was about its first receipt");
+}
+
+#[test]
+fn a_drain_waits_for_nothing_that_would_have_to_come_again() {
+    let mut f = fixture();
+    f.done(1, Some("a"), 0);
+    f.done(2, None, 0);
+    let losses = f.expire(30_000, true);
+    assert!(losses.count == 2 && losses.given_up.are_before(&receipt(2, Some("a"))));
+    let request = f.debts.next(f.at(30_000), true);
+    assert_eq!(orders(&request), [2], "its receipt may be good");
+    f.answered(request, &[], 30_001);
+    assert!(f.debts.is_empty());
+}
+
+#[test]
+fn what_is_asked_for_is_extended_and_known_when_it_comes() {
+    let mut f = fixture();
+    (0..10).for_each(|order| f.done(order, None, 0));
+    let request = f.next(0).unwrap();
+    assert_eq!(f.debts.due(f.at(30_000)).count(), 10);
+    let far = f.at(60_000);
+    f.debts.extended(&receipt(3, None), far);
+    f.expire(30_000, false);
+    assert_eq!(f.lost, 9);
+    assert_eq!(f.again(5, 31_000), Some(5));
+    f.answered(request, &[], 32_000);
+    let request = f.next(32_000).unwrap();
+    assert_eq!((orders([&request]), &*request.receipts[0].handle), (vec![5], "again-5"));
 }
 
 #[test]
@@ -124,7 +278,7 @@ fn groups_keep_their_order_and_wait_for_nobody() {
     f.done(2, a, 1);
     f.done(3, b, 1);
     assert_eq!(orders(&f.next(1)), [3], "the group of 2 is not answered yet");
-    assert_eq!(f.debts.answered(first.unwrap(), &[failed(0, false)], f.at(2)), 0);
+    assert_eq!(f.answered(first, &[failed(0, false)], 2).count, 0);
     f.debts.deletions.front_mut().unwrap().not_before = f.at(50);
     assert_eq!(f.debts.wakes(), Some(f.at(50)));
     assert!(f.next(49).is_none(), "2 comes after 0, which waits");
@@ -139,15 +293,15 @@ fn what_is_behind_goes_back_from_the_end() {
         f.done(order, group, 0);
     }
     f.back(2, a, 0);
-    f.debts.withdraw_behind(&receipt(2, a), f.at(0));
+    f.debts.withdraw_behind(&[receipt(2, a)].iter().collect(), f.at(0));
     let back = f.next(0);
     assert_eq!((back.as_ref().unwrap().ask, orders(&back)), (Ask::Return, vec![4, 3, 2]));
     assert_eq!(orders(&f.next(0)), [2], "of the other group; 1 waits for the answer");
     // The last one has to be visible before those before it are tried again.
-    f.debts.answered(back.unwrap(), &[failed(0, false), failed(2, false)], f.at(1));
+    f.answered(back, &[failed(0, false), failed(2, false)], 1);
     let again = f.next(400).unwrap();
     assert_eq!((again.ask, orders([&again])), (Ask::Return, vec![4, 2]));
-    f.debts.answered(again, &[], f.at(401));
+    f.answered(again, &[], 401);
     assert_eq!(orders(&f.next(401)), [1]);
 }
 
@@ -164,30 +318,49 @@ fn what_is_to_go_back_later_goes_at_once_in_a_drain() {
 }
 
 #[test]
+fn what_was_not_answered_is_asked_for_in_a_drain_and_when_another_is_answered() {
+    let mut f = fixture();
+    for order in 0..40 {
+        f.done(order, None, 0);
+    }
+    let requests = [0, 1, 2, 3].map(|_| f.next(0).unwrap());
+    let [first, second, third, answered] = requests;
+    let (half, far) = (Duration::from_millis(500), Duration::from_secs(30));
+    f.debts.failed(first, far, true, f.at(0));
+    f.debts.failed(second, far, false, f.at(0));
+    assert!(f.next(9_000).is_none());
+    f.answered(answered, &[], 9_000);
+    let again = f.next(9_000).unwrap();
+    assert_eq!(orders([&again]), (0..10).collect::<Vec<_>>());
+    assert!(f.next(9_000).is_none(), "SQS wants them later");
+    f.debts.failed(third, half, true, f.at(9_000));
+    assert_eq!(f.debts.wakes(), Some(f.at(9_500)));
+    f.debts.hurry(f.at(9_100));
+    assert_eq!(orders(&f.next(9_100)), (10..20).collect::<Vec<_>>());
+    assert_eq!(orders(&f.next(9_100)), (20..30).collect::<Vec<_>>());
+}
+
+#[test]
 fn the_last_try_leaves_what_anybody_can_receive() {
     let mut f = fixture();
     f.done(1, None, 0);
     f.back(2, None, 0);
     f.done(3, None, 1);
     f.back(4, None, 1);
-    assert_eq!(f.debts.close(f.at(30_000)), (vec![receipt(3, None)], vec![receipt(4, None)]));
+    f.done(5, Some("a"), 0);
+    f.done(6, Some("b"), 1);
+    let deleted = vec![receipt(1, None), receipt(3, None), receipt(6, Some("b"))];
+    assert_eq!(f.debts.close(f.at(30_000)), (deleted, vec![receipt(4, None)]));
 }
 
 #[test]
 fn what_came_again_is_deleted_by_its_new_receipt() {
     let mut f = fixture();
     f.done(1, None, 0);
-    let mut newer = receipt(9, None);
-    newer.id = "id-1".into();
-    assert!(f.debts.received_again(&newer, f.at(60_000), f.at(90_000)));
-    newer.id = "id-2".into();
-    assert!(!f.debts.received_again(&newer, f.at(60_000), f.at(90_000)));
+    assert_eq!((f.again(1, 60_000), f.again(2, 60_000)), (Some(1), None));
     let request = f.next(60_000).unwrap();
-    assert_eq!(
-        (&*request.debts[0].receipt.handle, request.debts[0].receipt.order),
-        ("handle-9", 1)
-    );
-    assert_eq!(request.debts[0].received, f.at(60_000));
+    assert_eq!((&*request.receipts[0].handle, orders([&request])), ("again-1", vec![1]));
+    assert_eq!(f.debts.deletions[0].received, f.at(60_000));
 }
 
 #[test]
@@ -195,12 +368,11 @@ fn a_call_that_failed_is_made_again_with_all_its_entries() {
     let mut f = fixture();
     (0..10).for_each(|order| f.done(order, None, 0));
     let request = f.next(0).unwrap();
-    f.debts.failed(request, Duration::from_secs(2), f.at(0));
+    f.debts.failed(request, Duration::from_secs(2), true, f.at(0));
     assert!(f.next(1_999).is_none());
     assert_eq!((f.debts.wakes(), f.in_flight()), (Some(f.at(2_000)), 10));
     assert_eq!(f.debts.due(f.at(30_000)).count(), 10);
     assert_eq!(orders(&f.next(2_000)), (0..10).collect::<Vec<_>>());
-    assert_eq!(f.debts.due(f.at(30_000)).count(), 0, "it is asked for");
 }
 
 proptest! {
@@ -228,14 +400,14 @@ proptest! {
             if luck.next() > Some(4) && !asked.is_empty() {
                 let at = usize::from(luck.next().unwrap()) % asked.len();
                 let request: Request = asked.remove(at);
-                let bad: Vec<_> = (0..request.debts.len()).filter(|_| luck.next() == Some(0)).collect();
-                for (at, debt) in request.debts.iter().enumerate() {
+                let bad: Vec<_> = (0..request.receipts.len()).filter(|_| luck.next() == Some(0)).collect();
+                for (at, receipt) in request.receipts.iter().enumerate() {
                     if !bad.contains(&at) {
-                        confirmed.push(debt.receipt.clone());
+                        confirmed.push(receipt.clone());
                     }
                 }
                 let bad: Vec<_> = bad.into_iter().map(|at| failed(at, false)).collect();
-                f.debts.answered(request, &bad, f.at(ms));
+                f.answered(request, &bad, ms);
             }
             prop_assume!(ms < 10_000_000);
         }

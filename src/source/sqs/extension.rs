@@ -28,6 +28,11 @@ pub(super) fn extension(
     (by >= GAIN && now + by >= due + GAIN).then_some(by)
 }
 
+/// How long an answer is waited for, so that there is time left for another try.
+pub(super) fn patience(visibility: Duration) -> Duration {
+    (visibility / 4).max(GAIN)
+}
+
 /// How long after one that failed the next ones are asked for, where the queue is to be left alone for `wait`: a tenth
 /// of the lease at most, since there is half of it for all tries. What `needs_somebody` waits for them.
 pub(super) fn pause(visibility: Duration, wait: Duration, needs_somebody: bool) -> Duration {

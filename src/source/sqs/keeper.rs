@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing::warn;
 
-use super::debts::{Ask, Request};
-use super::extension::{Extending, extension, pause};
+use super::abort::abort;
+use super::debts::{Ask, Losses, Request};
+use super::extension::{Extending, extension, patience, pause};
 use super::receipt::Receipt;
 use super::receiver::receive;
 use super::{Shared, now};
-use crate::aws::sqs::{BATCH, Call, Failed, Trouble};
+use crate::aws::sqs::{BATCH, Call, Failed, Kind, Trouble};
 use crate::delivery::{Intake, Outcome};
 use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
@@ -27,9 +27,6 @@ const MOST_REQUESTS: usize = 16;
 
 /// A message goes back after this, whatever it waits for: SQS ends every lease 12 hours after the receipt.
 const LONGEST: Duration = Duration::from_hours(11);
-
-/// On the abort what is held has this long to be given back; the process is gone soon after.
-const LAST: Duration = Duration::from_millis(350);
 
 /// Leases are looked at so often, in parts of the visibility timeout; and at least and most.
 const LOOKS: u32 = 10;
@@ -59,10 +56,10 @@ pub(super) struct Keeper {
     unclean: bool,
 }
 
-/// What came of a request: the entries that failed, or how long to wait before all are tried again.
+/// What came of a request: the entries that failed, or how long to wait before all are tried again, and why.
 struct Answer {
     request: Request,
-    said: Result<Vec<Failed>, Duration>,
+    said: Result<Vec<Failed>, (Duration, Kind)>,
 }
 
 /// What came of an extension; a failure tells the pause of all.
@@ -117,7 +114,10 @@ impl Keeper {
             let changed = Arc::clone(&self.shared.changed);
             tokio::select! {
                 biased;
-                () = shutdown.abort() => return self.abort().await,
+                () = shutdown.abort() => {
+                    self.receiving.abort_all();
+                    return abort(&self.shared).await;
+                }
                 () = shutdown.drain(), if !draining => {
                     draining = true;
                     self.shared.leases.close();
@@ -127,7 +127,7 @@ impl Keeper {
                 // Before the answers: there may always be one.
                 _ = look.tick() => self.look(),
                 _ = alive.tick() => self.shared.link.alive(),
-                Some(answer) = self.asked.join_next() => self.answered(answer.ok()),
+                Some(answer) = self.asked.join_next() => self.answered(answer.ok(), draining),
                 Some(answer) = self.extending.join_next() => self.extended(answer.ok()),
                 Some(ended) = self.receiving.join_next() => {
                     if let Err(error) = ended && !draining {
@@ -163,11 +163,9 @@ impl Keeper {
             let back = released.map(|lease| (pause(&lease.handle), lease.handle, lease.due));
             shared.give_back(back.collect());
         }
-        let ended = shared.leases.ended(usize::MAX);
-        if ended.is_empty() {
-            return;
-        }
+        // Locked first, lest a message that comes again meanwhile be known to nobody.
         let (now, mut debts) = (now(), shared.debts.lock());
+        let ended = shared.leases.ended(usize::MAX);
         for (lease, place) in ended {
             match place.outcome {
                 Outcome::Accepted(_) => debts.delete(lease, place, now),
@@ -179,48 +177,55 @@ impl Keeper {
 
     /// Sends what is to be sent now; gives when to look again.
     fn ask(&mut self, draining: bool) -> Option<Instant> {
-        let (now, mut lost) = (now(), 0);
+        let now = now();
+        let losses = self.shared.debts.lock().expire(now, draining);
+        self.lost(losses, now);
         let mut debts = self.shared.debts.lock();
         while self.asked.len() < MOST_REQUESTS {
-            let Some(request) = debts.next(now, draining, &mut lost) else { break };
+            let Some(request) = debts.next(now, draining) else { break };
             let shared = Arc::clone(&self.shared);
             self.asked.spawn(async move {
-                let receipts: Vec<_> = request.debts.iter().map(|debt| &debt.receipt).collect();
+                let receipts: Vec<_> = request.receipts.iter().collect();
+                let (queue, patience) = (&shared.queue, patience(shared.visibility));
                 let asked = async {
                     let (call, said) = match request.ask {
-                        Ask::Delete => (Call::Delete, shared.queue.delete(&receipts).await),
+                        Ask::Delete => {
+                            (Call::Delete, timeout(patience, queue.delete(&receipts)).await)
+                        }
                         Ask::Return => {
-                            let said = shared.queue.set_visibility(&receipts, Duration::ZERO).await;
-                            (Call::Visibility, said)
+                            let said = queue.set_visibility(&receipts, Duration::ZERO);
+                            (Call::Visibility, timeout(patience, said).await)
                         }
                     };
-                    shared.heard(call, said).await
+                    shared.heard(call, said.unwrap_or_else(|_| Err(Trouble::silent()))).await
                 };
                 // Of one that breaks off the debts stay, lest a drain wait for its answer.
                 let asked = AssertUnwindSafe(asked).catch_unwind().await;
-                let said = asked.unwrap_or(Err(LOOK.1));
+                let said = asked.unwrap_or(Err((LOOK.1, Kind::Service)));
                 Answer { request, said }
             });
         }
-        let wakes = debts.wakes().filter(|_| self.asked.len() < MOST_REQUESTS);
-        drop(debts);
-        self.lost(lost);
-        wakes
+        debts.wakes().filter(|_| self.asked.len() < MOST_REQUESTS)
     }
 
-    fn answered(&mut self, answer: Option<Answer>) {
+    fn answered(&mut self, answer: Option<Answer>, draining: bool) {
         // Of one that broke off the leases end, and the messages come again.
         let Some(Answer { request, said }) = answer else { return };
-        let deletes = request.ask == Ask::Delete;
+        let now = now();
         match said {
             Ok(failed) => {
-                let lost = self.shared.debts.lock().answered(request, &failed, now());
-                if deletes {
+                if request.ask == Ask::Delete {
                     self.shared.numbers.delete_retries.inc_by(failed.len() as u64);
-                    self.lost(lost);
                 }
+                let losses = self.shared.debts.lock().answered(request, &failed, now);
+                self.lost(losses, now);
             }
-            Err(wait) => self.shared.debts.lock().failed(request, wait, now()),
+            Err((wait, kind)) => {
+                // A stop has no time for long waits.
+                let wait = if draining { wait.min(LOOK.1) } else { wait };
+                let mut debts = self.shared.debts.lock();
+                debts.failed(request, wait, kind.is_unheard(), now);
+            }
         }
     }
 
@@ -228,12 +233,10 @@ impl Keeper {
     fn look(&mut self) {
         let (shared, now) = (&self.shared, now());
         if let Some(long_ago) = now.checked_sub(LONGEST) {
-            let old = shared.leases.take_back(|lease| lease.since <= long_ago);
+            let old = shared.leases.lose(|lease| lease.since <= long_ago, now);
             if !old.is_empty() {
-                warn!(source = %shared.name, count = old.len(), "messages were held for 11 hours, and SQS ends a lease after 12; giving them back");
-                let old = old.into_iter();
-                let back = old.map(|lease| (Duration::ZERO, lease.handle, lease.due));
-                shared.give_back(back.collect());
+                warn!(source = %shared.name, count = old.len(), "messages were held for 11 hours, and SQS ends a lease after 12; giving them back, to be received again");
+                shared.let_go(old, now);
             }
         }
         if self.extends_from > now + LOOK.1 {
@@ -273,14 +276,14 @@ impl Keeper {
             self.extending.spawn(async move {
                 let until = self::now() + by;
                 let receipts: Vec<_> = leases.iter().map(|lease| &lease.receipt).collect();
-                // Time for another try has to be left.
-                let patience = (shared.visibility / 4).max(LOOK.1);
-                let asked = shared.queue.set_visibility(&receipts, by);
-                let said =
-                    timeout(patience, asked).await.unwrap_or_else(|_| Err(Trouble::silent()));
-                let needs_somebody = said.as_ref().is_err_and(|t| t.kind.needs_somebody());
+                let asked = timeout(
+                    patience(shared.visibility),
+                    shared.queue.set_visibility(&receipts, by),
+                );
+                let said = asked.await.unwrap_or_else(|_| Err(Trouble::silent()));
                 let said = shared.heard(Call::Visibility, said).await;
-                let said = said.map_err(|wait| pause(shared.visibility, wait, needs_somebody));
+                let said = said
+                    .map_err(|(wait, kind)| pause(shared.visibility, wait, kind.needs_somebody()));
                 Extended { leases, until, said }
             });
         }
@@ -301,7 +304,7 @@ impl Keeper {
             Err(pause) => return self.pause_extensions(now() + pause),
         };
         let failed: HashMap<_, Failed> = failed.into_iter().map(|f| (f.at, f)).collect();
-        let (now, mut lost) = (now(), 0);
+        let (now, mut losses) = (now(), Losses::default());
         for (at, lease) in leases.into_iter().enumerate() {
             // It may have been received again meanwhile.
             let is = |known: &Receipt| known.handle == lease.receipt.handle;
@@ -317,14 +320,14 @@ impl Keeper {
                 // SQS may be wrong as long as the lease lasts.
                 Some(failed) if failed.stale && lease.due <= now => {
                     if lease.token.is_some_and(|token| self.shared.leases.lost(token, is)) {
-                        lost += 1;
-                        self.shared.withdraw_behind(&lease.receipt, now);
+                        losses.count += 1;
+                        losses.lost.add(&lease.receipt);
                     }
                 }
                 Some(_) => {}
             }
         }
-        self.lost(lost);
+        self.lost(losses, now);
     }
 
     /// The looks from then on try again.
@@ -338,59 +341,18 @@ impl Keeper {
     }
 
     /// Messages come again although they were, or will be, done.
-    fn lost(&mut self, count: u64) {
+    fn lost(&mut self, Losses { count, lost, given_up }: Losses, now: Instant) {
+        self.shared.let_go_behind(&lost, now);
+        self.shared.withdraw_behind(&given_up, now);
         if count == 0 {
             return;
         }
         self.shared.numbers.leases_lost.inc_by(count);
         let all = self.shared.numbers.leases_lost.get();
-        if let Some(count) = self.lost.reached(all, SAY_EVERY, now()) {
+        if let Some(count) = self.lost.reached(all, SAY_EVERY, now) {
             let hint = "a longer `visibility_timeout` survives longer interruptions";
-            warn!(source = %self.shared.name, count, hint, "leases ended before they could be extended, or their messages deleted: these come again");
+            warn!(source = %self.shared.name, count, hint, "leases ended before their messages were deleted: these come again, and are known, or are another consumer's");
         }
-    }
-
-    /// Gives back what is not done, as far as there is time.
-    async fn abort(mut self) -> Result<(), Unclean> {
-        self.receiving.abort_all();
-        let shared = &self.shared;
-        shared.leases.close();
-        let (now, ended) = (now(), shared.leases.ended(usize::MAX));
-        let (mut done, mut back) = {
-            let mut debts = shared.debts.lock();
-            for (lease, place) in ended {
-                if matches!(place.outcome, Outcome::Accepted(_)) {
-                    debts.delete(lease, place, now);
-                }
-            }
-            debts.close(now)
-        };
-        done.sort_unstable_by_key(|receipt| receipt.order);
-        let left = shared.leases.released_leases().into_iter();
-        let left = left.chain(shared.leases.take_back(|_| true));
-        back.extend(left.filter(|lease| lease.due > now).map(|lease| lease.handle));
-        back.sort_unstable_by_key(|receipt| std::cmp::Reverse(receipt.order));
-        let all = async {
-            let deleted = done.chunks(BATCH).map(|some| async move {
-                let some: Vec<_> = some.iter().collect();
-                let _ = shared.queue.delete(&some).await;
-            });
-            join_all(deleted).await;
-            let returned = back.chunks(BATCH).map(|some| async move {
-                let some: Vec<_> = some.iter().collect();
-                let _ = shared.queue.set_visibility(&some, Duration::ZERO).await;
-            });
-            if shared.is_fifo() {
-                // The last first: the others of its group are anybody's only after it.
-                for some in returned {
-                    some.await;
-                }
-            } else {
-                join_all(returned).await;
-            }
-        };
-        let _ = timeout(LAST, all).await;
-        Err(Unclean("aborted"))
     }
 }
 
@@ -400,3 +362,7 @@ async fn wait_until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "keeper_tests.rs"]
+mod tests;

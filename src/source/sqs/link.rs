@@ -26,6 +26,9 @@ const SLOW: Duration = Duration::from_secs(15);
 /// A failure that was not repeated for so long, once it might have been, is over.
 const FORGOTTEN: Duration = SLOW.saturating_mul(2);
 
+/// Receives that are refused for so long, as too many or too fast, are more than a pause.
+const TOO_LONG: Duration = Duration::from_mins(1);
+
 /// What repeats is said this often.
 const SAY_EVERY: Duration = Duration::from_mins(1);
 
@@ -55,6 +58,8 @@ struct Failing {
     kind: Kind,
     words: String,
     backoff: Backoff,
+    /// None has worked since.
+    since: Instant,
     /// It is not worth while before.
     until: Instant,
 }
@@ -93,9 +98,11 @@ impl Link {
         if state.known && state.failing.is_empty() {
             return;
         }
-        let serious = state.worked(call, Instant::now());
-        if state.failing.iter().any(|(call, failing)| is_serious(*call, failing.kind)) {
-            return self.show(&state);
+        let now = Instant::now();
+        let serious = state.worked(call, now);
+        self.mended.notify_waiters();
+        if state.serious(now).is_some() {
+            return self.show(&state, now);
         }
         let again = std::mem::replace(&mut state.known, true);
         let connects = self.metrics.connected.get() == 0;
@@ -111,8 +118,6 @@ impl Link {
         if !state.draining {
             self.health.ready();
         }
-        drop(state);
-        self.mended.notify_waiters();
     }
 
     /// A call failed: says so, unless it was said just now, and gives how long to wait.
@@ -122,21 +127,11 @@ impl Link {
         }
         let (words, now) = (self.queue.words(call, trouble), Instant::now());
         let mut state = self.state.lock();
-        let failing = state.failing.entry(call).or_insert_with(|| Failing {
-            kind: trouble.kind,
-            words: String::new(),
-            backoff: Backoff::new(BASE, CAP),
-            until: now,
-        });
-        failing.kind = trouble.kind;
-        failing.words.clone_from(&words);
-        let wait = failing.backoff.next_wait();
-        let wait = if trouble.kind.needs_somebody() { SLOW + wait.min(SLOW) } else { wait };
-        failing.until = now + wait;
-        if is_serious(call, trouble.kind) {
+        let wait = state.failed(call, trouble.kind, &words, now);
+        if state.failing.get(&call).is_some_and(|failing| failing.is_serious(call, now)) {
             self.metrics.connected.set(0);
         }
-        self.show(&state);
+        self.show(&state, now);
         let said = state.said.entry((call, trouble.kind)).or_default();
         let count = said.again(SAY_EVERY, now);
         drop(state);
@@ -147,12 +142,24 @@ impl Link {
         wait
     }
 
-    fn show(&self, state: &State) {
-        let mut failing = state.failing.iter();
-        let bad = failing.find(|(call, failing)| is_serious(**call, failing.kind));
-        if let Some((_, bad)) = bad.filter(|_| !state.draining) {
+    fn show(&self, state: &State, now: Instant) {
+        if let Some(bad) = state.serious(now).filter(|_| !state.draining) {
             self.health.not_ready(bad.words.clone());
         }
+    }
+
+    /// Waits as long as a call that failed rests; one to which no answer came, until another of its kind is answered.
+    pub(super) async fn rest(&self, call: Call, kind: Kind, wait: Duration) {
+        let answered = async {
+            loop {
+                let mended = self.mended.notified();
+                if kind.is_unheard() && !self.state.lock().failing.contains_key(&call) {
+                    return;
+                }
+                mended.await;
+            }
+        };
+        let _ = tokio::time::timeout(wait, answered).await;
     }
 
     /// Waits until receives make sense: as long as what only a person can mend stops another call, they are made
@@ -178,12 +185,38 @@ impl Link {
 }
 
 impl State {
+    /// A call failed: gives how long to wait.
+    fn failed(&mut self, call: Call, kind: Kind, words: &str, now: Instant) -> Duration {
+        let failing = self.failing.entry(call).or_insert_with(|| Failing {
+            kind,
+            words: String::new(),
+            backoff: Backoff::new(BASE, CAP),
+            since: now,
+            until: now,
+        });
+        failing.kind = kind;
+        words.clone_into(&mut failing.words);
+        // Calls that fail at the same time, as at the end of a connection, are one failure.
+        let again = now >= failing.until;
+        let wait = if again { failing.backoff.next_wait() } else { failing.backoff.another_wait() };
+        let wait = if kind.needs_somebody() { SLOW + wait.min(SLOW) } else { wait };
+        if again || kind.needs_somebody() {
+            failing.until = failing.until.max(now + wait);
+        }
+        wait
+    }
+
+    /// A call for whose failure nothing comes, or would come to nothing.
+    fn serious(&self, now: Instant) -> Option<&Failing> {
+        let mut failing = self.failing.iter();
+        failing.find(|(call, failing)| failing.is_serious(**call, now)).map(|(_, failing)| failing)
+    }
+
     /// Forgets what a call that was answered well proves mended, and what nobody has had to ask for since it was
     /// due: there may be no message any more to extend or to delete, but there is always one to receive. Whether
     /// nothing stops the source any more that did.
     fn worked(&mut self, call: Call, now: Instant) -> bool {
-        let is = |(failing, state): (&Call, &Failing)| is_serious(*failing, state.kind);
-        let before = self.failing.iter().any(is);
+        let before = self.serious(now).is_some();
         self.failing.remove(&call);
         if call == Call::Receive {
             // It proves the queue, too.
@@ -191,16 +224,20 @@ impl State {
         }
         let receives = |call: &Call| *call == Call::Receive;
         self.failing.retain(|call, failing| receives(call) || failing.until + FORGOTTEN > now);
-        before && !self.failing.iter().any(is)
+        before && self.serious(now).is_none()
     }
 }
 
-/// Whether nothing comes, or would come to nothing, while it lasts.
-fn is_serious(call: Call, kind: Kind) -> bool {
-    match call {
-        Call::Attributes | Call::Receive => !matches!(kind, Kind::Throttled | Kind::OverLimit),
-        // Retried with each message.
-        Call::Delete | Call::Visibility | Call::Send => kind.needs_somebody(),
+impl Failing {
+    /// Whether nothing comes, or would come to nothing, while it lasts.
+    fn is_serious(&self, call: Call, now: Instant) -> bool {
+        match call {
+            Call::Attributes | Call::Receive => {
+                !self.kind.is_throttle() || now.duration_since(self.since) >= TOO_LONG
+            }
+            // Retried with each message.
+            Call::Delete | Call::Visibility | Call::Send => self.kind.needs_somebody(),
+        }
     }
 }
 
@@ -216,6 +253,7 @@ mod tests {
             kind: Kind::Denied,
             words: String::new(),
             backoff: Backoff::new(BASE, CAP),
+            since: start,
             until,
         };
         state.failing.insert(Call::Visibility, failing(at(20)));
@@ -227,5 +265,43 @@ mod tests {
         assert!(!state.worked(Call::Delete, at(61)));
         state.failing.insert(Call::Receive, failing(at(60)));
         assert!(!state.worked(Call::Delete, at(900)), "it is asked for again");
+    }
+
+    #[test]
+    fn calls_that_fail_together_are_one_failure() {
+        let (mut state, start) = (State::default(), Instant::now());
+        let failed = |state: &mut State, ms| {
+            let now = start + Duration::from_millis(ms);
+            let wait = state.failed(Call::Delete, Kind::Unreachable, "", now);
+            (wait, state.failing[&Call::Delete].backoff.failures())
+        };
+        failed(&mut state, 0);
+        let until = state.failing[&Call::Delete].until;
+        for _ in 0..16 {
+            let (wait, failures) = failed(&mut state, 0);
+            assert!(wait <= BASE && failures == 1, "{wait:?} after {failures}");
+        }
+        assert_eq!(state.failing[&Call::Delete].until, until);
+        assert_eq!(failed(&mut state, 200).1, 2, "it was tried again");
+    }
+
+    #[test]
+    fn receives_that_are_refused_for_a_minute_are_serious() {
+        for kind in [Kind::Throttled, Kind::OverLimit] {
+            let (mut state, start) = (State::default(), Instant::now());
+            let seriously = |state: &mut State, call, s| {
+                let now = start + Duration::from_secs(s);
+                state.failed(call, kind, "slower", now);
+                state.serious(now).map(|failing| failing.words.clone())
+            };
+            assert_eq!(seriously(&mut state, Call::Receive, 0), None);
+            assert_eq!(seriously(&mut state, Call::Receive, 59), None);
+            assert_eq!(seriously(&mut state, Call::Receive, 60).as_deref(), Some("slower"));
+            assert!(state.worked(Call::Receive, start + Duration::from_secs(61)), "one came");
+            assert_eq!(seriously(&mut state, Call::Receive, 62), None);
+            state.worked(Call::Receive, start + Duration::from_secs(63));
+            assert_eq!(seriously(&mut state, Call::Delete, 64), None);
+            assert_eq!(seriously(&mut state, Call::Delete, 900), None, "messages come");
+        }
     }
 }

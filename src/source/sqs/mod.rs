@@ -8,11 +8,12 @@
 //! comes again while it is held here is known by its new receipt from then on.
 //!
 //! Of a FIFO queue the message group is what orders. SQS keeps a group from everybody while one of its messages
-//! is in flight, so what was received of it is in order; when one of them goes back, those behind it do, too.
+//! is in flight, so what was received of it is in order; when one of them goes back, those behind it do, too. When a
+//! lease is lost, the messages behind are let go with it: they come again in their order, and are known.
 //!
 //! A rejected message whose route says `dead_letter = "source"` is neither deleted nor extended: the queue's redrive
-//! policy takes it, and without one the source refuses to run, or waits for one if it began by a reload. After 11 of the 12 hours that SQS allows a message goes
-//! back, whatever it waits for.
+//! policy takes it, and without one the source refuses to run, or waits for one if it began by a reload. After 11 of the
+//! 12 hours that SQS allows a message is let go, whatever it waits for, and is known when it comes again.
 //!
 //! # Hazards, and what answers them
 //!
@@ -25,6 +26,9 @@
 //! | a policy that allows receives and no deletions | receives pause, and say which action is denied |
 //! | a receive that is open when the drain begins | it is awaited, and what it brings goes back |
 
+mod abort;
+mod attempt;
+mod debt;
 mod debts;
 mod extension;
 mod keeper;
@@ -45,7 +49,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
-use super::{Leases, Room, Unclean};
+use super::{Lease, Leases, Room, Unclean};
 use crate::aws::AwsError;
 use crate::aws::sqs::{Call, Kind, Trouble};
 use crate::config::source::Limits;
@@ -60,7 +64,7 @@ use keeper::Keeper;
 use link::Link;
 pub use probe::probe;
 use queue::{Attributes, Queue};
-use receipt::Receipt;
+use receipt::{Cuts, Receipt};
 pub(super) use unwrap::messages;
 
 /// A shorter one can't be extended in time.
@@ -230,43 +234,92 @@ impl Shared {
 
     /// Whether a message is known here, which is known by `receipt` from now on.
     fn received_again(&self, receipt: &Receipt, since: Instant, due: Instant) -> bool {
+        let mut order = None;
         let is = |held: &Receipt| held.id == receipt.id;
-        let now_known = |held: &mut Receipt| held.handle.clone_from(&receipt.handle);
-        self.leases.received_again(is, now_known, since, due)
-            || self.debts.lock().received_again(receipt, since, due)
+        let now_known = |held: &mut Receipt| {
+            held.handle.clone_from(&receipt.handle);
+            order = Some(held.order);
+        };
+        if self.leases.received_again(is, now_known, since, due) {
+            if let Some(order) = order {
+                self.debts.lock().forget_return(order);
+            }
+        } else {
+            order = self.debts.lock().received_again(receipt, since, due);
+            // It can be deleted now.
+            self.changed.notify_one();
+        }
+        order.is_some_and(|order| {
+            self.came_after(receipt, order);
+            true
+        })
+    }
+
+    /// What was lost before this message in its group, and did not come before it, is gone.
+    fn came_after(&self, receipt: &Receipt, order: u64) {
+        if let Some(group) = &receipt.group {
+            self.debts.lock().came_after(group, order);
+        }
     }
 
     /// These go back, each after a pause, with those behind it in its group; after its time anybody can receive it.
     fn give_back(&self, receipts: Vec<(Duration, Receipt, Instant)>) {
         let now = now();
+        self.withdraw_behind(&receipts.iter().map(|(_, receipt, _)| receipt).collect(), now);
+        self.numbers.given_back.inc_by(receipts.len() as u64);
+        let mut debts = self.debts.lock();
         for (pause, receipt, due) in receipts {
-            self.withdraw_behind(&receipt, now);
-            self.numbers.given_back.inc();
-            self.debts.lock().give_back(receipt, due, now + pause);
+            debts.give_back(receipt, due, now + pause);
         }
+        drop(debts);
         self.changed.notify_one();
     }
 
-    /// Notes whether a call was answered; if it was not, gives how long to wait before it is made again.
-    async fn heard<T>(&self, call: Call, said: Result<T, Trouble>) -> Result<T, Duration> {
+    /// These are anybody's at once, with those behind them in their groups; they are known when they come again.
+    fn let_go(&self, leases: Vec<Lease<Receipt>>, now: Instant) {
+        self.numbers.given_back.inc_by(leases.len() as u64);
+        self.let_go_behind(&leases.iter().map(|lease| &lease.handle).collect(), now);
+        let mut debts = self.debts.lock();
+        for lease in leases {
+            debts.give_back(lease.handle, lease.due, now);
+        }
+    }
+
+    /// What is behind these in their groups is let go. SQS hands out nothing of a group while one of it is in flight, and
+    /// so these would not come again.
+    fn let_go_behind(&self, cuts: &Cuts, now: Instant) {
+        if cuts.is_empty() {
+            return;
+        }
+        let behind = self.leases.lose(|lease| cuts.are_before(&lease.handle), now);
+        let mut debts = self.debts.lock();
+        let owed = debts.let_go_behind(cuts, now);
+        self.numbers.given_back.inc_by((behind.len() + owed) as u64);
+        for lease in behind {
+            debts.give_back(lease.handle, lease.due, now);
+        }
+    }
+
+    /// Notes whether a call was answered; if it was not, gives how long to wait before it is made again, and why.
+    async fn heard<T>(&self, call: Call, said: Result<T, Trouble>) -> Result<T, (Duration, Kind)> {
         match said {
             Ok(said) => {
                 self.link.worked(call);
                 Ok(said)
             }
-            Err(trouble) => Err(self.link.failed(call, &trouble).await),
+            Err(trouble) => Err((self.link.failed(call, &trouble).await, trouble.kind)),
         }
     }
 
-    /// What is behind a message in its group goes back with it.
-    fn withdraw_behind(&self, receipt: &Receipt, now: Instant) {
-        if receipt.group.is_none() {
+    /// What is behind these in their groups goes back with them, and is done again.
+    fn withdraw_behind(&self, cuts: &Cuts, now: Instant) {
+        if cuts.is_empty() {
             return;
         }
-        let behind = self.leases.take_back(|lease| lease.handle.follows(receipt));
+        let behind = self.leases.take_back(|lease| cuts.are_before(&lease.handle));
         self.numbers.given_back.inc_by(behind.len() as u64);
         let mut debts = self.debts.lock();
-        debts.withdraw_behind(receipt, now);
+        debts.withdraw_behind(cuts, now);
         for lease in behind {
             debts.give_back(lease.handle, lease.due, now);
         }

@@ -8,6 +8,7 @@ use aws_sdk_sqs::types::{
 };
 use tokio::time::timeout;
 
+use super::attempt::Attempt;
 use super::receipt::Receipt;
 use crate::aws::AwsError;
 use crate::aws::Source;
@@ -96,17 +97,18 @@ impl Queue {
         })
     }
 
-    /// Waits up to `wait` for up to `most` messages, which are ours for `visibility`.
+    /// Waits for messages, which are ours for `visibility`.
     pub(super) async fn receive(
         &self,
-        most: usize,
-        wait: Duration,
+        attempt: &Attempt,
         visibility: Duration,
     ) -> Result<Vec<Message>, Trouble> {
+        let (most, wait) = (attempt.most.min(BATCH), attempt.wait);
         let call = self.sqs.client().receive_message().queue_url(&self.address.url);
         let call = call
-            .max_number_of_messages(i32::try_from(most.min(BATCH)).unwrap_or(1))
+            .max_number_of_messages(i32::try_from(most).unwrap_or(1))
             .wait_time_seconds(seconds(wait))
+            .set_receive_request_attempt_id(attempt.id.clone())
             .visibility_timeout(seconds(visibility))
             .message_system_attribute_names(MessageSystemAttributeName::All)
             .message_attribute_names("All");

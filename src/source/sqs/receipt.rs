@@ -1,5 +1,6 @@
 //! What a message is known by while it is ours.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,17 +21,45 @@ pub(super) struct Receipt {
     pub(super) receive_count: u32,
 }
 
-impl Receipt {
-    /// Whether it comes after another of its own group.
-    pub(super) fn follows(&self, other: &Self) -> bool {
-        self.group.is_some() && self.group == other.group && self.order > other.order
-    }
+/// Of each group the first of some messages, and so what is behind them.
+#[derive(Debug, Default)]
+pub(super) struct Cuts(HashMap<OrderKey, u64>);
 
+impl Receipt {
     /// How long it waits before it goes back undone: the longer the oftener it came, since each time counts against
     /// the queue's `maxReceiveCount`.
     pub(super) fn pause(&self) -> Duration {
         let doubled = self.receive_count.saturating_sub(1).min(PAUSE_DOUBLES);
         (PAUSE.0 * (1 << doubled)).min(PAUSE.1)
+    }
+}
+
+impl Cuts {
+    /// What is behind this message is behind. One without a group has nothing behind it.
+    pub(super) fn add(&mut self, receipt: &Receipt) {
+        if let Some(group) = &receipt.group {
+            let first = self.0.entry(group.clone()).or_insert(receipt.order);
+            *first = receipt.order.min(*first);
+        }
+    }
+
+    /// Whether a message comes after one of these in its group.
+    pub(super) fn are_before(&self, receipt: &Receipt) -> bool {
+        let first = receipt.group.as_ref().and_then(|group| self.0.get(group));
+        first.is_some_and(|first| receipt.order > *first)
+    }
+
+    /// Whether nothing is behind.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'a> FromIterator<&'a Receipt> for Cuts {
+    fn from_iter<I: IntoIterator<Item = &'a Receipt>>(receipts: I) -> Self {
+        let mut cuts = Self::default();
+        receipts.into_iter().for_each(|receipt| cuts.add(receipt));
+        cuts
     }
 }
 
@@ -60,11 +89,13 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_what_is_ordered_follows() {
-        let of = |order, group| receipt(order, group);
-        assert!(of(2, Some("a")).follows(&of(1, Some("a"))));
-        assert!(!of(1, Some("a")).follows(&of(2, Some("a"))));
-        assert!(!of(2, Some("b")).follows(&of(1, Some("a"))));
-        assert!(!of(2, None).follows(&of(1, None)));
+    fn only_what_is_ordered_is_behind() {
+        let cuts: Cuts =
+            [receipt(3, Some("a")), receipt(1, Some("a")), receipt(1, None)].iter().collect();
+        assert!(
+            cuts.are_before(&receipt(2, Some("a"))) && !cuts.are_before(&receipt(1, Some("a")))
+        );
+        assert!(!cuts.are_before(&receipt(2, Some("b"))) && !cuts.are_before(&receipt(2, None)));
+        assert!(!cuts.is_empty() && [receipt(1, None)].iter().collect::<Cuts>().is_empty());
     }
 }

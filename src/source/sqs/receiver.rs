@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use super::attempt::Asking;
 use super::receipt::Receipt;
 use super::received::Received;
 use super::unwrap::deliveries;
 use super::{Shared, now};
-use crate::aws::sqs::{BATCH, Call};
+use crate::aws::sqs::Call;
 use crate::delivery::{Delivery, Intake};
 use crate::shutdown::Shutdown;
+use crate::source::Reservation;
 
 /// What a message is taken for before it is there: most are smaller, and one may have a mebibyte.
 const ASSUMED: usize = 16 << 10;
@@ -25,22 +27,25 @@ const APART: Duration = Duration::from_secs(1);
 /// One of the source's receivers, until the drain. A receive that is open then is awaited, since SQS may have
 /// handed messages out in it; they go back.
 pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutdown) {
-    // After a failure the next receive waits for nothing, so that its answer tells at once.
-    let mut wait = Duration::ZERO;
+    let mut asks = Asking::new(shared.is_fifo(), shared.wait, shared.visibility);
+    // That of a receive that is to be repeated.
+    let mut kept: Option<Reservation> = None;
     loop {
+        let most = asks.most();
         let asking = async {
             loop {
                 shared.link.until_mended().await;
                 intake.until_open().await;
-                let mut reservation = shared.room.reserve(BATCH, ASSUMED).await;
-                if reservation.messages() < BATCH {
-                    drop(reservation);
-                    sleep(GATHER).await;
-                    reservation = shared.room.reserve(BATCH, ASSUMED).await;
-                }
+                let reservation = match kept.take() {
+                    Some(reservation) => reservation,
+                    None => reserve(&shared, most).await,
+                };
                 // Room may have been long in coming.
                 if intake.is_open() {
                     return reservation;
+                }
+                if asks.repeats() {
+                    kept = Some(reservation);
                 }
             }
         };
@@ -49,26 +54,31 @@ pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutd
             () = shutdown.drain() => return,
             reservation = asking => reservation,
         };
-        let (asked, waits) = (now(), wait == shared.wait);
-        let answer = shared.queue.receive(reservation.messages(), wait, shared.visibility).await;
-        let given = match answer {
+        let asked = now();
+        let attempt = asks.next(reservation.messages(), asked);
+        let waits = attempt.wait == shared.wait;
+        let given = match shared.queue.receive(&attempt, shared.visibility).await {
             Ok(given) => given,
+            Err(trouble) if attempt.is_outdated(trouble.kind) => {
+                asks.failed(attempt, trouble.kind);
+                continue;
+            }
             Err(trouble) => {
-                drop(reservation);
+                let again = asks.failed(attempt, trouble.kind);
+                kept = Some(reservation).filter(|_| again);
                 let pause = shared.link.failed(Call::Receive, &trouble).await;
-                wait = Duration::ZERO;
                 tokio::select! {
                     () = shutdown.drain() => return,
-                    () = sleep(pause) => continue,
+                    () = shared.link.rest(Call::Receive, trouble.kind, pause) => continue,
                 }
             }
         };
         shared.link.worked(Call::Receive);
-        wait = shared.wait;
+        let again = asks.answered(attempt, given.len());
         shared.numbers.receives.inc();
         if given.is_empty() {
             shared.numbers.empty_receives.inc();
-            drop(reservation);
+            kept = Some(reservation).filter(|_| again);
             let pause = APART.saturating_sub(now().duration_since(asked));
             if waits && !pause.is_zero() {
                 tokio::select! {
@@ -95,10 +105,21 @@ pub(super) async fn receive(shared: Arc<Shared>, intake: Intake, shutdown: Shutd
     }
 }
 
+/// Room for `most` messages, or for as many as there is room for.
+async fn reserve(shared: &Shared, most: usize) -> Reservation {
+    let reservation = shared.room.reserve(most, ASSUMED).await;
+    if reservation.messages() >= most {
+        return reservation;
+    }
+    drop(reservation);
+    sleep(GATHER).await;
+    shared.room.reserve(most, ASSUMED).await
+}
+
 /// Records a message, and gives what is in it: nothing if it is known already, or goes back.
-fn take(
+pub(super) fn take(
     shared: &Shared,
-    reservation: &mut crate::source::Reservation,
+    reservation: &mut Reservation,
     received: Received,
     since: Instant,
     due: Instant,
@@ -115,6 +136,10 @@ fn take(
     // Only one that was received before can be held here.
     if receive_count > 1 && !receipt.id.is_empty() && shared.received_again(&receipt, since, due) {
         return Vec::new();
+    }
+    // One that was given back may stand before those that were lost.
+    if receive_count == 1 {
+        shared.came_after(&receipt, receipt.order);
     }
     match shared.leases.take(reservation, receipt, bytes, since, due) {
         Ok(settlement) => deliveries(&shared.envelopes, message, settlement),

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::Server;
-use super::model::{Draft, Handed, History, MOST, MOST_BYTES, Problem, Queues};
+use super::model::{Draft, Handed, History, MOST, Problem, Queues};
 use crate::support::{PATIENCE, until};
 
 /// A running fake; its connections are cut when it is dropped.
@@ -60,6 +60,8 @@ pub(crate) enum Refusal {
     NoQueue,
     /// It is done, and the connection is cut.
     Lost,
+    /// It is not done, and never answered.
+    Silent,
 }
 
 /// What it does wrong, from now on.
@@ -151,6 +153,17 @@ impl Fake {
         self.state.queues.lock().unwrap().limit_in_flight(queue, most);
     }
 
+    /// Messages of a queue, and batches of them, may have so many bytes from now on.
+    pub(crate) fn limit_size(&self, queue: &str, bytes: usize) {
+        self.state.queues.lock().unwrap().limit_size(queue, bytes);
+    }
+
+    /// What is in flight is visible at once.
+    pub(crate) fn give_all_back(&self, queue: &str) {
+        self.state.queues.lock().unwrap().give_all_back(queue);
+        self.state.changed.notify_waiters();
+    }
+
     /// Puts messages into a queue without the network.
     pub(crate) fn fill(&self, queue: &str, bodies: impl IntoIterator<Item = String>) {
         let mut queues = self.state.queues.lock().unwrap();
@@ -211,6 +224,7 @@ struct Asked {
     max_number_of_messages: Option<usize>,
     visibility_timeout: Option<u64>,
     wait_time_seconds: Option<u64>,
+    receive_request_attempt_id: Option<String>,
     entries: Vec<Entry>,
     #[serde(flatten)]
     entry: Entry,
@@ -240,10 +254,10 @@ impl State {
         let action = action_of(&head.headers);
         self.asked[action as usize].fetch_add(1, Ordering::SeqCst);
         let refusal = self.refusal(action);
-        if let Some(refusal) = refusal
-            && refusal != Refusal::Lost
-        {
-            return Ok(refused(refusal, action));
+        match refusal {
+            None | Some(Refusal::Lost) => {}
+            Some(Refusal::Silent) => std::future::pending().await,
+            Some(refusal) => return Ok(refused(refusal, action)),
         }
         let asked: Asked = serde_json::from_slice(&body).unwrap();
         let answer = if action == Action::ReceiveMessage {
@@ -312,8 +326,7 @@ impl State {
             Action::SendMessageBatch
             | Action::DeleteMessageBatch
             | Action::ChangeMessageVisibilityBatch => {
-                queues.has(name)?;
-                check_batch(&asked.entries)?;
+                check_batch(&asked.entries, queues.most_bytes(name)?)?;
                 let answer = self.batch(action, &mut queues, name, asked.entries, now);
                 self.changed.notify_waiters();
                 Ok(answer)
@@ -398,7 +411,8 @@ impl State {
                 let mut queues = self.queues.lock().unwrap();
                 let most = asked.max_number_of_messages.unwrap_or(1);
                 let visibility = asked.visibility_timeout.map(Duration::from_secs);
-                let handed = queues.receive(name, most, visibility, now)?;
+                let attempt = asked.receive_request_attempt_id.as_deref();
+                let handed = queues.receive(name, most, visibility, attempt, now)?;
                 if !handed.is_empty() || now >= deadline {
                     return Ok(messages(&handed, asked));
                 }
@@ -449,7 +463,7 @@ fn name_of(url: &str) -> &str {
     url.rsplit('/').next().unwrap()
 }
 
-fn check_batch(entries: &[Entry]) -> Result<(), Problem> {
+fn check_batch(entries: &[Entry], most_bytes: usize) -> Result<(), Problem> {
     let problem = |kind, query, text: &str| Err(Problem::new(kind, query, text));
     if entries.is_empty() {
         return problem(
@@ -473,11 +487,11 @@ fn check_batch(entries: &[Entry]) -> Result<(), Problem> {
             "Two or more batch entries in the request have the same Id.",
         );
     }
-    if entries.iter().map(|entry| entry.message_body.len()).sum::<usize>() > MOST_BYTES {
+    if entries.iter().map(|entry| entry.message_body.len()).sum::<usize>() > most_bytes {
         return problem(
             "BatchRequestTooLong",
             "AWS.SimpleQueueService.BatchRequestTooLong",
-            "Batch requests cannot be longer than 1048576 bytes.",
+            &format!("Batch requests cannot be longer than {most_bytes} bytes."),
         );
     }
     Ok(())
@@ -493,7 +507,7 @@ fn messages(handed: &[Handed], asked: &Asked) -> Value {
             n == "All" || n == name || n.strip_suffix(".*").is_some_and(|n| name.starts_with(n))
         })
     };
-    let one = |Handed { message, receipt, receives }: &Handed| {
+    let one = |Handed { message, receipt, receives, .. }: &Handed| {
         let mut one = json!({
             "MessageId": message.id, "ReceiptHandle": receipt, "Body": message.body, "MD5OfBody": "",
         });
@@ -567,7 +581,7 @@ fn refused(refusal: Refusal, action: Action) -> Response<Full<Bytes>> {
             let query = "AWS.SimpleQueueService.NonExistentQueue";
             (bad, Problem::new(kind, query, "The specified queue does not exist."))
         }
-        Refusal::Internal | Refusal::Lost => {
+        Refusal::Internal | Refusal::Lost | Refusal::Silent => {
             let text = "We encountered an internal error. Please try again.";
             let status = StatusCode::INTERNAL_SERVER_ERROR;
             (status, Problem::new("InternalFailure", "InternalFailure", text))

@@ -31,6 +31,8 @@ struct Queue {
     held: HashMap<Arc<str>, usize>,
     /// Of a FIFO queue, by the id that tells a second one.
     sent: HashMap<String, (Instant, usize)>,
+    /// Receives of a FIFO queue, by the id that tells a repeat.
+    attempts: HashMap<String, Attempt>,
 }
 
 struct Stored {
@@ -39,6 +41,18 @@ struct Stored {
     receives: u32,
     /// Of the last receive.
     received: Option<Instant>,
+    /// Somebody has changed its visibility since.
+    changed: bool,
+}
+
+/// A receive that took something.
+#[derive(Clone)]
+struct Attempt {
+    at: Instant,
+    /// For so many.
+    most: usize,
+    /// The places of its messages, and the number of this receive of each.
+    taken: Vec<(usize, u32)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,6 +87,7 @@ pub(crate) struct Draft {
 
 /// A message as it is handed out.
 pub(crate) struct Handed {
+    at: usize,
     pub(crate) message: Arc<Content>,
     pub(crate) receipt: String,
     pub(crate) receives: u32,
@@ -153,6 +168,7 @@ impl Queues {
             hidden: BTreeSet::new(),
             held: HashMap::new(),
             sent: HashMap::new(),
+            attempts: HashMap::new(),
         };
         self.queues.insert(name.to_owned(), queue);
         Ok(())
@@ -165,6 +181,17 @@ impl Queues {
     /// So many may be in flight, of a queue that has yet to be asked.
     pub(crate) fn limit_in_flight(&mut self, name: &str, ceiling: usize) {
         self.queue_mut(name).unwrap().ceiling = ceiling;
+    }
+
+    /// Messages, and batches of them, may have so many bytes from now on.
+    pub(crate) fn limit_size(&mut self, name: &str, bytes: usize) {
+        let attributes = &mut self.queue_mut(name).unwrap().attributes;
+        attributes.insert("MaximumMessageSize".into(), bytes.to_string());
+    }
+
+    /// The most bytes of a batch.
+    pub(crate) fn most_bytes(&self, name: &str) -> Result<usize, Problem> {
+        Ok(self.queue(name)?.attributes["MaximumMessageSize"].parse().unwrap())
     }
 
     pub(crate) fn attributes(
@@ -246,6 +273,7 @@ impl Queues {
         name: &str,
         most: usize,
         visibility: Option<Duration>,
+        attempt: Option<&str>,
         now: Instant,
     ) -> Result<Vec<Handed>, Problem> {
         if !(1..=MOST).contains(&most) {
@@ -254,7 +282,17 @@ impl Queues {
             )));
         }
         let queue = self.queue_mut(name)?;
+        let attempt = attempt.filter(|_| queue.fifo);
+        if let Some(id) = attempt
+            && let Some(handed) = queue.repeat(id, most, visibility, now)?
+        {
+            return Ok(handed);
+        }
         let (handed, moved) = queue.receive(most, visibility, now)?;
+        if let Some(id) = attempt.filter(|_| !handed.is_empty()) {
+            let taken = handed.iter().map(|handed| (handed.at, handed.receives)).collect();
+            queue.attempts.insert(id.to_owned(), Attempt { at: now, most, taken });
+        }
         if let Some((dead, _)) = queue.redrive.clone() {
             for message in moved {
                 self.queue_mut(&dead)?.put(message);
@@ -263,7 +301,7 @@ impl Queues {
         Ok(handed)
     }
 
-    /// Deletes one. Of a receipt that is not the last one, SQS says that it is done. `again`: the queue
+    /// Deletes one. Of a receipt that is not the last one, a standard queue says that it is done. `again`: the queue
     /// forgets that it was told.
     pub(crate) fn delete(
         &mut self,
@@ -276,13 +314,16 @@ impl Queues {
         queue.expire(now);
         let (at, receive) = queue.receipt(receipt)?;
         let stored = &queue.messages[at];
-        if stored.receives != receive || matches!(stored.state, State::Deleted | State::Moved) {
+        if matches!(stored.state, State::Deleted | State::Moved) {
             return Ok(());
         }
-        if queue.fifo && stored.state == State::Ready {
+        if queue.fifo && (stored.receives != receive || stored.state == State::Ready) {
             return Err(Problem::value(format!(
                 "Value {receipt} for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired."
             )));
+        }
+        if stored.receives != receive {
+            return Ok(());
         }
         queue.state(at, if again { State::Ready } else { State::Deleted });
         Ok(())
@@ -321,7 +362,17 @@ impl Queues {
         let state =
             if visibility.is_zero() { State::Ready } else { State::Hidden(now + visibility) };
         queue.state(at, state);
+        queue.messages[at].changed = true;
         Ok(())
+    }
+
+    /// What is in flight is visible at once, by somebody who knows the receipts.
+    pub(crate) fn give_all_back(&mut self, name: &str) {
+        let queue = self.queue_mut(name).unwrap();
+        for (_, at) in queue.hidden.clone() {
+            queue.state(at, State::Ready);
+            queue.messages[at].changed = true;
+        }
     }
 
     /// When the next message of a queue is visible again.
@@ -353,7 +404,8 @@ impl Queues {
 impl Queue {
     fn put(&mut self, message: Arc<Content>) {
         self.ready.insert(self.messages.len());
-        self.messages.push(Stored { message, state: State::Ready, receives: 0, received: None });
+        let (state, receives, received, changed) = (State::Ready, 0, None, false);
+        self.messages.push(Stored { message, state, receives, received, changed });
     }
 
     /// What is due is visible again.
@@ -409,10 +461,56 @@ impl Queue {
             let stored = &mut self.messages[at];
             stored.receives += 1;
             stored.received = Some(now);
-            let receipt = format!("{at}-{}-{}", stored.receives, *FILLER);
-            Handed { message: Arc::clone(&stored.message), receipt, receives: stored.receives }
+            stored.changed = false;
+            self.handed(at)
         });
         Ok((handed.collect(), moved))
+    }
+
+    /// What a receive took, once more, as long as nothing has been done to it: it is hidden anew.
+    fn repeat(
+        &mut self,
+        id: &str,
+        most: usize,
+        visibility: Option<Duration>,
+        now: Instant,
+    ) -> Result<Option<Vec<Handed>>, Problem> {
+        self.expire(now);
+        let Some(Attempt { at, most: asked, taken }) = self.attempts.get(id).cloned() else {
+            return Ok(None);
+        };
+        if now.duration_since(at) >= REMEMBERED {
+            return Ok(None);
+        }
+        let is_changed = |(at, receives): &(usize, u32)| {
+            let stored = &self.messages[*at];
+            stored.receives == *receives && (stored.state == State::Deleted || stored.changed)
+        };
+        if taken.iter().any(is_changed) {
+            return Err(Problem::value(format!(
+                "Value {id} for parameter ReceiveRequestAttemptId is invalid. Reason: The receiveRequestAttemptId is not valid anymore since the receive call is not retryable."
+            )));
+        }
+        let is_untouched = |(at, receives): &(usize, u32)| {
+            let stored = &self.messages[*at];
+            matches!(stored.state, State::Hidden(_)) && stored.receives == *receives
+        };
+        if !taken.iter().all(is_untouched) {
+            return Ok(None);
+        }
+        assert_eq!(asked, most, "a repeat asks for the same");
+        let until = now + visibility.unwrap_or(self.visibility);
+        let handed = taken.into_iter().map(|(at, _)| {
+            self.state(at, State::Hidden(until));
+            self.handed(at)
+        });
+        Ok(Some(handed.collect()))
+    }
+
+    fn handed(&self, at: usize) -> Handed {
+        let Stored { message, receives, .. } = &self.messages[at];
+        let receipt = format!("{at}-{receives}-{}", *FILLER);
+        Handed { at, message: Arc::clone(message), receipt, receives: *receives }
     }
 
     /// The place of a message and the number of its receive.
