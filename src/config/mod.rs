@@ -104,7 +104,7 @@ impl Config {
         let Some((home, _)) = home.and_then(|home| home.kind.nats()) else { return Vec::new() };
         let taken = |source: &SourceConfig| {
             let takes = |topic: &Option<Pattern>| {
-                topic.as_ref().is_none_or(|topic| topic.takes(&rejects.subject, '.'))
+                topic.as_ref().is_none_or(|topic| topic.takes(&rejects.subject, nats::SEPARATOR))
             };
             let mut routes = self.routes.iter().filter(|route| takes(&route.topic));
             source.unrouted != Unrouted::Ignore

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Record;
 use super::record::name;
-use crate::message::Message;
+use crate::message::{Message, SourceName};
 
 /// All of ours begin with it, so that they are told from those of the message.
 pub(super) const PREFIX: &str = "appsync-bridge.";
@@ -15,8 +15,14 @@ pub(super) const PREFIX: &str = "appsync-bridge.";
 /// that renames topics, or the rejects of another source. Fewer times somebody may have sent it again on purpose.
 const ROUNDS: usize = 3;
 
-/// Whether `message` is to be held, as a reject of its own source that comes again and again.
-pub(super) fn circulates(message: &Message) -> bool {
+/// Whether `message` would be read by its own source again, and rejected again, for ever, if it were written to `target`,
+/// which `readers` may read.
+pub(super) fn goes_in_circles(message: &Message, target: &str, readers: &[SourceName]) -> bool {
+    (message.topic.as_str() == target && readers.contains(&message.source)) || circulates(message)
+}
+
+/// Whether `message` is a reject of its own source that comes again and again.
+fn circulates(message: &Message) -> bool {
     let own = |(name, value): &&(String, Bytes)| {
         name.strip_prefix(PREFIX) == Some("source") && **value == *message.source.as_bytes()
     };

@@ -24,7 +24,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 
-use super::headers::{PREFIX, circulates, headers};
+use super::headers::{PREFIX, goes_in_circles, headers};
 use super::{Record, Target, WriteError};
 use crate::config::StreamTaker;
 use crate::config::nats::Connection;
@@ -146,7 +146,7 @@ impl JetStreamTarget {
         let mut under_way = Vec::with_capacity(records.len());
         let mut failed = None;
         for (at, record) in records.iter().enumerate() {
-            if self.goes_in_circles(record) {
+            if goes_in_circles(&record.message, &self.subject, &self.readers) {
                 let source = &record.message.source;
                 failed = Some((
                     at,
@@ -177,13 +177,6 @@ impl JetStreamTarget {
             }
         }
         failed.map_or(Ok(()), Err)
-    }
-
-    /// Whether a record would be read by its own source again, and rejected again, for ever.
-    fn goes_in_circles(&self, record: &Record) -> bool {
-        let message = &record.message;
-        (message.topic.as_str() == self.subject && self.readers.contains(&message.source))
-            || circulates(message)
     }
 
     fn refusal(&self, kind: PublishErrorKind, text: &str, record: &Record) -> String {

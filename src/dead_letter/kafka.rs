@@ -31,7 +31,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use super::headers::{circulates, headers};
+use super::headers::{goes_in_circles, headers};
 use super::left::Left;
 use super::{Record, Target, WriteError};
 use crate::config::kafka::KafkaConfig;
@@ -174,7 +174,10 @@ impl KafkaTarget {
 
     /// Writes the records not `done` yet, and waits for every confirmation.
     async fn deliver(&mut self, records: &[Record], done: &mut [bool]) -> Result<(), String> {
-        if let Some(record) = records.iter().find(|record| self.goes_in_circles(record)) {
+        if let Some(record) = records
+            .iter()
+            .find(|record| goes_in_circles(&record.message, &self.topic, &self.readers))
+        {
             return Err(format!(
                 "`{}` reads its own dead letters, which go to the topic `{}`, on `{}`: take that out of `topics`",
                 record.message.source,
@@ -245,13 +248,6 @@ impl KafkaTarget {
             }
         }
         Ok(failures)
-    }
-
-    /// Whether a record would be read by its own source again, and rejected again, for ever.
-    fn goes_in_circles(&self, record: &Record) -> bool {
-        let message = &record.message;
-        (message.topic.as_str() == self.topic && self.readers.contains(&message.source))
-            || circulates(message)
     }
 
     /// Joining its thread takes a while, so that is done in the background.

@@ -94,22 +94,26 @@ async fn what_does_not_fit_is_waited_for() {
     assert_eq!(bridge.lines(&["left to the broker"]).len(), 1, "{}", bridge.log());
 }
 
-/// The broker grants less than it is asked for, and forgets the session during the wait.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_forgotten_during_a_wait_is_counted() {
+/// A broker that keeps a session for 3 s without a client, and has forgotten it when the first visit comes; that which the
+/// visit made is there for the connection behind it.
+async fn forgetful() -> Scripted {
     let mut connects_heard = 0;
-    let broker = Scripted::start(move |heard| match heard {
+    Scripted::start(move |heard| match heard {
         Heard::Connect { level, .. } => {
             connects_heard += 1;
-            // Kept for 3 s without a client.
             let mut answer = connack(*level, 0, &[0x11, 0, 0, 0, 3]);
-            // That which a visit made is there for the connection behind it.
             answer[2] = u8::from(connects_heard > 2);
             Play::Say(answer)
         }
         heard => welcome(heard),
     })
-    .await;
+    .await
+}
+
+/// The broker grants less than it is asked for, and forgets the session during the wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_forgotten_during_a_wait_is_counted() {
+    let broker = forgetful().await;
     let setup = Setup::new(NO_API, broker.port, "", "max_in_flight = 3", "");
     let bridge = setup.start_ready().await;
     for id in 1..=2 {
@@ -134,18 +138,7 @@ async fn a_window_that_was_narrow_is_widened_when_there_is_room_again() {
     let directory = tempfile::tempdir().unwrap();
     let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     emulator.set_faults(json!([{ "fault": { "answer": { "status": 503 } } }])).await;
-    let mut connects_heard = 0;
-    let broker = Scripted::start(move |heard| match heard {
-        Heard::Connect { level, .. } => {
-            connects_heard += 1;
-            // Kept for 3 s without a client, and forgotten when the first visit comes.
-            let mut answer = connack(*level, 0, &[0x11, 0, 0, 0, 3]);
-            answer[2] = u8::from(connects_heard > 2);
-            Play::Say(answer)
-        }
-        heard => welcome(heard),
-    })
-    .await;
+    let broker = forgetful().await;
     let windows = || -> Vec<u16> {
         let window = |heard: Heard| match heard {
             Heard::Connect { receive_maximum, .. } => receive_maximum,
