@@ -265,6 +265,23 @@ topic = "rejects"
     }
 
     #[test]
+    fn a_grace_of_its_own_makes_no_source_another_one() {
+        let read = |grace: &str| {
+            let text = format!(
+                "[api.main]\nendpoint = \"http://localhost/event\"\nauth = {{ type = \"api-key\", key = \"k\" }}\n\
+                 [source.queue]\ntype = \"sqs\"\nqueue = \"https://sqs.eu-west-1.amazonaws.com/111122223333/q\"\n\
+                 [route.data]\nfrom = \"queue\"\nchannel = \"/a\"\ndead_letter = \"discard\"\n\
+                 [shutdown]\ngrace = \"{grace}\"\n"
+            );
+            let environment = Environment::of([("HOME", "/h")]);
+            let loaded = config::parse(&text, Path::new("b.toml"), &environment);
+            loaded.unwrap_or_else(|problems| panic!("{problems}")).config
+        };
+        let found = Difference::between(&read("25s"), &read("40s"), &BTreeSet::new());
+        assert_eq!(listed(&found.changed), "[shutdown]");
+    }
+
+    #[test]
     fn what_is_written_the_same_is_untouched() {
         assert_eq!(found(&[]), ["", "", "", ""]);
         // Another order, and other words for the same.

@@ -14,6 +14,7 @@
 )]
 
 use std::error::Error;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -160,8 +161,9 @@ pub fn numbers_of(config: &SourceConfig) -> Metrics {
     metrics
 }
 
-/// Tries the broker without taking a message, and says what is there, or why the source could not work.
-pub async fn probe(config: &SourceConfig) -> Looked {
+/// Tries the broker without taking a message, and says what is there, or why the source could not work. A drain takes
+/// up to `grace`.
+pub async fn probe(config: &SourceConfig, grace: Duration) -> Looked {
     let mut steps = vec![Step::Reach];
     steps.extend(config.kind.settings().tls().map(|_| Step::Tls));
     steps.extend([Step::Login, Step::Allowed]);
@@ -169,10 +171,10 @@ pub async fn probe(config: &SourceConfig) -> Looked {
     let named =
         matches!(config.kind, SourceKind::Kafka(_) | SourceKind::JetStream(_) | SourceKind::Sqs(_));
     steps.extend(named.then_some(Step::Exists));
-    Looked::of(&steps, try_broker(config).await)
+    Looked::of(&steps, try_broker(config, grace).await)
 }
 
-async fn try_broker(config: &SourceConfig) -> Result<Found, Complaint> {
+async fn try_broker(config: &SourceConfig, grace: Duration) -> Result<Found, Complaint> {
     match &config.kind {
         #[cfg(feature = "kafka")]
         SourceKind::Kafka(kafka) => kafka::probe(kafka.clone()).await,
@@ -183,7 +185,7 @@ async fn try_broker(config: &SourceConfig) -> Result<Found, Complaint> {
         #[cfg(feature = "nats")]
         SourceKind::JetStream(jetstream) => jetstream::probe(jetstream, config.limits).await,
         #[cfg(feature = "sqs")]
-        SourceKind::Sqs(sqs) => sqs::probe(sqs).await,
+        SourceKind::Sqs(sqs) => sqs::probe(sqs, grace).await,
         #[cfg(not(all(feature = "kafka", feature = "mqtt", feature = "nats", feature = "sqs")))]
         other => {
             let words = BuildError::LeftOut(other.broker().feature).to_string();

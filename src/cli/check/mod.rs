@@ -173,7 +173,7 @@ impl Report {
 /// Tries everything that the configuration reaches out to, all at the same time.
 async fn look(config: &Config, channel: Option<&Channel>) -> Vec<Part> {
     let sources = config.sources.iter().map(|source| async {
-        let (name, looked) = (source.name.to_string(), source::probe(source).await);
+        let (name, looked) = (source.name.to_string(), source::probe(source, config.grace).await);
         Some(Part { kind: "source", name: Some(name), looked })
     });
     let dead_letters = config.dead_letters.keys().map(|name| async {

@@ -41,8 +41,6 @@ pub struct SqsConfig {
     pub unwrap: Vec<Envelope>,
     /// A route leaves its rejects to the queue's redrive policy.
     pub needs_redrive: bool,
-    /// How long the drain may take.
-    pub grace: Duration,
 }
 
 impl Settings for SqsConfig {
@@ -79,8 +77,6 @@ const LONGEST_WAIT: u64 = 20;
 const VISIBILITY: (u64, u64) = (2, 12 * 3600);
 const RECEIVERS: u32 = 2;
 const MOST_RECEIVERS: u32 = 64;
-/// Where the file's own could not be read.
-const GRACE: Duration = Duration::from_secs(25);
 
 /// What other products call its keys.
 pub(super) const WORDS: Words = &[&[
@@ -142,7 +138,6 @@ pub(super) fn read(
             receivers: receivers?.value,
             unwrap: unwrap?.value,
             needs_redrive: false,
-            grace: grace.map_or(GRACE, |grace| grace.value),
             queue,
         },
     })

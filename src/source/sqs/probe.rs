@@ -1,5 +1,7 @@
 //! Whether a queue is there and lets us in: for `check --connect`. It receives nothing: that would count.
 
+use std::time::Duration;
+
 use super::NO_REDRIVE;
 use super::queue::Queue;
 use super::receipt::Receipt;
@@ -13,8 +15,8 @@ const UNTRIED: &str = "`sqs:GetQueueAttributes`, `sqs:DeleteMessage` and `sqs:Ch
 /// Without an answer.
 const UNKNOWN: &str = "whether it is allowed is not known: check again";
 
-/// What was found, or why the source could not work: a clause, and a hint where there is one.
-pub async fn probe(config: &SqsConfig) -> Result<Found, Complaint> {
+/// What was found, or why the source could not work: a clause, and a hint where there is one. A drain takes up to `grace`.
+pub async fn probe(config: &SqsConfig, grace: Duration) -> Result<Found, Complaint> {
     let queue = Queue::open(config).await;
     let queue = queue.map_err(|error| Complaint::of_words(Step::Login, &error.to_string()))?;
     let attributes = queue.attributes().await;
@@ -23,17 +25,6 @@ pub async fn probe(config: &SqsConfig) -> Result<Found, Complaint> {
         return Err(Complaint::of_words(Step::Exists, NO_REDRIVE));
     }
     let visibility = config.visibility_timeout.unwrap_or(attributes.visibility);
-    if visibility < config.grace {
-        let (grace, longer) = (config.grace, config.grace.as_secs() + 5);
-        return Err(Complaint::new(
-            Step::Exists,
-            format!(
-                "the visibility timeout of {visibility:?} is shorter than the drain (`shutdown.grace`, {grace:?}): a \
-                 lease that is not extended in time ends in it, and its message comes twice"
-            ),
-            format!("set `visibility_timeout = \"{longer}s\"`, or one as long on the queue"),
-        ));
-    }
     for call in [Call::Delete, Call::Visibility] {
         if let Some(trouble) = trouble_of(&queue, call).await {
             let mut complaint = queue.complaint(call, &trouble);
@@ -49,7 +40,21 @@ pub async fn probe(config: &SqsConfig) -> Result<Found, Complaint> {
         None => "no redrive policy".to_owned(),
     };
     let what = format!("a {kind} queue, a visibility timeout of {visibility:?}, {redrive}");
-    Ok(Found { untried: Some((Step::Allowed, UNTRIED)), ..Found::from(what) })
+    let warned = (visibility < grace).then(|| shorter_than_the_drain(visibility, grace));
+    Ok(Found { untried: Some((Step::Allowed, UNTRIED)), warned, ..Found::from(what) })
+}
+
+/// The source works, for leases are extended in the drain too.
+fn shorter_than_the_drain(visibility: Duration, grace: Duration) -> Complaint {
+    let longer = grace.as_secs() + 5;
+    Complaint::new(
+        Step::Exists,
+        format!(
+            "the visibility timeout of {visibility:?} is shorter than the drain (`shutdown.grace`, {grace:?}): a lease \
+             that is not extended in time ends in it, and its message comes twice"
+        ),
+        format!("set `visibility_timeout = \"{longer}s\"`, or one as long on the queue"),
+    )
 }
 
 /// Tries a call on a receipt that there is not: SQS looks at the policy first. What it says of the receipt is of
@@ -59,7 +64,7 @@ async fn trouble_of(queue: &Queue, call: Call) -> Option<Trouble> {
     let nobody = Receipt { order: 0, id, handle, group: None, receive_count: 1 };
     let said = match call {
         Call::Delete => queue.delete(&[&nobody]).await,
-        _ => queue.set_visibility(&[&nobody], std::time::Duration::ZERO).await,
+        _ => queue.set_visibility(&[&nobody], Duration::ZERO).await,
     };
     said.err().filter(|trouble| trouble.kind != Kind::Refused)
 }
