@@ -13,7 +13,7 @@ use super::{Record, Target};
 use crate::backoff::Backoff;
 use crate::delivery::{Delivery, Done, Outcome};
 use crate::health::Part;
-use crate::metrics::DeadLetterMetrics;
+use crate::metrics::{DeadLetterMetrics, Fails};
 use crate::repeats::Repeats;
 use crate::seeded_bugs::{self, Bug};
 use crate::shutdown::Shutdown;
@@ -49,9 +49,10 @@ pub async fn write_letters<T: Target>(
 ) {
     target.tell_end(&metrics);
     let (mut batch, mut log) = (Vec::new(), LetterLog::of(&target));
+    let mut fails = None;
     // Letters do not wait for the probe: writing them finds the same faults.
     tokio::select! {
-        () = open(&mut target, &metrics, &health) => {}
+        () = open(&mut target, &metrics, &mut fails, &health) => {}
         _ = letters.recv_many(&mut batch, LETTERS_AT_ONCE) => {}
     }
     let mut ready = batch.is_empty();
@@ -78,7 +79,7 @@ pub async fn write_letters<T: Target>(
             if backoff.failures() == 0 {
                 warn!(%error, letters = left.len(), "dead letters can't be written; holding their messages and retrying");
             }
-            metrics.failing.set(1);
+            fails.get_or_insert_with(|| metrics.fails());
             health.not_ready(error.to_string());
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_wait()) => {}
@@ -89,24 +90,29 @@ pub async fn write_letters<T: Target>(
             info!("dead letters can be written again");
         }
         if backoff.failures() > 0 || !std::mem::replace(&mut ready, true) {
-            metrics.failing.set(0);
+            fails = None;
             health.ready();
         }
     }
 }
 
-/// Waits until `target` can be written, and reports in `health` why it can't before.
-async fn open<T: Target>(target: &mut T, metrics: &DeadLetterMetrics, health: &Part) {
+/// Waits until `target` can be written, and reports why it can't before.
+async fn open<T: Target>(
+    target: &mut T,
+    metrics: &DeadLetterMetrics,
+    fails: &mut Option<Fails>,
+    health: &Part,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     while let Err(error) = target.open().await {
         if backoff.failures() == 0 {
             warn!(%error, "a probe of the dead letter failed: it could not be written now");
         }
-        metrics.failing.set(1);
+        fails.get_or_insert_with(|| metrics.fails());
         health.not_ready(error.to_string());
         tokio::time::sleep(backoff.next_wait()).await;
     }
-    metrics.failing.set(0);
+    *fails = None;
     health.ready();
 }
 
@@ -155,5 +161,61 @@ impl Drop for LetterLog {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dead_letter::{WriteError, tests::record};
+    use crate::delivery::tests::{Log, delivery};
+    use crate::health::Health;
+    use crate::message::tests::message;
+    use crate::metrics::Metrics;
+
+    /// Full, or not.
+    struct Disk(bool);
+
+    impl Target for Disk {
+        fn place(&self) -> String {
+            "a disk".to_owned()
+        }
+
+        async fn write(&mut self, _: &[Record]) -> Result<(), WriteError> {
+            if self.0 { Err(WriteError { kept: 0, why: "full".into() }) } else { Ok(()) }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_is_given_up_while_it_fails_does_not_fail_for_ever() {
+        let (metrics, health) = (Metrics::new(), Health::default());
+        let failing = || {
+            let text = metrics.encode();
+            text.contains("dead_letter_failing{dead_letter=\"rejects\"} 1\n")
+        };
+        let (log, clocks) = (Arc::new(Log::default()), [Shutdown::new(), Shutdown::new()]);
+        let mut writers = Vec::new();
+        for (full, clock) in [true, false].into_iter().zip(&clocks) {
+            let (letters, queue) = mpsc::unbounded_channel();
+            let numbers = metrics.dead_letter("rejects", ["invalid_json"]);
+            let part = health.register("dead_letter rejects", "not opened");
+            let run = write_letters(Disk(full), queue, numbers, part, clock.clone());
+            writers.push((letters, tokio::spawn(run)));
+        }
+        let letter = |number| {
+            let record = Record { reason: "invalid_json", ..record(message("{")) };
+            Letter::new(record, delivery(&log, number))
+        };
+        let (old, new) = (&writers[0].0, &writers[1].0);
+        assert!(old.send(letter(1)).is_ok());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(failing());
+        assert!(new.send(letter(2)).is_ok());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(failing(), "the messages of the old one are held");
+        clocks[0].start_abort();
+        writers.remove(0).1.await.unwrap();
+        assert!(!failing());
+        drop(writers.remove(0).0);
     }
 }

@@ -34,7 +34,7 @@ pub use api::{ApiMetrics, Tariff};
 #[cfg(feature = "otlp")]
 pub use daemon::OtlpMetrics;
 pub use daemon::{ReloadMetrics, build};
-pub use dead_letter::DeadLetterMetrics;
+pub use dead_letter::{DeadLetterMetrics, Fails};
 pub use jetstream::JetStreamMetrics;
 pub use kafka::{KafkaMetrics, PartitionMetrics};
 use lag::Lag;

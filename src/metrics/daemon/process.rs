@@ -38,6 +38,7 @@ pub(in crate::metrics) fn registry() -> Registry {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::fmt::Error;
+    use std::time::{SystemTime, UNIX_EPOCH};
 
     use procfs::process::{LimitValue, Process as Own};
     use prometheus_client::collector::Collector;
@@ -115,8 +116,15 @@ mod linux {
         gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
     }
 
-    #[allow(clippy::cast_precision_loss)] // far below what a float holds
+    /// Where `/proc` shows processes alone (systemd's `ProcSubset=pid`) there is no time of the boot to count from: now,
+    /// which is the moment after.
     fn started() -> Option<f64> {
+        let now = || Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64());
+        since_boot().or_else(now)
+    }
+
+    #[allow(clippy::cast_precision_loss)] // far below what a float holds
+    fn since_boot() -> Option<f64> {
         let ticks = Own::myself().ok()?.stat().ok()?.starttime;
         let boot = procfs::boot_time_secs().ok()?;
         Some(boot as f64 + ticks as f64 / procfs::ticks_per_second() as f64)
