@@ -63,16 +63,20 @@ impl Export {
 }
 
 impl Exporting {
-    /// Exports what there is, for no longer than `within`, and ends.
-    pub(super) async fn finish(self, within: Duration) {
-        let Some(mut task) = self.task else { return };
+    /// Exports what there is, for no longer than `within`, and ends; at once when `abort` is, and then gives `true`.
+    pub(super) async fn finish(self, within: Duration, abort: impl Future<Output = ()>) -> bool {
+        let Some(mut task) = self.task else { return false };
         self.stop.cancel();
-        if tokio::time::timeout(within, &mut task).await.is_err() {
-            task.abort();
-            warn!(
-                "the last metrics and spans are not exported: the OTLP collector did not take them in time"
-            );
-        }
+        let aborted = tokio::select! {
+            _ = &mut task => return false,
+            () = abort => true,
+            () = tokio::time::sleep(within) => false,
+        };
+        task.abort();
+        warn!(
+            "the last metrics and spans are not exported: the OTLP collector did not take them in time"
+        );
+        aborted
     }
 }
 

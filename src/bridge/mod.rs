@@ -250,9 +250,16 @@ impl Bridge {
         }
         // What the last messages left, within the same grace.
         let left = grace.saturating_sub(stopping.elapsed()).min(EXPORT_TIMEOUT);
-        export.finish(if result.is_ok() { left } else { ABORT_TIMEOUT }).await;
+        let drained = result.is_ok();
+        let abort = async {
+            match drained {
+                true => shutdown.abort().await,
+                false => std::future::pending().await,
+            }
+        };
+        let aborted = export.finish(if drained { left } else { ABORT_TIMEOUT }, abort).await;
         admin.abort();
-        result
+        if aborted { Err(RunError::Aborted) } else { result }
     }
 }
 

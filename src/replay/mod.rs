@@ -191,7 +191,8 @@ impl Replay {
         let ended = async { while self.parts.join_next().await.is_some() {} };
         let mut aborted = false;
         tokio::select! {
-            () = ended => {}
+            biased;
+            // First: the parts end by an abort too.
             () = drain => {
                 aborted = self.shutdown.is_aborting();
                 self.shutdown.start_abort();
@@ -199,6 +200,7 @@ impl Replay {
                 let _ = tokio::time::timeout(ABORT_TIMEOUT, ended).await;
                 self.parts.shutdown().await;
             }
+            () = ended => {}
         }
         let (mut account, _) = self.progress.tally.now();
         account.unread = self.input.unread(&read);

@@ -299,6 +299,23 @@ async fn a_collector_that_never_answers_holds_up_neither_messages_nor_the_end() 
     assert!(began.elapsed() < Duration::from_mins(2));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_the_wait_for_the_last_export() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let rest =
+        format!("[otlp]\nendpoint = \"http://{address}\"\ntimeout = \"1h\"\ninterval = \"1h\"\n");
+    let (emulator, mosquitto) = (Emulator::start(&[]), Mosquitto::start("").await);
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", &rest);
+    let mut bridge = setup.start_ready().await;
+    bridge.signal("TERM");
+    // The drain is over: nothing is exported before that.
+    let _export = silent.accept().await.unwrap();
+    bridge.signal("TERM");
+    assert_eq!(bridge.ended(PATIENCE).await.code(), Some(130), "{}", bridge.log());
+    assert_eq!(count(&bridge.log(), "the OTLP collector did not take them in time"), 1);
+}
+
 /// Takes requests, remembers their headers, and refuses them all.
 async fn refusing(status: StatusCode) -> (String, Arc<Mutex<Vec<HeaderMap>>>, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -107,7 +107,11 @@ impl NatsSource {
         let (mut renew, mut again) = (None, None);
         let mut unsaid = false;
         loop {
-            if takers.is_empty() && !shutdown.is_draining() {
+            if takers.is_empty() {
+                if shutdown.is_draining() {
+                    // Nobody takes, so nobody tells that it has ended.
+                    break;
+                }
                 let subscriptions = self.subscribe(&client, |_| true).await?;
                 let (renewed, renewals) = mpsc::unbounded_channel();
                 renew = Some(renewed);
