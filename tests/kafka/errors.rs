@@ -334,3 +334,45 @@ async fn survive(troubles: impl IntoIterator<Item = &'static Trouble>) {
     println!("{sent} messages, {} repeats", accepted.len() as u64 - sent);
     stop(bridge).await;
 }
+
+/// Messages flow meanwhile, so nothing else would show it.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_are_refused_for_a_minute_are_no_secret() {
+    const REFUSED: Code = Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+    let mock = MockCluster::new(1).unwrap();
+    mock.create_topic(TOPIC, 1, 1).unwrap();
+    let brokers = mock.bootstrap_servers();
+    let emulator = Emulator::start(&[]);
+    let tables = format!(
+        "[source.shop]\ntype = \"kafka\"\nbrokers = \"{brokers}\"\ngroup = \"{GROUP}\"\ntopics = \"{TOPIC}\"\n\
+         [route.data]\nfrom = \"shop\"\nchannel = \"/shop/dev-{{json.key}}\"\n"
+    );
+    let bridge = Setup::of(&emulator.endpoint, "", &tables, "").start_ready().await;
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &brokers);
+    let producer = Producer::new(client);
+    let sending = async {
+        for id in 0.. {
+            producer.put(TOPIC, &record(id, KEYS).partition(0)).await.unwrap().unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let watching = async {
+        mock.request_errors(Api::OffsetCommit, &[REFUSED; 70]);
+        let began = Instant::now();
+        let refused = until("it says so", PATIENCE, async || {
+            let (status, text) = bridge.get("/readyz").await;
+            (status == 503).then_some(text)
+        })
+        .await;
+        assert!(refused.contains("can't be committed"), "{refused}");
+        assert!(began.elapsed() > Duration::from_secs(50), "a rebalance takes a moment too");
+        assert_eq!(bridge.lines(&["positions can't be committed", "times"]).len(), 1);
+        bridge.ready().await;
+    };
+    tokio::select! {
+        () = sending => {}
+        () = watching => {}
+    }
+    stop(bridge).await;
+}

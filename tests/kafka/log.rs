@@ -94,9 +94,12 @@ async fn of_a_topic_that_is_made_anew_at_once_positions_are_committed_too() {
     kafka.create_topic(&shop.topic, 1, &[]).await;
     kafka.produce(&shop.topic, (20..30).map(|id| record(id, 1))).await;
     shop.ledger.has_ids(30, PATIENCE).await;
-    bridge.metric_is(IN_FLIGHT, |v| v == 0.0).await;
-    stop(bridge).await;
-    assert_eq!(shop.group.committed(&shop.topic).await, [(0, 10)].into());
+    // While it runs: librdkafka itself commits positions below the last one when it leaves the group.
+    until("the new positions are committed", PATIENCE, async || {
+        (shop.group.committed(&shop.topic).await == [(0, 10)].into()).then_some(())
+    })
+    .await;
+    drop(bridge);
     let bridge = setup.start_ready().await;
     kafka.produce(&shop.topic, [record(30, 1)]).await;
     shop.ledger.has_ids(31, PATIENCE).await;

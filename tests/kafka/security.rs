@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 use crate::support::bridge::Setup;
 use crate::support::kafka::Kafka;
 use crate::support::kafka::security::{Listener, PASSWORD, USER};
-use crate::support::shop::{Shop, stop};
+use crate::support::shop::{Shop, record, stop};
 use crate::support::tokens::{CLIENT_ID, CLIENT_SECRET, TokenEndpoint};
-use crate::support::until;
+use crate::support::{PATIENCE, until};
 
 /// A bridge that comes in by this listener, with this `sasl`.
 pub(crate) fn setup(kafka: &Kafka, shop: &Shop, listener: Listener, sasl: &str) -> Setup {
@@ -92,5 +92,45 @@ async fn relays_with_tokens_that_are_renewed_in_time() {
     assert_eq!(shop.is_relayed(count, 0).await, 0);
     println!("{count} messages over {} tokens", endpoint.asked() - asked);
     assert!(bridge.lines(&["trouble"]).is_empty(), "{}", bridge.log());
+    stop(bridge).await;
+}
+
+/// librdkafka says so once, and goes on with what it may read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_may_be_seen_and_not_read_is_no_secret() {
+    let kafka = Kafka::start(
+        "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+         allow.everyone.if.no.acl.found=true",
+    )
+    .await;
+    let shop = Shop::open(&kafka, "open", 1).await;
+    let closed = kafka.topic("closed", 1, &[]).await;
+    let allow = async |operation| {
+        let address = kafka.address();
+        let arguments = [
+            ["--bootstrap-server", &address],
+            ["--allow-principal", "User:*"],
+            ["--operation", operation],
+            ["--topic", &closed],
+        ];
+        let arguments = [&["--add", "--force"], arguments.as_flattened()].concat();
+        kafka.tool("org.apache.kafka.tools.AclCommand", &arguments).await;
+    };
+    allow("Describe").await;
+    allow("Write").await;
+    let topics = format!("topics = [\"{}\", \"{closed}\"]", shop.topic);
+    let bridge = shop.setup_of(&topics, "").start().await;
+    kafka.produce(&closed, [record(0, 1)]).await;
+    shop.produce(&kafka, 1..41, 1_000, 1).await;
+    shop.ledger.has_ids(40, PATIENCE).await;
+    until("it says so", PATIENCE, async || {
+        let (status, text) = bridge.get("/readyz").await;
+        (status == 503 && text.contains(&format!("the partition 0 of `{closed}`"))).then_some(())
+    })
+    .await;
+    assert_eq!(bridge.lines(&["nothing is fetched of a partition", &closed]).len(), 1);
+    allow("Read").await;
+    shop.ledger.has_ids(41, PATIENCE).await;
+    bridge.ready().await;
     stop(bridge).await;
 }

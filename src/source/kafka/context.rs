@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::shared::Shared;
 use super::start::{Begun, Patience};
 use crate::config::kafka::Start;
+use crate::kafka::words;
 
 /// The context of the client, whose methods librdkafka calls.
 pub(super) struct Context {
@@ -98,6 +99,7 @@ impl ConsumerContext for Context {
         if consumer.assignment_lost() {
             // Another member may own them already: nothing may be committed.
             warn!(source = %self.shared.name, partitions = revoked.len(), "the membership in the group was lost, and partitions with it; messages in flight are delivered again");
+            self.shared.leave_taken();
             self.shared.update(|membership| membership.member = false);
         } else {
             self.shared.await_revoked(consumer, &revoked);
@@ -111,6 +113,7 @@ impl ConsumerContext for Context {
         }
         let left = assignment.beginning();
         drop(assignment);
+        self.shared.forget_commits();
         self.shared.update(|membership| membership.undecided = left);
         self.shared.kafka.rebalances.inc();
         if !revoked.is_empty() {
@@ -156,8 +159,12 @@ impl ConsumerContext for Context {
         info!(source = %shared.name, new = assigned.len(), partitions, "partitions were assigned");
     }
 
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        let Err(error) = result else { return };
+    fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
+        // One partition may fail alone.
+        let of_one = || list.elements().iter().try_for_each(|each| each.error());
+        let Err(error) = result.and_then(|()| of_one()) else {
+            return self.shared.committed(Ok(()));
+        };
         let code = error.rdkafka_error_code();
         if code == Some(Code::OffsetMetadataTooLarge) && self.shared.history().disable_notes() {
             warn!(source = %self.shared.name, "the brokers refuse metadata in commits; committing without it: topics created while the bridge is stopped begin at their end; raise the brokers' `offset.metadata.max.bytes`");
@@ -165,6 +172,7 @@ impl ConsumerContext for Context {
         }
         if code != Some(Code::NoOffset) {
             debug!(source = %self.shared.name, %error, "a commit failed; the next one covers it");
+            self.shared.committed(Err(&words(&error)));
         }
     }
 }

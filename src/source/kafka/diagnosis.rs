@@ -50,9 +50,9 @@ pub(super) fn is_total(code: Code) -> bool {
 }
 
 /// Whether librdkafka gives up without a fatal error: where a broker refuses a request for committed
-/// offsets, it never retries, and does not read these partitions.
+/// offsets, or one partition of it ("offset", in the singular), it never retries, and does not read these partitions.
 pub(super) fn is_final(reason: &str) -> bool {
-    reason.starts_with("Failed to fetch committed offsets")
+    reason.starts_with("Failed to fetch committed offset")
 }
 
 /// The topic that `reason` says can't be read, as librdkafka words it, and why.
@@ -92,6 +92,17 @@ mod tests {
             Some(("orders".into(), "Unknown topic or partition".into()))
         );
         assert_eq!(missing_topic(Code::AllBrokersDown, "1/1 brokers are down"), None);
+    }
+
+    #[test]
+    fn committed_offsets_that_are_refused_are_asked_for_by_a_new_client() {
+        for reason in [
+            "Failed to fetch committed offsets for 3 partition(s) in group \"g\": Broker: Group authorization failed",
+            "Failed to fetch committed offset for group \"g\" topic orders [3]: Broker: Topic authorization failed",
+        ] {
+            assert!(is_final(reason), "{reason}");
+        }
+        assert!(!is_final("Fetch from broker 1 failed: Broker: Topic authorization failed"));
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod record;
 mod settings;
 mod shared;
 mod start;
+mod statistics;
 mod subscription;
 
 use std::sync::Arc;

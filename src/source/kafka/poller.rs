@@ -134,6 +134,8 @@ impl Poller {
     /// Clears all state of the failed client.
     fn forget(&mut self) {
         self.held = None;
+        self.shared.leave_taken();
+        self.shared.forget_commits();
         let mut assignment = self.shared.assignment();
         for (topic, partition) in assignment.names() {
             assignment.remove(&topic, partition);

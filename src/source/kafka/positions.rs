@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::future::select;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::ANSWER_TIMEOUT;
 use super::assignment::Place;
@@ -19,29 +20,44 @@ use crate::kafka::words;
 /// How often a sign of life is given while revoked partitions are awaited.
 const STEP: Duration = Duration::from_secs(1);
 
+/// Commits that fail for so long are more than a rebalance.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// Wait before a commit that a rebalance refused is retried.
 const AGAIN: Duration = Duration::from_millis(100);
 
 impl Shared {
     /// Hands the watermarks to librdkafka, which commits them every second.
     pub(super) fn store(&self, consumer: &BaseConsumer<impl ConsumerContext>) {
-        let places = self.assignment().take_unstored();
+        let mut assignment = self.assignment();
+        let (places, below) = (assignment.take_unstored(), assignment.stored_below());
+        drop(assignment);
+        // librdkafka commits nothing below what it has committed, unless it is told to.
+        if !below.is_empty()
+            && let Err(error) = consumer.commit(&self.noted(&below), CommitMode::Async)
+        {
+            debug!(source = %self.name, %error, "positions below those before were not committed");
+        }
         if places.is_empty() {
             return;
         }
         // librdkafka refuses those of revoked partitions, as it should.
-        let list = list(&places);
+        if let Err(error) = consumer.store_offsets(&self.noted(&places)) {
+            debug!(source = %self.name, %error, "positions were not stored");
+        }
+        self.stored.store(true, Ordering::Relaxed);
+    }
+
+    /// These places, each with the note for its commit.
+    fn noted(&self, places: &[Place]) -> TopicPartitionList {
+        let list = list(places);
         let history = self.history();
         for mut element in list.elements() {
             if let Some(note) = history.note(element.topic()) {
                 element.set_metadata(note);
             }
         }
-        drop(history);
-        if let Err(error) = consumer.store_offsets(&list) {
-            debug!(source = %self.name, %error, "positions were not stored");
-        }
-        self.stored.store(true, Ordering::Relaxed);
+        list
     }
 
     /// Commits the stored positions, and waits for the broker to confirm; a commit that a rebalance
@@ -71,6 +87,37 @@ impl Shared {
                 return Err(words(&error));
             }
         }
+    }
+
+    /// How a commit of librdkafka's own went; an error is why it failed.
+    pub(super) fn committed(&self, result: Result<(), &str>) {
+        let source = &self.name;
+        let Err(why) = result else {
+            let failed = self.commits_fail.lock().take();
+            if failed.is_some_and(|(since, _)| since.elapsed() >= PATIENCE) {
+                info!(%source, "positions are committed again");
+            }
+            return self.update(|membership| membership.commits_fail = None);
+        };
+        let mut fails = self.commits_fail.lock();
+        let (since, times) = fails.get_or_insert((Instant::now(), 0));
+        *times += 1;
+        let (since, times) = (*since, *times);
+        drop(fails);
+        if since.elapsed() < PATIENCE {
+            return;
+        }
+        self.update(|membership| {
+            if membership.commits_fail.replace(why.to_owned()).is_none() {
+                warn!(%source, why, times, "positions can't be committed; after a restart all since then comes again");
+            }
+        });
+    }
+
+    /// What is committed next is of another assignment.
+    pub(super) fn forget_commits(&self) {
+        *self.commits_fail.lock() = None;
+        self.update(|membership| membership.commits_fail = None);
     }
 
     /// Waits until the messages of `revoked` partitions are settled, and commits. Those not settled in
@@ -181,7 +228,7 @@ pub(super) mod tests {
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use std::sync::Arc;
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const LONG: Duration = Duration::from_secs(30);
 
     /// A client that is no member yet.
     pub(in super::super) fn client(brokers: &str) -> (Arc<Shared>, BaseConsumer<Context>) {
@@ -216,7 +263,7 @@ pub(super) mod tests {
         cluster.create_topic("t", 1, 1).unwrap();
         let (shared, consumer) = client(&cluster.bootstrap_servers());
         consumer.subscribe(&["t"]).unwrap();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LONG;
         while shared.assignment().names().is_empty() {
             assert!(Instant::now() < deadline, "nothing is assigned");
             let _ = consumer.poll(Duration::from_millis(50));
@@ -241,7 +288,7 @@ pub(super) mod tests {
         let rebalance = RDKafkaRespErr::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS;
         store(&shared, &consumer, 1);
         refuse(&cluster, &[rebalance; 3]);
-        shared.commit(&consumer, Instant::now() + PATIENCE).unwrap();
+        shared.commit(&consumer, Instant::now() + LONG).unwrap();
 
         // No longer than it may, and no longer than somebody waits for it.
         store(&shared, &consumer, 2);
@@ -251,7 +298,7 @@ pub(super) mod tests {
         store(&shared, &consumer, 3);
         refuse(&cluster, &[rebalance]);
         shared.shutdown.start_abort();
-        shared.commit(&consumer, Instant::now() + PATIENCE).unwrap_err();
+        shared.commit(&consumer, Instant::now() + LONG).unwrap_err();
     }
 
     #[test]
@@ -279,7 +326,7 @@ pub(super) mod tests {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED,
         ];
         refuse(&cluster, &errors);
-        let why = shared.commit(&consumer, Instant::now() + PATIENCE).unwrap_err();
+        let why = shared.commit(&consumer, Instant::now() + LONG).unwrap_err();
         assert!(why.contains("generation"), "{why}");
     }
 
@@ -288,7 +335,7 @@ pub(super) mod tests {
         let (cluster, shared, consumer) = member();
         store(&shared, &consumer, 1);
         refuse(&cluster, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED]);
-        let why = shared.commit(&consumer, Instant::now() + PATIENCE).unwrap_err();
+        let why = shared.commit(&consumer, Instant::now() + LONG).unwrap_err();
         assert!(why.contains("authorization"), "{why}");
         shared.commit(&consumer, Instant::now()).unwrap();
     }

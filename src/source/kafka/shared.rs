@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::assignment::{Assignment, Place};
-use super::membership::{Membership, Statistics, Watchdog};
+use super::membership::Membership;
 use super::start::History;
+use super::statistics::{Fetching, Statistics, Trouble, Watchdog};
 use super::{KafkaSource, diagnosis};
 use crate::config::kafka::{KafkaConfig, Topics};
 use crate::delivery::{Delivery, Intake};
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Positions were stored since the last confirmed commit.
     pub(super) stored: AtomicBool,
+    /// Since when commits fail, and how often they have.
+    pub(super) commits_fail: Mutex<Option<(Instant, u64)>>,
 }
 
 /// Messages taken and not yet handed over.
@@ -68,6 +71,7 @@ struct State {
     /// The log lines of each error code.
     errors: Vec<(Code, Repeats)>,
     watchdog: Watchdog,
+    fetching: Fetching,
     /// Was a member before: the next join is a reconnect.
     joined_before: bool,
     /// The brokers refused the login, and the source has not been a member since.
@@ -104,6 +108,7 @@ impl Shared {
             handing: Mutex::new(Handing { intake: Some(intake), taken: Vec::new() }),
             state: Mutex::default(),
             stored: AtomicBool::new(false),
+            commits_fail: Mutex::default(),
         }
     }
 
@@ -141,6 +146,11 @@ impl Shared {
     pub(super) fn is_intake_open(&self) -> bool {
         let handing = self.handing.lock();
         handing.intake.as_ref().is_none_or(Intake::is_open)
+    }
+
+    /// Messages not handed over yet are released: they are no longer ours.
+    pub(super) fn leave_taken(&self) {
+        self.handing.lock().taken.clear();
     }
 
     /// Ends the intake; messages not handed over yet are released.
@@ -251,9 +261,15 @@ impl Shared {
             membership.seen(statistics.is_member(), Instant::now());
         });
         self.refuse_token();
-        let mut lag = 0;
-        let assignment = self.assignment();
+        let (mut lag, now) = (0, Instant::now());
+        let has_room = self.room.fits(0) && self.is_intake_open();
+        let mut state = self.state.lock();
+        let mut assignment = self.assignment();
         for behind in statistics.behind() {
+            let name = (&*behind.topic, behind.partition);
+            if let Some(committed) = behind.committed {
+                assignment.was_committed(name, committed);
+            }
             let Some(partition) = assignment.get(&behind.topic, behind.partition) else { continue };
             let unread = behind.unread.filter(|_| partition.is_at_rest());
             if let Some(behind) = unread.or(behind.lag) {
@@ -263,15 +279,38 @@ impl Shared {
             if let Some(committed) = behind.committed {
                 partition.metrics.committed.set(committed);
             }
+            let log = Some(behind.log).filter(|_| has_room && partition.is_fetched());
+            if let Some(trouble) = state.fetching.look(name, log, now) {
+                self.say(trouble, name);
+            }
         }
+        state.fetching.retain(|topic, number| assignment.get(topic, number).is_some());
         drop(assignment);
-        let verdict = self.state.lock().watchdog.look(lag, self.room.done(), Instant::now());
+        let unfetched = state.fetching.unfetched();
+        let verdict = state.watchdog.look(lag, self.room.done(), now);
+        drop(state);
+        self.update(|membership| membership.unfetched = unfetched);
         if let Some(stuck) = verdict {
             self.update(|membership| membership.no_progress = stuck);
             if stuck {
                 warn!(source = %self.name, lag, "the lag grows and nothing is delivered");
             } else {
                 info!(source = %self.name, "messages are delivered again");
+            }
+        }
+    }
+
+    /// A partition has given nothing for a while.
+    fn say(&self, trouble: Trouble, (topic, partition): (&str, i32)) {
+        let source = &self.name;
+        match trouble {
+            Trouble::NotFetched => {
+                let hint = "see the errors of Kafka, and whether the user may read the topic";
+                warn!(%source, topic, partition, hint, "nothing is fetched of a partition");
+            }
+            Trouble::Transaction(messages) => {
+                let hint = "see what its producers do: `kafka-transactions.sh find-hanging` names one that nobody ends";
+                warn!(%source, topic, partition, messages, hint, "an open transaction holds back what comes behind it");
             }
         }
     }

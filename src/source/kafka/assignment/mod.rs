@@ -6,6 +6,7 @@
 //! A *rewind* is a pending seek, to a start position or to the oldest message that is not settled.
 
 mod offsets;
+mod partition;
 mod unread;
 
 use std::mem::replace;
@@ -18,9 +19,10 @@ use super::flow::Pressure;
 use crate::backoff::Backoff;
 use crate::delivery::Settlement;
 use crate::message::{OrderKey, Topic};
-use crate::metrics::{KafkaMetrics, PartitionMetrics};
+use crate::metrics::KafkaMetrics;
 use crate::source::{InFlight, Room};
 use offsets::{Offsets, Step};
+pub(crate) use partition::{Partition, Place};
 use unread::{HOLD, Rewind, Unread};
 
 /// All assigned partitions.
@@ -35,28 +37,6 @@ pub(crate) struct Assignment {
     room: Arc<Room>,
     changed: Arc<Notify>,
     metrics: KafkaMetrics,
-}
-
-/// One of them.
-pub(crate) struct Partition {
-    topic: Topic,
-    number: i32,
-    /// Order key of messages without a key.
-    order: OrderKey,
-    generation: u64,
-    record: Arc<InFlight<i64>>,
-    offsets: Offsets,
-    unread: Unread,
-    backoff: Backoff,
-    pub(crate) metrics: PartitionMetrics,
-}
-
-/// A place in the log of a partition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) topic: String,
-    pub(crate) partition: i32,
-    pub(crate) offset: i64,
 }
 
 /// Handle of the partition that was found for a message.
@@ -101,6 +81,7 @@ impl Assignment {
             generation: self.next_generation(),
             record: InFlight::new(Arc::clone(&self.room), Arc::clone(&self.changed)),
             offsets: Offsets::default(),
+            committed: None,
             unread: Unread { paused, ..Unread::default() },
             backoff: Backoff::new(super::REWIND_BASE, super::REWIND_CAP),
             metrics,
@@ -215,6 +196,19 @@ impl Assignment {
         self.partitions.iter_mut().filter_map(place).collect()
     }
 
+    /// The group has committed this position of a partition.
+    pub(crate) fn was_committed(&mut self, (topic, number): (&str, i32), position: i64) {
+        if let Some(index) = self.position(topic, number) {
+            self.partitions[index].committed = Some(position);
+        }
+    }
+
+    /// Stored positions below what the group has committed: the log was set back, as that of a topic that was made anew.
+    pub(crate) fn stored_below(&self) -> Vec<Place> {
+        let below = |p: &Partition| Some(p.place(p.offsets.stored_below(p.committed?)?));
+        self.partitions.iter().filter_map(below).collect()
+    }
+
     /// Pending seeks that are due. None once the intake is closed: released messages stay uncommitted, and
     /// go to the partition's next reader.
     pub(crate) fn due_rewinds(&self, now: Instant) -> Vec<Place> {
@@ -230,6 +224,8 @@ impl Assignment {
     /// A message was not taken: has its partition read again, from the oldest unsettled message.
     pub(crate) fn set_back(&mut self, topic: &str, number: i32, offset: i64) {
         let Some(index) = self.position(topic, number) else { return };
+        // What is settled by now is not read again.
+        self.partitions[index].advance();
         let at = self.partitions[index].offsets.resume_at().unwrap_or(offset);
         self.renew(index);
         self.partitions[index].unread.rewind = Some(Rewind::back_to(at));
@@ -357,7 +353,8 @@ impl Assignment {
         let record = InFlight::new(Arc::clone(&self.room), Arc::clone(&self.changed));
         let partition = &mut self.partitions[index];
         partition.generation = generation;
-        partition.offsets = Offsets::default();
+        let offsets = replace(&mut partition.offsets, Offsets::default());
+        partition.committed = partition.committed.max(offsets.last_stored());
         let old = replace(&mut partition.record, record);
         self.metrics.late.inc_by(old.abandon() as u64);
     }
@@ -378,34 +375,6 @@ impl Assignment {
 
     fn position(&self, topic: &str, number: i32) -> Option<usize> {
         self.partitions.iter().position(|p| p.number == number && p.topic.as_str() == topic)
-    }
-}
-
-impl Partition {
-    /// Whether it is read on, and nothing of it is in flight.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        self.unread.is_read() && !self.unread.paused && self.record.is_empty()
-    }
-
-    /// Its topic and number.
-    fn name(&self) -> (String, i32) {
-        (self.topic.as_str().to_owned(), self.number)
-    }
-
-    fn place(&self, offset: i64) -> Place {
-        let (topic, partition) = self.name();
-        Place { topic, partition, offset }
-    }
-
-    fn advance(&mut self) {
-        if let Some(offset) = self.record.acknowledgeable().last() {
-            self.offsets.settled(*offset);
-            self.backoff.reset();
-        }
-    }
-
-    fn is_done(&self) -> bool {
-        self.record.is_empty() || self.record.has_released()
     }
 }
 

@@ -72,6 +72,16 @@ impl Offsets {
         self.stored = self.stored.max(Some(position));
     }
 
+    /// The stored position.
+    pub(crate) fn last_stored(&self) -> Option<i64> {
+        self.stored
+    }
+
+    /// The stored position, if it is below one that the group has committed.
+    pub(crate) fn stored_below(&self, committed: i64) -> Option<i64> {
+        self.stored.filter(|stored| *stored < committed)
+    }
+
     /// Has the stored position stored once more.
     pub(crate) fn store_anew(&mut self) {
         self.stored = None;

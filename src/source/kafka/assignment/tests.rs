@@ -155,6 +155,30 @@ fn a_partition_that_was_set_back_by_others_begins_anew() {
 }
 
 #[test]
+fn positions_below_what_the_group_has_committed_are_told() {
+    let (mut assignment, _) = assignment(10, 1);
+    let below = |assignment: &Assignment| {
+        assignment.stored_below().into_iter().map(|place| place.offset).collect::<Vec<_>>()
+    };
+    assignment.was_committed(("t", 0), 400);
+    take(&mut assignment, 0, 500).settle(PUBLISHED);
+    assert_eq!((stored(&mut assignment), below(&assignment)), (vec![(0, 501)], vec![]));
+    // The topic is made anew, and what librdkafka says of it is of a moment before.
+    take(&mut assignment, 0, 0).settle(PUBLISHED);
+    assert_eq!((stored(&mut assignment), below(&assignment)), (vec![(0, 1)], vec![1]));
+    assignment.was_committed(("t", 0), 501);
+    assert_eq!(below(&assignment), [1]);
+    assignment.was_committed(("t", 0), 1);
+    assert!(below(&assignment).is_empty());
+    // Set back before it was read at all.
+    assignment.remove("t", 0);
+    assignment.add("t", 0);
+    assignment.was_committed(("t", 0), 900);
+    take(&mut assignment, 0, 7).settle(PUBLISHED);
+    assert_eq!((stored(&mut assignment), below(&assignment)), (vec![(0, 8)], vec![8]));
+}
+
+#[test]
 fn without_room_nothing_is_taken_and_nothing_is_lost() {
     let (mut assignment, _) = assignment(2, 1);
     let (one, _two) = (take(&mut assignment, 0, 1), take(&mut assignment, 0, 2));
