@@ -12,6 +12,16 @@ use super::words;
 use crate::event_api::wire::{ErrorAnswer, FailedEvent, PublishAnswer};
 use crate::seeded_bugs::{self, Bug};
 
+/// What the names of errors about a used-up quota contain, in lower case.
+const QUOTAS: [&str; 6] = [
+    "throttl",
+    "toomanyrequests",
+    "limitexceeded",
+    "quotaexceeded",
+    "throughputexceeded",
+    "slowdown",
+];
+
 /// What a whole answer means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -185,7 +195,7 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
     let code = event.code.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|w| code.contains(w));
     let number: Option<u16> = code.parse().ok();
-    if says(&["throttl", "toomanyrequests", "limitexceeded"]) || number == Some(429) {
+    if names_a_quota(&code) || number == Some(429) {
         return EventVerdict::Throttled { why };
     }
     let passing = says(&["internal", "timeout", "unavailable"])
@@ -197,6 +207,13 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
         return EventVerdict::Hopeless { why };
     }
     EventVerdict::Retry { why }
+}
+
+/// Whether a kind of error, or the code of an event, says that a quota is used up. Services of AWS have many names for it. A
+/// limit of size is no quota.
+fn names_a_quota(kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    QUOTAS.iter().any(|word| kind.contains(word)) && !kind.contains("size")
 }
 
 /// The kind of error that an answer states.
@@ -263,7 +280,7 @@ impl ErrorKind {
     }
 
     fn is_throttling(&self) -> bool {
-        self.is_one_of(&["Throttl", "TooManyRequests", "LimitExceeded"])
+        self.kind.as_deref().is_some_and(names_a_quota)
     }
 
     /// Whether its kind begins with one of these names.

@@ -22,6 +22,16 @@ fn retry(fault: Fault) -> Verdict {
     Verdict::Retry { fault, after: None }
 }
 
+const QUOTA_ERRORS: [(u16, &str); 7] = [
+    (400, "ThrottlingException"),
+    (400, "RequestLimitExceededException"),
+    (400, "ProvisionedThroughputExceededException"),
+    (402, "ServiceQuotaExceededException"),
+    (429, "LimitExceededException"),
+    (400, "TooManyRequestsException"),
+    (503, "SlowDown"),
+];
+
 #[test]
 fn every_index_once_is_decided() {
     let body = r#"{"failed":[{"code":"EventTooLargeException","identifier":"a","index":1,"message":"Transformed event is larger than 240KB"}],"successful":[{"identifier":"b","index":0},{"identifier":"c","index":2}]}"#;
@@ -78,7 +88,12 @@ fn the_kind_decides_before_the_status() {
         errors(400, "BadRequestException", "Input exceeded 5 event limit"),
         Verdict::Bad { .. }
     ));
-    assert_eq!(errors(400, "ThrottlingException", "m"), retry(Fault::Throttled));
+    for (status, kind) in QUOTA_ERRORS {
+        assert_eq!(errors(status, kind, "m"), retry(Fault::Throttled), "{status} {kind}");
+    }
+    let too_large = errors(400, "PayloadSizeLimitExceeded", "m");
+    assert!(matches!(too_large, Verdict::Bad { .. }), "a limit of size passes by no waiting");
+    assert!(matches!(judge(&answer(402, ""), 1), Verdict::Bad { .. }));
     for (kind, who) in [
         ("UnauthorizedException", Refuser::Namespace),
         ("WAFForbiddenException", Refuser::Firewall),
@@ -210,7 +225,11 @@ fn codes_of_single_events() {
     for throttled in ["\"ThrottlingException\"", "429", "\"429\""] {
         assert!(matches!(one(throttled), EventVerdict::Throttled { .. }), "{throttled}");
     }
+    for (_, kind) in QUOTA_ERRORS {
+        assert!(matches!(one(&format!("\"{kind}\"")), EventVerdict::Throttled { .. }), "{kind}");
+    }
     for own in [
+        "\"EventSizeLimitExceeded\"",
         "401",
         "403",
         "408",
