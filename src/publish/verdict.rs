@@ -118,13 +118,15 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
     match answer.status {
         _ if success => retry(Fault::UnknownAnswer),
         429 => retry(Fault::Throttled),
-        408 | 425 | 500 | 502 | 503 | 504 | 520..=599 => retry(Fault::Unavailable),
+        408 | 425 | 500 | 502..=504 | 506..=510 | 512..=599 => retry(Fault::Unavailable),
         403 if error.kind.is_some() => Verdict::HandlerRefused { why },
         401 | 403 => Verdict::Refused { why, who: Refuser::Namespace },
         // 3xx is never followed: credentials go to no other host. 404: a wrong endpoint.
         // 407 and 511: a proxy or network that asks for a login is no API.
         300..=399 | 404 | 407 | 511 => Verdict::Refused { why, who: Refuser::Api },
-        status => Verdict::Bad { why, certain: status == 413 },
+        status @ (400..=499 | 501 | 505) => Verdict::Bad { why, certain: status == 413 },
+        // No status of an answer.
+        _ => retry(Fault::UnknownAnswer),
     }
 }
 

@@ -190,8 +190,11 @@ fn statuses_without_a_readable_body() {
     let bad = |why, certain| Verdict::Bad { why, certain };
     for (statuses, expected) in [
         (&[429][..], &(|_| retry(Fault::Throttled)) as &dyn Fn(String) -> Verdict),
-        (&[408, 425, 500, 502, 503, 504, 520], &|_| retry(Fault::Unavailable)),
-        (&[400, 431, 501, 505], &|why| bad(why, false)),
+        (&[408, 425, 500, 502, 503, 504, 506, 507, 509, 512, 519, 520, 599], &|_| {
+            retry(Fault::Unavailable)
+        }),
+        (&[0, 100, 199, 600, 999], &|_| retry(Fault::UnknownAnswer)),
+        (&[400, 402, 431, 499, 501, 505], &|why| bad(why, false)),
         (&[413], &|why| bad(why, true)),
         (&[401, 403], &|why| refused(why, Refuser::Namespace)),
         (&[301, 307, 404, 407, 511], &|why| refused(why, Refuser::Api)),
