@@ -103,8 +103,7 @@ pub fn why_again(answer: &Answer) -> String {
 pub fn judge(answer: &Answer, events: usize) -> Verdict {
     let after = answer.retry_after.map(|after| after.min(LONGEST_FLOOR));
     let retry = |fault| Verdict::Retry { fault, after };
-    let success = matches!(answer.status, 200..=299);
-    if success && let Some(decided) = decided(answer, events) {
+    if let Some(decided) = decided(answer, events) {
         return decided;
     }
     let error = ErrorKind::of(answer);
@@ -116,7 +115,6 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
         return retry(Fault::Throttled);
     }
     match answer.status {
-        _ if success => retry(Fault::UnknownAnswer),
         429 => retry(Fault::Throttled),
         408 | 425 | 500 | 502..=504 | 506..=510 | 512..=599 => retry(Fault::Unavailable),
         403 if error.kind.is_some() => Verdict::HandlerRefused { why },
@@ -125,7 +123,7 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
         // 407 and 511: a proxy or network that asks for a login is no API.
         300..=399 | 404 | 407 | 511 => Verdict::Refused { why, who: Refuser::Api },
         status @ (400..=499 | 501 | 505) => Verdict::Bad { why, certain: status == 413 },
-        // No status of an answer.
+        // A success that says nothing of its events, or no status of an answer.
         _ => retry(Fault::UnknownAnswer),
     }
 }
@@ -134,7 +132,9 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
 /// a corrected clock may cure it. A bad request about the signature gets the code that other services use; a
 /// bare 401 or 403 an empty one.
 pub fn refusal(answer: &Answer) -> Option<String> {
-    if answer.status < 400 {
+    // What was accepted beside it must not be sent again.
+    let accepts = || PublishAnswer::parse(&answer.body).is_some_and(|it| !it.successful.is_empty());
+    if answer.status < 400 || accepts() {
         return None;
     }
     let error = ErrorKind::of(answer);
@@ -151,9 +151,12 @@ pub fn refusal(answer: &Answer) -> Option<String> {
     }
 }
 
-/// Reads a success: `None` unless each index stands at most once and none is out of range. Errors beside
+/// Reads the lists: `None` unless each index stands at most once and none is out of range. Errors beside
 /// the lists are about what stands in neither. If nothing stands there, they may be about the whole
 /// request: `None`, too, unless they are of the events.
+///
+/// Beside another status than success they count only if they name every event, and some as accepted, which must not be
+/// sent again. Else the status says more: whether it is an event that fails, or the API, or us.
 fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     let lists = PublishAnswer::parse(&answer.body)?;
     let mut verdicts: Vec<Option<EventVerdict>> = vec![None; events];
@@ -166,6 +169,10 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
         if verdicts.get_mut(index)?.replace(verdict).is_some() {
             return None;
         }
+    }
+    let is_whole = !verdicts.contains(&None) && verdicts.contains(&Some(EventVerdict::Accepted));
+    if !is_whole && !matches!(answer.status, 200..=299) {
+        return None;
     }
     let mut unnamed = EventVerdict::Unconfirmed;
     if verdicts.contains(&None) && ErrorAnswer::parse(&answer.body).is_some() {

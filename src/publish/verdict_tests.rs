@@ -65,6 +65,28 @@ fn what_can_not_be_matched_is_never_a_success() {
 }
 
 #[test]
+fn what_was_accepted_beside_an_error_is_not_sent_again() {
+    let named = r#"{"failed":[{"index":1,"code":"X"}],"successful":[{"index":0}]}"#;
+    let errors = named.replacen('{', r#"{"errors":[{"errorType":"X"}],"#, 1);
+    let decided = [EventVerdict::Accepted, EventVerdict::Retry { why: "X".into() }].to_vec();
+    let none = r#"{"failed":[{"index":0,"code":"TooLarge"},{"index":1}],"successful":[]}"#;
+    let one = r#"{"failed":[],"successful":[{"index":0}]}"#;
+    let twice = r#"{"failed":[{"index":1},{"index":0}],"successful":[{"index":0}]}"#;
+    for status in [302, 400, 401, 403, 404, 413, 429, 500, 503] {
+        for body in [named, &errors] {
+            let verdict = judge(&answer(status, body), 2);
+            assert_eq!(verdict, Verdict::Decided(decided.clone()), "{status} {body}");
+            assert_eq!(refusal(&answer(status, body)), None);
+        }
+        // Where nothing is, or it is not said of each, the status decides.
+        for body in [none, one, twice, r#"{"failed":[],"successful":[]}"#] {
+            let verdict = judge(&answer(status, body), 2);
+            assert!(!matches!(verdict, Verdict::Decided(_)), "{status} {body}: {verdict:?}");
+        }
+    }
+}
+
+#[test]
 fn the_kind_decides_before_the_status() {
     for status in [400, 401, 403] {
         for kind in [
