@@ -97,7 +97,7 @@ pub struct Publisher<P> {
     metrics: ApiMetrics,
     health: Part,
     intake: Gate,
-    /// When an event was last accepted, and when the newest request with such a one was sent.
+    /// When an event was last accepted, confirmed or not, and when the newest request with such a one was sent.
     accepted_at: Option<Instant>,
     accepted_sent: Option<Instant>,
     /// How many events got bad requests alone since then, without a proof that the API takes others.

@@ -101,9 +101,10 @@ impl<P: Post> Publisher<P> {
     ) {
         let Batch { channel, items, held } = batch;
         let (mut back, mut accepted, mut reordered) = (Vec::<Entry>::new(), 0, 0);
-        let (mut used, mut throttled) = (items.len(), 0);
+        let (mut used, mut throttled, mut some_taken) = (items.len(), 0, false);
         for (entry, verdict) in items.into_iter().zip(verdicts) {
             let taken = matches!(verdict, EventVerdict::Accepted | EventVerdict::Unconfirmed);
+            some_taken |= taken;
             // An event to retry that stood before this one in the request is overtaken by it.
             let passes = |e: &Entry| e.order().is_some() && e.order() == entry.order();
             if taken && back.iter().any(passes) {
@@ -135,8 +136,8 @@ impl<P: Post> Publisher<P> {
                 }
             }
         }
-        if accepted > 0 {
-            self.metrics.accepted.inc_by(accepted);
+        self.metrics.accepted.inc_by(accepted);
+        if some_taken {
             (self.accepted_at, self.events_in_vain, self.leaning) = (Some(now), 0, 0);
             self.accepted_sent = self.accepted_sent.max(Some(sent));
         }
