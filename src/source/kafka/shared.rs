@@ -143,6 +143,11 @@ impl Shared {
         handing.intake.as_ref().is_none_or(Intake::is_open)
     }
 
+    /// Whether the intake gate lets in only a few.
+    pub(super) fn is_intake_ajar(&self) -> bool {
+        self.handing.lock().intake.as_ref().is_some_and(Intake::is_ajar)
+    }
+
     /// Ends the intake; messages not handed over yet are released.
     pub(super) fn close_intake(&self) {
         *self.handing.lock() = Handing::default();
