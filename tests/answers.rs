@@ -315,6 +315,22 @@ fn the_guilty_event_of_a_bad_request_is_found() {
 }
 
 #[test]
+fn the_guilty_event_is_found_where_the_answers_name_none() {
+    let after = Duration::from_secs(1);
+    let events = (0..60).map(|id| (after, "/a/b", if id == 20 { "bad" } else { "k" }, id));
+    let run = play_by(events.collect(), |posted| {
+        if posted.ids.contains(&20) {
+            error(400, "BadRequestException")
+        } else {
+            Play::Answer(200, r#"{"failed":[],"successful":[]}"#.to_owned())
+        }
+    });
+    assert_eq!((run.accepted.len(), run.refused.len()), (59, 1));
+    assert_eq!(run.metric("publish_events_total{api=\"main\",outcome=\"accepted\"}"), 0);
+    assert_eq!(run.metric("publish_events_total{api=\"main\",outcome=\"unconfirmed\"}"), 59);
+}
+
+#[test]
 fn an_api_that_calls_everything_bad_discards_nothing() {
     let run = play(5, (0..30).map(|_| error(400, "BadRequestException")).collect());
     assert_eq!(run.accepted, [0, 1, 2, 3, 4]);

@@ -27,6 +27,7 @@ mod emulator;
 mod fairness;
 mod faults;
 mod fuzz;
+mod gate;
 mod jetstream;
 mod kafka;
 mod lifecycle;

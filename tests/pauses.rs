@@ -183,12 +183,19 @@ fn under_load_a_refused_namespace_gets_a_probe_a_second() {
 
 #[test]
 fn an_event_that_is_refused_whatever_its_neighbours_get_goes_alone() {
-    // One of 3,000, a request with which is answered like a refusal of the bridge, for half a minute.
+    // One of 3,000, a request with which is answered like a refusal of the bridge in its namespace, or in all, for half a
+    // minute.
+    for status in [403, 404, 307, 407, 511] {
+        goes_alone(status);
+    }
+}
+
+fn goes_alone(status: u16) {
     let events = (0..3_000).map(|id| (10 * MS, "/a/x", if id == 100 { "bad" } else { "k" }, id));
     let until = Duration::from_secs(40);
     let run = play_by(events.collect(), move |posted| {
         let bad = posted.ids.contains(&100) && posted.at < until;
-        if bad { Play::Answer(403, "<html>".to_owned()) } else { Play::Accept }
+        if bad { Play::Answer(status, "<html>".to_owned()) } else { Play::Accept }
     });
     assert_eq!((run.accepted.len(), run.refused.len()), (3_000, 0));
     let tries = times(&run, |posted| posted.ids.contains(&100) && posted.at < until);

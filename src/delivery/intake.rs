@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use futures_util::future::select_all;
 use parking_lot::RwLock;
@@ -30,7 +30,7 @@ struct Way {
 }
 
 /// Whether an API takes events: closed while it is paused as a whole or does not answer, as long as an event
-/// is there to probe it with.
+/// is there to probe it with that has not done so in vain.
 #[derive(Clone, Debug, Default)]
 pub struct Gate {
     shared: Arc<Shared>,
@@ -38,9 +38,16 @@ pub struct Gate {
 
 #[derive(Debug, Default)]
 struct Shared {
-    closed: AtomicBool,
+    state: AtomicU8,
     opened: Notify,
 }
+
+const OPEN: u8 = 0;
+
+/// Open until a delivery comes.
+const AJAR: u8 = 1;
+
+const CLOSED: u8 = 2;
 
 impl Intake {
     /// An intake that gives each delivery to `take`, on the thread of the source.
@@ -75,6 +82,12 @@ impl Intake {
         way.gates.is_empty() || way.gates.iter().any(Gate::is_open)
     }
 
+    /// Whether it is open for a few only.
+    pub fn is_ajar(&self) -> bool {
+        let way = self.course.now.read();
+        !way.gates.is_empty() && way.gates.iter().all(|gate| gate.state() != OPEN)
+    }
+
     /// Waits until it [is open](Self::is_open), for a source that has to ask for its messages.
     pub async fn until_open(&self) {
         while !self.is_open() {
@@ -94,25 +107,50 @@ impl Intake {
     /// Hands a delivery over.
     pub fn submit(&self, delivery: Delivery) {
         // Held over the call: that never waits, and a change has to come before it or after it.
-        (self.course.now.read().take)(delivery);
+        let way = self.course.now.read();
+        way.gates.iter().for_each(Gate::passed);
+        (way.take)(delivery);
     }
 }
 
 impl Gate {
     /// Opens or closes it.
     pub fn set_open(&self, open: bool) {
+        let state = if open { OPEN } else { CLOSED };
         // Asked at every turn of a publisher, and nearly always so already.
-        if self.is_open() == open {
+        if self.state() == state {
             return;
         }
-        self.shared.closed.store(!open, Ordering::Relaxed);
+        self.shared.state.store(state, Ordering::Relaxed);
         if open {
             self.shared.opened.notify_waiters();
         }
     }
 
+    /// Opens it until the next delivery comes, if it is closed. A source that takes several at a time brings those.
+    pub fn let_one_in(&self) {
+        if self.change(CLOSED, AJAR) {
+            self.shared.opened.notify_waiters();
+        }
+    }
+
+    fn passed(&self) {
+        if self.state() == AJAR {
+            self.change(AJAR, CLOSED);
+        }
+    }
+
+    fn change(&self, from: u8, to: u8) -> bool {
+        let state = &self.shared.state;
+        state.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     pub(super) fn is_open(&self) -> bool {
-        !self.shared.closed.load(Ordering::Relaxed)
+        self.state() != CLOSED
+    }
+
+    fn state(&self) -> u8 {
+        self.shared.state.load(Ordering::Relaxed)
     }
 }
 

@@ -262,6 +262,26 @@ fn an_intake_is_closed_while_every_api_is_that_it_feeds() {
     assert!(one.is_open() && both.is_open());
 }
 
+#[test]
+fn a_closed_gate_lets_one_in_and_an_open_one_all() {
+    let (gate, other, log) = (Gate::default(), Gate::default(), Arc::default());
+    let intake = Intake::new(drop).behind(vec![gate.clone(), other.clone()]);
+    other.set_open(false);
+    gate.let_one_in();
+    intake.submit(delivery(&log, 1));
+    assert!(intake.is_open() && !intake.is_ajar(), "it was open");
+    gate.set_open(false);
+    assert!(!intake.is_open());
+    gate.let_one_in();
+    assert!(intake.is_open() && intake.is_ajar());
+    intake.submit(delivery(&log, 2));
+    assert!(!intake.is_open());
+    gate.let_one_in();
+    gate.set_open(true);
+    intake.submit(delivery(&log, 3));
+    assert!(intake.is_open() && !intake.is_ajar());
+}
+
 #[tokio::test(start_paused = true)]
 async fn whichever_api_opens_first_wakes_who_waits() {
     let gates = [Gate::default(), Gate::default()];

@@ -58,7 +58,7 @@ impl<P: Post> Publisher<P> {
             if !std::mem::replace(&mut tries.doubted, true) {
                 tries.bad_alone = 0;
             }
-            return self.refuse(batch, Fault::Refused, why, who, Times { sent, now });
+            return self.refuse(batch, why, who, Times { sent, now });
         }
         self.metrics.request(Fault::BadRequest.word());
         let Batch { channel, mut items, held } = batch;

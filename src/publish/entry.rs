@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::lanes::Item;
+use super::limit::Scope;
 use crate::delivery::{Delivery, Endings, OrderKey, Outcome};
 use crate::event_api::{Channel, EscapedLen, Event};
 use crate::route::Spec;
@@ -55,8 +56,11 @@ pub(super) struct Tries {
     pub(super) alone: bool,
     /// How often, in all, it was sent without an answer that decides.
     pub(super) unanswered: u32,
-    /// When its namespace last refused a request with it.
+    /// When its namespace, and the API as a whole, last refused a request with it.
     pub(super) refused_at: Option<Instant>,
+    pub(super) refused_by_api_at: Option<Instant>,
+    /// When it last was the probe of an API in trouble, in vain.
+    pub(super) in_vain_at: Option<Instant>,
     /// When the API first and last called a request with it bad.
     pub(super) bad_since: Option<Instant>,
     pub(super) bad_at: Option<Instant>,
@@ -71,6 +75,16 @@ pub(super) struct Tries {
     pub(super) leans_on: Option<Instant>,
     /// When the newest request was sent because of which the API asked for a wait.
     pub(super) wait_asked: Option<Instant>,
+}
+
+impl Tries {
+    /// When `scope` last refused a request with it.
+    pub(super) fn refused_by(&mut self, scope: &Scope) -> &mut Option<Instant> {
+        match scope {
+            Scope::Api => &mut self.refused_by_api_at,
+            Scope::Namespace(_) => &mut self.refused_at,
+        }
+    }
 }
 
 /// An entry that the API will never take, with the reason.
@@ -185,7 +199,7 @@ impl Item for Entry {
     }
     fn yields(&self) -> bool {
         let tries = self.rare.as_ref().map(|rare| &rare.tries);
-        tries.is_some_and(|tries| tries.alone || tries.refused_at.is_some())
+        tries.is_some_and(|it| it.alone || it.refused_at.is_some() || it.in_vain_at.is_some())
     }
     fn body_bytes(&self) -> usize {
         self.escaped_len.bytes()

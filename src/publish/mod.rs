@@ -97,7 +97,7 @@ pub struct Publisher<P> {
     metrics: ApiMetrics,
     health: Part,
     intake: Gate,
-    /// When an event was last accepted, and when the newest request with such a one was sent.
+    /// When an event was last accepted, confirmed or not, and when the newest request with such a one was sent.
     accepted_at: Option<Instant>,
     accepted_sent: Option<Instant>,
     /// How many events got bad requests alone since then, without a proof that the API takes others.
@@ -187,7 +187,7 @@ impl<P: Post> Publisher<P> {
     }
 
     /// Closed while the API is paused as a whole or does not answer, and an event is left to probe it
-    /// with.
+    /// with. Where only such are left that have asked in vain, it lets in one after each probe.
     pub fn gate(&self) -> Gate {
         self.intake.clone()
     }
@@ -277,6 +277,7 @@ impl<P: Post> Publisher<P> {
         for namespace in self.limits.pauses.due(now) {
             self.lanes.unpark(&namespace);
         }
+        self.call_one(now);
         self.dispatch(None, now);
         if self.limits.pauses.may_ask_api(now) && self.may_send(now) {
             // All lanes are parked now. One namespace with something to send probes for all.
@@ -295,9 +296,30 @@ impl<P: Post> Publisher<P> {
             }
             self.end_wait(now);
         }
-        self.intake.set_open(!self.limits.is_closed(requests, queued, self.lanes.parked()));
+        if let Some(open) = self.limits.takes_more(requests, queued, || self.is_one_awake()) {
+            self.intake.set_open(open);
+        }
         self.metrics.concurrency.set(self.limits.concurrency.limit());
         self.metrics.rate.set(self.limits.rate.rate());
+    }
+
+    /// If a probe of an API in trouble is due, and nobody is awake who has not asked in vain, calls one who has.
+    fn call_one(&mut self, now: Instant) {
+        let waits =
+            self.limits.pauses.contains(&Scope::Api) && !self.limits.pauses.may_ask_api(now);
+        if self.limits.trouble().is_none() || waits || !self.may_send(now) {
+            return;
+        }
+        let mut again = self.limits.asks_again();
+        while (again || !self.is_one_awake()) && self.lanes.call() {
+            again = false;
+        }
+    }
+
+    /// Whether something may be sent that does not wait for a pause of its namespace.
+    fn is_one_awake(&self) -> bool {
+        let pauses = &self.limits.pauses;
+        self.lanes.is_awake(|namespace| !pauses.contains(&Scope::of(namespace)))
     }
 
     /// Sends batches. `asker` is the namespace that may probe a paused API.
@@ -310,7 +332,10 @@ impl<P: Post> Publisher<P> {
                 self.lanes.finish(batch.held, Vec::new(), None);
                 continue;
             }
-            self.limits.sent(batch.channel.namespace(), batch.items.len(), now);
+            let again = self.limits.trouble().is_some_and(|since| {
+                batch.items.iter().all(|entry| entry.tries().in_vain_at > Some(since))
+            });
+            self.limits.sent(batch.channel.namespace(), batch.items.len(), again, now);
             #[allow(clippy::cast_precision_loss)] // 1 to 5
             self.metrics.batch.observe(batch.items.len() as f64);
             self.workers.send(batch, now);

@@ -24,6 +24,10 @@ impl<P: Post> Publisher<P> {
         self.limits.pauses.ended(batch.channel.namespace(), sent, now);
         self.limits.breaker.ended(sent, now);
         self.trace(&batch, &result, sent, now);
+        if self.limits.asked_in_vain(sent) {
+            // Unless it got a better answer this time, of what is left nobody will: another event may.
+            self.intake.let_one_in();
+        }
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {
                 retry @ Verdict::Retry { .. } => (retry, why_again(&answer)),
@@ -32,7 +36,8 @@ impl<P: Post> Publisher<P> {
             },
             // There are no credentials to send, or the server's identity is not proven.
             Err(Failure { fault: fault @ (Fault::Refused | Fault::Trust), why }) => {
-                return self.refuse(batch, fault, &why, Refuser::Api, Times { sent, now });
+                self.pause(&Scope::Api, fault, &why, Times { sent, now });
+                return self.retry(batch, fault, None, Times { sent, now });
             }
             Err(failure) => (Verdict::Retry { fault: failure.fault, after: None }, failure.why),
         };
@@ -55,7 +60,7 @@ impl<P: Post> Publisher<P> {
             }
             Verdict::Refused { why, who } => {
                 self.is_there(now);
-                self.refuse(batch, Fault::Refused, &why, who, Times { sent, now });
+                self.refuse(batch, &why, who, Times { sent, now });
             }
             Verdict::Retry { fault, after } => {
                 let after = after.filter(|wait| !wait.is_zero());
@@ -63,7 +68,7 @@ impl<P: Post> Publisher<P> {
                 let alone = passes && self.waits_alone(&mut batch, sent);
                 let (own, all) = if alone { (after, None) } else { (None, after) };
                 self.fault(fault, all, &why, Times { sent, now });
-                self.retry(batch, fault, own, now);
+                self.retry(batch, fault, own, Times { sent, now });
             }
         }
     }
@@ -101,9 +106,10 @@ impl<P: Post> Publisher<P> {
     ) {
         let Batch { channel, items, held } = batch;
         let (mut back, mut accepted, mut reordered) = (Vec::<Entry>::new(), 0, 0);
-        let (mut used, mut throttled) = (items.len(), 0);
+        let (mut used, mut throttled, mut some_taken) = (items.len(), 0, false);
         for (entry, verdict) in items.into_iter().zip(verdicts) {
             let taken = matches!(verdict, EventVerdict::Accepted | EventVerdict::Unconfirmed);
+            some_taken |= taken;
             // An event to retry that stood before this one in the request is overtaken by it.
             let passes = |e: &Entry| e.order().is_some() && e.order() == entry.order();
             if taken && back.iter().any(passes) {
@@ -135,8 +141,8 @@ impl<P: Post> Publisher<P> {
                 }
             }
         }
-        if accepted > 0 {
-            self.metrics.accepted.inc_by(accepted);
+        self.metrics.accepted.inc_by(accepted);
+        if some_taken {
             (self.accepted_at, self.events_in_vain, self.leaning) = (Some(now), 0, 0);
             self.accepted_sent = self.accepted_sent.max(Some(sent));
         }
@@ -165,7 +171,13 @@ impl<P: Post> Publisher<P> {
     }
 
     /// Retries the whole request, not before a wait of its `own`.
-    fn retry(&mut self, batch: Batch<Entry>, fault: Fault, own: Option<Duration>, now: Instant) {
+    fn retry(
+        &mut self,
+        batch: Batch<Entry>,
+        fault: Fault,
+        own: Option<Duration>,
+        Times { sent, now }: Times,
+    ) {
         let Batch { channel, mut items, held } = batch;
         self.metrics.request(fault.word());
         self.metrics.retry(fault.word(), items.len());
@@ -175,9 +187,13 @@ impl<P: Post> Publisher<P> {
             || self.limits.rate.is_held(now)
             || self.limits.breaker.is_open()
             || self.limits.pauses.hold(channel.namespace());
+        let asked = self.limits.trouble().is_some_and(|since| sent > since);
         for entry in &mut items {
             entry.retried(fault.word());
             let tries = entry.tries_mut();
+            if asked {
+                tries.in_vain_at = Some(now);
+            }
             tries.failures = tries.failures.saturating_add(u32::from(!held_back));
             // A load balancer that gives up on a slow upload answers 408 or 504, or just closes.
             if matches!(fault, Fault::Ambiguous | Fault::Unavailable | Fault::UnknownAnswer) {
@@ -186,15 +202,17 @@ impl<P: Post> Publisher<P> {
             }
         }
         let not_before = time_of(&items, now).filter(|_| !held_back);
-        let not_before = not_before.max(own.map(|wait| now + wait));
-        self.lanes.finish(held, items, not_before);
+        match not_before.max(own.map(|wait| now + wait)) {
+            // The next probe is for those who have not asked.
+            None if asked => self.lanes.finish_uncalled(held, items),
+            not_before => self.lanes.finish(held, items, not_before),
+        }
     }
 
     /// The bridge is refused, not an event: pauses, and keeps every event.
     pub(super) fn refuse(
         &mut self,
         mut batch: Batch<Entry>,
-        fault: Fault,
         why: &str,
         who: Refuser,
         Times { sent, now }: Times,
@@ -204,45 +222,49 @@ impl<P: Post> Publisher<P> {
             batch.items.into_iter().for_each(|e| e.settle(published, &mut self.endings));
             return self.lanes.finish(batch.held, Vec::new(), None);
         }
-        if who == Refuser::Api {
-            self.pause(&Scope::Api, fault, why, Times { sent, now });
-            return self.retry(batch, fault, None, now);
-        }
-        if self.singles_out(&mut batch) {
-            return self.set_apart(batch, why, who, now);
+        let scope = if who == Refuser::Api { Scope::Api } else { namespace_of(&batch) };
+        if self.singles_out(&mut batch, &scope) {
+            return self.set_apart(batch, &scope, why, who, now);
         }
         for tries in batch.items.iter_mut().map(Entry::tries_mut) {
-            tries.refused_at = Some(now);
+            *tries.refused_by(&scope) = Some(now);
         }
-        self.pause(&namespace_of(&batch), fault, why, Times { sent, now });
-        self.retry(batch, fault, None, now);
+        self.pause(&scope, Fault::Refused, why, Times { sent, now });
+        self.retry(batch, Fault::Refused, None, Times { sent, now });
     }
 
-    /// Whether the namespace was paused for one of these events, accepted others after that, and now refuses
+    /// Whether `scope` was paused for one of these events, accepted others after that, and now refuses
     /// this one again: then the event's content is refused. Such events are sent alone from here on.
-    fn singles_out(&self, batch: &mut Batch<Entry>) -> bool {
-        let namespace = namespace_of(batch);
+    fn singles_out(&self, batch: &mut Batch<Entry>, scope: &Scope) -> bool {
         let mut some = false;
         for tries in batch.items.iter_mut().map(Entry::tries_mut) {
-            let others =
-                tries.refused_at.is_some_and(|at| self.limits.pauses.lifted_since(&namespace, at));
+            let others = tries
+                .refused_by(scope)
+                .is_some_and(|at| self.limits.pauses.lifted_since(scope, at));
             tries.alone |= others;
             some |= others;
         }
-        some && !self.limits.pauses.contains(&namespace)
+        some && !self.limits.pauses.contains(scope)
     }
 
-    /// An event is refused, not the namespace. It is retried alone with its own backoff; one that a firewall
-    /// never lets through is given up. Its next refusal still pauses the namespace, in case the namespace is
+    /// An event is refused, not `scope`. It is retried alone with its own backoff; one that a firewall
+    /// never lets through is given up. Its next refusal still pauses `scope`, in case that is
     /// refused after all.
-    fn set_apart(&mut self, mut batch: Batch<Entry>, why: &str, who: Refuser, now: Instant) {
-        self.refuses_some(&namespace_of(&batch), why, now);
+    fn set_apart(
+        &mut self,
+        mut batch: Batch<Entry>,
+        scope: &Scope,
+        why: &str,
+        who: Refuser,
+        now: Instant,
+    ) {
+        self.refuses_some(scope, why, now);
         self.metrics.request(Fault::Refused.word());
         self.metrics.retry(Fault::Refused.word(), batch.items.len());
         if batch.items.len() > 1 {
             return self.lanes.finish(batch.held, batch.items, None);
         }
-        batch.items[0].tries_mut().refused_at = Some(now);
+        *batch.items[0].tries_mut().refused_by(scope) = Some(now);
         self.try_each_again(batch, why, who == Refuser::Firewall, now);
     }
 

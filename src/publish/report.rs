@@ -210,7 +210,8 @@ impl<P: Post> Publisher<P> {
             if matches!(fault, Fault::Ambiguous | Fault::Unavailable) {
                 self.limits.concurrency.overloaded(now);
             }
-            if self.limits.breaker.failed(now, fault == Fault::UnknownAnswer) {
+            let again = self.limits.asked_in_vain(sent);
+            if self.limits.breaker.failed(now, fault == Fault::UnknownAnswer, again) {
                 let what = if matches!(fault, Fault::UnknownAnswer | Fault::Unavailable) {
                     "the API gives no valid answer"
                 } else {

@@ -12,6 +12,16 @@ use super::words;
 use crate::event_api::wire::{ErrorAnswer, FailedEvent, PublishAnswer};
 use crate::seeded_bugs::{self, Bug};
 
+/// What the names of errors about a used-up quota contain, in lower case.
+const QUOTAS: [&str; 6] = [
+    "throttl",
+    "toomanyrequests",
+    "limitexceeded",
+    "quotaexceeded",
+    "throughputexceeded",
+    "slowdown",
+];
+
 /// What a whole answer means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -93,8 +103,7 @@ pub fn why_again(answer: &Answer) -> String {
 pub fn judge(answer: &Answer, events: usize) -> Verdict {
     let after = answer.retry_after.map(|after| after.min(LONGEST_FLOOR));
     let retry = |fault| Verdict::Retry { fault, after };
-    let success = matches!(answer.status, 200..=299);
-    if success && let Some(decided) = decided(answer, events) {
+    if let Some(decided) = decided(answer, events) {
         return decided;
     }
     let error = ErrorKind::of(answer);
@@ -106,15 +115,16 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
         return retry(Fault::Throttled);
     }
     match answer.status {
-        _ if success => retry(Fault::UnknownAnswer),
         429 => retry(Fault::Throttled),
-        408 | 425 | 500 | 502 | 503 | 504 | 520..=599 => retry(Fault::Unavailable),
+        408 | 425 | 500 | 502..=504 | 506..=510 | 512..=599 => retry(Fault::Unavailable),
         403 if error.kind.is_some() => Verdict::HandlerRefused { why },
         401 | 403 => Verdict::Refused { why, who: Refuser::Namespace },
         // 3xx is never followed: credentials go to no other host. 404: a wrong endpoint.
         // 407 and 511: a proxy or network that asks for a login is no API.
         300..=399 | 404 | 407 | 511 => Verdict::Refused { why, who: Refuser::Api },
-        status => Verdict::Bad { why, certain: status == 413 },
+        status @ (400..=499 | 501 | 505) => Verdict::Bad { why, certain: status == 413 },
+        // A success that says nothing of its events, or no status of an answer.
+        _ => retry(Fault::UnknownAnswer),
     }
 }
 
@@ -122,7 +132,9 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
 /// a corrected clock may cure it. A bad request about the signature gets the code that other services use; a
 /// bare 401 or 403 an empty one.
 pub fn refusal(answer: &Answer) -> Option<String> {
-    if answer.status < 400 {
+    // What was accepted beside it must not be sent again.
+    let accepts = || PublishAnswer::parse(&answer.body).is_some_and(|it| !it.successful.is_empty());
+    if answer.status < 400 || accepts() {
         return None;
     }
     let error = ErrorKind::of(answer);
@@ -139,9 +151,12 @@ pub fn refusal(answer: &Answer) -> Option<String> {
     }
 }
 
-/// Reads a success: `None` unless each index stands at most once and none is out of range. Errors beside
+/// Reads the lists: `None` unless each index stands at most once and none is out of range. Errors beside
 /// the lists are about what stands in neither. If nothing stands there, they may be about the whole
 /// request: `None`, too, unless they are of the events.
+///
+/// Beside another status than success they count only if they name every event, and some as accepted, which must not be
+/// sent again. Else the status says more: whether it is an event that fails, or the API, or us.
 fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     let lists = PublishAnswer::parse(&answer.body)?;
     let mut verdicts: Vec<Option<EventVerdict>> = vec![None; events];
@@ -154,6 +169,10 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
         if verdicts.get_mut(index)?.replace(verdict).is_some() {
             return None;
         }
+    }
+    let is_whole = !verdicts.contains(&None) && verdicts.contains(&Some(EventVerdict::Accepted));
+    if !is_whole && !matches!(answer.status, 200..=299) {
+        return None;
     }
     let mut unnamed = EventVerdict::Unconfirmed;
     if verdicts.contains(&None) && ErrorAnswer::parse(&answer.body).is_some() {
@@ -185,7 +204,7 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
     let code = event.code.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|w| code.contains(w));
     let number: Option<u16> = code.parse().ok();
-    if says(&["throttl", "toomanyrequests", "limitexceeded"]) || number == Some(429) {
+    if names_a_quota(&code) || number == Some(429) {
         return EventVerdict::Throttled { why };
     }
     let passing = says(&["internal", "timeout", "unavailable"])
@@ -197,6 +216,13 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
         return EventVerdict::Hopeless { why };
     }
     EventVerdict::Retry { why }
+}
+
+/// Whether a kind of error, or the code of an event, says that a quota is used up. Services of AWS have many names for it. A
+/// limit of size is no quota.
+fn names_a_quota(kind: &str) -> bool {
+    let kind = kind.to_ascii_lowercase();
+    QUOTAS.iter().any(|word| kind.contains(word)) && !kind.contains("size")
 }
 
 /// The kind of error that an answer states.
@@ -263,7 +289,7 @@ impl ErrorKind {
     }
 
     fn is_throttling(&self) -> bool {
-        self.is_one_of(&["Throttl", "TooManyRequests", "LimitExceeded"])
+        self.kind.as_deref().is_some_and(names_a_quota)
     }
 
     /// Whether its kind begins with one of these names.

@@ -22,6 +22,16 @@ fn retry(fault: Fault) -> Verdict {
     Verdict::Retry { fault, after: None }
 }
 
+const QUOTA_ERRORS: [(u16, &str); 7] = [
+    (400, "ThrottlingException"),
+    (400, "RequestLimitExceededException"),
+    (400, "ProvisionedThroughputExceededException"),
+    (402, "ServiceQuotaExceededException"),
+    (429, "LimitExceededException"),
+    (400, "TooManyRequestsException"),
+    (503, "SlowDown"),
+];
+
 #[test]
 fn every_index_once_is_decided() {
     let body = r#"{"failed":[{"code":"EventTooLargeException","identifier":"a","index":1,"message":"Transformed event is larger than 240KB"}],"successful":[{"identifier":"b","index":0},{"identifier":"c","index":2}]}"#;
@@ -55,6 +65,28 @@ fn what_can_not_be_matched_is_never_a_success() {
 }
 
 #[test]
+fn what_was_accepted_beside_an_error_is_not_sent_again() {
+    let named = r#"{"failed":[{"index":1,"code":"X"}],"successful":[{"index":0}]}"#;
+    let errors = named.replacen('{', r#"{"errors":[{"errorType":"X"}],"#, 1);
+    let decided = [EventVerdict::Accepted, EventVerdict::Retry { why: "X".into() }].to_vec();
+    let none = r#"{"failed":[{"index":0,"code":"TooLarge"},{"index":1}],"successful":[]}"#;
+    let one = r#"{"failed":[],"successful":[{"index":0}]}"#;
+    let twice = r#"{"failed":[{"index":1},{"index":0}],"successful":[{"index":0}]}"#;
+    for status in [302, 400, 401, 403, 404, 413, 429, 500, 503] {
+        for body in [named, &errors] {
+            let verdict = judge(&answer(status, body), 2);
+            assert_eq!(verdict, Verdict::Decided(decided.clone()), "{status} {body}");
+            assert_eq!(refusal(&answer(status, body)), None);
+        }
+        // Where nothing is, or it is not said of each, the status decides.
+        for body in [none, one, twice, r#"{"failed":[],"successful":[]}"#] {
+            let verdict = judge(&answer(status, body), 2);
+            assert!(!matches!(verdict, Verdict::Decided(_)), "{status} {body}: {verdict:?}");
+        }
+    }
+}
+
+#[test]
 fn the_kind_decides_before_the_status() {
     for status in [400, 401, 403] {
         for kind in [
@@ -78,7 +110,12 @@ fn the_kind_decides_before_the_status() {
         errors(400, "BadRequestException", "Input exceeded 5 event limit"),
         Verdict::Bad { .. }
     ));
-    assert_eq!(errors(400, "ThrottlingException", "m"), retry(Fault::Throttled));
+    for (status, kind) in QUOTA_ERRORS {
+        assert_eq!(errors(status, kind, "m"), retry(Fault::Throttled), "{status} {kind}");
+    }
+    let too_large = errors(400, "PayloadSizeLimitExceeded", "m");
+    assert!(matches!(too_large, Verdict::Bad { .. }), "a limit of size passes by no waiting");
+    assert!(matches!(judge(&answer(402, ""), 1), Verdict::Bad { .. }));
     for (kind, who) in [
         ("UnauthorizedException", Refuser::Namespace),
         ("WAFForbiddenException", Refuser::Firewall),
@@ -175,8 +212,11 @@ fn statuses_without_a_readable_body() {
     let bad = |why, certain| Verdict::Bad { why, certain };
     for (statuses, expected) in [
         (&[429][..], &(|_| retry(Fault::Throttled)) as &dyn Fn(String) -> Verdict),
-        (&[408, 425, 500, 502, 503, 504, 520], &|_| retry(Fault::Unavailable)),
-        (&[400, 431, 501, 505], &|why| bad(why, false)),
+        (&[408, 425, 500, 502, 503, 504, 506, 507, 509, 512, 519, 520, 599], &|_| {
+            retry(Fault::Unavailable)
+        }),
+        (&[0, 100, 199, 600, 999], &|_| retry(Fault::UnknownAnswer)),
+        (&[400, 402, 431, 499, 501, 505], &|why| bad(why, false)),
         (&[413], &|why| bad(why, true)),
         (&[401, 403], &|why| refused(why, Refuser::Namespace)),
         (&[301, 307, 404, 407, 511], &|why| refused(why, Refuser::Api)),
@@ -210,7 +250,11 @@ fn codes_of_single_events() {
     for throttled in ["\"ThrottlingException\"", "429", "\"429\""] {
         assert!(matches!(one(throttled), EventVerdict::Throttled { .. }), "{throttled}");
     }
+    for (_, kind) in QUOTA_ERRORS {
+        assert!(matches!(one(&format!("\"{kind}\"")), EventVerdict::Throttled { .. }), "{kind}");
+    }
     for own in [
+        "\"EventSizeLimitExceeded\"",
         "401",
         "403",
         "408",

@@ -46,7 +46,8 @@ async fn a_long_want_of_room_pauses_and_what_follows_resumes() {
 }
 
 /// The intake gate: while the breaker is open, messages are left in the log, far below the limit. The
-/// API is asked again with what there is, be it one event, and one answer is enough to take more.
+/// API is asked again with what there is, be it one event, and one answer is enough to take more. Each probe in vain brings one
+/// batch, since it may be the event that is at fault.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_no_api_takes_anything_messages_stay_in_the_log() {
     let kafka = Kafka::shared().await;
@@ -61,7 +62,9 @@ async fn while_no_api_takes_anything_messages_stay_in_the_log() {
     let asked = "publish_requests_total{api=\"main\",result=\"unavailable\"}";
     let before = bridge.metric(asked).await;
     bridge.metric_is(asked, |v| v >= before + 2.0).await;
-    assert_eq!(bridge.metric(IN_FLIGHT).await, 1.0);
+    let probes = bridge.metric(asked).await;
+    let in_flight = bridge.metric(IN_FLIGHT).await;
+    assert!(in_flight <= 1.0 + probes * 16.0, "{in_flight} after {probes} probes");
     shop.emulator.set_faults(json!([])).await;
     assert_eq!(shop.is_relayed(2_000, 0).await, 0, "a pause repeats nothing");
     bridge.metric_is(paused, |v| v == 0.0).await;

@@ -230,8 +230,12 @@ pub(crate) fn entry_until(
     id: u64,
     ends: &Arc<Ends>,
 ) -> Addressed {
+    entry_of(delivery(expires, id, ends), channel, key)
+}
+
+/// The delivery of an event.
+pub(crate) fn delivery(expires: Option<Instant>, id: u64, ends: &Arc<Ends>) -> Delivery {
     let payload = Bytes::from(id.to_string());
-    let escaped_len = Event::parse(&payload).unwrap().escaped_len();
     let message = Message {
         source: "s".into(),
         topic: Topic::new("t", '/'),
@@ -244,7 +248,12 @@ pub(crate) fn entry_until(
         coordinates: Coordinates::default(),
     };
     let settlement = Settlement::new(Arc::<Ends>::clone(ends), id);
-    let delivery = Delivery::new(message, settlement);
+    Delivery::new(message, settlement)
+}
+
+/// The entry of a delivery.
+pub(crate) fn entry_of(delivery: Delivery, channel: &str, key: &str) -> Addressed {
+    let escaped_len = Event::parse(&delivery.message().payload).unwrap().escaped_len();
     let channel = Channel::parse(channel).unwrap();
     let order = (!key.is_empty()).then(|| key.as_bytes().into());
     (channel, Entry::new(delivery, escaped_len, order, Arc::new(route())))

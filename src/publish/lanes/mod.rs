@@ -26,7 +26,7 @@ use crate::event_api::{Channel, MAX_BODY_BYTES, MAX_EVENTS};
 use crate::seeded_bugs::{self, Bug};
 pub use batch::{Batch, Held, Item};
 use queues::{Queue, Queues};
-use sleepers::Sleepers;
+use sleepers::{Sleepers, Until};
 
 /// All lanes of an API.
 #[derive(Debug)]
@@ -83,11 +83,11 @@ enum KeyState {
     Ready,
     /// In a request.
     InFlight,
-    /// In backoff after a failure.
+    /// In backoff after a failure, or until it is called.
     Asleep,
 }
 
-/// A key or items in backoff after a failure.
+/// A key or items in backoff after a failure, or until they are called.
 #[derive(Debug)]
 enum Sleeper<T> {
     Key(KeyId),
@@ -151,16 +151,25 @@ impl<T: Item> Lanes<T> {
 
     /// Ends the request of a batch. `back` are its items to retry, in order, not before `not_before`.
     pub fn finish(&mut self, held: Held, back: Vec<T>, not_before: Option<Instant>) {
+        self.end(held, back, not_before.map(Until::Time));
+    }
+
+    /// The same, where `back` waits until it is [called](Self::call).
+    pub fn finish_uncalled(&mut self, held: Held, back: Vec<T>) {
+        self.end(held, back, Some(Until::Called));
+    }
+
+    fn end(&mut self, held: Held, back: Vec<T>, until: Option<Until>) {
         let Held { lane, keys } = held;
         self.queued += back.len();
         self.all[lane].requests -= 1;
         let mut loose = Vec::new();
         for item in back.into_iter().rev() {
             let ordered = item.order().is_some() && !seeded_bugs::is(Bug::NoLaneHold);
-            if ordered || not_before.is_none() {
+            if ordered || until.is_none() {
                 let id = self.key_of(lane, item.order());
                 self.put_back(id, item);
-                if ordered && not_before.is_some() {
+                if ordered && until.is_some() {
                     self.keys[id].state = KeyState::Asleep;
                 }
             } else {
@@ -168,14 +177,14 @@ impl<T: Item> Lanes<T> {
             }
         }
         for id in keys {
-            match not_before {
+            match until {
                 Some(until) if self.keys[id].state == KeyState::Asleep => {
                     self.sleepers.push(until, Sleeper::Key(id));
                 }
                 _ => self.activate(id),
             }
         }
-        if let Some(until) = not_before.filter(|_| !loose.is_empty()) {
+        if let Some(until) = until.filter(|_| !loose.is_empty()) {
             loose.reverse();
             self.all[lane].dependents += 1;
             self.sleepers.push(until, Sleeper::Loose(lane, loose));
@@ -187,31 +196,48 @@ impl<T: Item> Lanes<T> {
     /// Ends each backoff whose time is over.
     pub fn wake(&mut self, now: Instant) {
         while let Some(sleeper) = self.sleepers.pop_due(now) {
-            let lane = match sleeper {
-                Sleeper::Key(id) => {
-                    let lane = self.keys[id].lane;
-                    self.keys[id].state = KeyState::Idle;
-                    self.activate(id);
-                    lane
-                }
-                Sleeper::Loose(lane, items) => {
-                    self.all[lane].dependents -= 1;
-                    let id = self.key_of(lane, None);
-                    for item in items.into_iter().rev() {
-                        self.put_back(id, item);
-                    }
-                    lane
-                }
-            };
-            self.list(lane);
+            self.rouse(sleeper);
         }
     }
 
-    /// Ends every backoff.
+    /// Calls the one that has waited for it for the longest, behind all that is awake. False if none waits.
+    pub fn call(&mut self) -> bool {
+        let called = self.sleepers.pop_uncalled();
+        called.map(|sleeper| self.rouse(sleeper)).is_some()
+    }
+
+    /// Ends every backoff, and calls all.
     pub fn wake_all(&mut self) {
         if let Some(last) = self.sleepers.last() {
             self.wake(last);
         }
+        while self.call() {}
+    }
+
+    /// Whether a lane has something to send, of a namespace for which this holds.
+    pub fn is_awake(&self, holds: impl Fn(&str) -> bool) -> bool {
+        let mut ready = self.ready.iter().map(|id| self.all[*id].channel.namespace());
+        self.parked().any(&holds) || ready.any(&holds)
+    }
+
+    fn rouse(&mut self, sleeper: Sleeper<T>) {
+        let lane = match sleeper {
+            Sleeper::Key(id) => {
+                let lane = self.keys[id].lane;
+                self.keys[id].state = KeyState::Idle;
+                self.activate(id);
+                lane
+            }
+            Sleeper::Loose(lane, items) => {
+                self.all[lane].dependents -= 1;
+                let id = self.key_of(lane, None);
+                for item in items.into_iter().rev() {
+                    self.put_back(id, item);
+                }
+                lane
+            }
+        };
+        self.list(lane);
     }
 
     /// When [`wake`](Self::wake) is due next.
@@ -224,9 +250,10 @@ impl<T: Item> Lanes<T> {
         self.ready.extend(self.parked.remove(namespace).unwrap_or_default());
     }
 
-    /// Unparks all lanes.
+    /// Unparks all lanes, and calls all.
     pub fn unpark_all(&mut self) {
         self.parked.drain().for_each(|(_, lanes)| self.ready.extend(lanes));
+        while self.call() {}
     }
 
     /// The namespaces of the parked lanes.

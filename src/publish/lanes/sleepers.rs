@@ -1,6 +1,7 @@
-//! A queue of things that wait for a time, the earliest first, and in order of arrival at the same time.
+//! A queue of things that wait for a time, the earliest first, and in order of arrival at the same time; or for a call,
+//! in order of arrival.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 /// Any number of sleepers.
@@ -9,18 +10,32 @@ pub(super) struct Sleepers<S> {
     /// By the time, and by the number of their arrival.
     waiting: BTreeMap<(Instant, u64), S>,
     arrivals: u64,
+    uncalled: VecDeque<S>,
+}
+
+/// What a sleeper waits for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Until {
+    Time(Instant),
+    Called,
 }
 
 impl<S> Sleepers<S> {
     /// None.
     pub(super) fn new() -> Self {
-        Self { waiting: BTreeMap::new(), arrivals: 0 }
+        Self { waiting: BTreeMap::new(), arrivals: 0, uncalled: VecDeque::new() }
     }
 
-    /// Adds a sleeper until that time.
-    pub(super) fn push(&mut self, until: Instant, sleeper: S) {
+    /// Adds a sleeper.
+    pub(super) fn push(&mut self, until: Until, sleeper: S) {
+        let Until::Time(until) = until else { return self.uncalled.push_back(sleeper) };
         self.arrivals += 1;
         self.waiting.insert((until, self.arrivals), sleeper);
+    }
+
+    /// The one that has waited for a call for the longest.
+    pub(super) fn pop_uncalled(&mut self) -> Option<S> {
+        self.uncalled.pop_front()
     }
 
     /// One whose time is over.

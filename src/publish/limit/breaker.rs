@@ -38,6 +38,7 @@ enum State {
     Closed,
     /// `probe`: when the one in flight was sent. `probe_at` is that of the last answer while `successes` is not 0.
     Open {
+        since: Instant,
         probe_at: Instant,
         probe: Option<Instant>,
         successes: u32,
@@ -68,7 +69,15 @@ impl Breaker {
 
     /// Whether it is open.
     pub fn is_open(&self) -> bool {
-        matches!(self.state, State::Open { .. })
+        self.since().is_some()
+    }
+
+    /// Since when it is open.
+    pub fn since(&self) -> Option<Instant> {
+        match self.state {
+            State::Closed => None,
+            State::Open { since, .. } => Some(since),
+        }
     }
 
     /// Notes a request sent now: the probe, if one is due.
@@ -125,19 +134,21 @@ impl Breaker {
         (self.failed, self.total, self.began) = (0, 0, now);
     }
 
-    /// A request got no answer, or one without a clear meaning (`unknown`). True when that opened it.
-    pub fn failed(&mut self, now: Instant, unknown: bool) -> bool {
+    /// A request got no answer, or one without a clear meaning (`unknown`). True when that opened it. One that failed
+    /// before while it is open (`again`) says nothing new against the answers since.
+    pub fn failed(&mut self, now: Instant, unknown: bool, again: bool) -> bool {
         self.count(now, true);
         self.in_a_row += 1;
         self.unknown = if unknown { self.unknown + 1 } else { 0 };
         let share = self.total >= ENOUGH && self.failed * 2 >= self.total;
         if let State::Open { successes, .. } = &mut self.state {
-            *successes = 0;
+            *successes = if again { *successes } else { 0 };
             return false;
         }
         let opens = share || self.in_a_row >= IN_A_ROW || self.unknown >= UNKNOWN_IN_A_ROW;
         if opens {
-            self.state = State::Open { probe_at: now + PROBE_EVERY, probe: None, successes: 0 };
+            let probe_at = now + PROBE_EVERY;
+            self.state = State::Open { since: now, probe_at, probe: None, successes: 0 };
         }
         opens
     }
@@ -157,7 +168,7 @@ mod tests {
 
     fn opened(now: Instant) -> Breaker {
         let mut breaker = Breaker::new(now);
-        assert_eq!((0..IN_A_ROW).filter(|_| breaker.failed(now, false)).count(), 1);
+        assert_eq!((0..IN_A_ROW).filter(|_| breaker.failed(now, false, false)).count(), 1);
         breaker
     }
 
@@ -167,7 +178,7 @@ mod tests {
         let mut breaker = Breaker::new(now);
         for n in 1..=IN_A_ROW {
             assert!(breaker.allows(now));
-            assert_eq!(breaker.failed(now, false), n == IN_A_ROW);
+            assert_eq!(breaker.failed(now, false, false), n == IN_A_ROW);
         }
         assert!(breaker.is_open() && !breaker.allows(now));
         let later = now + PROBE_EVERY;
@@ -177,11 +188,11 @@ mod tests {
         assert!(!breaker.allows(later + PROBE_EVERY), "one probe at a time");
         breaker.ended(now, later);
         assert!(
-            !breaker.failed(later, false) && !breaker.allows(later + PROBE_EVERY),
+            !breaker.failed(later, false, false) && !breaker.allows(later + PROBE_EVERY),
             "an old one"
         );
         breaker.ended(later, later);
-        assert!(!breaker.failed(later, false));
+        assert!(!breaker.failed(later, false, false));
         assert!(!breaker.allows(later) && breaker.allows(later + PROBE_EVERY));
     }
 
@@ -191,7 +202,7 @@ mod tests {
         let mut breaker = opened(now);
         let later = now + PROBE_EVERY * TO_CLOSE;
         assert!(!breaker.close_if_idle(later), "nothing has answered");
-        assert!(!breaker.answered(now) && !breaker.failed(now, false));
+        assert!(!breaker.answered(now) && !breaker.failed(now, false, false));
         assert!(!breaker.close_if_idle(later), "the last one failed");
         assert!(!breaker.answered(now) && !breaker.close_if_idle(now));
         assert_eq!(breaker.idle_until(), Some(later));
@@ -225,11 +236,23 @@ mod tests {
     }
 
     #[test]
+    fn what_fails_again_and_again_does_not_keep_it_open() {
+        let now = Instant::now();
+        let mut breaker = opened(now);
+        assert_eq!(breaker.since(), Some(now));
+        for n in 1..=TO_CLOSE {
+            assert_eq!(breaker.answered(now), n == TO_CLOSE);
+            assert!(!breaker.failed(now, false, true));
+        }
+        assert!(!breaker.is_open());
+    }
+
+    #[test]
     fn answers_that_mean_nothing_open_it_sooner() {
         let now = Instant::now();
         let mut breaker = Breaker::new(now);
-        assert!(!breaker.failed(now, true) && !breaker.failed(now, true));
-        assert!(breaker.failed(now, true));
+        assert!(!breaker.failed(now, true, false) && !breaker.failed(now, true, false));
+        assert!(breaker.failed(now, true, false));
     }
 
     #[test]
@@ -239,7 +262,7 @@ mod tests {
         let mut opened = 0;
         for n in 1..=ENOUGH {
             if n % 2 == 0 {
-                opened += u32::from(breaker.failed(now, false));
+                opened += u32::from(breaker.failed(now, false, false));
             } else {
                 breaker.answered(now);
             }
@@ -248,7 +271,7 @@ mod tests {
         let mut breaker = Breaker::new(now);
         for n in 1..=100 {
             if n % 4 == 0 {
-                assert!(!breaker.failed(now, false));
+                assert!(!breaker.failed(now, false, false));
             } else {
                 breaker.answered(now);
             }

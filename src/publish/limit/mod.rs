@@ -29,6 +29,10 @@ pub struct Limits {
     pub breaker: Breaker,
     /// The paused namespaces.
     pub pauses: Pauses,
+    /// When the last probe of an API in trouble was sent, if it was in vain to begin with: by events that have asked before,
+    /// or for a namespace that is refused itself.
+    in_vain: Option<Instant>,
+    probes: u32,
 }
 
 /// Why no event is sent now, of any namespace. For a pause of one namespace see [`Pauses::room`].
@@ -50,6 +54,8 @@ impl Limits {
             rate: RateGate::new(max_rate, now),
             breaker: Breaker::new(now),
             pauses: Pauses::default(),
+            in_vain: None,
+            probes: 0,
         }
     }
 
@@ -67,37 +73,51 @@ impl Limits {
         }
     }
 
-    /// Notes a batch of so many events sent to `namespace`.
-    pub fn sent(&mut self, namespace: &str, events: usize, now: Instant) {
+    /// Since when the API does not answer, or is paused as a whole.
+    pub fn trouble(&self) -> Option<Instant> {
+        [self.breaker.since(), self.pauses.since(&Scope::Api)].into_iter().flatten().min()
+    }
+
+    /// Notes a batch of so many events sent to `namespace`. `again`: all of them have asked in vain since the
+    /// [trouble](Self::trouble) began.
+    pub fn sent(&mut self, namespace: &str, events: usize, again: bool, now: Instant) {
+        if self.trouble().is_some() {
+            let in_vain = again || self.pauses.contains(&Scope::of(namespace));
+            self.in_vain = in_vain.then_some(now);
+            self.probes = self.probes.wrapping_add(1);
+        }
         self.pauses.sent(namespace, now);
         self.breaker.sent(now);
         self.rate.sent(events);
     }
 
-    /// Whether more events would only wait: the API does not answer, or is paused. `false` while every namespace
-    /// left to probe a paused API is refused itself: the end of the pause might never be seen.
+    /// Whether what was sent at `sent` was a probe in vain to begin with: its failure says nothing new.
+    pub fn asked_in_vain(&self, sent: Instant) -> bool {
+        self.in_vain == Some(sent)
+    }
+
+    /// Whether the next probe is the turn of an event that has asked in vain, though others have not: every fourth one, so
+    /// that nobody who never gets an answer keeps it from asking.
+    pub fn asks_again(&self) -> bool {
+        self.probes % 4 == 3
+    }
+
+    /// Whether more events are taken, with so many requests in flight and events `queued`: not while they would only wait,
+    /// because the API does not answer or is paused. `awake`: one is left that may ask, and has not asked in vain.
     ///
-    /// `requests` are in flight, `queued` events wait, those of the namespaces in `parked` for the end of a
-    /// pause.
-    pub fn is_closed<'n>(
+    /// `None`: only such are left that have, as one that the API always fails, or whose namespace is refused: the end
+    /// might never be seen. Then a few more are taken after each probe, for as long as these ask in vain, too.
+    pub fn takes_more(
         &self,
         requests: usize,
         queued: usize,
-        parked: impl Iterator<Item = &'n str>,
-    ) -> bool {
-        if requests == 0 && queued == 0 {
-            return false;
-        }
-        if self.breaker.is_open() {
-            return true;
-        }
-        if !self.pauses.contains(&Scope::Api) {
-            return false;
-        }
-        let in_vain = usize::from(self.pauses.refused_asks());
-        let mut parked = parked.peekable();
-        let asleep = parked.peek().is_none() && in_vain == 0;
-        requests > in_vain || asleep || parked.any(|name| !self.pauses.contains(&Scope::of(name)))
+        awake: impl FnOnce() -> bool,
+    ) -> Option<bool> {
+        let Some(since) = self.trouble().filter(|_| requests + queued > 0) else {
+            return Some(true);
+        };
+        let in_vain = usize::from(self.in_vain.is_some_and(|sent| sent > since));
+        (requests > in_vain || awake()).then_some(false)
     }
 
     /// When the result of [`hold`](Self::hold), or a pause, may change by the time alone.
@@ -121,10 +141,10 @@ mod tests {
         let now = Instant::now();
         let mut limits = Limits::new(1, 10.0, now);
         assert_eq!(limits.hold(0, 5, now), None);
-        limits.sent("a", 5, now);
+        limits.sent("a", 5, false, now);
         assert_eq!(limits.hold(usize::MAX, 5, now), Some(Hold::Concurrency));
         while limits.hold(0, 5, now).is_none() {
-            limits.sent("a", 5, now);
+            limits.sent("a", 5, false, now);
         }
         assert_eq!(limits.hold(0, 5, now), Some(Hold::Rate));
         let opens = limits.next_change(0, 1, now).unwrap();
@@ -133,13 +153,42 @@ mod tests {
     }
 
     #[test]
-    fn the_gate_closes_only_with_something_to_ask_with() {
+    fn the_gate_closes_only_with_something_to_ask_with_that_has_not() {
         let now = Instant::now();
-        let mut limits = Limits::new(1, 10.0, now);
-        assert!(!limits.is_closed(1, 1, [].into_iter()));
-        limits.pauses.refused(&Scope::Api, now, now);
-        assert!(!limits.is_closed(0, 0, [].into_iter()), "nobody would ask again");
-        assert!(limits.is_closed(0, 1, [].into_iter()));
-        assert!(limits.is_closed(0, 1, ["b"].into_iter()));
+        for paused in [true, false] {
+            let mut limits = Limits::new(1, 10.0, now);
+            assert_eq!(limits.takes_more(1, 1, || true), Some(true));
+            if paused {
+                limits.pauses.refused(&Scope::Api, now, now);
+            } else {
+                while !limits.breaker.failed(now, false, false) {}
+            }
+            assert_eq!(limits.trouble(), Some(now));
+            assert_eq!(limits.takes_more(0, 0, || false), Some(true), "nobody would ask again");
+            assert_eq!(limits.takes_more(0, 1, || true), Some(false));
+            assert_eq!(limits.takes_more(0, 1, || false), None);
+            let later = now + std::time::Duration::from_secs(1);
+            limits.sent("a", 1, false, later);
+            assert_eq!(
+                limits.takes_more(1, 1, || false),
+                Some(false),
+                "it asks for the first time"
+            );
+            limits.sent("a", 1, true, later);
+            assert!(limits.asked_in_vain(later) && !limits.asked_in_vain(now));
+            assert_eq!(limits.takes_more(1, 1, || false), None);
+            assert_eq!(limits.takes_more(1, 1, || true), Some(false));
+            assert_eq!(limits.takes_more(2, 1, || false), Some(false), "another is on its way");
+            limits.pauses.refused(&Scope::of("a"), later, later);
+            limits.sent("a", 1, false, later);
+            assert_eq!(limits.takes_more(1, 1, || false), None, "its namespace is refused");
+            limits.sent("b", 1, false, later);
+            assert_eq!(limits.takes_more(1, 1, || false), Some(false));
+            assert!(!limits.asks_again(), "each fourth");
+            limits.sent("b", 1, false, later);
+            limits.sent("b", 1, false, later);
+            limits.sent("b", 1, false, later);
+            assert!(limits.asks_again());
+        }
     }
 }

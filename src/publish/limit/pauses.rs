@@ -138,13 +138,6 @@ impl Pauses {
         names
     }
 
-    /// Whether the API's probe in flight is from a namespace that is paused itself.
-    pub fn refused_asks(&self) -> bool {
-        let probe = self.scopes.get(&Scope::Api).and_then(|pause| pause.probe);
-        let asks = |at: &Instant| Some(*at) == probe;
-        self.asked.iter().any(|(name, at)| asks(at) && self.contains(&Scope::of(name)))
-    }
-
     /// When the next probe is due, after `now`.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
         let due = |p: &&Pause| p.probe.is_none() && p.probe_at > now;
@@ -166,6 +159,11 @@ impl Pauses {
     /// Whether nothing is paused.
     pub fn is_empty(&self) -> bool {
         self.scopes.is_empty()
+    }
+
+    /// Since when `scope` is paused.
+    pub fn since(&self, scope: &Scope) -> Option<Instant> {
+        self.scopes.get(scope).map(|pause| pause.began)
     }
 
     /// Whether `scope` is paused.
@@ -279,7 +277,6 @@ mod tests {
             assert_eq!(room(&name), 1, "nobody else");
             pauses.sent(&name, at);
             assert!(!pauses.may_ask_api(at + PROBE_EVERY));
-            assert_eq!(pauses.refused_asks(), second == 4);
             pauses.ended(&name, at, at);
             asked.push(name);
         }

@@ -31,6 +31,9 @@ use crate::source::reconnect::Reconnect;
 /// Messages taken in a row, before the loop does its other work.
 const BATCH: usize = 512;
 
+/// The same while the intake gate lets in only a few.
+const FEW: usize = 16;
+
 /// How long one poll waits for a message.
 const IDLE: Duration = Duration::from_millis(50);
 
@@ -247,7 +250,7 @@ impl Poller {
 
     fn take_batch(&mut self, consumer: &BaseConsumer<Context>) -> Result<(), String> {
         let mut patience = IDLE;
-        for _ in 0..BATCH {
+        for _ in 0..if self.shared.is_intake_ajar() { FEW } else { BATCH } {
             let Some(message) = Self::poll(&self.shared, consumer, patience) else { break };
             self.take(&message?);
             if self.held.is_some() || !self.shared.room.fits(0) {

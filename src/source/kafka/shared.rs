@@ -148,6 +148,11 @@ impl Shared {
         handing.intake.as_ref().is_none_or(Intake::is_open)
     }
 
+    /// Whether the intake gate lets in only a few.
+    pub(super) fn is_intake_ajar(&self) -> bool {
+        self.handing.lock().intake.as_ref().is_some_and(Intake::is_ajar)
+    }
+
     /// Messages not handed over yet are released: they are no longer ours.
     pub(super) fn leave_taken(&self) {
         self.handing.lock().taken.clear();
