@@ -331,6 +331,29 @@ fn the_guilty_event_is_found_where_the_answers_name_none() {
 }
 
 #[test]
+fn events_that_are_sent_again_are_counted_by_the_fault_and_no_others() {
+    let own = |_| failed(1, json!([{ "index": 0, "code": "Custom", "message": "no" }]));
+    let handler = |_| error(403, "TenantBlocked");
+    let too_large = |_| Play::Answer(413, String::new());
+    for (count, script, retried) in [
+        (1, (0..9).map(own).collect::<Vec<_>>(), [("event", 4), ("bad_request", 0)]),
+        // The batch, then each four times more.
+        (2, (0..11).map(handler).collect(), [("event", 2 + 2 * 4), ("bad_request", 0)]),
+        (1, (0..1).map(too_large).collect(), [("event", 0), ("bad_request", 0)]),
+        (2, (0..3).map(too_large).collect(), [("event", 0), ("bad_request", 2)]),
+    ] {
+        let run = play(count, script);
+        assert_eq!(run.refused.len() as u64, count);
+        for (fault, times) in retried {
+            let said = run.metric(&format!("{RETRIED_WHOLE}\"{fault}\"}}"));
+            assert_eq!(said, times, "{fault}: {:?}", run.events());
+        }
+        let sent: usize = run.posts.iter().map(|posted| posted.ids.len()).sum();
+        assert_eq!(sent as u64, count + retried.iter().map(|(_, times)| times).sum::<u64>());
+    }
+}
+
+#[test]
 fn an_api_that_calls_everything_bad_discards_nothing() {
     let run = play(5, (0..30).map(|_| error(400, "BadRequestException")).collect());
     assert_eq!(run.accepted, [0, 1, 2, 3, 4]);

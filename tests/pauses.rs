@@ -199,7 +199,8 @@ fn goes_alone(status: u16) {
     });
     assert_eq!((run.accepted.len(), run.refused.len()), (3_000, 0));
     let tries = times(&run, |posted| posted.ids.contains(&100) && posted.at < until);
-    assert!(tries.len() < 40, "{tries:?}");
+    // Of a paused API it is the first to ask; and once a second at the end, where nothing else is left.
+    assert!(tries.len() < 60, "{tries:?}");
     // Its neighbours wait for a second now and then, and flow else.
     let mut seconds = [0; 30];
     for posted in run.posts.iter().filter(|posted| !posted.ids.contains(&100)) {

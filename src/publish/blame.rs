@@ -63,12 +63,9 @@ impl<P: Post> Publisher<P> {
         self.metrics.request(Fault::BadRequest.word());
         let Batch { channel, mut items, held } = batch;
         if !alone {
-            return self.try_alone(held, items);
+            return self.try_alone(held, items, Fault::BadRequest);
         }
-        self.metrics.retry(Fault::BadRequest.word(), 1);
-        let entry = &mut items[0];
-        entry.retried(Fault::BadRequest.word());
-        let tries = entry.tries_mut();
+        let tries = items[0].tries_mut();
         tries.alone = true;
         if std::mem::take(&mut tries.bad_in_vain) > 0 {
             // What it shared its first bad request with is no proof any more.
@@ -83,6 +80,9 @@ impl<P: Post> Publisher<P> {
             self.resume(&scope, sent, now);
             self.leaning = self.leaning.saturating_sub(u32::from(leans));
             self.give_back(entry, &channel, why.to_owned());
+        }
+        for entry in &mut items {
+            self.again(entry, Fault::BadRequest);
         }
         let not_before = time_of(&items, now);
         self.lanes.finish(held, items, not_before);

@@ -128,10 +128,7 @@ impl<P: Post> Publisher<P> {
                 }
                 EventVerdict::Hopeless { why } => self.give_back(entry, &channel, why),
                 EventVerdict::Retry { why } => {
-                    if let Some(entry) = self.another_try(entry, &channel, &why, true) {
-                        self.metrics.retry(Fault::Event.word(), 1);
-                        back.push(entry);
-                    }
+                    back.extend(self.another_try(entry, &channel, Fault::Event, &why, true));
                 }
                 EventVerdict::Throttled { why } => {
                     used -= 1;
@@ -158,14 +155,12 @@ impl<P: Post> Publisher<P> {
     /// outlast it. One that is throttled again and again is so for what it is, and gets a backoff, of seconds:
     /// nothing says when such throttling is over.
     fn throttled(&mut self, mut entry: Entry, why: &str, now: Instant) -> Entry {
-        let fault = Fault::Throttled.word();
         let tries = entry.tries_mut();
         tries.throttled = tries.throttled.saturating_add(1);
         if tries.throttled > THROTTLED_WITH_OTHERS && tries.failures < SECONDS {
             tries.failures += 1;
         }
-        entry.retried(fault);
-        self.metrics.retry(fault, 1);
+        self.again(&mut entry, Fault::Throttled);
         self.fails(Fault::Throttled, why, now);
         entry
     }
@@ -180,7 +175,6 @@ impl<P: Post> Publisher<P> {
     ) {
         let Batch { channel, mut items, held } = batch;
         self.metrics.request(fault.word());
-        self.metrics.retry(fault.word(), items.len());
         // The gate, the breaker and a pause hold everything back; a backoff of the entries on top would
         // outlast them.
         let held_back = fault == Fault::Throttled
@@ -189,7 +183,7 @@ impl<P: Post> Publisher<P> {
             || self.limits.pauses.hold(channel.namespace());
         let asked = self.limits.trouble().is_some_and(|since| sent > since);
         for entry in &mut items {
-            entry.retried(fault.word());
+            self.again(entry, fault);
             let tries = entry.tries_mut();
             if asked {
                 tries.in_vain_at = Some(now);
@@ -260,35 +254,43 @@ impl<P: Post> Publisher<P> {
     ) {
         self.refuses_some(scope, why, now);
         self.metrics.request(Fault::Refused.word());
-        self.metrics.retry(Fault::Refused.word(), batch.items.len());
         if batch.items.len() > 1 {
+            for entry in &mut batch.items {
+                self.again(entry, Fault::Refused);
+            }
             return self.lanes.finish(batch.held, batch.items, None);
         }
         *batch.items[0].tries_mut().refused_by(scope) = Some(now);
-        self.try_each_again(batch, why, who == Refuser::Firewall, now);
+        self.try_each_again(batch, Fault::Refused, why, who == Refuser::Firewall, now);
     }
 
     /// The namespace's handler refuses: retries each event alone, and not for ever.
     fn handler_refused(&mut self, batch: Batch<Entry>, why: &str, now: Instant) {
         self.metrics.request(Fault::Event.word());
         if batch.items.len() > 1 {
-            return self.try_alone(batch.held, batch.items);
+            return self.try_alone(batch.held, batch.items, Fault::Event);
         }
-        self.try_each_again(batch, why, true, now);
+        self.try_each_again(batch, Fault::Event, why, true, now);
     }
 
-    fn try_each_again(&mut self, batch: Batch<Entry>, why: &str, own_fault: bool, now: Instant) {
+    fn try_each_again(
+        &mut self,
+        batch: Batch<Entry>,
+        fault: Fault,
+        why: &str,
+        own_fault: bool,
+        now: Instant,
+    ) {
         let Batch { channel, items, held } = batch;
-        let back = items.into_iter().filter_map(|e| self.another_try(e, &channel, why, own_fault));
-        let back: Vec<Entry> = back.collect();
+        let again = |entry| self.another_try(entry, &channel, fault, why, own_fault);
+        let back: Vec<Entry> = items.into_iter().filter_map(again).collect();
         let not_before = time_of(&back, now);
         self.lanes.finish(held, back, not_before);
     }
 
-    pub(super) fn try_alone(&mut self, held: Held, mut items: Vec<Entry>) {
-        self.metrics.retry(Fault::BadRequest.word(), items.len());
+    pub(super) fn try_alone(&mut self, held: Held, mut items: Vec<Entry>, fault: Fault) {
         for entry in &mut items {
-            entry.retried(Fault::BadRequest.word());
+            self.again(entry, fault);
             entry.tries_mut().alone = true;
         }
         self.lanes.finish(held, items, None);
@@ -299,6 +301,7 @@ impl<P: Post> Publisher<P> {
         &self,
         mut entry: Entry,
         channel: &Channel,
+        fault: Fault,
         why: &str,
         own_fault: bool,
     ) -> Option<Entry> {
@@ -307,12 +310,18 @@ impl<P: Post> Publisher<P> {
         tries.failures = tries.failures.saturating_add(1);
         tries.own_faults += u32::from(own_fault);
         if tries.own_faults < most {
-            entry.retried(Fault::Event.word());
+            self.again(&mut entry, fault);
             return Some(entry);
         }
         let why = format!("given up after {} tries: {why}", tries.own_faults);
         self.give_back(entry, channel, why);
         None
+    }
+
+    /// `entry` is sent again, because of `fault`.
+    pub(super) fn again(&self, entry: &mut Entry, fault: Fault) {
+        entry.retried(fault.word());
+        self.metrics.retry(fault.word(), 1);
     }
 
     pub(super) fn give_back(&self, mut entry: Entry, channel: &Channel, why: String) {
