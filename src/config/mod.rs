@@ -188,6 +188,13 @@ pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loade
     {
         list = vec![foreign];
     }
+    let is_error = |problem: &Problem| problem.kind() != Kind::Warning;
+    if config.is_none() && !list.iter().any(is_error) {
+        debug_assert!(false, "a file is refused, and nothing says why");
+        let message = "the file can't be used, and the bridge can't say why: that is a mistake of the bridge";
+        let problem = Problem::new(Kind::Unreadable, None, message);
+        list.push(problem.help("report it with the file, without its secrets; a smaller file may be taken"));
+    }
     let found = Problems::new(&shown, text, masked, list).of_log(log_format);
     match config {
         Some(config) if found.errors() == 0 => Ok(Loaded { config, warnings: found }),

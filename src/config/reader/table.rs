@@ -112,9 +112,9 @@ impl<'a> Table<'a> {
         self.guessed = true;
     }
 
-    /// What `type` says, right or wrong.
+    /// What `type` says, right or wrong, by itself or by a variable.
     pub(crate) fn type_word(&self) -> Option<&'a str> {
-        self.value_of("type")?.as_str()
+        self.ledger.looked_up(self.value_of("type")?)
     }
 
     /// What is written for a key that is still there.

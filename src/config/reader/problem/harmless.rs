@@ -179,8 +179,8 @@ pub(crate) fn key(path: &[&str], text: &str) -> bool {
     let places: Vec<_> = REFERENCES.iter().copied().chain(["default"]).collect();
     // In the table of a secret there is nothing but these; what else is written may be the secret.
     (!secret_above(path) || synonyms::meant("secret", text, &places).is_some())
-        // A property of librdkafka has no keys.
-        && path.iter().skip(2).rev().skip(1).all(|above| *above != "options")
+        // A property of librdkafka has no keys, but for the name of a variable.
+        && (text == "env" || path.iter().skip(2).rev().skip(1).all(|above| *above != "options"))
         && text.len() <= 64
         && plain(text, " -_.")
         && !betrays(text)
@@ -226,7 +226,7 @@ fn shape(path: &[&str]) -> Option<Shape> {
         return None;
     }
     // Properties of librdkafka: any may be a secret, but for a time and a size.
-    if above.contains(&"options") {
+    if above.contains(&"options") && *last != "env" {
         return matches!(last.rsplit('.').next(), Some("ms" | "bytes")).then_some(Shape::Number);
     }
     KEYS.iter().find(|(_, keys)| keys.contains(last)).map(|(shape, _)| *shape)
@@ -489,6 +489,10 @@ mod tests {
         }
         assert!(!value(&["source", "x", "password", "url"], "mqtt://h"));
         assert!(!value(&["source", "x", "options", "topic"], "a"));
+        let property = ["source", "x", "options", "client.rack"];
+        let variable = ["source", "x", "options", "client.rack", "env"];
+        assert!(key(&property, "env") && !key(&property, "hunter2"));
+        assert!(value(&variable, "AZ") && !value(&variable, "hunter2"));
         assert!(
             key(&["source", "x", "password"], "evn")
                 && !key(&["source", "x", "password"], "hunter2")
