@@ -68,10 +68,7 @@ pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, Strin
     })
 }
 
-fn property<'a>(
-    ledger: &'a Ledger<'a>,
-    entry: Entry<'a>,
-) -> Option<Located<(String, String)>> {
+fn property<'a>(ledger: &'a Ledger<'a>, entry: Entry<'a>) -> Option<Located<(String, String)>> {
     let Entry { key, key_span, value } = entry;
     let refused = match value.get_ref() {
         // One without quotes is a table in a table to TOML.

@@ -425,6 +425,22 @@ fn line_breaks_of_windows_make_no_difference() {
 }
 
 #[test]
+fn a_mark_before_the_text_makes_no_difference() {
+    let good = GOOD.trim_start();
+    for text in [
+        good.replacen("[api.main]", "[api main]", 1),
+        good.replacen("[api.main]", "[]", 1),
+        good.replacen("[api.main]", "endpoint = 7\n[api.main]", 1),
+        format!("{good}[api.main]\ntimeout = \"1s\"\n"),
+    ] {
+        let plain = read(&text).unwrap_err().to_string();
+        assert_eq!(read(&format!("\u{feff}{text}")).unwrap_err().to_string(), plain);
+        let count = if text.starts_with("[]") { "2 problems" } else { "1 problem" };
+        assert!(plain.ends_with(&format!("t.toml: {count}")), "{plain}");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_says_why() {
     let missing = load(Path::new("/nonexistent/bridge.toml"), &environment()).unwrap_err();
     assert!(missing.to_string().starts_with("error: there is no such file"), "{missing}");
