@@ -86,12 +86,29 @@ pub struct Fault {
     /// What is wrong: a clause, lower case.
     pub problem: String,
     /// What to do.
-    pub hint: Option<String>,
+    pub hint: String,
+    /// Both without a word of the text, for who may not show that.
+    pub plain: Option<(&'static str, &'static str)>,
 }
 
 impl Fault {
-    fn new(span: Range<usize>, problem: &str, hint: &str) -> Self {
-        Self { span, problem: problem.to_owned(), hint: Some(hint.to_owned()) }
+    /// `problem` and `hint` have no word of the text.
+    fn new(span: Range<usize>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { span, problem: problem.into(), hint: hint.into(), plain: None }
+    }
+
+    /// `problem` or `hint` has words of the text; these have none.
+    fn or_plain(mut self, problem: &'static str, hint: &'static str) -> Self {
+        self.plain = Some((problem, hint));
+        self
+    }
+
+    /// What is wrong and what to do, in words of the text only if it is `shown`.
+    pub fn told(self, shown: bool) -> (String, String) {
+        match self.plain.filter(|_| !shown) {
+            Some((problem, hint)) => (problem.to_owned(), hint.to_owned()),
+            None => (self.problem, self.hint),
+        }
     }
 }
 

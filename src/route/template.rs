@@ -267,12 +267,22 @@ fn parse_placeholder(
         None => (inner, false),
     };
     if let Some(index) = captures.iter().position(|c| c.name == name) {
-        if captures[index].many != many {
+        let captured = &captures[index];
+        if name == "topic" && captured.many {
             return Err(Fault::new(
                 span.clone(),
-                "the pattern captures this name in another form",
-                &format!("write `{}`", captures[index]),
+                "`{topic..}` is the whole topic, and the pattern captures a part of it by this name",
+                "give the capture another name: `{rest..}`",
             ));
+        }
+        if name == "topic" && many {
+            return Ok(Value::Topic);
+        }
+        if captured.many != many {
+            let problem = "the pattern captures this name in another form";
+            let fault = Fault::new(span.clone(), problem, format!("write `{captured}`"));
+            let hint = "write it as `topic` does: `{name}`, or `{name..}` for all remaining levels";
+            return Err(fault.or_plain(problem, hint));
         }
         return Ok(Value::Capture { index, many });
     }
@@ -299,7 +309,10 @@ fn parse_placeholder(
     let mut known: Vec<String> = captures.iter().map(|capture| format!("`{capture}`")).collect();
     known.extend(["{topic..}", "{key}", "{header.NAME}", "{json.path}"].map(|w| format!("`{w}`")));
     let hint = format!("there are {}; a `topic` pattern can capture more", known.join(", "));
-    Err(Fault::new(span.clone(), &format!("nothing is called `{inner}`"), &hint))
+    let fault = Fault::new(span.clone(), format!("nothing is called `{inner}`"), hint);
+    let hint =
+        "there are `{topic..}`, `{key}`, `{header.NAME}`, `{json.path}`, and what `topic` captures";
+    Err(fault.or_plain("a placeholder names nothing that there is", hint))
 }
 
 /// Checks a segment as far as possible without a message: literal text follows the grammar, and the
@@ -313,7 +326,7 @@ fn check_segment(
         return Segment::parse(text).map(|_| ()).map_err(|e| {
             Fault::new(
                 span.clone(),
-                &e.to_string(),
+                e.to_string(),
                 "see the channel grammar: `/namespace/segment`, five at most",
             )
         });
@@ -329,7 +342,7 @@ fn check_segment(
             {
                 return Err(Fault::new(
                     at.clone(),
-                    &ChannelError::BadEdge.to_string(),
+                    ChannelError::BadEdge.to_string(),
                     "leave the `-` at the edge out, or put a letter there",
                 ));
             }
@@ -352,7 +365,7 @@ fn check_segment(
             {
                 return Err(Fault::new(
                     at.clone(),
-                    &ChannelError::BadCharacter.to_string(),
+                    ChannelError::BadCharacter.to_string(),
                     "leave the other characters out",
                 ));
             }
@@ -365,7 +378,7 @@ fn check_segment(
         Piece::Value(_) => 1,
     };
     if pieces.iter().map(least).sum::<usize>() > MAX_SEGMENT_CHARS {
-        return Err(Fault::new(span.clone(), &ChannelError::TooLong.to_string(), "shorten it"));
+        return Err(Fault::new(span.clone(), ChannelError::TooLong.to_string(), "shorten it"));
     }
     Ok(())
 }

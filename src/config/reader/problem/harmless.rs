@@ -4,6 +4,7 @@
 //! unknown key may hold one: so a value is shown only under a key of this list, and only if its form fits
 //! that key.
 
+use super::braces::without_names;
 use crate::config::reader::synonyms;
 
 /// The form of a key's values.
@@ -208,13 +209,18 @@ pub(crate) fn looks_secret(key: &str) -> bool {
 /// Whether a text looks like a secret wherever it stands: a known kind of key, user info, or what no person
 /// would type.
 pub(crate) fn betrays(text: &str) -> bool {
+    looks_issued(text)
+        || text.contains("-----")
+        || text.contains('@')
+        || runs(&without_names(text))
+            .any(|run| run.len() >= 20 && !is_word(run) && !text.contains(".amazonaws.com"))
+}
+
+/// Whether a text begins as a known kind of key does.
+pub(super) fn looks_issued(text: &str) -> bool {
     const STARTS: &[&str] =
         &["da2-", "eyJ", "AKIA", "ASIA", "ghp_", "xox", "sk_", "Bearer ", "Basic "];
     STARTS.iter().any(|start| text.starts_with(start))
-        || text.contains("-----")
-        || text.contains('@')
-        || runs(text)
-            .any(|run| run.len() >= 20 && !is_word(run) && !text.contains(".amazonaws.com"))
 }
 
 fn shape(path: &[&str]) -> Option<Shape> {
@@ -249,7 +255,9 @@ fn fits(shape: Shape, text: &str) -> bool {
         Shape::Word => text.len() <= 16 && plain(text, "-_") && !text.contains(char::is_uppercase),
         Shape::Number => is_number(text),
         Shape::Name => text.len() <= 64 && plain(text, "-_."),
-        Shape::Pattern => text.len() <= 256 && plain(text, " -_./+#*{}$^|()[]\\?,:<>"),
+        Shape::Pattern => {
+            text.len() <= 256 && plain(&without_names(text), " -_./+#*{}$^|()[]\\?,:<>")
+        }
         Shape::Path => is_path(text),
         Shape::Address => text.split(',').all(|one| is_address(one.trim())),
         Shape::Arn => plain(text, if text.starts_with("arn:") { "-_./:" } else { "-_" }),
@@ -335,7 +343,7 @@ fn runs(text: &str) -> impl Iterator<Item = &str> {
 
 /// Whether letters and digits could have been typed as a word, a number, or one with the other: not a key, a
 /// hash, or a piece of base64.
-fn is_word(run: &str) -> bool {
+pub(super) fn is_word(run: &str) -> bool {
     let count = |of: fn(&char) -> bool| run.chars().filter(of).count();
     let (all, digits) = (run.chars().count(), count(char::is_ascii_digit));
     let upper = count(|c| c.is_uppercase());
@@ -436,6 +444,7 @@ mod tests {
             ("topic", "plant/{site}/line-{line}/*"),
             ("topics", "^orders\\\\.v2\\\\..*"),
             ("channel", "/orders/{json.customer.id|default:eu}"),
+            ("channel", "/cars/{json.carVIN}/{json.orderFulfillmentCenterId}"),
             ("ca_file", "/etc/ssl/certs/ca-certificates.crt"),
             ("ca_file", "/tmp/.tmpQ1xYz7/ca.pem"),
             (
@@ -481,6 +490,7 @@ mod tests {
             ("client_id", "9f86d081884c7d659a2feaa0c55ad015"),
             ("username", "AKIAIOSFODNN7EXAMPLE"),
             ("topic", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln"),
+            ("topic", "plant/{wJalrXUtnFEMIbPxRfi}"),
             ("env", "hunter2"),
             ("file", "hunter2"),
             ("credential", "hunter2"),

@@ -1,5 +1,6 @@
 //! The problems of a configuration, and their reports: the place, the line, a caret, a hint.
 
+mod braces;
 mod cover;
 mod excerpt;
 mod harmless;
