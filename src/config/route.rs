@@ -157,10 +157,24 @@ fn channels(
             let template = Template::channel(&text.value.value, &captures.names)
                 .map_err(|fault| captures.report(ledger, text, fault))
                 .ok()?;
+            shares_no_segment(ledger, text, &template);
             has_its_key(ledger, text, &template, keyless).then_some(template)
         })
         .collect();
     parsed.into_iter().collect()
+}
+
+/// Warns of a channel that the values of another tenant may lead to, too.
+fn shares_no_segment(ledger: &Ledger<'_>, text: &Located<Text>, template: &Template) {
+    let Some(segment) = template.shared_segment() else { return };
+    let written = &text.value.value[segment.clone()];
+    let what = if text.value.is_shown() { quoted(written) } else { "a segment".to_owned() };
+    let message =
+        format!("{what} has several placeholders: other values can lead to the same channel");
+    let place = ledger.inside(&text.span, &text.value, segment);
+    ledger.report(Problem::new(Kind::Warning, Some(place), message).help(
+        "`x-y` and `z` in `{a}-{b}` give what `x` and `y-z` give: give each placeholder a segment of its own, `{a}/{b}`",
+    ));
 }
 
 fn api(table: &mut Table<'_>, apis: &Names) -> Option<Arc<str>> {
@@ -196,10 +210,28 @@ fn order(
         let template = Template::free_text(&text.value.value, &captures.names)
             .map_err(|fault| captures.report(ledger, &text, fault))
             .ok()?;
+        if template.is_literal() {
+            ledger.report(one_key(&text, &captures.names));
+        }
         let good = has_its_key(ledger, &text, &template, keyless);
         good.then_some(OrderBy::Template(template))
     });
     Some(order.or_word(OrderBy::Source, None)?.value)
+}
+
+/// The warning of an ordering key that is the same for all.
+fn one_key(text: &Located<Text>, captures: &[Capture]) -> Problem {
+    let Located { value: text, span } = text;
+    let meant = format!("{{{}}}", text.value);
+    let hint = if text.value.eq_ignore_ascii_case("none") {
+        "write `\"none\"` where nothing is to be ordered".to_owned()
+    } else if text.is_shown() && Template::free_text(&meant, captures).is_ok() {
+        format!("write `{meant}`")
+    } else {
+        "write a placeholder, `{json.id}`, or `\"none\"` where nothing is to be ordered".to_owned()
+    };
+    let message = "every event has the same key: `order_by` has no placeholder";
+    Problem::new(Kind::Warning, Some(span.clone()), message).help(hint)
 }
 
 /// Reports a template that needs a key, where a source of the route has none to give: every message of it would

@@ -112,6 +112,18 @@ impl Template {
         self.pieces.contains(&Piece::Value(Value::Key))
     }
 
+    /// Whether it renders the same for all messages.
+    pub fn is_literal(&self) -> bool {
+        self.pieces.iter().all(|piece| matches!(piece, Piece::Literal(_)))
+    }
+
+    /// The first segment of a channel that has several placeholders: `{a}-{b}` of `x-y` and `z` is that of `x` and `y-z`.
+    pub fn shared_segment(&self) -> Option<Range<usize>> {
+        let mut segments = split_segments(&self.text);
+        let shared = segments.find(|(_, segment)| segment.matches('{').count() > 1);
+        shared.map(|(at, segment)| at..at + segment.len())
+    }
+
     /// Renders a channel.
     pub fn render_channel(&self, context: &Context<'_>) -> Result<Channel, Rejection> {
         // Room for most; with its slash it becomes the channel as it is.
