@@ -4,7 +4,7 @@
 //! unknown key may hold one: so a value is shown only under a key of this list, and only if its form fits
 //! that key.
 
-use super::braces::without_names;
+use super::words::{is_word, looks_issued, without_names};
 use crate::config::reader::synonyms;
 
 /// The form of a key's values.
@@ -216,13 +216,6 @@ pub(crate) fn betrays(text: &str) -> bool {
             .any(|run| run.len() >= 20 && !is_word(run) && !text.contains(".amazonaws.com"))
 }
 
-/// Whether a text begins as a known kind of key does.
-pub(super) fn looks_issued(text: &str) -> bool {
-    const STARTS: &[&str] =
-        &["da2-", "eyJ", "AKIA", "ASIA", "ghp_", "xox", "sk_", "Bearer ", "Basic "];
-    STARTS.iter().any(|start| text.starts_with(start))
-}
-
 fn shape(path: &[&str]) -> Option<Shape> {
     let (last, above) = path.split_last()?;
     if *last == "default" {
@@ -339,27 +332,6 @@ fn marks(text: &str, between: &str) -> bool {
 
 fn runs(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|run| !run.is_empty())
-}
-
-/// Whether letters and digits could have been typed as a word, a number, or one with the other: not a key, a
-/// hash, or a piece of base64.
-pub(super) fn is_word(run: &str) -> bool {
-    let count = |of: fn(&char) -> bool| run.chars().filter(of).count();
-    let (all, digits) = (run.chars().count(), count(char::is_ascii_digit));
-    let upper = count(|c| c.is_uppercase());
-    if digits == all {
-        return all <= 12;
-    }
-    let one_case = upper == 0 || upper + digits == all;
-    if all <= 8 && one_case {
-        return true;
-    }
-    let changes = |kind: fn(char) -> bool| {
-        let kinds: Vec<_> = run.chars().map(kind).collect();
-        kinds.windows(2).filter(|pair| pair[0] != pair[1]).count()
-    };
-    let mixed = changes(|c| c.is_ascii_digit()) > 1 || digits > 6;
-    all < 20 && !mixed && (one_case || upper <= all / 3)
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! The problems of a configuration, and their reports: the place, the line, a caret, a hint.
 
-mod braces;
 mod cover;
 mod excerpt;
 mod harmless;
 mod lines;
 mod mask;
+mod words;
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;

@@ -1,13 +1,11 @@
-//! Names in braces, as patterns and templates have them: a programmer made them up, and no machine.
+//! What a person would type as a word, or call a field, and a machine would not make up.
 
 use std::borrow::Cow;
 
-use super::harmless::{is_word, looks_issued};
-
-/// A longer one is none.
+/// A longer name is none.
 const LONGEST: usize = 40;
 
-/// A text without the names in its braces: `/cars/{}` of `/cars/{json.carVIN}`.
+/// A text without the names that stand in braces, as in patterns and templates: `/cars/{}` of `/cars/{json.carVIN}`.
 pub(super) fn without_names(text: &str) -> Cow<'_, str> {
     if !text.contains('{') {
         return Cow::Borrowed(text);
@@ -39,6 +37,34 @@ fn is_camel_case(word: &str) -> bool {
     word.chars().all(|c| c.is_ascii_alphabetic())
         && word.len() <= LONGEST
         && changes * 3 <= word.len()
+}
+
+/// Whether letters and digits could have been typed as a word, a number, or one with the other: not a key, a
+/// hash, or a piece of base64.
+pub(super) fn is_word(run: &str) -> bool {
+    let count = |of: fn(&char) -> bool| run.chars().filter(of).count();
+    let (all, digits) = (run.chars().count(), count(char::is_ascii_digit));
+    let upper = count(|c| c.is_uppercase());
+    if digits == all {
+        return all <= 12;
+    }
+    let one_case = upper == 0 || upper + digits == all;
+    if all <= 8 && one_case {
+        return true;
+    }
+    let changes = |kind: fn(char) -> bool| {
+        let kinds: Vec<_> = run.chars().map(kind).collect();
+        kinds.windows(2).filter(|pair| pair[0] != pair[1]).count()
+    };
+    let mixed = changes(|c| c.is_ascii_digit()) > 1 || digits > 6;
+    all < 20 && !mixed && (one_case || upper <= all / 3)
+}
+
+/// Whether a text begins as a known kind of key does.
+pub(super) fn looks_issued(text: &str) -> bool {
+    const STARTS: &[&str] =
+        &["da2-", "eyJ", "AKIA", "ASIA", "ghp_", "xox", "sk_", "Bearer ", "Basic "];
+    STARTS.iter().any(|start| text.starts_with(start))
 }
 
 #[cfg(test)]
