@@ -13,12 +13,14 @@ mod foreign;
 mod index;
 pub mod meeting;
 pub mod pattern;
+mod placeholder;
 pub mod template;
 pub mod wildcard;
 
 pub use capture::Capture;
 pub use decode::Document;
 pub use pattern::Pattern;
+pub use placeholder::Context;
 pub use template::Template;
 
 use bytes::Bytes;
@@ -28,7 +30,6 @@ use crate::event_api::{Channel, EscapedLen, Event, MAX_EVENT_BYTES};
 use crate::message::{Message, OrderKey, SourceName};
 use index::Index;
 use pattern::Values;
-use template::Context;
 
 /// The name of a `[route.NAME]`.
 pub type RouteName = Arc<str>;

@@ -1,8 +1,10 @@
 //! What renders, what is rejected, and what is a fault of the template.
 
 use super::*;
-use crate::message::{Coordinates, Topic};
+use crate::message::{Coordinates, Message, Topic};
 use crate::route::Pattern;
+use crate::route::Reason;
+use crate::route::decode::Document;
 use bytes::Bytes;
 use proptest::prelude::*;
 
