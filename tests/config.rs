@@ -23,6 +23,8 @@ fn environment() -> Environment {
         ("NATS_PASSWORD", "hunter2"),
         ("NATS_TOKEN", "hunter2"),
         ("EMPTY", ""),
+        ("TEMPLATE", "/hunter2/{json.id|slug}"),
+        ("TOPIC", "plant/{hunter2}"),
         ("AWS_REGION", "eu-west-1"),
     ])
 }

@@ -383,8 +383,7 @@ fn since(text: &str) -> Result<SystemTime, String> {
     let wrong = || {
         "a time looks like `2026-11-22T10:31:16Z`, `2026-11-22T11:31:16+01:00` or `2h`".to_owned()
     };
-    if !text.contains('T') && !text.contains('t') {
-        let ago = humantime::parse_duration(text).map_err(|_| wrong())?;
+    if let Ok(ago) = humantime::parse_duration(text) {
         return SystemTime::now().checked_sub(ago).ok_or_else(wrong);
     }
     let time = DateTime::from_str(text, Format::DateTimeWithOffset).map_err(|_| wrong())?;
@@ -403,6 +402,10 @@ mod tests {
         let then = since("2h").unwrap();
         let ago = SystemTime::now().duration_since(then).unwrap();
         assert!(ago >= Duration::from_hours(2) && ago < Duration::from_hours(3), "{ago:?}");
+        let then = since("10minutes").unwrap();
+        let ago = SystemTime::now().duration_since(then).unwrap();
+        assert!(ago >= Duration::from_mins(10) && ago < Duration::from_mins(11), "{ago:?}");
+        assert!(since("2months").is_ok() && since("1h 5minutes").is_ok());
         for bad in [
             "",
             "2",

@@ -86,7 +86,7 @@ fn line_of(bytes: &[u8], at: usize) -> usize {
 
 /// The format of a text that is no TOML, if it is obvious.
 pub(super) fn foreign(text: &str) -> Option<Problem> {
-    let start = text.trim_start_matches('\u{feff}').trim_start();
+    let start = text.trim_start();
     let what = match start.chars().next()? {
         '{' => "JSON",
         '<' => "XML or HTML",

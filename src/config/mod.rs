@@ -171,15 +171,17 @@ pub fn load_again(path: &Path, environment: &Environment) -> Result<Loaded, Prob
 pub fn load_admin(path: &Path, environment: &Environment) -> Result<AdminConfig, Problems> {
     let shown = file::shown(path);
     let text = file::read(path).map_err(|problem| Problems::alone(&shown, *problem))?;
-    let masked = Masked::new(&text);
-    let (admin, list) = document::read_admin(&text, &masked, environment);
-    let found = Problems::new(&shown, &text, masked, list);
+    let text = without_mark(&text);
+    let masked = Masked::new(text);
+    let (admin, list) = document::read_admin(text, &masked, environment);
+    let found = Problems::new(&shown, text, masked, list);
     admin.filter(|_| found.errors() == 0).ok_or(found)
 }
 
 /// As [`load`], of a text that was read already; `path` is only shown.
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loaded, Problems> {
     let shown = file::shown(path);
+    let text = without_mark(text);
     let masked = Masked::new(text);
     let (config, mut list, log_format) = document::read(text, &masked, environment);
     // Every line of it would be wrong.
@@ -188,11 +190,27 @@ pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Loade
     {
         list = vec![foreign];
     }
+    let is_error = |problem: &Problem| problem.kind() != Kind::Warning;
+    if config.is_none() && !list.iter().any(is_error) {
+        debug_assert!(false, "a file is refused, and nothing says why");
+        let message =
+            "the file can't be used, and the bridge can't say why: that is a mistake of the bridge";
+        let problem = Problem::new(Kind::Unreadable, None, message);
+        list.push(
+            problem
+                .help("report it with the file, without its secrets; a smaller file may be taken"),
+        );
+    }
     let found = Problems::new(&shown, text, masked, list).of_log(log_format);
     match config {
         Some(config) if found.errors() == 0 => Ok(Loaded { config, warnings: found }),
         _ => Err(found),
     }
+}
+
+/// Without the mark that some editors put before UTF-8: no line or column counts it.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 #[cfg(test)]

@@ -28,6 +28,13 @@ pub(super) struct Read {
     pub(super) topic: Option<Range<usize>>,
 }
 
+/// What a template can take from the pattern of its route.
+struct Captures {
+    names: Vec<Capture>,
+    /// An error may name them: the pattern is in the file, and no secret.
+    shown: bool,
+}
+
 const TRIES: u32 = 5;
 const MOST_TRIES: u32 = 1000;
 
@@ -41,10 +48,11 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         .flat_map(|from| &from.value)
         .filter_map(|name| Some(known.sources.kinds.get(name.as_str())?.separator))
         .collect();
-    let mut named = None;
+    let (mut named, mut shown) = (None, true);
     let asked: Vec<_> = table.texts_of("channel").flat_map(Capture::seen_in).collect();
     let topic = table.filled("topic").then(|text| {
         named = Some(Capture::seen_in(&text.value.value));
+        shown = text.value.is_shown();
         let Located { value: text, span } = text;
         if separators.len() > 1 {
             let message = "`topic` can't fit sources whose topics have different levels";
@@ -73,7 +81,7 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         let first = parsed.next()?;
         first
             .or_else(|fault| parsed.find_map(Result::ok).ok_or(fault))
-            .map_err(|fault| report(ledger, &text, &span, fault))
+            .map_err(|fault| report(ledger, &text, &span, fault, text.is_shown()))
             .ok()
     });
     let topic = topic.optional();
@@ -83,15 +91,16 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
         }
         Err(_) => named,
     };
+    let captures = captures.map(|names| Captures { names, shown });
     let keyless = |name: &&SourceName| known.keyless.contains(*name);
     let keyless = from.as_ref().and_then(|from| from.value.iter().find(keyless));
     let channels = table
         .strings("channel")
-        .then(|texts| channels(ledger, &texts.value, captures.as_deref(), keyless));
+        .then(|texts| channels(ledger, &texts.value, captures.as_ref(), keyless));
     let channel_hint = "where its events go: `channel = \"/plant/{site}\"`";
     let channels = table.require("channel", channels, channel_hint);
     let api = api(&mut table, known.apis);
-    let order = order(&mut table, captures.as_deref(), keyless);
+    let order = order(&mut table, captures.as_ref(), keyless);
     let strict_order = table.boolean("strict_order").or(false);
     let give_up_after = table.integer("give_up_after", 1..=MOST_TRIES).or(TRIES);
     let keeps = |name: &&SourceName| {
@@ -136,7 +145,7 @@ fn from(ledger: &Ledger<'_>, texts: &[Located<Text>], sources: &Names) -> Option
 fn channels(
     ledger: &Ledger<'_>,
     texts: &[Located<Text>],
-    captures: Option<&[Capture]>,
+    captures: Option<&Captures>,
     keyless: Option<&SourceName>,
 ) -> Option<Vec<Template>> {
     twice(ledger, "channel", texts);
@@ -145,13 +154,27 @@ fn channels(
     let parsed: Vec<_> = texts
         .iter()
         .map(|text| {
-            let template = Template::channel(&text.value.value, captures)
-                .map_err(|fault| report(ledger, &text.value, &text.span, fault))
+            let template = Template::channel(&text.value.value, &captures.names)
+                .map_err(|fault| captures.report(ledger, text, fault))
                 .ok()?;
+            shares_no_segment(ledger, text, &template);
             has_its_key(ledger, text, &template, keyless).then_some(template)
         })
         .collect();
     parsed.into_iter().collect()
+}
+
+/// Warns of a channel that the values of another tenant may lead to, too.
+fn shares_no_segment(ledger: &Ledger<'_>, text: &Located<Text>, template: &Template) {
+    let Some(segment) = template.shared_segment() else { return };
+    let written = &text.value.value[segment.clone()];
+    let what = if text.value.is_shown() { quoted(written) } else { "a segment".to_owned() };
+    let message =
+        format!("{what} has several placeholders: other values can lead to the same channel");
+    let place = ledger.inside(&text.span, &text.value, segment);
+    ledger.report(Problem::new(Kind::Warning, Some(place), message).help(
+        "`x-y` and `z` in `{a}-{b}` give what `x` and `y-z` give: give each placeholder a segment of its own, `{a}/{b}`",
+    ));
 }
 
 fn api(table: &mut Table<'_>, apis: &Names) -> Option<Arc<str>> {
@@ -175,7 +198,7 @@ fn api(table: &mut Table<'_>, apis: &Names) -> Option<Arc<str>> {
 
 fn order(
     table: &mut Table<'_>,
-    captures: Option<&[Capture]>,
+    captures: Option<&Captures>,
     keyless: Option<&SourceName>,
 ) -> Option<OrderBy> {
     let ledger = table.ledger;
@@ -183,13 +206,32 @@ fn order(
         if text.value.value == "none" {
             return Some(OrderBy::Nothing);
         }
-        let template = Template::free_text(&text.value.value, captures?)
-            .map_err(|fault| report(ledger, &text.value, &text.span, fault))
+        let captures = captures?;
+        let template = Template::free_text(&text.value.value, &captures.names)
+            .map_err(|fault| captures.report(ledger, &text, fault))
             .ok()?;
+        if template.is_literal() {
+            ledger.report(one_key(&text, &captures.names));
+        }
         let good = has_its_key(ledger, &text, &template, keyless);
         good.then_some(OrderBy::Template(template))
     });
     Some(order.or_word(OrderBy::Source, None)?.value)
+}
+
+/// The warning of an ordering key that is the same for all.
+fn one_key(text: &Located<Text>, captures: &[Capture]) -> Problem {
+    let Located { value: text, span } = text;
+    let meant = format!("{{{}}}", text.value);
+    let hint = if text.value.eq_ignore_ascii_case("none") {
+        "write `\"none\"` where nothing is to be ordered".to_owned()
+    } else if text.is_shown() && Template::free_text(&meant, captures).is_ok() {
+        format!("write `{meant}`")
+    } else {
+        "write a placeholder, `{json.id}`, or `\"none\"` where nothing is to be ordered".to_owned()
+    };
+    let message = "every event has the same key: `order_by` has no placeholder";
+    Problem::new(Kind::Warning, Some(span.clone()), message).help(hint)
 }
 
 /// Reports a template that needs a key, where a source of the route has none to give: every message of it would
@@ -267,19 +309,20 @@ fn twice(ledger: &Ledger<'_>, key: &str, texts: &[Located<Text>]) {
     }
 }
 
-fn report(ledger: &Ledger<'_>, text: &Text, span: &Range<usize>, fault: Fault) {
-    let place = ledger.inside(span, text, fault.span);
-    if text.hidden {
-        // The fault's words quote parts of it.
-        let message = format!("{} can't be read", text.shown());
-        return ledger.report(Problem::new(Kind::BadTemplate, Some(place), message));
+impl Captures {
+    /// Reports what is wrong with a template, which may list them.
+    fn report(&self, ledger: &Ledger<'_>, text: &Located<Text>, fault: Fault) {
+        report(ledger, &text.value, &text.span, fault, self.shown && text.value.is_shown());
     }
+}
+
+/// Reports what is wrong with `text`; only if it is `shown`, in words of it.
+fn report(ledger: &Ledger<'_>, text: &Text, span: &Range<usize>, fault: Fault, shown: bool) {
+    let place = ledger.inside(span, text, fault.span.clone());
+    let (problem, hint) = fault.told(shown);
     let message = match &text.variable {
-        Some(_) => format!("{}: {}", text.shown(), fault.problem),
-        None => fault.problem,
+        Some(_) => format!("{}: {problem}", text.shown()),
+        None => problem,
     };
-    let problem = Problem::new(Kind::BadTemplate, Some(place), message);
-    // It may quote the text.
-    let hint = fault.hint.filter(|_| text.is_shown());
-    ledger.report(problem.maybe_help(hint));
+    ledger.report(Problem::new(Kind::BadTemplate, Some(place), message).help(hint));
 }

@@ -39,7 +39,7 @@ impl Capture {
         if ["json", "key", "header"].contains(&name) {
             return Err(Fault::new(
                 span.clone(),
-                &format!("`{name}` is a word of the templates"),
+                format!("`{name}` is a word of the templates"),
                 "choose another name",
             ));
         }

@@ -13,22 +13,27 @@ pub(super) fn foreign(
     let spelled = || Some(named(&spelled()?, separator, asked));
     let Some(place) = wildcard::foreign(text, separator, Spelling::Route) else {
         let at = text.find('/').filter(|_| separator == '.')?;
-        let problem = "the levels of these topics are parted by `.`".to_owned();
-        let hint = spelled().map(|text| format!("write `{text}`"));
-        return Some(Fault { span: at..at + 1, problem, hint });
+        let (problem, plain) =
+            ("the levels of these topics are parted by `.`", "write `.` for `/`");
+        let hint = spelled().map_or(plain.to_owned(), |text| format!("write `{text}`"));
+        return Some(Fault::new(at..at + 1, problem, hint).or_plain(problem, plain));
     };
-    let problem = match &text[place.clone()] {
-        "^" => "a route's `topic` is no regular expression".to_owned(),
-        "*" => "`*` takes a whole level".to_owned(),
-        shared @ ("$share/" | "$queue/") => {
-            format!("`{shared}…` belongs to a subscription: topics come without it")
-        }
-        other => format!("`{other}` is no wildcard of a route's `topic`"),
+    let none = "this is no wildcard of a route's `topic`";
+    let (problem, plain) = match &text[place.clone()] {
+        "^" => (None, "a route's `topic` is no regular expression"),
+        "*" => (None, "`*` takes a whole level"),
+        "$share/" => (None, "`$share/…` belongs to a subscription: topics come without it"),
+        "$queue/" => (None, "`$queue/…` belongs to a subscription: topics come without it"),
+        "+" => (None, "`+` is no wildcard of a route's `topic`"),
+        "#" => (None, "`#` is no wildcard of a route's `topic`"),
+        ">" => (None, "`>` is no wildcard of a route's `topic`"),
+        other => (Some(format!("`{other}` is no wildcard of a route's `topic`")), none),
     };
     let hint = "`{name}` takes one level or a piece of one, `*` one level without a name, \
                 `{rest..}` at the end all that remain";
-    let hint = spelled().map_or(hint.to_owned(), |text| format!("{hint}: write `{text}`"));
-    Some(Fault::new(place, &problem, &hint))
+    let write = spelled().map_or(hint.to_owned(), |text| format!("{hint}: write `{text}`"));
+    let problem = problem.unwrap_or_else(|| plain.to_owned());
+    Some(Fault::new(place, problem, write).or_plain(plain, hint))
 }
 
 /// `spelled` with names that are asked for, and not there, in the place of levels without one, in their order. No name is
@@ -81,7 +86,7 @@ mod tests {
     /// What is to be written in place of `text`, where templates ask for what is in `channels`.
     fn written(text: &str, separator: char, channels: &str) -> Option<String> {
         let asked = Capture::seen_in(channels);
-        let hint = Pattern::parse_for(text, separator, &asked).unwrap_err().hint?;
+        let hint = Pattern::parse_for(text, separator, &asked).unwrap_err().hint;
         let (_, written) = hint.rsplit_once("write `")?;
         Some(written.trim_end_matches('`').to_owned())
     }

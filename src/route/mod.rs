@@ -13,12 +13,14 @@ mod foreign;
 mod index;
 pub mod meeting;
 pub mod pattern;
+mod placeholder;
 pub mod template;
 pub mod wildcard;
 
 pub use capture::Capture;
 pub use decode::Document;
 pub use pattern::Pattern;
+pub use placeholder::Context;
 pub use template::Template;
 
 use bytes::Bytes;
@@ -28,7 +30,6 @@ use crate::event_api::{Channel, EscapedLen, Event, MAX_EVENT_BYTES};
 use crate::message::{Message, OrderKey, SourceName};
 use index::Index;
 use pattern::Values;
-use template::Context;
 
 /// The name of a `[route.NAME]`.
 pub type RouteName = Arc<str>;
@@ -86,12 +87,29 @@ pub struct Fault {
     /// What is wrong: a clause, lower case.
     pub problem: String,
     /// What to do.
-    pub hint: Option<String>,
+    pub hint: String,
+    /// Both without a word of the text, for who may not show that.
+    pub plain: Option<(&'static str, &'static str)>,
 }
 
 impl Fault {
-    fn new(span: Range<usize>, problem: &str, hint: &str) -> Self {
-        Self { span, problem: problem.to_owned(), hint: Some(hint.to_owned()) }
+    /// `problem` and `hint` have no word of the text.
+    fn new(span: Range<usize>, problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { span, problem: problem.into(), hint: hint.into(), plain: None }
+    }
+
+    /// `problem` or `hint` has words of the text; these have none.
+    fn or_plain(mut self, problem: &'static str, hint: &'static str) -> Self {
+        self.plain = Some((problem, hint));
+        self
+    }
+
+    /// What is wrong and what to do, in words of the text only if it is `shown`.
+    pub fn told(self, shown: bool) -> (String, String) {
+        match self.plain.filter(|_| !shown) {
+            Some((problem, hint)) => (problem.to_owned(), hint.to_owned()),
+            None => (self.problem, self.hint),
+        }
     }
 }
 

@@ -131,9 +131,10 @@ impl Pattern {
         self.rest
     }
 
-    /// The pattern's captures, in order.
+    /// The pattern's captures, in order. None where all of it is `{topic..}`, by which templates know the topic.
     pub fn captures(&self) -> &[Capture] {
-        &self.captures
+        let whole = self.levels.is_empty() && self.captures.iter().any(|c| c.name == "topic");
+        if whole { &[] } else { &self.captures }
     }
 
     /// The values of the captures, in order, or `None` where the pattern does not take the topic.
@@ -189,11 +190,9 @@ impl Pattern {
             };
             Capture::check_name(name, &whole)?;
             if self.captures.iter().any(|c| c.name == name) {
-                return Err(Fault::new(
-                    whole,
-                    &format!("`{name}` is captured twice"),
-                    "give each capture a name of its own",
-                ));
+                let hint = "give each capture a name of its own";
+                let fault = Fault::new(whole, format!("`{name}` is captured twice"), hint);
+                return Err(fault.or_plain("a name is captured twice", hint));
             }
             self.captures.push(Capture { name: name.to_owned(), many });
             if many {
@@ -333,7 +332,7 @@ mod tests {
             assert_eq!(Pattern::parse(pattern, '/').unwrap_err().span, span, "{pattern}");
         }
         let fault = Pattern::parse("orders/{event}", '.').unwrap_err();
-        assert_eq!((fault.span, fault.hint.as_deref()), (6..7, Some("write `orders.{event}`")));
+        assert_eq!((fault.span, fault.hint.as_str()), (6..7, "write `orders.{event}`"));
     }
 
     #[test]

@@ -5,14 +5,11 @@
 //! operator wrote. A value that does not fit is a rejection, never cleaned up, because a cleaned-up
 //! guess can be another tenant's channel.
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::ops::Range;
 
-use super::decode::Document;
-use super::{Capture, Fault, Reason, Rejection};
+use super::placeholder::{Context, Value, bad_segment};
+use super::{Capture, Fault, Rejection};
 use crate::event_api::{Channel, ChannelError, MAX_SEGMENT_CHARS, MAX_SEGMENTS, Segment};
-use crate::message::Message;
 
 /// A checked template.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,31 +22,6 @@ pub struct Template {
 enum Piece {
     Literal(String),
     Value(Value),
-}
-
-/// Where a placeholder's value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Value {
-    /// `{name}` or `{name..}`: the n-th capture of the route's pattern.
-    Capture { index: usize, many: bool },
-    /// `{topic..}`, in a free text also `{topic}`.
-    Topic,
-    /// `{key}`
-    Key,
-    /// `{header.NAME}`
-    Header(String),
-    /// `{json.path.to.field}`
-    Json(Vec<String>),
-}
-
-/// The input of a template.
-pub struct Context<'a> {
-    /// The message.
-    pub message: &'a Message,
-    /// The values of the pattern's captures, in order.
-    pub captures: &'a [&'a str],
-    /// The decoded payload.
-    pub document: &'a Document<'a>,
 }
 
 impl Template {
@@ -112,6 +84,18 @@ impl Template {
         self.pieces.contains(&Piece::Value(Value::Key))
     }
 
+    /// Whether it renders the same for all messages.
+    pub fn is_literal(&self) -> bool {
+        self.pieces.iter().all(|piece| matches!(piece, Piece::Literal(_)))
+    }
+
+    /// The first segment of a channel that has several placeholders: `{a}-{b}` of `x-y` and `z` is that of `x` and `y-z`.
+    pub fn shared_segment(&self) -> Option<Range<usize>> {
+        let mut segments = split_segments(&self.text);
+        let shared = segments.find(|(_, segment)| segment.matches('{').count() > 1);
+        shared.map(|(at, segment)| at..at + segment.len())
+    }
+
     /// Renders a channel.
     pub fn render_channel(&self, context: &Context<'_>) -> Result<Channel, Rejection> {
         // Room for most; with its slash it becomes the channel as it is.
@@ -137,67 +121,6 @@ impl Template {
         }
         Ok(text)
     }
-}
-
-impl Value {
-    /// Appends one segment, or for captures of several levels a segment a level.
-    fn render_segments(&self, context: &Context<'_>, text: &mut String) -> Result<(), Rejection> {
-        let value = self.lookup(context)?;
-        let separator = match self {
-            Self::Topic | Self::Capture { many: true, .. } => context.message.topic.separator(),
-            // No separator: a value with a `/` in it is one bad segment, not two good ones.
-            _ => {
-                Segment::parse(&value).map_err(|e| bad_segment(&value, &e))?;
-                text.push_str(&value);
-                return Ok(());
-            }
-        };
-        for (index, level) in value.split(separator).enumerate() {
-            Segment::parse(level).map_err(|e| bad_segment(level, &e))?;
-            if index > 0 {
-                text.push('/');
-            }
-            text.push_str(level);
-        }
-        Ok(())
-    }
-
-    fn lookup<'c>(&self, context: &Context<'c>) -> Result<Cow<'c, str>, Rejection> {
-        let missing =
-            |what: &str| Rejection::new(Reason::NoRouteValue, format!("the message has no {what}"));
-        match self {
-            Self::Capture { index, .. } => context
-                .captures
-                .get(*index)
-                .map(|v| Cow::Borrowed(*v))
-                .ok_or_else(|| missing("capture")),
-            Self::Topic => Ok(Cow::Borrowed(context.message.topic.as_str())),
-            Self::Key => {
-                let key = context.message.key.as_deref().ok_or_else(|| missing("key"))?;
-                text(key, || "key".to_owned())
-            }
-            Self::Header(name) => {
-                let mut headers = context.message.headers.iter().filter(|(n, _)| n == name);
-                match (headers.next(), headers.next()) {
-                    (Some((_, value)), None) => text(value, || format!("header `{name}`")),
-                    (None, _) => Err(missing(&format!("header `{name}`"))),
-                    (Some(_), Some(_)) => Err(Rejection::new(
-                        Reason::DuplicateKey,
-                        format!("the header `{name}` comes twice"),
-                    )),
-                }
-            }
-            Self::Json(path) => context.document.field(path),
-        }
-    }
-}
-
-fn text(bytes: &[u8], what: impl FnOnce() -> String) -> Result<Cow<'_, str>, Rejection> {
-    let no_text = |error: std::str::Utf8Error| {
-        let detail = format!("the {} is not UTF-8 at byte {}", what(), error.valid_up_to());
-        Rejection::new(Reason::NoRouteValue, detail)
-    };
-    std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(no_text)
 }
 
 /// Splits at the slashes outside of placeholders, with the byte offset of each part.
@@ -239,7 +162,7 @@ fn parse(
             pieces.push((Piece::Literal(rest[..open].to_owned()), at - open..at));
         }
         let span = at..at + close + 1 - open;
-        let value = parse_placeholder(&rest[open + 1..close], &span, captures)?;
+        let value = Value::parse(&rest[open + 1..close], &span, captures)?;
         pieces.push((Piece::Value(value), span));
         rest = &rest[close + 1..];
     }
@@ -248,58 +171,6 @@ fn parse(
         pieces.push((Piece::Literal(rest.to_owned()), end - rest.len()..end));
     }
     Ok(pieces)
-}
-
-fn parse_placeholder(
-    inner: &str,
-    span: &Range<usize>,
-    captures: &[Capture],
-) -> Result<Value, Fault> {
-    if inner.contains('|') {
-        return Err(Fault::new(
-            span.clone(),
-            "filters such as `|slug` are not in this version",
-            "take a value that fits as it is",
-        ));
-    }
-    let (name, many) = match inner.strip_suffix("..") {
-        Some(name) => (name, true),
-        None => (inner, false),
-    };
-    if let Some(index) = captures.iter().position(|c| c.name == name) {
-        if captures[index].many != many {
-            return Err(Fault::new(
-                span.clone(),
-                "the pattern captures this name in another form",
-                &format!("write `{}`", captures[index]),
-            ));
-        }
-        return Ok(Value::Capture { index, many });
-    }
-    if name == "topic" {
-        return Ok(Value::Topic);
-    }
-    if name == "key" && !many {
-        return Ok(Value::Key);
-    }
-    if let Some(header) = inner.strip_prefix("header.").filter(|h| !h.is_empty()) {
-        return Ok(Value::Header(header.to_owned()));
-    }
-    if let Some(path) = inner.strip_prefix("json.") {
-        let path: Vec<String> = path.split('.').map(str::to_owned).collect();
-        if path.iter().all(|p| !p.is_empty()) {
-            return Ok(Value::Json(path));
-        }
-        return Err(Fault::new(
-            span.clone(),
-            "a field name in the path is empty",
-            "write `{json.path.to.field}`",
-        ));
-    }
-    let mut known: Vec<String> = captures.iter().map(|capture| format!("`{capture}`")).collect();
-    known.extend(["{topic..}", "{key}", "{header.NAME}", "{json.path}"].map(|w| format!("`{w}`")));
-    let hint = format!("there are {}; a `topic` pattern can capture more", known.join(", "));
-    Err(Fault::new(span.clone(), &format!("nothing is called `{inner}`"), &hint))
 }
 
 /// Checks a segment as far as possible without a message: literal text follows the grammar, and the
@@ -313,7 +184,7 @@ fn check_segment(
         return Segment::parse(text).map(|_| ()).map_err(|e| {
             Fault::new(
                 span.clone(),
-                &e.to_string(),
+                e.to_string(),
                 "see the channel grammar: `/namespace/segment`, five at most",
             )
         });
@@ -329,7 +200,7 @@ fn check_segment(
             {
                 return Err(Fault::new(
                     at.clone(),
-                    &ChannelError::BadEdge.to_string(),
+                    ChannelError::BadEdge.to_string(),
                     "leave the `-` at the edge out, or put a letter there",
                 ));
             }
@@ -352,7 +223,7 @@ fn check_segment(
             {
                 return Err(Fault::new(
                     at.clone(),
-                    &ChannelError::BadCharacter.to_string(),
+                    ChannelError::BadCharacter.to_string(),
                     "leave the other characters out",
                 ));
             }
@@ -365,7 +236,7 @@ fn check_segment(
         Piece::Value(_) => 1,
     };
     if pieces.iter().map(least).sum::<usize>() > MAX_SEGMENT_CHARS {
-        return Err(Fault::new(span.clone(), &ChannelError::TooLong.to_string(), "shorten it"));
+        return Err(Fault::new(span.clone(), ChannelError::TooLong.to_string(), "shorten it"));
     }
     Ok(())
 }
@@ -376,23 +247,6 @@ fn push_literal(pieces: &mut Vec<Piece>, text: &str) {
     } else {
         pieces.push(Piece::Literal(text.to_owned()));
     }
-}
-
-/// The value comes from a producer: escaped and cut, so that it can't forge a line of a log.
-fn bad_segment(value: &str, error: &ChannelError) -> Rejection {
-    let mut shown = String::new();
-    for c in value.chars() {
-        if shown.len() >= 64 {
-            shown.push('…');
-            break;
-        }
-        if c.is_ascii_graphic() || c == ' ' {
-            shown.push(c);
-        } else {
-            let _ = write!(shown, "{}", c.escape_unicode());
-        }
-    }
-    Rejection::new(Reason::BadChannelSegment, format!("`{shown}` does not fit: {error}"))
 }
 
 #[cfg(test)]

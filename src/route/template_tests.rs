@@ -1,8 +1,10 @@
 //! What renders, what is rejected, and what is a fault of the template.
 
 use super::*;
-use crate::message::{Coordinates, Topic};
+use crate::message::{Coordinates, Message, Topic};
 use crate::route::Pattern;
+use crate::route::Reason;
+use crate::route::decode::Document;
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -51,6 +53,9 @@ fn every_kind_of_placeholder_renders() {
         ("{a}/{b}", "ns/v-{a}", "/ns/v-x"),
         ("{rest..}", "/ns/{rest..}/end", "/ns/x/y/end"),
         ("*/*", "/ns/{topic..}", "/ns/x/y"),
+        ("{topic..}", "/ns/{topic..}", "/ns/x/y"),
+        ("x/{topic}", "/ns/{topic}", "/ns/y"),
+        ("x/{topic}", "/ns/{topic..}", "/ns/x/y"),
         ("*/*", "/ns/{key}", "/ns/k-1"),
         ("*/*", "/ns/{header.tenant}", "/ns/t1"),
         ("*/*", "/ns/{json.a.b}", "/ns/deep"),
@@ -126,6 +131,18 @@ fn faults_point_at_the_place() {
         ("", 0..0),
     ] {
         assert_eq!(Template::channel(template, &captures).unwrap_err().span, span, "{template}");
+    }
+}
+
+#[test]
+fn the_whole_topic_is_not_taken_for_a_part_of_it() {
+    for pattern in ["x/{topic..}", "{first}/{topic..}"] {
+        let pattern = Pattern::parse(pattern, '/').unwrap();
+        for template in ["/ns/{topic..}", "/ns/{topic}"] {
+            let fault = Template::channel(template, pattern.captures()).unwrap_err();
+            assert!(fault.problem.contains("`{topic..}` is the whole topic"), "{}", fault.problem);
+        }
+        assert!(Template::channel("/ns/all", pattern.captures()).is_ok());
     }
 }
 

@@ -68,11 +68,11 @@ pub(super) fn options(table: &mut Table<'_>) -> Field<Vec<Located<(String, Strin
     })
 }
 
-fn property(ledger: &Ledger<'_>, entry: Entry<'_>) -> Option<Located<(String, String)>> {
+fn property<'a>(ledger: &'a Ledger<'a>, entry: Entry<'a>) -> Option<Located<(String, String)>> {
     let Entry { key, key_span, value } = entry;
     let refused = match value.get_ref() {
         // One without quotes is a table in a table to TOML.
-        DeValue::Table(_) => Some((
+        DeValue::Table(inner) if !inner.contains_key("env") => Some((
             Kind::WrongType,
             "is no property of librdkafka",
             "write the name in quotes: `\"client.rack\" = \"a\"`",
@@ -83,14 +83,14 @@ fn property(ledger: &Ledger<'_>, entry: Entry<'_>) -> Option<Located<(String, St
         let message = format!("{} {problem}", ledger.quoted(&key_span, key));
         return ledger.refuse(Problem::new(kind, Some(key_span), message).help(hint));
     }
+    let shown = ledger.visible(&key_span, key);
     let text = match value.get_ref() {
         DeValue::Boolean(value) => value.to_string(),
         DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
-        DeValue::String(text) => text.clone().into_owned(),
+        DeValue::String(_) | DeValue::Table(_) => ledger.string(shown, value)?.value.value,
         other => {
             let wanted = "a string, a whole number or `true` or `false`";
-            let key = ledger.visible(&key_span, key);
-            return ledger.wrong_type(key, value.span(), wanted, other);
+            return ledger.wrong_type(shown, value.span(), wanted, other);
         }
     };
     Some(Located { value: (key.to_owned(), text), span: value.span() })

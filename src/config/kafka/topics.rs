@@ -179,8 +179,12 @@ pub(crate) fn is_internal(topic: &str) -> bool {
 
 /// Whether all that a regular expression takes would be internal; in doubt not.
 pub(crate) fn is_of_internal(pattern: &str) -> bool {
-    let begins = pattern.trim_start_matches(['^', '(', '?', ':']);
-    let rest = begins.strip_prefix("__").filter(|_| !pattern.contains('|'));
+    let pattern = pattern.strip_prefix('^').unwrap_or_default();
+    // One group around all of it; of others, that they may be left out.
+    let whole = pattern.strip_suffix('$').unwrap_or(pattern);
+    let group = |open| whole.strip_prefix(open).and_then(|inner| inner.strip_suffix(')'));
+    let group = group("(?:").or_else(|| group("(")).filter(|inner| !inner.contains(['(', ')']));
+    let rest = group.unwrap_or(pattern).strip_prefix("__").filter(|_| !pattern.contains('|'));
     rest.is_some_and(|rest| !rest.starts_with(['?', '*', '{']))
 }
 
@@ -239,6 +243,15 @@ mod tests {
         for (pattern, of_internal) in [
             ("^__consumer.*", true),
             ("^(?:__a)", true),
+            ("^(__a.*)$", true),
+            ("^__a(b)?", true),
+            ("^(__)?orders", false),
+            ("^(?:__a)?b", false),
+            ("^((__)?orders)", false),
+            ("^(__){0,1}(a)", false),
+            ("^__{0,1}a", false),
+            ("^__*a", false),
+            ("^?__a", false),
             ("^(__a|b)", false),
             ("^__.*|^orders", false),
             ("^__?orders", false),

@@ -62,7 +62,8 @@ impl Address {
             _ => return refuse("is not an MQTT URL", FORM),
         };
         let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        if authority.contains('@') {
+        // A password may have a `/` in it, and no path of a broker has an `@`.
+        if rest.split(['?', '#']).next().is_some_and(|rest| rest.contains('@')) {
             let hint =
                 "write `username` and `password = { env = \"NAME\" }`; a URL ends up in logs";
             return Err((Kind::Unsafe, "holds user info (`user:password@`)", hint));
@@ -133,6 +134,8 @@ mod tests {
             ("ws://b/mqtt#x", "has a fragment"),
             ("ws://b/a b", "has a path that can't be sent"),
             ("wss://u:p@b/mqtt", "holds user info"),
+            ("ws://me:12/secret@host", "holds user info"),
+            ("mqtt://me:12/secret@host", "holds user info"),
             ("wss://b:0/mqtt", "has no usable port"),
             ("wss://b:70000", "has no usable port"),
             ("wss:///mqtt", "is not a URL"),

@@ -9,7 +9,7 @@ use super::broken::Broken;
 use super::outline::Outline;
 use super::problem::{COVER, Kind, Masked, Problem, quoted};
 use super::value;
-use crate::config::environment::Environment;
+use crate::config::environment::{Environment, NoText};
 use crate::config::log_format::LogFormat;
 
 /// The state of one run of the loader.
@@ -94,6 +94,15 @@ impl<'a> Ledger<'a> {
     /// As [`lost`](Self::lost), anywhere.
     pub(crate) fn lost_anywhere(&self, word: &str) -> bool {
         self.lost(word, &(0..self.text.len() + 1))
+    }
+
+    /// What a string says, `{ env = … }` included, before it is read: what is wrong with it is reported then.
+    pub(crate) fn looked_up(&self, value: &'a DeValue<'a>) -> Option<&'a str> {
+        let Some(table) = value.as_table() else { return value.as_str() };
+        match self.environment.text(table.get("env")?.get_ref().as_str()?) {
+            Err(NoText::Unset) => table.get("default")?.get_ref().as_str(),
+            text => text.ok(),
+        }
     }
 
     /// How many real problems there are by now.

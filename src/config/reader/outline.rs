@@ -38,7 +38,7 @@ pub(crate) enum Form {
     Duration,
     /// `"64MiB"`.
     Size,
-    /// A string, a whole number, `true` or `false`.
+    /// A string, a reference to a variable, a whole number, `true` or `false`.
     Scalar,
     /// A table.
     Table,

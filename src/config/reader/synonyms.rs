@@ -12,7 +12,8 @@ pub(crate) fn later(section: &str) -> &'static [&'static str] {
     match section {
         "" => &["test"],
         "api" => &["linger"],
-        "route" => &["jq", "conflate", "max_age"],
+        "source" => &["after_outage"],
+        "route" => &["jq", "conflate", "unchanged", "max_age", "schema", "registry"],
         _ => &[],
     }
 }

@@ -86,14 +86,20 @@ impl Repaired {
             }
             None => (line..line_end(&self.text, fault.span.end), described(&self.text, fault)),
         };
+        let mut region = region;
         let broken = &self.text[region.clone()];
-        let header = broken.trim_start().starts_with('[') && broken.len() > 2;
-        let blank = if header && !broken.contains('\n') {
-            // The keys behind a header that can't be read must not fall to the table before.
-            format!("[{}]", "-".repeat(broken.len() - 2))
-        } else {
+        let header = broken.trim_start().starts_with('[') && !broken.contains('\n');
+        // The keys behind a header that can't be read must not fall to the table before.
+        let dummy =
+            (header && broken.len() > 2).then(|| format!("[{}]", "-".repeat(broken.len() - 2)));
+        if header && dummy.is_none() {
+            // `[]` leaves no room for another: they go with it.
+            region.end = next_header(&self.text, region.end);
+        }
+        let broken = &self.text[region.clone()];
+        let blank = dummy.unwrap_or_else(|| {
             broken.bytes().map(|b| if b == b'\n' { '\n' } else { ' ' }).collect()
-        };
+        });
         if blank == broken {
             return false;
         }
@@ -124,6 +130,10 @@ impl Repaired {
                 }
                 if text[start..].trim_start().starts_with('[') {
                     twice = Some(end..next_header(&text, end));
+                }
+                // One that stands for a header that can't be read, as another does.
+                if self.broken.iter().any(|broken| broken.contains(&fault.span.start)) {
+                    continue;
                 }
                 let declared = declared.get_or_insert_with(|| Declared::of(&text));
                 self.problems.push(declared.twice(&text, start..end, &fault.span, masked));
@@ -425,6 +435,21 @@ mod tests {
         }
         one("[a]\nx = 1\n[b]\n[a]\nx = 2\n", "`[a]` is defined twice");
         one("[a]\nx = 1\nx = 2\n", "`x` is defined twice");
+    }
+
+    #[test]
+    fn what_is_behind_a_broken_header_falls_to_no_other_table() {
+        let twice = "[api main]\nx = 1\ny = 1\n[api test]\nx = 2\n[c]\nz = 3\n";
+        let broken: Vec<_> = messages(twice).into_iter().map(|(_, line)| line).collect();
+        assert_eq!(broken, [1, 4], "{:?}", messages(twice));
+        for header in ["[]", "[", " []"] {
+            let text = format!("[q]\n{header}\nx = 1\n[c]\ny = 2\n");
+            assert_eq!(messages(&text).len(), 1, "{:?}", messages(&text));
+            let repaired = repaired(&text);
+            let tree = repaired.tree();
+            assert!(tree["q"].get_ref().get("x").is_none(), "{text:?}");
+            assert!(tree["c"].get_ref().get("y").is_some(), "{text:?}");
+        }
     }
 
     #[test]

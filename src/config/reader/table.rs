@@ -112,9 +112,9 @@ impl<'a> Table<'a> {
         self.guessed = true;
     }
 
-    /// What `type` says, right or wrong.
+    /// What `type` says, right or wrong, by itself or by a variable.
     pub(crate) fn type_word(&self) -> Option<&'a str> {
-        self.value_of("type")?.as_str()
+        self.ledger.looked_up(self.value_of("type")?)
     }
 
     /// What is written for a key that is still there.
@@ -123,9 +123,11 @@ impl<'a> Table<'a> {
         Some(entry.value.get_ref())
     }
 
-    /// The strings that are written for a key that is still there, as they are.
+    /// The strings that are written for a key that is still there, as they are, unless one may be a secret.
     pub(crate) fn texts_of(&self, key: &str) -> impl Iterator<Item = &'a str> {
-        let value = self.value_of(key);
+        let entry = self.entries.iter().find(|entry| entry.key == key);
+        let entry = entry.filter(|entry| !self.ledger.hides(&entry.value.span()));
+        let value = entry.map(|entry| entry.value.get_ref());
         let list = value.and_then(|value| value.as_array()).into_iter();
         let list = list.flat_map(|list| list.iter()).filter_map(|item| item.get_ref().as_str());
         value.and_then(|value| value.as_str()).into_iter().chain(list)

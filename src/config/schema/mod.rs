@@ -236,7 +236,9 @@ impl Writer {
             Form::Boolean => vec![json!({ "type": "boolean" })],
             Form::Duration => vec![reference("duration")],
             Form::Size => vec![reference("size")],
-            Form::Scalar => vec![json!({ "type": ["string", "integer", "boolean"] })],
+            Form::Scalar => {
+                vec![json!({ "type": ["string", "integer", "boolean"] }), reference("variable")]
+            }
             Form::Table => vec![table()],
             Form::BooleanOrTable => vec![json!({ "type": "boolean" }), table()],
             Form::TextsOrTables => or_list(&any_of(vec![reference("filled"), table()])),

@@ -1,5 +1,6 @@
 //! The loader as a whole.
 
+mod environment;
 mod hiding;
 mod hints;
 mod sizes;
@@ -187,22 +188,6 @@ fn dead_letters_are_kept_out_of_the_regular_expressions_of_their_sources() {
         dead_letter("b", "b")
     );
     assert_eq!(kinds(&circle), [Kind::Impossible]);
-}
-
-#[test]
-fn strings_come_from_the_environment() {
-    let config = good(&with("source.plant", "client_id = { env = \"POD\" }"));
-    let mqtt = of_mqtt(&config.sources[0].kind);
-    assert_eq!(mqtt.client_id, "pod-0");
-    let config = good(&with("source.plant", "client_id = { env = \"NONE\", default = \"d\" }"));
-    let mqtt = of_mqtt(&config.sources[0].kind);
-    assert_eq!(mqtt.client_id, "d");
-    assert_eq!(kinds(&with("source.plant", "client_id = { env = \"NONE\" }")), [Kind::Unresolved]);
-    assert_eq!(kinds(&with("source.plant", "client_id = { env = \"EMPTY\" }")), [Kind::BadValue]);
-    // The same checks as a literal, without showing what may be a secret.
-    let problems = read(&with("api.main", "timeout = { env = \"KEY\" }")).unwrap_err().to_string();
-    assert!(problems.contains("the value of `$KEY` is not a duration"), "{problems}");
-    assert!(!problems.contains("da2"), "{problems}");
 }
 
 #[test]
@@ -437,6 +422,22 @@ fn line_breaks_of_windows_make_no_difference() {
     let plain = read(&text).unwrap_err().to_string();
     assert_eq!(read(&text.replace('\n', "\r\n")).unwrap_err().to_string(), plain);
     assert!(read(&format!("\u{feff}{}", GOOD.replace('\n', "\r\n"))).is_ok());
+}
+
+#[test]
+fn a_mark_before_the_text_makes_no_difference() {
+    let good = GOOD.trim_start();
+    for text in [
+        good.replacen("[api.main]", "[api main]", 1),
+        good.replacen("[api.main]", "[]", 1),
+        good.replacen("[api.main]", "endpoint = 7\n[api.main]", 1),
+        format!("{good}[api.main]\ntimeout = \"1s\"\n"),
+    ] {
+        let plain = read(&text).unwrap_err().to_string();
+        assert_eq!(read(&format!("\u{feff}{text}")).unwrap_err().to_string(), plain);
+        let count = if text.starts_with("[]") { "2 problems" } else { "1 problem" };
+        assert!(plain.ends_with(&format!("t.toml: {count}")), "{plain}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! unknown key may hold one: so a value is shown only under a key of this list, and only if its form fits
 //! that key.
 
+use super::words::{is_word, looks_issued, without_names};
 use crate::config::reader::synonyms;
 
 /// The form of a key's values.
@@ -179,8 +180,8 @@ pub(crate) fn key(path: &[&str], text: &str) -> bool {
     let places: Vec<_> = REFERENCES.iter().copied().chain(["default"]).collect();
     // In the table of a secret there is nothing but these; what else is written may be the secret.
     (!secret_above(path) || synonyms::meant("secret", text, &places).is_some())
-        // A property of librdkafka has no keys.
-        && path.iter().skip(2).rev().skip(1).all(|above| *above != "options")
+        // A property of librdkafka has no keys, but for the name of a variable.
+        && (text == "env" || path.iter().skip(2).rev().skip(1).all(|above| *above != "options"))
         && text.len() <= 64
         && plain(text, " -_.")
         && !betrays(text)
@@ -208,12 +209,10 @@ pub(crate) fn looks_secret(key: &str) -> bool {
 /// Whether a text looks like a secret wherever it stands: a known kind of key, user info, or what no person
 /// would type.
 pub(crate) fn betrays(text: &str) -> bool {
-    const STARTS: &[&str] =
-        &["da2-", "eyJ", "AKIA", "ASIA", "ghp_", "xox", "sk_", "Bearer ", "Basic "];
-    STARTS.iter().any(|start| text.starts_with(start))
+    looks_issued(text)
         || text.contains("-----")
         || text.contains('@')
-        || runs(text)
+        || runs(&without_names(text))
             .any(|run| run.len() >= 20 && !is_word(run) && !text.contains(".amazonaws.com"))
 }
 
@@ -226,7 +225,7 @@ fn shape(path: &[&str]) -> Option<Shape> {
         return None;
     }
     // Properties of librdkafka: any may be a secret, but for a time and a size.
-    if above.contains(&"options") {
+    if above.contains(&"options") && *last != "env" {
         return matches!(last.rsplit('.').next(), Some("ms" | "bytes")).then_some(Shape::Number);
     }
     KEYS.iter().find(|(_, keys)| keys.contains(last)).map(|(shape, _)| *shape)
@@ -249,7 +248,9 @@ fn fits(shape: Shape, text: &str) -> bool {
         Shape::Word => text.len() <= 16 && plain(text, "-_") && !text.contains(char::is_uppercase),
         Shape::Number => is_number(text),
         Shape::Name => text.len() <= 64 && plain(text, "-_."),
-        Shape::Pattern => text.len() <= 256 && plain(text, " -_./+#*{}$^|()[]\\?,:<>"),
+        Shape::Pattern => {
+            text.len() <= 256 && plain(&without_names(text), " -_./+#*{}$^|()[]\\?,:<>")
+        }
         Shape::Path => is_path(text),
         Shape::Address => text.split(',').all(|one| is_address(one.trim())),
         Shape::Arn => plain(text, if text.starts_with("arn:") { "-_./:" } else { "-_" }),
@@ -331,27 +332,6 @@ fn marks(text: &str, between: &str) -> bool {
 
 fn runs(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_alphanumeric()).filter(|run| !run.is_empty())
-}
-
-/// Whether letters and digits could have been typed as a word, a number, or one with the other: not a key, a
-/// hash, or a piece of base64.
-fn is_word(run: &str) -> bool {
-    let count = |of: fn(&char) -> bool| run.chars().filter(of).count();
-    let (all, digits) = (run.chars().count(), count(char::is_ascii_digit));
-    let upper = count(|c| c.is_uppercase());
-    if digits == all {
-        return all <= 12;
-    }
-    let one_case = upper == 0 || upper + digits == all;
-    if all <= 8 && one_case {
-        return true;
-    }
-    let changes = |kind: fn(char) -> bool| {
-        let kinds: Vec<_> = run.chars().map(kind).collect();
-        kinds.windows(2).filter(|pair| pair[0] != pair[1]).count()
-    };
-    let mixed = changes(|c| c.is_ascii_digit()) > 1 || digits > 6;
-    all < 20 && !mixed && (one_case || upper <= all / 3)
 }
 
 #[cfg(test)]
@@ -436,6 +416,7 @@ mod tests {
             ("topic", "plant/{site}/line-{line}/*"),
             ("topics", "^orders\\\\.v2\\\\..*"),
             ("channel", "/orders/{json.customer.id|default:eu}"),
+            ("channel", "/cars/{json.carVIN}/{json.orderFulfillmentCenterId}"),
             ("ca_file", "/etc/ssl/certs/ca-certificates.crt"),
             ("ca_file", "/tmp/.tmpQ1xYz7/ca.pem"),
             (
@@ -481,6 +462,7 @@ mod tests {
             ("client_id", "9f86d081884c7d659a2feaa0c55ad015"),
             ("username", "AKIAIOSFODNN7EXAMPLE"),
             ("topic", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln"),
+            ("topic", "plant/{wJalrXUtnFEMIbPxRfi}"),
             ("env", "hunter2"),
             ("file", "hunter2"),
             ("credential", "hunter2"),
@@ -489,6 +471,10 @@ mod tests {
         }
         assert!(!value(&["source", "x", "password", "url"], "mqtt://h"));
         assert!(!value(&["source", "x", "options", "topic"], "a"));
+        let property = ["source", "x", "options", "client.rack"];
+        let variable = ["source", "x", "options", "client.rack", "env"];
+        assert!(key(&property, "env") && !key(&property, "hunter2"));
+        assert!(value(&variable, "AZ") && !value(&variable, "hunter2"));
         assert!(
             key(&["source", "x", "password"], "evn")
                 && !key(&["source", "x", "password"], "hunter2")

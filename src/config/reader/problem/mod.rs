@@ -5,6 +5,7 @@ mod excerpt;
 mod harmless;
 mod lines;
 mod mask;
+mod words;
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
