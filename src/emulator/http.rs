@@ -169,7 +169,7 @@ async fn event(
         let named = request.as_ref().ok().map(|request| request.channel.clone());
         match publish(service, id, &parts, &body, request, now) {
             Ok(answer) => {
-                caller.accepted("publish", named.as_deref(), Some(subject.events));
+                caller.published(named.as_deref().unwrap_or_default(), &answer);
                 let wrong = service.faults.wrong(subject, Instant::now());
                 json_text_answer(StatusCode::OK, answer_body(answer, wrong))
             }

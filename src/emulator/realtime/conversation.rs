@@ -17,7 +17,7 @@ use crate::emulator::fanout::{ConnectionId, Outbox, Pattern, SubscribeError};
 use crate::emulator::memory::{Holding, Side};
 use crate::emulator::rate::Rate;
 use crate::emulator::service::{Publish, Refusal, Service};
-use crate::event_api::wire::{ClientFrame, ErrorItem, ServerFrame};
+use crate::event_api::wire::{ClientFrame, ErrorItem, PublishAnswer, ServerFrame};
 use crate::event_api::{CONNECTION_TIMEOUT_MS, MAX_BODY_BYTES, MAX_ID_CHARS};
 
 /// The state of a connection.
@@ -119,8 +119,11 @@ impl Conversation<'_> {
             }
             ClientFrame::Publish { id, channel, events, authorization } => {
                 match self.publish(&id, &channel, &events, &authorization) {
-                    Ok(()) => {
-                        self.caller.accepted("publish", Some(&channel), Some(events.len()));
+                    Ok(answer) => {
+                        self.caller.published(&channel, &answer);
+                        let PublishAnswer { successful, failed } = answer;
+                        let id = &id;
+                        self.outbox.push(&ServerFrame::PublishSuccess { id, successful, failed });
                     }
                     Err(failure) => {
                         let errors = failure.report(self.caller, "publish", Some(&channel));
@@ -187,7 +190,7 @@ impl Conversation<'_> {
         channel: &str,
         events: &[String],
         authorization: &Map<String, Value>,
-    ) -> Result<(), Failure> {
+    ) -> Result<PublishAnswer, Failure> {
         check_id(id)?;
         if !self.rate.admit(Instant::now()) {
             let words = "more than 25 publish requests a second";
@@ -202,7 +205,7 @@ impl Conversation<'_> {
         }
         let mode = Some(self.check(authorization, &signed)?);
         let publish = Publish { request: id, transport: "ws", mode, channel, events };
-        let answer = self.service.publish(publish).map_err(|refusal| {
+        self.service.publish(publish).map_err(|refusal| {
             let item = match refusal {
                 Refusal::TooManyEvents => item("InvalidInputError", "input exceeded 5 event limit"),
                 Refusal::UnknownNamespace => unknown_namespace(),
@@ -213,10 +216,7 @@ impl Conversation<'_> {
                 }
             };
             Failure::new(item, &refusal, refusal.hint())
-        })?;
-        let (successful, failed) = (answer.successful, answer.failed);
-        self.outbox.push(&ServerFrame::PublishSuccess { id, successful, failed });
-        Ok(())
+        })
     }
 
     /// Checks the credentials of one operation; a signature covers `payload`, which is in the form of
