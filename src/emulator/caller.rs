@@ -52,7 +52,8 @@ impl Caller {
         }
         for event in &answer.failed {
             let why = format!("event {}: {}: {}", event.index, event.code, event.message);
-            let hint = "an event has 240,000 bytes at most; any other failure was asked for, by a fault";
+            let hint =
+                "an event has 240,000 bytes at most; any other failure was asked for, by a fault";
             self.refused("publish", Some(channel), why, hint);
         }
     }

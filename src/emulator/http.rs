@@ -46,7 +46,8 @@ use super::fault::{Stage, Strike, Subject, answer_body};
 use super::memory::{Holding, Side};
 use super::realtime;
 use super::service::{HTTP, Publish, Refusal, Service};
-use crate::event_api::wire::{ErrorAnswer, PublishAnswer, PublishRequest};
+use crate::event_api::sent::{PublishRequest, Unreadable};
+use crate::event_api::wire::{ErrorAnswer, PublishAnswer};
 use crate::event_api::{Channel, EVENT_PATH, MAX_BODY_BYTES, REALTIME_PATH};
 use crate::shutdown::Shutdown;
 
@@ -150,7 +151,7 @@ async fn event(
         Ok(body) => body,
         Err(rejection) => return Ok(rejection.answer(caller, None)),
     };
-    let request: Result<PublishRequest, _> = serde_json::from_slice(&body);
+    let request = PublishRequest::parse(&body);
     let channel = request.as_ref().ok().and_then(|request| Channel::parse(&request.channel).ok());
     let subject = Subject {
         channel: channel.as_ref(),
@@ -249,7 +250,7 @@ fn publish(
     id: &str,
     parts: &http::request::Parts,
     body: &Bytes,
-    request: Result<PublishRequest, serde_json::Error>,
+    request: Result<PublishRequest, Unreadable>,
     now: SystemTime,
 ) -> Result<PublishAnswer, Rejection> {
     let presented = Presented::headers(&parts.headers);

@@ -309,7 +309,10 @@ mod tests {
         let big = "1".repeat(MAX_EVENT_BYTES + 1);
         assert_eq!(publish(&service, "demo/a", &[&big]).unwrap().failed.len(), 1);
         let stats = service.stats.show(0);
-        assert_eq!((&stats["accepted_requests"], &stats["accepted_events"]), (&0.into(), &0.into()));
+        assert_eq!(
+            (&stats["accepted_requests"], &stats["accepted_events"]),
+            (&0.into(), &0.into())
+        );
         assert_eq!((told.load(Ordering::Relaxed), service.journal.counts().publishes), (0, 0));
         publish(&service, "demo/a", &[&big, "1"]).unwrap();
         assert_eq!(service.stats.show(0)["accepted_requests"], 1);

@@ -17,7 +17,8 @@ use crate::emulator::fanout::{ConnectionId, Outbox, Pattern, SubscribeError};
 use crate::emulator::memory::{Holding, Side};
 use crate::emulator::rate::Rate;
 use crate::emulator::service::{Publish, Refusal, Service};
-use crate::event_api::wire::{ClientFrame, ErrorItem, PublishAnswer, ServerFrame};
+use crate::event_api::sent::{ClientFrame, Unreadable};
+use crate::event_api::wire::{ErrorItem, PublishAnswer, ServerFrame};
 use crate::event_api::{CONNECTION_TIMEOUT_MS, MAX_BODY_BYTES, MAX_ID_CHARS};
 
 /// The state of a connection.
@@ -35,10 +36,11 @@ pub(super) struct Conversation<'a> {
 }
 
 /// The fields of an unreadable frame that its answer needs.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct FrameHead {
-    r#type: Option<String>,
-    id: Option<String>,
+    r#type: Value,
+    id: Value,
 }
 
 impl Conversation<'_> {
@@ -63,7 +65,7 @@ impl Conversation<'_> {
                 Some(Ok(Message::Text(text))) => self.answer_frame(&text),
                 Some(Ok(Message::Binary(_))) => {
                     self.caller.refused("frame", None, "it is binary", "send text frames");
-                    self.outbox.push(&not_understood("binary frames"));
+                    self.outbox.push(&not_understood("binary frames", None));
                 }
                 Some(Ok(_)) => {} // the library answers pings; a close ends the stream
                 Some(Err(_)) | None => return,
@@ -76,7 +78,7 @@ impl Conversation<'_> {
     }
 
     fn answer_frame(&mut self, text: &str) {
-        let frame = match serde_json::from_str(text) {
+        let frame = match ClientFrame::parse(text.as_bytes()) {
             Ok(frame) => frame,
             Err(e) => return self.answer_unreadable(text, &e),
         };
@@ -135,17 +137,16 @@ impl Conversation<'_> {
     }
 
     /// Answers a frame that cannot be read, with its id if it has one.
-    fn answer_unreadable(&self, text: &str, why: &serde_json::Error) {
+    fn answer_unreadable(&self, text: &str, why: &Unreadable) {
         let errors =
             || vec![item("BadRequestException", format!("the frame cannot be read: {why}"))];
         let hint = "see the frames of the protocol in the AWS AppSync Events guide";
         self.caller.refused("frame", None, why, hint);
-        let frame = serde_json::from_str::<FrameHead>(text).ok();
-        let frame = frame.as_ref().and_then(|f| Some((f.r#type.as_deref()?, f.id.as_deref()?)));
-        self.outbox.push(&match frame {
-            Some(("subscribe", id)) => ServerFrame::SubscribeError { id, errors: errors() },
-            Some(("publish", id)) => ServerFrame::PublishError { id, errors: errors() },
-            _ => not_understood("this frame"),
+        let head: FrameHead = serde_json::from_str(text).unwrap_or_default();
+        self.outbox.push(&match (head.r#type.as_str(), head.id.as_str()) {
+            (Some("subscribe"), Some(id)) => ServerFrame::SubscribeError { id, errors: errors() },
+            (Some("publish"), Some(id)) => ServerFrame::PublishError { id, errors: errors() },
+            (_, id) => not_understood("this frame", id),
         });
     }
 
@@ -254,8 +255,9 @@ fn denied_item(denied: &Denied) -> ErrorItem {
     }
 }
 
-fn not_understood(what: &str) -> ServerFrame<'static> {
+fn not_understood<'a>(what: &str, id: Option<&'a str>) -> ServerFrame<'a> {
     ServerFrame::Error {
+        id,
         errors: vec![item("UnsupportedOperation", format!("{what} is not understood"))],
     }
 }
