@@ -86,8 +86,8 @@ pub struct Settings {
     pub namespaces: Vec<Namespace>,
     /// Accepted values of `x-api-key`.
     pub api_keys: Vec<String>,
-    /// Accepted values of `authorization`, with or without `Bearer `: they stand for those that Cognito,
-    /// OpenID Connect or a Lambda authorizer would accept.
+    /// Accepted values of `authorization`, without the `Bearer ` that a client may put before them: they stand for
+    /// those that Cognito, OpenID Connect or a Lambda authorizer would accept.
     pub tokens: Vec<String>,
     /// Every JSON Web Token is accepted, unverified.
     pub any_jwt: bool,
@@ -150,6 +150,10 @@ impl Emulator {
     /// this, and are answered once [`run`](Self::run) is called. Errors are those of the system, with
     /// the port or the file named.
     pub fn bind(settings: Settings) -> io::Result<Self> {
+        if let Some(name) = Namespace::twice(&settings.namespaces) {
+            let words = format!("namespace `{name}` is named twice: join its modes by `+`");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+        }
         let named =
             |what: String| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
         let most = descriptors::share(DESCRIPTOR_SHARE, MAX_CONNECTIONS);
@@ -173,7 +177,13 @@ impl Emulator {
         let key = settings.api_keys.iter().find(|key| *key == PUBLIC_KEY);
         let key = key.map_or("YOUR-API-KEY", String::as_str);
         let namespace = Namespace::for_examples(&settings.namespaces);
-        let amplify = AmplifyLines::new(&endpoint, key, namespace, ca_file.as_deref());
+        let amplify = AmplifyLines::new(
+            &endpoint,
+            settings.region.as_deref(),
+            key,
+            namespace,
+            ca_file.as_deref(),
+        );
         let service = Service {
             access: Access {
                 api_keys: settings.api_keys,

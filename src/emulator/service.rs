@@ -269,7 +269,7 @@ mod tests {
             control: false,
             local: "127.0.0.1:1".parse().unwrap(),
             endpoint: String::new(),
-            amplify: AmplifyLines::new("", "", "", None),
+            amplify: AmplifyLines::new("", None, "", "", None),
             stats: Stats::default(),
             journal: Journal::default(),
             watch: None,
