@@ -380,7 +380,9 @@ mod tests {
                 (sent < 1_000).then_some((Ok::<_, Infallible>(" "), sent + 1))
             });
             let begun = Instant::now();
-            let read = read(Body::from_stream(drops), &memory.holding()).await;
+            let read =
+                read(Body::from_stream(drops), &memory.holding("127.0.0.1:1".parse().unwrap()))
+                    .await;
             match read {
                 Ok(body) => assert!(in_time && body.len() == 1_000, "{pause}"),
                 Err(refused) => {

@@ -256,7 +256,7 @@ impl Emulator {
             let client = stream.client();
             let connection = Connection {
                 service: Arc::clone(&self.service),
-                holding: Arc::new(self.service.memory.holding()),
+                holding: Arc::new(self.service.memory.holding(client)),
                 tasks: tasks.clone(),
                 shutdown: shutdown.clone(),
                 client,
