@@ -11,6 +11,7 @@
 //! | a signature of an unknown user, or with another session token | 403 `UnrecognizedClientException` |
 //! | an unreadable signature | 403 `IncompleteSignatureException`, with the text of the WebSocket |
 //! | a body, a channel or an event that cannot be read | 400 `BadRequestException`, the whole request |
+//! | a body that ends early, or whose chunks cannot be read | 400 `BadRequestException` |
 //! | a body over 1.2 MB | 413 `BadRequestException` |
 //! | a body that takes longer than 30 s | 408 `BadRequestException` |
 //! | a mode that the namespace does not take | 401 `UnauthorizedException`, with the text for a bad key |
@@ -30,7 +31,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
@@ -282,18 +283,22 @@ async fn read(body: Body, holding: &Holding) -> Result<Bytes, Rejection> {
     timeout(BODY_TIMEOUT, read_whole(body, holding)).await.unwrap_or_else(late)
 }
 
-async fn read_whole(body: Body, holding: &Holding) -> Result<Bytes, Rejection> {
-    let too_large = || {
-        let hint = "send fewer or smaller events";
-        let why = "the body is larger than 1.2 MB";
-        Rejection::bad_request(StatusCode::PAYLOAD_TOO_LARGE, why, hint)
-    };
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-        discard(body, holding).await;
-        return Err(too_large());
+async fn read_whole(mut body: Body, holding: &Holding) -> Result<Bytes, Rejection> {
+    if body.size_hint().lower() <= MAX_BODY_BYTES as u64 {
+        match Limited::new(&mut body, MAX_BODY_BYTES).collect().await {
+            Ok(whole) => return Ok(whole.to_bytes()),
+            Err(e) if e.is::<LengthLimitError>() => {}
+            Err(_) => {
+                let hint = "send as many bytes as `content-length` says, or whole chunks";
+                let why = "the body ended early or cannot be read";
+                return Err(Rejection::bad_request(StatusCode::BAD_REQUEST, why, hint));
+            }
+        }
     }
-    let collected = Limited::new(body, MAX_BODY_BYTES).collect().await;
-    collected.map(http_body_util::Collected::to_bytes).map_err(|_| too_large())
+    discard(body, holding).await;
+    let hint = "send fewer or smaller events";
+    let why = "the body is larger than 1.2 MB";
+    Err(Rejection::bad_request(StatusCode::PAYLOAD_TOO_LARGE, why, hint))
 }
 
 async fn discard(mut body: Body, holding: &Holding) {
@@ -306,6 +311,7 @@ async fn discard(mut body: Body, holding: &Holding) {
         }
         left -= size;
     }
+    holding.clear(Side::Read);
 }
 
 fn denied(denied: &Denied) -> Rejection {
