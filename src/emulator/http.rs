@@ -17,6 +17,7 @@
 //! | a mode that the namespace does not take | 401 `UnauthorizedException`, with the text for a bad key |
 //! | a ledger that cannot be written | 500 `InternalFailureException` |
 //! | another method or path | 405, 404 `BadRequestException` |
+//! | `x-amzn-appsync-TokensConsumed` | 1, for every answer |
 //!
 //! `x-amzn-errortype` is never sent: it makes Amplify send a bad request three times.
 //!
@@ -61,6 +62,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 
+const TOKENS_CONSUMED: HeaderName = HeaderName::from_static("x-amzn-appsync-tokensconsumed");
+
 /// A fault that ends the connection.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is cut on demand")]
@@ -101,8 +104,8 @@ pub(super) async fn answer(
         }
         (EVENT_PATH, &Method::OPTIONS) => preflight(request.headers()),
         (REALTIME_PATH, &Method::GET) => {
-            realtime::upgrade(service, sockets, shutdown, client, holding, request.into_parts().0)
-                .await
+            let (holding, parts) = (Arc::clone(&holding), request.into_parts().0);
+            realtime::upgrade(service, sockets, shutdown, client, holding, parts).await
         }
         // `check --connect` asks so whether anybody is there, and a browser that is pointed here.
         (EVENT_PATH, &Method::GET | &Method::HEAD) => {
@@ -115,7 +118,9 @@ pub(super) async fn answer(
             bad_request(StatusCode::METHOD_NOT_ALLOWED, "the method is not supported here")
         }
         (path, _) if service.control && control::has(path) => {
-            return Ok(control::answer(&service, request).await);
+            let response = control::answer(&service, request).await;
+            holding.clear(Side::Read);
+            return Ok(response);
         }
         (path, _) => {
             let hint = "the endpoint is `/event`, and `/event/realtime` for a WebSocket";
@@ -123,14 +128,17 @@ pub(super) async fn answer(
             bad_request(StatusCode::NOT_FOUND, "there is nothing at this path")
         }
     };
+    // What was read of the request is used or dropped: a connection that lives on starts with nothing.
+    holding.clear(Side::Read);
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);
     }
+    headers.insert(TOKENS_CONSUMED, HeaderValue::from_static("1"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("x-amzn-RequestId,Date"),
+        HeaderValue::from_static("x-amzn-RequestId,x-amzn-appsync-TokensConsumed,Date"),
     );
     Ok(response)
 }
@@ -303,6 +311,7 @@ async fn read_whole(mut body: Body, holding: &Holding) -> Result<Bytes, Rejectio
 
 async fn discard(mut body: Body, holding: &Holding) {
     let mut left = MAX_DISCARDED_BYTES;
+    holding.clear(Side::Read);
     while let Some(Ok(frame)) = body.frame().await {
         holding.clear(Side::Read);
         let size = frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -311,7 +320,6 @@ async fn discard(mut body: Body, holding: &Holding) {
         }
         left -= size;
     }
-    holding.clear(Side::Read);
 }
 
 fn denied(denied: &Denied) -> Rejection {
