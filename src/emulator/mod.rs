@@ -44,7 +44,6 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::io::InspectReader;
 use tokio_util::task::TaskTracker;
 
@@ -66,6 +65,7 @@ use fault::Faults;
 use memory::{Holding, MAX_HELD_BYTES, Memory, Side};
 use record::{Journal, Ledger, Stats};
 use service::Service;
+use tls::Acceptor;
 
 /// An upper limit; the file descriptors may allow fewer. High, as subscribers are its purpose.
 const MAX_CONNECTIONS: usize = 4_096;
@@ -140,7 +140,7 @@ impl Settings {
 pub struct Emulator {
     listener: Listener,
     local: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     ca_file: Option<PathBuf>,
     service: Arc<Service>,
 }
@@ -301,13 +301,12 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(self, stream: Accepted<TcpStream>, tls: Option<TlsAcceptor>) {
+    async fn open(self, stream: Accepted<TcpStream>, tls: Option<Acceptor>) {
         let slot = Arc::clone(stream.slot());
         let Some(tls) = tls else {
             return self.serve(stream, &slot).await;
         };
-        // A failed handshake, such as that of a client without the authority, ends only this one.
-        if let Some(Ok(stream)) = slot.hold(tls.accept(stream)).await {
+        if let Some(Some(stream)) = slot.hold(tls.accept(stream, self.client)).await {
             self.serve(stream, &slot).await;
         }
     }
