@@ -260,7 +260,8 @@ async fn what_is_no_websocket_is_said_and_closed() {
 #[tokio::test]
 async fn what_is_no_upgrade_is_answered_like_other_errors() {
     let emulator = Emulator::start(&[]);
-    let other = "connection: upgrade, close\r\nupgrade: websocket\r\nsec-websocket-version: 8\r\n";
+    let other = "connection: upgrade, close\r\nupgrade: websocket\r\nsec-websocket-version: 8\r\n\
+                 sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     for (headers, status) in [("connection: close\r\n", "400"), (other, "426")] {
         let mut stream = TcpStream::connect(emulator.host()).await.unwrap();
         let head = format!("GET /event/realtime HTTP/1.1\r\nhost: h\r\n{headers}\r\n");
