@@ -63,7 +63,7 @@
 //! kafka → aws, config, oauth2, outbound, probe, redact, renewal
 //! nats → backoff, config, error_chain, outbound, probe
 //! otlp → backoff, config, error_chain, metrics, outbound, redact, repeats, trace
-//! emulator → error_chain, event_api, files, listener, shutdown
+//! emulator → error_chain, event_api, files, listener, repeats, shutdown
 //! admin → config, files, health, listener, metrics, redact, shutdown, telemetry
 //! config → files, message, redact, route
 //! route → event_api, message

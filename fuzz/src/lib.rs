@@ -12,7 +12,8 @@ use appsync_bridge::config::endpoint::{address, forbidden_address};
 use appsync_bridge::config::{self, Environment};
 use appsync_bridge::dead_letter::record;
 use appsync_bridge::event_api::received::ReceivedFrame;
-use appsync_bridge::event_api::wire::{ClientFrame, ErrorAnswer, PublishAnswer, PublishRequest};
+use appsync_bridge::event_api::sent::{ClientFrame, PublishRequest};
+use appsync_bridge::event_api::wire::{ErrorAnswer, PublishAnswer};
 use appsync_bridge::event_api::{Channel, MAX_EVENT_BYTES, MAX_SEGMENTS};
 use appsync_bridge::message::{Coordinates, Message, Topic};
 use appsync_bridge::publish::post::Answer;
@@ -198,8 +199,8 @@ pub fn answer(data: &[u8]) -> bool {
 /// A frame of the WebSocket, either way, and the body of a publish.
 pub fn frame(data: &[u8]) -> bool {
     let received = std::str::from_utf8(data).ok().and_then(ReceivedFrame::parse).is_some();
-    let sent = serde_json::from_slice::<ClientFrame>(data).is_ok();
-    let published = serde_json::from_slice::<PublishRequest>(data).is_ok();
+    let sent = ClientFrame::parse(data).is_ok();
+    let published = PublishRequest::parse(data).is_ok();
     received || sent || published
 }
 

@@ -66,8 +66,9 @@ pub struct Args {
           value_parser = NonEmptyStringValueParser::new())]
     api_key: Vec<String>,
 
-    /// `authorization` values that are accepted, in place of Cognito, OpenID Connect and Lambda
-    #[arg(long, value_name = "TOKEN", num_args = 1.., value_parser = NonEmptyStringValueParser::new())]
+    /// `authorization` values that are accepted, in place of Cognito, OpenID Connect and Lambda; with or without
+    /// `Bearer `, here and in what is sent
+    #[arg(long, value_name = "TOKEN", num_args = 1.., value_parser = token)]
     token: Vec<String>,
 
     /// Accept every JSON Web Token as `authorization`, whoever made it: nothing in it is verified
@@ -113,7 +114,7 @@ pub struct Args {
     tls_key: Option<PathBuf>,
 
     /// Time between two keep-alive frames
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = period)]
     keep_alive: Duration,
 
     /// Hold back the answer of every publish over HTTP for so long
@@ -151,7 +152,7 @@ pub struct Args {
 pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let loopback = args.listen.ip().is_loopback();
     let api_key = args.api_key.first().cloned().unwrap_or_default();
-    let json = args.json;
+    let (json, region) = (args.json, args.region.clone());
     telemetry::start(&args.log_level, Format::Auto, std::iter::empty());
     args.secrets().for_each(|secret| redact::learn(secret));
     let mut settings = args.clone().settings();
@@ -174,8 +175,19 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
                      neither who made it nor until when it is good";
         super::caution(&words);
     }
-    announce(&emulator, &api_key, &namespace, json, page)
-        .context("cannot write to standard output")?;
+    let lines = AmplifyLines::new(
+        &emulator.endpoint(),
+        region.as_deref(),
+        &api_key,
+        &namespace,
+        emulator.ca_file().map(PathBuf::as_path),
+    );
+    let announced = if json {
+        announce_json(&emulator, &api_key)
+    } else {
+        announce(&emulator, &api_key, &namespace, &lines, page)
+    };
+    announced.context("cannot write to standard output")?;
     emulator.run(shutdown).await?;
     Ok(())
 }
@@ -216,26 +228,28 @@ impl Args {
     }
 }
 
+fn announce_json(emulator: &Emulator, api_key: &str) -> std::io::Result<()> {
+    let line = serde_json::json!({
+        "endpoint": emulator.endpoint(),
+        "realtime": emulator.realtime(),
+        "api_key": api_key,
+        "ca_file": emulator.ca_file(),
+    });
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
 fn announce(
     emulator: &Emulator,
     api_key: &str,
     namespace: &str,
-    json: bool,
+    lines: &AmplifyLines,
     page: bool,
 ) -> std::io::Result<()> {
     let (endpoint, realtime) = (emulator.endpoint(), emulator.realtime());
     let ca_file = emulator.ca_file().map(|file| file.display().to_string());
     let mut out = std::io::stdout().lock();
-    if json {
-        let line = serde_json::json!({
-            "endpoint": endpoint,
-            "realtime": realtime,
-            "api_key": api_key,
-            "ca_file": ca_file,
-        });
-        writeln!(out, "{line}")?;
-        return out.flush();
-    }
     writeln!(out, "endpoint  {endpoint}")?;
     writeln!(out, "realtime  {realtime}")?;
     writeln!(out, "api key   {api_key}")?;
@@ -251,12 +265,6 @@ fn announce(
         "publish   {curl} {endpoint} -H 'x-api-key: {api_key}' -H 'content-type: application/json' \
          -d '{{\"channel\":\"/{namespace}/hello\",\"events\":[\"{{\\\"n\\\":1}}\"]}}'"
     )?;
-    let lines = AmplifyLines::new(
-        &endpoint,
-        api_key,
-        namespace,
-        emulator.ca_file().map(std::path::PathBuf::as_path),
-    );
     writeln!(out, "\n--- Amplify in a browser ---\n{}", lines.browser)?;
     writeln!(out, "\n--- Amplify in Node ---\n{}\n---\n", lines.node)?;
     if page && let Some(root) = endpoint.strip_suffix("event") {
@@ -264,6 +272,14 @@ fn announce(
     }
     writeln!(out, "ready")?;
     out.flush()
+}
+
+/// Without the word that a client may put before it.
+fn token(text: &str) -> Result<String, String> {
+    match text.strip_prefix("Bearer ").unwrap_or(text).trim() {
+        "" => Err("a token is not empty".to_owned()),
+        token => Ok(token.to_owned()),
+    }
 }
 
 /// As the times of a fault, such as `250ms`, `60s` or `5m`; or a bare number of seconds.
@@ -274,6 +290,11 @@ fn time(text: &str) -> Result<Duration, String> {
             .map_err(|_| "a time looks like `250ms`, `60s` or `5m`".to_owned())?,
     };
     if time > LONGEST { Err("a day is the longest".to_owned()) } else { Ok(time) }
+}
+
+/// A time that is not zero.
+fn period(text: &str) -> Result<Duration, String> {
+    time(text).and_then(|time| if time.is_zero() { Err("above zero".to_owned()) } else { Ok(time) })
 }
 
 /// Nobody waits longer, and a clock can be set ahead by it.
@@ -341,6 +362,16 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_the_same_with_bearer_and_without() {
+        for text in ["abc", "Bearer abc"] {
+            assert_eq!(token(text).as_deref(), Ok("abc"));
+        }
+        for text in ["", " ", "Bearer "] {
+            assert!(token(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for line in [
             "--namespace a_b",
@@ -353,6 +384,8 @@ mod tests {
             "--keep-alive inf",
             "--keep-alive -1s",
             "--keep-alive 25h",
+            "--keep-alive 0",
+            "--namespace a=publish:iam,publish:token",
             "--latency 1e18",
             "--log-level loud",
             r#"--fault {"fault":"hang"}"#,

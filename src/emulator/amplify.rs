@@ -11,17 +11,25 @@ pub struct AmplifyLines {
 }
 
 impl AmplifyLines {
-    /// For this endpoint and key. `ca_file` is what a client has to trust, if the endpoint has a certificate of its
+    /// For this endpoint, the region that signatures have to name, and this key. `ca_file` is what a client has to trust, if the endpoint has a certificate of its
     /// own making.
     #[must_use]
-    pub fn new(endpoint: &str, api_key: &str, namespace: &str, ca_file: Option<&Path>) -> Self {
+    pub fn new(
+        endpoint: &str,
+        region: Option<&str>,
+        api_key: &str,
+        namespace: &str,
+        ca_file: Option<&Path>,
+    ) -> Self {
+        // Amplify wants one, and signs for it.
+        let region = region.unwrap_or("us-east-1");
         // Amplify goes to `wss://` even for `http://`, unless it does not know the scheme.
         let spelled = endpoint.replacen("http://", "HTTP://", 1);
         let why = if spelled == endpoint { "" } else { " // upper case: else Amplify uses wss://" };
         let body = format!(
             "Amplify.configure({{ API: {{ Events: {{
   endpoint: '{spelled}',{why}
-  region: 'us-east-1',
+  region: '{region}',
   defaultAuthMode: 'apiKey',
   apiKey: '{api_key}',
 }} }} }});
@@ -56,14 +64,22 @@ mod tests {
 
     #[test]
     fn they_name_what_a_client_needs() {
-        let plain = AmplifyLines::new("http://127.0.0.1:1/event", "da2-local", "demo", None);
+        let plain = AmplifyLines::new("http://127.0.0.1:1/event", None, "da2-local", "demo", None);
         for text in [&plain.browser, &plain.node] {
             assert!(text.contains("endpoint: 'HTTP://127.0.0.1:1/event', // upper case"), "{text}");
             assert!(text.contains("events.connect('/demo/*')"), "{text}");
         }
         assert!(plain.node.contains("from 'ws'") && !plain.browser.contains("'ws'"));
         let file = Path::new("/tmp/e/ca.pem");
-        let tls = AmplifyLines::new("https://127.0.0.1:1/event", "k", "demo", Some(file));
+        let tls = AmplifyLines::new(
+            "https://127.0.0.1:1/event",
+            Some("eu-west-1"),
+            "k",
+            "demo",
+            Some(file),
+        );
+        assert!(plain.node.contains("region: 'us-east-1'"), "{}", plain.node);
+        assert!(tls.node.contains("region: 'eu-west-1'"), "{}", tls.node);
         assert!(
             tls.browser.contains("endpoint: 'https://127.0.0.1:1/event',\n"),
             "{}",

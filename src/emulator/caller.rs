@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use tracing::{info, warn};
 
 use crate::error_chain::printable;
+use crate::event_api::wire::PublishAnswer;
 
-/// Characters of a channel or a path that are logged.
+/// Characters of what a client sent that are logged, for each field of a line.
 const MAX_LOGGED_CHARS: usize = 300;
 
 /// A client's connection.
@@ -32,7 +33,8 @@ impl Caller {
         let Self { address, transport } = self;
         let channel = channel.map(|text| printable(text, MAX_LOGGED_CHARS));
         let channel = channel.as_deref();
-        warn!(client = %address, transport, operation, channel, %why, hint, "refused");
+        let why = printable(&why.to_string(), MAX_LOGGED_CHARS);
+        warn!(client = %address, transport, operation, channel, why, hint, "refused");
     }
 
     /// Logs that `operation`, perhaps on a `channel` and with so many events, was accepted.
@@ -41,6 +43,19 @@ impl Caller {
         let channel = channel.map(|text| printable(text, MAX_LOGGED_CHARS));
         let channel = channel.as_deref();
         info!(client = %address, transport, operation, channel, events, "accepted");
+    }
+
+    /// Logs what became of the events of a publish that was not refused as a whole.
+    pub(super) fn published(&self, channel: &str, answer: &PublishAnswer) {
+        if !answer.successful.is_empty() {
+            self.accepted("publish", Some(channel), Some(answer.successful.len()));
+        }
+        for event in &answer.failed {
+            let why = format!("event {}: {}: {}", event.index, event.code, event.message);
+            let hint =
+                "an event has 240,000 bytes at most; any other failure was asked for, by a fault";
+            self.refused("publish", Some(channel), why, hint);
+        }
     }
 
     /// Logs that somebody looked whether the API is there.

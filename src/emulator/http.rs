@@ -11,11 +11,13 @@
 //! | a signature of an unknown user, or with another session token | 403 `UnrecognizedClientException` |
 //! | an unreadable signature | 403 `IncompleteSignatureException`, with the text of the WebSocket |
 //! | a body, a channel or an event that cannot be read | 400 `BadRequestException`, the whole request |
+//! | a body that ends early, or whose chunks cannot be read | 400 `BadRequestException` |
 //! | a body over 1.2 MB | 413 `BadRequestException` |
 //! | a body that takes longer than 30 s | 408 `BadRequestException` |
 //! | a mode that the namespace does not take | 401 `UnauthorizedException`, with the text for a bad key |
 //! | a ledger that cannot be written | 500 `InternalFailureException` |
 //! | another method or path | 405, 404 `BadRequestException` |
+//! | `x-amzn-appsync-TokensConsumed` | 1, for every answer |
 //!
 //! `x-amzn-errortype` is never sent: it makes Amplify send a bad request three times.
 //!
@@ -30,7 +32,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
@@ -46,7 +48,8 @@ use super::fault::{Stage, Strike, Subject, answer_body};
 use super::memory::{Holding, Side};
 use super::realtime;
 use super::service::{HTTP, Publish, Refusal, Service};
-use crate::event_api::wire::{ErrorAnswer, PublishAnswer, PublishRequest};
+use crate::event_api::sent::{PublishRequest, Unreadable};
+use crate::event_api::wire::{ErrorAnswer, PublishAnswer};
 use crate::event_api::{Channel, EVENT_PATH, MAX_BODY_BYTES, REALTIME_PATH};
 use crate::shutdown::Shutdown;
 
@@ -58,6 +61,8 @@ const MAX_DISCARDED_BYTES: u64 = 16_000_000;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
+
+const TOKENS_CONSUMED: HeaderName = HeaderName::from_static("x-amzn-appsync-tokensconsumed");
 
 /// A fault that ends the connection.
 #[derive(Debug, thiserror::Error)]
@@ -99,8 +104,8 @@ pub(super) async fn answer(
         }
         (EVENT_PATH, &Method::OPTIONS) => preflight(request.headers()),
         (REALTIME_PATH, &Method::GET) => {
-            realtime::upgrade(service, sockets, shutdown, client, holding, request.into_parts().0)
-                .await
+            let (holding, parts) = (Arc::clone(&holding), request.into_parts().0);
+            realtime::upgrade(service, sockets, shutdown, client, holding, parts).await
         }
         // `check --connect` asks so whether anybody is there, and a browser that is pointed here.
         (EVENT_PATH, &Method::GET | &Method::HEAD) => {
@@ -113,7 +118,9 @@ pub(super) async fn answer(
             bad_request(StatusCode::METHOD_NOT_ALLOWED, "the method is not supported here")
         }
         (path, _) if service.control && control::has(path) => {
-            return Ok(control::answer(&service, request).await);
+            let response = control::answer(&service, request).await;
+            holding.clear(Side::Read);
+            return Ok(response);
         }
         (path, _) => {
             let hint = "the endpoint is `/event`, and `/event/realtime` for a WebSocket";
@@ -121,14 +128,17 @@ pub(super) async fn answer(
             bad_request(StatusCode::NOT_FOUND, "there is nothing at this path")
         }
     };
+    // What was read of the request is used or dropped: a connection that lives on starts with nothing.
+    holding.clear(Side::Read);
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);
     }
+    headers.insert(TOKENS_CONSUMED, HeaderValue::from_static("1"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(
         header::ACCESS_CONTROL_EXPOSE_HEADERS,
-        HeaderValue::from_static("x-amzn-RequestId,Date"),
+        HeaderValue::from_static("x-amzn-RequestId,x-amzn-appsync-TokensConsumed,Date"),
     );
     Ok(response)
 }
@@ -150,7 +160,7 @@ async fn event(
         Ok(body) => body,
         Err(rejection) => return Ok(rejection.answer(caller, None)),
     };
-    let request: Result<PublishRequest, _> = serde_json::from_slice(&body);
+    let request = PublishRequest::parse(&body);
     let channel = request.as_ref().ok().and_then(|request| Channel::parse(&request.channel).ok());
     let subject = Subject {
         channel: channel.as_ref(),
@@ -169,7 +179,7 @@ async fn event(
         let named = request.as_ref().ok().map(|request| request.channel.clone());
         match publish(service, id, &parts, &body, request, now) {
             Ok(answer) => {
-                caller.accepted("publish", named.as_deref(), Some(subject.events));
+                caller.published(named.as_deref().unwrap_or_default(), &answer);
                 let wrong = service.faults.wrong(subject, Instant::now());
                 json_text_answer(StatusCode::OK, answer_body(answer, wrong))
             }
@@ -249,7 +259,7 @@ fn publish(
     id: &str,
     parts: &http::request::Parts,
     body: &Bytes,
-    request: Result<PublishRequest, serde_json::Error>,
+    request: Result<PublishRequest, Unreadable>,
     now: SystemTime,
 ) -> Result<PublishAnswer, Rejection> {
     let presented = Presented::headers(&parts.headers);
@@ -281,22 +291,27 @@ async fn read(body: Body, holding: &Holding) -> Result<Bytes, Rejection> {
     timeout(BODY_TIMEOUT, read_whole(body, holding)).await.unwrap_or_else(late)
 }
 
-async fn read_whole(body: Body, holding: &Holding) -> Result<Bytes, Rejection> {
-    let too_large = || {
-        let hint = "send fewer or smaller events";
-        let why = "the body is larger than 1.2 MB";
-        Rejection::bad_request(StatusCode::PAYLOAD_TOO_LARGE, why, hint)
-    };
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-        discard(body, holding).await;
-        return Err(too_large());
+async fn read_whole(mut body: Body, holding: &Holding) -> Result<Bytes, Rejection> {
+    if body.size_hint().lower() <= MAX_BODY_BYTES as u64 {
+        match Limited::new(&mut body, MAX_BODY_BYTES).collect().await {
+            Ok(whole) => return Ok(whole.to_bytes()),
+            Err(e) if e.is::<LengthLimitError>() => {}
+            Err(_) => {
+                let hint = "send as many bytes as `content-length` says, or whole chunks";
+                let why = "the body ended early or cannot be read";
+                return Err(Rejection::bad_request(StatusCode::BAD_REQUEST, why, hint));
+            }
+        }
     }
-    let collected = Limited::new(body, MAX_BODY_BYTES).collect().await;
-    collected.map(http_body_util::Collected::to_bytes).map_err(|_| too_large())
+    discard(body, holding).await;
+    let hint = "send fewer or smaller events";
+    let why = "the body is larger than 1.2 MB";
+    Err(Rejection::bad_request(StatusCode::PAYLOAD_TOO_LARGE, why, hint))
 }
 
 async fn discard(mut body: Body, holding: &Holding) {
     let mut left = MAX_DISCARDED_BYTES;
+    holding.clear(Side::Read);
     while let Some(Ok(frame)) = body.frame().await {
         holding.clear(Side::Read);
         let size = frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -379,7 +394,9 @@ mod tests {
                 (sent < 1_000).then_some((Ok::<_, Infallible>(" "), sent + 1))
             });
             let begun = Instant::now();
-            let read = read(Body::from_stream(drops), &memory.holding()).await;
+            let read =
+                read(Body::from_stream(drops), &memory.holding("127.0.0.1:1".parse().unwrap()))
+                    .await;
             match read {
                 Ok(body) => assert!(in_time && body.len() == 1_000, "{pause}"),
                 Err(refused) => {

@@ -7,6 +7,7 @@
 //! held and counted once.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -43,8 +44,10 @@ pub(super) struct Holding {
     holder: Arc<Holder>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Holder {
+    /// The address at the other end.
+    client: SocketAddr,
     state: Mutex<State>,
     /// Notified when a frame is queued.
     queued: Notify,
@@ -110,10 +113,15 @@ impl Memory {
         })
     }
 
-    /// Opens the account of a connection.
-    pub(super) fn holding(self: &Arc<Self>) -> Holding {
+    /// Opens the account of a connection with this client.
+    pub(super) fn holding(self: &Arc<Self>, client: SocketAddr) -> Holding {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let holder = Arc::<Holder>::default();
+        let holder = Arc::new(Holder {
+            client,
+            state: Mutex::default(),
+            queued: Notify::new(),
+            cut: CancellationToken::new(),
+        });
         self.holders.lock().insert(id, Arc::clone(&holder));
         Holding { memory: Arc::clone(self), id, holder }
     }
@@ -166,6 +174,7 @@ impl Memory {
             holder.cut.cancel();
             let cuts = self.cuts.fetch_add(1, Ordering::Relaxed) + 1;
             warn!(
+                client = %holder.client,
                 why,
                 cuts,
                 hint = "read frames as they come, and send bodies without a pause",
@@ -291,8 +300,12 @@ impl Drop for HeldText {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use super::*;
     use crate::event_api::wire::ServerFrame;
+
+    const CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
     fn frame(text: &Arc<HeldText>) -> Frame {
         Frame { subscription: None, text: Arc::clone(text) }
@@ -301,7 +314,7 @@ mod tests {
     #[test]
     fn an_event_for_many_is_charged_once_and_all_is_given_back() {
         let memory = Memory::new(10_000);
-        let readers: Vec<_> = (0..10).map(|_| memory.holding()).collect();
+        let readers: Vec<_> = (0..10).map(|_| memory.holding(CLIENT)).collect();
         let text = memory.hold(&"x".repeat(5_000));
         for reader in &readers {
             reader.push(frame(&text));
@@ -319,7 +332,8 @@ mod tests {
     #[test]
     fn who_has_held_something_for_the_longest_is_cut_and_nobody_else() {
         let memory = Memory::new(10_000);
-        let (slow, quick, idle) = (memory.holding(), memory.holding(), memory.holding());
+        let (slow, quick, idle) =
+            (memory.holding(CLIENT), memory.holding(CLIENT), memory.holding(CLIENT));
         slow.add(Side::Read, 4_000);
         for _ in 0..10 {
             quick.add(Side::Written, 5_900);
@@ -344,7 +358,7 @@ mod tests {
     #[test]
     fn a_queue_has_a_bound_of_its_own() {
         let memory = Memory::new(usize::MAX);
-        let (slow, quick) = (memory.holding(), memory.holding());
+        let (slow, quick) = (memory.holding(CLIENT), memory.holding(CLIENT));
         let text = memory.hold(&"x".repeat(200_000));
         for _ in 0..=MAX_QUEUED_BYTES / 200_000 {
             slow.push(frame(&text));
@@ -367,7 +381,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_is_woken_by_what_is_queued_in_its_order() {
         let memory = Memory::new(10_000);
-        let reader = Arc::new(memory.holding());
+        let reader = Arc::new(memory.holding(CLIENT));
         let task = tokio::spawn({
             let reader = Arc::clone(&reader);
             async move { [reader.next().await, reader.next().await].map(|f| f.text.to_string()) }

@@ -44,7 +44,6 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::io::InspectReader;
 use tokio_util::task::TaskTracker;
 
@@ -66,6 +65,7 @@ use fault::Faults;
 use memory::{Holding, MAX_HELD_BYTES, Memory, Side};
 use record::{Journal, Ledger, Stats};
 use service::Service;
+use tls::Acceptor;
 
 /// An upper limit; the file descriptors may allow fewer. High, as subscribers are its purpose.
 const MAX_CONNECTIONS: usize = 4_096;
@@ -86,8 +86,8 @@ pub struct Settings {
     pub namespaces: Vec<Namespace>,
     /// Accepted values of `x-api-key`.
     pub api_keys: Vec<String>,
-    /// Accepted values of `authorization`, with or without `Bearer `: they stand for those that Cognito,
-    /// OpenID Connect or a Lambda authorizer would accept.
+    /// Accepted values of `authorization`, without the `Bearer ` that a client may put before them: they stand for
+    /// those that Cognito, OpenID Connect or a Lambda authorizer would accept.
     pub tokens: Vec<String>,
     /// Every JSON Web Token is accepted, unverified.
     pub any_jwt: bool,
@@ -140,7 +140,7 @@ impl Settings {
 pub struct Emulator {
     listener: Listener,
     local: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     ca_file: Option<PathBuf>,
     service: Arc<Service>,
 }
@@ -150,6 +150,10 @@ impl Emulator {
     /// this, and are answered once [`run`](Self::run) is called. Errors are those of the system, with
     /// the port or the file named.
     pub fn bind(settings: Settings) -> io::Result<Self> {
+        if let Some(name) = Namespace::twice(&settings.namespaces) {
+            let words = format!("namespace `{name}` is named twice: join its modes by `+`");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, words));
+        }
         let named =
             |what: String| move |e: io::Error| io::Error::new(e.kind(), format!("{what}: {e}"));
         let most = descriptors::share(DESCRIPTOR_SHARE, MAX_CONNECTIONS);
@@ -173,7 +177,13 @@ impl Emulator {
         let key = settings.api_keys.iter().find(|key| *key == PUBLIC_KEY);
         let key = key.map_or("YOUR-API-KEY", String::as_str);
         let namespace = Namespace::for_examples(&settings.namespaces);
-        let amplify = AmplifyLines::new(&endpoint, key, namespace, ca_file.as_deref());
+        let amplify = AmplifyLines::new(
+            &endpoint,
+            settings.region.as_deref(),
+            key,
+            namespace,
+            ca_file.as_deref(),
+        );
         let service = Service {
             access: Access {
                 api_keys: settings.api_keys,
@@ -246,7 +256,7 @@ impl Emulator {
             let client = stream.client();
             let connection = Connection {
                 service: Arc::clone(&self.service),
-                holding: Arc::new(self.service.memory.holding()),
+                holding: Arc::new(self.service.memory.holding(client)),
                 tasks: tasks.clone(),
                 shutdown: shutdown.clone(),
                 client,
@@ -291,13 +301,12 @@ struct Connection {
 }
 
 impl Connection {
-    async fn open(self, stream: Accepted<TcpStream>, tls: Option<TlsAcceptor>) {
+    async fn open(self, stream: Accepted<TcpStream>, tls: Option<Acceptor>) {
         let slot = Arc::clone(stream.slot());
         let Some(tls) = tls else {
             return self.serve(stream, &slot).await;
         };
-        // A failed handshake, such as that of a client without the authority, ends only this one.
-        if let Some(Ok(stream)) = slot.hold(tls.accept(stream)).await {
+        if let Some(Some(stream)) = slot.hold(tls.accept(stream, self.client)).await {
             self.serve(stream, &slot).await;
         }
     }

@@ -180,6 +180,9 @@ impl Service {
         if let Some(ledger) = &self.ledger {
             ledger.append(ledger_lines(publish, &channel, &answer))?;
         }
+        if accepted.is_empty() {
+            return Ok(answer);
+        }
         if publish.transport == HTTP {
             self.stats.accepted(accepted.len());
         }
@@ -241,6 +244,8 @@ fn ledger_lines<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::event_api::MAX_EVENT_BYTES;
 
@@ -264,7 +269,7 @@ mod tests {
             control: false,
             local: "127.0.0.1:1".parse().unwrap(),
             endpoint: String::new(),
-            amplify: AmplifyLines::new("", "", "", None),
+            amplify: AmplifyLines::new("", None, "", "", None),
             stats: Stats::default(),
             journal: Journal::default(),
             watch: None,
@@ -291,6 +296,27 @@ mod tests {
         assert_eq!(answer.failed[0].code, "EventTooLargeException");
         assert_eq!(answer.failed[0].message, "Transformed event is larger than 240KB");
         assert!(Uuid::parse_str(&answer.failed[0].identifier).is_ok());
+    }
+
+    #[test]
+    fn of_events_that_all_fail_nothing_is_counted_or_told() {
+        let told = Arc::new(AtomicUsize::new(0));
+        let mut service = service(None);
+        let count = Arc::clone(&told);
+        service.watch = Some(Box::new(move |published| {
+            count.fetch_add(published.events.len().max(100), Ordering::Relaxed);
+        }));
+        let big = "1".repeat(MAX_EVENT_BYTES + 1);
+        assert_eq!(publish(&service, "demo/a", &[&big]).unwrap().failed.len(), 1);
+        let stats = service.stats.show(0);
+        assert_eq!(
+            (&stats["accepted_requests"], &stats["accepted_events"]),
+            (&0.into(), &0.into())
+        );
+        assert_eq!((told.load(Ordering::Relaxed), service.journal.counts().publishes), (0, 0));
+        publish(&service, "demo/a", &[&big, "1"]).unwrap();
+        assert_eq!(service.stats.show(0)["accepted_requests"], 1);
+        assert_eq!(told.load(Ordering::Relaxed), 100);
     }
 
     #[test]

@@ -5,24 +5,33 @@
 //! once, so that it cannot sign anything later. Both are valid for a year.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::warn;
+
+use crate::repeats::Repeats;
 
 /// The file of a generated authority.
 const CA_FILE: &str = "ca.pem";
 
 /// Some clients refuse a server's certificate with a longer one.
 const LIFE: Duration = Duration::from_hours(365 * 24);
+
+/// The least time between two log lines about handshakes.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -57,7 +66,7 @@ impl Tls {
     }
 
     /// Reads or generates the certificate; errors name the file.
-    pub(super) fn acceptor(&self, listen: IpAddr) -> io::Result<TlsAcceptor> {
+    pub(super) fn acceptor(&self, listen: IpAddr) -> io::Result<Acceptor> {
         let (chain, key) = match self {
             Self::Generated { directory } => generate(&directory.join(CA_FILE), listen)?,
             Self::Files { cert, key } => load(cert, key)?,
@@ -70,7 +79,47 @@ impl Tls {
             .with_single_cert(chain, key)
             .map_err(io::Error::other)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(TlsAcceptor::from(Arc::new(config)))
+        let trust = match self.ca_file() {
+            Some(file) => format!("it has to trust `{}`", file.display()),
+            None => "it has to trust the authority of the certificate".to_owned(),
+        };
+        let tls = TlsAcceptor::from(Arc::new(config));
+        Ok(Acceptor { tls, trust: trust.into(), broken: Arc::default() })
+    }
+}
+
+/// The server's side of the handshakes.
+#[derive(Clone)]
+pub(super) struct Acceptor {
+    tls: TlsAcceptor,
+    /// The remedy for a client that does not trust the certificate.
+    trust: Arc<str>,
+    broken: Arc<Mutex<Repeats>>,
+}
+
+impl Acceptor {
+    /// A handshake. One that fails for what the client sends is logged, once a minute at most; a connection that ends
+    /// is not: that may be a look whether the port is open.
+    pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        client: SocketAddr,
+    ) -> Option<TlsStream<S>> {
+        let error = match self.tls.accept(stream).await {
+            Ok(stream) => return Some(stream),
+            Err(error) => error,
+        };
+        let why = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>())?;
+        let hint = match why {
+            rustls::Error::AlertReceived(_) => &*self.trust,
+            rustls::Error::InvalidMessage(_) => {
+                "`http://` and `ws://` to a port with TLS look like this: write `https://` and `wss://`"
+            }
+            _ => "it has to speak TLS 1.2 or 1.3",
+        };
+        let count = self.broken.lock().again(LOG_INTERVAL, Instant::now())?;
+        warn!(%client, count, %why, hint, "a client broke off the TLS handshake");
+        None
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod channel;
 pub mod event;
 pub mod received;
+pub mod sent;
 pub mod sign;
 pub mod wire;
 

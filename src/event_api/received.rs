@@ -1,7 +1,8 @@
 //! The frames of the service, as a client reads them: tolerant of what is new, and of what other implementations do
 //! otherwise.
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::CONNECTION_TIMEOUT_MS;
 use super::wire::{ErrorAnswer, ErrorItem};
@@ -31,18 +32,31 @@ pub enum ReceivedFrame {
     Other,
 }
 
+/// The fields that matter; what stands there may be of any kind.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow)]
+    r#type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    connection_timeout_ms: Option<&'a RawValue>,
+    #[serde(borrow)]
+    event: Option<&'a RawValue>,
+}
+
 impl ReceivedFrame {
     /// Reads a frame; `None` for what is none.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let mut frame: Value = serde_json::from_str(text).ok()?;
-        let kind = frame.get("type")?.as_str()?.to_owned();
-        let id = frame.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let frame: Fields<'_> = serde_json::from_str(text).ok()?;
+        let kind: String = value(frame.r#type)?;
+        let id = value(frame.id).unwrap_or_default();
         let errors = || ErrorAnswer::parse(text.as_bytes()).unwrap_or_default().errors;
         Some(match kind.as_str() {
             "connection_ack" => {
-                let timeout = frame.get("connectionTimeoutMs").and_then(Value::as_u64);
-                let timeout = timeout.and_then(|ms| u32::try_from(ms).ok()).filter(|ms| *ms > 0);
+                let timeout = value(frame.connection_timeout_ms).filter(|ms| *ms > 0);
                 Self::ConnectionAck { timeout_ms: timeout.unwrap_or(CONNECTION_TIMEOUT_MS) }
             }
             "connection_error" => Self::ConnectionError(errors()),
@@ -50,12 +64,9 @@ impl ReceivedFrame {
             "subscribe_success" => Self::SubscribeSuccess(id),
             "subscribe_error" => Self::SubscribeError(id, errors()),
             "data" => {
-                let events = match frame.get_mut("event").map(Value::take) {
-                    Some(Value::Array(events)) => events.into_iter().map(event).collect(),
-                    None | Some(Value::Null) => Vec::new(),
-                    Some(one) => vec![event(one)],
-                };
-                Self::Data(id, events)
+                let list: Option<Vec<&RawValue>> = value(frame.event);
+                let events = list.unwrap_or_else(|| frame.event.into_iter().collect());
+                Self::Data(id, events.into_iter().map(event).collect())
             }
             "broadcast_error" | "error" => Self::Trouble(errors()),
             _ => Self::Other,
@@ -63,12 +74,13 @@ impl ReceivedFrame {
     }
 }
 
-/// A string holds the JSON text; anything else is taken for the event itself.
-fn event(value: Value) -> String {
-    match value {
-        Value::String(text) => text,
-        other => other.to_string(),
-    }
+fn value<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(raw?.get()).ok()
+}
+
+/// A string holds the JSON text; anything else is taken for the event itself, as it stands there.
+fn event(raw: &RawValue) -> String {
+    value(Some(raw)).unwrap_or_else(|| raw.get().to_owned())
 }
 
 #[cfg(test)]
@@ -103,6 +115,8 @@ mod tests {
         };
         assert_eq!(data(r#"{"type":"data","id":"1","event":["1","\"b\""]}"#), ["1", "\"b\""]);
         assert_eq!(data(r#"{"type":"data","id":"1","event":{"a":1}}"#), [r#"{"a":1}"#]);
+        let exact = r#"{"n":12345678901234567890123,"n":1.10}"#;
+        assert_eq!(data(&format!(r#"{{"type":"data","event":{exact}}}"#)), [exact]);
         assert_eq!(data(r#"{"type":"data","id":"1"}"#), [""; 0]);
         for text in ["", "1", "{}", r#"{"type":1}"#, "<html>"] {
             assert_eq!(ReceivedFrame::parse(text), None, "{text}");

@@ -1,4 +1,4 @@
-//! The shapes on the wire: the body of a publish, its answer, and the frames of the WebSocket.
+//! The shapes on the wire: the body of a publish as a client writes it, its answer, and the frames of the service.
 
 use std::borrow::Cow;
 
@@ -34,15 +34,6 @@ pub fn publish_body<'a>(
     }
     body.extend_from_slice(b"]}");
     body.into()
-}
-
-/// A publish request as a server reads it; unknown fields are tolerated, as the service does.
-#[derive(Clone, Debug, Deserialize)]
-pub struct PublishRequest {
-    /// The channel as the client wrote it.
-    pub channel: String,
-    /// Each one JSON text.
-    pub events: Vec<String>,
 }
 
 /// The answer to a publish: which events were taken and which were not, by index.
@@ -173,41 +164,6 @@ pub struct ErrorItem {
     pub message: Option<Cow<'static, str>>,
 }
 
-/// A frame that a client sends; unknown fields are ignored.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum ClientFrame {
-    /// Opens the conversation.
-    ConnectionInit,
-    /// Asks for the events of a channel.
-    Subscribe {
-        /// Unique among the subscriptions of the connection.
-        id: String,
-        /// May end in `/*`.
-        channel: String,
-        /// The auth object of this operation.
-        #[serde(default)]
-        authorization: serde_json::Map<String, serde_json::Value>,
-    },
-    /// Ends a subscription.
-    Unsubscribe {
-        /// Of the subscription.
-        id: String,
-    },
-    /// Publishes over the socket.
-    Publish {
-        /// Of this request.
-        id: String,
-        /// Where to.
-        channel: String,
-        /// Each one JSON text.
-        events: Vec<String>,
-        /// The auth object of this operation.
-        #[serde(default)]
-        authorization: serde_json::Map<String, serde_json::Value>,
-    },
-}
-
 /// A frame that the service sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -274,6 +230,9 @@ pub enum ServerFrame<'a> {
     },
     /// A frame could not be attributed.
     Error {
+        /// As the frame had it, if it had one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
         /// Why.
         errors: Vec<ErrorItem>,
     },
@@ -334,10 +293,7 @@ mod tests {
         let ack = ServerFrame::ConnectionAck { connection_timeout_ms: 300_000 };
         let text = serde_json::to_string(&ack).unwrap();
         assert_eq!(text, r#"{"type":"connection_ack","connectionTimeoutMs":300000}"#);
-        let amplify = r#"{"id":"1","channel":"/default/room","authorization":{"host":"h","x-api-key":"k"},"payload":{"channel":"/default/room","extensions":{}},"type":"subscribe"}"#;
-        assert!(matches!(
-            serde_json::from_str(amplify).unwrap(),
-            ClientFrame::Subscribe { channel, .. } if channel == "/default/room"
-        ));
+        let error = ServerFrame::Error { id: None, errors: Vec::new() };
+        assert_eq!(serde_json::to_string(&error).unwrap(), r#"{"type":"error","errors":[]}"#);
     }
 }

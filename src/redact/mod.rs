@@ -2,7 +2,8 @@
 //!
 //! Code that reads, fetches or receives a secret gives it to [`learn`]. All output passes here: the log and
 //! messages through [`stderr`], output of commands through [`stdout`], HTTP answers through [`clean`]. So it
-//! does not matter what repeats a secret: an API in an error, a library, a panic.
+//! does not matter what repeats a secret: an API in an error, a library, a panic. Only the events that `subscribe` prints
+//! do not pass: they are data, asked for as they are.
 //!
 //! A value is found verbatim, in escapes (of JSON, of URLs, of HTML, also nested) and in Base64; pieces of a
 //! long one are found, too, because a repeated text may be cut.

@@ -32,11 +32,28 @@ async fn a_script_gets_the_time_and_the_channel_too() {
     let emulator = Emulator::start(&[]);
     let who = Who::key(&emulator);
     let mut follower = who.follow(&["/demo/*", "--json", "-n", "1"]).await;
-    assert_eq!(who.publish("demo/a", &["{\"a\":1}"]).await.0, 0);
-    let line: Value = serde_json::from_str(&follower.event().await.unwrap()).unwrap();
-    assert_eq!((&line["channel"], &line["event"]), (&json!("/demo/*"), &json!({ "a": 1 })));
+    assert_eq!(who.publish("demo/a", &["{\"a\":1.10}"]).await.0, 0);
+    let text = follower.event().await.unwrap();
+    let line: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&line["channel"], &line["event"]), (&json!("/demo/*"), &json!({ "a": 1.1 })));
+    assert!(text.ends_with(r#""event":{"a":1.10}}"#), "{text}");
     assert!(humantime::parse_rfc3339(line["received"].as_str().unwrap()).is_ok());
     assert_eq!(follower.ends().await, 0);
+}
+
+/// Elsewhere what it proves itself with is covered.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_printed_as_it_came_whatever_it_holds() {
+    let emulator = Emulator::start(&[]);
+    let who = Who::key(&emulator);
+    let event = format!("{{\"key\":\"{KEY}\",\"n\":12345678901234567890123,\"n\":1}}");
+    for form in [&[][..], &["--json"]] {
+        let mut follower = who.follow(&[&["/demo/*", "-n", "1"], form].concat()).await;
+        assert_eq!(who.publish("demo/a", &[&event]).await.0, 0);
+        let line = follower.event().await.unwrap();
+        assert!(line.contains(&event), "{line}");
+        assert_eq!(follower.ends().await, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,7 @@ use crate::support::socket::Socket;
 #[test]
 fn the_printed_line_publishes_and_ready_comes_last() {
     let mut child = bridge()
-        .args(["emulate", "--listen", "127.0.0.1:0"])
+        .args(["emulate", "--listen", "127.0.0.1:0", "--region", "eu-west-1"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -42,6 +42,7 @@ fn the_printed_line_publishes_and_ready_comes_last() {
     let (browser, node) = browser.split_once("\n\n--- Amplify in Node ---\n").unwrap();
     for lines in [browser, node] {
         let spelled = format!("endpoint: '{}'", endpoint.replace("http://", "HTTP://"));
+        assert!(lines.contains("region: 'eu-west-1'"), "{lines}");
         assert!(lines.contains(&spelled) && lines.contains("apiKey: 'da2-local'"), "{lines}");
     }
 }
@@ -68,6 +69,15 @@ fn a_port_that_is_taken_is_named() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("cannot listen on") && said.contains(emulator.host()), "{said}");
     assert!(said.contains("another `--listen`"), "{said}");
+}
+
+#[test]
+fn a_namespace_that_is_named_twice_is_refused() {
+    let twice = ["--namespace", "orders=iam", "fleet", "orders=api-key"];
+    let arguments = [&["emulate", "--listen", "127.0.0.1:0"][..], &twice].concat();
+    let output = bridge().args(arguments).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("`orders` is named twice"), "{said}");
 }
 
 #[test]

@@ -4,10 +4,13 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::support::emulator::{Emulator, KEY, request};
 use crate::support::socket::{Socket, publish_frame};
+use crate::support::{PATIENCE, until};
 
 fn refused(status: u16, kind: &str, message: Option<&str>) -> (u16, String, Option<String>) {
     (status, kind.to_owned(), message.map(str::to_owned))
@@ -66,6 +69,8 @@ async fn every_refusal_has_its_words_its_cors_and_its_request_id() {
         assert_eq!(answer.header("access-control-allow-origin"), "*");
         assert!(answer.header("access-control-expose-headers").contains("x-amzn-RequestId"));
         assert_eq!(answer.header("x-amzn-errortype"), "");
+        assert_eq!(answer.header("x-amzn-appsync-tokensconsumed"), "1");
+        assert!(answer.header("access-control-expose-headers").contains("TokensConsumed"));
         ids.push(answer.header("x-amzn-requestid").to_owned());
     }
     for body in [
@@ -179,4 +184,33 @@ async fn the_latency_holds_the_answer_back_and_not_the_event() {
         answer = emulator.try_publish("/demo/a", &["1"]) => panic!("answered: {answer:?}"),
         event = socket.hear() => assert_eq!(event["type"], "data"),
     }
+}
+
+#[tokio::test]
+async fn a_body_that_cannot_be_read_is_told_from_one_that_is_too_large() {
+    let emulator = Emulator::start(&[]);
+    let head =
+        format!("POST /event HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx-api-key: {KEY}\r\n");
+    let chunks = format!("186a0\r\n{}\r\n", " ".repeat(100_000)).repeat(60);
+    for (rest, status, says) in [
+        ("transfer-encoding: chunked\r\n\r\nxyz\r\n", "400", "ended early or cannot be read"),
+        (&format!("transfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"), "413", "1.2 MB"),
+    ] {
+        let mut stream = TcpStream::connect(emulator.host()).await.unwrap();
+        stream.write_all(format!("{head}{rest}").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.contains("BadRequestException") && answer.contains(says), "{answer}");
+    }
+    // A client that is gone gets no answer.
+    let mut stream = TcpStream::connect(emulator.host()).await.unwrap();
+    stream.write_all(format!("{head}content-length: 100\r\n\r\n{{}}").as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+    let why = |line: &Value| line["why"].as_str().is_some_and(|why| why.contains("ended early"));
+    until("both lines", PATIENCE, async || {
+        (emulator.log().iter().filter(|line| why(line)).count() == 2).then_some(())
+    })
+    .await;
 }

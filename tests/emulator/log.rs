@@ -115,6 +115,74 @@ async fn what_is_accepted_is_a_line_unless_only_warnings_are_wanted() {
     }
 }
 
+#[tokio::test]
+async fn a_failed_event_is_a_refusal_and_only_the_others_are_accepted() {
+    let emulator = Emulator::start(&[]);
+    let big = format!("\"{}\"", "x".repeat(240_000));
+    emulator.publish("/demo/a", &[&big]).await;
+    emulator.publish("/demo/a", &["1", &big, "2"]).await;
+    let mut socket = Socket::connect(&emulator).await;
+    assert_eq!(socket.publish("p", "/demo/a", &[&big]).await["type"], "publish_success");
+    let lines = refusals(&emulator);
+    for (line, (transport, index)) in lines.iter().zip([("http", 0), ("http", 1), ("ws", 0)]) {
+        let why = format!("event {index}: EventTooLargeException: Transformed event is larger");
+        assert_line(line, [transport, "publish", "/demo/a", &why]);
+    }
+    let log = emulator.log();
+    let accepted = log.iter().filter(|line| line["message"] == "accepted");
+    let events: Vec<_> = accepted.map(|line| &line["events"]).filter(|e| !e.is_null()).collect();
+    assert_eq!((lines.len(), events), (3, vec![&json!(2)]), "{log:?}");
+}
+
+#[tokio::test]
+async fn a_line_is_short_and_holds_no_token_in_the_wrong_place() {
+    const TOKEN: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJub2JvZHkifQ.c2lnbmF0dXJl";
+    let emulator = Emulator::start(&["--any-jwt"]);
+    let (long, mut said) = ("a".repeat(1_000_000), String::new());
+    let mut socket = Socket::connect(&emulator).await;
+    for frame in [
+        json!({ "type": "subscribe", "id": "s", "channel": "/demo/a", "authorization": TOKEN }),
+        json!({ "type": TOKEN }),
+        json!({ "type": long }),
+        json!({ "type": "subscribe", "id": "s", "channel": long, "authorization": key_object(KEY) }),
+    ] {
+        socket.say(&frame).await;
+        said.push_str(&socket.hear().await.to_string());
+    }
+    let body = json!({ "channel": "/demo/a", "events": TOKEN }).to_string();
+    let answer = emulator.post(&[("x-api-key", KEY)], body).await;
+    said.push_str(&answer.json().to_string());
+    emulator.publish(&long, &["1"]).await;
+    let log = emulator.log();
+    assert_eq!(refusals(&emulator).len(), 6, "{log:?}");
+    assert!(log.iter().all(|line| line.to_string().len() < 1_500));
+    assert!(!format!("{log:?}{said}").contains(TOKEN));
+    assert!(said.contains("`authorization` is not an object"));
+}
+
+#[tokio::test]
+async fn a_handshake_that_breaks_off_is_told_with_its_cause() {
+    for plain in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let emulator = Emulator::start(&["--tls", directory.path().to_str().unwrap()]);
+        if plain {
+            let mut client = TcpStream::connect(emulator.host()).await.unwrap();
+            client.write_all(b"POST /event HTTP/1.1\r\n\r\n").await.unwrap();
+            let _ = client.read_to_end(&mut Vec::new()).await;
+        } else {
+            let curl = tokio::process::Command::new("curl").arg(&emulator.endpoint).output().await;
+            assert!(!curl.unwrap().status.success());
+        }
+        let told = |line: &Value| line["message"].as_str().unwrap().contains("TLS handshake");
+        let line = until("the line", PATIENCE, async || emulator.log().into_iter().find(told));
+        let line = line.await;
+        let hint = line["hint"].as_str().unwrap();
+        let ca = emulator.ca_file.as_deref().unwrap();
+        assert_eq!((hint.contains("http://"), hint.contains(ca)), (plain, !plain), "{line}");
+        assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    }
+}
+
 /// A client that was given `https://` shows nothing but a broken handshake itself.
 #[tokio::test]
 async fn a_client_that_speaks_tls_is_told_of() {

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::emulator::{Emulator, KEY};
@@ -183,6 +186,11 @@ async fn a_frame_that_cannot_be_read_is_answered_and_the_connection_stays() {
         socket.say_text(text).await;
         assert_eq!(socket.hear().await["type"], kind, "{text}");
     }
+    socket.say(&json!({ "type": "nonsense", "id": "n-1" })).await;
+    let error = socket.hear().await;
+    assert_eq!((&error["type"], &error["id"]), (&json!("error"), &json!("n-1")));
+    let without = socket.subscribe_as("s", "demo/a", &Value::Null).await;
+    assert_eq!(without["errors"][0]["errorType"], "UnauthorizedException", "{without}");
     socket.send(Message::Binary(vec![1].into())).await;
     assert_eq!(socket.hear().await["type"], "error");
     assert_eq!(socket.subscribe("s", "demo/a").await["type"], "subscribe_success");
@@ -207,4 +215,61 @@ async fn a_subscriber_that_does_not_read_is_cut_and_nobody_waits_for_it() {
     quick.subscribe("s", "/demo/a").await;
     emulator.publish("/demo/a", &["1"]).await;
     assert_eq!(quick.hear().await["event"], "1");
+}
+
+fn refusal(emulator: &Emulator, says: &str) -> Option<Value> {
+    let refused = |line: &Value| line["why"].as_str().is_some_and(|why| why.contains(says));
+    emulator.log().into_iter().find(refused)
+}
+
+#[tokio::test]
+async fn a_socket_that_says_nothing_is_closed_and_one_that_skips_init_is_kept_alive() {
+    let emulator = Emulator::start(&["--keep-alive", "500ms"]);
+    let mut silent = Socket::open(&emulator, &key_object(KEY)).await;
+    let mut early = Socket::open(&emulator, &key_object(KEY)).await;
+    assert_eq!(early.subscribe("s", "/demo/a").await["type"], "subscribe_success");
+    let start = Instant::now();
+    let (closed, ()) = tokio::join!(silent.message(), async {
+        while start.elapsed() < Duration::from_secs(32) {
+            assert_eq!(early.hear().await, json!({ "type": "ka" }));
+        }
+    });
+    let Some(Ok(Message::Close(Some(close)))) = closed else { panic!("{closed:?}") };
+    assert_eq!(close.code, CloseCode::Normal);
+    assert!(refusal(&emulator, "no frame came within 30 s").is_some());
+}
+
+#[tokio::test]
+async fn what_is_no_websocket_is_said_and_closed() {
+    let emulator = Emulator::start(&[]);
+    let mut socket = Socket::connect(&emulator).await;
+    let text = Frame::message(vec![b'"', 0xff], OpCode::Data(Data::Text), true);
+    socket.send(Message::Frame(text)).await;
+    let Some(Ok(Message::Close(Some(close)))) = socket.message().await else {
+        panic!("not closed")
+    };
+    assert_eq!(close.code, CloseCode::Normal);
+    assert!(refusal(&emulator, "UTF-8").is_some(), "{:?}", emulator.log());
+    // A mouthful: it may be closed before all of it is written.
+    let mut socket = Socket::connect(&emulator).await;
+    socket.begin(&vec![b' '; 8 * 1024 * 1024 + 1]).await;
+    while let Some(Ok(_)) = socket.message().await {}
+    assert!(refusal(&emulator, "Message too long").is_some(), "{:?}", emulator.log());
+}
+
+#[tokio::test]
+async fn what_is_no_upgrade_is_answered_like_other_errors() {
+    let emulator = Emulator::start(&[]);
+    let other = "connection: upgrade, close\r\nupgrade: websocket\r\nsec-websocket-version: 8\r\n\
+                 sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (headers, status) in [("connection: close\r\n", "400"), (other, "426")] {
+        let mut stream = TcpStream::connect(emulator.host()).await.unwrap();
+        let head = format!("GET /event/realtime HTTP/1.1\r\nhost: h\r\n{headers}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.contains(r#"{"errors":[{"errorType":"BadRequestException""#), "{answer}");
+        assert_eq!(answer.contains("sec-websocket-version: 13\r\n"), status == "426", "{answer}");
+    }
 }

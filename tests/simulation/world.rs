@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use appsync_bridge::dead_letter::{Record, Target, WriteError};
-use appsync_bridge::event_api::wire::PublishRequest;
+use appsync_bridge::event_api::sent::PublishRequest;
 use appsync_bridge::publish::post::{Answer, Failure, Fault, Post};
 use bytes::Bytes;
 use rand::rngs::StdRng;
@@ -111,7 +111,7 @@ impl Post for Endpoint {
 
     async fn post(&self, (): &mut (), body: Bytes) -> Result<Answer, Failure> {
         let world = &self.0;
-        let request: PublishRequest = serde_json::from_slice(&body).unwrap();
+        let request = PublishRequest::parse(&body).unwrap();
         assert!((1..=5).contains(&request.events.len()));
         let most =
             if world.chance(0.02) { Duration::from_secs(3) } else { Duration::from_millis(40) };

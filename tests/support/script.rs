@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use appsync_bridge::delivery::{Delivery, Done, Outcome, Settlement, Tracker};
-use appsync_bridge::event_api::wire::PublishRequest;
+use appsync_bridge::event_api::sent::PublishRequest;
 use appsync_bridge::event_api::{Channel, Event};
 use appsync_bridge::health::Health;
 use appsync_bridge::message::{Coordinates, Message, Topic};
@@ -87,7 +87,7 @@ impl Post for Script {
     type Connection = ();
 
     async fn post(&self, (): &mut (), body: Bytes) -> Result<Answer, Failure> {
-        let request: PublishRequest = serde_json::from_slice(&body).unwrap();
+        let request = PublishRequest::parse(&body).unwrap();
         let ids: Vec<u64> = request.events.iter().map(|e| e.parse().unwrap()).collect();
         let channel = request.channel.clone();
         let posted = Posted { at: self.began.elapsed(), channel, ids };

@@ -9,7 +9,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cli::say;
 use crate::event_api::wire::body_overhead;
-use crate::event_api::{Channel, EscapedLen, Event, MAX_BODY_BYTES, MAX_EVENT_BYTES, MAX_EVENTS};
+use crate::event_api::{
+    Channel, EscapedLen, Event, EventError, MAX_BODY_BYTES, MAX_EVENT_BYTES, MAX_EVENTS,
+};
 
 /// Most items read ahead.
 const AHEAD: usize = 256;
@@ -82,13 +84,16 @@ impl Item {
     }
 
     fn of(origin: String, bytes: Vec<u8>, as_text: bool) -> Self {
-        let bytes = if as_text {
-            serde_json::Value::from(String::from_utf8_lossy(&bytes)).to_string().into_bytes()
-        } else {
-            bytes
-        };
-        Self { origin, text: Text::parse(bytes) }
+        let text = if as_text { quoted(&bytes) } else { Ok(bytes) };
+        Self { origin, text: text.and_then(Text::parse) }
     }
+}
+
+/// A text as a string of JSON.
+fn quoted(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let text = str::from_utf8(bytes)
+        .map_err(|e| EventError::InvalidUtf8 { offset: e.valid_up_to() }.to_string())?;
+    Ok(serde_json::Value::from(text).to_string().into_bytes())
 }
 
 /// Sends a line of standard input each; false when nobody wants more.
@@ -277,8 +282,10 @@ mod tests {
     }
 
     #[test]
-    fn any_text_is_made_an_event() {
+    fn any_text_is_made_an_event_and_nothing_else() {
         let item = Item::of("line 1".to_owned(), b"say \"hi\"".to_vec(), true);
         assert_eq!(item.text.unwrap().event().text(), br#""say \"hi\"""#);
+        let item = Item::of("line 2".to_owned(), b"caf\xe9 noir".to_vec(), true);
+        assert_eq!(item.text.unwrap_err(), "not UTF-8 at byte 3");
     }
 }

@@ -1,5 +1,6 @@
 //! A namespace, and the ways to show who one is that it takes.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -57,6 +58,12 @@ impl Namespace {
         namespaces.iter().find(open).or(namespaces.first()).map_or("demo", Self::name)
     }
 
+    /// The name that two of them have.
+    pub(crate) fn twice(namespaces: &[Self]) -> Option<&str> {
+        let mut names = HashSet::new();
+        namespaces.iter().map(Self::name).find(|name| !names.insert(*name))
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -97,11 +104,15 @@ impl FromStr for Namespace {
             return Ok(namespace);
         }
         for part in modes.split(',') {
-            match part.split_once(':') {
-                Some(("publish", modes)) => namespace.publish = list(modes)?,
-                Some(("subscribe", modes)) => namespace.subscribe = list(modes)?,
+            let (side, modes) = match part.split_once(':') {
+                Some(("publish", modes)) => (&mut namespace.publish, modes),
+                Some(("subscribe", modes)) => (&mut namespace.subscribe, modes),
                 _ => return Err(format!("`{part}` is neither `publish:…` nor `subscribe:…`")),
+            };
+            if !side.is_empty() {
+                return Err(format!("`{part}` is the second of its kind: join modes by `+`"));
             }
+            *side = list(modes)?;
         }
         Ok(namespace)
     }
@@ -157,6 +168,7 @@ mod tests {
             ("a=jwt", "`jwt` is none of api-key, iam, token"),
             ("a=publish:iam,token", "`token` is neither"),
             ("a=read:iam", "`read:iam` is neither"),
+            ("a=publish:iam,publish:token", "`publish:token` is the second"),
         ] {
             let error = text.parse::<Namespace>().unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 use super::answer::{bad_request, json_answer};
 use super::fault::Fault;
 use super::service::{Publish, Service};
-use crate::event_api::wire::PublishRequest;
+use crate::event_api::sent::PublishRequest;
 use crate::listener::{is_foreign, led_here, strange_host};
 
 const PREFIX: &str = "/_emulator/";
@@ -112,7 +112,7 @@ pub(super) async fn answer(service: &Service, request: Request<Incoming>) -> Res
 
 async fn publish(service: &Service, request: Request<Incoming>) -> Response<Body> {
     let body = read(request).await;
-    let asked = body.and_then(|body| serde_json::from_slice::<PublishRequest>(&body).ok());
+    let asked = body.and_then(|body| PublishRequest::parse(&body).ok());
     let Some(asked) = asked else {
         return bad_request(StatusCode::BAD_REQUEST, "a publish has a `channel` and `events`");
     };

@@ -8,7 +8,7 @@ mod hub;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 
 use super::memory::{Frame, Holding, Memory};
 use crate::event_api::Channel;
@@ -19,7 +19,7 @@ pub(super) use hub::{ConnectionId, Pattern, SubscribeError};
 /// All connections and their subscriptions.
 pub(super) struct Fanout {
     memory: Arc<Memory>,
-    state: Mutex<State>,
+    state: RwLock<State>,
 }
 
 #[derive(Default)]
@@ -39,13 +39,13 @@ pub(super) struct Outbox {
 impl Fanout {
     /// Without connections; queued frames will be charged to `memory`.
     pub(super) fn new(memory: Arc<Memory>) -> Self {
-        Self { memory, state: Mutex::default() }
+        Self { memory, state: RwLock::default() }
     }
 
     /// Adds a connection, whose frames are queued in `holding`.
     pub(super) fn join(&self, holding: Arc<Holding>) -> (ConnectionId, Outbox) {
         let outbox = Outbox { memory: Arc::clone(&self.memory), holding };
-        let mut state = self.state.lock();
+        let mut state = self.state.write();
         state.next += 1;
         let connection = ConnectionId(state.next);
         state.outboxes.insert(connection, outbox.clone());
@@ -54,7 +54,7 @@ impl Fanout {
 
     /// Removes a connection and its subscriptions.
     pub(super) fn leave(&self, connection: ConnectionId) {
-        let mut state = self.state.lock();
+        let mut state = self.state.write();
         state.hub.leave(connection);
         state.outboxes.remove(&connection);
     }
@@ -66,7 +66,7 @@ impl Fanout {
         id: &str,
         pattern: Pattern,
     ) -> Result<(), SubscribeError> {
-        let mut state = self.state.lock();
+        let mut state = self.state.write();
         state.hub.subscribe(connection, id, pattern)?;
         if let Some(outbox) = state.outboxes.get(&connection) {
             outbox.push(&ServerFrame::SubscribeSuccess { id });
@@ -74,9 +74,9 @@ impl Fanout {
         Ok(())
     }
 
-    /// Ends a subscription; `false` if there is none.
+    /// Ends a subscription; `false` if there is none. None of its events is queued after this.
     pub(super) fn unsubscribe(&self, connection: ConnectionId, id: &str) -> bool {
-        self.state.lock().hub.unsubscribe(connection, id)
+        self.state.write().hub.unsubscribe(connection, id)
     }
 
     /// Queues `events` for all subscriptions of `channel`, in their order; returns how many there are.
@@ -85,22 +85,18 @@ impl Fanout {
         channel: &Channel,
         events: impl IntoIterator<Item = &'a str>,
     ) -> usize {
-        // The lock is held for the look-up only, not while frames are built.
-        let targets: Vec<(Outbox, Arc<str>)> = {
-            let state = self.state.lock();
-            let targets = state.hub.publish(channel).into_iter();
-            targets
-                .filter_map(|t| Some((state.outboxes.get(&t.connection)?.clone(), t.subscription)))
-                .collect()
-        };
+        // Held until all is queued, or an event could follow the success of `unsubscribe`. Publishers share it.
+        let state = self.state.read();
+        let targets = state.hub.publish(channel);
         if targets.is_empty() {
             return 0;
         }
         for event in events {
             // A string: serialization cannot fail.
             let text = self.memory.hold(&serde_json::to_string(event).unwrap_or_default());
-            for (outbox, id) in &targets {
-                let subscription = Some(Arc::clone(id));
+            for target in &targets {
+                let Some(outbox) = state.outboxes.get(&target.connection) else { continue };
+                let subscription = Some(Arc::clone(&target.subscription));
                 outbox.holding.push(Frame { subscription, text: Arc::clone(&text) });
             }
         }
@@ -110,18 +106,18 @@ impl Fanout {
     /// The number of subscriptions that match a channel.
     pub(super) fn receivers(&self, channel: &str) -> usize {
         let channel = Channel::parse(channel);
-        channel.map_or(0, |channel| self.state.lock().hub.publish(&channel).len())
+        channel.map_or(0, |channel| self.state.read().hub.publish(&channel).len())
     }
 
     /// The number of open sockets, and of subscriptions to each channel or `/*`, in the order of their names.
     pub(super) fn show(&self) -> (usize, Vec<(String, usize)>) {
-        let state = self.state.lock();
+        let state = self.state.read();
         (state.outboxes.len(), state.hub.counts())
     }
 
     /// The number of open sockets.
     pub(super) fn sockets(&self) -> usize {
-        self.state.lock().outboxes.len()
+        self.state.read().outboxes.len()
     }
 }
 
@@ -136,6 +132,8 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     fn fanout() -> (Fanout, Arc<Memory>) {
@@ -146,7 +144,7 @@ mod tests {
     #[test]
     fn events_come_after_the_success_and_in_order() {
         let (fanout, memory) = fanout();
-        let holding = Arc::new(memory.holding());
+        let holding = Arc::new(memory.holding("127.0.0.1:1".parse().unwrap()));
         let (connection, _outbox) = fanout.join(Arc::clone(&holding));
         let channel = Channel::parse("a/b").unwrap();
         fanout.publish(&channel, ["0"]);
@@ -167,12 +165,40 @@ mod tests {
     #[test]
     fn a_connection_that_left_gets_nothing() {
         let (fanout, memory) = fanout();
-        let holding = Arc::new(memory.holding());
+        let holding = Arc::new(memory.holding("127.0.0.1:1".parse().unwrap()));
         let (connection, _outbox) = fanout.join(Arc::clone(&holding));
         fanout.subscribe(connection, "s", Pattern::parse("a/b").unwrap()).unwrap();
         assert!(holding.try_next().is_some());
         fanout.leave(connection);
         fanout.publish(&Channel::parse("a/b").unwrap(), ["1"]);
         assert!(holding.try_next().is_none());
+    }
+
+    #[test]
+    fn nothing_follows_the_end_of_a_subscription() {
+        let (fanout, memory) = fanout();
+        let holding = Arc::new(memory.holding("127.0.0.1:1".parse().unwrap()));
+        let (connection, _outbox) = fanout.join(Arc::clone(&holding));
+        let done = AtomicBool::new(false);
+        let text = format!("\"{}\"", "x".repeat(2_000));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let channel = Channel::parse("a/b").unwrap();
+                while !done.load(Ordering::Relaxed) {
+                    fanout.publish(&channel, [text.as_str(); 5]);
+                }
+            });
+            let mut late = 0;
+            for _ in 0..2_000 {
+                fanout.subscribe(connection, "s", Pattern::parse("a/b").unwrap()).unwrap();
+                std::thread::yield_now();
+                assert!(fanout.unsubscribe(connection, "s"));
+                while holding.try_next().is_some() {}
+                std::thread::yield_now();
+                late += std::iter::from_fn(|| holding.try_next()).count();
+            }
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(late, 0);
+        });
     }
 }

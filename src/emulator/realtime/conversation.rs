@@ -1,13 +1,17 @@
 //! One conversation: the frames of a client and their answers.
 
-use std::time::{Instant, SystemTime};
+use std::error::Error as _;
+use std::future::pending;
+use std::pin::pin;
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::ws::{Message, WebSocket};
 use futures_util::StreamExt as _;
 use futures_util::stream::SplitStream;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 use tokio_util::sync::CancellationToken;
 
 use crate::emulator::access::{Denied, Mode, Operation, Presented, Signed};
@@ -17,8 +21,13 @@ use crate::emulator::fanout::{ConnectionId, Outbox, Pattern, SubscribeError};
 use crate::emulator::memory::{Holding, Side};
 use crate::emulator::rate::Rate;
 use crate::emulator::service::{Publish, Refusal, Service};
-use crate::event_api::wire::{ClientFrame, ErrorItem, ServerFrame};
+use crate::error_chain::in_one_line;
+use crate::event_api::sent::{ClientFrame, Unreadable};
+use crate::event_api::wire::{ErrorItem, PublishAnswer, ServerFrame};
 use crate::event_api::{CONNECTION_TIMEOUT_MS, MAX_BODY_BYTES, MAX_ID_CHARS};
+
+/// From the upgrade to the first frame. All clients send one at once.
+const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The state of a connection.
 pub(super) struct Conversation<'a> {
@@ -30,53 +39,78 @@ pub(super) struct Conversation<'a> {
     pub(super) holding: &'a Holding,
     pub(super) close: &'a CancellationToken,
     pub(super) connect: Result<Mode, Denied>,
-    pub(super) acknowledged: bool,
+    /// A `connection_init` or an operation was accepted.
+    pub(super) live: bool,
     pub(super) rate: Rate,
 }
 
 /// The fields of an unreadable frame that its answer needs.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct FrameHead {
-    r#type: Option<String>,
-    id: Option<String>,
+    r#type: Value,
+    id: Value,
 }
 
 impl Conversation<'_> {
-    /// Reads and answers frames until the client disconnects.
+    /// Reads and answers frames until the client disconnects, or until the close after a failure.
     pub(super) async fn read_frames(&mut self, mut frames: SplitStream<WebSocket>) {
         let mut keep_alive = interval(self.service.keep_alive);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut silence = pin!(sleep(FIRST_FRAME_TIMEOUT));
+        let mut silent = true;
         loop {
             let message = tokio::select! {
                 message = frames.next() => message,
-                _ = keep_alive.tick(), if self.acknowledged => {
+                _ = keep_alive.tick(), if self.live => {
                     self.outbox.push(&ServerFrame::Ka);
+                    continue;
+                }
+                () = silence.as_mut(), if silent => {
+                    silent = false;
+                    let hint = "send `connection_init` first";
+                    self.fail("connect", "no frame came within 30 s", hint);
                     continue;
                 }
             };
             // The frame is complete, and used at once.
             self.holding.clear(Side::Read);
-            let before = self.acknowledged;
+            let before = self.live;
             match message {
                 // Ignored once the connection is to be closed.
                 Some(Ok(_)) if self.close.is_cancelled() => {}
-                Some(Ok(Message::Text(text))) => self.answer_frame(&text),
+                Some(Ok(Message::Text(text))) => {
+                    silent = false;
+                    self.answer_frame(&text);
+                }
                 Some(Ok(Message::Binary(_))) => {
+                    silent = false;
                     self.caller.refused("frame", None, "it is binary", "send text frames");
-                    self.outbox.push(&not_understood("binary frames"));
+                    self.outbox.push(&not_understood("binary frames", None));
                 }
                 Some(Ok(_)) => {} // the library answers pings; a close ends the stream
+                Some(Err(error)) if is_of_the_client(&error) => {
+                    self.fail("frame", &in_one_line(&error), "send masked text of 8 MiB at most");
+                    // The rest of the stream has no meaning; the writer closes and ends the conversation.
+                    return pending().await;
+                }
                 Some(Err(_)) | None => return,
             }
-            if self.acknowledged && !before {
+            if self.live && !before {
                 // The first `ka` follows the ack; the next one is due a full period later.
                 keep_alive.reset();
             }
         }
     }
 
+    /// Closes the connection for a fault of the client.
+    fn fail(&self, operation: &str, why: &str, hint: &str) {
+        self.caller.refused(operation, None, why, hint);
+        self.close.cancel();
+    }
+
     fn answer_frame(&mut self, text: &str) {
-        let frame = match serde_json::from_str(text) {
+        let frame = match ClientFrame::parse(text.as_bytes()) {
             Ok(frame) => frame,
             Err(e) => return self.answer_unreadable(text, &e),
         };
@@ -94,12 +128,15 @@ impl Conversation<'_> {
                 let connection_timeout_ms = CONNECTION_TIMEOUT_MS;
                 self.outbox.push(&ServerFrame::ConnectionAck { connection_timeout_ms });
                 self.outbox.push(&ServerFrame::Ka);
-                self.acknowledged = true;
+                self.live = true;
                 self.caller.accepted("connect", None, None);
             }
             ClientFrame::Subscribe { id, channel, authorization } => {
                 match self.subscribe(&id, &channel, &authorization) {
-                    Ok(()) => self.caller.accepted("subscribe", Some(&channel), None),
+                    Ok(()) => {
+                        self.live = true;
+                        self.caller.accepted("subscribe", Some(&channel), None);
+                    }
                     Err(failure) => {
                         let errors = failure.report(self.caller, "subscribe", Some(&channel));
                         self.outbox.push(&ServerFrame::SubscribeError { id: &id, errors });
@@ -119,8 +156,12 @@ impl Conversation<'_> {
             }
             ClientFrame::Publish { id, channel, events, authorization } => {
                 match self.publish(&id, &channel, &events, &authorization) {
-                    Ok(()) => {
-                        self.caller.accepted("publish", Some(&channel), Some(events.len()));
+                    Ok(answer) => {
+                        self.live = true;
+                        self.caller.published(&channel, &answer);
+                        let PublishAnswer { successful, failed } = answer;
+                        let id = &id;
+                        self.outbox.push(&ServerFrame::PublishSuccess { id, successful, failed });
                     }
                     Err(failure) => {
                         let errors = failure.report(self.caller, "publish", Some(&channel));
@@ -132,17 +173,16 @@ impl Conversation<'_> {
     }
 
     /// Answers a frame that cannot be read, with its id if it has one.
-    fn answer_unreadable(&self, text: &str, why: &serde_json::Error) {
+    fn answer_unreadable(&self, text: &str, why: &Unreadable) {
         let errors =
             || vec![item("BadRequestException", format!("the frame cannot be read: {why}"))];
         let hint = "see the frames of the protocol in the AWS AppSync Events guide";
         self.caller.refused("frame", None, why, hint);
-        let frame = serde_json::from_str::<FrameHead>(text).ok();
-        let frame = frame.as_ref().and_then(|f| Some((f.r#type.as_deref()?, f.id.as_deref()?)));
-        self.outbox.push(&match frame {
-            Some(("subscribe", id)) => ServerFrame::SubscribeError { id, errors: errors() },
-            Some(("publish", id)) => ServerFrame::PublishError { id, errors: errors() },
-            _ => not_understood("this frame"),
+        let head: FrameHead = serde_json::from_str(text).unwrap_or_default();
+        self.outbox.push(&match (head.r#type.as_str(), head.id.as_str()) {
+            (Some("subscribe"), Some(id)) => ServerFrame::SubscribeError { id, errors: errors() },
+            (Some("publish"), Some(id)) => ServerFrame::PublishError { id, errors: errors() },
+            (_, id) => not_understood("this frame", id),
         });
     }
 
@@ -187,7 +227,7 @@ impl Conversation<'_> {
         channel: &str,
         events: &[String],
         authorization: &Map<String, Value>,
-    ) -> Result<(), Failure> {
+    ) -> Result<PublishAnswer, Failure> {
         check_id(id)?;
         if !self.rate.admit(Instant::now()) {
             let words = "more than 25 publish requests a second";
@@ -202,7 +242,7 @@ impl Conversation<'_> {
         }
         let mode = Some(self.check(authorization, &signed)?);
         let publish = Publish { request: id, transport: "ws", mode, channel, events };
-        let answer = self.service.publish(publish).map_err(|refusal| {
+        self.service.publish(publish).map_err(|refusal| {
             let item = match refusal {
                 Refusal::TooManyEvents => item("InvalidInputError", "input exceeded 5 event limit"),
                 Refusal::UnknownNamespace => unknown_namespace(),
@@ -213,10 +253,7 @@ impl Conversation<'_> {
                 }
             };
             Failure::new(item, &refusal, refusal.hint())
-        })?;
-        let (successful, failed) = (answer.successful, answer.failed);
-        self.outbox.push(&ServerFrame::PublishSuccess { id, successful, failed });
-        Ok(())
+        })
     }
 
     /// Checks the credentials of one operation; a signature covers `payload`, which is in the form of
@@ -247,6 +284,18 @@ fn check_id(id: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether it is something that the client has sent, not the end of its connection.
+fn is_of_the_client(error: &axum::Error) -> bool {
+    let error = error.source().and_then(|error| error.downcast_ref::<tungstenite::Error>());
+    match error {
+        Some(tungstenite::Error::Protocol(error)) => {
+            !matches!(error, ProtocolError::ResetWithoutClosingHandshake)
+        }
+        Some(tungstenite::Error::Capacity(_) | tungstenite::Error::Utf8(_)) => true,
+        _ => false,
+    }
+}
+
 fn denied_item(denied: &Denied) -> ErrorItem {
     match denied {
         Denied::Signature(fault) => item("BadRequestException", fault.to_string()),
@@ -254,8 +303,9 @@ fn denied_item(denied: &Denied) -> ErrorItem {
     }
 }
 
-fn not_understood(what: &str) -> ServerFrame<'static> {
+fn not_understood<'a>(what: &str, id: Option<&'a str>) -> ServerFrame<'a> {
     ServerFrame::Error {
+        id,
         errors: vec![item("UnsupportedOperation", format!("{what} is not understood"))],
     }
 }

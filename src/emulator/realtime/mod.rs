@@ -9,7 +9,10 @@
 //! | case | guess |
 //! | --- | --- |
 //! | an upgrade that does not name `aws-appsync-event-ws` | HTTP 400 |
-//! | an operation before `connection_init` | as after it, if the connection may connect |
+//! | an upgrade to another version of the WebSocket | HTTP 426, as RFC 6455 has it |
+//! | no frame within 30 s of the upgrade | closed with 1000 |
+//! | an operation before `connection_init` | as after it, if the connection may connect; `ka` frames begin with it |
+//! | a message over 8 MiB, text that is no UTF-8, a frame without a mask | closed with 1000 |
 //! | after `connection_error` | closed with 1000 |
 //! | a wrong signature, on connect | errorCode 400 with the known `BadRequestException` |
 //! | the texts for an incomplete signature, another scope or time | those of other services; the one for a mismatch is known |
@@ -32,11 +35,11 @@ use std::time::{Instant, SystemTime};
 
 use axum::body::Body;
 use axum::extract::FromRequestParts as _;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
-use axum::response::IntoResponse as _;
 use futures_util::StreamExt as _;
 use http::request::Parts;
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -78,7 +81,7 @@ pub(super) async fn upgrade(
             .write_buffer_size(0),
         Err(rejection) => {
             caller.refused("connect", None, &rejection, "open it with a WebSocket client");
-            return rejection.into_response();
+            return no_upgrade(&rejection);
         }
     };
     if upgrade.selected_protocol().is_none() {
@@ -92,6 +95,19 @@ pub(super) async fn upgrade(
         run_conversation(service, shutdown, caller, holding, parts.headers, socket).await;
         drop(token);
     })
+}
+
+/// The answer to a request that is no upgrade, or one to another version, which RFC 6455 (4.4) gives a status.
+fn no_upgrade(rejection: &WebSocketUpgradeRejection) -> Response<Body> {
+    let other = matches!(rejection, WebSocketUpgradeRejection::InvalidWebSocketVersionHeader(_));
+    let status = if other { StatusCode::UPGRADE_REQUIRED } else { StatusCode::BAD_REQUEST };
+    let mut response = bad_request(status, rejection.body_text());
+    if other {
+        let headers = response.headers_mut();
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    response
 }
 
 /// Runs a conversation until the client, the emulator or the memory limit ends it.
@@ -118,7 +134,7 @@ async fn run_conversation(
         holding: &holding,
         close: &close,
         connect: connect_credentials(&service, &headers, own_host),
-        acknowledged: false,
+        live: false,
         rate: Rate::new(MAX_SOCKET_PUBLISHES_PER_SECOND, Instant::now()),
     };
     tokio::select! {
@@ -128,9 +144,9 @@ async fn run_conversation(
         () = async { shutdown.drain().await; close.cancel(); sleep(CLOSE_GRACE).await } => {}
         () = shutdown.abort() => {}
     }
-    let acknowledged = conversation.acknowledged;
+    let live = conversation.live;
     service.fanout.leave(id);
-    if acknowledged {
+    if live {
         caller.left();
     }
 }
