@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use futures_util::future::select_all;
 use parking_lot::RwLock;
@@ -39,8 +39,6 @@ pub struct Gate {
 #[derive(Debug, Default)]
 struct Shared {
     state: AtomicU8,
-    /// 0: more are never too many.
-    enough: AtomicUsize,
     opened: Notify,
 }
 
@@ -90,17 +88,6 @@ impl Intake {
         !way.gates.is_empty() && way.gates.iter().all(|gate| gate.state() != OPEN)
     }
 
-    /// How many messages in flight are enough, while what waits at each of the APIs fills the next portion of its rate:
-    /// more would only wait, and leave the caches meanwhile. A source with fewer than that takes on, whatever others wait.
-    pub fn enough(&self) -> Option<usize> {
-        let way = self.course.now.read();
-        let enough = |gate: &Gate| match gate.shared.enough.load(Ordering::Relaxed) {
-            0 => None,
-            enough => Some(enough),
-        };
-        if way.gates.is_empty() { None } else { way.gates.iter().map(enough).sum() }
-    }
-
     /// Waits until it [is open](Self::is_open), for a source that has to ask for its messages.
     pub async fn until_open(&self) {
         while !self.is_open() {
@@ -138,11 +125,6 @@ impl Gate {
         if open {
             self.shared.opened.notify_waiters();
         }
-    }
-
-    /// Sets how many messages are enough, if there is such a number now.
-    pub fn set_enough(&self, enough: Option<usize>) {
-        self.shared.enough.store(enough.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Opens it until the next delivery comes, if it is closed. A source that takes several at a time brings those.

@@ -282,20 +282,6 @@ fn a_closed_gate_lets_one_in_and_an_open_one_all() {
     assert!(intake.is_open() && !intake.is_ajar());
 }
 
-#[test]
-fn what_is_enough_is_so_for_every_api() {
-    let (one, other) = (Gate::default(), Gate::default());
-    let intake = Intake::new(drop);
-    assert_eq!(intake.enough(), None);
-    let intake = intake.behind(vec![one.clone(), other.clone()]);
-    one.set_enough(Some(5));
-    assert_eq!(intake.enough(), None);
-    other.set_enough(Some(7));
-    assert_eq!(intake.enough(), Some(12));
-    one.set_enough(None);
-    assert_eq!(intake.enough(), None);
-}
-
 #[tokio::test(start_paused = true)]
 async fn whichever_api_opens_first_wakes_who_waits() {
     let gates = [Gate::default(), Gate::default()];

@@ -299,8 +299,6 @@ impl<P: Post> Publisher<P> {
         if let Some(open) = self.limits.takes_more(requests, queued, || self.is_one_awake()) {
             self.intake.set_open(open);
         }
-        let waits = self.lanes.parked().next().is_some();
-        self.intake.set_enough(self.limits.enough(queued, self.lanes.ready()).filter(|_| !waits));
         self.metrics.concurrency.set(self.limits.concurrency.limit());
         self.metrics.rate.set(self.limits.rate.rate());
     }

@@ -133,11 +133,6 @@ impl Room {
         Some(Reservation { room: Arc::clone(self), messages, each })
     }
 
-    /// Messages in flight or reserved.
-    pub fn messages(&self) -> usize {
-        self.held().0
-    }
-
     /// How many messages may still be asked for.
     pub fn messages_left(&self) -> usize {
         self.limits.messages.saturating_sub(self.held().0)

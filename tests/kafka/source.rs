@@ -71,28 +71,6 @@ async fn while_no_api_takes_anything_messages_stay_in_the_log() {
     stop(bridge).await;
 }
 
-/// A backlog that goes out at the API's rate waits in the log: here is what the next portion needs.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_waits_for_the_rate_of_an_api_waits_in_the_log() {
-    const RATE: f64 = 2_000.0;
-    let kafka = Kafka::shared().await;
-    let shop = Shop::with(kafka, "portions", 4, &[]).await;
-    shop.produce(kafka, 0..12_000, 50_000, 16).await;
-    let topics = format!("topics = \"{}\"\n", shop.topic);
-    let bridge = shop.setup_with(&format!("max_rate = {RATE}"), &topics, "").start_ready().await;
-    let settled = "source_settled_total{source=\"shop\",outcome=\"published\"}";
-    until("few are in flight of many", PATIENCE, async || {
-        let metrics = bridge.metrics().await;
-        let (settled, in_flight) = (metrics[settled], metrics[IN_FLIGHT]);
-        assert!(settled < 10_000.0, "{in_flight} in flight");
-        (settled > 2_000.0 && in_flight < RATE / 2.0).then_some(())
-    })
-    .await;
-    assert_eq!(shop.is_relayed(12_000, 0).await, 0, "waiting repeats nothing");
-    bridge.metric_is("source_paused_partitions{source=\"shop\"}", |v| v == 0.0).await;
-    stop(bridge).await;
-}
-
 /// Records of other tests have no ids of their own here: `id` is the number in the topic.
 fn numbered(id: u64) -> Record {
     record(id, 1)

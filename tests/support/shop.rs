@@ -71,11 +71,6 @@ impl Shop {
 
     /// As [`setup`](Self::setup), with the topics in `source`, and lines behind `[log]`.
     pub(crate) fn setup_of(&self, source: &str, rest: &str) -> Setup {
-        self.setup_with("", source, rest)
-    }
-
-    /// As [`setup_of`](Self::setup_of), with these lines of the API.
-    pub(crate) fn setup_with(&self, api: &str, source: &str, rest: &str) -> Setup {
         let brokers = if source.contains("brokers =") {
             String::new()
         } else {
@@ -86,7 +81,7 @@ impl Shop {
              [route.data]\nfrom = \"shop\"\nchannel = \"/shop/dev-{{json.key}}\"\n",
             self.topic
         );
-        Setup::of(&self.emulator.endpoint, api, &tables, rest)
+        Setup::of(&self.emulator.endpoint, "", &tables, rest)
     }
 
     /// Writes these messages at `rate` a second over `keys` keys, a multiple of the number of partitions,

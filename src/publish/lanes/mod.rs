@@ -256,11 +256,6 @@ impl<T: Item> Lanes<T> {
         while self.call() {}
     }
 
-    /// How many lanes have something to send now.
-    pub fn ready(&self) -> usize {
-        self.ready.len()
-    }
-
     /// The namespaces of the parked lanes.
     pub fn parked(&self) -> impl Iterator<Item = &str> {
         self.parked.keys().map(String::as_str)

@@ -13,7 +13,6 @@ mod window;
 
 use std::time::Instant;
 
-use crate::event_api::MAX_EVENTS;
 pub use breaker::Breaker;
 pub use concurrency::Concurrency;
 pub use pauses::{Pauses, Scope};
@@ -46,9 +45,6 @@ pub enum Hold {
     /// The API's quota of events a second is used up.
     Rate,
 }
-
-/// So many batches of a channel are full that the last one, which is not, does not count.
-const FULL_BATCHES: usize = 4;
 
 impl Limits {
     /// With these limits for requests in flight and events a second.
@@ -124,13 +120,6 @@ impl Limits {
         (requests > in_vain || awake()).then_some(false)
     }
 
-    /// How many messages in flight are enough for a source, with so many events `queued` in the lanes of so many channels:
-    /// those of the next portion of the rate, if they wait already and come in full batches.
-    pub fn enough(&self, queued: usize, channels: usize) -> Option<usize> {
-        let enough = self.rate.enough().filter(|_| self.trouble().is_none())?;
-        (queued >= enough / 2 && channels * FULL_BATCHES * MAX_EVENTS <= enough).then_some(enough)
-    }
-
     /// When the result of [`hold`](Self::hold), or a pause, may change by the time alone.
     pub fn next_change(&self, requests: usize, queued: usize, now: Instant) -> Option<Instant> {
         // Where something else holds the batches back, its end wakes the loop.
@@ -146,7 +135,6 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn the_first_reason_that_holds_is_named() {
@@ -162,25 +150,6 @@ mod tests {
         let opens = limits.next_change(0, 1, now).unwrap();
         assert_eq!(limits.hold(0, 5, opens), None);
         assert_eq!(limits.next_change(0, 0, now), None, "nothing waits for it");
-    }
-
-    #[test]
-    fn a_backlog_needs_no_more_than_a_portion_where_its_batches_are_full() {
-        let mut now = Instant::now();
-        let mut limits = Limits::new(1, 10_000.0, now);
-        let load = Load { queued: 9_000, round_trip: Duration::ZERO };
-        assert_eq!(limits.enough(9_000, 100), None, "portions are small");
-        for _ in 0..10 {
-            while limits.rate.is_open(load, now) {
-                limits.sent("a", 5, false, now);
-            }
-            now = limits.rate.opens_at(9_000, now).unwrap();
-        }
-        assert_eq!(limits.enough(1_250, 100), Some(2_500));
-        assert_eq!(limits.enough(1_249, 100), None, "others hold what is in flight");
-        assert_eq!(limits.enough(9_000, 126), None, "batches would not be full");
-        limits.pauses.refused(&Scope::Api, now, now);
-        assert_eq!(limits.enough(9_000, 100), None);
     }
 
     #[test]

@@ -160,13 +160,6 @@ impl RateGate {
         (self.rate * PORTION).max(most).max(1.0)
     }
 
-    /// The events of one portion, while those of a backlog are the largest: more of them need not wait here.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // thousands
-    pub fn enough(&self) -> Option<usize> {
-        let largest = self.portion >= LARGEST && self.remembered.is_none();
-        largest.then_some((self.rate * LARGEST) as usize)
-    }
-
     /// When [`is_open`](Self::is_open) will be true, if it is not: always after `now`, so that rounding can't
     /// make the wait spin.
     pub fn opens_at(&self, queued: usize, now: Instant) -> Option<Instant> {

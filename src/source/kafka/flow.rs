@@ -2,13 +2,13 @@
 //!
 //! Pausing a partition throws away its prefetched messages, so a source that is only slower than its
 //! broker must not pause: it waits a little, looks again, and goes on when there is room. It does not poll for
-//! 0.7 seconds at most, far below any timeout of a group and above the time from one portion of a rate to the next. After that every partition is paused
+//! 0.3 seconds at most, far below any timeout of a group. After that every partition is paused
 //! and the queue is polled again, because rebalances and errors come through it.
 
 use std::time::{Duration, Instant};
 
 /// The longest time without a poll.
-const STALL: Duration = Duration::from_millis(600);
+const STALL: Duration = Duration::from_millis(250);
 
 /// Without room, the first wait before the next look at the settlements, and its bounds. To look too often
 /// wakes the poller, and the publisher with it, for a few messages each.
@@ -110,11 +110,11 @@ mod tests {
         assert_eq!(pressure.next(true, false, at(200)), Next::Stall);
         assert_eq!(pressure.next(false, false, at(201)), Next::Take);
         assert_eq!(pressure.next(true, false, at(300)), Next::Stall);
-        assert_eq!(pressure.next(true, false, at(900)), Next::Pause);
-        assert_eq!(pressure.next(true, false, at(901)), Next::Serve);
-        assert_eq!(pressure.next(false, false, at(902)), Next::Serve, "half has to be free");
-        assert_eq!(pressure.next(false, true, at(903)), Next::Resume);
-        assert_eq!(pressure.next(false, true, at(904)), Next::Take);
+        assert_eq!(pressure.next(true, false, at(550)), Next::Pause);
+        assert_eq!(pressure.next(true, false, at(551)), Next::Serve);
+        assert_eq!(pressure.next(false, false, at(552)), Next::Serve, "half has to be free");
+        assert_eq!(pressure.next(false, true, at(553)), Next::Resume);
+        assert_eq!(pressure.next(false, true, at(554)), Next::Take);
     }
 
     #[test]

@@ -34,9 +34,6 @@ const BATCH: usize = 512;
 /// The same while the intake gate lets in only a few.
 const FEW: usize = 16;
 
-/// After so many of them it looks whether they are enough.
-const LOOK_EVERY: usize = 64;
-
 /// How long one poll waits for a message.
 const IDLE: Duration = Duration::from_millis(50);
 
@@ -218,11 +215,8 @@ impl Poller {
     fn flow(&mut self, consumer: &BaseConsumer<Context>, now: Instant) -> Result<(), String> {
         self.retry_held();
         self.shared.hand_over();
-        let shared = &self.shared;
-        let full = self.held.is_some()
-            || !shared.room.fits(0)
-            || !shared.is_intake_open()
-            || shared.has_enough();
+        let full =
+            self.held.is_some() || !self.shared.room.fits(0) || !self.shared.is_intake_open();
         let half_free = self.shared.room.half_free(0).now_or_never().is_some();
         let next = self.shared.assignment().pressure.next(full, half_free, now);
         match next {
@@ -256,11 +250,10 @@ impl Poller {
 
     fn take_batch(&mut self, consumer: &BaseConsumer<Context>) -> Result<(), String> {
         let mut patience = IDLE;
-        for taken in 0..if self.shared.is_intake_ajar() { FEW } else { BATCH } {
+        for _ in 0..if self.shared.is_intake_ajar() { FEW } else { BATCH } {
             let Some(message) = Self::poll(&self.shared, consumer, patience) else { break };
             self.take(&message?);
-            let has_enough = || taken % LOOK_EVERY == 0 && self.shared.has_enough();
-            if self.held.is_some() || !self.shared.room.fits(0) || has_enough() {
+            if self.held.is_some() || !self.shared.room.fits(0) {
                 break;
             }
             patience = Duration::ZERO;

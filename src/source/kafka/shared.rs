@@ -153,12 +153,6 @@ impl Shared {
         self.handing.lock().intake.as_ref().is_some_and(Intake::is_ajar)
     }
 
-    /// Whether more than what is in flight would only wait for the rates of the APIs.
-    pub(super) fn has_enough(&self) -> bool {
-        let enough = self.handing.lock().intake.as_ref().and_then(Intake::enough);
-        enough.is_some_and(|enough| self.room.messages() >= enough)
-    }
-
     /// Messages not handed over yet are released: they are no longer ours.
     pub(super) fn leave_taken(&self) {
         self.handing.lock().taken.clear();
