@@ -67,6 +67,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             "fleet/{path..}\nfleet/van-7/door/left",
             "orders.{kind}-{id}.*\norders.new-7.eu",
             "plant/+/#\nplant/a/b",
+            "{topic..}\na/b",
         ]),
         "route" => texts(&[
             "plant/{site}/t\n/plant/{site}/{json.a.b}\nplant/ber/t\n{\"a\":{\"b\":\"c-1\"}}",

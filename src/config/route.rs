@@ -51,7 +51,9 @@ pub(super) fn read(name: &str, mut table: Table<'_>, known: &Known<'_>) -> Optio
     let (mut named, mut shown) = (None, true);
     let asked: Vec<_> = table.texts_of("channel").flat_map(Capture::seen_in).collect();
     let topic = table.filled("topic").then(|text| {
-        named = Some(Capture::seen_in(&text.value.value));
+        // One that is only `{topic..}` captures nothing else.
+        let captures = || Capture::seen_in(&text.value.value);
+        named = Some(if text.value.value == "{topic..}" { Vec::new() } else { captures() });
         shown = text.value.is_shown();
         let Located { value: text, span } = text;
         if separators.len() > 1 {

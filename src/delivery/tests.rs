@@ -280,6 +280,12 @@ fn a_closed_gate_lets_one_in_and_an_open_one_all() {
     gate.set_open(true);
     intake.submit(delivery(&log, 3));
     assert!(intake.is_open() && !intake.is_ajar());
+
+    // What goes by another API leaves it to those that wait at this one.
+    let only = Intake::new(drop).behind(vec![other.clone()]);
+    other.let_one_in();
+    intake.submit(delivery(&log, 4));
+    assert!(only.is_ajar() && only.is_open());
 }
 
 #[tokio::test(start_paused = true)]

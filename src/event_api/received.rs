@@ -50,6 +50,8 @@ impl ReceivedFrame {
     /// Reads a frame; `None` for what is none.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
+        // An array would be read by position.
+        let text = Some(text).filter(|text| text.trim_start().starts_with('{'))?;
         let frame: Fields<'_> = serde_json::from_str(text).ok()?;
         let kind: String = value(frame.r#type)?;
         let id = value(frame.id).unwrap_or_default();

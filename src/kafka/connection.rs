@@ -108,16 +108,27 @@ pub fn check<C: FromClientConfig>(client: &ClientConfig) -> Result<(), BuildErro
     client.remove("test.mock.num.brokers");
     // The log callback of the real one tells what matters.
     client.set_log_level(RDKafkaLogLevel::Emerg);
-    client.create::<C>().map(drop).map_err(|error| BuildError::Settings(words(&error)))
+    let strategy = client.get("partition.assignment.strategy").unwrap_or_default();
+    let told = |error| BuildError::Settings(without(&words(&error), strategy));
+    client.create::<C>().map(drop).map_err(told)
 }
 
 /// What librdkafka says, without its own names for where it was.
 pub fn words(error: &KafkaError) -> String {
     match error {
         KafkaError::ClientCreation(why) => why.clone(),
-        KafkaError::ClientConfig(_, why, name, _) => format!("`{name}`: {why}"),
+        // The value may be that of a variable, and a secret.
+        KafkaError::ClientConfig(_, why, name, value) => {
+            format!("`{name}`: {}", without(why, value))
+        }
         other => other.rdkafka_error_code().map_or_else(|| other.to_string(), of_code),
     }
+}
+
+/// The text without the value; digits and what is as short may stand in it by themselves.
+fn without(why: &str, value: &str) -> String {
+    let tells = value.len() < 4 || value.bytes().all(|b| b.is_ascii_digit());
+    if tells { why.to_owned() } else { why.replace(value, "…") }
 }
 
 /// The step of a look that ends with an error.
@@ -159,6 +170,11 @@ mod tests {
         assert_eq!(of_code(RDKafkaErrorCode::AllBrokersDown), "All broker connections are down");
         let tls = "ssl://a:1/bootstrap: broker certificate could not be verified, verify that \
                    ssl.ca.location is correctly configured (after 7ms in state SSL_HANDSHAKE)";
+        assert_eq!(
+            without("`a.b`: no value hunter22 of 1 to 1000", "hunter22"),
+            "`a.b`: no value … of 1 to 1000"
+        );
+        assert_eq!(without("0 is not 1 to 1000", "0"), "0 is not 1 to 1000");
         assert!(plain(tls).ends_with("broker certificate could not be verified"));
     }
 }

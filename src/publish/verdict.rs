@@ -12,12 +12,13 @@ use super::words;
 use crate::event_api::wire::{ErrorAnswer, FailedEvent, PublishAnswer};
 use crate::seeded_bugs::{self, Bug};
 
-/// What the names of errors about a used-up quota contain, in lower case.
+/// What the names of errors about a used-up quota contain, in lower case. Handlers choose names of their own, for what is no
+/// quota of the API: theirs are told apart by the status, and those of single events by what no handler would say.
 const QUOTAS: [&str; 6] = [
     "throttl",
     "toomanyrequests",
     "limitexceeded",
-    "quotaexceeded",
+    "servicequotaexceeded",
     "throughputexceeded",
     "slowdown",
 ];
@@ -111,7 +112,7 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
     if let Some(who) = error.is_about_us(answer.status) {
         return Verdict::Refused { why, who };
     }
-    if error.is_throttling() {
+    if error.is_throttling(answer.status) {
         return retry(Fault::Throttled);
     }
     match answer.status {
@@ -179,12 +180,12 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
         let error = ErrorKind::of(answer);
         if verdicts.iter().all(Option::is_none) {
             let of_events = error.is_about_us(answer.status).is_none()
-                && !error.is_throttling()
+                && !error.is_throttling(answer.status)
                 && !error.is_of_the_service();
             return of_events.then(|| Verdict::HandlerRefused { why: error.words(answer) });
         }
         let why = error.words(answer);
-        unnamed = if error.is_throttling() {
+        unnamed = if error.is_throttling(answer.status) {
             EventVerdict::Throttled { why }
         } else {
             EventVerdict::Retry { why }
@@ -288,8 +289,12 @@ impl ErrorKind {
         self.kind.is_none() || self.is_one_of(&names)
     }
 
-    fn is_throttling(&self) -> bool {
-        self.kind.as_deref().is_some_and(names_a_quota)
+    fn is_throttling(&self, status: u16) -> bool {
+        match status {
+            // Those of a handler come with this one.
+            403 => self.is_one_of(&["Throttl", "TooManyRequests", "LimitExceeded"]),
+            _ => self.kind.as_deref().is_some_and(names_a_quota),
+        }
     }
 
     /// Whether its kind begins with one of these names.

@@ -113,6 +113,10 @@ fn the_kind_decides_before_the_status() {
     for (status, kind) in QUOTA_ERRORS {
         assert_eq!(errors(status, kind, "m"), retry(Fault::Throttled), "{status} {kind}");
     }
+    for own in ["DailyQuotaExceeded", "CreditLimitExceeded", "DynamoDB:ThrottlingException"] {
+        let verdict = errors(403, own, "m");
+        assert!(matches!(verdict, Verdict::HandlerRefused { .. }), "{own}: {verdict:?}");
+    }
     let too_large = errors(400, "PayloadSizeLimitExceeded", "m");
     assert!(matches!(too_large, Verdict::Bad { .. }), "a limit of size passes by no waiting");
     assert!(matches!(judge(&answer(402, ""), 1), Verdict::Bad { .. }));
@@ -254,6 +258,7 @@ fn codes_of_single_events() {
         assert!(matches!(one(&format!("\"{kind}\"")), EventVerdict::Throttled { .. }), "{kind}");
     }
     for own in [
+        "\"DailyQuotaExceeded\"",
         "\"EventSizeLimitExceeded\"",
         "401",
         "403",

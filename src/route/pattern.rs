@@ -133,8 +133,11 @@ impl Pattern {
 
     /// The pattern's captures, in order. None where all of it is `{topic..}`, by which templates know the topic.
     pub fn captures(&self) -> &[Capture] {
-        let whole = self.levels.is_empty() && self.captures.iter().any(|c| c.name == "topic");
-        if whole { &[] } else { &self.captures }
+        if self.is_topic() { &[] } else { &self.captures }
+    }
+
+    fn is_topic(&self) -> bool {
+        self.levels.is_empty() && self.captures.iter().any(|c| c.name == "topic")
     }
 
     /// The values of the captures, in order, or `None` where the pattern does not take the topic.
@@ -150,7 +153,9 @@ impl Pattern {
         }
         match (self.rest, rest) {
             (true, Some(remaining)) if !remaining.is_empty() => {
-                values.push(remaining);
+                if !self.is_topic() {
+                    values.push(remaining);
+                }
                 Some(values)
             }
             (false, None) => Some(values),

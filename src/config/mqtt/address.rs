@@ -62,8 +62,9 @@ impl Address {
             _ => return refuse("is not an MQTT URL", FORM),
         };
         let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        // A password may have a `/` in it, and no path of a broker has an `@`.
-        if rest.split(['?', '#']).next().is_some_and(|rest| rest.contains('@')) {
+        // A password may have a `/` or a `?` in it. No path of a broker has an `@`, and a query comes behind a path.
+        let before = if behind.starts_with('/') { rest.split(['?', '#']).next() } else { None };
+        if before.unwrap_or(rest).contains('@') {
             let hint =
                 "write `username` and `password = { env = \"NAME\" }`; a URL ends up in logs";
             return Err((Kind::Unsafe, "holds user info (`user:password@`)", hint));

@@ -1,7 +1,6 @@
 //! One conversation: the frames of a client and their answers.
 
 use std::error::Error as _;
-use std::future::pending;
 use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,6 +19,7 @@ use crate::emulator::caller::Caller;
 use crate::emulator::fanout::{ConnectionId, Outbox, Pattern, SubscribeError};
 use crate::emulator::memory::{Holding, Side};
 use crate::emulator::rate::Rate;
+use crate::emulator::realtime::writer::CLOSE_GRACE;
 use crate::emulator::service::{Publish, Refusal, Service};
 use crate::error_chain::in_one_line;
 use crate::event_api::sent::{ClientFrame, Unreadable};
@@ -91,8 +91,8 @@ impl Conversation<'_> {
                 Some(Ok(_)) => {} // the library answers pings; a close ends the stream
                 Some(Err(error)) if is_of_the_client(&error) => {
                     self.fail("frame", &in_one_line(&error), "send masked text of 8 MiB at most");
-                    // The rest of the stream has no meaning; the writer closes and ends the conversation.
-                    return pending().await;
+                    // The rest of the stream has no meaning; the writer closes and ends the conversation, if it is not stuck.
+                    return sleep(2 * CLOSE_GRACE).await;
                 }
                 Some(Err(_)) | None => return,
             }

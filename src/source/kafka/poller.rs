@@ -217,7 +217,9 @@ impl Poller {
         self.shared.hand_over();
         let full =
             self.held.is_some() || !self.shared.room.fits(0) || !self.shared.is_intake_open();
-        let half_free = self.shared.room.half_free(0).now_or_never().is_some();
+        // Those that are let in one by one need no more room than that.
+        let half_free =
+            self.shared.is_intake_ajar() || self.shared.room.half_free(0).now_or_never().is_some();
         let next = self.shared.assignment().pressure.next(full, half_free, now);
         match next {
             Next::Take => self.take_batch(consumer)?,
