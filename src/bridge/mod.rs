@@ -252,9 +252,10 @@ impl Bridge {
         let left = grace.saturating_sub(stopping.elapsed()).min(EXPORT_TIMEOUT);
         let drained = result.is_ok();
         let abort = async {
-            match drained {
-                true => shutdown.abort().await,
-                false => std::future::pending().await,
+            if drained {
+                shutdown.abort().await;
+            } else {
+                std::future::pending::<()>().await;
             }
         };
         let aborted = export.finish(if drained { left } else { ABORT_TIMEOUT }, abort).await;

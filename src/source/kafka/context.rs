@@ -7,6 +7,7 @@ use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList, error::KafkaResult};
 use tracing::{debug, info, warn};
 
@@ -161,7 +162,7 @@ impl ConsumerContext for Context {
 
     fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
         // One partition may fail alone.
-        let of_one = || list.elements().iter().try_for_each(|each| each.error());
+        let of_one = || list.elements().iter().try_for_each(TopicPartitionListElem::error);
         let Err(error) = result.and_then(|()| of_one()) else {
             return self.shared.committed(Ok(()));
         };

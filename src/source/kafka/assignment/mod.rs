@@ -9,7 +9,7 @@ mod offsets;
 mod partition;
 mod unread;
 
-use std::mem::replace;
+use std::mem::{replace, take};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -353,7 +353,7 @@ impl Assignment {
         let record = InFlight::new(Arc::clone(&self.room), Arc::clone(&self.changed));
         let partition = &mut self.partitions[index];
         partition.generation = generation;
-        let offsets = replace(&mut partition.offsets, Offsets::default());
+        let offsets = take(&mut partition.offsets);
         partition.committed = partition.committed.max(offsets.last_stored());
         let old = replace(&mut partition.record, record);
         self.metrics.late.inc_by(old.abandon() as u64);
