@@ -155,7 +155,13 @@ impl Open {
         response: Response<Incoming>,
         limit: usize,
     ) -> Result<(Parts, Bytes), BoxError> {
-        let (head, mut body) = response.into_parts();
+        let (head, body) = response.into_parts();
+        let body = self.read_body(body, limit).await;
+        let body = body.or_else(|error| left_out(&head, error))?;
+        Ok((head, body))
+    }
+
+    async fn read_body(&mut self, mut body: Incoming, limit: usize) -> Result<Bytes, BoxError> {
         let mut whole = Vec::new();
         while !body.is_end_stream() {
             let Some(frame) = drive(&mut self.driver, body.frame()).await else { break };
@@ -166,8 +172,14 @@ impl Open {
             // Copying a small body lets the connection reuse its buffer.
             whole.extend_from_slice(&data);
         }
-        Ok((head, whole.into()))
+        Ok(whole.into())
     }
+}
+
+/// The body of an answer that can't be read: none, where the status says that the request was not taken, and why not. The
+/// connection has something left to read then, and is not used again.
+pub(super) fn left_out(head: &Parts, error: BoxError) -> Result<Bytes, BoxError> {
+    if head.status.is_success() { Err(error) } else { Ok(Bytes::new()) }
 }
 
 /// Drives the connection until `wanted` is ready, and gives its output.
@@ -262,5 +274,39 @@ mod tests {
             assert!(connection.open.is_none());
         }
         server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_an_answer_that_is_cut_the_status_counts_unless_it_is_a_success() {
+        let (listener, address) = listener().await;
+        let long = "x".repeat(101);
+        let answers = [
+            ("429 Too Many Requests", 9, "cut"),
+            ("403 Forbidden", 101, &*long),
+            ("500 Internal Server Error", 9, ""),
+            ("200 OK", 9, "cut"),
+            ("200 OK", 101, &*long),
+        ];
+        let server = async {
+            for (status, length, body) in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut all = vec![0; 4_100_000];
+                assert!(stream.read(&mut all).await.unwrap() > 0);
+                let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n");
+                stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+            }
+        };
+        let client = async {
+            let mut connection = Connection::default();
+            for (status, ..) in answers {
+                let ended = exchange(&mut connection, &format!("http://{address}")).await;
+                match status {
+                    "200 OK" => assert!(matches!(ended, Err(ExchangeError::Sent(_))), "{ended:?}"),
+                    _ => assert_eq!(ended.unwrap(), "", "{status}"),
+                }
+                assert!(connection.open.is_none(), "{status}");
+            }
+        };
+        tokio::join!(server, client);
     }
 }

@@ -14,13 +14,14 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared as SharedFuture};
 use http::response::Parts;
 use http::{Request, Uri};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::client::legacy::connect::Connection as _;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use super::exchange::left_out;
 use super::transport::{
     BoxError, Connector, ExchangeError, IDLE, KEEP_ALIVE, Stream, UNACKNOWLEDGED,
 };
@@ -137,8 +138,9 @@ impl Shared {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
                     let body = Limited::new(body, limit).collect().await;
-                    let body = body.map_err(ExchangeError::Sent)?.to_bytes();
-                    return Ok(Some((head, body)));
+                    let body = body.map(Collected::to_bytes);
+                    let body = body.or_else(|error| left_out(&head, error));
+                    return Ok(Some((head, body.map_err(ExchangeError::Sent)?)));
                 }
                 Err(error) => error,
             };
