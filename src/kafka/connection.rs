@@ -108,10 +108,18 @@ pub fn check<C: FromClientConfig>(client: &ClientConfig) -> Result<(), BuildErro
     client.remove("test.mock.num.brokers");
     // The log callback of the real one tells what matters.
     client.set_log_level(RDKafkaLogLevel::Emerg);
-    let strategy = client.get("partition.assignment.strategy").unwrap_or_default();
-    let told = |error| BuildError::Settings(without(&words(&error), strategy));
+    let strategy = client.get(STRATEGY).unwrap_or_default();
+    let told = |error| {
+        let why = words(&error);
+        // Of others `range` is a word like any.
+        let told = if why.contains(STRATEGY) { without(&why, strategy) } else { why };
+        BuildError::Settings(told)
+    };
     client.create::<C>().map(drop).map_err(told)
 }
+
+/// The property whose value librdkafka says only when a client is made.
+const STRATEGY: &str = "partition.assignment.strategy";
 
 /// What librdkafka says, without its own names for where it was.
 pub fn words(error: &KafkaError) -> String {
@@ -125,10 +133,12 @@ pub fn words(error: &KafkaError) -> String {
     }
 }
 
-/// The text without the value; digits and what is as short may stand in it by themselves.
+/// The text without the value, and the items of one that is a list; digits and what is as short may stand in it by themselves.
 fn without(why: &str, value: &str) -> String {
-    let tells = value.len() < 4 || value.bytes().all(|b| b.is_ascii_digit());
-    if tells { why.to_owned() } else { why.replace(value, "…") }
+    let mut parts: Vec<&str> = value.split(',').chain([value]).map(str::trim).collect();
+    parts.retain(|part| part.len() >= 4 && !part.bytes().all(|b| b.is_ascii_digit()));
+    parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
+    parts.iter().fold(why.to_owned(), |why, part| why.replace(part, "…"))
 }
 
 /// The step of a look that ends with an error.
@@ -173,6 +183,10 @@ mod tests {
         assert_eq!(
             without("`a.b`: no value hunter22 of 1 to 1000", "hunter22"),
             "`a.b`: no value … of 1 to 1000"
+        );
+        assert_eq!(
+            without("Unsupported strategy: hunter22", "range, hunter22"),
+            "Unsupported strategy: …"
         );
         assert_eq!(without("0 is not 1 to 1000", "0"), "0 is not 1 to 1000");
         assert!(plain(tls).ends_with("broker certificate could not be verified"));

@@ -13,7 +13,7 @@ use crate::event_api::wire::{ErrorAnswer, FailedEvent, PublishAnswer};
 use crate::seeded_bugs::{self, Bug};
 
 /// What the names of errors about a used-up quota contain, in lower case. Handlers choose names of their own, for what is no
-/// quota of the API: theirs are told apart by the status, and those of single events by what no handler would say.
+/// quota of the API: theirs are told apart by the status, as far as that is known.
 const QUOTAS: [&str; 6] = [
     "throttl",
     "toomanyrequests",
@@ -291,8 +291,8 @@ impl ErrorKind {
 
     fn is_throttling(&self, status: u16) -> bool {
         match status {
-            // Those of a handler come with this one.
-            403 => self.is_one_of(&["Throttl", "TooManyRequests", "LimitExceeded"]),
+            // Those of a handler come with these.
+            403 | 200..=299 => self.is_one_of(&["Throttl", "TooManyRequests", "LimitExceeded"]),
             _ => self.kind.as_deref().is_some_and(names_a_quota),
         }
     }

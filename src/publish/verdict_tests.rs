@@ -114,8 +114,10 @@ fn the_kind_decides_before_the_status() {
         assert_eq!(errors(status, kind, "m"), retry(Fault::Throttled), "{status} {kind}");
     }
     for own in ["DailyQuotaExceeded", "CreditLimitExceeded", "DynamoDB:ThrottlingException"] {
-        let verdict = errors(403, own, "m");
-        assert!(matches!(verdict, Verdict::HandlerRefused { .. }), "{own}: {verdict:?}");
+        for status in [200, 403] {
+            let verdict = errors(status, own, "m");
+            assert_ne!(verdict, retry(Fault::Throttled), "{status} {own}");
+        }
     }
     let too_large = errors(400, "PayloadSizeLimitExceeded", "m");
     assert!(matches!(too_large, Verdict::Bad { .. }), "a limit of size passes by no waiting");

@@ -109,7 +109,7 @@ fn managed(property: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    /// What is given here is not remembered as a secret, and is shown in errors of librdkafka.
+    /// What is given here is not remembered as a secret, and may be shown in errors of librdkafka.
     #[test]
     fn no_secret_can_be_given() {
         // Those that librdkafka marks as sensitive, their aliases, and what else tells who we are.

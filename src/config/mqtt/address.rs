@@ -62,11 +62,10 @@ impl Address {
             _ => return refuse("is not an MQTT URL", FORM),
         };
         let (authority, behind) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        // A password may have a `/` or a `?` in it. No path of a broker has an `@`, and a query comes behind a path.
-        let before = if behind.starts_with('/') { rest.split(['?', '#']).next() } else { None };
-        if before.unwrap_or(rest).contains('@') {
-            let hint =
-                "write `username` and `password = { env = \"NAME\" }`; a URL ends up in logs";
+        // A password may have a `/` or a `?` in it.
+        if rest.contains('@') {
+            let hint = "write `username` and `password = { env = \"NAME\" }`; a URL ends up in logs. Of a path or \
+                        a query it is written `%40`";
             return Err((Kind::Unsafe, "holds user info (`user:password@`)", hint));
         }
         let path = match (websocket, behind) {
@@ -136,6 +135,8 @@ mod tests {
             ("ws://b/a b", "has a path that can't be sent"),
             ("wss://u:p@b/mqtt", "holds user info"),
             ("ws://me:12/secret@host", "holds user info"),
+            ("ws://me:12?secret@host", "holds user info"),
+            ("ws://me:12/se?cret@host", "holds user info"),
             ("mqtt://me:12/secret@host", "holds user info"),
             ("wss://b:0/mqtt", "has no usable port"),
             ("wss://b:70000", "has no usable port"),

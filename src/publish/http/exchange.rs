@@ -17,6 +17,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::time::Instant;
 
+use super::ERROR_TYPE;
 use super::connections::{Connections, Number};
 use super::transport::{BoxError, ExchangeError, IDLE, Stream};
 use crate::publish::deadline::Deadline;
@@ -176,10 +177,15 @@ impl Open {
     }
 }
 
-/// The body of an answer that can't be read: none, where the status says that the request was not taken, and why not. The
-/// connection has something left to read then, and is not used again.
+/// The body of an answer that can't be read: none, where the head says enough. What else a 400 means stands in its body alone,
+/// and a success may have taken some events.
 pub(super) fn left_out(head: &Parts, error: BoxError) -> Result<Bytes, BoxError> {
-    if head.status.is_success() { Err(error) } else { Ok(Bytes::new()) }
+    let says_enough = match head.status.as_u16() {
+        300..=399 | 401 | 403 | 404 | 407 | 408 | 413 | 425 | 429 | 500..=599 => true,
+        400..=499 => head.headers.contains_key(ERROR_TYPE),
+        _ => false,
+    };
+    if says_enough { Ok(Bytes::new()) } else { Err(error) }
 }
 
 /// Drives the connection until `wanted` is ready, and gives its output.
@@ -277,13 +283,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_an_answer_that_is_cut_the_status_counts_unless_it_is_a_success() {
+    async fn of_an_answer_that_is_cut_the_head_counts_where_it_says_enough() {
         let (listener, address) = listener().await;
         let long = "x".repeat(101);
         let answers = [
             ("429 Too Many Requests", 9, "cut"),
             ("403 Forbidden", 101, &*long),
             ("500 Internal Server Error", 9, ""),
+            ("400 Bad Request\r\nx-amzn-errortype: ThrottlingException", 9, "cut"),
+            ("400 Bad Request", 9, "cut"),
             ("200 OK", 9, "cut"),
             ("200 OK", 101, &*long),
         ];
@@ -301,7 +309,9 @@ mod tests {
             for (status, ..) in answers {
                 let ended = exchange(&mut connection, &format!("http://{address}")).await;
                 match status {
-                    "200 OK" => assert!(matches!(ended, Err(ExchangeError::Sent(_))), "{ended:?}"),
+                    "200 OK" | "400 Bad Request" => {
+                        assert!(matches!(ended, Err(ExchangeError::Sent(_))), "{ended:?}");
+                    }
                     _ => assert_eq!(ended.unwrap(), "", "{status}"),
                 }
                 assert!(connection.open.is_none(), "{status}");

@@ -50,7 +50,7 @@ impl Default for Pressure {
 }
 
 impl Pressure {
-    /// `full`: the next message does not fit, or no API would take it. `half_free`: half of the room is free.
+    /// `full`: the next message does not fit, or no API would take it. `half_free`: half of the room is free, or needs not be.
     pub(super) fn next(&mut self, full: bool, half_free: bool, now: Instant) -> Next {
         if self.paused {
             if !half_free || full {

@@ -15,7 +15,7 @@
 //! A group begins where `start` says, once. With `latest` the first position in each partition is committed as
 //! soon as it is assigned; a topic or partition created later is read from its first message.
 //!
-//! Nothing slows the source but its in-flight limits, which all partitions share. A short lack of room
+//! Nothing slows the source but its in-flight limits, which all partitions share, and the intake gate. A short lack of room
 //! only delays the next poll; a longer one pauses every partition, and polling goes on.
 //! A rebalance resumes them all, since librdkafka would keep them paused for their next owner.
 //!

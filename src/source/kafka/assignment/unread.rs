@@ -5,7 +5,7 @@
 //! | a message was released | the partition has sought back to it ([`Rewind`]) |
 //! | its start position is unknown | the brokers have answered, and it has sought there |
 //! | it is being revoked | it is removed |
-//! | there is no room, or no API takes events ([`Pressure`](super::super::flow::Pressure)) | half of the room is free |
+//! | there is no room, or no API takes events ([`Pressure`](super::super::flow::Pressure)) | half of the room is free, or a gate that is ajar lets a few in |
 //!
 //! Whichever it is, librdkafka is told to pause the partition, and keeps that over a rebalance.
 
