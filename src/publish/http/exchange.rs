@@ -17,9 +17,8 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use tokio::time::Instant;
 
-use super::ERROR_TYPE;
 use super::connections::{Connections, Number};
-use super::transport::{BoxError, ExchangeError, IDLE, Stream};
+use super::transport::{BoxError, ExchangeError, IDLE, Stream, left_out};
 use crate::publish::deadline::Deadline;
 
 /// A connection from one request to the next; none at first, and after an error.
@@ -175,17 +174,6 @@ impl Open {
         }
         Ok(whole.into())
     }
-}
-
-/// The body of an answer that can't be read: none, where the head says enough. What else a 400 means stands in its body alone,
-/// and a success may have taken some events.
-pub(super) fn left_out(head: &Parts, error: BoxError) -> Result<Bytes, BoxError> {
-    let says_enough = match head.status.as_u16() {
-        300..=399 | 401 | 403 | 404 | 407 | 408 | 413 | 425 | 429 | 500..=599 => true,
-        400..=499 => head.headers.contains_key(ERROR_TYPE),
-        _ => false,
-    };
-    if says_enough { Ok(Bytes::new()) } else { Err(error) }
 }
 
 /// Drives the connection until `wanted` is ready, and gives its output.

@@ -21,9 +21,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::exchange::left_out;
 use super::transport::{
-    BoxError, Connector, ExchangeError, IDLE, KEEP_ALIVE, Stream, UNACKNOWLEDGED,
+    BoxError, Connector, ExchangeError, IDLE, KEEP_ALIVE, Stream, UNACKNOWLEDGED, left_out,
 };
 use super::watched::{Stage, Watched};
 

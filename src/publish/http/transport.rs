@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Uri;
+use http::response::Parts;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{HttpConnector, dns::GaiResolver};
@@ -16,6 +18,7 @@ use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::ERROR_TYPE;
 use crate::outbound::{Proxy, Resolver};
 
 /// A connection idle for this long is not used again: a server is likely to close it just then.
@@ -46,6 +49,17 @@ pub(super) enum ExchangeError {
     Sent(BoxError),
     /// Not within the time; something may have been sent.
     TimedOut,
+}
+
+/// The body of an answer that can't be read: none, where the head says enough. What else a 400 means stands in its body alone,
+/// and a success may have taken some events.
+pub(super) fn left_out(head: &Parts, error: BoxError) -> Result<Bytes, BoxError> {
+    let says_enough = match head.status.as_u16() {
+        300..=399 | 401 | 403 | 404 | 407 | 408 | 413 | 425 | 429 | 500..=599 => true,
+        400..=499 => head.headers.contains_key(ERROR_TYPE),
+        _ => false,
+    };
+    if says_enough { Ok(Bytes::new()) } else { Err(error) }
 }
 
 /// Makes connections, TLS included.
