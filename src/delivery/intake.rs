@@ -50,6 +50,9 @@ const AJAR: u8 = 1;
 const CLOSED: u8 = 2;
 
 impl Intake {
+    /// So many messages a source asks for at most while the gate [is ajar](Self::is_ajar).
+    pub const FEW: usize = 16;
+
     /// An intake that gives each delivery to `take`, on the thread of the source.
     pub fn new(take: impl Fn(Delivery) + Send + Sync + 'static) -> Self {
         Self::of(Way { take: Arc::new(take), gates: Vec::new() })

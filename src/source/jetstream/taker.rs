@@ -364,6 +364,9 @@ impl Taker {
         let free = self.room.messages_left().min(self.limits.messages.saturating_sub(span));
         let fit = || self.room.left_for(pulling.pulls.each());
         let free = self.hold.as_ref().map_or(free, |hold| hold.most(free, fit(), now));
+        let is_ajar = self.intake.as_ref().is_some_and(Intake::is_ajar);
+        let few = Intake::FEW.saturating_sub(pulling.pulls.outstanding());
+        let free = if is_ajar { free.min(few) } else { free };
         let wanted = pulling.pulls.wanted(free, now);
         if wanted == 0 {
             return;

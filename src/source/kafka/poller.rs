@@ -22,7 +22,7 @@ use super::subscription::Subscription;
 use super::{CLOSE_TIMEOUT, diagnosis, record};
 use crate::config::Secret;
 use crate::config::kafka::Tombstones;
-use crate::delivery::{Delivery, Done, Outcome};
+use crate::delivery::{Delivery, Done, Intake, Outcome};
 use crate::kafka::{password, plain, with_password, words};
 use crate::message::Message;
 use crate::source::Unclean;
@@ -30,9 +30,6 @@ use crate::source::reconnect::Reconnect;
 
 /// Messages taken in a row, before the loop does its other work.
 const BATCH: usize = 512;
-
-/// The same while the intake gate lets in only a few.
-const FEW: usize = 16;
 
 /// How long one poll waits for a message.
 const IDLE: Duration = Duration::from_millis(50);
@@ -252,7 +249,7 @@ impl Poller {
 
     fn take_batch(&mut self, consumer: &BaseConsumer<Context>) -> Result<(), String> {
         let mut patience = IDLE;
-        for _ in 0..if self.shared.is_intake_ajar() { FEW } else { BATCH } {
+        for _ in 0..if self.shared.is_intake_ajar() { Intake::FEW } else { BATCH } {
             let Some(message) = Self::poll(&self.shared, consumer, patience) else { break };
             self.take(&message?);
             if self.held.is_some() || !self.shared.room.fits(0) {
