@@ -294,14 +294,14 @@ impl Shared {
         let unfetched = state.fetching.unfetched();
         let verdict = state.watchdog.look(lag, self.room.done(), now);
         drop(state);
-        self.update(|membership| membership.unfetched = unfetched);
-        if let Some(stuck) = verdict {
-            self.update(|membership| membership.no_progress = stuck);
-            if stuck {
-                warn!(source = %self.name, lag, "the lag grows and nothing is delivered");
-            } else {
-                info!(source = %self.name, "messages are delivered again");
-            }
+        self.update(|membership| {
+            membership.unfetched = unfetched;
+            membership.no_progress = verdict.unwrap_or(membership.no_progress);
+        });
+        match verdict {
+            Some(true) => warn!(source = %self.name, lag, "the lag grows and nothing is delivered"),
+            Some(false) => info!(source = %self.name, "messages are delivered again"),
+            None => {}
         }
     }
 

@@ -205,7 +205,10 @@ impl Assignment {
 
     /// Stored positions below what the group has committed: the log was set back, as that of a topic that was made anew.
     pub(crate) fn stored_below(&self) -> Vec<Place> {
-        let below = |p: &Partition| Some(p.place(p.offsets.stored_below(p.committed?)?));
+        let below = |p: &Partition| {
+            let stored = p.offsets.last_stored()?;
+            (stored < p.committed?).then(|| p.place(stored))
+        };
         self.partitions.iter().filter_map(below).collect()
     }
 

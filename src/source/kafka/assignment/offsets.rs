@@ -77,11 +77,6 @@ impl Offsets {
         self.stored
     }
 
-    /// The stored position, if it is below one that the group has committed.
-    pub(crate) fn stored_below(&self, committed: i64) -> Option<i64> {
-        self.stored.filter(|stored| *stored < committed)
-    }
-
     /// Has the stored position stored once more.
     pub(crate) fn store_anew(&mut self) {
         self.stored = None;
