@@ -331,7 +331,10 @@ async fn servers_of_http2_that_leave_or_refuse_lose_and_double_nothing() {
         let most = if goaway_after == 0 { 55 } else { seen.goaways() + 2 };
         assert!(seen.connections() <= most, "requests don't share connections");
         assert_eq!(ambiguous, 0.0);
-        assert!(unsent >= seen.refused() as f64);
+        // It went again at once, which counts only what was refused twice in a row.
+        if goaway_after > 0 {
+            assert!(unsent <= seen.refused() as f64 / 2.0, "{unsent} of {}", seen.refused());
+        }
         seen.accepted.assert_each_once(COUNT);
     }
 }

@@ -225,12 +225,13 @@ async fn a_200_that_can_not_be_read_is_never_a_success() {
         String::new(),
         "{}".to_owned(),
         "[]".to_owned(),
+        format!("[[],[{one}]]"),
         "<html>200</html>".to_owned(),
         format!(r#"{{"failed":[],"successful":[{one}"#),
         format!(r#"{{"failed":[],"successful":[{one},{one}]}}"#),
         format!(r#"{{"failed":[{one}],"successful":[{one}]}}"#),
         r#"{"failed":[],"successful":[{"identifier":"x","index":5}]}"#.to_owned(),
-        r#"{"errors":[{"errorType":"X","message":"y"}]}"#.to_owned(),
+        r#"{"errors":[{"errorType":"InternalFailure","message":"y"}]}"#.to_owned(),
     ];
     let unread = bodies.iter().map(|body| {
         json!({ "fault": { "answer": { "status": 200, "body": body } }, "times": 4, "probability": 0.5 })
@@ -257,6 +258,31 @@ async fn a_200_that_can_not_be_read_is_never_a_success() {
     let repeats = accepted.len() as u64 - COUNT;
     assert!(repeats > 0 && repeats <= spoilt * 5, "{repeats} repeats of {spoilt} requests");
     assert!(setup.rejects().is_empty());
+}
+
+/// One event that is always answered with an error and no lists goes to the dead letter, and holds up nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_200_with_nothing_but_an_error_is_about_an_event_where_others_are_taken() {
+    const COUNT: u64 = 300;
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    // It quotes half of a character.
+    let body = r#"{"errors":[{"errorType":"MyCheck","message":"no \ud83d"}]}"#;
+    let answer = json!({ "answer": { "status": 200, "body": body } });
+    emulator.set_faults(json!([{ "fault": answer, "channel": "/plant/dev-100" }])).await;
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
+    let bridge = setup.start_ready().await;
+    let poison = json!({ "id": COUNT, "key": 100, "seq": 0 }).to_string().into_bytes();
+    publish(mosquitto.port, 1_000, [("plant/dev-100/data".to_owned(), poison)]).await;
+    produce(mosquitto.port, COUNT, 100, 10).await;
+    until("it is given up", PATIENCE, async || (setup.rejects().len() == 1).then_some(())).await;
+    let letter = &setup.rejects()[0];
+    assert_eq!((id_of(letter), &letter["reason"]), (COUNT, &json!("refused")));
+    let detail = letter["detail"].as_str().unwrap();
+    assert!(detail.contains("200 MyCheck: no \u{fffd}"), "{detail}");
+    assert_eq!(account(&bridge, &ledger, COUNT).await, (0, 0.0));
+    assert_eq!(bridge.metric("publish_breaker_open{api=\"main\"}").await, 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

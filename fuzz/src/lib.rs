@@ -185,6 +185,7 @@ pub fn answer(data: &[u8]) -> bool {
             error_type: error_type.map(str::to_owned),
             retry_after: None,
             body: body.clone(),
+            cut: None,
         };
         let _ = (refusal(&answer), why_again(&answer));
         if let Verdict::Decided(each) = judge(&answer, events) {

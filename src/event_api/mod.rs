@@ -4,6 +4,7 @@
 //! Facts come from the AWS AppSync Events developer guide and from public test suites that ran
 //! against the service. Nothing here does I/O.
 
+mod answer;
 pub mod channel;
 pub mod event;
 pub mod received;

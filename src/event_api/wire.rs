@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{Channel, Event};
 
@@ -45,55 +44,10 @@ pub struct PublishAnswer {
     pub successful: Vec<AcceptedEvent>,
 }
 
-impl PublishAnswer {
-    /// Reads an answer; `None` for anything that has neither list, so that `{}` is never a success.
-    #[must_use]
-    pub fn parse(body: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Lists {
-            failed: Option<Vec<Item>>,
-            successful: Option<Vec<AcceptedEvent>>,
-        }
-        // The index is what counts; whatever else stands there can't make an answer unreadable, for
-        // that would send again what was accepted.
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Item {
-            index: usize,
-            identifier: Option<Value>,
-            code: Option<Value>,
-            error_code: Option<Value>,
-            message: Option<Value>,
-        }
-        let lists: Lists = serde_json::from_slice(body).ok()?;
-        if lists.failed.is_none() && lists.successful.is_none() {
-            return None;
-        }
-        let failed = lists.failed.unwrap_or_default().into_iter().map(|item| FailedEvent {
-            identifier: words(item.identifier),
-            index: item.index,
-            code: words(item.code.filter(|c| !c.is_null()).or(item.error_code)),
-            message: words(item.message),
-        });
-        let successful = lists.successful.unwrap_or_default();
-        Some(Self { failed: failed.collect(), successful })
-    }
-}
-
-/// A text as it is, nothing as nothing, anything else as JSON.
-fn words(value: Option<Value>) -> String {
-    match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text,
-        Some(other) => other.to_string(),
-    }
-}
-
 /// One accepted event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AcceptedEvent {
     /// A UUID that the service made; empty in an answer that was read, where nobody asks for it.
-    #[serde(skip_deserializing)]
     pub identifier: String,
     /// The position in the request.
     pub index: usize,
@@ -119,34 +73,6 @@ pub struct FailedEvent {
 pub struct ErrorAnswer {
     /// What went wrong, one item a cause.
     pub errors: Vec<ErrorItem>,
-}
-
-impl ErrorAnswer {
-    /// Reads the body of an error; `None` for anything that names none. Whatever form an error has, it is
-    /// one: to pass it over would be to take its events for accepted.
-    #[must_use]
-    pub fn parse(body: &[u8]) -> Option<Self> {
-        let mut body: Value = serde_json::from_slice(body).ok()?;
-        let errors = match body.get_mut("errors")?.take() {
-            Value::Null => return None,
-            Value::Array(errors) => errors,
-            other => vec![other],
-        };
-        let text = |value: Option<Value>| Some(words(value)).filter(|text| !text.is_empty());
-        let item = |mut error: Value| {
-            let mut take = |name| error.get_mut(name).map(Value::take);
-            let (error_type, code) = (text(take("errorType")), text(take("errorCode")));
-            let message = text(take("message"));
-            let whole = || if error.is_object() { None } else { text(Some(error)) };
-            ErrorItem {
-                error_type: error_type.map(Cow::from),
-                error_code: code.and_then(|code| code.parse().ok()),
-                message: message.or_else(whole).map(Cow::from),
-            }
-        };
-        let errors: Vec<ErrorItem> = errors.into_iter().map(item).collect();
-        (!errors.is_empty()).then_some(Self { errors })
-    }
 }
 
 /// One cause.
@@ -241,37 +167,6 @@ pub enum ServerFrame<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_literal_answers_of_the_service_are_read() {
-        let success = r#"{"failed":[],"successful":[{"identifier":"53287bee-ae0d-42e7-8a90-e9d2a49e4bd7","index":0}]}"#;
-        let answer = PublishAnswer::parse(success.as_bytes()).unwrap();
-        assert_eq!(answer.successful[0].index, 0);
-        assert!(answer.failed.is_empty());
-
-        let failed = r#"{"failed":[{"code":"EventTooLargeException","identifier":"x","index":0,"message":"Transformed event is larger than 240KB"}],"successful":[]}"#;
-        let answer = PublishAnswer::parse(failed.as_bytes()).unwrap();
-        assert_eq!(answer.failed[0].code, "EventTooLargeException");
-
-        let number = r#"{"failed":[{"code":401,"identifier":"x","index":2,"message":null}]}"#;
-        let answer = PublishAnswer::parse(number.as_bytes()).unwrap();
-        assert_eq!((answer.failed[0].code.as_str(), answer.failed[0].index), ("401", 2));
-
-        let bare = br#"{"successful":[{"index":0}],"failed":[{"index":1,"identifier":null,"code":null,"errorCode":429,"message":{"a":1}}]}"#;
-        let answer = PublishAnswer::parse(bare).unwrap();
-        assert_eq!(answer.successful[0].index, 0);
-        assert_eq!(
-            (answer.failed[0].code.as_str(), answer.failed[0].message.as_str()),
-            ("429", r#"{"a":1}"#)
-        );
-
-        assert_eq!(PublishAnswer::parse(b"{}"), None);
-        assert_eq!(PublishAnswer::parse(b"<html>"), None);
-
-        let errors = r#"{"errors":[{"errorType":"UnauthorizedException","message":"You are not authorized to make this call."}]}"#;
-        let answer: ErrorAnswer = serde_json::from_str(errors).unwrap();
-        assert_eq!(answer.errors[0].error_type.as_deref(), Some("UnauthorizedException"));
-    }
 
     #[test]
     fn a_body_is_what_serde_would_write_and_its_length_is_known_before() {

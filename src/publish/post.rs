@@ -46,6 +46,8 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
     /// The body.
     pub body: Bytes,
+    /// Why the body, or the rest of it, did not come. There is none then.
+    pub cut: Option<String>,
 }
 
 /// Why an attempt brought no answer.

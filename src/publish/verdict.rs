@@ -9,18 +9,35 @@ use std::time::Duration;
 use super::post::{Answer, Fault};
 use super::retry_after::LONGEST_FLOOR;
 use super::words;
-use crate::event_api::wire::{ErrorAnswer, FailedEvent, PublishAnswer};
+use crate::event_api::wire::{ErrorAnswer, ErrorItem, FailedEvent, PublishAnswer};
 use crate::seeded_bugs::{self, Bug};
 
-/// What the names of errors about a used-up quota contain, in lower case. Handlers choose names of their own, for what is no
+/// What the names of errors about a used-up quota contain, [plain](plain). Handlers choose names of their own, for what is no
 /// quota of the API: theirs are told apart by the status, as far as that is known.
-const QUOTAS: [&str; 6] = [
+const QUOTAS: [&str; 8] = [
     "throttl",
     "toomanyrequests",
     "limitexceeded",
     "servicequotaexceeded",
     "throughputexceeded",
+    "ratelimit",
+    "rateexceeded",
     "slowdown",
+];
+
+/// What the words of a handler that refuses an event do not speak of: those that do may be the service's own, to us.
+const AUTHORIZATION: [&str; 11] = [
+    "authori",
+    "authenti",
+    "credential",
+    "signature",
+    "token",
+    "api key",
+    "denied",
+    "forbidden",
+    "permission",
+    "expired",
+    "clock",
 ];
 
 /// What a whole answer means.
@@ -118,12 +135,14 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
     match answer.status {
         429 => retry(Fault::Throttled),
         408 | 425 | 500 | 502..=504 | 506..=510 | 512..=599 => retry(Fault::Unavailable),
-        403 if error.kind.is_some() => Verdict::HandlerRefused { why },
+        403 if error.is_of_a_handler() => Verdict::HandlerRefused { why },
         401 | 403 => Verdict::Refused { why, who: Refuser::Namespace },
         // 3xx is never followed: credentials go to no other host. 404: a wrong endpoint.
         // 407 and 511: a proxy or network that asks for a login is no API.
         300..=399 | 404 | 407 | 511 => Verdict::Refused { why, who: Refuser::Api },
         status @ (400..=499 | 501 | 505) => Verdict::Bad { why, certain: status == 413 },
+        // It says what is wrong, and not with which event: it may be any, or none.
+        200..=299 if !error.is_of_the_service() => Verdict::Bad { why, certain: false },
         // A success that says nothing of its events, or no status of an answer.
         _ => retry(Fault::UnknownAnswer),
     }
@@ -135,7 +154,7 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
 pub fn refusal(answer: &Answer) -> Option<String> {
     // What was accepted beside it must not be sent again.
     let accepts = || PublishAnswer::parse(&answer.body).is_some_and(|it| !it.successful.is_empty());
-    if answer.status < 400 || accepts() {
+    if accepts() {
         return None;
     }
     let error = ErrorKind::of(answer);
@@ -145,11 +164,8 @@ pub fn refusal(answer: &Answer) -> Option<String> {
             _ => kind,
         });
     }
-    match (answer.status, error.kind) {
-        (401, kind) => Some(kind.unwrap_or_default()),
-        (403, None) => Some(String::new()),
-        _ => None,
-    }
+    let refuses = answer.status == 401 || answer.status == 403 && !error.is_of_a_handler();
+    refuses.then(|| error.kind.unwrap_or_default())
 }
 
 /// Reads the lists: `None` unless each index stands at most once and none is out of range. Errors beside
@@ -179,6 +195,9 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     if verdicts.contains(&None) && ErrorAnswer::parse(&answer.body).is_some() {
         let error = ErrorKind::of(answer);
         if verdicts.iter().all(Option::is_none) {
+            if error.is_one_of(&["BadRequest"]) {
+                return None;
+            }
             let of_events = error.is_about_us(answer.status).is_none()
                 && !error.is_throttling(answer.status)
                 && !error.is_of_the_service();
@@ -202,10 +221,12 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
         (code, message) => format!("{code}: {message}"),
     };
     let why = words::said(&why);
-    let code = event.code.to_ascii_lowercase();
+    let code = plain(&event.code);
     let says = |words: &[&str]| words.iter().any(|w| code.contains(w));
-    let number: Option<u16> = code.parse().ok();
-    if names_a_quota(&code) || number == Some(429) {
+    // Also as `429 Too Many Requests`.
+    let number = event.code.split(|c: char| !c.is_ascii_digit()).next();
+    let number: Option<u16> = number.and_then(|number| number.parse().ok());
+    if names_a_quota(&event.code) || number == Some(429) {
         return EventVerdict::Throttled { why };
     }
     let passing = says(&["internal", "timeout", "unavailable"])
@@ -222,20 +243,34 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
 /// Whether a kind of error, or the code of an event, says that a quota is used up. Services of AWS have many names for it. A
 /// limit of size is no quota.
 fn names_a_quota(kind: &str) -> bool {
-    let kind = kind.to_ascii_lowercase();
+    let kind = plain(kind);
     QUOTAS.iter().any(|word| kind.contains(word)) && !kind.contains("size")
+}
+
+/// A name without what only sets its parts apart: `TOO_MANY_REQUESTS` and `Too Many Requests` are one.
+fn plain(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
 /// The kind of error that an answer states.
 struct ErrorKind {
     kind: Option<String>,
     message: Option<String>,
+    /// A handler may have chosen it: it is in the list of an Event API or in the header, not only in the form that all
+    /// services of AWS have.
+    of_the_api: bool,
 }
 
 impl ErrorKind {
     fn of(answer: &Answer) -> Self {
         let body = ErrorAnswer::parse(&answer.body);
-        let first = body.and_then(|b| b.errors.into_iter().next()).unwrap_or_default();
+        let listed = body.and_then(|body| body.errors.into_iter().next());
+        // Beside the lists of a success such members would be no error.
+        let of_aws = || ErrorItem::of_aws(&answer.body).filter(|_| answer.status >= 300);
+        let (first, listed) = match listed {
+            Some(first) => (first, true),
+            None => (of_aws().unwrap_or_default(), false),
+        };
         let kind = first.error_type.map(String::from).filter(|k| !k.is_empty());
         // The header may carry a namespace and a URL around the name: `ns#Name:http://…`.
         let header = answer.error_type.as_deref().map(|h| {
@@ -245,13 +280,13 @@ impl ErrorKind {
         Self {
             kind: kind.or(header.filter(|h| !h.is_empty())),
             message: first.message.map(String::from),
+            of_the_api: listed || answer.error_type.is_some(),
         }
     }
 
     /// The party that refuses *the bridge*, if the error says so, whatever the status: over WebSocket a bad
     /// signature was seen as a `BadRequestException`, so over HTTP it may be a 400.
     fn is_about_us(&self, status: u16) -> Option<Refuser> {
-        let kind = self.kind.as_deref()?;
         if self.is_one_of(&["UnauthorizedException", "AccessDenied", "ForbiddenException"]) {
             return Some(Refuser::Namespace);
         }
@@ -274,13 +309,23 @@ impl ErrorKind {
         let speaks = |words: &[&str]| words.iter().any(|word| message.contains(word));
         let signature = speaks(&["signature", "credential", "security token", "x-amz-date"]);
         let doubts = signature || speaks(&["expired", "clock"]);
-        match kind {
-            "BadRequestException" if status == 400 && doubts => Some(Refuser::Unsure),
-            "BadRequestException" if status != 403 && doubts => Some(Refuser::Api),
+        match self.kind.as_deref() {
+            Some("BadRequestException") | None if status == 400 && doubts => Some(Refuser::Unsure),
+            Some("BadRequestException") if status != 403 && doubts => Some(Refuser::Api),
             // It may be a handler's own, which must not stop the whole API.
-            "BadRequestException" if signature => Some(Refuser::Namespace),
+            Some("BadRequestException") if signature => Some(Refuser::Namespace),
             _ => self.is_one_of(&credentials).then_some(Refuser::Api),
         }
+    }
+
+    /// Whether a 403 is a handler's own, about an event: it has a name, or at least words, that the handler chose.
+    fn is_of_a_handler(&self) -> bool {
+        let speaks_of = |message: &str| {
+            let message = message.to_ascii_lowercase();
+            AUTHORIZATION.iter().any(|word| message.contains(word))
+        };
+        let words = || self.message.as_deref().is_some_and(|message| !speaks_of(message));
+        self.of_the_api && (self.kind.is_some() || words())
     }
 
     /// Whether it is the service's own, or nobody's.

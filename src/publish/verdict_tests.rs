@@ -53,6 +53,9 @@ fn what_can_not_be_matched_is_never_a_success() {
     for body in [
         "",
         "{}",
+        "[[],[]]",
+        "[null,[]]",
+        "[[],[[0],[1]]]",
         "<html>200</html>",
         r#"{"failed":[],"successful":[{"identifier":"b","index":0}"#,
         r#"{"failed":[],"successful":[{"identifier":"b","index":0},{"identifier":"b","index":0}]}"#,
@@ -196,6 +199,87 @@ fn errors_beside_the_lists_are_not_passed_over() {
     assert_eq!(judge(&answer(200, none), 1), unconfirmed);
 }
 
+/// Of a success too; where it says so of no event, it may be any of them, or none.
+#[test]
+fn an_error_without_lists_is_about_the_request() {
+    let bad = |why: &str| Verdict::Bad { why: why.to_owned(), certain: false };
+    assert_eq!(errors(200, "X", "m"), bad("200 X: m"));
+    assert_eq!(errors(200, "BadRequestException", "m"), bad("200 BadRequestException: m"));
+    let lists = r#"{"errors":[{"errorType":"BadRequestException"}],"failed":[],"successful":[]}"#;
+    assert_eq!(judge(&answer(200, lists), 2), bad("200 BadRequestException"));
+    let nulls = r#"{"errors":[{"errorType":"X"}],"failed":null,"successful":null}"#;
+    assert_eq!(judge(&answer(200, nulls), 2), bad("200 X"));
+    assert_eq!(errors(200, "InternalFailure", "m"), retry(Fault::UnknownAnswer));
+    assert_eq!(judge(&answer(200, r#"{"errors":["m"]}"#), 1), retry(Fault::UnknownAnswer));
+    assert_eq!(
+        judge(&answer(200, r#"{"message":"m","code":"X"}"#), 1),
+        retry(Fault::UnknownAnswer)
+    );
+    for kind in ["ExpiredTokenException", "UnauthorizedException"] {
+        assert!(matches!(errors(200, kind, "m"), Verdict::Refused { .. }), "{kind}");
+        assert_eq!(refusal(&error(200, kind, "m")).as_deref(), Some(kind));
+    }
+}
+
+/// An error may quote half of a character, of an event that was cut, and stays an error.
+#[test]
+fn an_error_is_one_whatever_it_quotes() {
+    let quoting = r#"{"errors":[{"errorType":"X","message":"no \ud83d"}],"failed":[],"successful":[],"debug":1e999}"#;
+    assert!(matches!(judge(&answer(200, quoting), 1), Verdict::HandlerRefused { .. }));
+    let failed =
+        r#"{"failed":[{"index":1,"code":"X","message":"no \ud83d"}],"successful":[{"index":0}]}"#;
+    let Verdict::Decided(verdicts) = judge(&answer(200, failed), 2) else { panic!() };
+    assert_eq!(verdicts[0], EventVerdict::Accepted);
+    assert!(matches!(verdicts[1], EventVerdict::Retry { .. }));
+    assert!(matches!(errors(403, "TenantBlocked", "no \\ud83d"), Verdict::HandlerRefused { .. }));
+}
+
+/// A name is optional in `util.error`; words about who may do what can be those of the service.
+#[test]
+fn a_handler_needs_no_name_for_its_error() {
+    let judged = |item: &str| judge(&answer(403, &format!(r#"{{"errors":[{item}]}}"#)), 1);
+    for item in [
+        r#"{"message":"bad order"}"#,
+        r#"{"message":"bad order","errorType":null}"#,
+        r#"{"message":"bad order","errorType":""}"#,
+        r#""bad order""#,
+    ] {
+        assert_eq!(
+            judged(item),
+            Verdict::HandlerRefused { why: "403: bad order".into() },
+            "{item}"
+        );
+        assert_eq!(refusal(&answer(403, &format!(r#"{{"errors":[{item}]}}"#))), None);
+    }
+    for item in ["{}", r#"{"message":""}"#, r#"{"message":"You are not authorized to do this"}"#] {
+        assert!(matches!(judged(item), Verdict::Refused { .. }), "{item}");
+    }
+}
+
+/// What stands before an Event API answers as other services of AWS do.
+#[test]
+fn the_common_form_of_an_error_is_read() {
+    let aws = |status, kind: &str, message: &str| {
+        let body = format!(r#"{{"__type":"com.amazon#{kind}","message":"{message}"}}"#);
+        answer(status, &body)
+    };
+    let expired = aws(400, "ExpiredTokenException", "m");
+    let why = "400 ExpiredTokenException: m".to_owned();
+    assert_eq!(judge(&expired, 1), Verdict::Refused { why, who: Refuser::Api });
+    assert_eq!(refusal(&expired).as_deref(), Some("ExpiredTokenException"));
+    assert_eq!(judge(&aws(400, "ThrottlingException", "m"), 1), retry(Fault::Throttled));
+    assert!(matches!(judge(&aws(403, "OptInRequired", "m"), 1), Verdict::Refused { .. }));
+    let mut named = answer(400, r#"{"message":"The request signature we calculated is another"}"#);
+    for header in [None, Some("BadRequestException".to_owned())] {
+        named.error_type = header;
+        let verdict = judge(&named, 1);
+        assert!(matches!(verdict, Verdict::Refused { who: Refuser::Unsure, .. }), "{verdict:?}");
+    }
+    let forbidden = answer(403, r#"{"message":"Forbidden"}"#);
+    let why = "403: Forbidden".to_owned();
+    assert_eq!(judge(&forbidden, 1), Verdict::Refused { why, who: Refuser::Namespace });
+}
+
 #[test]
 fn a_refusal_of_us_is_told_from_all_else() {
     let of = |status, kind, message| refusal(&error(status, kind, message));
@@ -248,12 +332,28 @@ fn codes_of_single_events() {
             other => panic!("{other:?}"),
         }
     };
-    for hopeless in
-        ["\"EventTooLargeException\"", "\"InvalidEvent\"", "\"BadRequestException\"", "400", "413"]
-    {
+    for hopeless in [
+        "\"EventTooLargeException\"",
+        "\"EVENT_TOO_LARGE\"",
+        "\"413 Payload Too Large\"",
+        "\"InvalidEvent\"",
+        "\"BadRequestException\"",
+        "\"BAD_REQUEST\"",
+        "400",
+        "413",
+    ] {
         assert!(matches!(one(hopeless), EventVerdict::Hopeless { .. }), "{hopeless}");
     }
-    for throttled in ["\"ThrottlingException\"", "429", "\"429\""] {
+    for throttled in [
+        "\"ThrottlingException\"",
+        "\"TOO_MANY_REQUESTS\"",
+        "\"Too Many Requests\"",
+        "\"LIMIT_EXCEEDED\"",
+        "\"RateLimited\"",
+        "\"429 slow\"",
+        "429",
+        "\"429\"",
+    ] {
         assert!(matches!(one(throttled), EventVerdict::Throttled { .. }), "{throttled}");
     }
     for (_, kind) in QUOTA_ERRORS {

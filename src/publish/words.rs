@@ -20,6 +20,9 @@ pub(super) fn said(words: &str) -> String {
 /// For an answer without a message.
 pub(super) fn of_status(answer: &Answer) -> String {
     let status = answer.status;
+    if let Some(why) = &answer.cut {
+        return format!("status {status}, and its body is cut: {why}");
+    }
     match status {
         407 => format!(
             "status {status}: a proxy in between asks for a login; put `USER:PASSWORD@` before its host in `HTTPS_PROXY`"

@@ -40,8 +40,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
 /// Least time between two renewals because of a refusal: the first, doubled each time up to the other, and
-/// reset after as long without one.
-const AFTER_REFUSAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_mins(5));
+/// reset after as long without one. Who gives better ones again is believed within that.
+const AFTER_REFUSAL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(20));
 
 /// A new value, or the reason why there is none.
 pub type Fetching<T> = Pin<Box<dyn Future<Output = Result<Fresh<T>, String>> + Send>>;

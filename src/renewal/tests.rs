@@ -220,8 +220,8 @@ async fn refusals_that_go_on_are_not_a_storm_of_renewals() {
         generation = held.generation;
         sleep(S).await;
     }
-    // At 0, 5, 15, 35, 75, 155 and 315 s, and then every 5 minutes.
-    assert!((12..=20).contains(&source.asked()), "{}", source.asked());
+    // At 0, 5, 15, 35 s, and then every 20.
+    assert!((170..=190).contains(&source.asked()), "{}", source.asked());
     sleep(Duration::from_mins(20)).await;
     let asked = source.asked();
     renewal.refused(generation).await;

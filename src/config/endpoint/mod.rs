@@ -189,7 +189,7 @@ impl Endpoint {
             }
         }
         let region = region(&host);
-        Ok(Self { uri, region })
+        Ok(Self { uri: without_default_port(uri), region })
     }
 
     /// Reads what a command line gives; `http` off loopback only with `plaintext`. An error is a clause and a hint.
@@ -197,16 +197,22 @@ impl Endpoint {
         Self::parse(text, plaintext).map_err(said)
     }
 
-    /// The host with its port if the URL names one, as the `host` header carries it.
+    /// The host, with its port if that is not the one of the scheme, as a request carries and a signature covers it.
     pub fn authority(&self) -> &str {
-        let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
-        match (self.uri.scheme_str(), self.uri.port_u16()) {
-            (Some("https"), Some(443)) | (Some("http"), Some(80)) => {
-                self.uri.host().unwrap_or(authority)
-            }
-            _ => authority,
-        }
+        self.uri.authority().map_or("", http::uri::Authority::as_str)
     }
+}
+
+/// The port of its scheme goes without saying. A request of HTTP/2 would say it, and another host than what is signed.
+fn without_default_port(uri: http::Uri) -> http::Uri {
+    let named = matches!(
+        (uri.scheme_str(), uri.port_u16()),
+        (Some("https"), Some(443)) | (Some("http"), Some(80))
+    );
+    let host = uri.host().filter(|_| named).and_then(|host| host.parse().ok());
+    let mut parts = uri.clone().into_parts();
+    parts.authority = host.or(parts.authority);
+    http::Uri::from_parts(parts).unwrap_or(uri)
 }
 
 /// In one line.
@@ -285,6 +291,23 @@ mod tests {
             assert_eq!(Endpoint::parse(other, false).unwrap().region, None, "{other}");
         }
         assert!(Endpoint::parse("http://emulator:8080/event", true).is_ok());
+    }
+
+    #[test]
+    fn the_port_of_the_scheme_is_left_out_and_no_other() {
+        for (text, authority) in [
+            ("https://a.example:443/event", "a.example"),
+            ("https://a.example:80/event", "a.example:80"),
+            ("http://127.0.0.1:80/event", "127.0.0.1"),
+            ("http://[::1]:80/event", "[::1]"),
+            ("http://[::1]:443/event", "[::1]:443"),
+        ] {
+            let endpoint = Endpoint::parse(text, false).unwrap();
+            assert_eq!(endpoint.authority(), authority);
+            // What HTTP/2 sends.
+            assert_eq!(endpoint.uri.authority().unwrap().as_str(), authority);
+            assert_eq!(endpoint.uri.path(), "/event");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use tokio::time::Instant;
 
 use super::connections::{Connections, Number};
-use super::transport::{BoxError, ExchangeError, IDLE, Stream, left_out};
+use super::transport::{BoxError, ExchangeError, IDLE, Stream, head_of, late};
 use crate::publish::deadline::Deadline;
 
 /// A connection from one request to the next; none at first, and after an error.
@@ -61,17 +61,18 @@ impl Connection {
         let kept = self.open.take();
         let kept = kept.filter(|open| open.number == number && now < open.used + IDLE);
         let connect = || Open::connect(connections, number, to);
-        let mut request = Some(request);
+        let (mut request, mut head) = (Some(request), None);
         let ended = {
-            let exchange = pin!(exchange(kept, connect, &mut request, limit));
+            let exchange = pin!(exchange(kept, connect, (&mut request, &mut head), limit));
             self.deadline.before(now + time, exchange).await
         };
-        let (mut open, answer) = ended.unwrap_or_else(|| {
-            Err(match request {
+        let Some(ended) = ended else {
+            return late(head, time).ok_or_else(|| match request {
                 None => ExchangeError::TimedOut,
                 Some(_) => ExchangeError::Unsent(format!("no connection within {time:?}").into()),
-            })
-        })?;
+            });
+        };
+        let (mut open, answer) = ended?;
         // A server may answer before it has read the whole body: the rest is still to be written.
         if open.sender.is_ready() {
             open.used = Instant::now();
@@ -94,11 +95,12 @@ impl Connection {
     }
 }
 
-/// Sends `request`, and takes it out as soon as part of it may have been sent.
+/// Sends `request`, and takes it out as soon as part of it may have been sent. The head of the answer is in `head` while its
+/// body is read.
 async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
     mut kept: Option<Box<Open>>,
     connect: impl Fn() -> C,
-    request: &mut Option<Request<Full<Bytes>>>,
+    (request, head): (&mut Option<Request<Full<Bytes>>>, &mut Option<Parts>),
     limit: usize,
 ) -> Result<(Box<Open>, (Parts, Bytes)), ExchangeError> {
     loop {
@@ -113,7 +115,16 @@ async fn exchange<C: Future<Output = Result<Box<Open>, BoxError>>>(
         };
         match open.send(sent, request).await {
             Ok(response) => {
-                let answer = open.read(response, limit).await.map_err(ExchangeError::Sent)?;
+                let (parts, body) = response.into_parts();
+                *head = Some(parts);
+                let body = open.read(body, limit).await;
+                let Some(head) = head.take() else {
+                    return Err(ExchangeError::Sent("the answer was read before".into()));
+                };
+                let answer = match body {
+                    Ok(body) => (head, body),
+                    Err(why) => head_of(head, &*why),
+                };
                 return Ok((open, answer));
             }
             Err(error) if request.is_none() => return Err(ExchangeError::Sent(error.into())),
@@ -150,18 +161,7 @@ impl Open {
         })
     }
 
-    async fn read(
-        &mut self,
-        response: Response<Incoming>,
-        limit: usize,
-    ) -> Result<(Parts, Bytes), BoxError> {
-        let (head, body) = response.into_parts();
-        let body = self.read_body(body, limit).await;
-        let body = body.or_else(|error| left_out(&head, error))?;
-        Ok((head, body))
-    }
-
-    async fn read_body(&mut self, mut body: Incoming, limit: usize) -> Result<Bytes, BoxError> {
+    async fn read(&mut self, mut body: Incoming, limit: usize) -> Result<Bytes, BoxError> {
         let mut whole = Vec::new();
         while !body.is_end_stream() {
             let Some(frame) = drive(&mut self.driver, body.frame()).await else { break };
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_an_answer_that_is_cut_the_head_counts_where_it_says_enough() {
+    async fn of_an_answer_that_is_cut_the_head_counts() {
         let (listener, address) = listener().await;
         let long = "x".repeat(101);
         let answers = [
@@ -296,10 +296,35 @@ mod tests {
             let mut connection = Connection::default();
             for (status, ..) in answers {
                 let ended = exchange(&mut connection, &format!("http://{address}")).await;
+                assert_eq!(ended.unwrap(), "", "{status}");
+                assert!(connection.open.is_none(), "{status}");
+            }
+        };
+        tokio::join!(server, client);
+    }
+
+    #[tokio::test]
+    async fn of_an_answer_that_does_not_end_the_head_counts_unless_it_is_a_success() {
+        let (listener, address) = listener().await;
+        let answers = ["429 Too Many Requests", "401 Unauthorized", "400 Bad Request", "200 OK"];
+        let server = async {
+            let mut open = Vec::new();
+            for status in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut all = vec![0; 4_100_000];
+                assert!(stream.read(&mut all).await.unwrap() > 0);
+                let head = format!("HTTP/1.1 {status}\r\ncontent-length: 9\r\n\r\ncut");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                open.push(stream);
+            }
+            open
+        };
+        let client = async {
+            let mut connection = Connection::default();
+            for status in answers {
+                let ended = exchange(&mut connection, &format!("http://{address}")).await;
                 match status {
-                    "200 OK" | "400 Bad Request" => {
-                        assert!(matches!(ended, Err(ExchangeError::Sent(_))), "{ended:?}");
-                    }
+                    "200 OK" => assert!(matches!(ended, Err(ExchangeError::TimedOut)), "{ended:?}"),
                     _ => assert_eq!(ended.unwrap(), "", "{status}"),
                 }
                 assert!(connection.open.is_none(), "{status}");

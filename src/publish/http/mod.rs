@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures_util::TryFutureExt as _;
 use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::Full;
@@ -42,7 +43,7 @@ pub use session::Raw;
 use session::Shown;
 use shared::Shared;
 use skew::{Clock, Timestamps};
-use transport::ExchangeError;
+use transport::{Cut, ExchangeError};
 
 /// Longest answer that is read: five refused events with their messages are far shorter.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
@@ -151,10 +152,17 @@ impl Client {
         headers: &HeaderMap,
         body: &Bytes,
     ) -> Option<Result<(Parts, Bytes), Broken>> {
-        let request = request(&self.uri, headers.clone(), body.clone());
         let limits = (now, self.timeout, MAX_ANSWER_BYTES);
-        let ended = shared.exchange(request, limits).await;
-        ended.map_err(|error| self.broken(error)).transpose()
+        let send = || {
+            let request = request(&self.uri, headers.clone(), body.clone());
+            shared.exchange(request, limits).map_err(|error| self.broken(error))
+        };
+        let mut ended = send().await;
+        // The server says that it did not process the request, which is no fault of the API: it goes again at once.
+        if ended.as_ref().is_err_and(|broken| !broken.of_connection) {
+            ended = send().await;
+        }
+        ended.transpose()
     }
 
     fn broken(&self, error: ExchangeError) -> Broken {
@@ -179,7 +187,8 @@ impl Client {
             retry_after::parse(after, text(&header::DATE), now)
         });
         let error_type = text(&ERROR_TYPE).map(str::to_owned);
-        let answer = Answer { status: head.status.as_u16(), error_type, retry_after, body };
+        let cut = head.extensions.get().map(|Cut(why)| why.clone());
+        let answer = Answer { status: head.status.as_u16(), error_type, retry_after, body, cut };
         if let Some(sent) = sent {
             let (received, date) = (SystemTime::now(), text(&header::DATE));
             let age = head.headers.contains_key(header::AGE);

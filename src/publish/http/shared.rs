@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared as SharedFuture};
 use http::response::Parts;
 use http::{Request, Uri};
-use http_body_util::{BodyExt as _, Collected, Full, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http2::{Builder, Connection, SendRequest};
 use hyper_util::client::legacy::connect::Connection as _;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::transport::{
-    BoxError, Connector, ExchangeError, IDLE, KEEP_ALIVE, Stream, UNACKNOWLEDGED, left_out,
+    BoxError, Connector, ExchangeError, IDLE, KEEP_ALIVE, Stream, UNACKNOWLEDGED, head_of, late,
 };
 use super::watched::{Stage, Watched};
 
@@ -102,11 +102,14 @@ impl Shared {
     ) -> Result<Option<(Parts, Bytes)>, ExchangeError> {
         let stage = Arc::<Stage>::default();
         let request = request.map(|body| Watched::new(body, Arc::clone(&stage)));
-        let mut taken = false;
-        let exchange = self.send(request, (&stage, &mut taken), limit);
+        let (mut taken, mut head) = (false, None);
+        let exchange = self.send(request, (&stage, &mut taken, &mut head), limit);
         let ended = timeout_at(now + time, exchange).await;
         ended.unwrap_or_else(|_| {
             stage.give_up();
+            if let Some(answer) = late(head, time) {
+                return Ok(Some(answer));
+            }
             // One that a connection had taken may have waited for its turn alone, but then the server is too slow for
             // so many at a time, which is for who reads this as a time-out.
             Err(if taken {
@@ -120,7 +123,7 @@ impl Shared {
     async fn send(
         self: &Arc<Self>,
         mut request: Request<Watched>,
-        (stage, taken): (&Stage, &mut bool),
+        (stage, taken, head): (&Stage, &mut bool, &mut Option<Parts>),
         limit: usize,
     ) -> Result<Option<(Parts, Bytes)>, ExchangeError> {
         let mut tries = 0;
@@ -135,11 +138,12 @@ impl Shared {
             drop(sender);
             let mut error = match answer.await {
                 Ok(response) => {
-                    let (head, body) = response.into_parts();
-                    let body = Limited::new(body, limit).collect().await;
-                    let body = body.map(Collected::to_bytes);
-                    let body = body.or_else(|error| left_out(&head, error));
-                    return Ok(Some((head, body.map_err(ExchangeError::Sent)?)));
+                    let (parts, body) = response.into_parts();
+                    *head = Some(parts.clone());
+                    return Ok(Some(match Limited::new(body, limit).collect().await {
+                        Ok(body) => (parts, body.to_bytes()),
+                        Err(why) => head_of(parts, &*why),
+                    }));
                 }
                 Err(error) => error,
             };

@@ -18,7 +18,7 @@ use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-use super::ERROR_TYPE;
+use crate::error_chain;
 use crate::outbound::{Proxy, Resolver};
 
 /// A connection idle for this long is not used again: a server is likely to close it just then.
@@ -51,15 +51,20 @@ pub(super) enum ExchangeError {
     TimedOut,
 }
 
-/// The body of an answer that can't be read: none, where the head says enough. What else a 400 means stands in its body alone,
-/// and a success may have taken some events.
-pub(super) fn left_out(head: &Parts, error: BoxError) -> Result<Bytes, BoxError> {
-    let says_enough = match head.status.as_u16() {
-        300..=399 | 401 | 403 | 404 | 407 | 408 | 413 | 425 | 429 | 500..=599 => true,
-        400..=499 => head.headers.contains_key(ERROR_TYPE),
-        _ => false,
-    };
-    if says_enough { Ok(Bytes::new()) } else { Err(error) }
+/// Why the body of an answer did not come, or not all of it; an extension of its head.
+#[derive(Clone, Debug)]
+pub(super) struct Cut(pub(super) String);
+
+/// An answer whose body is cut or too large: its head, which says how the request ended, though not for which events.
+pub(super) fn head_of(mut head: Parts, why: &(dyn Error + 'static)) -> (Parts, Bytes) {
+    head.extensions.insert(Cut(error_chain::in_one_line(why)));
+    (head, Bytes::new())
+}
+
+/// The head of an answer whose body does not come within `time`. A success that takes so long is none that was heard of.
+pub(super) fn late(head: Option<Parts>, time: Duration) -> Option<(Parts, Bytes)> {
+    let head = head.filter(|head| !head.status.is_success())?;
+    Some(head_of(head, &*BoxError::from(format!("no end of it within {time:?}"))))
 }
 
 /// Makes connections, TLS included.
