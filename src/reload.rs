@@ -126,6 +126,18 @@ impl Difference {
     }
 }
 
+/// By what brokers keep messages for sources of `old` and for none of `new`, with the source that took them.
+pub fn left_behind(old: &Config, new: &Config) -> Vec<(SourceName, String)> {
+    let kept = |config: &Config| -> Vec<_> {
+        let kept =
+            |source: &SourceConfig| Some((source.name.clone(), source.kind.settings().kept_by()?));
+        config.sources.iter().filter_map(kept).collect()
+    };
+    let (old, new) = (kept(old), kept(new));
+    let stays = |by: &String| new.iter().any(|(_, other)| other == by);
+    old.into_iter().filter(|(_, by)| !stays(by)).collect()
+}
+
 /// Whether a source has to leave its broker to become the other: all but what the pipeline does for it.
 pub fn reconnects(old: &SourceConfig, new: &SourceConfig) -> bool {
     let SourceConfig { name, limits, unrouted: _, kind } = new;
@@ -294,6 +306,24 @@ topic = "rejects"
         let old = config(FILE);
         let nothing = Difference::between(&old, &old, &BTreeSet::new());
         assert!(nothing.is_empty() && nothing.untouched.len() == 8, "{nothing:?}");
+    }
+
+    #[test]
+    fn what_brokers_keep_for_nobody_any_more_is_told_with_its_source() {
+        let left = |replaced: &[(&str, &str)]| {
+            let text = replaced.iter().fold(FILE.to_owned(), |text, (a, b)| text.replace(a, b));
+            let left = left_behind(&config(FILE), &config(&text));
+            left.into_iter().map(|(source, by)| format!("{source}: {by}")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            left(&[("client_id = \"b\"", "client_id = \"c\"")]),
+            ["plant: the session of `b` at localhost:1883"]
+        );
+        assert_eq!(left(&[("group = \"g\"", "group = \"h\"")]), ["shop: the consumer group `g`"]);
+        // Another source may go on with it, and other keys leave it as it is.
+        let renamed = [("source.shop", "source.mall"), ("\"shop\"", "\"mall\"")];
+        assert_eq!(left(&renamed), [""; 0]);
+        assert_eq!(left(&[("[\"plant/#\"]", "[\"plant/+\"]")]), [""; 0]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::live::{Errors, Live, Staged};
 use crate::admin::{Answer, Asked};
 use crate::config::{Config, Loaded, Problems};
 use crate::metrics::{Metrics, ReloadMetrics};
-use crate::reload::{Difference, Part, listed};
+use crate::reload::{Difference, Part, left_behind, listed};
 
 /// What came of a reload, a label of metrics.
 const APPLIED: &str = "applied";
@@ -148,12 +148,16 @@ impl Reloads {
     fn end(&mut self, ended: Result<Outcome, Refusal>, live: &mut Live) -> bool {
         let (status, result, words, mut body) = match ended {
             Ok(Outcome::Staged(staged, contents)) => {
-                let difference = staged.difference.clone();
+                let (difference, before) = (staged.difference.clone(), live.config().clone());
                 live.apply(*staged);
                 self.contents = contents;
                 self.generation += 1;
                 self.metrics.generation.set(self.generation);
                 let words = self.applied(&difference);
+                for (source, by) in left_behind(&before, live.config()) {
+                    let hint = "name it again to have them, or remove it at the broker";
+                    warn!(%source, kept_by = by, hint, "the broker keeps messages that no source takes any more");
+                }
                 (200, APPLIED, words, parts(&difference))
             }
             Ok(Outcome::Unchanged(difference)) => {

@@ -37,6 +37,9 @@ pub trait Settings {
     }
     /// Whose connection no other may have: two of them would push one another out for ever.
     fn client(&self) -> Option<Client>;
+    /// By what the broker keeps what it has not given to this source, in words; `None` where it keeps nothing. A source
+    /// that comes to have another one leaves that behind.
+    fn kept_by(&self) -> Option<String>;
 }
 
 /// A name that a broker lets one connection have.

@@ -84,6 +84,10 @@ impl Settings for KafkaConfig {
         at.push(self.group.clone());
         Some(Client { at, name: self.instance.clone()?, key: "group_instance_id" })
     }
+
+    fn kept_by(&self) -> Option<String> {
+        Some(format!("the consumer group `{}`", self.group))
+    }
 }
 
 /// How a group shares its partitions out.

@@ -100,6 +100,12 @@ impl Settings for MqttConfig {
         let broker = format!("{}:{}", self.host.to_ascii_lowercase(), self.port);
         Some(Client { at: vec![broker], name, key: "client_id" })
     }
+
+    fn kept_by(&self) -> Option<String> {
+        let Self { client_id, host, port, session_expiry, .. } = self;
+        let kept = !client_id.is_empty() && !session_expiry.is_zero();
+        kept.then(|| format!("the session of `{client_id}` at {host}:{port}"))
+    }
 }
 
 /// Why a source has a name, for hints.

@@ -67,6 +67,10 @@ impl Settings for JetStreamConfig {
         let alone = self.consumers == Consumers::One;
         alone.then(|| Client { at, name: self.durable.clone(), key: "durable" })
     }
+
+    fn kept_by(&self) -> Option<String> {
+        Some(format!("the durable `{}` of the stream `{}`", self.durable, self.stream))
+    }
 }
 
 const ACK_WAIT: Duration = Duration::from_secs(30);

@@ -50,6 +50,10 @@ impl Settings for NatsConfig {
     fn client(&self) -> Option<Client> {
         None
     }
+
+    fn kept_by(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What other products call its keys.

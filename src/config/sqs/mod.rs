@@ -69,6 +69,10 @@ impl Settings for SqsConfig {
         // Replicas share a queue; nobody has a name at it.
         None
     }
+
+    fn kept_by(&self) -> Option<String> {
+        Some(format!("the queue `{}`", self.queue.url))
+    }
 }
 
 const WAIT_TIME: Duration = Duration::from_secs(20);
