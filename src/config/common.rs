@@ -43,14 +43,25 @@ pub trait Settings {
 }
 
 /// A name that a broker lets one connection have.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug)]
 pub struct Client {
-    /// Where it counts: the broker, the group.
+    /// The servers of the broker that are named.
     pub at: Vec<String>,
+    /// Where it counts there: the group, the stream.
+    pub of: String,
     /// The name.
     pub name: String,
     /// The key that gives it.
     pub key: &'static str,
+}
+
+impl Client {
+    /// Whether both are one: they name a server in common, though one may name more.
+    pub fn is(&self, other: &Self) -> bool {
+        let at = |server: &String| other.at.iter().any(|that| that.eq_ignore_ascii_case(server));
+        (self.key, &self.of, &self.name) == (other.key, &other.of, &other.name)
+            && self.at.iter().any(at)
+    }
 }
 
 /// Settings, and where in the file those are that others are checked against.

@@ -13,6 +13,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
@@ -54,6 +55,8 @@ pub struct JetStreamTarget {
     /// The subject is in none of these, as far as could be asked.
     is_apart: bool,
     trouble: Arc<Mutex<Option<Complaint>>>,
+    /// The server lets no answer come over this connection.
+    inbox_refused: Arc<AtomicBool>,
     client: Option<Client>,
 }
 
@@ -68,7 +71,18 @@ impl JetStreamTarget {
     ) -> Result<Self, BuildError> {
         let dialer = Dialer::new(&connection, "dead letters")?;
         let (is_apart, trouble) = (whole.is_empty(), Arc::default());
-        Ok(Self { connection, dialer, subject, readers, whole, is_apart, trouble, client: None })
+        let (inbox_refused, client) = (Arc::default(), None);
+        Ok(Self {
+            connection,
+            dialer,
+            subject,
+            readers,
+            whole,
+            is_apart,
+            trouble,
+            inbox_refused,
+            client,
+        })
     }
 
     /// The stream that takes the subject; the error is the reason why it could not be written.
@@ -115,9 +129,14 @@ impl JetStreamTarget {
             client
         } else {
             let (trouble, connection) = (Arc::clone(&self.trouble), self.connection.clone());
+            let inbox_refused = Arc::clone(&self.inbox_refused);
             let told = move |change| match change {
-                Change::Connected => *trouble.lock() = None,
+                Change::Connected => {
+                    *trouble.lock() = None;
+                    inbox_refused.store(false, Ordering::Relaxed);
+                }
                 Change::Failed { trouble: why, .. } | Change::Complaint(why) => {
+                    inbox_refused.fetch_or(why.refuses_inbox(), Ordering::Relaxed);
                     *trouble.lock() = Some(why.complaint(&connection));
                 }
                 _ => {}
@@ -125,6 +144,10 @@ impl JetStreamTarget {
             let opened = self.dialer.open(|options| options, told).await;
             opened.map_err(|trouble| trouble.complaint(&self.connection))?
         };
+        if self.inbox_refused.swap(false, Ordering::Relaxed) {
+            // Over another connection the client asks for answers again: they may be allowed by now.
+            let _ = client.force_reconnect().await;
+        }
         self.client = Some(client.clone());
         let mut context = async_nats::jetstream::new(client);
         context.set_timeout(GIVE_UP);
@@ -166,27 +189,24 @@ impl JetStreamTarget {
             {
                 Ok(confirmed) => under_way.push(confirmed),
                 Err(error) => {
-                    failed = Some((at, self.refusal(error.kind(), &error.to_string(), record)));
+                    failed = Some((at, self.refusal(error.kind(), &error.to_string())));
                     break;
                 }
             }
         }
         for (at, confirmed) in under_way.into_iter().enumerate() {
             if let Err(error) = confirmed.await {
-                return Err((at, self.refusal(error.kind(), &error.to_string(), &records[at])));
+                return Err((at, self.refusal(error.kind(), &error.to_string())));
             }
         }
         failed.map_or(Ok(()), Err)
     }
 
-    fn refusal(&self, kind: PublishErrorKind, text: &str, record: &Record) -> String {
+    fn refusal(&self, kind: PublishErrorKind, text: &str) -> String {
         let complaint = match kind {
             PublishErrorKind::StreamNotFound => self.complaint(NO_STREAM, CREATE_ONE),
             PublishErrorKind::MaxPayloadExceeded => self.complaint(
-                &format!(
-                    "the server takes no message as large as one of {} bytes",
-                    record.message.payload.len()
-                ),
+                &format!("a reject with its headers is too large for the server ({text})"),
                 "raise its `max_payload`",
             ),
             PublishErrorKind::TimedOut => self.complaint("there is no answer", ""),

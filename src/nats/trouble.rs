@@ -93,6 +93,11 @@ const PREFIXES: [&str; 5] =
     ["IO error: ", "TLS error: ", "DNS error: ", "nats: ", "failed signing nonce: "];
 
 impl Trouble {
+    /// Whether the server lets no answer come to the bridge.
+    pub fn refuses_inbox(&self) -> bool {
+        self.kind == Kind::Permission && self.what.contains("Subscription to \"_INBOX.")
+    }
+
     /// Of the words of an error, of the client or of the server.
     pub fn of_words(text: &str) -> Self {
         let lower = text.to_ascii_lowercase();

@@ -117,3 +117,28 @@ async fn requests_that_are_refused_are_named_for_as_long_as_they_are() {
     assert_eq!(site.is_relayed(&bridge, 10).await, 0);
     bridge.ready().await;
 }
+
+/// Nothing is answered then, and the client asks for that once a connection: from the start, and taken away later.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_were_refused_come_when_they_are_allowed() {
+    let refusing = |refused: &str| {
+        denying("nothing")
+            .replace("publish: {", &format!("subscribe: {{ deny: \"{refused}\" }}, publish: {{"))
+    };
+    let site = Site::open(&refusing("_INBOX.>")).await;
+    let bridge = site.setup(FEW).start().await;
+    for count in [10, 20] {
+        until("it is named", PATIENCE, async || {
+            let (status, text) = bridge.get("/readyz").await;
+            (status == 503 && text.contains("for Subscription to")).then_some(())
+        })
+        .await;
+        site.produce(5_000, count - 10..count, 5).await;
+        site.stream.nats.configure(&refusing("nothing"));
+        site.stream.nats.reload().await;
+        assert_eq!(site.is_relayed(&bridge, count).await, 0);
+        bridge.ready().await;
+        site.stream.nats.configure(&refusing("_INBOX.>"));
+        site.stream.nats.reload().await;
+    }
+}

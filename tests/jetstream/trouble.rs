@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream;
+use async_nats::jetstream::{consumer, stream};
 use serde_json::json;
 
 use super::{IN_FLIGHT, Site, numbered};
@@ -38,7 +38,7 @@ async fn a_message_that_can_not_be_read_is_said_and_can_be_removed() {
         site.produce(5_000, 0..3, 1).await;
         assert_eq!(site.is_relayed(&bridge, 3).await, 0);
         site.stream.nats.publish_raw("in.0.data", headers, b"{}").await;
-        let said = "whenever the message behind the sequence 3 comes";
+        let said = "when the message behind the sequence 3 was to come";
         until("it says so", PATIENCE, async || {
             let (status, text) = bridge.get("/readyz").await;
             (status == 503 && text.contains(said)).then_some(())
@@ -174,6 +174,31 @@ async fn what_a_consumer_that_is_made_anew_skips_is_said() {
         (said.len() == 1).then_some(())
     })
     .await;
+}
+
+/// Each message would come without its payload from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_somebody_edits_is_found_to_differ() {
+    let site = Site::open("").await;
+    let bridge = site.setup("").start_ready().await;
+    site.produce(5_000, 0..10, 1).await;
+    assert_eq!(site.is_relayed(&bridge, 10).await, 0);
+    let info = site.stream.consumer().await.unwrap();
+    let stream = site.stream.context().await.get_stream(STREAM).await.unwrap();
+    let edit = async |headers_only| {
+        let config = consumer::Config { headers_only, ..info.config.clone() };
+        stream.update_consumer(config).await.unwrap();
+    };
+    edit(true).await;
+    until("it says what differs", PATIENCE, async || {
+        let (status, text) = bridge.get("/readyz").await;
+        (status == 503 && text.contains("`headers_only` is true (no payload) there")).then_some(())
+    })
+    .await;
+    assert_eq!(bridge.lines(&["the consumer was changed"]).len(), 1, "{}", bridge.log());
+    site.produce(5_000, 10..20, 1).await;
+    edit(false).await;
+    assert_eq!(site.is_relayed(&bridge, 20).await, 0);
 }
 
 /// A source that a reload changes while no API takes anything is ended by force. The next of its name has all the room.

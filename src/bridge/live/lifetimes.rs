@@ -81,7 +81,8 @@ impl Live {
 
     /// When those that are leaving have left, of which each has one of these.
     fn others(&self, mine: &[Hold]) -> Vec<CancellationToken> {
-        let mine = |other: &&Leaving| other.holds.iter().any(|hold| mine.contains(hold));
+        let mine =
+            |other: &&Leaving| other.holds.iter().any(|hold| mine.iter().any(|own| own.is(hold)));
         self.leaving.iter().filter(mine).map(|other| other.left.clone()).collect()
     }
 

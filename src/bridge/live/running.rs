@@ -34,12 +34,12 @@ pub(super) struct Leaving {
 }
 
 /// What only one part can have at a time.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Hold {
     /// The numbers of a source.
     Source(SourceName),
-    /// A name at a kind of broker.
-    Client(&'static str, Client),
+    /// A name at a broker.
+    Client(Client),
     /// Where an API posts to.
     Endpoint(String),
     /// A file.
@@ -50,6 +50,17 @@ impl Hold {
     /// The endpoint of an API.
     pub(super) fn of_api(api: &ApiConfig) -> Self {
         Self::Endpoint(api.endpoint.uri.to_string())
+    }
+
+    /// Whether both are one.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Source(own), Self::Source(other)) => own == other,
+            (Self::Client(own), Self::Client(other)) => own.is(other),
+            (Self::Endpoint(own), Self::Endpoint(other)) => own == other,
+            (Self::File(own), Self::File(other)) => own == other,
+            _ => false,
+        }
     }
 }
 
@@ -83,8 +94,7 @@ impl Leaving {
 
 /// What no other source may have while this one runs.
 pub(super) fn holds_of(source: &SourceConfig) -> Vec<Hold> {
-    let word = source.kind.broker().word;
-    let client = source.kind.settings().client().map(|client| Hold::Client(word, client));
+    let client = source.kind.settings().client().map(Hold::Client);
     client.into_iter().chain([Hold::Source(source.name.clone())]).collect()
 }
 

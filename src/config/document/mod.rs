@@ -15,8 +15,8 @@ use super::reader::{
     Kind, Ledger, Masked, Names, Note, Outline, Problem, Repaired, Table, listed, names, quoted,
 };
 use super::{
-    AdminConfig, Config, Environment, LogFormat, api, broker, daemon, dead_letter, otlp, route,
-    source,
+    AdminConfig, Client, Config, Environment, LogFormat, api, broker, daemon, dead_letter, otlp,
+    route, source,
 };
 use crate::route::{RejectTo, Spec};
 
@@ -213,21 +213,20 @@ fn leave_rejects(sources: &mut [source::Read], routes: &[Spec]) {
 
 /// A broker lets one connection have a client id: two would push one another out for ever.
 fn same_clients(ledger: &Ledger<'_>, sources: &[&source::Read]) {
-    let mut known = BTreeMap::new();
+    let mut known: Vec<(Client, &source::Read)> = Vec::new();
     for source in sources {
-        let kind = &source.config.kind;
-        let Some(client) = kind.settings().client() else { continue };
+        let Some(client) = source.config.kind.settings().client() else { continue };
         let own = client.key;
-        let other: &source::Read = known.entry((kind.broker().word, client)).or_insert(source);
-        if std::ptr::eq(other, *source) {
+        let Some((_, other)) = known.iter().find(|(other, _)| other.is(&client)) else {
+            known.push((client, source));
             continue;
-        }
+        };
         let names = [&other.config.name, &source.config.name];
         let message = format!("{} are the same client of one broker", listed(&names, "and"));
         let problem = Problem::new(Kind::Impossible, Some(source.client.clone()), message)
             .also(other.client.clone(), "the same here")
             .help(format!(
-                "the broker would give the session now to one and now to the other: \
+                "the broker would give its messages now to one and now to the other: \
                  give each source its own `{own}`"
             ));
         ledger.report(problem);

@@ -79,10 +79,8 @@ impl Settings for KafkaConfig {
     }
 
     fn client(&self) -> Option<Client> {
-        let mut at: Vec<_> = self.brokers.iter().map(|b| b.to_ascii_lowercase()).collect();
-        at.sort_unstable();
-        at.push(self.group.clone());
-        Some(Client { at, name: self.instance.clone()?, key: "group_instance_id" })
+        let (at, of) = (self.brokers.clone(), self.group.clone());
+        Some(Client { at, of, name: self.instance.clone()?, key: "group_instance_id" })
     }
 
     fn kept_by(&self) -> Option<String> {

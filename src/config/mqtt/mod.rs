@@ -97,8 +97,8 @@ impl Settings for MqttConfig {
     fn client(&self) -> Option<Client> {
         // Without a name it is nobody.
         let name = Some(self.client_id.clone()).filter(|name| !name.is_empty())?;
-        let broker = format!("{}:{}", self.host.to_ascii_lowercase(), self.port);
-        Some(Client { at: vec![broker], name, key: "client_id" })
+        let at = vec![format!("{}:{}", self.host, self.port)];
+        Some(Client { at, of: String::new(), name, key: "client_id" })
     }
 
     fn kept_by(&self) -> Option<String> {

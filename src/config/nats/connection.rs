@@ -196,13 +196,6 @@ pub(super) fn name(table: &mut Table<'_>, key: &'static str, what: &str) -> Fiel
     })
 }
 
-/// Where a client's name counts: those that name the same servers meet.
-pub(super) fn place(connection: &Connection) -> Vec<String> {
-    let mut servers: Vec<_> = connection.servers.iter().map(|s| s.to_ascii_lowercase()).collect();
-    servers.sort_unstable();
-    servers
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::connection::{self, Connection, name, place};
+use super::connection::{self, Connection, name};
 use super::subjects;
 use crate::config::common::{Client, Common, MAX_PAYLOAD, Own, Settings, Tls};
 use crate::config::reader::{Kind, Problem, Table, Words, show_duration};
@@ -63,9 +63,9 @@ impl Settings for JetStreamConfig {
     }
 
     fn client(&self) -> Option<Client> {
-        let at = place(&self.connection).into_iter().chain([self.stream.clone()]).collect();
+        let (at, of) = (self.connection.servers.clone(), self.stream.clone());
         let alone = self.consumers == Consumers::One;
-        alone.then(|| Client { at, name: self.durable.clone(), key: "durable" })
+        alone.then(|| Client { at, of, name: self.durable.clone(), key: "durable" })
     }
 
     fn kept_by(&self) -> Option<String> {

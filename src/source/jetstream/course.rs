@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use async_nats::Message;
-use async_nats::jetstream::consumer::Info;
+use async_nats::jetstream::consumer::{Config, Info};
 use futures_util::FutureExt as _;
 use tracing::{info, warn};
 
@@ -14,7 +14,7 @@ use super::pulling::Heard;
 use super::taker::{Generation, Taker, next};
 use super::watching::Word;
 use crate::config::nats::{Consumers, Deliver};
-use crate::nats::Change;
+use crate::nats::{Change, Kind};
 use crate::source::Unclean;
 
 /// The first version of a server that can have a consumer begin again.
@@ -25,7 +25,14 @@ impl Taker {
     pub(super) fn connection(&mut self, change: Change, came: &mut Vec<Message>) {
         match change {
             Change::Connected => {
+                self.inbox_refused = false;
                 self.leave_inbox(came);
+                let now = Instant::now();
+                if let Some(times) = self.cuts.connected(now)
+                    && let Some(why) = self.cuts.why(now)
+                {
+                    warn!(source = %self.source, times, "{why}");
+                }
                 self.asking.begin();
             }
             Change::Lost => {
@@ -35,14 +42,21 @@ impl Taker {
             Change::Failed { server, trouble, .. } => {
                 let why = format!("{server}: {}", trouble.in_words(&self.config.connection));
                 self.asking.away();
+                self.cuts.explained();
                 // The client says itself when it tries again.
                 let _ = self.standing.failed(&why);
             }
             Change::LameDuck => {
+                self.cuts.explained();
                 info!(source = %self.source, "the server is about to end; the connection moves to another");
             }
             Change::Complaint(trouble) => {
                 self.asking.complaint(&trouble.what);
+                self.inbox_refused |= trouble.refuses_inbox();
+                if trouble.kind != Kind::Permission {
+                    // The server ends the connection for it.
+                    self.cuts.explained();
+                }
                 let (connection, now) = (&self.config.connection, Instant::now());
                 let (why, times) = self.complaints.heard(&trouble, connection, now);
                 if let Some(times) = times {
@@ -113,6 +127,12 @@ impl Taker {
                     source = %self.source, stream, durable, delivered, messages,
                     "the consumer was gone and is made anew; the whole stream comes again, from its oldest message on, as \
                      `deliver` says: what was published before is published again"
+                );
+            } else if created && self.config.deliver == Deliver::LastPerSubject {
+                warn!(
+                    source = %self.source, stream, durable, delivered, messages,
+                    "the consumer was gone and is made anew; the newest message of each subject comes again, as `deliver` \
+                     says: what was published before is published again, and older ones that were not delivered are skipped"
                 );
             } else if created {
                 warn!(
@@ -188,7 +208,7 @@ impl Taker {
         self.watching.bound();
         self.asking.bound();
         let (now, more) = (Instant::now(), info.num_pending > 0 || info.num_ack_pending > 0);
-        self.cuts.bound(info.ack_floor.stream_sequence, more, now);
+        self.cuts.bound(info.ack_floor.stream_sequence, more);
         self.standing.bound(self.in_the_way(now).as_deref());
     }
 
@@ -197,12 +217,8 @@ impl Taker {
         self.asking.away();
         self.watching.stop();
         let now = Instant::now();
-        let times = self.cuts.lost(now);
-        let cut = self.cuts.why(now);
-        if let (Some(times), Some(why)) = (times, &cut) {
-            warn!(source = %self.source, times, "{why}");
-        }
-        self.standing.away(cut.as_deref().unwrap_or(why));
+        self.cuts.lost(now);
+        self.standing.away(self.cuts.why(now).as_deref().unwrap_or(why));
     }
 
     /// The consumer does not deliver; it is bound anew after a while.
@@ -220,11 +236,20 @@ impl Taker {
 
     /// The server has said something.
     pub(super) fn hear(&mut self, word: Word) {
-        if let Word::Hindered(why) = word
-            && self.asking.is_bound()
-        {
-            let why = why.or_else(|| self.in_the_way(Instant::now()));
-            self.standing.hindered(why.as_deref());
+        if !self.asking.is_bound() {
+            return;
+        }
+        match word {
+            Word::Other => {}
+            Word::Gone => self.fail(&self.gone()),
+            // Bound again, it is found to differ, or to be another one.
+            Word::Found(info, _) if self.generation.as_ref().is_some_and(|it| !it.is_of(&info)) => {
+                self.fail("the consumer was changed");
+            }
+            Word::Found(_, why) => {
+                let why = why.or_else(|| self.in_the_way(Instant::now()));
+                self.standing.hindered(why.as_deref());
+            }
         }
     }
 
@@ -273,6 +298,14 @@ impl Taker {
 
     fn new_flight(&self) -> Flight {
         Flight::new(&self.room, &self.changed, self.limits.messages, self.config.ack_wait)
+    }
+}
+
+impl Generation {
+    /// Whether `info` is of this one, as it was. For how long it is paused is no part of it.
+    fn is_of(&self, info: &Info) -> bool {
+        let paused = Config { pause_until: self.config.pause_until, ..info.config.clone() };
+        self.created == info.created && self.config == paused
     }
 }
 

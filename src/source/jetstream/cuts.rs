@@ -20,8 +20,12 @@ pub(super) struct Cuts {
     within: Duration,
     /// Everything up to here is acknowledged.
     floor: u64,
-    /// Since when the consumer is bound over this connection, with messages to come.
+    /// Whether messages are to come over this connection, …
+    more: bool,
+    /// … and since when they are asked for.
     since: Option<Instant>,
+    /// The connection ended without a reason, and whether soon.
+    ended: Option<bool>,
     /// Ends in a row.
     times: u32,
     said: Repeats,
@@ -31,22 +35,38 @@ impl Cuts {
     /// None yet. What was delivered and not acknowledged comes again after `ack_wait`.
     pub(super) fn new(ack_wait: Duration) -> Self {
         let within = SOON + ack_wait * 5 / 4;
-        Self { within, floor: 0, since: None, times: 0, said: Repeats::default() }
+        let said = Repeats::default();
+        Self { within, floor: 0, more: false, since: None, ended: None, times: 0, said }
     }
 
     /// The consumer is bound; everything up to `floor` is acknowledged, and `more` is to come.
-    pub(super) fn bound(&mut self, floor: u64, more: bool, now: Instant) {
+    pub(super) fn bound(&mut self, floor: u64, more: bool) {
         if floor != self.floor || !more {
             (self.floor, self.times) = (floor, 0);
         }
-        self.since = more.then_some(now);
+        (self.more, self.since) = (more, None);
     }
 
-    /// The connection has ended. `Some` if that is to be said: how often since it was said last.
-    pub(super) fn lost(&mut self, now: Instant) -> Option<u64> {
-        let since = self.since.take()?;
-        let soon = now.duration_since(since) <= self.within;
-        self.times = if soon { self.times.saturating_add(1) } else { 0 };
+    /// Messages are asked for.
+    pub(super) fn asked(&mut self, now: Instant) {
+        if self.more {
+            self.since.get_or_insert(now);
+        }
+    }
+
+    /// An end of the connection has another reason: the server says one, leaves, or is not there at once again.
+    pub(super) fn explained(&mut self) {
+        (self.since, self.ended) = (None, None);
+    }
+
+    /// The connection has ended.
+    pub(super) fn lost(&mut self, now: Instant) {
+        self.ended = self.since.take().map(|since| now.duration_since(since) <= self.within);
+    }
+
+    /// There is another connection. `Some` if it is to be said why: how often since it was said last.
+    pub(super) fn connected(&mut self, now: Instant) -> Option<u64> {
+        self.times = if self.ended.take()? { self.times.saturating_add(1) } else { 0 };
         if self.times < LEAST { None } else { self.said.again(SAY_EVERY, now) }
     }
 
@@ -55,8 +75,10 @@ impl Cuts {
         let holds = self.since.is_some_and(|since| now.duration_since(since) > self.within);
         (self.times >= LEAST && !holds).then(|| {
             format!(
-                "the connection ends whenever the message behind the sequence {} comes; its headers may not be readable \
-                 (names are ASCII without blanks): look at it, and remove it from the stream",
+                "the connection ended {} times in a row when the message behind the sequence {} was to come, and the server \
+                 was there at once: its headers may not be readable (names are ASCII without blanks). Look at it, and if so \
+                 remove it from the stream",
+                self.times,
                 self.floor
             )
         })
@@ -71,9 +93,11 @@ mod tests {
 
     /// Bound behind 7, with more to come, and lost after so long; what is said, and what is wrong.
     fn cut(cuts: &mut Cuts, now: &mut Instant, held: Duration) -> (Option<u64>, bool) {
-        cuts.bound(7, true, *now);
+        cuts.bound(7, true);
+        cuts.asked(*now);
         *now += held;
-        (cuts.lost(*now), cuts.why(*now).is_some())
+        cuts.lost(*now);
+        (cuts.connected(*now), cuts.why(*now).is_some())
     }
 
     #[test]
@@ -81,7 +105,8 @@ mod tests {
         let (mut cuts, mut now) = (Cuts::new(ACK_WAIT), Instant::now());
         let second = Duration::from_secs(1);
         assert_eq!(cut(&mut cuts, &mut now, second), (None, false));
-        assert_eq!(cuts.lost(now), None, "it is one end");
+        cuts.lost(now);
+        assert_eq!(cuts.connected(now), None, "it is one end");
         assert_eq!(cut(&mut cuts, &mut now, second), (None, false));
         assert_eq!(cut(&mut cuts, &mut now, second), (Some(1), true));
         assert!(cuts.why(now).unwrap().contains("behind the sequence 7 comes"));
@@ -102,16 +127,43 @@ mod tests {
         };
         let (mut cuts, mut now) = (Cuts::new(ACK_WAIT), Instant::now());
         ends(&mut cuts, &mut now);
-        cuts.bound(8, true, now);
+        cuts.bound(8, true);
         assert_eq!(cuts.why(now), None);
         ends(&mut cuts, &mut now);
-        cuts.bound(7, true, now);
+        cuts.bound(7, true);
+        cuts.asked(now);
         assert!(cuts.why(now).is_some());
         now += SOON + ACK_WAIT * 2;
         assert_eq!(cuts.why(now), None, "it holds");
-        assert_eq!((cuts.lost(now), cuts.why(now)), (None, None));
+        cuts.lost(now);
+        assert_eq!((cuts.connected(now), cuts.why(now)), (None, None));
         ends(&mut cuts, &mut now);
-        cuts.bound(7, false, now);
-        assert_eq!((cuts.lost(now), cuts.why(now)), (None, None));
+        cuts.bound(7, false);
+        cuts.asked(now);
+        cuts.lost(now);
+        assert_eq!((cuts.connected(now), cuts.why(now)), (None, None));
+    }
+
+    /// A server that restarts, that says why, or that nothing was asked of.
+    #[test]
+    fn an_end_with_a_reason_or_without_a_request_is_none_of_a_message() {
+        let now = Instant::now();
+        for end in 0..3 {
+            let mut cuts = Cuts::new(ACK_WAIT);
+            for _ in 0..5 {
+                cuts.bound(7, true);
+                if end != 0 {
+                    cuts.asked(now);
+                }
+                if end == 1 {
+                    cuts.explained();
+                }
+                cuts.lost(now);
+                if end == 2 {
+                    cuts.explained();
+                }
+                assert_eq!((cuts.connected(now), cuts.why(now)), (None, None), "{end}");
+            }
+        }
     }
 }

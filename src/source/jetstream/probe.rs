@@ -50,6 +50,12 @@ async fn look(
     let state = if is_asked { binding.stream().await.ok() } else { None };
     let what = match &info {
         None => {
+            let why = state.as_ref().and_then(|it| consumer::unmakeable(&wanted, &it.config));
+            if let Some(why) = why {
+                return Err(format!(
+                    "the consumer `{durable}` of the stream `{stream}` can't be created: {why}"
+                ));
+            }
             let messages = state.as_ref().map(|stream| stream.state.messages);
             let messages =
                 messages.map_or(String::new(), |count| format!(" with {count} messages"));

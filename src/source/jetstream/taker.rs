@@ -85,6 +85,8 @@ pub(super) struct Taker {
     /// Something was acknowledged.
     pub(super) acknowledged: bool,
     pub(super) complaints: Complaints,
+    /// The server lets no answer come over this connection: the client asks for that once a connection.
+    pub(super) inbox_refused: bool,
 }
 
 /// One life of a consumer: one that was deleted and made anew is another.
@@ -137,6 +139,7 @@ impl Taker {
             standing,
             cuts,
             complaints,
+            inbox_refused: false,
             shutdown,
             changed,
             flight,
@@ -213,6 +216,10 @@ impl Taker {
         if self.intake.is_some() {
             if self.asking.start(now, connected) {
                 self.complaints.ask();
+                if std::mem::take(&mut self.inbox_refused) {
+                    // Over another connection the client asks for it again: it may be allowed by now.
+                    let _ = self.client.force_reconnect().await;
+                }
             }
         } else if self.pulling.as_ref().is_some_and(|p| !connected || p.pulls.outstanding() == 0) {
             self.pulling = None;
@@ -372,6 +379,7 @@ impl Taker {
             return;
         }
         if let Some(room) = self.room.reserve(wanted, pulling.pulls.each()).now_or_never() {
+            self.cuts.asked(now);
             let words = pulling.ask(room, now);
             self.outbox.ask(self.next.clone(), pulling.inbox.clone(), words);
         }

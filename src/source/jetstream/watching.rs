@@ -47,8 +47,10 @@ type Figures = (Option<Info>, Option<stream::Info>);
 
 /// What was heard.
 pub(super) enum Word {
-    /// Why the consumer will deliver nothing, or that it does.
-    Hindered(Option<String>),
+    /// The consumer as it is, and why it will deliver nothing, if so.
+    Found(Box<Info>, Option<String>),
+    /// There is none.
+    Gone,
     /// Nothing that matters to others.
     Other,
 }
@@ -84,9 +86,9 @@ impl Watching {
         }
     }
 
-    /// The consumer is bound anew: the stream is asked for again.
+    /// The consumer is bound anew: the stream is asked for again, and what was asked before is of another.
     pub(super) fn bound(&mut self) {
-        self.stream = true;
+        (self.stream, self.answer) = (true, None);
     }
 
     /// Forgets what is asked: the connection is lost.
@@ -124,10 +126,12 @@ impl Watching {
                     Ok((Some(consumer), stream)) => {
                         self.stream = stream.is_some();
                         self.is_astray(&consumer, stream.as_ref());
-                        Word::Hindered(evaluate(&self.metrics, &consumer, stream.as_ref()))
+                        let why = evaluate(&self.metrics, &consumer, stream.as_ref());
+                        Word::Found(Box::new(consumer), why)
                     }
+                    Ok((None, _)) => Word::Gone,
                     // Whoever pulls hears of it.
-                    _ => Word::Other,
+                    Err(_) => Word::Other,
                 }
             }
             advisory = advisory => {

@@ -111,7 +111,7 @@ impl Standing {
     /// for again since that `round`.
     pub(super) fn works(&self, round: u64) {
         let mut state = self.state.lock();
-        if state.since.is_none() || state.round != round {
+        if state.left || state.since.is_none() || state.round != round {
             return;
         }
         let State { lacking, refused, .. } = &mut *state;
@@ -144,6 +144,12 @@ impl Standing {
     /// Whether the server refuses the subject, as far as is known.
     pub(super) fn is_refused(&self, subject: &str) -> bool {
         self.state.lock().lacking.contains(subject)
+    }
+
+    /// Nothing more is asked for: from now on it is not ready, whatever becomes of the connection.
+    pub(super) fn draining(&self) {
+        self.state.lock().left = true;
+        self.health.not_ready("draining");
     }
 
     /// Nothing is taken any more: what becomes of the connection is of no concern, and the numbers may be another's.

@@ -120,7 +120,7 @@ impl Taker {
             match end {
                 None if shutdown.is_draining() => {
                     end = Some(now + FAREWELL);
-                    self.standing.health().not_ready("draining");
+                    self.standing.draining();
                     if self.standing.is_connected() {
                         self.drain().await;
                     } else {

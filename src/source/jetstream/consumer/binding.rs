@@ -62,9 +62,19 @@ impl Binding {
         let (stream, durable) = (&self.stream, &self.durable);
         let request = json!({ "stream_name": stream, "config": wanted, "action": "create" });
         let subject = format!("CONSUMER.CREATE.{stream}.{durable}");
-        let created = self.ask(subject, &request).await;
+        let created = self.ask::<Info>(subject, &request).await;
         let info = created.map_err(|why| self.words("be created", why))?;
-        Ok(Bound { info, created: true })
+        // An older server leaves out what it does not know, and says nothing.
+        let differences = super::differences(&info.config, wanted, limits);
+        if differences.is_empty() {
+            return Ok(Bound { info, created: true });
+        }
+        Err(format!(
+            "the server made the consumer `{durable}` of the stream `{stream}` otherwise than it was asked to: {}; \
+             several `subjects` need nats-server 2.10 or newer: upgrade it and delete that consumer, or give each subject \
+             a source of its own",
+            differences.join(", ")
+        ))
     }
 
     /// The consumer, if there is one; an error if it differs from what is wanted.
@@ -156,10 +166,27 @@ impl Binding {
                 "the consumer `{durable}` of the stream `{stream}` can't {verb}: no answer; \
                  if the server is well, the user lacks the permission for `$JS.API.>` and `_INBOX.>`"
             ),
-            Refusal::Api(_, text) | Refusal::Request(_, text) => {
+            Refusal::Api(code, text) => {
+                let hint = hint(code);
+                format!("the consumer `{durable}` of the stream `{stream}` can't {verb}: {text}{hint}")
+            }
+            Refusal::Request(_, text) => {
                 format!("the consumer `{durable}` of the stream `{stream}` can't {verb}: {text}")
             }
         }
+    }
+}
+
+/// What to do about a refusal, behind the words of the server.
+fn hint(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::CONSUMER_WQ_CONSUMER_NOT_DELIVER_ALL => "; say `deliver = \"all\"`",
+        ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE | ErrorCode::CONSUMER_WQ_MULTIPLE_UNFILTERED => {
+            "; another consumer takes this of the work queue: name it as `durable`, or other `subjects`"
+        }
+        ErrorCode::CONSUMER_MAX_PENDING_ACK_EXCESS => "; lower `max_in_flight`",
+        ErrorCode::MAXIMUM_CONSUMERS_LIMIT => "; raise the limit of consumers, or delete one",
+        _ => "",
     }
 }
 

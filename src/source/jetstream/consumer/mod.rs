@@ -30,6 +30,8 @@ pub(super) fn wanted(config: &JetStreamConfig, limits: Limits) -> Config {
         // The server wants to be told of which subjects.
         subjects.push(EVERYTHING.to_owned());
     }
+    // Servers before 2.10 know no more than one, and take several for none.
+    let one = if subjects.len() == 1 { subjects.pop() } else { None };
     Config {
         durable_name: Some(config.durable.clone()),
         name: Some(config.durable.clone()),
@@ -47,6 +49,7 @@ pub(super) fn wanted(config: &JetStreamConfig, limits: Limits) -> Config {
             // Each replica keeps to its own limit.
             Consumers::Many => -1,
         },
+        filter_subject: one.unwrap_or_default(),
         filter_subjects: subjects,
         ..Config::default()
     }
@@ -111,6 +114,20 @@ pub(super) fn narrow(found: &Config, least: usize) -> Option<String> {
              message has beside it) here",
             found.max_bytes
         )
+    })
+}
+
+/// Why the server would not make the consumer that is `wanted` of a stream: a clause with a hint.
+pub(super) fn unmakeable(wanted: &Config, stream: &stream::Config) -> Option<String> {
+    let queue = stream.retention == stream::RetentionPolicy::WorkQueue;
+    if queue && wanted.deliver_policy != DeliverPolicy::All {
+        return Some(
+            "a work queue is taken from its oldest message on: say `deliver = \"all\"`".to_owned(),
+        );
+    }
+    let most = stream.consumer_limits.as_ref().map_or(0, |limits| limits.max_ack_pending);
+    (most > 0 && wanted.max_ack_pending > most).then(|| {
+        format!("the stream allows no more than {most} messages in flight (`max_ack_pending`): lower `max_in_flight`")
     })
 }
 
@@ -231,8 +248,10 @@ mod tests {
             ..wanted()
         };
         assert_eq!(differences(&found, &wanted(), LIMITS), [""; 0]);
-        let one = Config { filter_subjects: vec!["a.>".into()], ..wanted() };
-        let found = Config { filter_subjects: vec![], filter_subject: "a.>".into(), ..wanted() };
+        let one = JetStreamConfig { subjects: vec!["a.>".into()], ..config() };
+        let one = super::wanted(&one, LIMITS);
+        assert_eq!((&*one.filter_subject, one.filter_subjects.len()), ("a.>", 0));
+        let found = Config { filter_subjects: vec!["a.>".into()], ..wanted() };
         assert_eq!(differences(&found, &one, LIMITS), [""; 0]);
         let every = Config { filter_subjects: vec![], ..wanted() };
         let found = Config { filter_subjects: vec![">".into()], ..wanted() };
@@ -279,6 +298,22 @@ mod tests {
         {
             let found = Config { max_bytes, ..wanted() };
             assert_eq!(narrow(&found, 1_000).is_some(), differs, "{max_bytes}");
+        }
+    }
+
+    #[test]
+    fn what_a_stream_does_not_allow_is_known_before() {
+        use stream::{ConsumerLimits, RetentionPolicy};
+        let queue = stream::Config { retention: RetentionPolicy::WorkQueue, ..Default::default() };
+        assert_eq!(unmakeable(&wanted(), &queue), None);
+        let new = JetStreamConfig { deliver: Deliver::New, ..config() };
+        let new = super::wanted(&new, LIMITS);
+        assert!(unmakeable(&new, &queue).unwrap().contains("`deliver = \"all\"`"));
+        assert_eq!(unmakeable(&new, &stream::Config::default()), None);
+        for (most, allowed) in [(999, false), (1_000, true), (0, true)] {
+            let limits = ConsumerLimits { max_ack_pending: most, ..Default::default() };
+            let narrow = stream::Config { consumer_limits: Some(limits), ..Default::default() };
+            assert_eq!(unmakeable(&wanted(), &narrow).is_none(), allowed, "{most}");
         }
     }
 

@@ -99,14 +99,21 @@ impl<T> Hold<T> {
     }
 
     /// How many messages of a room for `free`, of which `fit` by their bytes, may be asked for: until the outstanding
-    /// ones are due, newer ones must not take all of their room. Then they are the first to come.
+    /// ones are due, newer ones must not take all of their room. Then they are the first to come; and before, where the
+    /// server was given them back. So with room for no more than them, one is asked for while nothing newer is held.
     pub(in crate::source::jetstream) fn most(
         &self,
         free: usize,
         fit: usize,
         now: Instant,
     ) -> usize {
-        if now < self.due { free.min(fit).saturating_sub(self.outstanding) } else { free }
+        if now >= self.due {
+            return free;
+        }
+        let most = free.min(fit);
+        let newer = self.held.last_key_value().is_some_and(|(newest, _)| *newest > self.delivered);
+        let one = usize::from(most > 0 && !newer);
+        most.saturating_sub(self.outstanding).max(one)
     }
 
     /// Nothing can come at `now`: the outstanding ones have some time left when it can again.
@@ -200,10 +207,13 @@ mod tests {
         let mut hold = Hold::new(40, 10, ACK_WAIT, start);
         assert_eq!(hold.most(100, 1_000, start), 60);
         assert_eq!(hold.most(100, 50, start), 10);
-        assert_eq!(hold.most(40, 1_000, start), 0);
+        assert_eq!(hold.most(40, 1_000, start), 1, "it may be one of those");
+        assert_eq!(hold.most(0, 1_000, start), 0);
         assert_eq!(hold.most(40, 0, start + ACK_WAIT), 40);
         hold.take(1, ());
-        assert_eq!(hold.most(40, 1_000, start), 1);
+        assert_eq!(hold.most(39, 1_000, start), 1);
+        hold.take(11, ());
+        assert_eq!(hold.most(38, 1_000, start), 0, "it was a newer one");
     }
 
     #[test]
