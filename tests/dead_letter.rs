@@ -171,7 +171,7 @@ async fn a_file_that_another_bridge_writes_is_no_matter_of_its_directory() {
     let mut second = bridge();
     let second = second.args(["run", "-c"]).arg(setup.file("bridge.toml")).output().unwrap();
     let said = String::from_utf8_lossy(&second.stderr);
-    assert!(said.contains("another process writes to it: stop that one"), "{said}");
+    assert!(said.contains("another process or dead letter writes to it: stop that one"), "{said}");
     assert!(!second.status.success() && !said.contains("writable"), "{said}");
 }
 

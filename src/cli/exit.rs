@@ -29,15 +29,21 @@ pub(super) fn of_error(error: &anyhow::Error) -> u8 {
     if denied { PERMISSIONS } else { FAILED }
 }
 
-/// The code for a bridge that could not be built.
-pub(super) fn of_bridge(why: &BuildError) -> ExitCode {
-    let code = match why {
-        BuildError::DeadLetter { why, .. } if why.why.kind() == ErrorKind::PermissionDenied => {
-            PERMISSIONS
+/// The code for a bridge that could not be built for these reasons: a mistake of the file, which no other try mends, counts
+/// before a lack of permission, and that before what may pass by itself.
+pub(super) fn of_bridge<'a>(all: impl IntoIterator<Item = &'a BuildError>) -> u8 {
+    let code = |why: &BuildError| {
+        let kind = match why {
+            BuildError::DeadLetter { why, .. } => why.why.kind(),
+            BuildError::Admin { why, .. } => why.kind(),
+            _ => return CONFIGURATION,
+        };
+        match (kind, why) {
+            (ErrorKind::PermissionDenied, _) => PERMISSIONS,
+            (ErrorKind::ResourceBusy | ErrorKind::StorageFull | ErrorKind::QuotaExceeded, _)
+            | (_, BuildError::Admin { .. }) => FAILED,
+            _ => CONFIGURATION,
         }
-        BuildError::Admin { why, .. } if why.kind() == ErrorKind::PermissionDenied => PERMISSIONS,
-        BuildError::Admin { .. } => FAILED,
-        _ => CONFIGURATION,
     };
-    ExitCode::from(code)
+    all.into_iter().map(code).max().unwrap_or(CONFIGURATION)
 }

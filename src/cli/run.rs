@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tracing::{error, info, warn};
 
 use super::{check, exit, signals};
-use crate::bridge::{Bridge, Operator, RunError};
+use crate::bridge::{self, Bridge, Operator, RunError};
 use crate::config::{self, Environment, Loaded, LogFormat, Problems, broker};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{self, Format};
@@ -60,8 +60,15 @@ pub async fn run(args: &Args) -> ExitCode {
     let mut bridge = match Bridge::build(&config, shutdown.clone()).await {
         Ok(bridge) => bridge,
         Err(why) => {
-            error!("{why}");
-            return exit::of_bridge(&why);
+            // All that is wrong, as `check` says it; what may pass by itself is no concern of that.
+            let mut all = bridge::examine(&config).await;
+            if all.iter().all(|other| other.to_string() != why.to_string()) {
+                all.insert(0, why);
+            }
+            for why in &all {
+                error!("{why}");
+            }
+            return ExitCode::from(exit::of_bridge(&all));
         }
     };
     if let Ok(admin) = bridge.admin_addr() {

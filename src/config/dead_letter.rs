@@ -1,7 +1,7 @@
 //! `[dead_letter.NAME]`: the target of events that can't be published.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::broker::{self, JETSTREAM, KAFKA, SQS, SourceKind};
@@ -63,6 +63,25 @@ impl DeadLetterConfig {
         }
     }
 
+    /// Whether it writes to this file.
+    pub fn writes_to(&self, file: &Path) -> bool {
+        self.path().is_some_and(|path| is_same_file(path, file))
+    }
+
+    /// Whether it sets its own file aside under the name of `other`.
+    pub(super) fn takes_name_of(&self, other: &Path) -> bool {
+        let Self::File { path, rotation: Rotation { max_size: Some(_), .. } } = self else {
+            return false;
+        };
+        let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+        let number = |own: String, other: String| {
+            let number = other.strip_prefix(&own)?.strip_prefix('.')?.parse::<u32>().ok()?;
+            (1..=MOST_FILES).contains(&number).then_some(())
+        };
+        let aside = name(path).zip(name(other)).and_then(|(own, other)| number(own, other));
+        aside.is_some() && is_same_file(&path.with_file_name("it"), &other.with_file_name("it"))
+    }
+
     /// The source whose connection is used.
     pub fn home(&self) -> Option<&SourceName> {
         match self {
@@ -113,6 +132,29 @@ impl DeadLetterConfig {
             Self::Sqs(rejects) => rejects.queue.name.clone(),
         }
     }
+}
+
+/// Whether both name one file, however they are written; of a directory that there is its links are followed.
+pub fn is_same_file(one: &Path, other: &Path) -> bool {
+    place(one) == place(other)
+}
+
+fn place(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut parts = path.components();
+    let Some(last) = parts.next_back() else { return path };
+    let directory = parts.as_path();
+    if directory.as_os_str().is_empty() {
+        return path;
+    }
+    // What is not there yet is made as it is written.
+    let mut place = directory.canonicalize().unwrap_or_else(|_| place(directory));
+    if last == Component::ParentDir {
+        place.pop();
+    } else {
+        place.push(last);
+    }
+    place
 }
 
 /// The settings, with the places of those that are checked against others.

@@ -41,7 +41,7 @@ pub use common::{Client, Settings, Tls};
 pub use daemon::{AdminConfig, CostConfig, LogConfig};
 pub use dead_letter::{
     DEFAULT_FILE as DEFAULT_DEAD_LETTERS, DeadLetterConfig, DeadLetterName,
-    MOST_FILES as MOST_DEAD_LETTER_FILES, Rotation,
+    MOST_FILES as MOST_DEAD_LETTER_FILES, Rotation, is_same_file,
 };
 pub use environment::{Environment, NoText};
 pub use file::{is_stdin, shown};

@@ -216,7 +216,7 @@ fn lock(file: &File) -> io::Result<()> {
     match file.try_lock() {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => {
-            let why = "another process writes to it: stop that one, or give each a file of its own";
+            let why = "another process or dead letter writes to it: stop that one, or give each a file of its own";
             Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
         }
         // On a file system without locks it is written without one.

@@ -174,9 +174,11 @@ fn refusal(facts: &Metadata) -> Option<io::Error> {
     if let Some(strange) = strange(facts.file_type()) {
         return Some(no_file(ErrorKind::InvalidInput, strange));
     }
-    // A device, like `/dev/full`, keeps nothing.
+    // `/dev/full` says of each write that it keeps nothing; others keep nothing and say nothing.
     if !facts.is_file() {
-        return None;
+        let is_full = rustix::fs::major(facts.rdev()) == 1 && rustix::fs::minor(facts.rdev()) == 7;
+        let why = || no_file(ErrorKind::InvalidInput, "a device, which keeps nothing");
+        return (!is_full).then(why);
     }
     if !is_ours(facts) {
         let (owner, us) = (facts.uid(), rustix::process::geteuid());

@@ -3,7 +3,7 @@
 //! Every step is a rename onto a name that is free, so a crash between two of them leaves a gap in the
 //! numbers and never a file less. The next rotation closes the gap.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,7 @@ use crate::config::{MOST_DEAD_LETTER_FILES, Rotation};
 pub(super) fn set_aside(path: &Path, rotation: Rotation, removed: &Counter) -> io::Result<()> {
     let mut free = 1;
     while fs::symlink_metadata(aside(path, free)).is_ok() {
+        is_ours(&aside(path, free))?;
         free += 1;
     }
     if let Some(files) = rotation.max_files {
@@ -25,6 +26,7 @@ pub(super) fn set_aside(path: &Path, rotation: Rotation, removed: &Counter) -> i
         let last = if free > most { most - 1 } else { most };
         for (number, file) in all_aside(path)? {
             if number > last {
+                is_ours(&file)?;
                 remove(&file, removed)?;
             }
         }
@@ -35,6 +37,22 @@ pub(super) fn set_aside(path: &Path, rotation: Rotation, removed: &Counter) -> i
     }
     fs::rename(path, aside(path, 1))?;
     sync_directory(path)
+}
+
+/// That nobody writes to a file that was set aside: it would be another's, of that name.
+fn is_ours(file: &Path) -> io::Result<()> {
+    let Ok(opened) = File::open(file) else { return Ok(()) };
+    match opened.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {
+            let why = format!(
+                "`{}` is the file of another dead letter, and no place for what is full: give one of the two another name",
+                file.display()
+            );
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
+        }
+        // On a file system without locks nothing is known of others.
+        _ => Ok(()),
+    }
 }
 
 /// Syncs the directory of `path`: before that, a crash may undo a new name.
@@ -118,6 +136,22 @@ mod tests {
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_somebody_writes_to_is_neither_moved_nor_removed() {
+        for (name, max_files) in [("r.1", None), ("r.2", Some(2))] {
+            let place = Place::with(&["r", "r.1", "r.2"]);
+            let path = place.directory.path();
+            let theirs = File::options().append(true).open(path.join(name)).unwrap();
+            theirs.lock().unwrap();
+            let rotation = Rotation { max_size: Some(1), max_files };
+            let why = set_aside(&path.join("r"), rotation, &place.removed).unwrap_err().to_string();
+            assert!(why.contains(&format!("{name}` is the file of another dead letter")), "{why}");
+            assert_eq!((fs::read_dir(path).unwrap().count(), place.removed.get()), (3, 0));
+            drop(theirs);
+            set_aside(&path.join("r"), rotation, &place.removed).unwrap();
+        }
     }
 
     #[test]

@@ -210,7 +210,8 @@ impl Shared {
         }
     }
 
-    /// Sends some numbers; whether they were taken. The next ones say all that these say.
+    /// Sends some numbers; whether the collector is there for others: it may refuse these alone. The next ones say all that
+    /// these say.
     async fn send_metrics(&self, body: Vec<u8>) -> bool {
         let result = self.collector.post(Signal::Metrics, body).await;
         self.counts.metrics(result.is_ok());
@@ -219,7 +220,7 @@ impl Shared {
             Some((count, words)) => Err(collector::partly(count, &words)),
         });
         self.collector.report(Signal::Metrics, result.as_ref().err(), Instant::now());
-        result.is_ok()
+        result.err().is_none_or(|refusal| refusal.again.is_none())
     }
 
     /// Says how many spans are lost, if some are and the last line on it is so old.

@@ -318,8 +318,7 @@ impl Live {
         let goes = |name: &DeadLetterName| {
             !self.config.dead_letters.contains_key(name) && self.dead_letters.contains_key(name)
         };
-        let removed =
-            old.dead_letters.iter().filter(|(name, to)| goes(name) && to.path() == Some(file));
+        let removed = old.dead_letters.iter().filter(|(name, to)| goes(name) && to.writes_to(file));
         let removed = removed.map(|(name, _)| Arc::clone(name));
         removed.chain(self.retired.writers(file)).collect()
     }

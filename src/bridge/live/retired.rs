@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use tokio_util::sync::CancellationToken;
 
 use super::running::Running;
-use crate::config::DeadLetterName;
+use crate::config::{DeadLetterName, is_same_file};
 use crate::pipeline::Pipeline;
 use crate::reload::Part;
 use crate::route::{RejectTo, RouteTable, Spec};
@@ -84,7 +84,9 @@ impl Retired {
 
     /// Those that write to `file`.
     pub(super) fn writers(&self, file: &Path) -> impl Iterator<Item = DeadLetterName> {
-        let writers = self.waiting.iter().filter(move |(_, (_, to))| to.as_deref() == Some(file));
+        let is_it = |to: &PathBuf| is_same_file(to, file);
+        let writers =
+            self.waiting.iter().filter(move |(_, (_, to))| to.as_ref().is_some_and(is_it));
         writers.map(|(name, _)| Arc::clone(name))
     }
 

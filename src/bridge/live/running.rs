@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::config::{ApiConfig, Client, SourceConfig};
+use crate::config::{ApiConfig, Client, SourceConfig, is_same_file};
 use crate::message::SourceName;
 use crate::reload::Part;
 use crate::shutdown::Shutdown;
@@ -58,7 +58,7 @@ impl Hold {
             (Self::Source(own), Self::Source(other)) => own == other,
             (Self::Client(own), Self::Client(other)) => own.is(other),
             (Self::Endpoint(own), Self::Endpoint(other)) => own == other,
-            (Self::File(own), Self::File(other)) => own == other,
+            (Self::File(own), Self::File(other)) => is_same_file(own, other),
             _ => false,
         }
     }

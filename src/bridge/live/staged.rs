@@ -73,7 +73,7 @@ pub(super) async fn stage(
             continue;
         }
         let stop = ground.shutdown.child();
-        let busy = files.iter().filter(|(file, _)| Some(file.as_path()) == dead_letter.path());
+        let busy = files.iter().filter(|(file, _)| dead_letter.writes_to(file));
         let busy = busy.map(|(_, ended)| ended.clone()).collect();
         match dead_letters::open(&config, name, &aside, metrics, (&stop, busy)).await {
             Ok(opened) => dead_letters.push((Arc::clone(name), Letters { opened, stop })),

@@ -108,8 +108,8 @@ impl Report {
         let found = bridge::examine(&config).await;
         report.unusable = found.iter().map(ToString::to_string).collect();
         report.say(args);
-        if let Some(first) = found.first() {
-            report.code = exit::of_bridge(first);
+        if !found.is_empty() {
+            report.code = ExitCode::from(exit::of_bridge(&found));
             return report;
         }
         report.counts = Some([config.apis.len(), config.sources.len(), config.routes.len()]);

@@ -176,7 +176,7 @@ fn read_dead_letters(
         return Some(vec![(dead_letter::DEFAULT.into(), default)]);
     }
     let mut all: Vec<(Arc<str>, dead_letter::Read)> = Vec::new();
-    let mut paths = BTreeMap::new();
+    let mut files: Vec<(&str, DeadLetterConfig)> = Vec::new();
     let mut complete = true;
     for (name, table) in tables {
         let span = table.span.clone();
@@ -186,13 +186,25 @@ fn read_dead_letters(
         };
         // Of a topic there may be several writers.
         if let DeadLetterConfig::File { path, .. } = &read.config {
-            let other = *paths.entry(path.clone()).or_insert(name);
-            if other != name {
-                let message =
-                    format!("{} and {} write to the same file", quoted(name), quoted(other));
-                let problem = Problem::new(Kind::BadValue, Some(span), message);
-                ledger.report(problem.help("one table is enough: several routes can name it"));
+            let own = quoted(name);
+            for (other, file) in &files {
+                let other = quoted(other);
+                let (message, help) = if file.writes_to(path) {
+                    let help = "one table is enough: several routes can name it";
+                    (format!("{own} and {other} write to the same file"), help)
+                } else if file.takes_name_of(path) {
+                    let message = format!("{own} writes to a file that {other} sets aside");
+                    (message, "give it a name without a number at its end, or another directory")
+                } else if file.path().is_some_and(|path| read.config.takes_name_of(path)) {
+                    let message = format!("{own} sets its file aside as the one of {other}");
+                    (message, "give it another name, or another directory")
+                } else {
+                    continue;
+                };
+                let problem = Problem::new(Kind::BadValue, Some(span.clone()), message);
+                ledger.report(problem.help(help));
             }
+            files.push((name, read.config.clone()));
         }
         all.push((name.into(), read));
     }

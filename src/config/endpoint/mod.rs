@@ -153,6 +153,9 @@ impl Endpoint {
         let (scheme, rest) = text.split_once("://").unwrap_or_default();
         no_user_info(rest, &ENDPOINT)?;
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let is_one_of = |words: [&str; 2]| words.iter().any(|it| scheme.eq_ignore_ascii_case(it));
+        let http = if is_one_of(["http", "ws"]) { "http" } else { "https" };
+        let published = format!("events are published to `{http}://{authority}/event`");
         if authority.contains(".appsync-realtime-api.") {
             let hint = authority.replace(".appsync-realtime-api.", ".appsync-api.");
             return form(
@@ -160,9 +163,8 @@ impl Endpoint {
                 Some(&format!("events are published to `https://{hint}/event`")),
             );
         }
-        if ["ws", "wss"].iter().any(|word| scheme.eq_ignore_ascii_case(word)) {
-            let hint = format!("events are published to `https://{authority}/event`");
-            return form("is neither `https` nor `http`", Some(&hint));
+        if is_one_of(["ws", "wss"]) {
+            return form("is neither `https` nor `http`", Some(&published));
         }
         let SafeUrl { uri, host } = SafeUrl::parse(text, plaintext, &ENDPOINT)?;
         if text.contains('#') || uri.query().is_some() {
@@ -178,10 +180,8 @@ impl Endpoint {
                 );
             }
             "/event/realtime" => {
-                return form(
-                    "is the realtime endpoint, which takes subscriptions",
-                    Some(&format!("events are published to `https://{authority}/event`")),
-                );
+                let problem = "is the realtime endpoint, which takes subscriptions";
+                return form(problem, Some(&published));
             }
             _ => {
                 let hint = format!("write `{scheme}://{authority}/event`");

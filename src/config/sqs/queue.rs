@@ -108,7 +108,8 @@ pub(crate) fn endpoint(
     let url = SafeUrl::read_with(ledger, "endpoint", text, plaintext, &ENDPOINT)?;
     if !matches!(url.uri.path(), "" | "/") || text.value.value.contains(['?', '#']) {
         let hint = format!("write `\"{}\"`; which queue, says `queue`", origin(&url.uri));
-        let hint = if text.value.is_shown() { &hint } else { ENDPOINT.form };
+        let hint =
+            if text.value.is_shown() { &hint } else { "write its scheme, host and port alone" };
         return refuse(ledger, &text.value, &text.span, "has more behind its host", hint);
     }
     Some(origin(&url.uri))

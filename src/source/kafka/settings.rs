@@ -29,6 +29,9 @@ const DEFAULTS: [(&str, &str); 5] = [
     ("topic.metadata.refresh.interval.ms", "30000"),
 ];
 
+/// librdkafka's own `max.poll.interval.ms`.
+const POLL_INTERVAL: u128 = 300_000;
+
 const FIXED: [(&str, &str); 6] = [
     // Also for a position that the broker deleted: the messages behind it are never skipped. The start
     // with `start = "latest"` is not librdkafka's to choose.
@@ -56,7 +59,12 @@ pub(super) fn properties(config: &KafkaConfig) -> Result<ClientConfig, BuildErro
     }
     match config.protocol {
         Protocol::Classic => {
-            client.set("session.timeout.ms", config.session_timeout.as_millis().to_string());
+            let session = config.session_timeout.as_millis();
+            client.set("session.timeout.ms", session.to_string());
+            // librdkafka wants it no shorter, and has five minutes.
+            if session > POLL_INTERVAL && client.get("max.poll.interval.ms").is_none() {
+                client.set("max.poll.interval.ms", session.to_string());
+            }
         }
         Protocol::Consumer => {
             client.set("group.protocol", "consumer");
@@ -134,6 +142,15 @@ pub(super) mod tests {
         let properties = properties(&config).unwrap();
         assert_eq!(properties.get("group.protocol"), Some("consumer"));
         check::<BaseConsumer>(&properties).unwrap();
+    }
+
+    #[test]
+    fn every_session_that_may_be_written_is_one_that_librdkafka_takes() {
+        for minutes in [1, 5, 6, 30] {
+            let session_timeout = std::time::Duration::from_mins(minutes);
+            let config = KafkaConfig { session_timeout, ..config() };
+            check::<BaseConsumer>(&properties(&config).unwrap()).unwrap();
+        }
     }
 
     #[test]
