@@ -285,6 +285,57 @@ async fn a_200_with_nothing_but_an_error_is_about_an_event_where_others_are_take
     assert_eq!(bridge.metric("publish_breaker_open{api=\"main\"}").await, 0.0);
 }
 
+/// One event that is always answered with a 500, or never, is given up where others are taken, and not in an outage.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_alone_has_no_answer_is_given_up() {
+    const COUNT: u64 = 2_400;
+    for fault in [json!({ "answer": { "status": 500 } }), json!({ "cut": { "when": "before" } })] {
+        let directory = tempfile::tempdir().unwrap();
+        let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+        emulator.set_faults(json!([{ "fault": fault, "channel": "/plant/dev-100" }])).await;
+        let mosquitto = Mosquitto::start("").await;
+        let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
+        let bridge = setup.start_ready().await;
+        let poison = json!({ "id": COUNT, "key": 100, "seq": 0 }).to_string().into_bytes();
+        publish(mosquitto.port, 1_000, [("plant/dev-100/data".to_owned(), poison)]).await;
+        produce(mosquitto.port, COUNT, 200, 20).await;
+        until("it is given up", PATIENCE, async || (setup.rejects().len() == 1).then_some(()))
+            .await;
+        let letter = &setup.rejects()[0];
+        assert_eq!((id_of(letter), &letter["reason"]), (COUNT, &json!("refused")));
+        let detail = letter["detail"].as_str().unwrap();
+        assert!(detail.contains("tries, while others are taken: "), "{detail}");
+        ledger.has_ids(COUNT as usize, PATIENCE).await;
+        bridge.nothing_in_flight().await;
+        assert_eq!(bridge.metric("publish_breaker_open{api=\"main\"}").await, 0.0);
+    }
+}
+
+/// A handler whose data source is away for seconds refuses all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_refuses_everything_for_a_while_costs_nothing() {
+    const COUNT: u64 = 600;
+    let directory = tempfile::tempdir().unwrap();
+    let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
+    let handler =
+        json!({ "handler_refuses": { "error_type": "DataSourceError", "message": "away" } });
+    emulator.set_faults(json!([{ "fault": handler }])).await;
+    let mosquitto = Mosquitto::start("").await;
+    let setup = Setup::new(&emulator.endpoint, mosquitto.port, "", "", "");
+    let bridge = setup.start_ready().await;
+    let load = produce(mosquitto.port, COUNT, 200, 60);
+    let outage = async {
+        // Each of the first events has been tried more often than a route allows.
+        let struck = async || (emulator.strikes().await[0] >= 60 * 6).then_some(());
+        until("all are refused", PATIENCE, struck).await;
+        emulator.set_faults(json!([])).await;
+    };
+    tokio::join!(load, outage);
+    assert_eq!(account(&bridge, &ledger, COUNT).await, (0, 0.0));
+    let rejects = setup.rejects();
+    assert!(rejects.is_empty(), "{} are given up", rejects.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_in_neither_list_is_unconfirmed_and_not_sent_again() {
     let directory = tempfile::tempdir().unwrap();

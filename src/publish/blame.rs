@@ -1,15 +1,18 @@
-//! Whether an event is at fault of a bad request (400), or the API calls everything bad.
+//! Whether an event is at fault of a bad request (400), or the API calls everything bad; and whether one is that has no answer.
 
 use std::time::Instant;
 
 use super::entry::{Entry, Tries};
-use super::lanes::Batch;
+use super::lanes::{Batch, Item as _};
 use super::limit::Scope;
 use super::post::{Fault, Post};
 use super::react::{namespace_of, time_of};
 use super::report::Times;
 use super::verdict::Refuser;
 use super::{GUILTY_AFTER, GUILTY_AFTER_VAIN, LATELY, Publisher};
+
+/// Bytes of a request that may be too large for somebody.
+const LARGE: usize = 64_000;
 
 /// Of an event that the API calls bad: what became of others.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,6 +43,9 @@ impl<P: Post> Publisher<P> {
         }
         let scope = if who == Refuser::Api { Scope::Api } else { namespace_of(&batch) };
         let alone = batch.items.len() == 1;
+        // What is small is called too large by somebody in between, of whatever is sent.
+        let bytes: usize = batch.items.iter().map(Entry::body_bytes).sum();
+        let certain = certain && bytes >= LARGE;
         let others = if certain {
             Others::Taken
         } else {
@@ -86,6 +92,39 @@ impl<P: Post> Publisher<P> {
         }
         let not_before = time_of(&items, now);
         self.lanes.finish(held, items, not_before);
+    }
+
+    /// The request again, unless it is of one event that the API leaves without an answer while it answers others: that is
+    /// given up.
+    pub(super) fn unless_at_fault(
+        &mut self,
+        mut batch: Batch<Entry>,
+        fault: Fault,
+        why: &str,
+        now: Instant,
+    ) -> Option<Batch<Entry>> {
+        if !matches!(fault, Fault::Ambiguous | Fault::Unavailable | Fault::UnknownAnswer) {
+            return Some(batch);
+        }
+        let namespace = batch.channel.namespace();
+        self.fares.unanswered(namespace);
+        let [entry] = &mut batch.items[..] else { return Some(batch) };
+        let most = entry.route().give_up_after;
+        let tries = entry.tries_mut();
+        let own =
+            tries.alone && self.fares.is_own_silence(namespace, &mut tries.silence, most, now);
+        if !own {
+            return Some(batch);
+        }
+        let times = tries.unanswered + 1;
+        self.metrics.request(fault.word());
+        let Batch { channel, items, held } = batch;
+        for entry in items {
+            let why = format!("given up after {times} tries, while others are taken: {why}");
+            self.give_back(entry, &channel, why);
+        }
+        self.lanes.finish(held, Vec::new(), None);
+        None
     }
 
     /// Whether the API takes others than an event that it calls bad once more.

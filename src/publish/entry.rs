@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::fares::Silence;
 use super::lanes::Item;
 use super::limit::Scope;
 use crate::delivery::{Delivery, Endings, OrderKey, Outcome};
@@ -56,6 +57,10 @@ pub(super) struct Tries {
     pub(super) alone: bool,
     /// How often, in all, it was sent without an answer that decides.
     pub(super) unanswered: u32,
+    /// What it met when it was so alone.
+    pub(super) silence: Option<Silence>,
+    /// It was refused by itself.
+    pub(super) singled_out: bool,
     /// When its namespace, and the API as a whole, last refused a request with it.
     pub(super) refused_at: Option<Instant>,
     pub(super) refused_by_api_at: Option<Instant>,

@@ -9,6 +9,7 @@
 mod blame;
 mod deadline;
 mod entry;
+mod fares;
 mod http;
 pub mod lanes;
 pub mod limit;
@@ -43,6 +44,7 @@ use crate::metrics::{ApiMetrics, Metrics, ends_at};
 use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
 use deadline::Deadline;
+use fares::Fares;
 use lanes::Lanes;
 use limit::{Limits, Scope};
 use post::{Fault, Post};
@@ -112,6 +114,7 @@ pub struct Publisher<P> {
     retry_after: Option<RetryAfter>,
     retry_after_log: Repeats,
     acceptances: Acceptances,
+    fares: Fares,
     last_refused: Scope,
     /// Duties that have ended in this turn, until their sources are told.
     endings: Endings,
@@ -172,6 +175,7 @@ impl<P: Post> Publisher<P> {
             retry_after: None,
             retry_after_log: Repeats::default(),
             acceptances: Acceptances::default(),
+            fares: Fares::default(),
             last_refused: Scope::Api,
             endings: Endings::default(),
             changes: None,

@@ -68,7 +68,9 @@ impl<P: Post> Publisher<P> {
                 let alone = passes && self.waits_alone(&mut batch, sent);
                 let (own, all) = if alone { (after, None) } else { (None, after) };
                 self.fault(fault, all, &why, Times { sent, now });
-                self.retry(batch, fault, own, Times { sent, now });
+                if let Some(batch) = self.unless_at_fault(batch, fault, &why, now) {
+                    self.retry(batch, fault, own, Times { sent, now });
+                }
             }
         }
     }
@@ -106,10 +108,10 @@ impl<P: Post> Publisher<P> {
     ) {
         let Batch { channel, items, held } = batch;
         let (mut back, mut accepted, mut reordered) = (Vec::<Entry>::new(), 0, 0);
-        let (mut used, mut throttled, mut some_taken) = (items.len(), 0, false);
+        let (mut used, mut throttled, mut items_taken, mut rejected) = (items.len(), 0, 0, false);
         for (entry, verdict) in items.into_iter().zip(verdicts) {
             let taken = matches!(verdict, EventVerdict::Accepted | EventVerdict::Unconfirmed);
-            some_taken |= taken;
+            items_taken += usize::from(taken);
             // An event to retry that stood before this one in the request is overtaken by it.
             let passes = |e: &Entry| e.order().is_some() && e.order() == entry.order();
             if taken && back.iter().any(passes) {
@@ -126,9 +128,14 @@ impl<P: Post> Publisher<P> {
                     self.metrics.meter(entry.event().text().len());
                     entry.settle(Outcome::Accepted(Done::Unconfirmed), &mut self.endings);
                 }
-                EventVerdict::Hopeless { why } => self.give_back(entry, &channel, why),
+                EventVerdict::Hopeless { why } => {
+                    rejected = true;
+                    self.give_back(entry, &channel, why);
+                }
                 EventVerdict::Retry { why } => {
-                    back.extend(self.another_try(entry, &channel, Fault::Event, &why, true));
+                    let again = self.another_try(entry, &channel, Fault::Event, &why, (true, now));
+                    rejected |= again.is_none();
+                    back.extend(again);
                 }
                 EventVerdict::Throttled { why } => {
                     used -= 1;
@@ -139,14 +146,16 @@ impl<P: Post> Publisher<P> {
             }
         }
         self.metrics.accepted.inc_by(accepted);
-        if some_taken {
+        if items_taken > 0 {
+            self.fares.taken(channel.namespace(), items_taken, sent);
             (self.accepted_at, self.events_in_vain, self.leaning) = (Some(now), 0, 0);
             self.accepted_sent = self.accepted_sent.max(Some(sent));
         }
         self.limits.rate.answered(used, now);
         self.limits.rate.singled_out(throttled, sent, now);
         self.metrics.reordered.inc_by(reordered);
-        self.metrics.request(if back.is_empty() { "ok" } else { "partial" });
+        let whole = back.is_empty() && !rejected;
+        self.metrics.request(if whole { "ok" } else { "partial" });
         let not_before = time_of(&back, now);
         self.lanes.finish(held, back, not_before);
     }
@@ -282,7 +291,7 @@ impl<P: Post> Publisher<P> {
         now: Instant,
     ) {
         let Batch { channel, items, held } = batch;
-        let again = |entry| self.another_try(entry, &channel, fault, why, own_fault);
+        let again = |entry| self.another_try(entry, &channel, fault, why, (own_fault, now));
         let back: Vec<Entry> = items.into_iter().filter_map(again).collect();
         let not_before = time_of(&back, now);
         self.lanes.finish(held, back, not_before);
@@ -296,20 +305,28 @@ impl<P: Post> Publisher<P> {
         self.lanes.finish(held, items, None);
     }
 
-    /// Counts a failure of the event itself; hands it back after its last try.
+    /// Counts a failure of the event itself, unless all fail; hands it back after its last try.
     fn another_try(
-        &self,
+        &mut self,
         mut entry: Entry,
         channel: &Channel,
         fault: Fault,
         why: &str,
-        own_fault: bool,
+        (mut own_fault, now): (bool, Instant),
     ) -> Option<Entry> {
         let most = entry.route().give_up_after;
         let tries = entry.tries_mut();
         tries.failures = tries.failures.saturating_add(1);
+        if own_fault && fault == Fault::Event {
+            let first = !std::mem::replace(&mut tries.singled_out, true);
+            own_fault = self.fares.is_own_refusal(channel.namespace(), first, now);
+        }
         tries.own_faults += u32::from(own_fault);
         if tries.own_faults < most {
+            if !own_fault {
+                // What passes for all passes at once.
+                tries.failures = tries.failures.min(SECONDS);
+            }
             self.again(&mut entry, fault);
             return Some(entry);
         }

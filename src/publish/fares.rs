@@ -1,0 +1,171 @@
+//! How the events of each namespace fare: by that one that fails on its own is told from an outage. Pure.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Refusals of all events of a namespace are an outage of its handler for so long, and then what it means.
+const OUTAGE: Duration = Duration::from_secs(15);
+
+/// So many others are taken before an event that is not answered is at fault.
+const LEAST_TAKEN: u64 = 20;
+
+/// The largest chance at which an event that only had bad luck is given up, as a power of e: one in a million.
+const CHANCE: f64 = -13.8;
+
+/// The namespaces of an API.
+#[derive(Debug, Default)]
+pub(super) struct Fares {
+    fares: Vec<Fare>,
+    /// The place of each namespace among them.
+    at: HashMap<String, usize>,
+}
+
+#[derive(Debug, Default)]
+struct Fare {
+    /// Events that were taken, and requests that were not answered.
+    taken: u64,
+    unanswered: u64,
+    /// When the newest request was sent of which one was taken.
+    taken_sent: Option<Instant>,
+    /// Since when events are refused and none is taken, and how many.
+    refused: Option<(Instant, u32)>,
+}
+
+/// What an event that was sent alone, and not answered, has met.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Silence {
+    at: Instant,
+    times: u32,
+    taken: u64,
+    unanswered: u64,
+}
+
+impl Fares {
+    /// So many events of a request sent at `sent` were taken.
+    pub(super) fn taken(&mut self, namespace: &str, events: usize, sent: Instant) {
+        let fare = self.of(namespace);
+        fare.taken += events as u64;
+        fare.taken_sent = fare.taken_sent.max(Some(sent));
+        fare.refused = None;
+    }
+
+    /// An event was refused, by the handler or as one of a request; the `first` time for it, or again. False while that
+    /// may be an outage: others are refused too, and none is taken.
+    pub(super) fn is_own_refusal(&mut self, namespace: &str, first: bool, now: Instant) -> bool {
+        let (since, events) = self.of(namespace).refused.get_or_insert((now, 0));
+        *events += u32::from(first);
+        *events <= 1 || now.duration_since(*since) >= OUTAGE
+    }
+
+    /// A request was not answered, or with nothing that decides.
+    pub(super) fn unanswered(&mut self, namespace: &str) {
+        self.of(namespace).unanswered += 1;
+    }
+
+    /// The same of an event alone, which met this `before`. Whether it is the fault, with `most` tries: each time others
+    /// were taken meanwhile, and by the share of those that are answered it can't be chance.
+    pub(super) fn is_own_silence(
+        &mut self,
+        namespace: &str,
+        before: &mut Option<Silence>,
+        most: u32,
+        now: Instant,
+    ) -> bool {
+        let fare = self.of(namespace);
+        let (taken, unanswered) = (fare.taken, fare.unanswered);
+        let met = before.get_or_insert(Silence { at: now, times: 0, taken, unanswered });
+        if met.times > 0 && fare.taken_sent < Some(met.at) {
+            return false;
+        }
+        (met.at, met.times) = (now, met.times + 1);
+        let taken = taken - met.taken;
+        let others = (unanswered - met.unanswered).saturating_sub(u64::from(met.times - 1));
+        taken >= LEAST_TAKEN && met.times >= most && chance(others, taken, met.times) < CHANCE
+    }
+
+    fn of(&mut self, namespace: &str) -> &mut Fare {
+        let at = self.at.get(namespace).copied().unwrap_or_else(|| {
+            self.at.insert(namespace.to_owned(), self.fares.len());
+            self.fares.push(Fare::default());
+            self.fares.len() - 1
+        });
+        &mut self.fares[at]
+    }
+}
+
+/// How likely it is that one that is not at fault has so many `times` no answer, where `others` had none and `taken` were
+/// taken; as a power of e.
+#[allow(clippy::cast_precision_loss)] // thousands
+fn chance(others: u64, taken: u64, times: u32) -> f64 {
+    let share = (others + 1) as f64 / (others + taken + 2) as f64;
+    f64::from(times) * share.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// How often an event alone is tried until it is at fault, with so many others taken, and without an answer, between two
+    /// tries.
+    fn tries(taken: usize, unanswered: usize) -> Option<u32> {
+        let (mut fares, mut now, mut met) = (Fares::default(), Instant::now(), None);
+        (1..=200).find(|_| {
+            fares.unanswered("a");
+            let own = fares.is_own_silence("a", &mut met, 5, now);
+            now += SECOND;
+            (0..unanswered).for_each(|_| fares.unanswered("a"));
+            if taken > 0 {
+                fares.taken("a", taken, now);
+            }
+            now += SECOND;
+            own
+        })
+    }
+
+    #[test]
+    fn an_event_without_an_answer_is_at_fault_where_others_have_one() {
+        assert_eq!(tries(100, 0), Some(5), "as often as the route says");
+        assert_eq!(tries(3, 0), Some(8), "not before enough were taken");
+        assert_eq!((tries(0, 0), tries(0, 5)), (None, None), "an outage");
+        // Of a share of requests without an answer it is one.
+        assert!(tries(100, 100).is_some_and(|tries| tries > 15));
+        assert!(tries(20, 80).is_some_and(|tries| tries > 50));
+    }
+
+    #[test]
+    fn what_was_taken_before_an_outage_is_no_proof_in_it() {
+        let (mut fares, mut now, mut met) = (Fares::default(), Instant::now(), None);
+        for _ in 0..4 {
+            assert!(!fares.is_own_silence("a", &mut met, 5, now));
+            now += SECOND;
+            fares.taken("a", 1_000, now);
+            fares.taken("b", 1_000, now);
+            now += SECOND;
+        }
+        assert!(fares.is_own_silence("a", &mut met.clone(), 5, now));
+        // Nothing is taken from here on but in another namespace.
+        let mut met = Some(Silence { at: now, ..met.unwrap() });
+        for _ in 0..100 {
+            now += SECOND;
+            fares.taken("b", 1_000, now);
+            assert!(!fares.is_own_silence("a", &mut met, 5, now));
+        }
+    }
+
+    #[test]
+    fn refusals_of_all_events_are_an_outage_for_a_while() {
+        let (mut fares, start) = (Fares::default(), Instant::now());
+        assert!(fares.is_own_refusal("a", true, start), "it is the only one");
+        assert!(fares.is_own_refusal("a", false, start + SECOND));
+        assert!(!fares.is_own_refusal("a", true, start + SECOND));
+        assert!(!fares.is_own_refusal("a", false, start + OUTAGE.saturating_sub(SECOND)));
+        assert!(fares.is_own_refusal("b", true, start + SECOND), "of another namespace");
+        assert!(fares.is_own_refusal("a", false, start + OUTAGE), "it is meant so");
+        fares.taken("a", 1, start);
+        assert!(fares.is_own_refusal("a", false, start + OUTAGE));
+        assert!(fares.is_own_refusal("a", true, start + OUTAGE));
+        assert!(!fares.is_own_refusal("a", true, start + OUTAGE));
+    }
+}
