@@ -37,6 +37,8 @@ variable "log_days" {
 
 data "aws_caller_identity" "current" {}
 
+data "aws_partition" "current" {}
+
 data "aws_iam_policy_document" "appsync" {
   statement {
     actions = ["sts:AssumeRole"]
@@ -66,7 +68,7 @@ resource "aws_iam_role" "log" {
 
 resource "aws_iam_role_policy_attachment" "log" {
   role       = aws_iam_role.log.name
-  policy_arn = "arn:aws:iam::aws:policy/service-role/AWSAppSyncPushToCloudWatchLogs"
+  policy_arn = "arn:${data.aws_partition.current.partition}:iam::aws:policy/service-role/AWSAppSyncPushToCloudWatchLogs"
 }
 
 resource "aws_cloudwatch_log_group" "events" {
