@@ -232,7 +232,9 @@ fn judge_event(event: &FailedEvent) -> EventVerdict {
     let passing = says(&["internal", "timeout", "unavailable"])
         || says(&["unauthorized", "accessdenied", "forbidden"])
         || matches!(number, Some(401 | 403 | 408 | 500..=599));
-    let hopeless = says(&["toolarge", "invalid", "badrequest", "validation"])
+    // A name of its own for who we are is no fault of the event, as `InvalidSignatureException`.
+    let about_us = says(&["signature", "token", "credential", "expired", "unrecognizedclient"]);
+    let hopeless = says(&["toolarge", "invalid", "badrequest", "validation"]) && !about_us
         || matches!(number, Some(400..=499));
     if hopeless && !passing {
         return EventVerdict::Hopeless { why };

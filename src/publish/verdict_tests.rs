@@ -368,6 +368,8 @@ fn codes_of_single_events() {
         "500",
         "\"InternalFailure\"",
         "\"Unauthorized\"",
+        "\"InvalidSignatureException\"",
+        "\"InvalidClientTokenId\"",
         "\"Custom\"",
         "null",
     ] {
