@@ -3,11 +3,13 @@
 //! Every step is a rename onto a name that is free, so a crash between two of them leaves a gap in the
 //! numbers and never a file less. The next rotation closes the gap.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use prometheus_client::metrics::counter::Counter;
+use rustix::fs::OFlags;
 use tracing::warn;
 
 use crate::config::{MOST_DEAD_LETTER_FILES, Rotation};
@@ -41,11 +43,14 @@ pub(super) fn set_aside(path: &Path, rotation: Rotation, removed: &Counter) -> i
 
 /// That nobody writes to a file that was set aside: it would be another's, of that name.
 fn is_ours(file: &Path) -> io::Result<()> {
-    let Ok(opened) = File::open(file) else { return Ok(()) };
+    // A FIFO of that name would block until somebody writes to it.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(file);
+    let Ok(opened) = opened else { return Ok(()) };
     match opened.try_lock_shared() {
         Err(TryLockError::WouldBlock) => {
             let why = format!(
-                "`{}` is the file of another dead letter, and no place for what is full: give one of the two another name",
+                "`{}` is locked: it is the file of another dead letter, which needs another name, or somebody holds it",
                 file.display()
             );
             Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
@@ -147,7 +152,7 @@ mod tests {
             theirs.lock().unwrap();
             let rotation = Rotation { max_size: Some(1), max_files };
             let why = set_aside(&path.join("r"), rotation, &place.removed).unwrap_err().to_string();
-            assert!(why.contains(&format!("{name}` is the file of another dead letter")), "{why}");
+            assert!(why.contains(&format!("{name}` is locked")), "{why}");
             assert_eq!((fs::read_dir(path).unwrap().count(), place.removed.get()), (3, 0));
             drop(theirs);
             set_aside(&path.join("r"), rotation, &place.removed).unwrap();

@@ -36,6 +36,9 @@ impl<P: Post> Publisher<P> {
         who: Refuser,
         Times { sent, now }: Times,
     ) {
+        // What is small is called too large by somebody in between, of whatever is sent.
+        let bytes: usize = batch.items.iter().map(Entry::body_bytes).sum();
+        let certain = certain && bytes >= LARGE;
         if certain {
             self.answered(&batch, sent, now);
         } else {
@@ -43,9 +46,6 @@ impl<P: Post> Publisher<P> {
         }
         let scope = if who == Refuser::Api { Scope::Api } else { namespace_of(&batch) };
         let alone = batch.items.len() == 1;
-        // What is small is called too large by somebody in between, of whatever is sent.
-        let bytes: usize = batch.items.iter().map(Entry::body_bytes).sum();
-        let certain = certain && bytes >= LARGE;
         let others = if certain {
             Others::Taken
         } else {

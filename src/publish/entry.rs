@@ -59,8 +59,8 @@ pub(super) struct Tries {
     pub(super) unanswered: u32,
     /// What it met when it was so alone.
     pub(super) silence: Option<Silence>,
-    /// It was refused by itself.
-    pub(super) singled_out: bool,
+    /// Since when its namespace refused events, when it last was one of them.
+    pub(super) refused_in: Option<Instant>,
     /// When its namespace, and the API as a whole, last refused a request with it.
     pub(super) refused_at: Option<Instant>,
     pub(super) refused_by_api_at: Option<Instant>,

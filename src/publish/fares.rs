@@ -9,6 +9,9 @@ const OUTAGE: Duration = Duration::from_secs(15);
 /// So many others are taken before an event that is not answered is at fault.
 const LEAST_TAKEN: u64 = 20;
 
+/// A part of the API may be away for so long, as that of a channel, without a fault of its events.
+const PARTLY_AWAY: Duration = Duration::from_mins(2);
+
 /// The largest chance at which an event that only had bad luck is given up, as a power of e: one in a million.
 const CHANCE: f64 = -13.8;
 
@@ -27,13 +30,21 @@ struct Fare {
     unanswered: u64,
     /// When the newest request was sent of which one was taken.
     taken_sent: Option<Instant>,
-    /// Since when events are refused and none is taken, and how many.
-    refused: Option<(Instant, u32)>,
+    refused: Option<Refused>,
+}
+
+/// Events are refused, and none that was sent since is taken.
+#[derive(Debug)]
+struct Refused {
+    since: Instant,
+    last: Instant,
+    events: u32,
 }
 
 /// What an event that was sent alone, and not answered, has met.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Silence {
+    since: Instant,
     at: Instant,
     times: u32,
     taken: u64,
@@ -46,15 +57,26 @@ impl Fares {
         let fare = self.of(namespace);
         fare.taken += events as u64;
         fare.taken_sent = fare.taken_sent.max(Some(sent));
-        fare.refused = None;
+        fare.refused.take_if(|refused| sent >= refused.since);
     }
 
-    /// An event was refused, by the handler or as one of a request; the `first` time for it, or again. False while that
-    /// may be an outage: others are refused too, and none is taken.
-    pub(super) fn is_own_refusal(&mut self, namespace: &str, first: bool, now: Instant) -> bool {
-        let (since, events) = self.of(namespace).refused.get_or_insert((now, 0));
-        *events += u32::from(first);
-        *events <= 1 || now.duration_since(*since) >= OUTAGE
+    /// An event was refused, by the handler or as one of a request, and so it was `before` in the time that began then.
+    /// False while that may be an outage: others are refused too, and none is taken.
+    pub(super) fn is_own_refusal(
+        &mut self,
+        namespace: &str,
+        before: &mut Option<Instant>,
+        now: Instant,
+    ) -> bool {
+        let refused = &mut self.of(namespace).refused;
+        // What was refused long ago says nothing of now.
+        refused.take_if(|refused| now.duration_since(refused.last) > OUTAGE);
+        let refused = refused.get_or_insert(Refused { since: now, last: now, events: 0 });
+        refused.last = now;
+        if before.replace(refused.since) != Some(refused.since) {
+            refused.events += 1;
+        }
+        refused.events <= 1 || now.duration_since(refused.since) >= OUTAGE
     }
 
     /// A request was not answered, or with nothing that decides.
@@ -62,8 +84,8 @@ impl Fares {
         self.of(namespace).unanswered += 1;
     }
 
-    /// The same of an event alone, which met this `before`. Whether it is the fault, with `most` tries: each time others
-    /// were taken meanwhile, and by the share of those that are answered it can't be chance.
+    /// The same of an event alone, which met this `before`. Whether it is the fault, with `most` tries: for long, each time
+    /// others were taken meanwhile, and by the share of those that are answered it can't be chance.
     pub(super) fn is_own_silence(
         &mut self,
         namespace: &str,
@@ -73,14 +95,17 @@ impl Fares {
     ) -> bool {
         let fare = self.of(namespace);
         let (taken, unanswered) = (fare.taken, fare.unanswered);
-        let met = before.get_or_insert(Silence { at: now, times: 0, taken, unanswered });
+        let met =
+            before.get_or_insert(Silence { since: now, at: now, times: 0, taken, unanswered });
         if met.times > 0 && fare.taken_sent < Some(met.at) {
             return false;
         }
         (met.at, met.times) = (now, met.times + 1);
         let taken = taken - met.taken;
         let others = (unanswered - met.unanswered).saturating_sub(u64::from(met.times - 1));
-        taken >= LEAST_TAKEN && met.times >= most && chance(others, taken, met.times) < CHANCE
+        let long = now.duration_since(met.since) >= PARTLY_AWAY;
+        let enough = taken >= LEAST_TAKEN && met.times >= most;
+        long && enough && chance(others, taken, met.times) < CHANCE
     }
 
     fn of(&mut self, namespace: &str) -> &mut Fare {
@@ -108,30 +133,31 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// How often an event alone is tried until it is at fault, with so many others taken, and without an answer, between two
-    /// tries.
-    fn tries(taken: usize, unanswered: usize) -> Option<u32> {
+    /// tries that are so far apart.
+    fn tries(taken: usize, unanswered: usize, apart: Duration) -> Option<u32> {
         let (mut fares, mut now, mut met) = (Fares::default(), Instant::now(), None);
         (1..=200).find(|_| {
             fares.unanswered("a");
             let own = fares.is_own_silence("a", &mut met, 5, now);
-            now += SECOND;
+            now += apart / 2;
             (0..unanswered).for_each(|_| fares.unanswered("a"));
             if taken > 0 {
                 fares.taken("a", taken, now);
             }
-            now += SECOND;
+            now += apart / 2;
             own
         })
     }
 
     #[test]
-    fn an_event_without_an_answer_is_at_fault_where_others_have_one() {
-        assert_eq!(tries(100, 0), Some(5), "as often as the route says");
-        assert_eq!(tries(3, 0), Some(8), "not before enough were taken");
-        assert_eq!((tries(0, 0), tries(0, 5)), (None, None), "an outage");
+    fn an_event_without_an_answer_is_at_fault_where_others_have_one_for_long() {
+        assert_eq!(tries(100, 0, PARTLY_AWAY), Some(5), "as often as the route says");
+        assert_eq!(tries(100, 0, PARTLY_AWAY / 10), Some(11), "not sooner");
+        assert_eq!(tries(3, 0, PARTLY_AWAY), Some(8), "not before enough were taken");
+        assert_eq!((tries(0, 0, PARTLY_AWAY), tries(0, 5, PARTLY_AWAY)), (None, None), "an outage");
         // Of a share of requests without an answer it is one.
-        assert!(tries(100, 100).is_some_and(|tries| tries > 15));
-        assert!(tries(20, 80).is_some_and(|tries| tries > 50));
+        assert!(tries(100, 100, PARTLY_AWAY).is_some_and(|tries| tries > 15));
+        assert!(tries(20, 80, PARTLY_AWAY).is_some_and(|tries| tries > 50));
     }
 
     #[test]
@@ -139,7 +165,7 @@ mod tests {
         let (mut fares, mut now, mut met) = (Fares::default(), Instant::now(), None);
         for _ in 0..4 {
             assert!(!fares.is_own_silence("a", &mut met, 5, now));
-            now += SECOND;
+            now += PARTLY_AWAY;
             fares.taken("a", 1_000, now);
             fares.taken("b", 1_000, now);
             now += SECOND;
@@ -157,15 +183,24 @@ mod tests {
     #[test]
     fn refusals_of_all_events_are_an_outage_for_a_while() {
         let (mut fares, start) = (Fares::default(), Instant::now());
-        assert!(fares.is_own_refusal("a", true, start), "it is the only one");
-        assert!(fares.is_own_refusal("a", false, start + SECOND));
-        assert!(!fares.is_own_refusal("a", true, start + SECOND));
-        assert!(!fares.is_own_refusal("a", false, start + OUTAGE.saturating_sub(SECOND)));
-        assert!(fares.is_own_refusal("b", true, start + SECOND), "of another namespace");
-        assert!(fares.is_own_refusal("a", false, start + OUTAGE), "it is meant so");
-        fares.taken("a", 1, start);
-        assert!(fares.is_own_refusal("a", false, start + OUTAGE));
-        assert!(fares.is_own_refusal("a", true, start + OUTAGE));
-        assert!(!fares.is_own_refusal("a", true, start + OUTAGE));
+        let [mut one, mut two, mut other] = [None; 3];
+        let at = |seconds| start + SECOND * seconds;
+        assert!(fares.is_own_refusal("a", &mut one, at(0)), "it is the only one");
+        assert!(fares.is_own_refusal("a", &mut one, at(1)));
+        assert!(!fares.is_own_refusal("a", &mut two, at(1)));
+        assert!(!fares.is_own_refusal("a", &mut one, at(14)));
+        assert!(fares.is_own_refusal("b", &mut other, at(1)), "of another namespace");
+        // It was sent before, and says nothing of the time since.
+        fares.taken("a", 1, start.checked_sub(SECOND).unwrap());
+        assert!(!fares.is_own_refusal("a", &mut two, at(14)));
+        assert!(fares.is_own_refusal("a", &mut one, at(15)), "it is meant so");
+        // One that gets through begins anew: each is one of several once more.
+        fares.taken("a", 1, at(15));
+        assert!(fares.is_own_refusal("a", &mut one, at(16)));
+        assert!(!fares.is_own_refusal("a", &mut two, at(16)));
+        // Hours later.
+        assert!(fares.is_own_refusal("a", &mut one, at(9_000)));
+        assert!(!fares.is_own_refusal("a", &mut two, at(9_001)));
+        assert!(!fares.is_own_refusal("a", &mut one, at(9_002)));
     }
 }

@@ -30,7 +30,12 @@ impl<P: Post> Publisher<P> {
         }
         let (verdict, why) = match result {
             Ok(answer) => match judge(&answer, batch.items.len()) {
-                retry @ Verdict::Retry { .. } => (retry, why_again(&answer)),
+                retry @ Verdict::Retry { .. } => {
+                    if answer.cut.is_some() && answer.status < 300 {
+                        self.metrics.ambiguous.inc();
+                    }
+                    (retry, why_again(&answer))
+                }
                 // Only a retry needs a reason from here.
                 verdict => (verdict, String::new()),
             },
@@ -250,8 +255,8 @@ impl<P: Post> Publisher<P> {
         some && !self.limits.pauses.contains(scope)
     }
 
-    /// An event is refused, not `scope`. It is retried alone with its own backoff; one that a firewall
-    /// never lets through is given up. Its next refusal still pauses `scope`, in case that is
+    /// An event is refused, not `scope`. It is retried alone with its own backoff; one that a firewall, or a handler without
+    /// a name for it, never lets through is given up. Its next refusal still pauses `scope`, in case that is
     /// refused after all.
     fn set_apart(
         &mut self,
@@ -270,7 +275,8 @@ impl<P: Post> Publisher<P> {
             return self.lanes.finish(batch.held, batch.items, None);
         }
         *batch.items[0].tries_mut().refused_by(scope) = Some(now);
-        self.try_each_again(batch, Fault::Refused, why, who == Refuser::Firewall, now);
+        let content = matches!(who, Refuser::Firewall | Refuser::Nameless);
+        self.try_each_again(batch, Fault::Refused, why, content, now);
     }
 
     /// The namespace's handler refuses: retries each event alone, and not for ever.
@@ -318,15 +324,15 @@ impl<P: Post> Publisher<P> {
         let tries = entry.tries_mut();
         tries.failures = tries.failures.saturating_add(1);
         if own_fault && fault == Fault::Event {
-            let first = !std::mem::replace(&mut tries.singled_out, true);
-            own_fault = self.fares.is_own_refusal(channel.namespace(), first, now);
-        }
-        tries.own_faults += u32::from(own_fault);
-        if tries.own_faults < most {
+            let refused = &mut tries.refused_in;
+            own_fault = self.fares.is_own_refusal(channel.namespace(), refused, now);
             if !own_fault {
                 // What passes for all passes at once.
                 tries.failures = tries.failures.min(SECONDS);
             }
+        }
+        tries.own_faults += u32::from(own_fault);
+        if tries.own_faults < most {
             self.again(&mut entry, fault);
             return Some(entry);
         }

@@ -86,6 +86,8 @@ pub enum Refuser {
     Namespace,
     /// A firewall before the API, which may refuse the bridge, or an event's content.
     Firewall,
+    /// Somebody without a name: perhaps the handler, which refuses an event, or the service, which refuses us.
+    Nameless,
 }
 
 /// The verdict on one event.
@@ -135,14 +137,13 @@ pub fn judge(answer: &Answer, events: usize) -> Verdict {
     match answer.status {
         429 => retry(Fault::Throttled),
         408 | 425 | 500 | 502..=504 | 506..=510 | 512..=599 => retry(Fault::Unavailable),
-        403 if error.is_of_a_handler() => Verdict::HandlerRefused { why },
+        403 if error.is_named() => Verdict::HandlerRefused { why },
+        403 if error.is_nameless() => Verdict::Refused { why, who: Refuser::Nameless },
         401 | 403 => Verdict::Refused { why, who: Refuser::Namespace },
         // 3xx is never followed: credentials go to no other host. 404: a wrong endpoint.
         // 407 and 511: a proxy or network that asks for a login is no API.
         300..=399 | 404 | 407 | 511 => Verdict::Refused { why, who: Refuser::Api },
         status @ (400..=499 | 501 | 505) => Verdict::Bad { why, certain: status == 413 },
-        // It says what is wrong, and not with which event: it may be any, or none.
-        200..=299 if !error.is_of_the_service() => Verdict::Bad { why, certain: false },
         // A success that says nothing of its events, or no status of an answer.
         _ => retry(Fault::UnknownAnswer),
     }
@@ -159,12 +160,10 @@ pub fn refusal(answer: &Answer) -> Option<String> {
     }
     let error = ErrorKind::of(answer);
     if error.is_about_us(answer.status).is_some() {
-        return error.kind.map(|kind| match kind.as_str() {
-            "BadRequestException" => "InvalidSignatureException".to_owned(),
-            _ => kind,
-        });
+        let named = error.kind.filter(|kind| kind != "BadRequestException");
+        return Some(named.unwrap_or_else(|| "InvalidSignatureException".to_owned()));
     }
-    let refuses = answer.status == 401 || answer.status == 403 && !error.is_of_a_handler();
+    let refuses = answer.status == 401 || answer.status == 403 && !error.is_named();
     refuses.then(|| error.kind.unwrap_or_default())
 }
 
@@ -195,9 +194,6 @@ fn decided(answer: &Answer, events: usize) -> Option<Verdict> {
     if verdicts.contains(&None) && ErrorAnswer::parse(&answer.body).is_some() {
         let error = ErrorKind::of(answer);
         if verdicts.iter().all(Option::is_none) {
-            if error.is_one_of(&["BadRequest"]) {
-                return None;
-            }
             let of_events = error.is_about_us(answer.status).is_none()
                 && !error.is_throttling(answer.status)
                 && !error.is_of_the_service();
@@ -320,14 +316,19 @@ impl ErrorKind {
         }
     }
 
-    /// Whether a 403 is a handler's own, about an event: it has a name, or at least words, that the handler chose.
-    fn is_of_a_handler(&self) -> bool {
+    /// Whether a 403 has a name that a handler chose.
+    fn is_named(&self) -> bool {
+        self.of_the_api && self.kind.is_some()
+    }
+
+    /// Whether a 403 has no name and words that a handler may have chosen.
+    fn is_nameless(&self) -> bool {
         let speaks_of = |message: &str| {
             let message = message.to_ascii_lowercase();
             AUTHORIZATION.iter().any(|word| message.contains(word))
         };
         let words = || self.message.as_deref().is_some_and(|message| !speaks_of(message));
-        self.of_the_api && (self.kind.is_some() || words())
+        self.of_the_api && self.kind.is_none() && words()
     }
 
     /// Whether it is the service's own, or nobody's.

@@ -199,22 +199,19 @@ fn errors_beside_the_lists_are_not_passed_over() {
     assert_eq!(judge(&answer(200, none), 1), unconfirmed);
 }
 
-/// Of a success too; where it says so of no event, it may be any of them, or none.
+/// Where a success says so of no event, it may be any of them, or none.
 #[test]
-fn an_error_without_lists_is_about_the_request() {
-    let bad = |why: &str| Verdict::Bad { why: why.to_owned(), certain: false };
-    assert_eq!(errors(200, "X", "m"), bad("200 X: m"));
-    assert_eq!(errors(200, "BadRequestException", "m"), bad("200 BadRequestException: m"));
-    let lists = r#"{"errors":[{"errorType":"BadRequestException"}],"failed":[],"successful":[]}"#;
-    assert_eq!(judge(&answer(200, lists), 2), bad("200 BadRequestException"));
-    let nulls = r#"{"errors":[{"errorType":"X"}],"failed":null,"successful":null}"#;
-    assert_eq!(judge(&answer(200, nulls), 2), bad("200 X"));
-    assert_eq!(errors(200, "InternalFailure", "m"), retry(Fault::UnknownAnswer));
-    assert_eq!(judge(&answer(200, r#"{"errors":["m"]}"#), 1), retry(Fault::UnknownAnswer));
-    assert_eq!(
-        judge(&answer(200, r#"{"message":"m","code":"X"}"#), 1),
-        retry(Fault::UnknownAnswer)
-    );
+fn an_error_of_a_success_without_lists_says_nothing_of_events_but_of_us() {
+    for kind in ["X", "BadRequestException", "InternalFailure"] {
+        assert_eq!(errors(200, kind, "m"), retry(Fault::UnknownAnswer), "{kind}");
+    }
+    for body in [
+        r#"{"errors":[{"errorType":"X"}],"failed":null,"successful":null}"#,
+        r#"{"errors":["m"]}"#,
+        r#"{"message":"m","code":"X"}"#,
+    ] {
+        assert_eq!(judge(&answer(200, body), 1), retry(Fault::UnknownAnswer), "{body}");
+    }
     for kind in ["ExpiredTokenException", "UnauthorizedException"] {
         assert!(matches!(errors(200, kind, "m"), Verdict::Refused { .. }), "{kind}");
         assert_eq!(refusal(&error(200, kind, "m")).as_deref(), Some(kind));
@@ -234,25 +231,25 @@ fn an_error_is_one_whatever_it_quotes() {
     assert!(matches!(errors(403, "TenantBlocked", "no \\ud83d"), Verdict::HandlerRefused { .. }));
 }
 
-/// A name is optional in `util.error`; words about who may do what can be those of the service.
+/// A name is optional in `util.error`. Without one it may be the service's: it pauses, and so do words about who may do
+/// what, whatever else is taken.
 #[test]
 fn a_handler_needs_no_name_for_its_error() {
-    let judged = |item: &str| judge(&answer(403, &format!(r#"{{"errors":[{item}]}}"#)), 1);
+    let errors = |item: &str| answer(403, &format!(r#"{{"errors":[{item}]}}"#));
     for item in [
         r#"{"message":"bad order"}"#,
         r#"{"message":"bad order","errorType":null}"#,
         r#"{"message":"bad order","errorType":""}"#,
         r#""bad order""#,
     ] {
-        assert_eq!(
-            judged(item),
-            Verdict::HandlerRefused { why: "403: bad order".into() },
-            "{item}"
-        );
-        assert_eq!(refusal(&answer(403, &format!(r#"{{"errors":[{item}]}}"#))), None);
+        let nameless = Verdict::Refused { why: "403: bad order".into(), who: Refuser::Nameless };
+        assert_eq!(judge(&errors(item), 1), nameless, "{item}");
+        assert_eq!(refusal(&errors(item)).as_deref(), Some(""));
     }
     for item in ["{}", r#"{"message":""}"#, r#"{"message":"You are not authorized to do this"}"#] {
-        assert!(matches!(judged(item), Verdict::Refused { .. }), "{item}");
+        let verdict = judge(&errors(item), 1);
+        let refused = matches!(verdict, Verdict::Refused { who: Refuser::Namespace, .. });
+        assert!(refused, "{item}: {verdict:?}");
     }
 }
 
@@ -274,6 +271,7 @@ fn the_common_form_of_an_error_is_read() {
         named.error_type = header;
         let verdict = judge(&named, 1);
         assert!(matches!(verdict, Verdict::Refused { who: Refuser::Unsure, .. }), "{verdict:?}");
+        assert_eq!(refusal(&named).as_deref(), Some("InvalidSignatureException"));
     }
     let forbidden = answer(403, r#"{"message":"Forbidden"}"#);
     let why = "403: Forbidden".to_owned();

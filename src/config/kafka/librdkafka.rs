@@ -87,11 +87,6 @@ fn property<'a>(ledger: &'a Ledger<'a>, entry: Entry<'a>) -> Option<Located<(Str
     let text = match value.get_ref() {
         DeValue::Boolean(value) => value.to_string(),
         DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
-        // In quotes it would be none, either.
-        DeValue::Float(_) => {
-            let wanted = "a whole number: no property of librdkafka has a fraction";
-            return ledger.wrong_type(shown, value.span(), wanted, value.get_ref());
-        }
         DeValue::String(_) | DeValue::Table(_) => ledger.string(shown, value)?.value.value,
         other => {
             let wanted = "a string, a whole number or `true` or `false`";
@@ -99,7 +94,8 @@ fn property<'a>(ledger: &'a Ledger<'a>, entry: Entry<'a>) -> Option<Located<(Str
         }
     };
     // librdkafka has 32 bits for each, and takes what is larger for another number.
-    if text.parse::<i128>().is_ok_and(|number| i32::try_from(number).is_err()) {
+    let is_large = || text.parse::<i128>().is_ok_and(|number| i32::try_from(number).is_err());
+    if matches!(value.get_ref(), DeValue::Integer(_)) && is_large() {
         let message = format!("{shown} is a number that librdkafka can't hold");
         let problem = Problem::new(Kind::BadValue, Some(value.span()), message);
         return ledger.refuse(problem.help("its numbers are at most 2147483647"));

@@ -121,6 +121,10 @@ impl Client {
             None => self.by_own(connection, (number, now), headers, body).await,
         };
         match &ended {
+            // A way that cuts answers is no good one.
+            Ok((head, _)) if head.extensions.get::<Cut>().is_some() => {
+                self.connections.failed(number);
+            }
             Ok(_) => self.connections.answered(number),
             Err(broken) if broken.of_connection => self.connections.failed(number),
             Err(_) => {}

@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(cuts.connected(now), None, "it is one end");
         assert_eq!(cut(&mut cuts, &mut now, second), (None, false));
         assert_eq!(cut(&mut cuts, &mut now, second), (Some(1), true));
-        assert!(cuts.why(now).unwrap().contains("behind the sequence 7 comes"));
+        assert!(cuts.why(now).unwrap().contains("behind the sequence 7 was to come"));
         assert_eq!(cut(&mut cuts, &mut now, second), (None, true));
         now += SAY_EVERY;
         assert_eq!(cut(&mut cuts, &mut now, second), (Some(2), true));

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use smol_str::SmolStr;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::warn;
 
 use super::JetStreamSource;
@@ -43,6 +43,9 @@ const FROZEN: Duration = Duration::from_secs(1);
 
 /// A turn with a server that hangs takes less: what it waits for has bounds.
 const LONGEST_TURN: Duration = Duration::from_millis(2_500);
+
+/// A client that takes no command by then is without a connection.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A message that is not taken, though there was room for it, comes back after this.
 const NOT_TAKEN: Duration = Duration::from_secs(1);
@@ -218,7 +221,7 @@ impl Taker {
                 self.complaints.ask();
                 if std::mem::take(&mut self.inbox_refused) {
                     // Over another connection the client asks for it again: it may be allowed by now.
-                    let _ = self.client.force_reconnect().await;
+                    let _ = timeout(PATIENCE, self.client.force_reconnect()).await;
                 }
             }
         } else if self.pulling.as_ref().is_some_and(|p| !connected || p.pulls.outstanding() == 0) {
@@ -370,7 +373,8 @@ impl Taker {
         let span = self.flight.span() + pulling.pulls.outstanding();
         let free = self.room.messages_left().min(self.limits.messages.saturating_sub(span));
         let fit = || self.room.left_for(pulling.pulls.each());
-        let free = self.hold.as_ref().map_or(free, |hold| hold.most(free, fit(), now));
+        let pending = self.generation.as_ref().map_or(-1, |known| known.config.max_ack_pending);
+        let free = self.hold.as_ref().map_or(free, |hold| hold.most(free, fit(), pending, now));
         let is_ajar = self.intake.as_ref().is_some_and(Intake::is_ajar);
         let few = Intake::FEW.saturating_sub(pulling.pulls.outstanding());
         let free = if is_ajar { free.min(few) } else { free };

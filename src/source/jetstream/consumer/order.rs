@@ -100,19 +100,22 @@ impl<T> Hold<T> {
 
     /// How many messages of a room for `free`, of which `fit` by their bytes, may be asked for: until the outstanding
     /// ones are due, newer ones must not take all of their room. Then they are the first to come; and before, where the
-    /// server was given them back. So with room for no more than them, one is asked for while nothing newer is held.
+    /// server was given them back. So with room for no more than them, one is asked for where the consumer, with at most
+    /// `pending` unacknowledged, can deliver nothing newer.
     pub(in crate::source::jetstream) fn most(
         &self,
         free: usize,
         fit: usize,
+        pending: i64,
         now: Instant,
     ) -> usize {
         if now >= self.due {
             return free;
         }
         let most = free.min(fit);
-        let newer = self.held.last_key_value().is_some_and(|(newest, _)| *newest > self.delivered);
-        let one = usize::from(most > 0 && !newer);
+        let none_newer =
+            pending > 0 && usize::try_from(pending).is_ok_and(|it| it <= self.outstanding);
+        let one = usize::from(most > 0 && none_newer);
         most.saturating_sub(self.outstanding).max(one)
     }
 
@@ -205,15 +208,15 @@ mod tests {
     fn newer_ones_leave_room_for_the_outstanding_until_those_come_first() {
         let start = Instant::now();
         let mut hold = Hold::new(40, 10, ACK_WAIT, start);
-        assert_eq!(hold.most(100, 1_000, start), 60);
-        assert_eq!(hold.most(100, 50, start), 10);
-        assert_eq!(hold.most(40, 1_000, start), 1, "it may be one of those");
-        assert_eq!(hold.most(0, 1_000, start), 0);
-        assert_eq!(hold.most(40, 0, start + ACK_WAIT), 40);
+        assert_eq!(hold.most(100, 1_000, 100, start), 60);
+        assert_eq!(hold.most(100, 50, 100, start), 10);
+        assert_eq!(hold.most(40, 1_000, 100, start), 0);
+        assert_eq!(hold.most(40, 1_000, -1, start), 0);
+        assert_eq!(hold.most(40, 1_000, 40, start), 1, "it can only be one of those");
+        assert_eq!(hold.most(0, 1_000, 40, start), 0);
+        assert_eq!(hold.most(40, 0, 100, start + ACK_WAIT), 40);
         hold.take(1, ());
-        assert_eq!(hold.most(39, 1_000, start), 1);
-        hold.take(11, ());
-        assert_eq!(hold.most(38, 1_000, start), 0, "it was a newer one");
+        assert_eq!(hold.most(39, 1_000, 40, start), 0, "a newer one can come by now");
     }
 
     #[test]
