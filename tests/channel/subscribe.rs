@@ -152,7 +152,7 @@ async fn a_refusal_says_what_may_be_the_cause() {
                 "channelNamespace/none",
             ],
         ),
-        (&away, "/demo/a", vec!["can't be reached", "Connection refused"]),
+        (&away, "/demo/a", vec!["`ws://127.0.0.1:", "can't be reached", "Connection refused"]),
     ] {
         let (code, stdout, stderr) = who.run("subscribe", &[channel], "").await;
         assert_eq!((code, stdout.as_str(), stderr.lines().count()), (1, "", 1), "{stderr}");
