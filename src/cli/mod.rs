@@ -12,7 +12,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 use parking_lot::RwLock;
 use tokio::runtime::Runtime;
-use tracing::{error, info, warn};
+use tracing::{Level, enabled, error, info, warn};
 
 use crate::files::descriptors;
 use crate::metrics;
@@ -202,12 +202,17 @@ fn caution(what: &dyn Display) {
     }
 }
 
-/// Prints an error: as a line of the log, if all output has to be that.
+/// Prints an error: as a line of the log, if all output has to be that, whatever level that has.
 fn complain(why: &dyn Display) {
-    if telemetry::is_json() {
+    if telemetry::is_json() && enabled!(Level::ERROR) {
         error!("{why}");
-    } else {
-        // With standard error closed there is no one to report to.
-        let _ = writeln!(redact::stderr(), "error: {why}");
+        return;
     }
+    let line = if telemetry::is_json() {
+        telemetry::error_line(&why.to_string(), module_path!())
+    } else {
+        format!("error: {why}")
+    };
+    // With standard error closed there is no one to report to.
+    let _ = writeln!(redact::stderr(), "{line}");
 }

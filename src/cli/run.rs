@@ -1,13 +1,14 @@
 //! `run`: the daemon.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tracing::{Level, enabled, error, info, warn};
 
-use super::{check, exit, signals};
+use super::{check, complain, exit, signals};
 use crate::bridge::{Bridge, Operator, RunError};
 use crate::config::{self, Environment, Loaded, LogFormat, Problems, broker};
 use crate::shutdown::Shutdown;
@@ -60,7 +61,7 @@ pub async fn run(args: &Args) -> ExitCode {
     let mut bridge = match Bridge::build(&config, shutdown.clone()).await {
         Ok(bridge) => bridge,
         Err(why) => {
-            error!("{why}");
+            fatal(&why);
             return exit::of_bridge(&why);
         }
     };
@@ -97,9 +98,18 @@ pub async fn run(args: &Args) -> ExitCode {
             ExitCode::from(exit::ABORTED)
         }
         Err(why) => {
-            error!("{why}");
+            fatal(&why);
             ExitCode::from(exit::FAILED)
         }
+    }
+}
+
+/// Says why the process ends: in the log, or past one that keeps quiet.
+fn fatal(why: &dyn Display) {
+    if enabled!(Level::ERROR) {
+        error!("{why}");
+    } else {
+        complain(why);
     }
 }
 
