@@ -1,6 +1,5 @@
 //! `completions`, `man` and `schema`: texts made of what the program itself knows.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +7,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, ValueHint};
 use clap_complete::Shell;
 
-use super::{Cli, failed};
+use super::{Cli, failed, output};
 use crate::config;
 
 const NAME: &str = "appsync-bridge";
@@ -82,10 +81,5 @@ pub fn schema(args: &Schema) -> ExitCode {
 
 /// None of it can hold a secret: all is known when the program is built.
 fn print(text: &[u8]) -> ExitCode {
-    match io::stdout().lock().write_all(text).and_then(|()| io::stdout().flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read it has enough.
-        Err(why) if why.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(why) => failed(&anyhow::Error::new(why).context("can't write to standard output")),
-    }
+    output::print_as_is(text).map_or_else(|code| code, |()| ExitCode::SUCCESS)
 }

@@ -1,7 +1,7 @@
 //! The command line: output for people, and exit codes.
 
 use std::fmt::Display;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -31,6 +31,7 @@ pub mod exit;
 pub mod generated;
 pub mod health;
 mod named_file;
+mod output;
 pub mod replay;
 pub mod run;
 mod signals;
@@ -89,16 +90,21 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 impl Cli {
-    /// That of this process, which ends with a message if it can't be read.
-    pub fn of_process() -> Self {
-        Self::try_parse().unwrap_or_else(|mut error| {
+    /// That of this process, which ends with a message if it can't be read; the exit code, if all that is asked for is
+    /// a help or the version.
+    pub fn of_process() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|mut error| {
             if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
                 && Path::new(word).extension().is_some_and(|extension| extension == "toml")
             {
                 let hint = format!("a configuration is named with `-c {word}`").into();
                 error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint]));
             }
-            error.exit()
+            if error.use_stderr() {
+                error.exit();
+            }
+            let printed = error.print().and_then(|()| io::stdout().flush());
+            printed.map_or_else(output::end_of, |()| ExitCode::SUCCESS)
         })
     }
 

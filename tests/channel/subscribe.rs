@@ -197,6 +197,27 @@ async fn an_end_of_the_reader_is_an_end() {
     drop(said);
 }
 
+/// A disk is no reader that has enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_can_not_be_written_is_a_failure() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _};
+    let emulator = Emulator::start(&[]);
+    let who = Who::key(&emulator);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = who.command("subscribe", &["/demo/a"]);
+    let mut child = command.stdout(full).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = tokio::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).await.unwrap();
+    assert!(line.contains("subscribed to"), "{line}");
+    assert_eq!(who.publish("/demo/a", &["1"]).await.0, 0);
+    let status = tokio::time::timeout(crate::support::PATIENCE, child.wait()).await.unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(status.unwrap().code(), Some(1), "{rest}");
+    assert!(rest.contains("can't write to standard output: No space left"), "{rest}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_usage_is_said_before_anything_is_sent() {
     let nobody = Who::default();

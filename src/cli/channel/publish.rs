@@ -8,10 +8,9 @@ use serde_json::json;
 use super::feed::{Feed, Item};
 use super::sender::{Account, Sender};
 use super::{Target, WHERE, begin};
-use crate::cli::exit;
+use crate::cli::{exit, output};
 use crate::event_api::Channel;
 use crate::publish::Client;
-use crate::redact;
 
 fn examples() -> String {
     format!(
@@ -89,12 +88,14 @@ pub async fn run(args: &Args) -> ExitCode {
     } else {
         as_text(&account, &args.channel, took)
     };
-    // With standard output closed there is no one to report to.
-    let _ = std::io::Write::write_all(&mut redact::stdout(), format!("{line}\n").as_bytes());
-    if shutdown.is_aborting() && !account.stopped_by_refusal() {
-        return ExitCode::from(exit::ABORTED);
-    }
-    if account.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) }
+    let code = if shutdown.is_aborting() && !account.stopped_by_refusal() {
+        ExitCode::from(exit::ABORTED)
+    } else if account.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(exit::FAILED)
+    };
+    output::print_last(&line, code)
 }
 
 fn as_json(account: &Account, channel: &Channel, took: Duration) -> String {
