@@ -253,6 +253,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
         (vec![path], 2, "is named twice"),
         (vec!["/nonexistent/x"], 1, "`/nonexistent/x` can't be read"),
         (vec!["--since", "soon"], 2, "a time looks like"),
+        (vec!["--since", "-1h"], 2, "a time looks like"),
     ] {
         let (found, out, err) = case.run(&file, &args);
         assert!(
@@ -262,7 +263,6 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
     }
 }
 
-/// What is rejected again would be read by others, or go elsewhere: before anything is sent.
 #[test]
 fn a_mark_at_the_beginning_of_a_file_is_no_part_of_its_first_record() {
     let case = Case::new("http://127.0.0.1:1/event");
@@ -274,6 +274,7 @@ fn a_mark_at_the_beginning_of_a_file_is_no_part_of_its_first_record() {
     assert_eq!((&account["unreadable"], &account["unread"]), (&json!(0), &json!([])), "{account}");
 }
 
+/// What is rejected again would be read by others, or go elsewhere: before anything is sent.
 #[test]
 fn a_file_for_rejects_that_is_no_file_of_ours_is_refused() {
     let (case, _emulator, ledger, _) = case(&[]);

@@ -18,7 +18,9 @@ const NAME: &str = "appsync-bridge";
 Examples:
   appsync-bridge completions bash > /usr/share/bash-completion/completions/appsync-bridge
   appsync-bridge completions zsh > /usr/share/zsh/vendor-completions/_appsync-bridge
-  appsync-bridge completions fish > ~/.config/fish/completions/appsync-bridge.fish")]
+  appsync-bridge completions fish > ~/.config/fish/completions/appsync-bridge.fish
+
+Exit codes: 0 done, 1 can't be written, 2 usage.")]
 pub struct Completions {
     shell: Shell,
 }
@@ -28,7 +30,9 @@ pub struct Completions {
 #[command(after_help = "\
 Examples:
   appsync-bridge man | man -l -
-  appsync-bridge man --directory /usr/local/share/man/man1")]
+  appsync-bridge man --directory /usr/local/share/man/man1
+
+Exit codes: 0 done, 1 can't be written, 2 usage, 77 permissions.")]
 pub struct Man {
     /// Write the page of each command into this directory, which is there
     #[arg(short, long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
@@ -43,7 +47,9 @@ An editor that knows TOML (Taplo, Even Better TOML) takes it from the first line
 
 Examples:
   appsync-bridge schema > bridge.schema.json
-  appsync-bridge schema --reference | less")]
+  appsync-bridge schema --reference | less
+
+Exit codes: 0 done, 1 can't be written, 2 usage.")]
 pub struct Schema {
     /// Print every key with its type, default, meaning and an example, as Markdown, instead
     #[arg(long)]

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
+#[cfg(any(feature = "demo", feature = "emulator"))]
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -141,8 +143,7 @@ impl Cli {
             Command::Emulate(args) => {
                 let shutdown = crate::shutdown::Shutdown::new();
                 signals::listen(shutdown.clone(), None);
-                let ended = emulate::run(*args, shutdown).await;
-                ended.map_or_else(|e| failed(&e), |()| ExitCode::SUCCESS)
+                emulate::run(*args, shutdown).await.unwrap_or_else(|e| failed(&e))
             }
             Command::Schema(args) => generated::schema(&args),
             Command::Completions(args) => generated::completions(&args),
@@ -221,4 +222,48 @@ fn complain(why: &dyn Display) {
     };
     // With standard error closed there is no one to report to.
     let _ = writeln!(redact::stderr(), "{line}");
+}
+
+/// How a time is written.
+const A_TIME: &str = "a time looks like `500ms`, `30s` or `5m`";
+
+/// The time that a flag gives, in one or more units.
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| A_TIME.to_owned())
+}
+
+/// The address to listen on that a flag gives.
+#[cfg(any(feature = "demo", feature = "emulator"))]
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "an address is an IP address and a port, such as `127.0.0.1:8787` or `[::1]:8787`"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_time_or_address_is_answered_with_one() {
+        assert_eq!(time("1m 30s"), Ok(Duration::from_secs(90)));
+        for text in ["", "-1s", "soon", "5"] {
+            assert!(time(text).unwrap_err().contains("`30s`"), "{text:?}");
+        }
+        #[cfg(any(feature = "demo", feature = "emulator"))]
+        for text in ["", "foo", "localhost:8787", "8787", "127.0.0.1"] {
+            assert!(address(text).unwrap_err().contains("`127.0.0.1:8787`"), "{text:?}");
+        }
+    }
+
+    /// A sub-command's own help is where its exit codes are looked for.
+    #[test]
+    fn every_help_says_what_a_command_ends_with() {
+        use clap::CommandFactory as _;
+        for command in Cli::command().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Exit codes: 0"), "{}", command.get_name());
+        }
+    }
 }

@@ -73,7 +73,7 @@ pub struct Args {
     route: Option<String>,
 
     /// Only records written then or later: RFC 3339, or how long ago (`2h`, `3days`)
-    #[arg(long, value_name = "TIME", value_parser = since)]
+    #[arg(long, value_name = "TIME", value_parser = since, allow_hyphen_values = true)]
     since: Option<SystemTime>,
 
     /// Where records go that are rejected again [default: FILE.rejected beside each FILE]

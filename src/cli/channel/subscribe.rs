@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::{Target, WHERE, begin};
-use crate::cli::{caution, complain, exit, output, say};
+use crate::cli::{caution, complain, exit, output, say, time};
 use crate::error_chain::printable;
 use crate::event_api::{MAX_EVENT_BYTES, MAX_SOCKET_SUBSCRIPTIONS};
 use crate::subscribe::{Pattern, SubscribeError, Subscriber, Told};
@@ -43,11 +43,11 @@ pub struct Args {
     channels: Vec<Pattern>,
 
     /// End after so many events, however long that takes, unless there is a `--timeout`
-    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = count, allow_hyphen_values = true)]
     count: Option<u64>,
 
     /// End after so long: a failure, if that is before the first subscription, or before `--count` events
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
     timeout: Option<Duration>,
 
     /// A JSON object for each event: `received`, `channel` and `event`
@@ -237,6 +237,11 @@ fn one_line(event: &str) -> String {
         return Value::from(event).to_string();
     }
     event.replace(['\n', '\r'], " ")
+}
+
+fn count(text: &str) -> Result<u64, String> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "a number of events is `1` or more".to_owned())
 }
 
 fn pattern(text: &str) -> Result<Pattern, String> {
