@@ -12,5 +12,5 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     cli::forget_empty();
-    Cli::of_process().run()
+    Cli::of_process().map_or_else(|code| code, Cli::run)
 }

@@ -79,6 +79,39 @@ fn errors_of_a_configuration_are_lines_as_far_as_it_can_be_read() {
     assert_eq!(lines(&ended(bridge().args(["run", "-c"]).arg(&file)).1).len(), 2);
 }
 
+/// The end of a process is no matter of taste.
+#[test]
+fn what_ends_a_start_is_said_whatever_the_log_is_to_say() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("bridge.toml");
+    for (level, format) in [
+        ("off", "json"),
+        ("off", "text"),
+        ("appsync_bridge::source=debug", "json"),
+        ("info", "json"),
+    ] {
+        let text = format!(
+            "[api.main]\nendpoint = \"http://127.0.0.1:1/event\"\nauth = {{ type = \"api-key\", key = \"da2-plain\" }}\n\
+             [source.plant]\ntype = \"mqtt\"\nurl = \"mqtt://127.0.0.1:1\"\nclient_id = \"b\"\nsubscriptions = \"#\"\n\
+             [route.all]\nfrom = \"plant\"\nchannel = \"/plant/all\"\n\
+             [dead_letter.rejects]\ntype = \"file\"\npath = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+             [log]\nlevel = \"{level}\"\nformat = \"{format}\"\n",
+            directory.path().display()
+        );
+        fs::write(&file, text).unwrap();
+        let (code, said) = ended(bridge().args(["run", "-c"]).arg(&file));
+        assert_eq!(code, Some(78), "{said}");
+        let line = said.lines().last().unwrap_or_else(|| panic!("nothing at {level}"));
+        if format == "json" {
+            let line = lines(line).remove(0);
+            let message = line["message"].as_str().unwrap();
+            assert!(line["level"] == "ERROR" && message.contains("is a directory"), "{line}");
+        } else {
+            assert!(line.starts_with("error: ") && line.contains("is a directory"), "{line}");
+        }
+    }
+}
+
 #[test]
 fn a_replay_and_a_demo_say_lines_when_nobody_sits_there() {
     let directory = tempfile::tempdir().unwrap();

@@ -39,6 +39,7 @@ mod nats;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod outcomes;
+mod output;
 mod pauses;
 mod permissions;
 mod publish;

@@ -253,6 +253,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
         (vec![path], 2, "is named twice"),
         (vec!["/nonexistent/x"], 1, "`/nonexistent/x` can't be read"),
         (vec!["--since", "soon"], 2, "a time looks like"),
+        (vec!["--since", "-1h"], 2, "a time looks like"),
     ] {
         let (found, out, err) = case.run(&file, &args);
         assert!(
@@ -260,6 +261,17 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
             "{args:?}: {found} {err}"
         );
     }
+}
+
+#[test]
+fn a_mark_at_the_beginning_of_a_file_is_no_part_of_its_first_record() {
+    let case = Case::new("http://127.0.0.1:1/event");
+    let lines = data(2, 1);
+    let file = case.write("r", &[format!("\u{feff}{}", lines[0]), lines[1].clone()]);
+    let (code, out, err) = case.run(&file, &["--dry-run", "--json"]);
+    let account: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!((code, number(&account, "would_publish")), (0, 2), "{account} {err}");
+    assert_eq!((&account["unreadable"], &account["unread"]), (&json!(0), &json!([])), "{account}");
 }
 
 /// What is rejected again would be read by others, or go elsewhere: before anything is sent.

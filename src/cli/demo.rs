@@ -7,7 +7,7 @@ use std::process::{ExitCode, Stdio};
 
 use anyhow::Context;
 
-use super::{caution, exit, signals};
+use super::{address, caution, exit, signals};
 use crate::config::broker;
 use crate::demo::Demo;
 use crate::shutdown::Shutdown;
@@ -18,7 +18,9 @@ Examples:
   appsync-bridge demo
   appsync-bridge demo --open
   appsync-bridge demo --port 8080
-  appsync-bridge demo --listen 0.0.0.0:8080    # for a phone in the same network";
+  appsync-bridge demo --listen 0.0.0.0:8080    # for a phone in the same network
+
+Exit codes: 0 ended by a signal, 1 failed, 2 usage, 77 permissions, 130 aborted by a second signal.";
 
 /// What opens an address in the user's browser.
 const OPENER: &str = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
@@ -28,13 +30,13 @@ const OPENER: &str = if cfg!(target_os = "macos") { "open" } else { "xdg-open" }
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Port of the page on 127.0.0.1; 0 takes a free one
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     port: u16,
 
     /// Address of the page, so that a phone can open it: everybody who reaches it can look and subscribe, and who has
     /// the token of the printed address can press the buttons and send. The Event API is on another port of the same
     /// address, and there only the bridge can publish
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "port")]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "port", value_parser = address)]
     listen: Option<SocketAddr>,
 
     /// Append one JSON line for every event that the Event API answers
@@ -94,7 +96,7 @@ Ctrl-C ends it.
     );
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
-        .context("standard output is closed")?;
+        .context("can't write to standard output")?;
     drop(out);
     if args.open {
         open(&facts.page);

@@ -6,11 +6,13 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::builder::NonEmptyStringValueParser;
 
+use super::{A_TIME, address, complain, exit};
 use crate::emulator::{
     AmplifyLines, Emulator, Fault, IamUser, Namespace, PUBLIC_KEY, Settings, Tls,
 };
@@ -45,7 +47,12 @@ Faults:
   {\"fault\": {\"headers\": {\"age\": \"30\"}}, \"skip\": 5}
 
   While it runs: the page at /, or GET, PUT (a JSON list) or DELETE /_emulator/faults, and GET
-  /_emulator/stats, on the loopback only, or with --control.";
+  /_emulator/stats, on the loopback only, or with --control.
+
+Exit codes: 0 ended by a signal, 1 failed, 2 usage, 77 permissions.";
+
+/// The variable with the secret of the user.
+const SECRET: &str = "EMULATOR_SECRET_ACCESS_KEY";
 
 /// Run a local Event API: publish over HTTP, publish and subscribe over WebSocket
 #[derive(clap::Args, Clone)]
@@ -53,7 +60,7 @@ Faults:
 #[allow(clippy::struct_excessive_bools)] // switches of a command line
 pub struct Args {
     /// Address to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787", value_parser = address)]
     listen: SocketAddr,
 
     /// Namespaces that exist; all others are refused. Without this, every namespace exists and takes every mode.
@@ -75,18 +82,12 @@ pub struct Args {
     #[arg(long)]
     any_jwt: bool,
 
-    /// A user whose signatures are accepted
-    #[arg(long, value_name = "ID", requires = "secret_access_key")]
+    /// A user whose signatures are accepted; with a secret
+    #[arg(long, value_name = "ID")]
     access_key_id: Option<String>,
 
-    /// The secret that the user signs with
-    #[arg(
-        long,
-        value_name = "SECRET",
-        requires = "access_key_id",
-        hide_env_values = true,
-        env = "EMULATOR_SECRET_ACCESS_KEY"
-    )]
+    /// The secret that the user signs with; else `$EMULATOR_SECRET_ACCESS_KEY`
+    #[arg(long, value_name = "SECRET", requires = "access_key_id")]
     secret_access_key: Option<String>,
 
     /// The session token that the user has to send
@@ -114,11 +115,11 @@ pub struct Args {
     tls_key: Option<PathBuf>,
 
     /// Time between two keep-alive frames
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = period)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = period, allow_hyphen_values = true)]
     keep_alive: Duration,
 
     /// Hold back the answer of every publish over HTTP for so long
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time, allow_hyphen_values = true)]
     latency: Duration,
 
     /// Append one JSON line for every event that is answered, before its answer
@@ -149,7 +150,11 @@ pub struct Args {
 }
 
 /// Runs the emulator until `shutdown`.
-pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(mut args: Args, shutdown: Shutdown) -> anyhow::Result<ExitCode> {
+    if let Err(why) = args.complete() {
+        complain(&why);
+        return Ok(ExitCode::from(exit::USAGE));
+    }
     let loopback = args.listen.ip().is_loopback();
     let api_key = args.api_key.first().cloned().unwrap_or_default();
     let (json, region) = (args.json, args.region.clone());
@@ -187,12 +192,28 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     } else {
         announce(&emulator, &api_key, &namespace, &lines, page)
     };
-    announced.context("cannot write to standard output")?;
+    announced.context("can't write to standard output")?;
     emulator.run(shutdown).await?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Args {
+    /// Takes the secret of the environment, if there is a user for it; refuses what the parser can't.
+    fn complete(&mut self) -> Result<(), String> {
+        if self.access_key_id.is_some() && self.secret_access_key.is_none() {
+            let secret = std::env::var(SECRET).ok().filter(|secret| !secret.is_empty());
+            self.secret_access_key = Some(secret.ok_or_else(|| {
+                format!("`--access-key-id` needs a secret; write `--secret-access-key`, or set `${SECRET}`")
+            })?);
+        }
+        Namespace::twice(&self.namespace).map_or(Ok(()), |name| {
+            let example = format!("`{name}=api-key+iam`");
+            Err(format!(
+                "`--namespace`: `{name}` is named twice; join its modes by `+`, as in {example}"
+            ))
+        })
+    }
+
     /// What it is told to accept, which is no more for a log than what is sent elsewhere.
     fn secrets(&self) -> impl Iterator<Item = &String> {
         let keys = self.api_key.iter().filter(|key| *key != PUBLIC_KEY);
@@ -285,16 +306,16 @@ fn token(text: &str) -> Result<String, String> {
 /// As the times of a fault, such as `250ms`, `60s` or `5m`; or a bare number of seconds.
 fn time(text: &str) -> Result<Duration, String> {
     let time = match text.parse() {
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())?,
-        Err(_) => humantime::parse_duration(text)
-            .map_err(|_| "a time looks like `250ms`, `60s` or `5m`".to_owned())?,
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| A_TIME)?,
+        Err(_) => super::time(text)?,
     };
     if time > LONGEST { Err("a day is the longest".to_owned()) } else { Ok(time) }
 }
 
 /// A time that is not zero.
 fn period(text: &str) -> Result<Duration, String> {
-    time(text).and_then(|time| if time.is_zero() { Err("above zero".to_owned()) } else { Ok(time) })
+    let time = time(text)?;
+    if time.is_zero() { Err("the time is above zero, such as `60s`".to_owned()) } else { Ok(time) }
 }
 
 /// Nobody waits longer, and a clock can be set ahead by it.
@@ -376,7 +397,6 @@ mod tests {
         for line in [
             "--namespace a_b",
             "--namespace a=jwt",
-            "--access-key-id A",
             "--session-token t",
             "--tls-cert c",
             "--tls d --tls-cert c --tls-key k",

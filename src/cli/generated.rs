@@ -1,6 +1,5 @@
 //! `completions`, `man` and `schema`: texts made of what the program itself knows.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +7,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, ValueHint};
 use clap_complete::Shell;
 
-use super::{Cli, failed};
+use super::{Cli, failed, output};
 use crate::config;
 
 const NAME: &str = "appsync-bridge";
@@ -19,7 +18,9 @@ const NAME: &str = "appsync-bridge";
 Examples:
   appsync-bridge completions bash > /usr/share/bash-completion/completions/appsync-bridge
   appsync-bridge completions zsh > /usr/share/zsh/vendor-completions/_appsync-bridge
-  appsync-bridge completions fish > ~/.config/fish/completions/appsync-bridge.fish")]
+  appsync-bridge completions fish > ~/.config/fish/completions/appsync-bridge.fish
+
+Exit codes: 0 done, 1 can't be written, 2 usage.")]
 pub struct Completions {
     shell: Shell,
 }
@@ -29,7 +30,9 @@ pub struct Completions {
 #[command(after_help = "\
 Examples:
   appsync-bridge man | man -l -
-  appsync-bridge man --directory /usr/local/share/man/man1")]
+  appsync-bridge man --directory /usr/local/share/man/man1
+
+Exit codes: 0 done, 1 can't be written, 2 usage, 77 permissions.")]
 pub struct Man {
     /// Write the page of each command into this directory, which is there
     #[arg(short, long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
@@ -44,7 +47,9 @@ An editor that knows TOML (Taplo, Even Better TOML) takes it from the first line
 
 Examples:
   appsync-bridge schema > bridge.schema.json
-  appsync-bridge schema --reference | less")]
+  appsync-bridge schema --reference | less
+
+Exit codes: 0 done, 1 can't be written, 2 usage.")]
 pub struct Schema {
     /// Print every key with its type, default, meaning and an example, as Markdown, instead
     #[arg(long)]
@@ -82,10 +87,5 @@ pub fn schema(args: &Schema) -> ExitCode {
 
 /// None of it can hold a secret: all is known when the program is built.
 fn print(text: &[u8]) -> ExitCode {
-    match io::stdout().lock().write_all(text).and_then(|()| io::stdout().flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read it has enough.
-        Err(why) if why.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(why) => failed(&anyhow::Error::new(why).context("can't write to standard output")),
-    }
+    output::print_as_is(text).map_or_else(|code| code, |()| ExitCode::SUCCESS)
 }

@@ -1,12 +1,10 @@
 //! `health`: whether a running bridge is alive or ready, for a container's probe.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use super::admin::{Admin, At};
-use super::{complain, exit};
+use super::{complain, exit, output};
 use crate::error_chain::printable;
-use crate::redact;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,8 +38,7 @@ pub async fn run(args: &Args) -> ExitCode {
     let answer = admin.get(path).await;
     let why = match answer {
         Ok(answer) if answer.status == 200 => {
-            let _ = writeln!(redact::stdout(), "{good}");
-            return ExitCode::SUCCESS;
+            return output::print_last(&good, ExitCode::SUCCESS);
         }
         Ok(answer) if answer.status == 503 => {
             let reasons: Vec<_> = answer.text.lines().map(|line| printable(line, MOST)).collect();

@@ -1,7 +1,9 @@
 //! The command line: output for people, and exit codes.
 
 use std::fmt::Display;
-use std::io::Write as _;
+use std::io::{self, Write as _};
+#[cfg(any(feature = "demo", feature = "emulator"))]
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -12,7 +14,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 use parking_lot::RwLock;
 use tokio::runtime::Runtime;
-use tracing::{error, info, warn};
+use tracing::{Level, enabled, error, info, warn};
 
 use crate::files::descriptors;
 use crate::metrics;
@@ -31,6 +33,7 @@ pub mod exit;
 pub mod generated;
 pub mod health;
 mod named_file;
+mod output;
 pub mod replay;
 pub mod run;
 mod signals;
@@ -89,16 +92,21 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 });
 
 impl Cli {
-    /// That of this process, which ends with a message if it can't be read.
-    pub fn of_process() -> Self {
-        Self::try_parse().unwrap_or_else(|mut error| {
+    /// That of this process, which ends with a message if it can't be read; the exit code, if all that is asked for is
+    /// a help or the version.
+    pub fn of_process() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|mut error| {
             if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg)
                 && Path::new(word).extension().is_some_and(|extension| extension == "toml")
             {
                 let hint = format!("a configuration is named with `-c {word}`").into();
                 error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint]));
             }
-            error.exit()
+            if error.use_stderr() {
+                error.exit();
+            }
+            let printed = error.print().and_then(|()| io::stdout().flush());
+            printed.map_or_else(output::end_of, |()| ExitCode::SUCCESS)
         })
     }
 
@@ -135,8 +143,7 @@ impl Cli {
             Command::Emulate(args) => {
                 let shutdown = crate::shutdown::Shutdown::new();
                 signals::listen(shutdown.clone(), None);
-                let ended = emulate::run(*args, shutdown).await;
-                ended.map_or_else(|e| failed(&e), |()| ExitCode::SUCCESS)
+                emulate::run(*args, shutdown).await.unwrap_or_else(|e| failed(&e))
             }
             Command::Schema(args) => generated::schema(&args),
             Command::Completions(args) => generated::completions(&args),
@@ -202,12 +209,61 @@ fn caution(what: &dyn Display) {
     }
 }
 
-/// Prints an error: as a line of the log, if all output has to be that.
+/// Prints an error: as a line of the log, if all output has to be that, whatever level that has.
 fn complain(why: &dyn Display) {
-    if telemetry::is_json() {
+    if telemetry::is_json() && enabled!(Level::ERROR) {
         error!("{why}");
+        return;
+    }
+    let line = if telemetry::is_json() {
+        telemetry::error_line(&why.to_string(), module_path!())
     } else {
-        // With standard error closed there is no one to report to.
-        let _ = writeln!(redact::stderr(), "error: {why}");
+        format!("error: {why}")
+    };
+    // With standard error closed there is no one to report to.
+    let _ = writeln!(redact::stderr(), "{line}");
+}
+
+/// How a time is written.
+const A_TIME: &str = "a time looks like `500ms`, `30s` or `5m`";
+
+/// The time that a flag gives, in one or more units.
+fn time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| A_TIME.to_owned())
+}
+
+/// The address to listen on that a flag gives.
+#[cfg(any(feature = "demo", feature = "emulator"))]
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "an address is an IP address and a port, such as `127.0.0.1:8787` or `[::1]:8787`"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_time_or_address_is_answered_with_one() {
+        assert_eq!(time("1m 30s"), Ok(Duration::from_secs(90)));
+        for text in ["", "-1s", "soon", "5"] {
+            assert!(time(text).unwrap_err().contains("`30s`"), "{text:?}");
+        }
+        #[cfg(any(feature = "demo", feature = "emulator"))]
+        for text in ["", "foo", "localhost:8787", "8787", "127.0.0.1"] {
+            assert!(address(text).unwrap_err().contains("`127.0.0.1:8787`"), "{text:?}");
+        }
+    }
+
+    /// A sub-command's own help is where its exit codes are looked for.
+    #[test]
+    fn every_help_says_what_a_command_ends_with() {
+        use clap::CommandFactory as _;
+        for command in Cli::command().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Exit codes: 0"), "{}", command.get_name());
+        }
     }
 }

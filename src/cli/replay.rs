@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{complain, exit, signals};
+use super::{complain, exit, output, signals};
 use crate::config::{self, Config};
 use crate::redact;
 use crate::replay::{
@@ -73,7 +73,7 @@ pub struct Args {
     route: Option<String>,
 
     /// Only records written then or later: RFC 3339, or how long ago (`2h`, `3days`)
-    #[arg(long, value_name = "TIME", value_parser = since)]
+    #[arg(long, value_name = "TIME", value_parser = since, allow_hyphen_values = true)]
     since: Option<SystemTime>,
 
     /// Where records go that are rejected again [default: FILE.rejected beside each FILE]
@@ -108,8 +108,9 @@ pub async fn run(args: &Args) -> ExitCode {
         since: args.since,
         rejects: args.rejects.clone(),
     };
+    let mut lines = output::Lines::new();
     let ended = if args.dry_run {
-        preview(&config, &options, &shutdown, args.json).await
+        preview(&config, &options, &shutdown, &mut lines, args.json).await
     } else {
         publish(&config, &options, &shutdown).await
     };
@@ -121,16 +122,15 @@ pub async fn run(args: &Args) -> ExitCode {
         }
     };
     let report = Report { account: &account, options: &options, dry_run: args.dry_run };
-    // With standard output closed there is no one to report to.
-    let _ = if args.json {
-        writeln!(redact::stdout(), "{}", report.json())
-    } else {
-        write!(redact::stdout(), "{}", report.text())
-    };
+    lines.line(&if args.json { report.json().to_string() } else { report.text() });
+    let printed = lines.finish();
     if account.aborted {
         return ExitCode::from(exit::ABORTED);
     }
-    if account.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) }
+    if !account.is_clean() {
+        return ExitCode::from(exit::FAILED);
+    }
+    printed.map_or_else(|code| code, |()| ExitCode::SUCCESS)
 }
 
 async fn publish(
@@ -150,20 +150,18 @@ async fn preview(
     config: &Config,
     options: &Options,
     shutdown: &Shutdown,
+    lines: &mut output::Lines,
     json: bool,
 ) -> Result<Account, BuildError> {
-    let mut out = io::BufWriter::new(redact::stdout());
-    let account = replay::dry_run(config, options, shutdown, |place, preview| {
+    replay::dry_run(config, options, shutdown, |place, preview| {
         let line = if json {
             preview_json(options, place, &preview)
         } else {
             preview_text(options, place, &preview)
         };
-        let _ = writeln!(out, "{line}");
-    });
-    let account = account.await?;
-    let _ = out.flush();
-    Ok(account)
+        lines.line(&line);
+    })
+    .await
 }
 
 fn preview_json(options: &Options, place: Place, preview: &Preview) -> String {
@@ -338,7 +336,6 @@ impl Report<'_> {
         for path in self.rejects() {
             lines.push(format!("what is rejected again is in {path}"));
         }
-        lines.push(String::new());
         lines.join("\n")
     }
 

@@ -1,13 +1,14 @@
 //! `run`: the daemon.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tracing::{Level, enabled, error, info, warn};
 
-use super::{check, exit, signals};
+use super::{check, complain, exit, signals};
 use crate::bridge::{self, Bridge, Operator, RunError};
 use crate::config::{self, Environment, Loaded, LogFormat, Problems, broker};
 use crate::shutdown::Shutdown;
@@ -66,7 +67,7 @@ pub async fn run(args: &Args) -> ExitCode {
                 all.insert(0, why);
             }
             for why in &all {
-                error!("{why}");
+                fatal(why);
             }
             return ExitCode::from(exit::of_bridge(&all));
         }
@@ -104,9 +105,18 @@ pub async fn run(args: &Args) -> ExitCode {
             ExitCode::from(exit::ABORTED)
         }
         Err(why) => {
-            error!("{why}");
+            fatal(&why);
             ExitCode::from(exit::FAILED)
         }
+    }
+}
+
+/// Says why the process ends: in the log, or past one that keeps quiet.
+fn fatal(why: &dyn Display) {
+    if enabled!(Level::ERROR) {
+        error!("{why}");
+    } else {
+        complain(why);
     }
 }
 

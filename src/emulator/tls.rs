@@ -65,6 +65,24 @@ impl Tls {
         }
     }
 
+    /// The words for a chain and a key that were read and are of no use.
+    fn unusable(&self, why: &rustls::Error) -> io::Error {
+        let Self::Files { cert, key } = self else { return io::Error::other(why.clone()) };
+        let (cert, key) = (cert.display(), key.display());
+        io::Error::other(match why {
+            rustls::Error::InconsistentKeys(_) => format!(
+                "the private key `{key}` (`--tls-key`) does not belong to the certificate `{cert}` (`--tls-cert`); \
+                 name the two that were made together, and in a chain the server's own certificate first"
+            ),
+            rustls::Error::NoCertificatesPresented => format!(
+                "`{cert}` (`--tls-cert`) holds no certificate; one in PEM begins with `-----BEGIN CERTIFICATE-----`"
+            ),
+            why => format!(
+                "the certificate `{cert}` (`--tls-cert`) and the private key `{key}` (`--tls-key`) can't be used: {why}"
+            ),
+        })
+    }
+
     /// Reads or generates the certificate; errors name the file.
     pub(super) fn acceptor(&self, listen: IpAddr) -> io::Result<Acceptor> {
         let (chain, key) = match self {
@@ -77,7 +95,7 @@ impl Tls {
             .map_err(io::Error::other)?
             .with_no_client_auth()
             .with_single_cert(chain, key)
-            .map_err(io::Error::other)?;
+            .map_err(|why| self.unusable(&why))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let trust = match self.ca_file() {
             Some(file) => format!("it has to trust `{}`", file.display()),
@@ -214,9 +232,17 @@ mod tests {
         let other = write("other.pem", KeyPair::generate().unwrap().serialize_pem());
         let key = write("key.pem", key.serialize_pem());
         let listen = "127.0.0.1".parse().unwrap();
-        let accepted = |key| Tls::Files { cert: cert.clone(), key }.acceptor(listen).is_ok();
-        assert!(accepted(key));
-        assert!(!accepted(other));
+        let refused = |cert: &Path, key: &Path| {
+            let tls = Tls::Files { cert: cert.to_owned(), key: key.to_owned() };
+            tls.acceptor(listen).err().map(|why| why.to_string())
+        };
+        assert_eq!(refused(&cert, &key), None);
+        let words = refused(&cert, &other).unwrap();
+        for said in ["cert.pem` (`--tls-cert`)", "other.pem` (`--tls-key`)", "made together"] {
+            assert!(words.contains(said), "{said}: {words}");
+        }
+        let words = refused(&key, &key).unwrap();
+        assert!(words.contains("key.pem` (`--tls-cert`) holds no certificate"), "{words}");
     }
 
     #[test]

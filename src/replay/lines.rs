@@ -42,7 +42,11 @@ pub(super) fn read(
                 let place = Place { file, line };
                 let (bytes, kept, is_fatal) = match next(&mut text, MAX_LINE) {
                     Ok((0, _)) => break,
-                    Ok((bytes, Some(text))) => (bytes, parsed(&text, &separator), false),
+                    Ok((bytes, Some(text))) => {
+                        // Editors put one at the beginning of a file.
+                        let bom = text.strip_prefix("\u{feff}".as_bytes()).filter(|_| line == 1);
+                        (bytes, parsed(bom.unwrap_or(&text), &separator), false)
+                    }
                     Ok((bytes, None)) => (
                         bytes,
                         Err(format!("the line has {bytes} bytes, at most {MAX_LINE} are read")),

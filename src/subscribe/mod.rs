@@ -92,9 +92,9 @@ impl Subscriber {
         Ok(Self { client: Client::build(api).await?, url, patterns })
     }
 
-    /// Where it connects to.
-    pub fn url(&self) -> &Uri {
-        &self.url
+    /// Where it connects to, as the address of a WebSocket.
+    pub fn url(&self) -> String {
+        self.url.to_string().replacen("http", "ws", 1)
     }
 
     /// The remedy for a refusal.

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::SystemTime;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt;
@@ -79,6 +79,12 @@ pub fn is_json() -> bool {
     JSON.get().copied().unwrap_or_default()
 }
 
+/// A line of a log that is JSON, for an error that is to be said even where the log keeps quiet.
+#[must_use]
+pub fn error_line(message: &str, target: &str) -> String {
+    error_value(message, target).to_string()
+}
+
 /// Says of a panic what Rust would say, as a line like the others.
 pub fn tell_of_panics() {
     std::panic::set_hook(Box::new(|panic| {
@@ -111,18 +117,17 @@ fn as_text(panic: &PanicHookInfo<'_>, backtrace: Option<String>) -> String {
 }
 
 fn as_json(panic: &PanicHookInfo<'_>, backtrace: Option<String>) -> String {
-    let now = humantime::format_rfc3339_micros(SystemTime::now());
     let words = panic.payload_as_str().unwrap_or(NO_WORDS);
-    let mut line = json!({
-        "timestamp": now.to_string(),
-        "level": "ERROR",
-        "message": format!("panicked: {words}"),
-        "location": panic.location().map(ToString::to_string),
-        "thread": thread::current().name(),
-        "target": module_path!(),
-    });
+    let mut line = error_value(&format!("panicked: {words}"), module_path!());
+    line["location"] = panic.location().map(ToString::to_string).into();
+    line["thread"] = thread::current().name().into();
     if let Some(backtrace) = backtrace {
         line["backtrace"] = backtrace.into();
     }
     line.to_string()
+}
+
+fn error_value(message: &str, target: &str) -> Value {
+    let now = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    json!({ "timestamp": now, "level": "ERROR", "message": message, "target": target })
 }

@@ -14,6 +14,8 @@ async fn lines_of_standard_input_are_events() {
     let (emulator, ledger) = Emulator::with_ledger(&directory, &[]);
     let who = Who::key(&emulator);
     let lines: String = (0..1_003).map(|id| json!({ "id": id }).to_string() + "\n").collect();
+    // As from an editor that puts a BOM at the beginning.
+    let lines = format!("\u{feff}{lines}");
     let (code, stdout, stderr) = who.run("publish", &["/demo/a", "-", "--json"], &lines).await;
     let account: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &account["published"]), (0, &json!(1_003)), "{stderr}");

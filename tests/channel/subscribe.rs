@@ -152,7 +152,7 @@ async fn a_refusal_says_what_may_be_the_cause() {
                 "channelNamespace/none",
             ],
         ),
-        (&away, "/demo/a", vec!["can't be reached", "Connection refused"]),
+        (&away, "/demo/a", vec!["`ws://127.0.0.1:", "can't be reached", "Connection refused"]),
     ] {
         let (code, stdout, stderr) = who.run("subscribe", &[channel], "").await;
         assert_eq!((code, stdout.as_str(), stderr.lines().count()), (1, "", 1), "{stderr}");
@@ -197,6 +197,65 @@ async fn an_end_of_the_reader_is_an_end() {
     drop(said);
 }
 
+/// A disk is no reader that has enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_can_not_be_written_is_a_failure() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _};
+    let emulator = Emulator::start(&[]);
+    let who = Who::key(&emulator);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = who.command("subscribe", &["/demo/a"]);
+    let mut child = command.stdout(full).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = tokio::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).await.unwrap();
+    assert!(line.contains("subscribed to"), "{line}");
+    assert_eq!(who.publish("/demo/a", &["1"]).await.0, 0);
+    let status = tokio::time::timeout(crate::support::PATIENCE, child.wait()).await.unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(status.unwrap().code(), Some(1), "{rest}");
+    assert!(rest.contains("can't write to standard output: No space left"), "{rest}");
+}
+
+/// They would say nothing else than they seem to.
+#[tokio::test(flavor = "multi_thread")]
+async fn flags_of_another_way_to_prove_oneself_are_wrong_usage() {
+    let to = ["/demo/a", "--endpoint", "http://127.0.0.1:1/event"];
+    let [iam, oauth2] = [&["--iam"][..], &["--oauth2", "https://a.example/t", "--client-id", "c"]];
+    let others = ["--api-key", "--api-key-file", "--token", "--token-file"];
+    for (ours, theirs, flags) in [
+        (iam, oauth2, &["--region", "--profile", "--role-arn"][..]),
+        (oauth2, iam, &["--client-id", "--client-secret-file", "--scope"]),
+    ] {
+        for flag in flags {
+            let flag = [*flag, "x"];
+            let others = others.iter().map(|other| vec![*other, "y"]);
+            for other in others.chain([theirs.to_vec(), Vec::new()]) {
+                if flag[0] == "--client-id" && other.contains(&"--client-id") {
+                    continue;
+                }
+                let args = [&to[..], &flag, &other].concat();
+                // What the environment says is for whoever says nothing else.
+                let env = vec![("APPSYNC_API_KEY", "k".to_owned())];
+                let (code, _, stderr) =
+                    Who { env, ..Who::default() }.run("subscribe", &args, "").await;
+                assert!(code == 2 && stderr.contains(flag[0]), "{args:?}: {code} {stderr}");
+                assert!(!stderr.contains("'-- "), "{stderr}");
+            }
+        }
+        if ours == iam {
+            let mut who = Who::default();
+            who.env.push(("APPSYNC_API_KEY", "k".to_owned()));
+            who.env.push(("AWS_ACCESS_KEY_ID", "AKID".to_owned()));
+            who.env.push(("AWS_SECRET_ACCESS_KEY", "secret-of-this-test".to_owned()));
+            let args = [&to[..], ours, &["--region", "eu-west-1"]].concat();
+            let (code, _, stderr) = who.run("subscribe", &args, "").await;
+            assert!(code == 1 && stderr.contains("can't be reached"), "{code} {stderr}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_usage_is_said_before_anything_is_sent() {
     let nobody = Who::default();
@@ -212,6 +271,16 @@ async fn wrong_usage_is_said_before_anything_is_sent() {
         ("subscribe", &["/demo/a", "--endpoint", "https://a.example", "--iam"], "/event"),
         ("subscribe", &["/demo/a", "--token", "t", "--api-key", "k"], "cannot be used with"),
         ("subscribe", &["/demo/a", "--realtime", "a.example"], "wss://HOST/event/realtime"),
+        (
+            "subscribe",
+            &["/demo/a", "--realtime", "ws://127.0.0.1:9/r?token=S3CR3T-q"],
+            "`--realtime` has more behind its path; write `ws://127.0.0.1:9/r`",
+        ),
+        ("subscribe", &["/demo/a", "-n", "-1"], "a number of events is `1` or more"),
+        ("subscribe", &["/demo/a", "--timeout", "-1s"], "a time looks like"),
+        ("publish", &["/demo/a", "1", "--retry-for", "-1s"], "a time looks like"),
+        ("publish", &["/demo/a", "1", "--rate", "-1"], "a rate is"),
+        ("publish", &["/demo/a", "1", "--concurrency", "-1"], "-1 is not in 1..=256"),
         ("publish", &["/demo/*", "1"], "not to a wildcard"),
         ("publish", &["/demo/a", "1", "--rate", "0"], "a rate is"),
         (
@@ -223,5 +292,6 @@ async fn wrong_usage_is_said_before_anything_is_sent() {
         let (code, stdout, stderr) = nobody.run(command, args, "").await;
         assert_eq!((code, stdout.as_str()), (2, ""), "{args:?}: {stderr}");
         assert!(stderr.contains(words), "{args:?}: {words}: {stderr}");
+        assert!(!stderr.contains("S3CR3T") && !stderr.contains("use '-- "), "{stderr}");
     }
 }

@@ -77,7 +77,34 @@ fn a_namespace_that_is_named_twice_is_refused() {
     let arguments = [&["emulate", "--listen", "127.0.0.1:0"][..], &twice].concat();
     let output = bridge().args(arguments).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && said.contains("`orders` is named twice"), "{said}");
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.starts_with("error: `--namespace`: `orders` is named twice"), "{said}");
+}
+
+#[test]
+fn what_a_flag_can_not_be_is_answered_with_what_it_can() {
+    for (args, words) in [
+        (["--listen", "foo"], "such as `127.0.0.1:8787`"),
+        (["--keep-alive", "0s"], "above zero, such as `60s`"),
+        (["--keep-alive", "-1s"], "a time looks like `500ms`, `30s`"),
+        (["--latency", "-1"], "a time looks like `500ms`, `30s`"),
+        (["--access-key-id", "AKID"], "set `$EMULATOR_SECRET_ACCESS_KEY`"),
+    ] {
+        let output = bridge().arg("emulate").args(args).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains(words) && !said.contains("use '-- "), "{args:?}: {said}");
+    }
+}
+
+/// It may stand there for another start.
+#[test]
+fn a_secret_in_the_environment_needs_no_user() {
+    for args in [&[][..], &["--access-key-id", "AKID"]] {
+        let mut command = bridge();
+        command.env("EMULATOR_SECRET_ACCESS_KEY", "secret-of-this-test");
+        drop(Emulator::start_by(command, "127.0.0.1:0", args));
+    }
 }
 
 #[test]

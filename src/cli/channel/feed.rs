@@ -120,7 +120,10 @@ fn read_lines(sender: &mpsc::Sender<Item>, as_text: bool) -> bool {
                 Item { origin, text: Err(why) }
             }
             Ok(_) => {
-                let text = line.strip_suffix(b"\n").unwrap_or(&line);
+                // Editors put one at the beginning of a file.
+                let bom = line.strip_prefix("\u{feff}".as_bytes()).filter(|_| number == 1);
+                let text = bom.unwrap_or(&line);
+                let text = text.strip_suffix(b"\n").unwrap_or(text);
                 let text = text.strip_suffix(b"\r").unwrap_or(text);
                 if text.iter().all(u8::is_ascii_whitespace) {
                     continue;

@@ -36,6 +36,11 @@ The API is an [api.NAME] of a configuration (-c), or what the flags say. Without
 $APPSYNC_ENDPOINT, if that is set, with the key in $APPSYNC_API_KEY or the token in $APPSYNC_TOKEN. A key, token or
 secret in the environment or in a file is seen by nobody; on the command line, by everybody on this machine.";
 
+/// The flags of who we are that exclude those for `--iam`, and those for `--oauth2`. What they require is not enough:
+/// clap takes it for given where something that excludes it is.
+const NOT_IAM: [&str; 5] = ["api_key", "api_key_file", "token", "token_file", "oauth2"];
+const NOT_OAUTH2: [&str; 5] = ["api_key", "api_key_file", "token", "token_file", "iam"];
+
 /// The API to speak to.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "API")]
@@ -73,15 +78,15 @@ pub(super) struct Target {
     iam: bool,
 
     /// With --iam: the region; else from the endpoint, `$AWS_REGION` or the profile
-    #[arg(long, value_name = "REGION", requires = "iam")]
+    #[arg(long, value_name = "REGION", requires = "iam", conflicts_with_all = NOT_IAM)]
     region: Option<String>,
 
     /// With --iam: a profile of the shared configuration
-    #[arg(long, value_name = "NAME", requires = "iam")]
+    #[arg(long, value_name = "NAME", requires = "iam", conflicts_with_all = NOT_IAM)]
     profile: Option<String>,
 
     /// With --iam: a role to assume
-    #[arg(long, value_name = "ARN", requires = "iam")]
+    #[arg(long, value_name = "ARN", requires = "iam", conflicts_with_all = NOT_IAM)]
     role_arn: Option<String>,
 
     /// Fetch tokens there: OAuth 2.0 client credentials. The secret is in `$APPSYNC_CLIENT_SECRET` or a file
@@ -89,15 +94,15 @@ pub(super) struct Target {
     oauth2: Option<String>,
 
     /// With --oauth2: the client
-    #[arg(long, value_name = "ID", requires = "oauth2")]
+    #[arg(long, value_name = "ID", requires = "oauth2", conflicts_with_all = NOT_OAUTH2)]
     client_id: Option<String>,
 
     /// With --oauth2: a file with the client's secret
-    #[arg(long, value_name = "FILE", requires = "oauth2")]
+    #[arg(long, value_name = "FILE", requires = "oauth2", conflicts_with_all = NOT_OAUTH2)]
     client_secret_file: Option<PathBuf>,
 
     /// With --oauth2: the scopes, separated by spaces
-    #[arg(long, value_name = "SCOPES", requires = "oauth2")]
+    #[arg(long, value_name = "SCOPES", requires = "oauth2", conflicts_with_all = NOT_OAUTH2)]
     scope: Option<String>,
 
     /// A CA to trust beside the system's

@@ -8,10 +8,9 @@ use serde_json::json;
 use super::feed::{Feed, Item};
 use super::sender::{Account, Sender};
 use super::{Target, WHERE, begin};
-use crate::cli::exit;
+use crate::cli::{exit, output, time};
 use crate::event_api::Channel;
 use crate::publish::Client;
-use crate::redact;
 
 fn examples() -> String {
     format!(
@@ -48,11 +47,12 @@ pub struct Args {
     events: Vec<String>,
 
     /// At most so many events a second
-    #[arg(long, value_name = "EVENTS", value_parser = rate)]
+    #[arg(long, value_name = "EVENTS", value_parser = rate, allow_hyphen_values = true)]
     rate: Option<f64>,
 
     /// Requests at a time; with more than one, events may overtake one another
-    #[arg(long, value_name = "REQUESTS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "REQUESTS", default_value_t = 1, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u16).range(1..=256))]
     concurrency: u16,
 
     /// Take each event as text, and publish it as a JSON string
@@ -60,7 +60,7 @@ pub struct Args {
     text: bool,
 
     /// How long something that the API does not take for now is tried again
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time, allow_hyphen_values = true)]
     retry_for: Duration,
 
     /// Print the account as one line of JSON
@@ -89,12 +89,14 @@ pub async fn run(args: &Args) -> ExitCode {
     } else {
         as_text(&account, &args.channel, took)
     };
-    // With standard output closed there is no one to report to.
-    let _ = std::io::Write::write_all(&mut redact::stdout(), format!("{line}\n").as_bytes());
-    if shutdown.is_aborting() && !account.stopped_by_refusal() {
-        return ExitCode::from(exit::ABORTED);
-    }
-    if account.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) }
+    let code = if shutdown.is_aborting() && !account.stopped_by_refusal() {
+        ExitCode::from(exit::ABORTED)
+    } else if account.is_clean() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(exit::FAILED)
+    };
+    output::print_last(&line, code)
 }
 
 fn as_json(account: &Account, channel: &Channel, took: Duration) -> String {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use super::{Target, WHERE, begin};
-use crate::cli::{caution, complain, exit, say};
+use crate::cli::{caution, complain, exit, output, say, time};
 use crate::error_chain::printable;
 use crate::event_api::{MAX_EVENT_BYTES, MAX_SOCKET_SUBSCRIPTIONS};
 use crate::subscribe::{Pattern, SubscribeError, Subscriber, Told};
@@ -43,11 +43,11 @@ pub struct Args {
     channels: Vec<Pattern>,
 
     /// End after so many events, however long that takes, unless there is a `--timeout`
-    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = count, allow_hyphen_values = true)]
     count: Option<u64>,
 
     /// End after so long: a failure, if that is before the first subscription, or before `--count` events
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = time, allow_hyphen_values = true)]
     timeout: Option<Duration>,
 
     /// A JSON object for each event: `received`, `channel` and `event`
@@ -108,8 +108,11 @@ pub async fn run(args: &Args) -> ExitCode {
         complain(&in_words(why, &subscriber));
         return ExitCode::from(exit::FAILED);
     }
+    if let Some(why) = reader.closed {
+        return output::end_of(why);
+    }
     match args.count {
-        Some(count) if reader.seen < count && !reader.closed => {
+        Some(count) if reader.seen < count => {
             complain(&format_args!("{} of {count} events came", reader.seen));
             ExitCode::from(exit::FAILED)
         }
@@ -154,8 +157,8 @@ struct Reader {
     seen: u64,
     /// It was subscribed to, once at least.
     live: bool,
-    /// Nobody reads any more.
-    closed: bool,
+    /// Why no more can be written.
+    closed: Option<io::Error>,
 }
 
 impl Reader {
@@ -168,7 +171,7 @@ impl Reader {
         };
         let channels: Vec<_> = args.channels.iter().map(|channel| format!("`{channel}`")).collect();
         let (wanted, channels) = (args.count, channels.join(", "));
-        Self { form, wanted, channels, seen: 0, live: false, closed: false }
+        Self { form, wanted, channels, seen: 0, live: false, closed: None }
     }
 
     fn take(&mut self, told: &Told<'_>) -> ControlFlow<()> {
@@ -197,8 +200,9 @@ impl Reader {
         self.seen += 1;
         let line = self.line(channel, event, SystemTime::now());
         // Not masked, unlike all else that is said: an event that holds something like a secret is asked for as it is.
-        if writeln!(io::stdout().lock(), "{line}").is_err() {
-            self.closed = true;
+        let mut out = io::stdout().lock();
+        if let Err(why) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+            self.closed = Some(why);
             return ControlFlow::Break(());
         }
         if self.wanted.is_some_and(|wanted| self.seen >= wanted) {
@@ -235,6 +239,11 @@ fn one_line(event: &str) -> String {
     event.replace(['\n', '\r'], " ")
 }
 
+fn count(text: &str) -> Result<u64, String> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "a number of events is `1` or more".to_owned())
+}
+
 fn pattern(text: &str) -> Result<Pattern, String> {
     Pattern::parse(text).map_err(|why| {
         format!("{why}; a channel is `/namespace/…`, and `/*` at its end is everything below")
@@ -246,7 +255,7 @@ mod tests {
     use super::*;
 
     fn reader(form: Form) -> Reader {
-        Reader { form, wanted: None, channels: String::new(), seen: 0, live: false, closed: false }
+        Reader { form, wanted: None, channels: String::new(), seen: 0, live: false, closed: None }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tracing::{error, warn};
 
-use super::exit;
+use super::{exit, output};
 use crate::bridge;
 use crate::config::{self, Config, DeadLetterConfig, Environment, Loaded, LogLine, Problems};
 use crate::event_api::Channel;
@@ -58,8 +58,7 @@ pub struct Args {
 pub async fn run(args: &Args) -> ExitCode {
     let report = Box::pin(Report::of(args)).await;
     if args.json {
-        // With standard output closed there is no one to report to.
-        let _ = writeln!(redact::stdout(), "{}", report.json(&args.config));
+        return output::print_last(&report.json(&args.config), report.code);
     }
     report.code
 }
@@ -113,8 +112,11 @@ impl Report {
             return report;
         }
         report.counts = Some([config.apis.len(), config.sources.len(), config.routes.len()]);
-        if !args.json {
-            let _ = writeln!(redact::stdout(), "{}", summary(&args.config, &config));
+        if !args.json
+            && let Err(code) = output::print(&summary(&args.config, &config))
+        {
+            report.code = code;
+            return report;
         }
         if args.connect || args.publish.is_some() {
             let parts = look(&config, args.publish.as_ref()).await;
@@ -122,7 +124,8 @@ impl Report {
                 report.code = ExitCode::from(exit::FAILED);
             }
             if !args.json {
-                let _ = write!(redact::stdout(), "{}", table::text(&parts, colour(&io::stdout())));
+                let table = table::text(&parts, colour(&io::stdout()));
+                report.code = output::print_last(&table.trim_end_matches('\n'), report.code);
             }
             report.parts = Some(parts);
         }

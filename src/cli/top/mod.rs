@@ -5,7 +5,7 @@ mod screen;
 mod view;
 mod words;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,8 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep};
 
 use super::admin::{Admin, At};
-use super::{complain, exit};
-use crate::redact;
+use super::{complain, exit, output};
 use screen::{Next, Screen};
 use view::Look;
 
@@ -68,7 +67,7 @@ pub async fn run(args: &Args) -> ExitCode {
     } else {
         Err("this is no terminal; `--once` prints it once, `--json` the document".to_owned())
     };
-    shown.map_or_else(|why| failed(&why), |()| ExitCode::SUCCESS)
+    shown.map_or_else(|why| failed(&why), |text| output::print_last(&text, ExitCode::SUCCESS))
 }
 
 fn failed(why: &str) -> ExitCode {
@@ -84,22 +83,19 @@ async fn ask(admin: &Admin) -> Result<(Value, String), String> {
     Ok((status, text))
 }
 
-async fn once(admin: &Admin, json: bool) -> Result<(), String> {
+/// The document, or what a screen would show of it.
+async fn once(admin: &Admin, json: bool) -> Result<String, String> {
     let (status, text) = ask(admin).await?;
-    // With standard output closed there is no one to report to.
-    let mut out = redact::stdout();
     if json {
-        let _ = writeln!(out, "{}", text.trim_end());
-        return Ok(());
+        return Ok(text.trim_end().to_owned());
     }
     let columns = ratatui::crossterm::terminal::size().map_or(COLUMNS, |(columns, _)| columns);
     let columns = if io::stdout().is_terminal() { columns } else { COLUMNS };
     let look = Look { colour: false };
     let all = view::head(&status, admin.shown(), look).into_iter();
-    for line in all.chain(view::body(&status, columns.into(), look)) {
-        let _ = writeln!(out, "{}", line.to_string().trim_end());
-    }
-    Ok(())
+    let all = all.chain(view::body(&status, columns.into(), look));
+    let lines: Vec<_> = all.map(|line| line.to_string().trim_end().to_owned()).collect();
+    Ok(lines.join("\n"))
 }
 
 /// The terminal as it was before, whatever happens; a panic's own hook comes first.

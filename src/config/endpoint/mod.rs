@@ -53,12 +53,17 @@ const WEBSOCKET: Purpose = Purpose {
 /// Reads the address of a WebSocket that a command line gives, as one of HTTP; `ws` off loopback only with `plaintext`. An
 /// error is a clause and a hint.
 pub fn websocket(text: &str, plaintext: bool) -> Result<http::Uri, String> {
-    let text = match text.split_once("://") {
+    let spelled = match text.split_once("://") {
         Some(("wss", rest)) => format!("https://{rest}"),
         Some(("ws", rest)) => format!("http://{rest}"),
         _ => text.to_owned(),
     };
-    SafeUrl::parse(&text, plaintext, &WEBSOCKET).map(|url| url.uri).map_err(said)
+    let SafeUrl { uri, .. } = SafeUrl::parse(&spelled, plaintext, &WEBSOCKET).map_err(said)?;
+    // What stands there may be a token, and errors name the URL. Nothing of AWS has a query there.
+    match text.split_once(['?', '#']) {
+        Some((before, _)) => Err(format!("has more behind its path; write `{before}`")),
+        None => Ok(uri),
+    }
 }
 
 impl SafeUrl {
@@ -332,6 +337,11 @@ mod tests {
             ("ws://a.example/event/realtime", "off loopback"),
             ("wss://169.254.169.254/event/realtime", "link-local"),
             ("wss://me:secret@a.example/", "user info"),
+            (
+                "wss://a.example/event/realtime?token=secret",
+                "write `wss://a.example/event/realtime`",
+            ),
+            ("ws://127.0.0.1:9/r#secret", "write `ws://127.0.0.1:9/r`"),
         ] {
             let refused = websocket(text, false).unwrap_err();
             assert!(refused.contains(why) && !refused.contains("secret"), "{text}: {refused}");
