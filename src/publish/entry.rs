@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::fares::Silence;
+use super::blame::Silence;
 use super::lanes::Item;
 use super::limit::Scope;
 use crate::delivery::{Delivery, Endings, OrderKey, Outcome};

@@ -9,7 +9,6 @@
 mod blame;
 mod deadline;
 mod entry;
-mod fares;
 mod http;
 pub mod lanes;
 pub mod limit;
@@ -43,8 +42,8 @@ use crate::health::{Health, Part};
 use crate::metrics::{ApiMetrics, Metrics, ends_at};
 use crate::repeats::Repeats;
 use crate::shutdown::Shutdown;
+use blame::Fares;
 use deadline::Deadline;
-use fares::Fares;
 use lanes::Lanes;
 use limit::{Limits, Scope};
 use post::{Fault, Post};

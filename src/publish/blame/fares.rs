@@ -17,7 +17,7 @@ const CHANCE: f64 = -13.8;
 
 /// The namespaces of an API.
 #[derive(Debug, Default)]
-pub(super) struct Fares {
+pub(in crate::publish) struct Fares {
     fares: Vec<Fare>,
     /// The place of each namespace among them.
     at: HashMap<String, usize>,
@@ -43,7 +43,7 @@ struct Refused {
 
 /// What an event that was sent alone, and not answered, has met.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Silence {
+pub(in crate::publish) struct Silence {
     since: Instant,
     at: Instant,
     times: u32,
@@ -53,7 +53,7 @@ pub(super) struct Silence {
 
 impl Fares {
     /// So many events of a request sent at `sent` were taken.
-    pub(super) fn taken(&mut self, namespace: &str, events: usize, sent: Instant) {
+    pub(in crate::publish) fn taken(&mut self, namespace: &str, events: usize, sent: Instant) {
         let fare = self.of(namespace);
         fare.taken += events as u64;
         fare.taken_sent = fare.taken_sent.max(Some(sent));
@@ -62,7 +62,7 @@ impl Fares {
 
     /// An event was refused, by the handler or as one of a request, and so it was `before` in the time that began then.
     /// False while that may be an outage: others are refused too, and none is taken.
-    pub(super) fn is_own_refusal(
+    pub(in crate::publish) fn is_own_refusal(
         &mut self,
         namespace: &str,
         before: &mut Option<Instant>,
@@ -80,13 +80,13 @@ impl Fares {
     }
 
     /// A request was not answered, or with nothing that decides.
-    pub(super) fn unanswered(&mut self, namespace: &str) {
+    pub(in crate::publish) fn unanswered(&mut self, namespace: &str) {
         self.of(namespace).unanswered += 1;
     }
 
     /// The same of an event alone, which met this `before`. Whether it is the fault, with `most` tries: for long, each time
     /// others were taken meanwhile, and by the share of those that are answered it can't be chance.
-    pub(super) fn is_own_silence(
+    pub(in crate::publish) fn is_own_silence(
         &mut self,
         namespace: &str,
         before: &mut Option<Silence>,

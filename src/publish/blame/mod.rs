@@ -1,5 +1,7 @@
 //! Whether an event is at fault of a bad request (400), or the API calls everything bad; and whether one is that has no answer.
 
+mod fares;
+
 use std::time::Instant;
 
 use super::entry::{Entry, Tries};
@@ -10,6 +12,7 @@ use super::react::{namespace_of, time_of};
 use super::report::Times;
 use super::verdict::Refuser;
 use super::{GUILTY_AFTER, GUILTY_AFTER_VAIN, LATELY, Publisher};
+pub(super) use fares::{Fares, Silence};
 
 /// Bytes of a request that may be too large for somebody.
 const LARGE: usize = 64_000;
