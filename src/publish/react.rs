@@ -337,6 +337,7 @@ impl<P: Post> Publisher<P> {
             return Some(entry);
         }
         let why = format!("given up after {} tries: {why}", tries.own_faults);
+        self.fares.gave_up(channel.namespace(), tries.refused_in);
         self.give_back(entry, channel, why);
         None
     }

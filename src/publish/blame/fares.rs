@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// Refusals of all events of a namespace are an outage of its handler for so long, and then what it means.
 const OUTAGE: Duration = Duration::from_secs(15);
 
+/// So many events that are refused at a time, with none taken, are more than each by itself.
+const MANY: u32 = 5;
+
 /// So many others are taken before an event that is not answered is at fault.
 const LEAST_TAKEN: u64 = 20;
 
@@ -25,7 +28,7 @@ pub(in crate::publish) struct Fares {
 
 #[derive(Debug, Default)]
 struct Fare {
-    /// Events that were taken, and requests that were not answered.
+    /// Events that were taken, and that were sent without an answer.
     taken: u64,
     unanswered: u64,
     /// When the newest request was sent of which one was taken.
@@ -38,6 +41,7 @@ struct Fare {
 struct Refused {
     since: Instant,
     last: Instant,
+    /// Those that are tried again.
     events: u32,
 }
 
@@ -61,7 +65,7 @@ impl Fares {
     }
 
     /// An event was refused, by the handler or as one of a request, and so it was `before` in the time that began then.
-    /// False while that may be an outage: others are refused too, and none is taken.
+    /// False while that may be an outage: many are refused, and none is taken.
     pub(in crate::publish) fn is_own_refusal(
         &mut self,
         namespace: &str,
@@ -76,12 +80,20 @@ impl Fares {
         if before.replace(refused.since) != Some(refused.since) {
             refused.events += 1;
         }
-        refused.events <= 1 || now.duration_since(refused.since) >= OUTAGE
+        refused.events < MANY || now.duration_since(refused.since) >= OUTAGE
     }
 
-    /// A request was not answered, or with nothing that decides.
-    pub(in crate::publish) fn unanswered(&mut self, namespace: &str) {
-        self.of(namespace).unanswered += 1;
+    /// An event that was refused `before` is not tried again.
+    pub(in crate::publish) fn gave_up(&mut self, namespace: &str, before: Option<Instant>) {
+        let refused = &mut self.of(namespace).refused;
+        if let Some(refused) = refused.as_mut().filter(|it| Some(it.since) == before) {
+            refused.events = refused.events.saturating_sub(1);
+        }
+    }
+
+    /// A request with so many events was not answered, or with nothing that decides.
+    pub(in crate::publish) fn unanswered(&mut self, namespace: &str, events: usize) {
+        self.of(namespace).unanswered += events as u64;
     }
 
     /// The same of an event alone, which met this `before`. Whether it is the fault, with `most` tries: for long, each time
@@ -119,7 +131,7 @@ impl Fares {
 }
 
 /// How likely it is that one that is not at fault has so many `times` no answer, where `others` had none and `taken` were
-/// taken; as a power of e.
+/// taken; as a power of e. As if each failed by itself: that several fail together is what the time is for.
 #[allow(clippy::cast_precision_loss)] // thousands
 fn chance(others: u64, taken: u64, times: u32) -> f64 {
     let share = (others + 1) as f64 / (others + taken + 2) as f64;
@@ -137,10 +149,10 @@ mod tests {
     fn tries(taken: usize, unanswered: usize, apart: Duration) -> Option<u32> {
         let (mut fares, mut now, mut met) = (Fares::default(), Instant::now(), None);
         (1..=200).find(|_| {
-            fares.unanswered("a");
+            fares.unanswered("a", 1);
             let own = fares.is_own_silence("a", &mut met, 5, now);
             now += apart / 2;
-            (0..unanswered).for_each(|_| fares.unanswered("a"));
+            fares.unanswered("a", unanswered);
             if taken > 0 {
                 fares.taken("a", taken, now);
             }
@@ -181,26 +193,30 @@ mod tests {
     }
 
     #[test]
-    fn refusals_of_all_events_are_an_outage_for_a_while() {
+    fn refusals_of_many_events_are_an_outage_for_a_while() {
         let (mut fares, start) = (Fares::default(), Instant::now());
-        let [mut one, mut two, mut other] = [None; 3];
         let at = |seconds| start + SECOND * seconds;
-        assert!(fares.is_own_refusal("a", &mut one, at(0)), "it is the only one");
-        assert!(fares.is_own_refusal("a", &mut one, at(1)));
-        assert!(!fares.is_own_refusal("a", &mut two, at(1)));
-        assert!(!fares.is_own_refusal("a", &mut one, at(14)));
-        assert!(fares.is_own_refusal("b", &mut other, at(1)), "of another namespace");
+        let refused = |fares: &mut Fares, events: &mut [Option<Instant>], seconds| {
+            let own = |event| fares.is_own_refusal("a", event, at(seconds));
+            events.iter_mut().map(own).collect::<Vec<_>>()
+        };
+        let mut events = [None; 6];
+        let one_by_one = [true, true, true, true, false, false];
+        assert_eq!(refused(&mut fares, &mut events, 0), one_by_one);
+        assert_eq!(refused(&mut fares, &mut events, 14), [false; 6]);
+        assert!(fares.is_own_refusal("b", &mut None, at(1)), "of another namespace");
         // It was sent before, and says nothing of the time since.
         fares.taken("a", 1, start.checked_sub(SECOND).unwrap());
-        assert!(!fares.is_own_refusal("a", &mut two, at(14)));
-        assert!(fares.is_own_refusal("a", &mut one, at(15)), "it is meant so");
-        // One that gets through begins anew: each is one of several once more.
+        assert_eq!(refused(&mut fares, &mut events, 14), [false; 6]);
+        assert_eq!(refused(&mut fares, &mut events, 15), [true; 6], "it is meant so");
+        // One that gets through begins anew, and so do hours.
         fares.taken("a", 1, at(15));
-        assert!(fares.is_own_refusal("a", &mut one, at(16)));
-        assert!(!fares.is_own_refusal("a", &mut two, at(16)));
-        // Hours later.
-        assert!(fares.is_own_refusal("a", &mut one, at(9_000)));
-        assert!(!fares.is_own_refusal("a", &mut two, at(9_001)));
-        assert!(!fares.is_own_refusal("a", &mut one, at(9_002)));
+        assert_eq!(refused(&mut fares, &mut events, 16), one_by_one);
+        assert_eq!(refused(&mut fares, &mut events, 9_000), one_by_one);
+        // Of a few that are left each is by itself.
+        for event in &events[2..] {
+            fares.gave_up("a", *event);
+        }
+        assert_eq!(refused(&mut fares, &mut events[..2], 9_001), [true; 2]);
     }
 }

@@ -5,7 +5,7 @@ mod fares;
 use std::time::Instant;
 
 use super::entry::{Entry, Tries};
-use super::lanes::{Batch, Item as _};
+use super::lanes::Batch;
 use super::limit::Scope;
 use super::post::{Fault, Post};
 use super::react::{namespace_of, time_of};
@@ -13,9 +13,6 @@ use super::report::Times;
 use super::verdict::Refuser;
 use super::{GUILTY_AFTER, GUILTY_AFTER_VAIN, LATELY, Publisher};
 pub(super) use fares::{Fares, Silence};
-
-/// Bytes of a request that may be too large for somebody.
-const LARGE: usize = 64_000;
 
 /// Of an event that the API calls bad: what became of others.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,9 +36,6 @@ impl<P: Post> Publisher<P> {
         who: Refuser,
         Times { sent, now }: Times,
     ) {
-        // What is small is called too large by somebody in between, of whatever is sent.
-        let bytes: usize = batch.items.iter().map(Entry::body_bytes).sum();
-        let certain = certain && bytes >= LARGE;
         if certain {
             self.answered(&batch, sent, now);
         } else {
@@ -110,7 +104,7 @@ impl<P: Post> Publisher<P> {
             return Some(batch);
         }
         let namespace = batch.channel.namespace();
-        self.fares.unanswered(namespace);
+        self.fares.unanswered(namespace, batch.items.len());
         let [entry] = &mut batch.items[..] else { return Some(batch) };
         let most = entry.route().give_up_after;
         let tries = entry.tries_mut();

@@ -302,10 +302,15 @@ impl Taker {
 }
 
 impl Generation {
-    /// Whether `info` is of this one, as it was. For how long it is paused is no part of it.
+    /// Whether `info` is of this one, as somebody has made it. For how long it is paused, and what the server that answers
+    /// notes of itself, is no part of that.
     fn is_of(&self, info: &Info) -> bool {
-        let paused = Config { pause_until: self.config.pause_until, ..info.config.clone() };
-        self.created == info.created && self.config == paused
+        let made = |config: &Config| {
+            let mut config = Config { pause_until: None, ..config.clone() };
+            config.metadata.retain(|key, _| !key.starts_with("_nats."));
+            config
+        };
+        self.created == info.created && made(&self.config) == made(&info.config)
     }
 }
 

@@ -113,8 +113,9 @@ impl<T> Hold<T> {
             return free;
         }
         let most = free.min(fit);
-        let none_newer =
-            pending > 0 && usize::try_from(pending).is_ok_and(|it| it <= self.outstanding);
+        // What is held is not acknowledged, either.
+        let delivered = self.outstanding + self.held.len();
+        let none_newer = pending > 0 && usize::try_from(pending).is_ok_and(|it| it <= delivered);
         let one = usize::from(most > 0 && none_newer);
         most.saturating_sub(self.outstanding).max(one)
     }
@@ -216,7 +217,13 @@ mod tests {
         assert_eq!(hold.most(0, 1_000, 40, start), 0);
         assert_eq!(hold.most(40, 0, 100, start + ACK_WAIT), 40);
         hold.take(1, ());
-        assert_eq!(hold.most(39, 1_000, 40, start), 0, "a newer one can come by now");
+        assert_eq!(hold.most(39, 1_000, 40, start), 1, "it is held");
+        hold.known(2);
+        assert_eq!(
+            hold.most(38, 1_000, 40, start),
+            0,
+            "one is acknowledged, and a newer one can come"
+        );
     }
 
     #[test]
