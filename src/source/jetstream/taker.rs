@@ -23,7 +23,7 @@ use super::message::message;
 use super::outbox::{ACKNOWLEDGE, IN_PROGRESS, Outbox, give_back_after};
 use super::pulling::{Heard, Pulling, Status};
 use super::standing::Standing;
-use super::watching::Watching;
+use super::watching::{PATIENCE, Watching};
 use crate::config::nats::JetStreamConfig;
 use crate::config::source::Limits;
 use crate::delivery::{Delivery, Intake};
@@ -43,9 +43,6 @@ const FROZEN: Duration = Duration::from_secs(1);
 
 /// A turn with a server that hangs takes less: what it waits for has bounds.
 const LONGEST_TURN: Duration = Duration::from_millis(2_500);
-
-/// A client that takes no command by then is without a connection.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A message that is not taken, though there was room for it, comes back after this.
 const NOT_TAKEN: Duration = Duration::from_secs(1);

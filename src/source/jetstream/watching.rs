@@ -20,7 +20,7 @@ use crate::repeats::Repeats;
 const EVERY: Duration = Duration::from_secs(5);
 
 /// A client that takes no command by then is without a connection.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What repeats is said so often.
 const SAY_EVERY: Duration = Duration::from_mins(1);
